@@ -1,0 +1,115 @@
+"""What the binaries share: flags, errors as one line, exit codes, signals."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from charlm.config import InputError
+
+DONE = 0
+BAD_INPUT = 2
+DIVERGED = 3
+
+
+def run_command(
+  command: Callable[[Any], int], flag_values: Any, argv: list[str], usage: str
+) -> int:
+  """Parses flags and runs a binary's command.
+
+  Args:
+    command: takes the parsed flags, returns the exit code.
+    flag_values: absl's `FlagValues` with a boolean `help`.
+    argv: the program's name and its arguments.
+    usage: shown by `--help` above the flags.
+
+  Returns:
+    The exit code: bad input, in flags or files, is one line on stderr and 2.
+  """
+  name = os.path.basename(argv[0])
+  try:
+    extra = flag_values(argv)[1:]
+  except Exception as error:  # the flags module's own, or a flag file's
+    return fail(name, f"{_one_line(error)}; see {name} --help")
+  if flag_values.help:
+    print(f"{usage}\n{flag_values.get_help()}")
+    return DONE
+  if extra:
+    return fail(name, f"unexpected {extra[0]}; see {name} --help")
+  try:
+    return command(flag_values)
+  except InputError as error:
+    return fail(name, _one_line(error))
+
+
+def import_quietly(*modules: str) -> None:
+  """Imports TensorFlow modules without the noise that they make on stderr.
+
+  `TF_CPP_MIN_LOG_LEVEL` in the environment brings it back.
+  """
+  import importlib
+
+  if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    return
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+  with _stderr_to_nowhere():
+    for module in modules:
+      importlib.import_module(module)
+
+
+class StopRequest:
+  """SIGTERM or SIGINT, noted to be acted on; a second one acts at once."""
+
+  def __init__(self) -> None:
+    self._signal: signal.Signals | None = None
+
+  def __enter__(self) -> "StopRequest":
+    self._previous = {
+      number: signal.signal(number, self._note)
+      for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def __bool__(self) -> bool:
+    """Tells whether a signal came."""
+    return self._signal is not None
+
+  @property
+  def exit_code(self) -> int:
+    """The shell's code for the signal that came, 0 without one."""
+    return 128 + self._signal if self._signal else DONE
+
+  def _note(self, number: int, frame: FrameType | None) -> None:
+    self._signal = signal.Signals(number)
+    signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _stderr_to_nowhere() -> Iterator[None]:
+  # The noise comes from C++, which knows the descriptor only.
+  sys.stderr.flush()
+  saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+    os.close(nowhere)
+
+
+def fail(name: str, text: str, exit_code: int = BAD_INPUT) -> int:
+  """Writes one line to stderr; returns the exit code."""
+  print(f"{name}: {text}", file=sys.stderr)
+  return exit_code
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split())

@@ -1,0 +1,135 @@
+"""What determines a trained model: the flags of `train.py` that change it."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+_FORMAT = 1
+
+
+class InputError(ValueError):
+  """Bad input: its text names the remedy, in one line for a terminal."""
+
+
+def _field(default: Any, text: str) -> Any:
+  return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Every field is a flag of `train.py` with the same name and default.
+
+  Raises:
+    InputError: a value is of the wrong type or out of range.
+  """
+
+  corpus: str = _field(
+    "shakespeare",
+    "shakespeare (38 plays, fetched once), or a file, a glob, a directory (its "
+    "*.txt), or several of these separated by commas",
+  )
+  eval_lines: int = _field(1000, "lines held out at the corpus's end")
+  lowercase: bool = _field(False, "lower-case the corpus")
+  seq_length: int = _field(100, "characters of a training window")
+  batch_size: int = _field(64, "windows in a step, over all replicas")
+  epochs: int = _field(10, "passes over the corpus; more extend a finished run")
+  embedding_dim: int = _field(256, "size of a character's embedding")
+  rnn_units: int = _field(512, "size of each GRU layer's state")
+  num_layers: int = _field(1, "GRU layers")
+  dropout_rate: float = _field(
+    0.0, "share of the embedding's and of each layer's outputs to drop"
+  )
+  learning_rate: float = _field(0.00125, "step size of Adam")
+  clip_norm: float = _field(0.0, "largest norm of the gradient; 0: no clipping")
+  seed: int = _field(0, "of the weights, the shuffles and the dropout")
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if type(value) is not field.type:
+        raise InputError(
+          f"{field.name} is {value!r}: give a value of type "
+          f"{getattr(field.type, '__name__', field.type)}"
+        )
+    for name in (
+      "eval_lines",
+      "seq_length",
+      "batch_size",
+      "embedding_dim",
+      "rnn_units",
+      "num_layers",
+    ):
+      self._check(name, 1 <= getattr(self, name) < 2**31, "1 or more")
+    self._check("epochs", 0 <= self.epochs < 2**31, "0 or more")
+    self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+    self._check("dropout_rate", 0 <= self.dropout_rate < 1, "in [0, 1)")
+    self._check("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
+    self._check(
+      "clip_norm", 0 <= self.clip_norm < math.inf, "0 (off) or a positive norm"
+    )
+
+  def _check(self, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+      raise InputError(
+        f"{name} is {getattr(self, name)}: give a value that is {allowed}"
+      )
+
+
+# Where the corpus came from says nothing about the model (its hash does), and
+# at a constant learning rate more epochs only extend what a run already is.
+_NOT_IDENTITY = frozenset({"corpus", "epochs"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A config and the SHA-256 of the cleaned text that it trains on."""
+
+  config: Config
+  corpus_sha256: str
+
+  def differences(self, other: "Experiment") -> list[str]:
+    """Lists each field of the identity in which `other` differs from this."""
+    mine, theirs = (
+      dataclasses.asdict(e.config) | {"corpus_sha256": e.corpus_sha256}
+      for e in (self, other)
+    )
+    return [
+      f"{name} ({mine[name]} there, {theirs[name]} here)"
+      for name in mine
+      if name not in _NOT_IDENTITY and mine[name] != theirs[name]
+    ]
+
+  def to_json(self) -> str:
+    """Returns the text of `config.json`."""
+    fields = {"format": _FORMAT, "corpus_sha256": self.corpus_sha256}
+    return json.dumps(fields | dataclasses.asdict(self.config), indent=2) + "\n"
+
+  @classmethod
+  def from_json(cls, text: str) -> "Experiment":
+    """Reads what `to_json` wrote.
+
+    Raises:
+      InputError: not that, naming the field at fault.
+    """
+    try:
+      fields = json.loads(text)
+    except ValueError as error:
+      raise InputError(f"not JSON ({error})") from error
+    if not isinstance(fields, dict):
+      raise InputError("not a JSON object")
+    if fields.pop("format", None) != _FORMAT:
+      raise InputError(f"field format is not {_FORMAT}: from another version")
+    sha256 = fields.pop("corpus_sha256", None)
+    if not isinstance(sha256, str) or len(sha256) != 64:
+      raise InputError("field corpus_sha256 is not 64 hexadecimal digits")
+    return cls(_config_from(fields), sha256)
+
+
+def _config_from(fields: dict[str, Any]) -> Config:
+  names = {field.name for field in dataclasses.fields(Config)}
+  if missing := sorted(names - fields.keys()):
+    raise InputError(f"field {missing[0]} is missing")
+  if unknown := sorted(fields.keys() - names):
+    raise InputError(f"field {unknown[0]} is unknown")
+  return Config(**fields)

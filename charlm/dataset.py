@@ -1,0 +1,101 @@
+"""From lines to batches: the batch of a step is a function of (seed, step)."""
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from charlm.config import InputError
+from charlm.vocabulary import encode
+
+if TYPE_CHECKING:
+  import tensorflow as tf
+
+_Sequence = TypeVar("_Sequence")
+
+
+def cut_windows(ids: np.ndarray, seq_length: int) -> np.ndarray:
+  """Cuts ids `[N]` into `[num_windows, seq_length + 1]`, without a copy.
+
+  The remainder is dropped.
+  """
+  size = seq_length + 1
+  return ids[: len(ids) // size * size].reshape(-1, size)
+
+
+def split_input_target(sequence: _Sequence) -> tuple[_Sequence, _Sequence]:
+  """Returns all but the last and all but the first, of a tensor or a list."""
+  return sequence[:-1], sequence[1:]
+
+
+class Batches:
+  """The endless sequence of training batches.
+
+  Each epoch is a new full shuffle of all windows, so a step's batch needs
+  nothing but the seed and the step: to resume is to ask for the next step.
+  """
+
+  def __init__(
+    self, ids: np.ndarray, seq_length: int, batch_size: int, seed: int = 0
+  ) -> None:
+    """Takes the whole text as ids `[N]`.
+
+    Raises:
+      InputError: the text does not fill one batch of windows.
+    """
+    self._windows = cut_windows(ids, seq_length)
+    self._batch_size = batch_size
+    self._seed = seed
+    self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
+    self.characters_per_step = batch_size * seq_length
+    self.steps_per_epoch = len(self._windows) // batch_size
+    if not self.steps_per_epoch:
+      raise InputError(
+        f"the training text has {len(ids)} characters, fewer than one batch of "
+        f"{batch_size} windows of {seq_length + 1}: give a longer --corpus or "
+        "lower --batch_size or --seq_length"
+      )
+
+  def batch(self, step: int) -> np.ndarray:
+    """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
+    epoch, index = divmod(step, self.steps_per_epoch)
+    rows = self._permutation(epoch)[index * self._batch_size :]
+    return self._windows[rows[: self._batch_size]]
+
+  def _permutation(self, epoch: int) -> np.ndarray:
+    if self._shuffle[0] != epoch:
+      rng = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+      self._shuffle = epoch, rng.permutation(len(self._windows))
+    return self._shuffle[1]
+
+
+def create_batch_dataset(
+  lines: list[str],
+  vocab: list[str],
+  seq_length: int = 100,
+  batch_size: int = 64,
+  seed: int = 0,
+) -> "tf.data.Dataset":
+  """Serves the trainer's batches to readers who call `model.fit`.
+
+  Returns:
+    A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one
+    epoch long; every iteration of it is the next epoch's shuffle.
+  """
+  import tensorflow as tf
+
+  ids = encode("\n".join(lines), vocab).astype(np.int64)
+  batches = Batches(ids, seq_length, batch_size, seed)
+  first_steps = itertools.count(step=batches.steps_per_epoch)
+
+  def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    first = next(first_steps)
+    for step in range(first, first + batches.steps_per_epoch):
+      windows = batches.batch(step)
+      yield windows[:, :-1], windows[:, 1:]
+
+  spec = tf.TensorSpec([batch_size, seq_length], tf.int64)
+  dataset = tf.data.Dataset.from_generator(epoch, output_signature=(spec, spec))
+  cardinality = tf.data.experimental.assert_cardinality(batches.steps_per_epoch)
+  return dataset.apply(cardinality).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,92 @@
+"""The devices that a run computes on, and the strategy over them."""
+
+import os
+
+import tensorflow as tf
+
+from charlm.config import InputError
+
+
+def create_strategy(
+  num_replicas: int, batch_size: int
+) -> tf.distribute.MirroredStrategy:
+  """Sets up the devices and returns the strategy over them.
+
+  Call it before TensorFlow has placed anything.
+
+  Args:
+    num_replicas: how many GPUs or, where there is none, how many logical CPU
+      devices; 0 for all GPUs or one device a core, lowered to a divisor of the
+      batch size.
+    batch_size: global; a number of replicas given must divide it.
+
+  Raises:
+    InputError: a number of replicas that cannot be had.
+  """
+  gpus = tf.config.list_physical_devices("GPU")
+  if num_replicas and batch_size % num_replicas:
+    raise InputError(
+      f"num_replicas is {num_replicas}, which does not divide the batch size "
+      f"{batch_size}: change one of the two"
+    )
+  if gpus and num_replicas > len(gpus):
+    raise InputError(
+      f"num_replicas is {num_replicas}, but {len(gpus)} GPUs are visible: "
+      "lower it"
+    )
+  num_replicas = num_replicas or largest_divisor(
+    batch_size, at_most=len(gpus) or num_cores()
+  )
+  if gpus:
+    let_gpu_memory_grow()
+    return tf.distribute.MirroredStrategy(
+      [f"GPU:{i}" for i in range(num_replicas)]
+    )
+  _make_cpu_devices(num_replicas)
+  # In one memory a plain sum does; collective operations, the default, also
+  # allow only one number of replicas in a process.
+  return tf.distribute.MirroredStrategy(
+    [f"CPU:{i}" for i in range(num_replicas)],
+    cross_device_ops=tf.distribute.ReductionToOneDevice(),
+  )
+
+
+def let_gpu_memory_grow() -> None:
+  """Leaves GPU memory that is not needed to others, such as a sampler."""
+  for gpu in tf.config.list_physical_devices("GPU"):
+    tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def num_cores() -> int:
+  """Returns how many cores this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+  """Returns the largest divisor of `number` that is not above `at_most`."""
+  return max(d for d in range(1, at_most + 1) if number % d == 0)
+
+
+def _make_cpu_devices(num_devices: int) -> None:
+  cpu = tf.config.list_physical_devices("CPU")[0]
+  device = tf.config.LogicalDeviceConfiguration()
+  try:
+    tf.config.set_logical_device_configuration(cpu, [device] * num_devices)
+    # The replicas run side by side, each on its share of the cores.
+    threads = max(1, num_cores() // num_devices)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+  except RuntimeError as error:
+    # TensorFlow has started already: what it has must do.
+    if len(tf.config.list_logical_devices("CPU")) < num_devices:
+      raise InputError(
+        f"num_replicas is {num_devices}, but TensorFlow has started with fewer "
+        "CPU devices: create the strategy first"
+      ) from error
+
+
+def use_xla() -> bool:
+  """Tells whether to compile loops over characters with XLA.
+
+  It makes them several times faster on a CPU; on a GPU it knows no cuDNN.
+  """
+  return not tf.config.list_physical_devices("GPU")

@@ -1,0 +1,122 @@
+"""What the model is: embedding, GRU layers, log-probabilities.
+
+Shapes: B rows of a batch, T characters of a window, D embedding_dim,
+H rnn_units, V vocabulary size. A state is `[B, H]`; a model of several layers
+has a tuple of one such tensor a layer.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+State = tf.Tensor | tuple[tf.Tensor, ...]
+
+
+class GRULM(keras.Model):
+  """Embedding, GRU layers, and a dense layer with log-softmax.
+
+  Dropout acts on the embedding's and on each GRU layer's output.
+  """
+
+  def __init__(
+    self,
+    vocab_size: int = 256,
+    embedding_dim: int = 256,
+    rnn_units: int = 128,
+    num_layers: int = 1,
+    dropout_rate: float = 0.0,
+    **kwargs: Any,
+  ) -> None:
+    super().__init__(**kwargs)
+    self._dropout_rate = dropout_rate
+    self._rnn_units = rnn_units
+    self.embedding = keras.layers.Embedding(vocab_size, embedding_dim)
+    # One attribute a layer: a checkpoint may not see into a list of them.
+    self._gru_names = ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
+    for name in self._gru_names:
+      layer = keras.layers.GRU(
+        rnn_units, return_sequences=True, return_state=True, name=name
+      )
+      setattr(self, name, layer)
+    # The name, not the function: a saved model can only be loaded by name.
+    self.dense = keras.layers.Dense(vocab_size, activation="log_softmax")
+
+  def initial_states(self, batch_size: int | tf.Tensor) -> State:
+    """Returns the zero state of `batch_size` rows."""
+    zeros = tf.zeros([batch_size, self._rnn_units])
+    num_layers = len(self._gru_names)
+    return zeros if num_layers == 1 else (zeros,) * num_layers
+
+  def call(
+    self,
+    inputs: tf.Tensor,
+    states: State | None = None,
+    return_state: bool = False,
+    training: bool = False,
+    dropout_seed: tf.Tensor | None = None,
+  ) -> tf.Tensor | tuple[tf.Tensor, State]:
+    """Predicts each next character.
+
+    Args:
+      inputs: ids `[B, T]`.
+      states: the state before the first character; zero if None.
+      return_state: also return the state after the last character.
+      training: whether dropout acts.
+      dropout_seed: `[2]` integers that determine the dropout masks; drawn from
+        TensorFlow's global generator if None.
+
+    Returns:
+      Log-probabilities `[B, T, V]`, and the state if asked for.
+    """
+    if states is None:
+      states = self.initial_states(tf.shape(inputs)[0])
+    rate = self._dropout_rate if training else 0.0
+    if rate and dropout_seed is None:
+      dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+    x = _dropout(self.embedding(inputs), rate, dropout_seed, 0)  # [B, T, D]
+    new_states = []
+    for i, state in enumerate(tf.nest.flatten(states)):
+      gru = getattr(self, self._gru_names[i])
+      x, state = gru(x, initial_state=state, training=training)  # [B, T, H]
+      x = _dropout(x, rate, dropout_seed, i + 1)
+      new_states.append(state)
+    log_probs = self.dense(x)  # [B, T, V]
+    if not return_state:
+      return log_probs
+    return log_probs, tf.nest.pack_sequence_as(states, new_states)
+
+
+def build_model(
+  vocab_size: int,
+  embedding_dim: int,
+  rnn_units: int,
+  num_layers: int = 1,
+  dropout_rate: float = 0.0,
+) -> GRULM:
+  """Returns a GRULM whose weights exist, ready to be counted or restored."""
+  model = GRULM(vocab_size, embedding_dim, rnn_units, num_layers, dropout_rate)
+  model(tf.zeros([1, 1], tf.int32))
+  return model
+
+
+def _dropout(
+  x: tf.Tensor, rate: float, seed: tf.Tensor | None, layer: int
+) -> tf.Tensor:
+  """Zeroes elements of `x` `[B, T, D]`: a function of (seed, layer) alone.
+
+  Under a strategy the mask is drawn for the global batch and each replica takes
+  its own rows, so that any number of replicas trains the same model.
+  """
+  if not rate:
+    return x
+  context = tf.distribute.get_replica_context()
+  rows = tf.shape(x)[0]
+  first = context.replica_id_in_sync_group * rows
+  shape = tf.concat(
+    [[rows * context.num_replicas_in_sync], tf.shape(x)[1:]], axis=0
+  )
+  seed = tf.random.experimental.stateless_fold_in(seed, layer)
+  uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+  keep = uniform[first : first + rows] >= rate
+  return tf.where(keep, x / (1 - rate), 0.0)

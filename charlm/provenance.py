@@ -1,0 +1,58 @@
+"""How and where a start runs: what one needs to know to repeat it."""
+
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import tensorflow as tf
+
+from charlm.devices import num_cores
+
+_PACKAGES = ("charlm", "tensorflow", "keras", "numpy")
+
+
+def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
+  """Returns command, commit, versions, devices and threads of this process."""
+  return {
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "step": step,
+    "command": sys.argv,
+    "commit": _git_commit(),
+    "versions": {
+      "python": platform.python_version(),
+      **{name: _version(name) for name in _PACKAGES},
+    },
+    "machine": platform.machine(),
+    "devices": devices,
+    "cores": num_cores(),
+    "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+    "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+  }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None  # a checkout that is not installed
+
+
+def _git_commit() -> str | None:
+  folder = pathlib.Path(__file__).parent
+  command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+  try:
+    # An installed package may lie inside another project's repository.
+    listed = subprocess.run(
+      [*command[:3], "ls-files", "--error-unmatch", __file__],
+      capture_output=True,
+    )
+    if listed.returncode:
+      return None
+    result = subprocess.run(command, capture_output=True, text=True)
+  except OSError:
+    return None  # no git here
+  return result.stdout.strip() if result.returncode == 0 else None

@@ -1,0 +1,160 @@
+"""One start of a run: what happens before, beside and after the steps."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from charlm.command import DIVERGED, DONE, StopRequest, fail
+from charlm.evaluation import Evaluator, Score
+from charlm.progress import ProgressLine
+from charlm.provenance import describe_start
+from charlm.run_dir import Checkpoints, Metrics, RunDir
+from charlm.sampling import GenerativeModel
+from charlm.training import DivergedError, Report, Trainer
+
+_SAMPLE_CHARS = 500
+
+
+class Session:
+  """Restores a run, trains it on, and leaves score, sample and checkpoint.
+
+  It is the trainer's hooks: it reports, evaluates and saves when that is due.
+  """
+
+  def __init__(
+    self,
+    args: Any,
+    run: RunDir,
+    trainer: Trainer,
+    vocab: list[str],
+    held_out_ids: np.ndarray,
+  ) -> None:
+    """Restores the newest checkpoint, if any, and logs the start.
+
+    Args:
+      args: the flags of `train.py`.
+      run: locked.
+      trainer: untrained.
+      vocab: the vocabulary.
+      held_out_ids: ids `[N]` of the held-out text.
+    """
+    steps_per_epoch = trainer.batches.steps_per_epoch
+    self._num_steps = args.epochs * steps_per_epoch
+    self._report_every = args.summary_every_steps or max(
+      10, steps_per_epoch // 80
+    )
+    self._eval_every = args.eval_every_steps or steps_per_epoch
+    self._save_every = args.checkpoint_every_steps or -(-steps_per_epoch // 4)
+    self._trainer = trainer
+    self._held_out_ids = held_out_ids
+    self._evaluator = Evaluator(trainer.model)
+    self._generator = GenerativeModel(trainer.model, vocab)
+    self._checkpoints = Checkpoints(
+      run,
+      args.max_to_keep,
+      model=trainer.model,
+      optimizer=trainer.optimizer,
+      progress=trainer.progress,
+    )
+    self._checkpoints.restore_latest()
+    step = trainer.step
+    self._metrics = Metrics(run, step)
+    self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
+    self._last_score: tuple[int, Score | None] = (-1, None)
+    self._stop = StopRequest()
+    start = describe_start(step, trainer.devices)
+    run.log_start(start)
+    self._line.log(self._describe(run, start))
+
+  def run(self) -> int:
+    """Trains, saves, prints score and sample; returns the exit code."""
+    with self._stop:
+      try:
+        self._trainer.train(self._num_steps, self._report_every, self)
+      except DivergedError as error:
+        return fail("train.py", str(error), DIVERGED)
+      finally:
+        self._metrics.close()
+      step = self._trainer.step
+      self._checkpoints.save(step)
+    if self._stop:
+      self._line.log(f"stopped after step {step:,}: run it again to go on")
+      return self._stop.exit_code
+    self._line.log(f"trained to {_describe_score(step, self._score(step))}")
+    print(f"{'-' * 20}\n{self._sample()}")
+    return DONE
+
+  def progress(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    """Redraws the progress bar."""
+    self._line.show(step, loss, characters_per_second)
+
+  def report(self, step: int, report: Report) -> None:
+    """Writes the training's numbers."""
+    self._metrics.write(step, "train", dataclasses.asdict(report))
+    self._line.report(step, report.loss, report.characters_per_second)
+
+  def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
+    """Returns when to evaluate and when to save.
+
+    The evaluation comes first: a checkpoint holds the best loss known by then.
+    """
+    return (
+      (self._eval_every, self._evaluate),
+      (self._save_every, self._checkpoints.save),
+    )
+
+  def should_stop(self) -> bool:
+    """Tells whether a signal came."""
+    return bool(self._stop)
+
+  def _evaluate(self, step: int) -> None:
+    score = self._score(step)
+    numbers = {
+      "loss": score.log_perplexity,
+      "perplexity": score.perplexity,
+      "bits_per_character": score.bits_per_character,
+    }
+    self._metrics.write(step, "eval", numbers | {"sample": self._sample()})
+    self._line.log(_describe_score(step, score))
+    best = self._trainer.progress.best_loss
+    if score.log_perplexity < best.numpy():
+      best.assign(score.log_perplexity)
+      self._checkpoints.save_best(step)
+
+  def _score(self, step: int) -> Score:
+    if self._last_score[0] != step:
+      self._last_score = step, self._evaluator.score(self._held_out_ids)
+    return self._last_score[1]
+
+  def _sample(self) -> str:
+    return self._generator.sample(_SAMPLE_CHARS, "\n")[0]
+
+  def _describe(self, run: RunDir, start: dict[str, Any]) -> str:
+    model, batches = self._trainer.model, self._trainer.batches
+    counts = [
+      f"{layer.name} {layer.count_params():,}" for layer in model.layers
+    ]
+    num_epochs = self._num_steps // batches.steps_per_epoch
+    versions = [f"{name} {v}" for name, v in start["versions"].items() if v]
+    return (
+      f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
+      f"steps    {self._num_steps:,} ({num_epochs} epochs of "
+      f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
+      f"characters each, from step {start['step']:,}\n"
+      f"devices  {', '.join(start['devices'])} (intra-op threads: "
+      f"{start['intra_op_threads'] or 'automatic'})\n"
+      f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
+      f"run      {run.path}"
+    )
+
+
+def _describe_score(step: int, score: Score) -> str:
+  return (
+    f"step {step:,} held out: log perplexity {score.log_perplexity:.4f} "
+    f"({score.bits_per_character:.4f} bits per character), "
+    f"perplexity {score.perplexity:.3f}"
+  )

@@ -1,0 +1,253 @@
+"""The training loop: a gradient step inside `tf.function` under a strategy."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from charlm.config import Config
+from charlm.dataset import Batches
+from charlm.model import GRULM, build_model
+from charlm.optimizer import build_optimizer
+
+_SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
+_MAX_STEPS_PER_CALL = 100
+
+
+class DivergedError(ArithmeticError):
+  """The loss or the gradient is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Means over the steps since the last report."""
+
+  loss: float  # nats per character
+  gradient_norm: float  # before clipping
+  learning_rate: float
+  characters_per_second: float
+
+
+class Hooks(Protocol):
+  """What happens beside the steps. Each is called with the step reached."""
+
+  def progress(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    """Is called after each call of the graph function."""
+
+  def report(self, step: int, report: Report) -> None:
+    """Is called every `report_every_steps` and at the end."""
+
+  def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
+    """Returns how often, in steps, to do what; ties run in this order."""
+
+  def should_stop(self) -> bool:
+    """Is asked before each call of the graph function."""
+
+
+class Progress(tf.Module):
+  """What a checkpoint must hold beside model and optimizer to be exact."""
+
+  def __init__(self) -> None:
+    super().__init__()
+    self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+    self.norm_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+    self.num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
+
+
+class Trainer:
+  """Trains a model under a strategy.
+
+  train:
+    while steps are left and nobody asks to stop:
+      take the batches up to the next due action, a second's worth at most
+      call the graph function once:
+        for each batch:
+          on each replica: loss and gradient of its rows
+          sum the gradients over the replicas, clip, apply
+      check that losses and norms are finite
+      report, evaluate, save: whatever is due
+  """
+
+  def __init__(
+    self,
+    model: GRULM,
+    optimizer: keras.optimizers.Optimizer,
+    batches: Batches,
+    strategy: tf.distribute.Strategy,
+    seed: int = 0,
+    clip_norm: float = 0.0,
+  ) -> None:
+    """Takes a built model and its optimizer, both made in the strategy's scope.
+
+    Args:
+      model: the model.
+      optimizer: the optimizer, which this builds.
+      batches: the training batches.
+      strategy: its replicas share each batch evenly.
+      seed: of the dropout masks.
+      clip_norm: largest global norm of the gradient; 0 to leave it alone.
+    """
+    self.model = model
+    self.optimizer = optimizer
+    self.progress = Progress()
+    self.batches = batches
+    self._strategy = strategy
+    self._seed = seed
+    self._clip_norm = clip_norm
+    self._steps_per_call = 1
+    with strategy.scope():
+      optimizer.build(model.trainable_variables)
+
+  @property
+  def devices(self) -> list[str]:
+    """The replicas' devices, such as `CPU:0`."""
+    return [
+      device.rpartition("device:")[2]
+      for device in self._strategy.extended.worker_devices
+    ]
+
+  @property
+  def step(self) -> int:
+    """The number of optimizer updates so far."""
+    return int(self.optimizer.iterations.numpy())
+
+  def train(
+    self, num_steps: int, report_every_steps: int, hooks: Hooks
+  ) -> None:
+    """Trains until step `num_steps`, or until `should_stop`.
+
+    Raises:
+      DivergedError: naming the step; nothing was reported or saved since.
+    """
+    characters, seconds = 0, 0.0  # since the last report
+    actions = hooks.periodic()
+    periods = [report_every_steps, *(every for every, _ in actions)]
+    while (step := self.step) < num_steps and not hooks.should_stop():
+      next_due = min((step // every + 1) * every for every in periods)
+      stop = min(next_due, num_steps, step + self._steps_per_call)
+      start = time.perf_counter()
+      loss = self._run_steps(step, stop)
+      call_seconds = time.perf_counter() - start
+      self._adapt_steps_per_call(call_seconds / (stop - step))
+      call_characters = (stop - step) * self.batches.characters_per_step
+      hooks.progress(stop, loss, call_characters / call_seconds)
+      characters, seconds = characters + call_characters, seconds + call_seconds
+      if stop % report_every_steps == 0 or stop == num_steps:
+        hooks.report(stop, self._take_report(characters / seconds))
+        characters, seconds = 0, 0.0
+      for every, action in actions:
+        if stop % every == 0:
+          action(stop)
+
+  def _run_steps(self, start: int, stop: int) -> float:
+    """Runs the steps `start` to `stop` in one call; returns the mean loss."""
+    steps = range(start, stop)
+    windows = np.stack([self.batches.batch(step) for step in steps])
+    losses, norms = (x.numpy() for x in self._train_steps(windows))
+    if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
+      step = start + int(np.argmin(finite))
+      raise DivergedError(
+        f"the loss or the gradient of step {step + 1} is not finite: lower "
+        "--learning_rate or set --clip_norm, and give a new --run_dir"
+      )
+    self.progress.loss_sum.assign_add(losses.sum(dtype=np.float64))
+    self.progress.norm_sum.assign_add(norms.sum(dtype=np.float64))
+    self.progress.num_steps.assign_add(len(losses))
+    return float(losses.mean())
+
+  def _take_report(self, characters_per_second: float) -> Report:
+    count = int(self.progress.num_steps.numpy())
+    report = Report(
+      loss=float(self.progress.loss_sum.numpy()) / count,
+      gradient_norm=float(self.progress.norm_sum.numpy()) / count,
+      learning_rate=float(self.optimizer.learning_rate.numpy()),
+      characters_per_second=characters_per_second,
+    )
+    for variable in (
+      self.progress.loss_sum,
+      self.progress.norm_sum,
+      self.progress.num_steps,
+    ):
+      variable.assign(tf.zeros_like(variable))
+    return report
+
+  def _adapt_steps_per_call(self, seconds_per_step: float) -> None:
+    # The first call is slow, since it traces; later ones soon make up for it.
+    steps = int(_SECONDS_PER_CALL / seconds_per_step)
+    self._steps_per_call = max(1, min(steps, _MAX_STEPS_PER_CALL))
+
+  @tf.function(reduce_retracing=True)
+  def _train_steps(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Takes one step for each of the batches `[num_steps, B, T + 1]`.
+
+    Returns:
+      Loss and gradient norm of each step, `[num_steps]` each.
+    """
+    num_steps = tf.shape(windows)[0]
+    losses = tf.TensorArray(tf.float32, num_steps)
+    norms = tf.TensorArray(tf.float32, num_steps)
+    for i in tf.range(num_steps):
+      loss, norm = self._strategy.run(self._replica_step, (windows[i],))
+      sum_loss = self._strategy.reduce("SUM", loss, axis=None)
+      losses = losses.write(i, sum_loss)
+      norms = norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
+    return losses.stack(), norms.stack()
+
+  def _replica_step(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Runs on every replica: its rows' part of the loss, the global norm."""
+    context = tf.distribute.get_replica_context()
+    num_replicas = context.num_replicas_in_sync
+    rows = tf.shape(windows)[0] // num_replicas
+    first = context.replica_id_in_sync_group * rows
+    mine = tf.cast(windows[first : first + rows], tf.int32)
+    inputs, targets = mine[:, :-1], mine[:, 1:]
+    variables = self.model.trainable_variables
+    step = tf.cast(self.optimizer.iterations.value, tf.int64)
+    with tf.GradientTape() as tape:
+      log_probs = self.model(
+        inputs, training=True, dropout_seed=tf.stack([self._seed, step])
+      )
+      nats = -tf.gather(log_probs, targets, batch_dims=2)  # [rows, T]
+      # Each replica sees some of the rows only: its sum, divided by the global
+      # number of characters, makes the replicas' sum the global mean.
+      loss = tf.reduce_sum(nats) / self.batches.characters_per_step
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    # The embedding's gradient comes as rows to add up: a norm needs the sums.
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    gradients = context.all_reduce("SUM", gradients)
+    norm = tf.linalg.global_norm(gradients)
+    if self._clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
+    # The optimizer sums over the replicas once more.
+    gradients = [g / num_replicas for g in gradients]
+    self.optimizer.apply(gradients, variables)
+    return loss, norm
+
+
+def build_trainer(
+  config: Config,
+  vocab_size: int,
+  batches: Batches,
+  strategy: tf.distribute.Strategy,
+) -> Trainer:
+  """Returns a trainer whose weights are a function of the config's seed."""
+  keras.utils.set_random_seed(config.seed % 2**32)
+  with strategy.scope():
+    model = build_model(
+      vocab_size,
+      config.embedding_dim,
+      config.rnn_units,
+      config.num_layers,
+      config.dropout_rate,
+    )
+    optimizer = build_optimizer(config.learning_rate)
+  return Trainer(
+    model, optimizer, batches, strategy, config.seed, config.clip_norm
+  )

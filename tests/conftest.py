@@ -1,0 +1,94 @@
+"""What the tests share: logical CPU devices, small corpora and small runs."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pathlib
+import random
+
+import pytest
+import tensorflow as tf
+
+# Before anything runs: TensorFlow fixes its devices at the first operation.
+tf.config.set_logical_device_configuration(
+  tf.config.list_physical_devices("CPU")[0],
+  [tf.config.LogicalDeviceConfiguration()] * 4,
+)
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# The characters of shared/data/shakespeare.txt, from its specification.
+SHAKESPEARE_VOCAB = ["[UNK]", "", "\t", "\n", *" !$&'(),-.0123456789:;?"]
+SHAKESPEARE_VOCAB += [
+  *"ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz|"
+]
+
+WORDS = [
+  "the",
+  "king",
+  "of",
+  "night",
+  "shall",
+  "not",
+  "come",
+  "my",
+  "lord,",
+  "I",
+]
+
+
+@pytest.fixture(scope="session")
+def shakespeare_path() -> pathlib.Path:
+  """The corpus that the specification's figures are about."""
+  path = SHARED_DATA / "shakespeare.txt"
+  if not path.exists():
+    pytest.skip(f"{path} is not there")
+  return path
+
+
+@pytest.fixture(scope="session")
+def lines() -> list[str]:
+  """300 lines of words at random, about 9,000 characters."""
+  rng = random.Random(0)
+  return [" ".join(rng.choices(WORDS, k=rng.randint(3, 9))) for _ in range(300)]
+
+
+@pytest.fixture(scope="session")
+def corpus_path(
+  lines: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """The lines as a file."""
+  path = tmp_path_factory.mktemp("corpus") / "small.txt"
+  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  return path
+
+
+@pytest.fixture(scope="session")
+def train_args(corpus_path: pathlib.Path) -> list[str]:
+  """Flags of `train.py` for a run of a second: 13 steps an epoch."""
+  return [
+    "train.py",
+    f"--corpus={corpus_path}",
+    "--eval_lines=50",
+    "--seq_length=20",
+    "--batch_size=24",
+    "--embedding_dim=8",
+    "--rnn_units=16",
+    "--learning_rate=0.01",
+    "--num_replicas=2",
+    "--epochs=1",
+  ]
+
+
+@pytest.fixture(scope="session")
+def trained_run(
+  train_args: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run; only to be read."""
+  import train
+
+  path = tmp_path_factory.mktemp("runs") / "trained"
+  assert train.main([*train_args, f"--run_dir={path}", "--epochs=3"]) == 0
+  return path

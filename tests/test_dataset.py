@@ -1,0 +1,94 @@
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SHAKESPEARE_VOCAB as VOCAB
+
+from charlm import dataset
+from charlm.config import InputError
+from charlm.corpus import load_lines, split_lines
+from charlm.vocabulary import decode, encode
+
+
+def test_published_windows() -> None:
+  ids = encode("Hello world!\nGenerative AI", VOCAB)
+  windows = [decode(w, VOCAB) for w in dataset.cut_windows(ids, 10)]
+  assert windows == ["Hello world", "!\nGenerativ"]
+
+
+def test_published_steps(shakespeare_path: pathlib.Path) -> None:
+  lines, _ = split_lines(load_lines(str(shakespeare_path)), 1000)
+  ids = encode("\n".join(lines), VOCAB)
+  assert dataset.Batches(ids, 100, 64).steps_per_epoch == 790
+  batches = dataset.create_batch_dataset(lines, VOCAB)
+  assert batches.cardinality() == 790
+  inputs, targets = next(iter(batches))
+  assert inputs.shape == targets.shape == (64, 100)
+
+
+def test_split_input_target() -> None:
+  assert dataset.split_input_target(list("abcd")) == (
+    ["a", "b", "c"],
+    ["b", "c", "d"],
+  )
+  inputs, targets = dataset.split_input_target(tf.constant([1, 2, 3]))
+  assert inputs.numpy().tolist() == [1, 2]
+  assert targets.numpy().tolist() == [2, 3]
+
+
+def test_an_epoch_is_each_window_once_and_epochs_differ() -> None:
+  ids = np.arange(12 * 5 + 3, dtype=np.uint8)
+  batches = dataset.Batches(ids, seq_length=4, batch_size=4, seed=3)
+  assert batches.steps_per_epoch == 3
+  epochs = [
+    np.concatenate([batches.batch(3 * epoch + i) for i in range(3)])
+    for epoch in range(3)
+  ]
+  for windows in epochs:
+    starts = sorted(windows[:, 0].tolist())
+    assert starts == list(range(0, 60, 5))
+    assert (np.diff(windows.astype(int), axis=1) == 1).all()
+  assert not np.array_equal(epochs[0], epochs[1])
+  assert not np.array_equal(epochs[1], epochs[2])
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+  ids = np.arange(250, dtype=np.uint8)
+  args = {"seq_length": 4, "batch_size": 5}
+  in_order = dataset.Batches(ids, **args, seed=1)
+  expected = [in_order.batch(step) for step in range(40)]
+  jumping = dataset.Batches(ids, **args, seed=1)
+  for step in (39, 3, 17, 3):
+    np.testing.assert_array_equal(jumping.batch(step), expected[step])
+  other = dataset.Batches(ids, **args, seed=2)
+  assert not np.array_equal(other.batch(0), expected[0])
+
+
+def test_the_stream_of_seed_0_stays_as_it_is() -> None:
+  # A golden value: another order would silently change every resumed run.
+  batches = dataset.Batches(np.arange(200, dtype=np.uint8), 9, 4, seed=0)
+  assert [batches.batch(step)[:, 0].tolist() for step in (0, 7)] == [
+    [190, 60, 80, 140],
+    [10, 90, 70, 190],
+  ]
+
+
+def test_dataset_serves_the_trainers_batches(lines: list[str]) -> None:
+  ids = encode("\n".join(lines), VOCAB)
+  batches = dataset.Batches(ids, 20, 16, seed=5)
+  served = dataset.create_batch_dataset(lines, VOCAB, 20, 16, seed=5)
+  step = 0
+  for _ in range(2):
+    for inputs, targets in served:
+      windows = batches.batch(step)
+      np.testing.assert_array_equal(inputs, windows[:, :-1])
+      np.testing.assert_array_equal(targets, windows[:, 1:])
+      step += 1
+  assert step == 2 * batches.steps_per_epoch
+
+
+def test_too_short_a_text_is_refused() -> None:
+  dataset.Batches(np.zeros(4 * 5, np.uint8), 4, 4)
+  with pytest.raises(InputError, match="fewer than one batch"):
+    dataset.Batches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)

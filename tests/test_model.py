@@ -1,0 +1,154 @@
+import math
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SHAKESPEARE_VOCAB as VOCAB
+
+import charlm
+from charlm.model import build_model
+
+
+@pytest.fixture(params=[1, 2], ids=["1-layer", "2-layers"])
+def model(request: pytest.FixtureRequest) -> charlm.GRULM:
+  keras.utils.set_random_seed(1)
+  return build_model(12, 6, 10, num_layers=request.param)
+
+
+def _ids(rows: int, length: int, seed: int = 0) -> tf.Tensor:
+  rng = np.random.default_rng(seed)
+  return tf.constant(rng.integers(12, size=[rows, length]), tf.int32)
+
+
+def test_published_sizes() -> None:
+  model = build_model(82, 256, 512)
+  counts = [layer.count_params() for layer in model.layers]
+  assert counts == [20_992, 1_182_720, 42_066]
+  assert model.count_params() == 1_245_778
+  log_probs = model(tf.constant([[34, 59, 66, 66, 69]]))
+  assert log_probs.shape == (1, 5, 82)
+  np.testing.assert_allclose(log_probs, -math.log(82), atol=0.1)
+
+
+def test_defaults_are_the_published_ones() -> None:
+  model = charlm.GRULM()
+  assert model(tf.constant([[1, 2]])).shape == (1, 2, 256)
+  assert model.gru.units == 128
+  assert model.embedding.output_dim == 256
+
+
+def test_log_probs_are_normalised(model: charlm.GRULM) -> None:
+  log_probs = model(_ids(3, 7))
+  np.testing.assert_allclose(tf.reduce_logsumexp(log_probs, -1), 0, atol=1e-6)
+
+
+def test_prediction_depends_on_the_past_alone(model: charlm.GRULM) -> None:
+  ids = _ids(2, 9).numpy()
+  changed = ids.copy()
+  changed[:, 5] = (changed[:, 5] + 1) % 12
+  before, after = model(ids).numpy(), model(changed).numpy()
+  np.testing.assert_array_equal(before[:, :5], after[:, :5])
+  assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
+
+
+def test_a_carried_state_joins_two_pieces(model: charlm.GRULM) -> None:
+  ids = _ids(3, 10)
+  whole, last = model(ids, return_state=True)
+  first, states = model(ids[:, :4], return_state=True)
+  second, states = model(ids[:, 4:], states, return_state=True)
+  np.testing.assert_allclose(tf.concat([first, second], 1), whole, atol=1e-6)
+  for mine, other in zip(
+    tf.nest.flatten(states), tf.nest.flatten(last), strict=True
+  ):
+    np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+def test_zero_state_is_the_default(model: charlm.GRULM) -> None:
+  ids = _ids(2, 3)
+  np.testing.assert_array_equal(model(ids, model.initial_states(2)), model(ids))
+
+
+def test_gru_follows_its_equations() -> None:
+  model = build_model(12, 6, 10)
+  kernel, recurrent, (bias, recurrent_bias) = model.gru.get_weights()
+  weights = model.dense.get_weights()
+  x = model.embedding.get_weights()[0][_ids(2, 5).numpy()]
+  h, expected = np.zeros([2, 10]), []
+  for t in range(5):
+    xz, xr, xc = np.split(x[:, t] @ kernel + bias, 3, axis=1)
+    hz, hr, hc = np.split(h @ recurrent + recurrent_bias, 3, axis=1)
+    z, r = 1 / (1 + np.exp(-(xz + hz))), 1 / (1 + np.exp(-(xr + hr)))
+    h = z * h + (1 - z) * np.tanh(xc + r * hc)
+    logits = h @ weights[0] + weights[1]
+    expected.append(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+  np.testing.assert_allclose(
+    model(_ids(2, 5)), np.stack(expected, 1), atol=1e-5
+  )
+
+
+def test_every_weight_survives_a_checkpoint(
+  model: charlm.GRULM, tmp_path: pathlib.Path
+) -> None:
+  path = tf.train.Checkpoint(model=model).write(str(tmp_path / "ckpt"))
+  keras.utils.set_random_seed(2)
+  other = build_model(12, 6, 10, num_layers=len(model.layers) - 2)
+  names = {name for name, _ in tf.train.list_variables(path)}
+  assert len(names - {"_CHECKPOINTABLE_OBJECT_GRAPH"}) == len(model.weights)
+  tf.train.Checkpoint(model=other).read(path).assert_consumed()
+  assert len(model.weights) == 3 * len(model.layers) - 3
+  for mine, theirs in zip(model.weights, other.weights, strict=True):
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_weights_load_into_a_new_model(tmp_path: pathlib.Path) -> None:
+  model, other = build_model(12, 6, 10), build_model(12, 6, 10)
+  model.save_weights(tmp_path / "model.weights.h5")
+  other.load_weights(tmp_path / "model.weights.h5")
+  np.testing.assert_array_equal(model(_ids(2, 5)), other(_ids(2, 5)))
+
+
+def test_dropout_needs_training_and_is_its_seeds() -> None:
+  model = build_model(12, 6, 10, num_layers=2, dropout_rate=0.5)
+  ids = _ids(3, 5)
+
+  def train(seed: list[int] | None) -> np.ndarray:
+    seed = None if seed is None else tf.constant(seed)
+    return model(ids, training=True, dropout_seed=seed).numpy()
+
+  np.testing.assert_array_equal(model(ids), model(ids))
+  np.testing.assert_array_equal(train([0, 1]), train([0, 1]))
+  assert (train([0, 1]) != model(ids).numpy()).any()
+  assert (train([0, 1]) != train([0, 2])).any()
+  assert (train([0, 1]) != train([1, 1])).any()
+  assert (train(None) != train(None)).any()
+
+
+def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
+  from charlm.model import _dropout
+
+  x = _dropout(tf.ones([40, 50, 20]), 0.3, tf.constant([1, 2]), 0).numpy()
+  np.testing.assert_allclose(x[x != 0], 1 / 0.7, rtol=1e-6)
+  # 40,000 draws: four standard deviations are 0.0092.
+  assert abs((x == 0).mean() - 0.3) < 0.01
+  other = _dropout(tf.ones([40, 50, 20]), 0.3, tf.constant([1, 2]), 1)
+  assert ((x == 0) != (other.numpy() == 0)).any()
+
+
+def test_a_reader_may_compile_and_fit(lines: list[str]) -> None:
+  keras.utils.set_random_seed(3)
+  batches = charlm.create_batch_dataset(lines, VOCAB, 20, 16)
+  model = charlm.compile_model(charlm.GRULM(82, 8, 16))
+  assert model.optimizer.learning_rate.numpy() == np.float32(0.00125)
+  history = model.fit(batches, epochs=3, verbose=0, shuffle=False)
+  losses = history.history["loss"]
+  assert losses[0] < math.log(82) + 0.1
+  assert losses[2] < losses[1] < losses[0]
+
+
+def test_public_names_are_there_and_only_those() -> None:
+  for name in charlm.__all__:
+    assert getattr(charlm, name).__name__ == name
+  with pytest.raises(AttributeError, match="no attribute 'GRULN'"):
+    _ = charlm.GRULN

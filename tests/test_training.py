@@ -1,0 +1,257 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from charlm.config import Config, InputError
+from charlm.dataset import Batches
+from charlm.devices import create_strategy, largest_divisor
+from charlm.model import build_model
+from charlm.training import DivergedError, Report, Trainer, build_trainer
+
+VOCAB_SIZE = 12
+
+
+class Recorder:
+  """Hooks that note what they are called with."""
+
+  def __init__(
+    self, *periods: int, stop_at: int | None = None, trainer: Trainer = None
+  ) -> None:
+    self.events: list[tuple[str, int]] = []
+    self.reports: list[tuple[int, Report]] = []
+    self.steps = [0]
+    self._periods, self._stop_at = periods, stop_at
+
+  def progress(self, step: int, loss: float, speed: float) -> None:
+    assert np.isfinite(loss)
+    assert speed > 0
+    self.steps.append(step)
+
+  def report(self, step: int, report: Report) -> None:
+    self.reports.append((step, report))
+    self.events.append(("report", step))
+
+  def periodic(self) -> list:
+    return [
+      (every, lambda step, every=every: self.events.append((every, step)))
+      for every in self._periods
+    ]
+
+  def should_stop(self) -> bool:
+    return self._stop_at is not None and self.steps[-1] >= self._stop_at
+
+
+@functools.cache
+def strategy(num_replicas: int) -> tf.distribute.Strategy:
+  return create_strategy(num_replicas, batch_size=8)
+
+
+def batches(batch_size: int = 8) -> Batches:
+  ids = np.random.default_rng(0).integers(2, VOCAB_SIZE, 2000, np.uint8)
+  # Each third character repeats the one before: something to learn.
+  ids[2::3] = ids[1::3][: len(ids[2::3])]
+  return Batches(ids, 9, batch_size, seed=4)
+
+
+def trainer(num_replicas: int = 1, **config: float) -> Trainer:
+  sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
+  config = Config(**(sizes | {"batch_size": 8, "seed": 4} | config))
+  return build_trainer(config, VOCAB_SIZE, batches(), strategy(num_replicas))
+
+
+def weights(trainer: Trainer) -> list[np.ndarray]:
+  return trainer.model.get_weights()
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.3])
+def test_replica_counts_train_the_same_model(
+  clip_norm: float, dropout_rate: float
+) -> None:
+  results = []
+  for num_replicas in (1, 2, 4):
+    one = trainer(
+      num_replicas, clip_norm=clip_norm, dropout_rate=dropout_rate, num_layers=2
+    )
+    one.train(10, 10, Recorder())
+    results.append(weights(one))
+  start = weights(trainer(num_layers=2))
+  for others in results[1:]:
+    for mine, other in zip(results[0], others, strict=True):
+      assert np.abs(mine - other).max() < 1e-6
+  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=True)]
+  assert min(moved) > 1e-3
+
+
+def test_replicas_hold_the_same_weights_after_training() -> None:
+  one = trainer(4, dropout_rate=0.3)
+  one.train(5, 5, Recorder())
+  for variable in one.model.trainable_variables:
+    copies = [copy.numpy() for copy in variable.value.values]
+    assert len(copies) == 4
+    for copy in copies[1:]:
+      np.testing.assert_array_equal(copies[0], copy)
+
+
+def test_steps_equal_those_of_keras() -> None:
+  # Plain gradient descent, since Adam forgives a gradient of the wrong scale,
+  # and Keras' Adam counts a character that repeats within a batch differently.
+  def build() -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    keras.utils.set_random_seed(4)
+    return build_model(VOCAB_SIZE, 6, 16), keras.optimizers.SGD(0.5)
+
+  with strategy(2).scope():
+    model, optimizer = build()
+  Trainer(model, optimizer, batches(), strategy(2)).train(5, 5, Recorder())
+  theirs, optimizer = build()
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  theirs.compile(optimizer=optimizer, loss=loss)
+  for step in range(5):
+    windows = batches().batch(step)
+    theirs.train_on_batch(windows[:, :-1], windows[:, 1:])
+  for mine, other in zip(
+    model.get_weights(), theirs.get_weights(), strict=True
+  ):
+    np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+def test_reported_means_are_those_of_the_steps() -> None:
+  one = trainer(2, learning_rate=0.01)
+  recorder = Recorder()
+  one.train(7, 4, recorder)
+  by_step = Recorder()
+  trainer(2, learning_rate=0.01).train(7, 1, by_step)
+  losses = [report.loss for _, report in by_step.reports]
+  norms = [report.gradient_norm for _, report in by_step.reports]
+  assert [step for step, _ in recorder.reports] == [4, 7]
+  for (_, report), part in zip(
+    recorder.reports, (slice(0, 4), slice(4, 7)), strict=True
+  ):
+    assert report.loss == pytest.approx(np.mean(losses[part]), abs=1e-6)
+    assert report.gradient_norm == pytest.approx(np.mean(norms[part]), abs=1e-6)
+    assert report.learning_rate == pytest.approx(0.01)
+
+
+def test_reported_norm_is_the_global_one_before_clipping() -> None:
+  one = trainer(2, clip_norm=0.001)
+  windows = batches().batch(0).astype(np.int32)
+  with tf.GradientTape() as tape:
+    log_probs = one.model(windows[:, :-1])
+    loss = -tf.reduce_mean(tf.gather(log_probs, windows[:, 1:], batch_dims=2))
+  variables = [v.value for v in one.model.trainable_variables]
+  gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+  recorder = Recorder()
+  one.train(1, 1, recorder)
+  report = recorder.reports[0][1]
+  assert report.loss == pytest.approx(float(loss), abs=1e-6)
+  norm = float(tf.linalg.global_norm(gradients))
+  assert report.gradient_norm == pytest.approx(norm, abs=1e-6)
+
+
+def test_clipping_scales_the_update() -> None:
+  # Plain gradient descent shows the gradient that was applied.
+  with strategy(2).scope():
+    keras.utils.set_random_seed(4)
+    model = build_model(VOCAB_SIZE, 6, 16)
+    optimizer = keras.optimizers.SGD(1.0)
+  before = model.get_weights()
+  one = Trainer(model, optimizer, batches(), strategy(2), clip_norm=0.01)
+  one.train(1, 1, Recorder())
+  applied = [a - b for a, b in zip(before, model.get_weights(), strict=True)]
+  norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in applied))
+  assert norm == pytest.approx(0.01, rel=1e-4)
+
+
+def test_training_learns() -> None:
+  one = trainer(2, learning_rate=0.01)
+  recorder = Recorder()
+  one.train(150, 50, recorder)
+  losses = [report.loss for _, report in recorder.reports]
+  assert losses[2] < losses[1] < losses[0]
+  assert losses[2] < np.log(VOCAB_SIZE - 2) - 0.2
+
+
+def test_a_restored_run_goes_on_as_if_never_stopped(
+  tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+  def objects(one: Trainer) -> dict[str, object]:
+    return {
+      "model": one.model,
+      "optimizer": one.optimizer,
+      "progress": one.progress,
+    }
+
+  args = {"dropout_rate": 0.2, "clip_norm": 0.5, "num_layers": 2}
+  unbroken, stopped, resumed = (trainer(2, **args) for _ in range(3))
+  whole, rest = Recorder(), Recorder()
+  unbroken.train(12, 5, whole)
+  stopped.train(12, 5, Recorder(1, stop_at=7))
+  assert stopped.step == 7
+  path = tf.train.Checkpoint(**objects(stopped)).write(
+    str(tmp_path_factory.mktemp("stopped") / "ckpt")
+  )
+  tf.train.Checkpoint(**objects(resumed)).read(path).assert_consumed()
+  resumed.train(12, 5, rest)
+  for mine, other in zip(
+    unbroken.model.variables + unbroken.optimizer.variables,
+    resumed.model.variables + resumed.optimizer.variables,
+    strict=True,
+  ):
+    np.testing.assert_array_equal(mine, other)
+  # The report at step 10 spans steps from before and after the stop.
+  assert [(s, r.loss, r.gradient_norm) for s, r in whole.reports[1:]] == [
+    (s, r.loss, r.gradient_norm) for s, r in rest.reports
+  ]
+
+
+def test_actions_happen_at_their_steps_in_order() -> None:
+  recorder = Recorder(4, 6)
+  trainer().train(13, 3, recorder)
+  assert recorder.events == [
+    ("report", 3),
+    (4, 4),
+    ("report", 6),
+    (6, 6),
+    (4, 8),
+    ("report", 9),
+    ("report", 12),
+    (4, 12),
+    (6, 12),
+    ("report", 13),
+  ]
+  assert recorder.steps == sorted(set(recorder.steps))
+
+
+def test_the_graph_is_traced_at_most_twice() -> None:
+  # Once for a single step, once for any number of them.
+  one = trainer(2)
+  one.train(30, 7, Recorder(4, 5))
+  assert one._train_steps.experimental_get_tracing_count() <= 2
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_done() -> None:
+  one = trainer(2)
+  one.train(3, 3, Recorder())
+  kernel = one.model.dense.kernel
+  kernel.assign(tf.fill(kernel.shape, float("nan")))
+  recorder = Recorder(1)
+  with pytest.raises(DivergedError, match=r"step 4 .*--learning_rate"):
+    one.train(10, 1, recorder)
+  assert recorder.events == []
+
+
+def test_replicas_default_to_a_divisor_of_the_batch() -> None:
+  assert [largest_divisor(64, at_most=n) for n in (1, 2, 3, 6, 7)] == (
+    [1, 2, 2, 4, 4]
+  )
+  assert largest_divisor(7, at_most=6) == 1
+
+
+def test_impossible_replica_counts_are_refused() -> None:
+  with pytest.raises(InputError, match="does not divide"):
+    create_strategy(3, batch_size=8)
+  with pytest.raises(InputError, match="fewer CPU devices"):
+    create_strategy(8, batch_size=8)

@@ -1,0 +1,106 @@
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SHAKESPEARE_VOCAB as VOCAB
+
+from charlm import vocabulary
+from charlm.config import InputError
+from charlm.corpus import load_lines
+
+
+def test_shakespeare_vocabulary(shakespeare_path: pathlib.Path) -> None:
+  assert vocabulary.build_vocabulary(load_lines(str(shakespeare_path))) == VOCAB
+
+
+def test_published_ids() -> None:
+  assert len(VOCAB) == 82
+  known = {
+    "a": 55,
+    "e": 59,
+    "i": 63,
+    "o": 69,
+    "u": 75,
+    " ": 4,
+    "2": 16,
+    "3": 17,
+  }
+  assert {char: VOCAB.index(char) for char in known} == known
+
+
+@pytest.mark.parametrize(
+  ("line", "ids"),
+  [
+    ("Hello world!", [34, 59, 66, 66, 69, 4, 77, 69, 72, 66, 58, 5]),
+    ("abc xyz", [55, 56, 57, 4, 78, 79, 80]),
+    ("aéb😀", [55, 0, 56, 0]),
+    ("", []),
+  ],
+)
+def test_line_to_tensor_and_encode_agree(line: str, ids: list[int]) -> None:
+  tensor = vocabulary.line_to_tensor(line, VOCAB)
+  assert tensor.dtype == tf.int64
+  assert tensor.numpy().tolist() == ids
+  array = vocabulary.encode(line, VOCAB)
+  assert array.dtype == np.uint8
+  assert array.tolist() == ids
+
+
+@pytest.mark.parametrize("kind", [list, tf.constant])
+def test_several_lines_give_a_row_each(kind: type) -> None:
+  ids = vocabulary.line_to_tensor(kind(["ab", "é", "abc"]), VOCAB)
+  assert ids.to_list() == [[55, 56], [0], [55, 56, 57]]
+  texts = vocabulary.text_from_ids(ids, VOCAB)
+  assert texts.numpy().tolist() == [b"ab", b"[UNK]", b"abc"]
+
+
+def test_round_trip() -> None:
+  text = "".join(VOCAB[2:])
+  ids = vocabulary.line_to_tensor(text, VOCAB)
+  assert vocabulary.text_from_ids(ids, VOCAB).numpy().decode() == text
+  assert vocabulary.decode(vocabulary.encode(text, VOCAB), VOCAB) == text
+
+
+def test_padding_disappears() -> None:
+  ids = tf.constant([[55, 56, 1, 1], [55, 1, 1, 1]])
+  texts = vocabulary.text_from_ids(ids, VOCAB)
+  assert texts.numpy().tolist() == [b"ab", b"a"]
+  assert vocabulary.decode(np.array([55, 1, 56]), VOCAB) == "ab"
+
+
+def test_any_unicode_has_the_smallest_type_of_ids() -> None:
+  text = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) + "😀\0\u0301"
+  vocab = vocabulary.build_vocabulary([text])
+  ids = vocabulary.encode(text, vocab)
+  assert ids.dtype == np.uint16
+  assert vocabulary.decode(ids, vocab) == text
+  assert vocabulary.line_to_tensor(text, vocab).numpy().tolist() == ids.tolist()
+  assert vocabulary.encode("\ud800\U0010ffff", vocab).tolist() == [0, 0]
+
+
+def test_unknown_characters() -> None:
+  assert vocabulary.unknown_characters("éaéß", VOCAB) == ["ß", "é"]
+
+
+def test_json_round_trip() -> None:
+  text = vocabulary.vocabulary_to_json(VOCAB)
+  assert vocabulary.vocabulary_from_json(text) == VOCAB
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ('["[UNK]", "", "a"', "not JSON"),
+    ('{"a": 1}', "not a list"),
+    ('["a", "b"]', "not a list that starts"),
+    ('["[UNK]", "", "ab"]', "not a single character"),
+    ('["[UNK]", "", 3]', "not a single character"),
+    ('["[UNK]", "", "b", "a"]', "not sorted and distinct"),
+    ('["[UNK]", "", "a", "a"]', "not sorted and distinct"),
+    ('["[UNK]", ""]', "not sorted and distinct"),
+  ],
+)
+def test_damaged_json_is_refused(text: str, message: str) -> None:
+  with pytest.raises(InputError, match=message):
+    vocabulary.vocabulary_from_json(text)

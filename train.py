@@ -1,0 +1,94 @@
+"""Trains a character-level language model; run again, it goes on."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from absl import flags
+
+from charlm.command import import_quietly, run_command
+from charlm.config import Config, Experiment
+from charlm.corpus import load_lines, sha256, split_lines
+from charlm.vocabulary import build_vocabulary, encode
+
+
+def define_flags() -> flags.FlagValues:
+  """Returns the flags: each field of Config, then where and how to train."""
+  values = flags.FlagValues()
+  define = {
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+  }
+  for field in dataclasses.fields(Config):
+    define[field.type](
+      field.name, field.default, field.metadata["help"], flag_values=values
+    )
+  flags.DEFINE_string(
+    "run_dir", "runs/shakespeare", "folder of the run", flag_values=values
+  )
+  for name, default, least, text in (
+    ("num_replicas", 0, 0, "GPUs or CPU devices; 0: all GPUs, else all cores"),
+    ("eval_every_steps", 0, 0, "steps between evaluations; 0: an epoch"),
+    ("checkpoint_every_steps", 0, 0, "steps between saves; 0: a quarter epoch"),
+    ("summary_every_steps", 0, 0, "steps a reported mean spans; 0: 1/80 epoch"),
+    ("max_to_keep", 3, 1, "how many of the latest checkpoints to keep"),
+  ):
+    flags.DEFINE_integer(
+      name, default, text, lower_bound=least, flag_values=values
+    )
+  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+  return values
+
+
+def main(argv: list[str]) -> int:
+  """Trains; returns the exit code."""
+  return run_command(train, define_flags(), argv, __doc__)
+
+
+def train(args: Any) -> int:
+  """Trains by parsed flags; returns the exit code.
+
+  Raises:
+    InputError: bad input; nothing was written then.
+  """
+  config = Config(
+    **{f.name: getattr(args, f.name) for f in dataclasses.fields(Config)}
+  )
+  lines = load_lines(config.corpus, config.lowercase)
+  train_lines, held_out = split_lines(lines, config.eval_lines)
+  vocab = build_vocabulary(lines)
+  train_ids, held_out_ids = (
+    encode("\n".join(part), vocab) for part in (train_lines, held_out)
+  )
+  import_quietly("tensorflow", "keras")
+  from charlm.dataset import Batches
+  from charlm.devices import create_strategy
+  from charlm.run_dir import RunDir
+  from charlm.session import Session
+  from charlm.training import build_trainer
+
+  batches = Batches(
+    train_ids, config.seq_length, config.batch_size, config.seed
+  )
+  strategy = create_strategy(args.num_replicas, config.batch_size)
+  run = RunDir(args.run_dir)
+  with run.locked():
+    experiment = Experiment(config, sha256(lines))
+    if run.exists():
+      run.extend(experiment)
+    else:
+      run.create(experiment, vocab, held_out)
+    print(
+      f"corpus   {config.corpus}: {len(lines):,} lines, {len(train_ids):,} "
+      f"characters to train on, {len(held_out_ids):,} held out, "
+      f"vocabulary of {len(vocab)}"
+    )
+    trainer = build_trainer(config, len(vocab), batches, strategy)
+    session = Session(args, run, trainer, vocab, held_out_ids)
+    return session.run()
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
