@@ -1,6 +1,7 @@
 """What the binaries share: flags, errors as one line, exit codes, signals."""
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -48,14 +49,10 @@ def run_command(
 def import_quietly(*modules: str) -> None:
   """Imports TensorFlow modules without the noise that they make on stderr.
 
-  `TF_CPP_MIN_LOG_LEVEL` in the environment brings it back.
+  A `TF_CPP_MIN_LOG_LEVEL` below 3 in the environment brings it back.
   """
-  import importlib
-
-  if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-    return
-  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-  with _stderr_to_nowhere():
+  level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
     for module in modules:
       importlib.import_module(module)
 

@@ -31,7 +31,9 @@ class GRULM(keras.Model):
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
     self._rnn_units = rnn_units
-    self.embedding = keras.layers.Embedding(vocab_size, embedding_dim)
+    self.embedding = keras.layers.Embedding(
+      vocab_size, embedding_dim, name="embedding"
+    )
     # One attribute a layer: a checkpoint may not see into a list of them.
     self._gru_names = ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
     for name in self._gru_names:
@@ -40,7 +42,9 @@ class GRULM(keras.Model):
       )
       setattr(self, name, layer)
     # The name, not the function: a saved model can only be loaded by name.
-    self.dense = keras.layers.Dense(vocab_size, activation="log_softmax")
+    self.dense = keras.layers.Dense(
+      vocab_size, activation="log_softmax", name="dense"
+    )
 
   def initial_states(self, batch_size: int | tf.Tensor) -> State:
     """Returns the zero state of `batch_size` rows."""

@@ -241,6 +241,8 @@ class Checkpoints:
     if names := [f'"ckpt-{step}"' for step in _steps(folder)]:
       state = [f"model_checkpoint_path: {names[-1]}\n"]
       state += [f"all_model_checkpoint_paths: {name}\n" for name in names]
+      # Without times, which are not needed else, none would ever be deleted.
+      state += ["all_model_checkpoint_timestamps: 1\n"] * len(names)
       write_atomically(state_file, "".join(state).encode())
     return tf.train.CheckpointManager(
       self._checkpoint, str(folder), max_to_keep, checkpoint_name="ckpt"

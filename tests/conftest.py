@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import logging
 import pathlib
 import random
 
@@ -15,6 +16,9 @@ tf.config.set_logical_device_configuration(
   tf.config.list_physical_devices("CPU")[0],
   [tf.config.LogicalDeviceConfiguration()] * 4,
 )
+
+# Many models in one process look to it like one that is traced again and again.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -67,7 +71,7 @@ def corpus_path(
 
 @pytest.fixture(scope="session")
 def train_args(corpus_path: pathlib.Path) -> list[str]:
-  """Flags of `train.py` for a run of a second: 13 steps an epoch."""
+  """Flags of `train.py` for a run of a second: 12 steps an epoch."""
   return [
     "train.py",
     f"--corpus={corpus_path}",

@@ -1,0 +1,402 @@
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+import eval as eval_binary
+import sample as sample_binary
+import train as train_binary
+
+BINARIES = {
+  "train.py": train_binary,
+  "eval.py": eval_binary,
+  "sample.py": sample_binary,
+}
+
+
+def _metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  return [r for line in lines if (r := json.loads(line))["split"] == split]
+
+
+def _numbers(run_dir: pathlib.Path) -> list[dict]:
+  """All metrics but the speed, which no two runs share."""
+  return [
+    {k: v for k, v in record.items() if k != "characters_per_second"}
+    for split in ("train", "eval")
+    for record in _metrics(run_dir, split)
+  ]
+
+
+def _run(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, ROOT / args[0], *args[1:]], capture_output=True, text=True
+  )
+
+
+def test_train_eval_sample_as_processes(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "a run, ü"
+  trained = _run(*train_args, f"--run_dir={run_dir}", "--epochs=2")
+  assert (trained.returncode, trained.stderr) == (0, "")
+  assert "= 1,823 parameters" in trained.stdout  # parameters
+  match = re.search(
+    r"trained to step 24 held out: log perplexity (\S+) \((\S+) bits per "
+    r"character\), perplexity (\S+)\n-{20}\n",
+    trained.stdout,
+  )
+  assert len(trained.stdout[match.end() :]) == 501
+  log_perplexity, bits, perplexity = map(float, match.groups())
+  assert perplexity == pytest.approx(2.718281828**log_perplexity, rel=1e-3)
+  assert bits == pytest.approx(log_perplexity / 0.693147, rel=1e-3)
+
+  scored = _run("eval.py", f"--run_dir={run_dir}", "--json")
+  assert (scored.returncode, scored.stderr) == (0, "")
+  assert scored.stdout.count("\n") == 1
+  score = json.loads(scored.stdout)
+  assert score["log_perplexity"] == pytest.approx(log_perplexity, abs=1e-4)
+  assert score["step"] == 24
+  assert score["num_unknown"] == 0
+  held_out = (run_dir / "held_out.txt").read_text()
+  assert score["num_characters"] == len(held_out) - 1
+
+  sampled = _run(
+    "sample.py", f"--run_dir={run_dir}", "--num_chars=30", "--prefix=the "
+  )
+  assert (sampled.returncode, sampled.stderr) == (0, "")
+  assert sampled.stdout.startswith("the ")
+  assert len(sampled.stdout) == len("the ") + 30 + 1
+
+  assert set(os.listdir(run_dir)) == {
+    "best",
+    "checkpoints",
+    "config.json",
+    "held_out.txt",
+    "lock",
+    "metrics.jsonl",
+    "starts.jsonl",
+    "summaries",
+    "vocabulary.json",
+  }
+
+
+def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
+  train, evals = _metrics(trained_run, "train"), _metrics(trained_run, "eval")
+  assert [record["step"] for record in train] == [10, 20, 30, 36]
+  assert [record["step"] for record in evals] == [12, 24, 36]
+  assert train[-1]["loss"] < train[0]["loss"]
+  assert evals[-1]["loss"] < evals[0]["loss"]
+  for record in train:
+    assert set(record) == {
+      "step",
+      "split",
+      "loss",
+      "gradient_norm",
+      "learning_rate",
+      "characters_per_second",
+    }
+  for record in evals:
+    assert set(record) == {
+      "step",
+      "split",
+      "loss",
+      "perplexity",
+      "bits_per_character",
+      "sample",
+    }
+    assert len(record["sample"]) == 500
+
+
+def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
+  (line,) = (trained_run / "starts.jsonl").read_text().splitlines()
+  start = json.loads(line)
+  assert start["devices"] == ["CPU:0", "CPU:1"]
+  assert start["step"] == 0
+  assert {"python", "tensorflow", "keras", "numpy"} <= start["versions"].keys()
+  assert {"command", "commit", "cores", "intra_op_threads"} <= start.keys()
+
+
+def test_the_best_checkpoint_scores_best(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  evals = _metrics(trained_run, "eval")
+  best = min(evals, key=lambda record: record["loss"])
+  args = ["eval.py", f"--run_dir={trained_run}", "--checkpoint=best", "--json"]
+  assert eval_binary.main(args) == 0
+  score = json.loads(capsys.readouterr().out)
+  assert score["step"] == best["step"]
+  assert score["log_perplexity"] == pytest.approx(best["loss"], abs=1e-6)
+
+
+def test_an_extended_run_equals_an_unbroken_one(
+  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  for epochs in (1, 3):
+    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+  extended = _numbers(tmp_path / "run")
+  # The first run's end, step 12, is reported beside the regular steps.
+  (between,) = (
+    r for r in extended if r["step"] == 12 and r["split"] == "train"
+  )
+  unbroken = _numbers(trained_run)
+  assert [r for r in extended if r["step"] not in (12, 20)] == [
+    r for r in unbroken if r["step"] not in (12, 20)
+  ]
+  assert [r for r in extended if r["split"] == "eval"] == [
+    r for r in unbroken if r["split"] == "eval"
+  ]
+  assert between["loss"] > 0
+
+
+def test_a_finished_run_only_reports_again(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "moved")
+  args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
+  assert train_binary.main(args) == 0
+  assert "trained to step 36 held out" in capsys.readouterr().out
+  assert _numbers(tmp_path / "moved") == _numbers(trained_run)
+
+
+def test_no_epochs_make_the_folder_with_step_0(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "run"
+  args = [*train_args, f"--run_dir={run_dir}", "--epochs=0"]
+  assert train_binary.main(args) == 0
+  assert (run_dir / "checkpoints" / "ckpt-0.index").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
+  number: signal.Signals, train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=100"]
+  stopped = [*args, f"--run_dir={tmp_path}/stopped"]
+  with subprocess.Popen(
+    [sys.executable, ROOT / stopped[0], *stopped[1:]],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_bytes():
+      assert process.poll() is None
+      time.sleep(0.02)
+    process.send_signal(number)
+    out, _ = process.communicate()
+  assert process.returncode == 128 + number
+  step = int(re.search(r"stopped after step ([\d,]+)", out)[1].replace(",", ""))
+  assert 10 <= step < 1200
+  epochs = f"--epochs={step // 12 + 1}"
+  assert train_binary.main([*stopped, epochs]) == 0
+  unbroken = tmp_path / "unbroken"
+  assert train_binary.main([*args, f"--run_dir={unbroken}", epochs]) == 0
+  assert _numbers(tmp_path / "stopped") == _numbers(unbroken)
+
+
+def test_eval_of_another_text(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  held_out = (trained_run / "held_out.txt").read_text()
+  padded = "\ufeff\r\n" + held_out.replace("\n", "  \r\n\r\n ") + "\n\n"
+  (tmp_path / "text.txt").write_text(padded, encoding="utf-8", newline="")
+  args = ["eval.py", f"--run_dir={trained_run}", "--json"]
+  scores = []
+  stdin = io.TextIOWrapper(io.BytesIO(padded.encode()))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  for more in ([], [f"--text={tmp_path}/text.txt"], ["--text=-"]):
+    assert eval_binary.main([*args, *more]) == 0
+    scores.append(json.loads(capsys.readouterr().out))
+  assert scores[0] == scores[1] == scores[2]
+
+
+def test_eval_charges_unknown_characters(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "text.txt").write_text("the kïng of nîght", encoding="utf-8")
+  args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
+  assert eval_binary.main(args) == 0
+  captured = capsys.readouterr()
+  assert "16, 2 of them unknown" in captured.out
+  assert "over the known ones" in captured.out
+  assert captured.err == "unknown to the model: 'î' 'ï'\n"
+  assert eval_binary.main([*args, "--json"]) == 0
+  score = json.loads(capsys.readouterr().out)
+  assert score["num_unknown"] == 2
+  assert score["log_perplexity_known"] < score["log_perplexity"]
+
+
+def test_samples_on_stdout_are_prefix_and_text_alone(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=40"]
+  assert sample_binary.main([*args, "--num_samples=3"]) == 0
+  captured = capsys.readouterr()
+  assert captured.err == ""
+  texts = captured.out.removesuffix("\n").split("\n" + "-" * 20 + "\n")
+  assert [len(text) for text in texts] == [40, 40, 40]
+  for more in ([], ["--prefix=\n"]):
+    assert sample_binary.main([*args, *more]) == 0
+    assert capsys.readouterr().out.removesuffix("\n").endswith(texts[0])
+  assert sample_binary.main([*args, "--seed=1"]) == 0
+  assert capsys.readouterr().out != texts[0] + "\n"
+
+
+def test_sample_names_unknown_prefix_characters(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=5"]
+  assert sample_binary.main([*args, "--prefix=kïng Z"]) == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith("kïng Z")
+  assert captured.err.count("\n") == 1
+  assert "'Z' 'ï'" in captured.err
+
+
+@pytest.mark.parametrize("name", BINARIES)
+def test_help_is_no_error(
+  name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  assert BINARIES[name].main([name, "--help"]) == 0
+  captured = capsys.readouterr()
+  assert "--run_dir" in captured.out
+  assert captured.err == ""
+
+
+BAD_INPUT = [
+  ("train.py", ["--corpus={tmp}/empty.txt"], "no line of text"),
+  ("train.py", ["--corpus={tmp}/none.txt"], "no file at"),
+  ("train.py", ["--corpus={tmp}/bad.txt"], "not UTF-8 at byte 3"),
+  ("train.py", ["--seq_length=2000"], "fewer than one batch"),
+  ("train.py", ["--batch_size=5000"], "fewer than one batch"),
+  ("train.py", ["--eval_lines=300"], "nothing to train on"),
+  ("train.py", ["--eval_lines=0"], "eval_lines is 0"),
+  ("train.py", ["--rnn_units=0"], "rnn_units is 0"),
+  ("train.py", ["--embedding_dim=-1"], "embedding_dim is -1"),
+  ("train.py", ["--seq_length=0"], "seq_length is 0"),
+  ("train.py", ["--num_layers=0"], "num_layers is 0"),
+  ("train.py", ["--batch_size=0"], "batch_size is 0"),
+  ("train.py", ["--epochs=-1"], "epochs is -1"),
+  ("train.py", ["--dropout_rate=1"], "dropout_rate is 1.0"),
+  ("train.py", ["--learning_rate=nan"], "learning_rate is nan"),
+  ("train.py", ["--max_to_keep=0"], "max_to_keep"),
+  ("train.py", ["--num_replicas=-1"], "num_replicas"),
+  ("train.py", ["--num_replicas=5"], "does not divide"),
+  ("train.py", ["--seed=-1"], "seed is -1"),
+  ("train.py", ["--run_dir={tmp}/empty.txt/run"], "writable --run_dir"),
+  ("train.py", ["--epoch=3"], "Did you mean: epochs"),
+  ("train.py", ["--epochs=many"], "--epochs=many"),
+  ("train.py", ["--flagfile={tmp}/none.flags"], "none.flags"),
+  ("train.py", ["3"], "unexpected 3"),
+  ("eval.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("eval.py", ["--run_dir={tmp}/none"], "not a run directory"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=7"], "no checkpoint 7"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=last"], "latest, best or"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "cannot read"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/bad.txt"], "not UTF-8"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/empty.txt"], "fewer than two"),
+  ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("sample.py", ["--run_dir={run}", "--temperature=-1"], "temperature is -1"),
+  ("sample.py", ["--run_dir={run}", "--temperature=nan"], "temperature is nan"),
+  ("sample.py", ["--run_dir={run}", "--num_chars=0"], "num_chars"),
+  ("sample.py", ["--run_dir={run}", "--num_samples=0"], "num_samples"),
+  ("sample.py", ["--run_dir={run}", "--seed=-1"], "seed"),
+  ("sample.py", ["--run_dir={run}", "--seed=18446744073709551616"], "2**64"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "message"), BAD_INPUT)
+def test_bad_input_is_one_line_and_code_2(
+  name: str,
+  args: list[str],
+  message: str,
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "empty.txt").touch()
+  (tmp_path / "bad.txt").write_bytes(b"abc\xff")
+  before = sorted(tmp_path.rglob("*"))
+  args = [arg.format(tmp=tmp_path, run=trained_run) for arg in args]
+  if name == "train.py":
+    args = [*train_args[1:], f"--run_dir={tmp_path}/run", *args]
+  assert BINARIES[name].main([name, *args]) == 2
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  assert captured.err.startswith(f"{name}: ")
+  assert message in captured.err
+  assert captured.err.count("\n") == 1
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_config_is_refused_and_nothing_lost(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  before = _numbers(trained_run)
+  args = [*train_args, f"--run_dir={trained_run}", "--rnn_units=17", "--seed=1"]
+  assert train_binary.main(args) == 2
+  err = capsys.readouterr().err
+  assert "rnn_units (16 there, 17 here), seed (0 there, 1 here)" in err
+  assert err.count("\n") == 1
+  assert _numbers(trained_run) == before
+
+
+def test_bad_input_as_processes(
+  trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  for args, message in (
+    (["train.py", "--corpus=none.txt", f"--run_dir={tmp_path}/a"], "no file"),
+    (["eval.py", f"--run_dir={tmp_path}"], "not a run directory"),
+    (["sample.py", f"--run_dir={trained_run}", "--checkpoint=1"], "only ["),
+  ):
+    result = _run(*args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  from charlm.training import Trainer
+
+  run_steps = Trainer._run_steps
+
+  def poisoned(self: Trainer, start: int, stop: int) -> float:
+    if stop > 15:
+      self.model.dense.bias.assign(self.model.dense.bias * float("nan"))
+    return run_steps(self, start, stop)
+
+  monkeypatch.setattr(Trainer, "_run_steps", poisoned)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
+  assert train_binary.main(args) == 3
+  err = capsys.readouterr().err
+  assert "is not finite" in err
+  assert "--learning_rate" in err
+  steps = {p.stem for p in (tmp_path / "run/checkpoints").glob("*.index")}
+  assert steps == {"ckpt-9", "ckpt-12", "ckpt-15"}

@@ -1,0 +1,111 @@
+import dataclasses
+import json
+
+import pytest
+
+import train
+from charlm.config import Config, Experiment, InputError
+
+SHA256 = "0" * 64
+
+
+def test_fields_are_flags_one_to_one() -> None:
+  flags = train.define_flags()
+  for field in dataclasses.fields(Config):
+    assert flags[field.name].default == field.default
+    assert flags[field.name].help == field.metadata["help"]
+  others = {"run_dir", "num_replicas", "eval_every_steps", "max_to_keep"}
+  others |= {"checkpoint_every_steps", "summary_every_steps", "help"}
+  names = {field.name for field in dataclasses.fields(Config)}
+  assert set(train.define_flags()) - {"flagfile", "undefok"} == names | others
+
+
+def test_defaults_are_the_references_recipe() -> None:
+  assert dataclasses.asdict(Config()) == {
+    "corpus": "shakespeare",
+    "eval_lines": 1000,
+    "lowercase": False,
+    "seq_length": 100,
+    "batch_size": 64,
+    "epochs": 10,
+    "embedding_dim": 256,
+    "rnn_units": 512,
+    "num_layers": 1,
+    "dropout_rate": 0.0,
+    "learning_rate": 0.00125,
+    "clip_norm": 0.0,
+    "seed": 0,
+  }
+
+
+def test_json_round_trip() -> None:
+  experiment = Experiment(Config(corpus="ü.txt", learning_rate=0.1), SHA256)
+  assert Experiment.from_json(experiment.to_json()) == experiment
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"format": 99}, "format"),
+    ({"format": None}, "format"),
+    ({"seed": None}, "field seed is missing"),
+    ({"colour": "red"}, "field colour is unknown"),
+    ({"seed": "0"}, "seed is '0'"),
+    ({"seed": True}, "seed is True"),
+    ({"seed": -1}, "seed is -1"),
+    ({"learning_rate": 1}, "learning_rate is 1"),
+    ({"rnn_units": 0}, "rnn_units is 0"),
+    ({"corpus_sha256": "abc"}, "corpus_sha256"),
+    ({"corpus_sha256": None}, "corpus_sha256"),
+  ],
+)
+def test_other_json_is_refused_naming_the_field(
+  change: dict, message: str
+) -> None:
+  fields = json.loads(Experiment(Config(), SHA256).to_json()) | change
+  fields = {name: value for name, value in fields.items() if value is not None}
+  with pytest.raises(InputError, match=message):
+    Experiment.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null"])
+def test_text_that_is_no_object_is_refused(text: str) -> None:
+  with pytest.raises(InputError, match="JSON"):
+    Experiment.from_json(text)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"eval_lines": 0},
+    {"seq_length": 0},
+    {"batch_size": -1},
+    {"embedding_dim": 0},
+    {"rnn_units": 2**31},
+    {"num_layers": 0},
+    {"epochs": -1},
+    {"dropout_rate": 1.0},
+    {"dropout_rate": float("nan")},
+    {"learning_rate": 0.0},
+    {"learning_rate": float("inf")},
+    {"clip_norm": -1.0},
+    {"clip_norm": float("nan")},
+    {"seed": 2**63},
+  ],
+)
+def test_impossible_values_are_refused(change: dict) -> None:
+  with pytest.raises(InputError, match=next(iter(change))):
+    Config(**change)
+
+
+def test_identity_leaves_out_corpus_path_and_epochs() -> None:
+  one = Experiment(Config(), SHA256)
+  assert (
+    one.differences(Experiment(Config(corpus="x", epochs=99), SHA256)) == []
+  )
+  other = Experiment(Config(seed=1, rnn_units=7), "1" * 64)
+  assert one.differences(other) == [
+    "rnn_units (512 there, 7 here)",
+    "seed (0 there, 1 here)",
+    f"corpus_sha256 ({SHA256} there, {'1' * 64} here)",
+  ]

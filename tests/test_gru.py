@@ -1,0 +1,371 @@
+"""FusedGRU against keras.layers.GRU and against numerical gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from charlm.gru import FusedGRU
+
+_B, _T, _D, _H, _V = 3, 7, 5, 8, 11
+
+
+def _reference(num_inputs: int = _D) -> keras.layers.GRU:
+  """Returns a Keras GRU whose weights, biases too, are random."""
+  layer = keras.layers.GRU(_H, return_sequences=True, return_state=True)
+  layer.build((None, None, num_inputs))
+  rng = np.random.default_rng(1)
+  layer.set_weights(
+    [rng.normal(0, 0.5, w.shape).astype(np.float32) for w in layer.weights[:3]]
+    + layer.get_weights()[3:]
+  )
+  return layer
+
+
+def _fused(reference: keras.layers.GRU, **options: Any) -> FusedGRU:
+  """Returns a FusedGRU with the weights of `reference`."""
+  layer = FusedGRU(_H, **options)
+  layer.build((None, None, reference.cell.kernel.shape[0]))
+  layer.set_weights(reference.get_weights())
+  return layer
+
+
+def _normal(*shape: int, dtype: str = "float32") -> tf.Tensor:
+  rng = np.random.default_rng(sum(shape))
+  return tf.constant(rng.normal(size=shape), dtype)
+
+
+def _ids(num_rows: int = _B, num_steps: int = _T) -> tf.Tensor:
+  rng = np.random.default_rng(num_steps)
+  return tf.constant(rng.integers(0, _V, [num_rows, num_steps]), tf.int32)
+
+
+def _results(
+  run: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+  layer: keras.layers.GRU,
+  *inputs: tf.Tensor,
+) -> list[tf.Tensor]:
+  """Returns outputs, state, and the gradients of all weights and inputs."""
+  weights = [w.value for w in layer.trainable_weights]
+  with tf.GradientTape() as tape:
+    tape.watch(inputs)
+    outputs, state = run(*inputs)
+    loss = tf.reduce_sum(outputs * tf.sin(tf.cumsum(tf.ones_like(outputs))))
+    loss += tf.reduce_sum(state**2)
+  gradients = tape.gradient(loss, [*weights, *inputs])
+  return [outputs, state, *map(tf.convert_to_tensor, gradients)]
+
+
+def _assert_close(
+  actual: list[tf.Tensor], expected: list[tf.Tensor], tolerance: float = 1e-5
+) -> None:
+  """Compares to within `tolerance` of each tensor's largest value."""
+  for a, e in zip(actual, expected, strict=True):
+    assert a.dtype == e.dtype
+    atol = tolerance * np.abs(e).max()
+    np.testing.assert_allclose(a, e, rtol=0, atol=atol)
+
+
+def _by_vectors(layer: keras.layers.GRU) -> Callable[..., Any]:
+  return lambda x, state: layer(x, initial_state=state)
+
+
+def _by_ids(layer: keras.layers.GRU, ids: tf.Tensor) -> Callable[..., Any]:
+  """Returns a run over ids, which Keras must look up first."""
+  if isinstance(layer, FusedGRU):
+    return lambda table, state: layer.call_ids(ids, table, state)
+  return lambda table, state: layer(tf.gather(table, ids), initial_state=state)
+
+
+@pytest.mark.parametrize("num_steps", [1, _T])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_equals_keras(num_steps: int, in_graph: bool) -> None:
+  reference = _reference()
+  fused = _fused(reference)
+  inputs = _normal(_B, num_steps, _D), _normal(_B, _H)
+  results = tf.function(_results) if in_graph else _results
+  _assert_close(
+    results(_by_vectors(fused), fused, *inputs),
+    _results(_by_vectors(reference), reference, *inputs),
+  )
+
+
+@pytest.mark.parametrize("num_steps", [1, _T])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_ids_equal_keras(num_steps: int, in_graph: bool) -> None:
+  reference = _reference()
+  fused = _fused(reference)
+  ids = _ids(num_steps=num_steps)
+  inputs = _normal(_V, _D), _normal(_B, _H)
+  results = tf.function(_results) if in_graph else _results
+  _assert_close(
+    results(_by_ids(fused, ids), fused, *inputs),
+    _results(_by_ids(reference, ids), reference, *inputs),
+  )
+
+
+def test_ids_equal_vectors() -> None:
+  fused = _fused(_reference())
+  table = _normal(_V, _D)
+  by_ids = FusedGRU(_H)  # not built before its first call
+  by_ids.call_ids(_ids(), table)
+  by_ids.set_weights(fused.get_weights())
+  _assert_close(by_ids.call_ids(_ids(), table), fused(tf.gather(table, _ids())))
+
+
+def test_no_state_is_the_zero_state() -> None:
+  fused = _fused(_reference())
+  x = _normal(_B, _T, _D)
+  _assert_close(fused(x), fused(x, initial_state=[tf.zeros([_B, _H])]), 0)
+
+
+def test_gradient_equals_the_numerical_one() -> None:
+  fused = FusedGRU(2, dtype="float64")
+  fused.build((None, None, 2))
+
+  def loss(x: tf.Tensor, state: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
+    others = [w.value for w in fused.non_trainable_variables]
+    (outputs, last), _ = fused.stateless_call(
+      weights, others, x, initial_state=state
+    )
+    return tf.reduce_sum(outputs**2) + tf.reduce_sum(last**3)
+
+  shapes = [(2, 3, 2), (2, 2), (2, 6), (2, 6), (2, 6)]
+  values = [_normal(*shape, dtype="float64") for shape in shapes]
+  numerical, analytic = tf.test.compute_gradient(loss, values, delta=1e-5)
+  for n, a in zip(numerical, analytic, strict=True):
+    np.testing.assert_allclose(n, a, atol=1e-8)
+
+
+def test_window_in_two_with_the_state_carried() -> None:
+  fused = _fused(_reference())
+
+  def in_two(x: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    first, state = fused(x[:, :3], initial_state=state)
+    second, state = fused(x[:, 3:], initial_state=state)
+    return tf.concat([first, second], axis=1), state
+
+  inputs = _normal(_B, _T, _D), _normal(_B, _H)
+  _assert_close(
+    _results(in_two, fused, *inputs),
+    _results(_by_vectors(fused), fused, *inputs),
+  )
+
+
+def test_dynamic_shapes_need_no_retracing() -> None:
+  reference = _reference()
+  fused = _fused(reference)
+  signature = [
+    tf.TensorSpec([None, None, _D]),
+    tf.TensorSpec([None, _H]),
+    tf.TensorSpec([None, None], tf.int32),
+    tf.TensorSpec([None, _D]),
+  ]
+
+  @tf.function(input_signature=signature)
+  def run(
+    x: tf.Tensor, state: tf.Tensor, ids: tf.Tensor, table: tf.Tensor
+  ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    return (
+      _results(_by_vectors(fused), fused, x, state),
+      _results(_by_ids(fused, ids), fused, table, state),
+    )
+
+  table = _normal(_V, _D)
+  for num_rows, num_steps in ((2, 4), (1, 1), (5, 9)):
+    x, state = _normal(num_rows, num_steps, _D), _normal(num_rows, _H)
+    ids = _ids(num_rows, num_steps)
+    by_vectors, by_ids = run(x, state, ids, table)
+    expected = _results(_by_vectors(reference), reference, x, state)
+    _assert_close(by_vectors, expected)
+    expected = _results(_by_ids(reference, ids), reference, table, state)
+    _assert_close(by_ids, expected)
+  assert run.experimental_get_tracing_count() == 1
+
+
+def test_rows_known_from_one_argument_only() -> None:
+  fused = _fused(_reference())
+  x, state = _normal(_B, _T, _D), _normal(_B, _H)
+  expected = fused(x, initial_state=state)
+  for shapes in (([None, _T, _D], [_B, _H]), ([_B, None, _D], [None, _H])):
+    run = tf.function(
+      _by_vectors(fused), input_signature=[tf.TensorSpec(s) for s in shapes]
+    )
+    _assert_close(run(x, state), expected)
+
+
+def test_gradient_within_and_through_a_graph_loop() -> None:
+  fused = _fused(_reference())
+  run = _by_ids(fused, _ids())
+  table, state = _normal(_V, _D), _normal(_B, _H)
+
+  @tf.function
+  def within() -> list[tf.Tensor]:
+    results = _results(run, fused, table, state)
+    for _ in tf.range(2):
+      results = _results(run, fused, table, state)
+    return results
+
+  _assert_close(within(), _results(run, fused, table, state))
+
+  def through(
+    table: tf.Tensor, state: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    outputs = tf.zeros([_B, _T, _H])
+    for _ in tf.range(2):
+      outputs, state = run(table, state)
+    return outputs, state
+
+  def unrolled(
+    table: tf.Tensor, state: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    return run(table, run(table, state)[1])
+
+  through = tf.autograph.to_graph(through)
+  _assert_close(
+    tf.function(_results)(through, fused, table, state),
+    _results(unrolled, fused, table, state),
+  )
+
+
+@pytest.mark.parametrize("num_steps", [1, 40])
+def test_forward_compiles_with_xla(num_steps: int) -> None:
+  fused = _fused(_reference())
+  table, state, ids = _normal(_V, _D), _normal(1, _H), _ids(1, num_steps)
+  run = tf.function(_by_ids(fused, ids), jit_compile=True)
+  _assert_close(run(table, state), fused.call_ids(ids, table, state))
+
+
+def test_replicas_compute_their_own_rows() -> None:
+  if len(tf.config.list_logical_devices("CPU")) < 2:
+    pytest.skip("TensorFlow has started with one CPU device")
+  strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+  reference = _fused(_reference())
+  with strategy.scope():
+    fused = _fused(reference)
+  table, state, ids = _normal(_V, _D), _normal(4, _H), _ids(4)
+
+  def replica() -> list[tf.Tensor]:
+    i = tf.distribute.get_replica_context().replica_id_in_sync_group
+    mine = slice(2 * i, 2 * i + 2)
+    return _results(_by_ids(fused, ids[mine]), fused, table, state[mine])
+
+  results = tf.function(lambda: strategy.run(replica))()
+  for i in range(2):
+    mine = slice(2 * i, 2 * i + 2)
+    _assert_close(
+      [strategy.experimental_local_results(r)[i] for r in results],
+      _results(_by_ids(reference, ids[mine]), reference, table, state[mine]),
+    )
+
+
+def test_layers_stack() -> None:
+  bottom, top = _reference(), _reference(_H)
+  fused_bottom, fused_top = _fused(bottom), _fused(top)
+  x, state = _normal(_B, _T, _D), _normal(_B, _H)
+
+  def stacked(*layers: keras.layers.GRU) -> Callable[..., Any]:
+    def run(x: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+      for layer in layers:
+        x, state = layer(x, initial_state=state)
+      return x, state
+
+    return run
+
+  _assert_close(
+    _results(stacked(fused_bottom, fused_top), fused_bottom, x, state),
+    _results(stacked(bottom, top), bottom, x, state),
+  )
+
+
+@pytest.mark.parametrize("fused_saves", [False, True])
+def test_checkpoints_are_interchangeable(
+  fused_saves: bool, tmp_path: Any
+) -> None:
+  source: keras.layers.GRU = _reference()
+  target: keras.layers.GRU = FusedGRU(_H)
+  if fused_saves:
+    source = _fused(source)
+    target = keras.layers.GRU(_H, return_sequences=True, return_state=True)
+  target.build((None, None, _D))
+  prefix = str(tmp_path / "checkpoint")
+  path = tf.train.Checkpoint(gru=source).save(prefix)
+  tf.train.Checkpoint(gru=target).restore(path).assert_consumed()
+  for a, b in zip(source.get_weights(), target.get_weights(), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert [w.path.split("/")[1:] for w in source.weights] == [
+    w.path.split("/")[1:] for w in target.weights
+  ]
+
+
+@pytest.mark.parametrize("fused_saves", [False, True])
+def test_weight_files_are_interchangeable(
+  fused_saves: bool, tmp_path: Any
+) -> None:
+  class Model(keras.Model):
+    def __init__(self, layer: keras.layers.GRU) -> None:
+      super().__init__()
+      self.gru = layer
+
+    def call(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+      return self.gru(inputs)
+
+  models = [Model(_reference()), Model(_fused(_reference()))]
+  inputs = _normal(_B, _T, _D)
+  for model in models:
+    model(inputs)
+  source, target = reversed(models) if fused_saves else models
+  source.gru.cell.bias.assign_add(tf.ones([2, 3 * _H]))
+  source.save_weights(tmp_path / "model.weights.h5")
+  target.load_weights(tmp_path / "model.weights.h5")
+  _assert_close(target(inputs), source(inputs))
+
+
+def test_bfloat16_is_close() -> None:
+  reference = _reference()
+  low = _fused(reference, precision="bfloat16")
+  inputs = _normal(_B, _T, _D), _normal(_B, _H)
+  expected = _results(_by_vectors(reference), reference, *inputs)
+  actual = _results(_by_vectors(low), low, *inputs)
+  _assert_close(actual, expected, tolerance=2e-2)
+  assert np.abs(actual[0] - expected[0]).max() > 0
+  inputs = _normal(_V, _D), _normal(_B, _H)
+  _assert_close(
+    _results(_by_ids(low, _ids()), low, *inputs),
+    _results(_by_ids(reference, _ids()), reference, *inputs),
+    tolerance=2e-2,
+  )
+  assert {w.dtype for w in low.trainable_weights} == {"float32"}
+
+
+def test_config_round_trip() -> None:
+  layer = FusedGRU(_H, precision="bfloat16", name="mine", dtype="float64")
+  copy = FusedGRU.from_config(layer.get_config())
+  assert copy.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
+  "option",
+  [
+    {"precision": "float16"},
+    {"dtype": "float16"},
+    {"dtype": "mixed_bfloat16"},
+    {"reset_after": False},
+    {"activation": "relu"},
+    {"return_sequences": False},
+    {"dropout": 0.5},
+    {"no_such_option": 1},
+  ],
+)
+def test_refuses_what_it_cannot_compute(option: dict[str, Any]) -> None:
+  with pytest.raises(ValueError, match=str(next(iter(option)))):
+    FusedGRU(_H, **option)
+
+
+def test_refuses_a_mask() -> None:
+  fused = _fused(_reference())
+  with pytest.raises(ValueError, match="mask"):
+    fused(_normal(_B, _T, _D), mask=tf.ones([_B, _T], tf.bool))

@@ -1,0 +1,70 @@
+"""The rules of the house that a reader of one file cannot see."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# Each module may import those of the rows above its own.
+ROWS = [
+  ["config", "files"],
+  ["command", "corpus", "vocabulary"],
+  ["dataset", "devices", "progress"],
+  ["model", "optimizer", "provenance"],
+  ["training", "evaluation", "sampling", "run_dir"],
+  ["session"],
+]
+MODULES = [name for row in ROWS for name in row]
+
+
+def _imports(path: str) -> set[str]:
+  imported = set()
+  for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    if isinstance(node, ast.Import):
+      imported |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return imported
+
+
+def test_every_module_has_its_row() -> None:
+  files = {path.stem for path in (ROOT / "charlm").glob("*.py")}
+  assert files == {*MODULES, "__init__"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_bottom_up(module: str) -> None:
+  row = next(i for i, names in enumerate(ROWS) if module in names)
+  below = {name for names in ROWS[:row] for name in names}
+  imported = _imports(f"charlm/{module}.py")
+  ours = {name.split(".")[1] for name in imported if name.startswith("charlm.")}
+  assert ours <= below
+  assert not any(name.startswith("absl") for name in imported)
+  assert not any(
+    name.split(".")[0] in ("train", "eval", "sample") for name in imported
+  )
+
+
+def test_what_checks_the_flags_imports_no_tensorflow() -> None:
+  code = (
+    "import sys, train, eval, sample\n"
+    "slow = {'tensorflow', 'keras'} & set(sys.modules)\n"
+    "sys.exit(f'imported: {slow}' if slow else 0)"
+  )
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_no_function_is_over_60_lines() -> None:
+  for path in ROOT.rglob("*.py"):
+    if ".venv" in path.parts:
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef):
+        assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_the_package_is_read_in_an_afternoon() -> None:
+  files = (ROOT / "charlm").glob("*.py")
+  assert sum(len(file.read_text().splitlines()) for file in files) < 2500
