@@ -44,6 +44,8 @@ def run_command(
     return command(flag_values)
   except InputError as error:
     return fail(name, _one_line(error))
+  except KeyboardInterrupt:  # before or after the steps, nothing is to save
+    return 128 + signal.SIGINT
 
 
 def import_quietly(*modules: str) -> None:

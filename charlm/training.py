@@ -102,6 +102,10 @@ class Trainer:
     self._seed = seed
     self._clip_norm = clip_norm
     self._steps_per_call = 1
+    # One trace serves any number of steps.
+    batch = batches.batch(0)
+    windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
+    self._train_steps = tf.function(self._train_steps, [windows])
     with strategy.scope():
       optimizer.build(model.trainable_variables)
 
@@ -183,7 +187,6 @@ class Trainer:
     steps = int(_SECONDS_PER_CALL / seconds_per_step)
     self._steps_per_call = max(1, min(steps, _MAX_STEPS_PER_CALL))
 
-  @tf.function(reduce_retracing=True)
   def _train_steps(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes one step for each of the batches `[num_steps, B, T + 1]`.
 

@@ -11,11 +11,12 @@ import random
 import pytest
 import tensorflow as tf
 
-# Before anything runs: TensorFlow fixes its devices at the first operation.
+# Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
   tf.config.list_physical_devices("CPU")[0],
   [tf.config.LogicalDeviceConfiguration()] * 4,
 )
+assert len(tf.config.list_logical_devices("CPU")) == 4
 
 # Many models in one process look to it like one that is traced again and again.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -11,7 +11,7 @@ from conftest import ROOT
 ROWS = [
   ["config", "files"],
   ["command", "corpus", "vocabulary"],
-  ["dataset", "devices", "progress"],
+  ["dataset", "devices", "gru", "progress"],
   ["model", "optimizer", "provenance"],
   ["training", "evaluation", "sampling", "run_dir"],
   ["session"],
