@@ -38,6 +38,13 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer(
       name, default, text, lower_bound=least, flag_values=values
     )
+  flags.DEFINE_enum(
+    "gru",
+    "auto",
+    ["auto", "fused", "keras"],
+    "GRU layer; auto: keras (cuDNN) on a GPU, else fused",
+    flag_values=values,
+  )
   flags.DEFINE_bool("help", False, "show this help", flag_values=values)
   return values
 
@@ -85,7 +92,7 @@ def train(args: Any) -> int:
       f"characters to train on, {len(held_out_ids):,} held out, "
       f"vocabulary of {len(vocab)}"
     )
-    trainer = build_trainer(config, len(vocab), batches, strategy)
+    trainer = build_trainer(config, len(vocab), batches, strategy, args.gru)
     session = Session(args, run, trainer, vocab, held_out_ids)
     return session.run()
 

@@ -42,6 +42,10 @@ class Config:
   )
   learning_rate: float = _field(0.00125, "step size of Adam")
   clip_norm: float = _field(0.0, "largest norm of the gradient; 0: no clipping")
+  precision: str = _field(
+    "float32",
+    "float32, or bfloat16 for the factors of the GRU's matrix products alone",
+  )
   seed: int = _field(0, "of the weights, the shuffles and the dropout")
 
   def __post_init__(self) -> None:
@@ -61,6 +65,11 @@ class Config:
       "num_layers",
     ):
       self._check(name, 1 <= getattr(self, name) < 2**31, "1 or more")
+    self._check(
+      "precision",
+      self.precision in ("float32", "bfloat16"),
+      "float32 or bfloat16",
+    )
     self._check("epochs", 0 <= self.epochs < 2**31, "0 or more")
     self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
     self._check("dropout_rate", 0 <= self.dropout_rate < 1, "in [0, 1)")

@@ -3,7 +3,8 @@
 Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
 size. Inside, tensors are feature-major, `[T, features, B]`: the weights are the
 left factor of every matrix product, which spares a repacking of them at every
-step, and the gates are split and joined without strides.
+step, and the gates are split and joined without strides. The three gates are
+the update gate z, the reset gate r, and the candidate n.
 """
 
 from collections.abc import Callable
@@ -12,25 +13,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_PRECISIONS = ("float32", "bfloat16")
-# Options of keras.layers.GRU that are accepted with this one value.
-_FIXED_OPTIONS = {
-  "activation": "tanh",
-  "recurrent_activation": "sigmoid",
-  "use_bias": True,
-  "reset_after": True,
-  "return_sequences": True,
-  "return_state": True,
-}
-
 
 class FusedGRU(keras.layers.GRU):
   """A `keras.layers.GRU` with the same weights and a faster loop over time.
 
   It computes what keras.layers.GRU(units, return_sequences=True,
-  return_state=True) does; weights and checkpoints of the two are
-  interchangeable, except that a .weights.h5 file of a functional or sequential
-  model calls its layers by their class. Gradients cannot be differentiated again.
+  return_state=True) does, and their weights and checkpoints are interchangeable
+  (but a .weights.h5 file of a functional model names its layers by class). Its
+  gradients cannot be differentiated again.
   """
 
   def __init__(
@@ -46,32 +36,38 @@ class FusedGRU(keras.layers.GRU):
     Args:
       units: H.
       precision: "bfloat16" rounds the factors and the result of each matrix
-        product to bfloat16; weights, states, sums and gradients stay in the
-        layer's dtype. "float32" rounds nothing.
+        product over time steps to bfloat16, if there are several; all else is
+        in the layer's dtype. "float32" rounds nothing.
       name: of the layer.
       dtype: float32 or float64; Keras's default if None.
-      **options: other arguments of keras.layers.GRU, at the values that this
-        layer computes.
+      **options: refused; they keep the defaults of keras.layers.GRU, except
+        that outputs and state are both returned.
 
     Raises:
       ValueError: an option or a value that this layer does not support.
     """
-    for option, value in options.items():
-      if option not in _FIXED_OPTIONS or value != _FIXED_OPTIONS[option]:
-        raise ValueError(f"FusedGRU does not support {option}={value!r}")
-    if precision not in _PRECISIONS:
-      raise ValueError(
-        f"precision is {precision!r}: give one of {', '.join(_PRECISIONS)}"
-      )
+    if options:
+      raise ValueError(f"FusedGRU does not support {', '.join(options)}")
+    if precision not in ("float32", "bfloat16"):
+      raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
     super().__init__(
       units, return_sequences=True, return_state=True, name=name, dtype=dtype
     )
-    self.supports_masking = False
-    self.precision = precision
     if not self.compute_dtype == self.variable_dtype in ("float32", "float64"):
       raise ValueError(
-        f"dtype is {self.dtype_policy.name}: give float32 or float64"
+        f"dtype is {self.dtype_policy.name}: not float32 or float64"
       )
+    self.supports_masking = False
+    self.precision = precision
+
+  def get_config(self) -> dict[str, Any]:
+    """Returns the constructor's arguments."""
+    return {
+      "units": self.units,
+      "precision": self.precision,
+      "name": self.name,
+      "dtype": self.compute_dtype,
+    }
 
   def call(
     self,
@@ -85,7 +81,7 @@ class FusedGRU(keras.layers.GRU):
     Args:
       sequences: `[B, T, D]`, T at least 1.
       initial_state: `[B, H]`, or a list of it; zero if None.
-      mask: not supported.
+      mask: must be None.
       training: makes no difference.
 
     Returns:
@@ -96,18 +92,18 @@ class FusedGRU(keras.layers.GRU):
     """
     if mask is not None:
       raise ValueError("FusedGRU does not support a mask")
-    bias = tf.convert_to_tensor(self.cell.bias)
-    # The bias is the weight of one more input, which is always 1.
-    ones = tf.ones_like(sequences[..., :1])
-    features = tf.transpose(tf.concat([sequences, ones], axis=2), [1, 2, 0])
-    kernel = tf.concat([self.cell.kernel, self._input_bias(bias)], axis=0)
-    return self._run(features, kernel, initial_state)
+    if sequences.shape[1] == 1:  # as in sampling: no loop to speed up
+      state = self._state(initial_state, sequences)
+      state, _ = self.cell(sequences[:, 0], state)
+      return state[:, None], state
+    # The bias is the kernel's row for one more feature, which is always 1.
+    features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
+    features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
+    kernel = tf.concat([self.cell.kernel, self._input_bias()], axis=0)
+    return self._run(features, kernel, self._state(initial_state, sequences))
 
   def call_ids(
-    self,
-    ids: tf.Tensor,
-    embeddings: tf.Tensor,
-    initial_state: Any = None,
+    self, ids: tf.Tensor, embeddings: tf.Tensor, initial_state: Any = None
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
@@ -124,110 +120,95 @@ class FusedGRU(keras.layers.GRU):
     embeddings = tf.convert_to_tensor(embeddings)
     if not self.built:
       self.build((None, None, embeddings.shape[1]))
-    if ids.shape[1] == 1:  # a table costs more than it spares
-      return self(tf.gather(embeddings, ids), initial_state)
-    bias = tf.convert_to_tensor(self.cell.bias)
-    table = tf.matmul(embeddings, self.cell.kernel) + self._input_bias(bias)
+    if ids.shape[1] == 1:  # projecting every embedding would cost more
+      return self(tf.gather(embeddings, ids), initial_state=initial_state)
     # A product with one-hot columns looks up: on CPUs it is as fast as a gather
-    # and a transposition, and its gradient faster than a sum by segments.
-    vocab_size = embeddings.shape[0] or tf.shape(embeddings)[0]
+    # and a transposition, and its gradient is faster than sums by id.
+    depth = embeddings.shape[0] or tf.shape(embeddings)[0]
+    dtype = self._product_dtype()
     features = tf.one_hot(
-      tf.transpose(ids), vocab_size, axis=1, dtype=self._product_dtype
-    )  # [T, V, B]
-    return self._run(features, table, initial_state)
+      tf.transpose(tf.cast(ids, tf.int64)), depth, axis=1, dtype=dtype
+    )
+    table = tf.matmul(embeddings, self.cell.kernel) + self._input_bias()
+    return self._run(features, table, self._state(initial_state, ids))
 
-  def get_config(self) -> dict[str, Any]:
-    """Returns the constructor's arguments."""
-    return {
-      "units": self.units,
-      "precision": self.precision,
-      "name": self.name,
-      "dtype": self.compute_dtype,
-    }
-
-  @property
   def _product_dtype(self) -> tf.DType:
     low = self.precision == "bfloat16"
     return tf.bfloat16 if low else tf.as_dtype(self.compute_dtype)
 
-  def _input_bias(self, bias: tf.Tensor) -> tf.Tensor:
-    """Returns all that is added to the gates, `[1, 3H]`, but for one part.
+  def _state(self, state: Any, inputs: tf.Tensor) -> tf.Tensor:
+    if state is None:
+      state = tf.zeros([tf.shape(inputs)[0], self.units], self.compute_dtype)
+    (state,) = tf.nest.flatten(state)
+    return tf.cast(state, self.compute_dtype)
 
-    The candidate's recurrent bias is not in it, since the reset gate scales it.
-    """
-    recurrent = tf.concat(
-      [bias[1:, : 2 * self.units], tf.zeros_like(bias[1:, 2 * self.units :])],
-      axis=1,
-    )
+  def _input_bias(self) -> tf.Tensor:
+    """Returns both biases' sum `[1, 3H]`, of the candidate only the input's."""
+    bias = tf.convert_to_tensor(self.cell.bias)
+    # The reset gate scales the candidate's recurrent bias: it is added later.
+    recurrent = tf.pad(bias[1:, : -self.units], [[0, 0], [0, self.units]])
     return bias[:1] + recurrent
 
   def _run(
-    self, features: tf.Tensor, kernel: tf.Tensor, state: Any
+    self, features: tf.Tensor, kernel: tf.Tensor, state: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
-    dtype = tf.as_dtype(self.compute_dtype)
-    if state is None:
-      state = tf.zeros([tf.shape(features)[2], self.units], dtype)
-    (state,) = tf.nest.flatten(state)
     outputs = _recurrence(
-      self._product_dtype
-    )(
-      tf.cast(features, self._product_dtype),
-      tf.roll(kernel, self.units, axis=1),  # the candidate first
+      tf.cast(features, self._product_dtype()),
+      tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
       tf.convert_to_tensor(self.cell.recurrent_kernel),
-      tf.convert_to_tensor(self.cell.bias)[1, 2 * self.units :],
-      tf.cast(state, dtype),
+      tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
+      state,
     )
     outputs.set_shape([features.shape[2], features.shape[0], self.units])
     return outputs, outputs[:, -1]
 
 
-def _recurrence(product_dtype: tf.DType) -> Callable[..., tf.Tensor]:
-  """Returns the GRU whose matrix products have factors of `product_dtype`.
+@tf.custom_gradient
+def _recurrence(
+  features: tf.Tensor,
+  kernel: tf.Tensor,
+  recurrent_kernel: tf.Tensor,
+  bias: tf.Tensor,
+  state: tf.Tensor,
+) -> tuple[tf.Tensor, Callable[..., Any]]:
+  """Returns the outputs `[B, T, H]`, and the function for the gradients.
 
-  Its arguments are the features `[T, D, B]` in `product_dtype`, the kernel
-  `[D, 3H]` with the candidate's columns first, the recurrent kernel `[H, 3H]`
-  with them last, the candidate's recurrent bias `[H]`, and the state `[B, H]`.
-  It returns the outputs `[B, T, H]`.
+  Matrix products have the dtype of the features.
+
+  Args:
+    features: `[T, D, B]`.
+    kernel: `[D, 3H]`, its columns for n, z, r.
+    recurrent_kernel: `[H, 3H]`, its columns for z, r, n.
+    bias: `[H]`, the candidate's recurrent bias.
+    state: `[B, H]`.
   """
+  dtype, units = state.dtype, state.shape[1]
+  kernel = tf.cast(kernel, features.dtype)
+  recurrent_kernel = tf.cast(recurrent_kernel, features.dtype)
+  states, saved = _forward(features, kernel, recurrent_kernel, bias, state)
 
-  @tf.custom_gradient
-  def recurrence(
-    features: tf.Tensor,
-    kernel: tf.Tensor,
-    recurrent_kernel: tf.Tensor,
-    bias: tf.Tensor,
-    state: tf.Tensor,
-  ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
-    kernel = tf.cast(kernel, product_dtype)
-    recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
-    states, saved = _forward(features, kernel, recurrent_kernel, bias, state)
+  def gradient(d_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [T, H, B]
+    d_gates, d_state = _backward(d_outputs, recurrent_kernel, states, saved)
+    # One product over all steps for each kernel, not a sum of T products.
+    d_gates = _columns(d_gates)  # [4H, T * B]
+    d_inputs, d_recurrent = d_gates[: 3 * units], d_gates[units:]
+    previous = _columns(tf.cast(states[:-1], features.dtype))  # [H, T * B]
+    d_kernel = tf.matmul(_columns(features), d_inputs, transpose_b=True)
+    d_recurrent_kernel = tf.matmul(previous, d_recurrent, transpose_b=True)
+    d_features = tf.reshape(  # dropped from the graph if nothing needs it
+      tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])
+    )
+    return (
+      tf.transpose(d_features, [1, 0, 2]),
+      tf.cast(d_kernel, dtype),
+      tf.cast(d_recurrent_kernel, dtype),
+      tf.reduce_sum(tf.cast(d_gates[3 * units :], dtype), axis=1),
+      tf.transpose(d_state),
+    )
 
-    def gradient(d_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
-      d_gates, d_state = _backward(
-        tf.transpose(d_outputs, [1, 2, 0]), recurrent_kernel, states, saved
-      )
-      units = state.shape[1]
-      d_gates = _columns(d_gates)  # [4H, T * B]
-      d_inputs, d_recurrent = d_gates[: 3 * units], d_gates[units:]
-      d_kernel = tf.matmul(_columns(features), d_inputs, transpose_b=True)
-      previous = _columns(tf.cast(states[:-1], product_dtype))  # [H, T * B]
-      d_recurrent_kernel = tf.matmul(previous, d_recurrent, transpose_b=True)
-      d_features = tf.reshape(
-        tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])
-      )
-      d_bias = tf.cast(d_gates[3 * units :], bias.dtype)
-      return (
-        tf.transpose(d_features, [1, 0, 2]),
-        tf.cast(d_kernel, bias.dtype),
-        tf.cast(d_recurrent_kernel, bias.dtype),
-        tf.reduce_sum(d_bias, axis=1),
-        tf.transpose(d_state),
-      )
-
-    return tf.transpose(states[1:], [2, 0, 1]), gradient
-
-  return recurrence
+  return tf.transpose(states[1:], [2, 0, 1]), gradient
 
 
 def _columns(x: tf.Tensor) -> tf.Tensor:
@@ -246,45 +227,47 @@ def _forward(
   """Returns the T + 1 states `[T + 1, H, B]` and what `_backward` needs."""
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
-  kernel, recurrent_kernel = (
-    tf.transpose(kernel),
-    tf.transpose(recurrent_kernel),
-  )
-  # `state` may know the number of rows where `features` does not.
+  kernel = tf.transpose(kernel)  # once, not in every product
+  recurrent_kernel = tf.transpose(recurrent_kernel)
+  # The features may know the number of rows where the state does not.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[2]])
-  bias = bias[:, None] + tf.zeros_like(state)  # broadcast once, not every step
+  shape = state.shape
+  bias = bias[:, None] + tf.zeros_like(state)  # broadcast once
 
   def step(
     t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
   ) -> tuple[Any, ...]:
-    inputs = tf.cast(tf.matmul(kernel, features[t]), dtype)
+    inputs = tf.matmul(kernel, features[t])
     recurrent = tf.matmul(recurrent_kernel, tf.cast(state, features.dtype))
-    recurrent = tf.cast(recurrent, dtype)
-    input_n, input_zr = tf.split(inputs, [units, 2 * units])
-    recurrent_zr, recurrent_n = tf.split(recurrent, [2 * units, units])
-    zr = tf.sigmoid(input_zr + recurrent_zr)
+    input_n, input_zr = tf.split(tf.cast(inputs, dtype), [units, 2 * units])
+    zr, recurrent_n = tf.split(tf.cast(recurrent, dtype), [2 * units, units])
+    zr = tf.sigmoid(input_zr + zr)
     z, r = tf.split(zr, 2)
     recurrent_n += bias
     n = tf.tanh(input_n + r * recurrent_n)
-    new_state = n + z * (state - n)
-    new_state.set_shape(state.shape)
-    values = (new_state, zr, n, recurrent_n)
-    writes = [
-      array.write(t + (array is arrays[0]), value)
-      for array, value in zip(arrays, values, strict=True)
-    ]
-    return t + 1, new_state, *writes
+    state = n + z * (state - n)
+    state.set_shape(shape)
+    states, *saved = arrays
+    values = zip(saved, (zr, n, recurrent_n), strict=True)
+    saved = [array.write(t, value) for array, value in values]
+    return t + 1, state, states.write(t + 1, state), *saved
 
-  def array(size: tf.Tensor, rows: int) -> tf.TensorArray:
-    shape = [rows, state.shape[1]]
-    return tf.TensorArray(
-      dtype, size, element_shape=shape, clear_after_read=False
+  states, *saved = (
+    tf.TensorArray(
+      dtype, size, element_shape=[rows, shape[1]], clear_after_read=False
     )
-
-  states = array(num_steps + 1, units).write(0, state)
-  saved = [array(num_steps, n * units) for n in (2, 1, 1)]
+    for size, rows in [
+      (num_steps + 1, units),
+      (num_steps, 2 * units),
+      (num_steps, units),
+      (num_steps, units),
+    ]
+  )
   _, _, states, *saved = tf.while_loop(
-    lambda t, *_: t < num_steps, step, (0, state, states, *saved)
+    lambda t, *_: t < num_steps,
+    step,
+    (0, state, states.write(0, state), *saved),
+    parallel_iterations=1,  # a step needs the one before
   )
   return states.stack(), tuple(saved)
 
@@ -295,24 +278,22 @@ def _backward(
   states: tf.Tensor,
   saved: tuple[tf.TensorArray, ...],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Propagates the gradient of the outputs `[T, H, B]` to the gates.
+  """Propagates the gradient of the outputs `[T, H, B]` back in time.
 
   Returns:
-    The gradient `[T, 4H, B]` of what goes into the candidate, the update gate,
-    the reset gate, and the recurrent part of the candidate; and the gradient of
-    the initial state `[H, B]`. The first 3H rows are the gradient of the
-    projected inputs, the last 3H rows that of the projected state.
+    The gradient `[T, 4H, B]` of what enters n, z, r, and of the recurrent part
+    of n: its first 3H rows are that of the projected features, its last 3H rows
+    that of the projected state. And the initial state's gradient `[H, B]`.
   """
-  dtype, product_dtype = d_outputs.dtype, recurrent_kernel.dtype
-  units = recurrent_kernel.shape[0]
+  product_dtype, units = recurrent_kernel.dtype, recurrent_kernel.shape[0]
   num_steps = tf.shape(d_outputs)[0]
+  shape = states.shape[1:]
 
   def step(
     t: tf.Tensor, d_state: tf.Tensor, d_gates: tf.TensorArray
   ) -> tuple[Any, ...]:
     zr, n, recurrent_n = (array.read(t) for array in saved)
     z, r = tf.split(zr, 2)
-    shape = d_state.shape
     d_state += d_outputs[t]
     d_kept = d_state * z
     d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
@@ -320,16 +301,18 @@ def _backward(
     d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
     gates = [tf.cast(d, product_dtype) for d in (d_n, d_z, d_r, d_n * r)]
     gates = tf.concat(gates, axis=0)
-    d_state = tf.matmul(recurrent_kernel, gates[units:])
-    d_state = d_kept + tf.cast(d_state, dtype)
+    product = tf.matmul(recurrent_kernel, gates[units:])
+    d_state = d_kept + tf.cast(product, d_kept.dtype)
     d_state.set_shape(shape)
     return t - 1, d_state, d_gates.write(t, gates)
 
-  d_state = tf.zeros_like(states[0])
   d_gates = tf.TensorArray(
-    product_dtype, num_steps, element_shape=[4 * units, d_state.shape[1]]
+    product_dtype, num_steps, element_shape=[4 * units, shape[1]]
   )
   _, d_state, d_gates = tf.while_loop(
-    lambda t, *_: t >= 0, step, (num_steps - 1, d_state, d_gates)
+    lambda t, *_: t >= 0,
+    step,
+    (num_steps - 1, tf.zeros_like(states[0]), d_gates),
+    parallel_iterations=1,
   )
   return d_gates.stack(), d_state

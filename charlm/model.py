@@ -10,6 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from charlm.config import InputError
+from charlm.gru import FusedGRU
+
 State = tf.Tensor | tuple[tf.Tensor, ...]
 
 
@@ -26,31 +29,53 @@ class GRULM(keras.Model):
     rnn_units: int = 128,
     num_layers: int = 1,
     dropout_rate: float = 0.0,
+    gru: str = "auto",
+    precision: str = "float32",
     **kwargs: Any,
   ) -> None:
+    """Takes the sizes.
+
+    Args:
+      vocab_size: V.
+      embedding_dim: D.
+      rnn_units: H.
+      num_layers: GRU layers.
+      dropout_rate: share of the outputs dropped in training.
+      gru: `fused`, this package's layer; `keras`, Keras' layer, which is
+        cuDNN's on a GPU; `auto`, the first on a CPU and the second on a GPU.
+        The weights are the same.
+      precision: of the fused layer's matrix products, `float32` or `bfloat16`.
+      **kwargs: of `keras.Model`.
+    """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
     self._rnn_units = rnn_units
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, name="embedding"
     )
+    self._num_layers = num_layers
     # One attribute a layer: a checkpoint may not see into a list of them.
-    self._gru_names = ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
-    for name in self._gru_names:
-      layer = keras.layers.GRU(
-        rnn_units, return_sequences=True, return_state=True, name=name
-      )
-      setattr(self, name, layer)
+    for i in range(num_layers):
+      name = _gru_name(i)
+      setattr(self, name, _build_gru(gru, rnn_units, precision, name))
     # The name, not the function: a saved model can only be loaded by name.
     self.dense = keras.layers.Dense(
       vocab_size, activation="log_softmax", name="dense"
     )
 
+  def build(self, input_shape: Any) -> None:
+    """Makes the weights; Keras calls this with the shape of the ids."""
+    self.embedding.build(input_shape)
+    depth = self.embedding.output_dim
+    for i in range(self._num_layers):
+      getattr(self, _gru_name(i)).build([None, None, depth])
+      depth = self._rnn_units
+    self.dense.build([None, None, depth])
+
   def initial_states(self, batch_size: int | tf.Tensor) -> State:
     """Returns the zero state of `batch_size` rows."""
     zeros = tf.zeros([batch_size, self._rnn_units])
-    num_layers = len(self._gru_names)
-    return zeros if num_layers == 1 else (zeros,) * num_layers
+    return zeros if self._num_layers == 1 else (zeros,) * self._num_layers
 
   def call(
     self,
@@ -78,11 +103,18 @@ class GRULM(keras.Model):
     rate = self._dropout_rate if training else 0.0
     if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-    x = _dropout(self.embedding(inputs), rate, dropout_seed, 0)  # [B, T, D]
-    new_states = []
-    for i, state in enumerate(tf.nest.flatten(states)):
-      gru = getattr(self, self._gru_names[i])
-      x, state = gru(x, initial_state=state, training=training)  # [B, T, H]
+    first_state, *more_states = tf.nest.flatten(states)
+    if rate or not isinstance(self.gru, FusedGRU):
+      x = _dropout(self.embedding(inputs), rate, dropout_seed, 0)  # [B, T, D]
+      x, state = self.gru(x, initial_state=first_state)
+    else:
+      x, state = self.gru.call_ids(
+        inputs, self.embedding.embeddings, first_state
+      )
+    new_states = [state]
+    x = _dropout(x, rate, dropout_seed, 1)  # [B, T, H]
+    for i, state in enumerate(more_states, 1):
+      x, state = getattr(self, _gru_name(i))(x, initial_state=state)
       x = _dropout(x, rate, dropout_seed, i + 1)
       new_states.append(state)
     log_probs = self.dense(x)  # [B, T, V]
@@ -97,11 +129,43 @@ def build_model(
   rnn_units: int,
   num_layers: int = 1,
   dropout_rate: float = 0.0,
+  gru: str = "auto",
+  precision: str = "float32",
 ) -> GRULM:
   """Returns a GRULM whose weights exist, ready to be counted or restored."""
-  model = GRULM(vocab_size, embedding_dim, rnn_units, num_layers, dropout_rate)
-  model(tf.zeros([1, 1], tf.int32))
+  model = GRULM(
+    vocab_size,
+    embedding_dim,
+    rnn_units,
+    num_layers,
+    dropout_rate,
+    gru,
+    precision,
+  )
+  model.build([None, None])
   return model
+
+
+def _gru_name(layer: int) -> str:
+  return f"gru_{layer}" if layer else "gru"
+
+
+def _build_gru(
+  gru: str, units: int, precision: str, name: str
+) -> keras.layers.GRU:
+  if gru == "auto":
+    # cuDNN is the faster one on a GPU, but knows no bfloat16 beside float32.
+    cudnn = precision == "float32" and tf.config.list_physical_devices("GPU")
+    gru = "keras" if cudnn else "fused"
+  if gru == "fused":
+    return FusedGRU(units, precision, name)
+  if precision != "float32":
+    raise InputError(
+      f"precision {precision} is the fused layer's alone: give --gru=fused"
+    )
+  return keras.layers.GRU(
+    units, return_sequences=True, return_state=True, name=name
+  )
 
 
 def _dropout(

@@ -209,7 +209,7 @@ class Trainer:
     num_replicas = context.num_replicas_in_sync
     rows = tf.shape(windows)[0] // num_replicas
     first = context.replica_id_in_sync_group * rows
-    mine = tf.cast(windows[first : first + rows], tf.int32)
+    mine = tf.cast(windows[first : first + rows], tf.int64)
     inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
@@ -239,8 +239,17 @@ def build_trainer(
   vocab_size: int,
   batches: Batches,
   strategy: tf.distribute.Strategy,
+  gru: str = "auto",
 ) -> Trainer:
-  """Returns a trainer whose weights are a function of the config's seed."""
+  """Returns a trainer whose weights are a function of the config's seed.
+
+  Args:
+    config: what to train.
+    vocab_size: V.
+    batches: the training batches.
+    strategy: where to train.
+    gru: which GRU layer, as `GRULM` takes it.
+  """
   keras.utils.set_random_seed(config.seed % 2**32)
   with strategy.scope():
     model = build_model(
@@ -249,6 +258,8 @@ def build_trainer(
       config.rnn_units,
       config.num_layers,
       config.dropout_rate,
+      gru,
+      config.precision,
     )
     optimizer = build_optimizer(config.learning_rate)
   return Trainer(

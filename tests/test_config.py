@@ -15,7 +15,7 @@ def test_fields_are_flags_one_to_one() -> None:
     assert flags[field.name].default == field.default
     assert flags[field.name].help == field.metadata["help"]
   others = {"run_dir", "num_replicas", "eval_every_steps", "max_to_keep"}
-  others |= {"checkpoint_every_steps", "summary_every_steps", "help"}
+  others |= {"checkpoint_every_steps", "summary_every_steps", "gru", "help"}
   names = {field.name for field in dataclasses.fields(Config)}
   assert set(train.define_flags()) - {"flagfile", "undefok"} == names | others
 
@@ -34,6 +34,7 @@ def test_defaults_are_the_references_recipe() -> None:
     "dropout_rate": 0.0,
     "learning_rate": 0.00125,
     "clip_norm": 0.0,
+    "precision": "float32",
     "seed": 0,
   }
 
@@ -90,6 +91,7 @@ def test_text_that_is_no_object_is_refused(text: str) -> None:
     {"learning_rate": float("inf")},
     {"clip_norm": -1.0},
     {"clip_norm": float("nan")},
+    {"precision": "float16"},
     {"seed": 2**63},
   ],
 )

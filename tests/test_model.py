@@ -8,13 +8,19 @@ import tensorflow as tf
 from conftest import SHAKESPEARE_VOCAB as VOCAB
 
 import charlm
+from charlm.config import InputError
+from charlm.gru import FusedGRU
 from charlm.model import build_model
 
 
-@pytest.fixture(params=[1, 2], ids=["1-layer", "2-layers"])
+@pytest.fixture(
+  params=[(1, "fused"), (2, "fused"), (1, "keras"), (2, "keras")],
+  ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def model(request: pytest.FixtureRequest) -> charlm.GRULM:
   keras.utils.set_random_seed(1)
-  return build_model(12, 6, 10, num_layers=request.param)
+  num_layers, gru = request.param
+  return build_model(12, 6, 10, num_layers, gru=gru)
 
 
 def _ids(rows: int, length: int, seed: int = 0) -> tf.Tensor:
@@ -70,8 +76,9 @@ def test_zero_state_is_the_default(model: charlm.GRULM) -> None:
   np.testing.assert_array_equal(model(ids, model.initial_states(2)), model(ids))
 
 
-def test_gru_follows_its_equations() -> None:
-  model = build_model(12, 6, 10)
+@pytest.mark.parametrize("gru", ["fused", "keras"])
+def test_gru_follows_its_equations(gru: str) -> None:
+  model = build_model(12, 6, 10, gru=gru)
   kernel, recurrent, (bias, recurrent_bias) = model.gru.get_weights()
   weights = model.dense.get_weights()
   x = model.embedding.get_weights()[0][_ids(2, 5).numpy()]
@@ -100,6 +107,26 @@ def test_every_weight_survives_a_checkpoint(
   assert len(model.weights) == 3 * len(model.layers) - 3
   for mine, theirs in zip(model.weights, other.weights, strict=True):
     np.testing.assert_array_equal(mine, theirs)
+
+
+def test_cpus_get_the_fused_layer_with_weights_as_keras_has_them(
+  model: charlm.GRULM,
+) -> None:
+  assert isinstance(build_model(12, 6, 10).gru, FusedGRU)
+  other = build_model(12, 6, 10, len(model.layers) - 2)
+  other.set_weights(model.get_weights())
+  np.testing.assert_allclose(other(_ids(2, 5)), model(_ids(2, 5)), atol=1e-6)
+
+
+def test_bfloat16_needs_the_fused_layer() -> None:
+  with pytest.raises(InputError, match="--gru=fused"):
+    build_model(12, 6, 10, gru="keras", precision="bfloat16")
+  model = build_model(12, 6, 10, precision="bfloat16")
+  other = build_model(12, 6, 10)
+  other.set_weights(model.get_weights())
+  log_probs = model(_ids(2, 5))
+  assert log_probs.dtype == tf.float32
+  np.testing.assert_allclose(log_probs, other(_ids(2, 5)), atol=1e-2)
 
 
 def test_weights_load_into_a_new_model(tmp_path: pathlib.Path) -> None:

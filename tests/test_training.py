@@ -86,6 +86,32 @@ def test_replica_counts_train_the_same_model(
   assert min(moved) > 1e-3
 
 
+def test_replica_counts_agree_in_bfloat16() -> None:
+  losses = []
+  for num_replicas in (1, 2, 4):
+    recorder = Recorder()
+    trainer(num_replicas, precision="bfloat16").train(10, 1, recorder)
+    losses.append([report.loss for _, report in recorder.reports])
+  np.testing.assert_allclose(losses[1:], [losses[0]] * 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_both_gru_layers_train_the_same_model(num_layers: int) -> None:
+  config = Config(
+    embedding_dim=6,
+    rnn_units=16,
+    num_layers=num_layers,
+    dropout_rate=0.1 * (num_layers - 1),
+  )
+  results = []
+  for gru in ("fused", "keras"):
+    one = build_trainer(config, VOCAB_SIZE, batches(), strategy(2), gru)
+    one.train(10, 10, Recorder())
+    results.append(weights(one))
+  for mine, other in zip(*results, strict=True):
+    np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
 def test_replicas_hold_the_same_weights_after_training() -> None:
   one = trainer(4, dropout_rate=0.3)
   one.train(5, 5, Recorder())
