@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import tempfile
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
@@ -11,26 +10,18 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
   Raises:
     OSError: the old file, if any, is then untouched.
   """
-  with tempfile.NamedTemporaryFile(
-    dir=path.parent, prefix=f".{path.name}.", delete=False
-  ) as file:
-    try:
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    with temporary.open("wb") as file:
       file.write(data)
       file.flush()
       os.fsync(file.fileno())
-      os.chmod(file.name, 0o666 & ~_umask())
-      os.replace(file.name, path)
-    except BaseException:
-      os.unlink(file.name)
-      raise
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
   folder = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(folder)
   finally:
     os.close(folder)
-
-
-def _umask() -> int:
-  umask = os.umask(0)
-  os.umask(umask)
-  return umask

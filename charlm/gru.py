@@ -29,7 +29,6 @@ class FusedGRU(keras.layers.GRU):
     precision: str = "float32",
     name: str | None = None,
     dtype: Any = None,
-    **options: Any,
   ) -> None:
     """Creates the layer.
 
@@ -40,14 +39,10 @@ class FusedGRU(keras.layers.GRU):
         in the layer's dtype. "float32" rounds nothing.
       name: of the layer.
       dtype: float32 or float64; Keras's default if None.
-      **options: refused; they keep the defaults of keras.layers.GRU, except
-        that outputs and state are both returned.
 
     Raises:
-      ValueError: an option or a value that this layer does not support.
+      ValueError: another precision or dtype.
     """
-    if options:
-      raise ValueError(f"FusedGRU does not support {', '.join(options)}")
     if precision not in ("float32", "bfloat16"):
       raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
     super().__init__(
@@ -60,38 +55,18 @@ class FusedGRU(keras.layers.GRU):
     self.supports_masking = False
     self.precision = precision
 
-  def get_config(self) -> dict[str, Any]:
-    """Returns the constructor's arguments."""
-    return {
-      "units": self.units,
-      "precision": self.precision,
-      "name": self.name,
-      "dtype": self.compute_dtype,
-    }
-
   def call(
-    self,
-    sequences: tf.Tensor,
-    initial_state: Any = None,
-    mask: None = None,
-    training: bool = False,
+    self, sequences: tf.Tensor, initial_state: Any = None
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of vectors.
 
     Args:
       sequences: `[B, T, D]`, T at least 1.
       initial_state: `[B, H]`, or a list of it; zero if None.
-      mask: must be None.
-      training: makes no difference.
 
     Returns:
       The outputs `[B, T, H]` and the last of them, the state `[B, H]`.
-
-    Raises:
-      ValueError: a mask.
     """
-    if mask is not None:
-      raise ValueError("FusedGRU does not support a mask")
     if sequences.shape[1] == 1:  # as in sampling: no loop to speed up
       state = self._state(initial_state, sequences)
       state, _ = self.cell(sequences[:, 0], state)
@@ -126,9 +101,7 @@ class FusedGRU(keras.layers.GRU):
     # and a transposition, and its gradient is faster than sums by id.
     depth = embeddings.shape[0] or tf.shape(embeddings)[0]
     dtype = self._product_dtype()
-    features = tf.one_hot(
-      tf.transpose(tf.cast(ids, tf.int64)), depth, axis=1, dtype=dtype
-    )
+    features = tf.one_hot(tf.transpose(ids), depth, axis=1, dtype=dtype)
     table = tf.matmul(embeddings, self.cell.kernel) + self._input_bias()
     return self._run(features, table, self._state(initial_state, ids))
 

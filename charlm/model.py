@@ -123,25 +123,9 @@ class GRULM(keras.Model):
     return log_probs, tf.nest.pack_sequence_as(states, new_states)
 
 
-def build_model(
-  vocab_size: int,
-  embedding_dim: int,
-  rnn_units: int,
-  num_layers: int = 1,
-  dropout_rate: float = 0.0,
-  gru: str = "auto",
-  precision: str = "float32",
-) -> GRULM:
-  """Returns a GRULM whose weights exist, ready to be counted or restored."""
-  model = GRULM(
-    vocab_size,
-    embedding_dim,
-    rnn_units,
-    num_layers,
-    dropout_rate,
-    gru,
-    precision,
-  )
+def build_model(*args: Any, **kwargs: Any) -> GRULM:
+  """Returns `GRULM(*args, **kwargs)` with its weights made."""
+  model = GRULM(*args, **kwargs)
   model.build([None, None])
   return model
 

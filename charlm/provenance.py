@@ -1,6 +1,7 @@
 """How and where a start runs: what one needs to know to repeat it."""
 
 import datetime
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -42,17 +43,12 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-  folder = pathlib.Path(__file__).parent
-  command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+  git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+  run = functools.partial(subprocess.run, capture_output=True, text=True)
   try:
     # An installed package may lie inside another project's repository.
-    listed = subprocess.run(
-      [*command[:3], "ls-files", "--error-unmatch", __file__],
-      capture_output=True,
-    )
-    if listed.returncode:
+    if run([*git, "ls-files", "--error-unmatch", __file__]).returncode:
       return None
-    result = subprocess.run(command, capture_output=True, text=True)
+    return run([*git, "rev-parse", "HEAD"]).stdout.strip()
   except OSError:
     return None  # no git here
-  return result.stdout.strip() if result.returncode == 0 else None

@@ -341,31 +341,20 @@ def test_bfloat16_is_close() -> None:
   assert {w.dtype for w in low.trainable_weights} == {"float32"}
 
 
-def test_config_round_trip() -> None:
-  layer = FusedGRU(_H, precision="bfloat16", name="mine", dtype="float64")
-  copy = FusedGRU.from_config(layer.get_config())
-  assert copy.get_config() == layer.get_config()
-
-
 @pytest.mark.parametrize(
-  "option",
+  ("option", "value"),
   [
-    {"precision": "float16"},
-    {"dtype": "float16"},
-    {"dtype": "mixed_bfloat16"},
-    {"reset_after": False},
-    {"activation": "relu"},
-    {"return_sequences": False},
-    {"dropout": 0.5},
-    {"no_such_option": 1},
+    ("precision", "float16"),
+    ("dtype", "float16"),
+    ("dtype", "mixed_bfloat16"),
   ],
 )
-def test_refuses_what_it_cannot_compute(option: dict[str, Any]) -> None:
-  with pytest.raises(ValueError, match=str(next(iter(option)))):
-    FusedGRU(_H, **option)
+def test_other_precisions_are_refused(option: str, value: str) -> None:
+  with pytest.raises(ValueError, match=value):
+    FusedGRU(_H, **{option: value})
 
 
-def test_refuses_a_mask() -> None:
+def test_a_mask_is_refused() -> None:
   fused = _fused(_reference())
-  with pytest.raises(ValueError, match="mask"):
+  with pytest.raises(TypeError, match="mask"):
     fused(_normal(_B, _T, _D), mask=tf.ones([_B, _T], tf.bool))
