@@ -50,8 +50,12 @@ class GRULM(keras.Model):
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
     self._rnn_units = rnn_units
+    # Five times Keras' scale. Keras' Adam counts each occurrence of a character
+    # apart, which makes its embeddings grow fast; from here, an Adam that sees
+    # the whole gradient follows the same learning curve.
+    initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
-      vocab_size, embedding_dim, name="embedding"
+      vocab_size, embedding_dim, initializer, name="embedding"
     )
     self._num_layers = num_layers
     # One attribute a layer: a checkpoint may not see into a list of them.
