@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 _FORMAT = 1
@@ -37,57 +38,50 @@ class Config:
   embedding_dim: int = _field(256, "size of a character's embedding")
   rnn_units: int = _field(512, "size of each GRU layer's state")
   num_layers: int = _field(1, "GRU layers")
-  dropout_rate: float = _field(
-    0.0, "share of the embedding's and of each layer's outputs to drop"
-  )
-  learning_rate: float = _field(0.00125, "step size of Adam")
+  dropout_rate: float = _field(0.0, "share of each layer's outputs to drop")
+  learning_rate: float = _field(0.00125, "largest step size of Adam")
+  schedule: str = _field("constant", "constant, or cosine: to zero at the end")
+  warmup_steps: int = _field(0, "steps in which a cosine's rate first rises")
+  beta_2: float = _field(0.999, "decay of Adam's mean of squared gradients")
   clip_norm: float = _field(0.0, "largest norm of the gradient; 0: no clipping")
   precision: str = _field(
-    "float32",
-    "float32, or bfloat16 for the factors of the GRU's matrix products alone",
+    "float32", "float32, or bfloat16 for the GRU's matrix products"
   )
   seed: int = _field(0, "of the weights, the shuffles and the dropout")
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
+      holds, words = _ALLOWED.get(field.name, (lambda value: True, ""))
       if type(value) is not field.type:
-        raise InputError(
-          f"{field.name} is {value!r}: give a value of type "
-          f"{getattr(field.type, '__name__', field.type)}"
-        )
-    for name in (
-      "eval_lines",
-      "seq_length",
-      "batch_size",
-      "embedding_dim",
-      "rnn_units",
-      "num_layers",
-    ):
-      self._check(name, 1 <= getattr(self, name) < 2**31, "1 or more")
-    self._check(
-      "precision",
-      self.precision in ("float32", "bfloat16"),
-      "float32 or bfloat16",
-    )
-    self._check("epochs", 0 <= self.epochs < 2**31, "0 or more")
-    self._check("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
-    self._check("dropout_rate", 0 <= self.dropout_rate < 1, "in [0, 1)")
-    self._check("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
-    self._check(
-      "clip_norm", 0 <= self.clip_norm < math.inf, "0 (off) or a positive norm"
-    )
-
-  def _check(self, name: str, holds: bool, allowed: str) -> None:
-    if not holds:
-      raise InputError(
-        f"{name} is {getattr(self, name)}: give a value that is {allowed}"
-      )
+        words = f"of type {getattr(field.type, '__name__', field.type)}"
+      elif holds(value):
+        continue
+      raise InputError(f"{field.name} is {value!r}: give a value {words}")
 
 
-# Where the corpus came from says nothing about the model (its hash does), and
-# at a constant learning rate more epochs only extend what a run already is.
-_NOT_IDENTITY = frozenset({"corpus", "epochs"})
+def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
+  return lambda value: least <= value < 2**31, f"of {least} or more"
+
+
+_ALLOWED = {
+  "corpus": (bool, "that is not empty"),
+  "eval_lines": _at_least(1),
+  "seq_length": _at_least(1),
+  "batch_size": _at_least(1),
+  "epochs": _at_least(0),
+  "embedding_dim": _at_least(1),
+  "rnn_units": _at_least(1),
+  "num_layers": _at_least(1),
+  "dropout_rate": (lambda value: 0 <= value < 1, "in [0, 1)"),
+  "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
+  "schedule": (("constant", "cosine").__contains__, "of constant or cosine"),
+  "warmup_steps": _at_least(0),
+  "beta_2": (lambda value: 0 <= value < 1, "in [0, 1)"),
+  "clip_norm": (lambda value: 0 <= value < math.inf, "of 0 or more"),
+  "precision": (("float32", "bfloat16").__contains__, "of float32 or bfloat16"),
+  "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +97,15 @@ class Experiment:
       dataclasses.asdict(e.config) | {"corpus_sha256": e.corpus_sha256}
       for e in (self, other)
     )
+    # The corpus is told by its hash, not by where it came from. At a constant
+    # rate, more epochs only extend what a run already is.
+    ignored = {"corpus"}
+    if self.config.schedule == "constant":
+      ignored.add("epochs")
     return [
       f"{name} ({mine[name]} there, {theirs[name]} here)"
       for name in mine
-      if name not in _NOT_IDENTITY and mine[name] != theirs[name]
+      if name not in ignored and mine[name] != theirs[name]
     ]
 
   def to_json(self) -> str:

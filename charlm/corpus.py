@@ -125,14 +125,15 @@ def _files(part: str) -> list[pathlib.Path]:
     raise InputError("--corpus names an empty path: give a file")
   if path.is_dir():
     paths = sorted(path.glob("*.txt"))
-    remedy = "a directory with *.txt files"
   elif path.exists():
-    paths, remedy = [path], ""
+    paths = [path]
   else:
     paths = [pathlib.Path(p) for p in sorted(glob.glob(str(path)))]
-    remedy = "an existing file, glob or directory, or the name shakespeare"
   if not paths:
-    raise InputError(f"no file at --corpus={part}: give {remedy}")
+    raise InputError(
+      f"no file at --corpus={part}: give a text file, a glob, a directory with "
+      "*.txt files, or the name shakespeare"
+    )
   for file in paths:
     if not file.is_file():
       raise InputError(f"{file} is not a regular file: give a text file")

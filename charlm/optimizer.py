@@ -1,15 +1,29 @@
-"""Loss and optimizer."""
+"""Loss, optimizer and the schedule of its step size."""
 
 import keras
 
-LEARNING_RATE = 0.00125
+from charlm.config import Config
 
 
 def build_optimizer(
-  learning_rate: float = LEARNING_RATE,
+  config: Config, num_steps: int
 ) -> keras.optimizers.Optimizer:
-  """Returns the optimizer; make it inside the strategy's scope."""
-  return keras.optimizers.Adam(learning_rate)
+  """Returns the optimizer; make it inside the strategy's scope.
+
+  Args:
+    config: what to train.
+    num_steps: of the whole run: where a cosine schedule reaches zero.
+  """
+  learning_rate = config.learning_rate
+  if config.schedule == "cosine":
+    # A linear rise from zero, then half a cosine back to it.
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+      0.0,
+      decay_steps=max(1, num_steps - config.warmup_steps),
+      warmup_target=config.learning_rate,
+      warmup_steps=config.warmup_steps,
+    )
+  return keras.optimizers.Adam(learning_rate, beta_2=config.beta_2)
 
 
 def compile_model(model: keras.Model) -> keras.Model:
@@ -19,5 +33,5 @@ def compile_model(model: keras.Model) -> keras.Model:
   as they are.
   """
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  model.compile(optimizer=build_optimizer(), loss=loss)
+  model.compile(optimizer=build_optimizer(Config(), 0), loss=loss)
   return model

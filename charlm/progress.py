@@ -1,5 +1,7 @@
 """What a person sees of the training: a bar on a terminal, else plain lines."""
 
+import datetime
+import shutil
 import sys
 import time
 
@@ -13,51 +15,42 @@ class ProgressLine:
     self._num_steps = num_steps
     self._steps_per_epoch = steps_per_epoch
     self._start = step, time.monotonic()
-    self._last_report = -_SECONDS_BETWEEN_LINES
+    self._last_line = float("-inf")
     self._on_terminal = sys.stdout.isatty()
 
   def show(self, step: int, loss: float, characters_per_second: float) -> None:
-    """Redraws the bar; writes nothing where there is no terminal."""
+    """Redraws the bar, or writes a line where there is no terminal."""
+    text = self._text(step, loss, characters_per_second)
+    now = time.monotonic()
+    due = now - self._last_line >= _SECONDS_BETWEEN_LINES
     if self._on_terminal:
-      print("\r\x1b[K" + self._text(step, loss, characters_per_second), end="")
-      sys.stdout.flush()
+      print("\r\x1b[K" + text, end="", flush=True)
+    elif due or step == self._num_steps:
+      print(text, flush=True)
+      self._last_line = now
 
   def log(self, text: str) -> None:
     """Writes a line that stays."""
     print(("\r\x1b[K" if self._on_terminal else "") + text, flush=True)
 
-  def report(
-    self, step: int, loss: float, characters_per_second: float
-  ) -> None:
-    """Writes a plain line where there is no terminal, not too often."""
-    now = time.monotonic()
-    due = now - self._last_report >= _SECONDS_BETWEEN_LINES
-    if not self._on_terminal and (due or step == self._num_steps):
-      print(self._text(step, loss, characters_per_second), flush=True)
-      self._last_report = now
-
   def _text(self, step: int, loss: float, characters_per_second: float) -> str:
     epoch, index = divmod(step - 1, self._steps_per_epoch)
     epochs = -(-self._num_steps // self._steps_per_epoch)
-    bar = ""
-    if self._on_terminal:
-      filled = 20 * (index + 1) // self._steps_per_epoch
-      bar = "[" + "=" * filled + "." * (20 - filled) + "] "
-    return (
-      f"epoch {epoch + 1}/{epochs} {bar}step {step}/{self._num_steps} "
+    text = (
+      f"epoch {epoch + 1}/{epochs} step {step}/{self._num_steps} "
       f"loss {loss:.4f} {characters_per_second:,.0f} characters/s "
-      f"{_duration(self._seconds_left(step))} left"
+      f"{self._time_left(step)} left"
     )
+    if not self._on_terminal:
+      return text
+    filled = 20 * (index + 1) // self._steps_per_epoch
+    text += " [" + "=" * filled + "." * (20 - filled) + "]"
+    # A longer line would wrap, and could not be redrawn.
+    return text[: shutil.get_terminal_size().columns - 1]
 
-  def _seconds_left(self, step: int) -> float:
+  def _time_left(self, step: int) -> datetime.timedelta:
     first, start = self._start
-    elapsed = time.monotonic() - start
-    return elapsed / max(1, step - first) * (self._num_steps - step)
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (
-    f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-  )
+    per_step = (time.monotonic() - start) / max(1, step - first)
+    return datetime.timedelta(
+      seconds=round(per_step * (self._num_steps - step))
+    )

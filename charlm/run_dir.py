@@ -23,7 +23,7 @@ import tensorflow as tf
 from charlm.config import Experiment, InputError
 from charlm.files import write_atomically
 from charlm.model import GRULM, build_model
-from charlm.vocabulary import vocabulary_from_json, vocabulary_to_json
+from charlm.vocabulary import vocabulary_from_json
 
 _CHECKPOINT = re.compile(r"ckpt-(\d+)\.index")
 
@@ -52,7 +52,7 @@ class RunDir:
         "or give a new --run_dir"
       )
     files = {
-      "vocabulary.json": vocabulary_to_json(vocab),
+      "vocabulary.json": json.dumps(vocab) + "\n",
       "held_out.txt": "\n".join(held_out),
       # The last one, so that a run that exists is a whole one.
       "config.json": experiment.to_json(),
@@ -138,24 +138,19 @@ class RunDir:
         f"{self.path} is not a run directory: train one, "
         f"for example with train.py --run_dir={self.path}"
       )
-    recent, best = self.path / "checkpoints", self.path / "best"
-    places = {
-      step: folder for folder in (best, recent) for step in _steps(folder)
+    folders = {"latest": self.path / "checkpoints", "best": self.path / "best"}
+    found = {
+      name: (step, folder)
+      for known, folder in reversed(folders.items())
+      for step in _steps(folder)
+      for name in (str(step), known)
     }
-    steps = _steps(best if which == "best" else recent)
-    if which.isdecimal():
-      steps = [step for step in places if step == int(which)]
-    elif which not in ("latest", "best"):
+    if which not in found:
       raise InputError(
-        f"--checkpoint={which}: give latest, best or one of {sorted(places)}"
+        f"{self.path} has no checkpoint {which}; it has "
+        f"{', '.join(sorted(found)) or 'none'}: give another --checkpoint"
       )
-    if not steps:
-      raise InputError(
-        f"{self.path} has no checkpoint {which}, only {sorted(places)}: give "
-        "another --checkpoint, or train first"
-      )
-    step = max(steps)
-    folder = best if which == "best" else places[step]
+    step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")
 
   def load_model(self, which: str) -> tuple[GRULM, int]:
@@ -172,9 +167,10 @@ class RunDir:
       config.rnn_units,
       config.num_layers,
     )
-    status = tf.train.Checkpoint(model=model).read(path)
-    # The optimizer and the progress are not wanted here, all weights are.
-    status.assert_existing_objects_matched().expect_partial()
+    with _damage_named(path):
+      status = tf.train.Checkpoint(model=model).read(path)
+      # The optimizer and the progress are not wanted here, all weights are.
+      status.assert_existing_objects_matched().expect_partial()
     return model, step
 
   def _write(self, name: str, text: str) -> None:
@@ -218,7 +214,8 @@ class Checkpoints:
     if not steps:
       return None
     path = os.path.join(self._recent.directory, f"ckpt-{steps[-1]}")
-    self._checkpoint.restore(path).assert_consumed()
+    with _damage_named(path):
+      self._checkpoint.restore(path).assert_consumed()
     return steps[-1]
 
   def save(self, step: int) -> None:
@@ -299,6 +296,17 @@ class Metrics:
         else:
           tf.summary.scalar(name, value)
       writer.flush()
+
+
+@contextlib.contextmanager
+def _damage_named(path: str) -> Iterator[None]:
+  try:
+    yield
+  except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
+    raise InputError(
+      f"the checkpoint {path} is damaged or another model's "
+      f"({type(error).__name__}): remove it, or take another one"
+    ) from error
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -95,7 +95,6 @@ class Session:
   def report(self, step: int, report: Report) -> None:
     """Writes the training's numbers."""
     self._metrics.write(step, "train", dataclasses.asdict(report))
-    self._line.report(step, report.loss, report.characters_per_second)
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
     """Returns when to evaluate and when to save.

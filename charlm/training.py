@@ -55,9 +55,8 @@ class Progress(tf.Module):
 
   def __init__(self) -> None:
     super().__init__()
-    self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-    self.norm_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-    self.num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+    # Loss, gradient norm and number of steps since the last report.
+    self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
 
 
@@ -161,26 +160,19 @@ class Trainer:
         f"the loss or the gradient of step {step + 1} is not finite: lower "
         "--learning_rate or set --clip_norm, and give a new --run_dir"
       )
-    self.progress.loss_sum.assign_add(losses.sum(dtype=np.float64))
-    self.progress.norm_sum.assign_add(norms.sum(dtype=np.float64))
-    self.progress.num_steps.assign_add(len(losses))
+    sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
+    self.progress.sums.assign_add([*sums, len(losses)])
     return float(losses.mean())
 
   def _take_report(self, characters_per_second: float) -> Report:
-    count = int(self.progress.num_steps.numpy())
-    report = Report(
-      loss=float(self.progress.loss_sum.numpy()) / count,
-      gradient_norm=float(self.progress.norm_sum.numpy()) / count,
-      learning_rate=float(self.optimizer.learning_rate.numpy()),
+    loss, norm, num_steps = self.progress.sums.numpy()
+    self.progress.sums.assign(tf.zeros_like(self.progress.sums))
+    return Report(
+      loss=loss / num_steps,
+      gradient_norm=norm / num_steps,
+      learning_rate=float(tf.convert_to_tensor(self.optimizer.learning_rate)),
       characters_per_second=characters_per_second,
     )
-    for variable in (
-      self.progress.loss_sum,
-      self.progress.norm_sum,
-      self.progress.num_steps,
-    ):
-      variable.assign(tf.zeros_like(variable))
-    return report
 
   def _adapt_steps_per_call(self, seconds_per_step: float) -> None:
     # The first call is slow, since it traces; later ones soon make up for it.
@@ -261,7 +253,7 @@ def build_trainer(
       gru,
       config.precision,
     )
-    optimizer = build_optimizer(config.learning_rate)
+    optimizer = build_optimizer(config, config.epochs * batches.steps_per_epoch)
   return Trainer(
     model, optimizer, batches, strategy, config.seed, config.clip_norm
   )

@@ -24,13 +24,8 @@ def build_vocabulary(lines: list[str]) -> list[str]:
   return ["[UNK]", "", *sorted(set("\n".join(lines)))]
 
 
-def vocabulary_to_json(vocab: list[str]) -> str:
-  """Returns the text of `vocabulary.json`: a list, as newline is an entry."""
-  return json.dumps(vocab) + "\n"
-
-
 def vocabulary_from_json(text: str) -> list[str]:
-  """Reads what `vocabulary_to_json` wrote.
+  """Reads `vocabulary.json`, a list since newline and space are entries.
 
   Raises:
     InputError: not a list of `[UNK]`, "" and sorted, distinct characters.

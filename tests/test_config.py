@@ -33,6 +33,9 @@ def test_defaults_are_the_references_recipe() -> None:
     "num_layers": 1,
     "dropout_rate": 0.0,
     "learning_rate": 0.00125,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "beta_2": 0.999,
     "clip_norm": 0.0,
     "precision": "float32",
     "seed": 0,
@@ -92,6 +95,9 @@ def test_text_that_is_no_object_is_refused(text: str) -> None:
     {"clip_norm": -1.0},
     {"clip_norm": float("nan")},
     {"precision": "float16"},
+    {"schedule": "linear"},
+    {"warmup_steps": -1},
+    {"beta_2": 1.0},
     {"seed": 2**63},
   ],
 )
@@ -111,3 +117,9 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
     "seed (0 there, 1 here)",
     f"corpus_sha256 ({SHA256} there, {'1' * 64} here)",
   ]
+
+
+def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
+  one = Experiment(Config(schedule="cosine"), SHA256)
+  other = Experiment(Config(schedule="cosine", epochs=11), SHA256)
+  assert one.differences(other) == ["epochs (10 there, 11 here)"]

@@ -128,7 +128,7 @@ def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
   os.mkfifo(tmp_path / "fifo")
   with pytest.raises(InputError, match="not a regular file"):
     corpus.load_lines(f"{tmp_path}/fifo")
-  with pytest.raises(InputError, match=r"with \*\.txt files"):
+  with pytest.raises(InputError, match=r"no file at .*\*\.txt"):
     corpus.load_lines(str(tmp_path))
   with pytest.raises(InputError, match="no file at"):
     corpus.load_lines(f"{tmp_path}/none.txt")

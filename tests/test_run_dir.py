@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
   tf.train.Checkpoint(modell=build_model(len(VOCAB), 4, 6)).write(
     str(run.path / "checkpoints" / "ckpt-3")
   )
-  with pytest.raises(AssertionError):
+  with pytest.raises(InputError, match="ckpt-3 is damaged or another model"):
     run.load_model("latest")
 
 
@@ -103,13 +103,24 @@ def test_a_restore_matches_everything(run: RunDir) -> None:
   _save(run, 10)
   model = build_model(len(VOCAB), 4, 6)
   checkpoints = Checkpoints(run, 3, model=model, more=tf.Variable(0))
-  with pytest.raises(AssertionError):
+  with pytest.raises(InputError, match="damaged or another model"):
     checkpoints.restore_latest()
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_a_damaged_checkpoint_is_named(run: RunDir, suffix: str) -> None:
+  model = _save(run, 10)
+  (file,) = (run.path / "checkpoints").glob(f"*{suffix}")
+  file.write_bytes(file.read_bytes()[:100])
+  with pytest.raises(InputError, match="ckpt-10 is damaged"):
+    run.load_model("latest")
+  with pytest.raises(InputError, match="ckpt-10 is damaged"):
+    Checkpoints(run, 3, model=model).restore_latest()
 
 
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
 def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
-  with pytest.raises(InputError, match=r"--checkpoint|train first"):
+  with pytest.raises(InputError, match=r"no checkpoint .*--checkpoint"):
     run.checkpoint(which)
 
 

@@ -191,6 +191,21 @@ def test_clipping_scales_the_update() -> None:
   assert norm == pytest.approx(0.01, rel=1e-4)
 
 
+def test_cosine_rises_and_falls_to_zero() -> None:
+  schedule = {"schedule": "cosine", "warmup_steps": 4, "learning_rate": 0.01}
+  one = trainer(epochs=1, **schedule)
+  num_steps = one.batches.steps_per_epoch
+  recorder = Recorder()
+  one.train(num_steps, 1, recorder)
+  rates = [report.learning_rate for _, report in recorder.reports]
+  steps = np.arange(1, num_steps + 1)
+  after = (steps - 4) / (num_steps - 4)
+  expected = np.where(
+    steps < 4, 0.01 * steps / 4, 0.005 * (1 + np.cos(np.pi * after))
+  )
+  np.testing.assert_allclose(rates, expected, atol=1e-8)
+
+
 def test_training_learns() -> None:
   one = trainer(2, learning_rate=0.01)
   recorder = Recorder()

@@ -1,3 +1,4 @@
+import json
 import pathlib
 
 import numpy as np
@@ -84,8 +85,7 @@ def test_unknown_characters() -> None:
 
 
 def test_json_round_trip() -> None:
-  text = vocabulary.vocabulary_to_json(VOCAB)
-  assert vocabulary.vocabulary_from_json(text) == VOCAB
+  assert vocabulary.vocabulary_from_json(json.dumps(VOCAB)) == VOCAB
 
 
 @pytest.mark.parametrize(
