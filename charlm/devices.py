@@ -82,11 +82,3 @@ def _make_cpu_devices(num_devices: int) -> None:
         f"num_replicas is {num_devices}, but TensorFlow has started with fewer "
         "CPU devices: create the strategy first"
       ) from error
-
-
-def use_xla() -> bool:
-  """Tells whether to compile loops over characters with XLA.
-
-  It makes them several times faster on a CPU; on a GPU it knows no cuDNN.
-  """
-  return not tf.config.list_physical_devices("GPU")

@@ -35,24 +35,18 @@ class FusedGRU(keras.layers.GRU):
     Args:
       units: H.
       precision: "bfloat16" rounds the factors and the result of each matrix
-        product over time steps to bfloat16, if there are several; all else is
-        in the layer's dtype. "float32" rounds nothing.
+        product to bfloat16, "float32" nothing; all else has the layer's dtype.
       name: of the layer.
-      dtype: float32 or float64; Keras's default if None.
+      dtype: float32 or float64; Keras' default if None.
 
     Raises:
-      ValueError: another precision or dtype.
+      ValueError: another precision.
     """
     if precision not in ("float32", "bfloat16"):
       raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
     super().__init__(
       units, return_sequences=True, return_state=True, name=name, dtype=dtype
     )
-    if not self.compute_dtype == self.variable_dtype in ("float32", "float64"):
-      raise ValueError(
-        f"dtype is {self.dtype_policy.name}: not float32 or float64"
-      )
-    self.supports_masking = False
     self.precision = precision
 
   def call(
@@ -67,15 +61,11 @@ class FusedGRU(keras.layers.GRU):
     Returns:
       The outputs `[B, T, H]` and the last of them, the state `[B, H]`.
     """
-    if sequences.shape[1] == 1:  # as in sampling: no loop to speed up
-      state = self._state(initial_state, sequences)
-      state, _ = self.cell(sequences[:, 0], state)
-      return state[:, None], state
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
-    kernel = tf.concat([self.cell.kernel, self._input_bias()], axis=0)
-    return self._run(features, kernel, self._state(initial_state, sequences))
+    kernel = tf.concat([self.cell.kernel, _input_bias(self.cell)], axis=0)
+    return self._run(features, kernel, initial_state)
 
   def call_ids(
     self, ids: tf.Tensor, embeddings: tf.Tensor, initial_state: Any = None
@@ -93,48 +83,60 @@ class FusedGRU(keras.layers.GRU):
       The outputs `[B, T, H]` and the last of them, the state `[B, H]`.
     """
     embeddings = tf.convert_to_tensor(embeddings)
-    if not self.built:
-      self.build((None, None, embeddings.shape[1]))
-    if ids.shape[1] == 1:  # projecting every embedding would cost more
-      return self(tf.gather(embeddings, ids), initial_state=initial_state)
     # A product with one-hot columns looks up: on CPUs it is as fast as a gather
     # and a transposition, and its gradient is faster than sums by id.
     depth = embeddings.shape[0] or tf.shape(embeddings)[0]
     dtype = self._product_dtype()
     features = tf.one_hot(tf.transpose(ids), depth, axis=1, dtype=dtype)
-    table = tf.matmul(embeddings, self.cell.kernel) + self._input_bias()
-    return self._run(features, table, self._state(initial_state, ids))
+    return self._run(features, project(self.cell, embeddings), initial_state)
 
   def _product_dtype(self) -> tf.DType:
     low = self.precision == "bfloat16"
     return tf.bfloat16 if low else tf.as_dtype(self.compute_dtype)
 
-  def _state(self, state: Any, inputs: tf.Tensor) -> tf.Tensor:
-    if state is None:
-      state = tf.zeros([tf.shape(inputs)[0], self.units], self.compute_dtype)
-    (state,) = tf.nest.flatten(state)
-    return tf.cast(state, self.compute_dtype)
-
-  def _input_bias(self) -> tf.Tensor:
-    """Returns both biases' sum `[1, 3H]`, of the candidate only the input's."""
-    bias = tf.convert_to_tensor(self.cell.bias)
-    # The reset gate scales the candidate's recurrent bias: it is added later.
-    recurrent = tf.pad(bias[1:, : -self.units], [[0, 0], [0, self.units]])
-    return bias[:1] + recurrent
-
   def _run(
-    self, features: tf.Tensor, kernel: tf.Tensor, state: tf.Tensor
+    self, features: tf.Tensor, kernel: tf.Tensor, state: Any
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
+    if state is None:
+      state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
+    (state,) = tf.nest.flatten(state)
     outputs = _recurrence(
       tf.cast(features, self._product_dtype()),
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
       tf.convert_to_tensor(self.cell.recurrent_kernel),
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
-      state,
+      tf.cast(state, self.compute_dtype),
     )
     outputs.set_shape([features.shape[2], features.shape[0], self.units])
     return outputs, outputs[:, -1]
+
+
+def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
+  """Returns what inputs `[N, D]` add to a cell's gates, `[N, 3H]`."""
+  return tf.matmul(inputs, cell.kernel) + _input_bias(cell)
+
+
+def step(
+  cell: keras.layers.GRUCell, projected: tf.Tensor, state: tf.Tensor
+) -> tf.Tensor:
+  """Returns the state `[B, H]` after one projected input `[B, 3H]`."""
+  recurrent = tf.matmul(state, cell.recurrent_kernel)
+  sizes = [2 * cell.units, cell.units]
+  input_zr, input_n = tf.split(projected, sizes, axis=1)
+  recurrent_zr, recurrent_n = tf.split(recurrent, sizes, axis=1)
+  z, r = tf.split(tf.sigmoid(input_zr + recurrent_zr), 2, axis=1)
+  bias = tf.convert_to_tensor(cell.bias)[1, -cell.units :]
+  n = tf.tanh(input_n + r * (recurrent_n + bias))
+  return n + z * (state - n)
+
+
+def _input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
+  """Returns both biases' sum `[1, 3H]`, of the candidate only the input's."""
+  bias = tf.convert_to_tensor(cell.bias)
+  # The reset gate scales the candidate's recurrent bias: it is added later.
+  recurrent = tf.pad(bias[1:, : -cell.units], [[0, 0], [0, cell.units]])
+  return bias[:1] + recurrent
 
 
 @tf.custom_gradient

@@ -5,13 +5,14 @@ H rnn_units, V vocabulary size. A state is `[B, H]`; a model of several layers
 has a tuple of one such tensor a layer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from charlm.config import InputError
-from charlm.gru import FusedGRU
+from charlm.gru import FusedGRU, project, step
 
 State = tf.Tensor | tuple[tf.Tensor, ...]
 
@@ -126,6 +127,24 @@ class GRULM(keras.Model):
       return log_probs
     return log_probs, tf.nest.pack_sequence_as(states, new_states)
 
+  def step_fn(self) -> Callable[[tf.Tensor, State], tuple[tf.Tensor, State]]:
+    """Returns a function that reads one character, for loops over characters.
+
+    It takes ids `[B]` and the state before them, and returns log-probabilities
+    `[B, V]` and the state after. What does not change is computed once, here.
+    """
+    cells = [getattr(self, _gru_name(i)).cell for i in range(self._num_layers)]
+    table = project(cells[0], self.embedding.embeddings)  # [V, 3H]
+
+    def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
+      x, new_states = tf.gather(table, ids), []
+      for i, state in enumerate(tf.nest.flatten(states)):
+        x = step(cells[i], project(cells[i], x) if i else x, state)
+        new_states.append(x)  # [B, H]
+      return self.dense(x), tf.nest.pack_sequence_as(states, new_states)
+
+    return read
+
 
 def build_model(*args: Any, **kwargs: Any) -> GRULM:
   """Returns `GRULM(*args, **kwargs)` with its weights made."""
@@ -139,13 +158,13 @@ def _gru_name(layer: int) -> str:
 
 
 def _build_gru(
-  gru: str, units: int, precision: str, name: str
+  kind: str, units: int, precision: str, name: str
 ) -> keras.layers.GRU:
-  if gru == "auto":
+  if kind == "auto":
     # cuDNN is the faster one on a GPU, but knows no bfloat16 beside float32.
     cudnn = precision == "float32" and tf.config.list_physical_devices("GPU")
-    gru = "keras" if cudnn else "fused"
-  if gru == "fused":
+    kind = "keras" if cudnn else "fused"
+  if kind == "fused":
     return FusedGRU(units, precision, name)
   if precision != "float32":
     raise InputError(

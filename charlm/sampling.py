@@ -8,7 +8,6 @@ device.
 import numpy as np
 import tensorflow as tf
 
-from charlm.devices import use_xla
 from charlm.model import GRULM, State
 from charlm.vocabulary import (
   NUM_SPECIAL,
@@ -65,7 +64,7 @@ class GenerativeModel:
     self._model = model
     self._vocab = vocab
     self._temperature = temperature
-    self._generate = tf.function(self._generate, jit_compile=use_xla())
+    self._generate = tf.function(self._generate, jit_compile=True)
 
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
@@ -143,15 +142,13 @@ class GenerativeModel:
     size, batch = known.shape[0], samples.shape[0]
     ids = tf.TensorArray(tf.int32, size, element_shape=[batch])
     ids = ids.unstack(tf.tile(known[:, tf.newaxis], [1, batch]))
-    states = self._model.initial_states(batch)
+    step, states = self._model.step_fn(), self._model.initial_states(batch)
     last = ids.read(0)
     for i in tf.range(1, lengths[1]):
-      log_probs, states = self._model(
-        last[:, tf.newaxis], states, return_state=True
-      )
+      log_probs, states = step(last, states)
       uniform = _uniform(seed, samples, i - lengths[0], len(self._vocab))
       drawn = temperature_random_sampling(
-        _without_special(log_probs[:, 0]), temperature, uniform
+        _without_special(log_probs), temperature, uniform
       )
       last = tf.where(i < lengths[0], ids.read(i), tf.cast(drawn, tf.int32))
       ids = ids.write(i, last)

@@ -33,12 +33,7 @@ class Session:
   ) -> None:
     """Restores the newest checkpoint, if any, and logs the start.
 
-    Args:
-      args: the flags of `train.py`.
-      run: locked.
-      trainer: untrained.
-      vocab: the vocabulary.
-      held_out_ids: ids `[N]` of the held-out text.
+    `args` are `train.py`'s flags; the run is locked, the trainer untrained.
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
     self._num_steps = args.epochs * steps_per_epoch
@@ -62,6 +57,7 @@ class Session:
     step = trainer.step
     self._metrics = Metrics(run, step)
     self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
+    self.progress = self._line.show
     self._last_score: tuple[int, Score | None] = (-1, None)
     self._stop = StopRequest()
     start = describe_start(step, trainer.devices)
@@ -85,12 +81,6 @@ class Session:
     self._line.log(f"trained to {_describe_score(step, self._score(step))}")
     print(f"{'-' * 20}\n{self._sample()}")
     return DONE
-
-  def progress(
-    self, step: int, loss: float, characters_per_second: float
-  ) -> None:
-    """Redraws the progress bar."""
-    self._line.show(step, loss, characters_per_second)
 
   def report(self, step: int, report: Report) -> None:
     """Writes the training's numbers."""

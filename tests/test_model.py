@@ -72,6 +72,14 @@ def test_a_carried_state_joins_two_pieces(model: charlm.GRULM) -> None:
     np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
+def test_steps_of_one_character_equal_a_window(model: charlm.GRULM) -> None:
+  ids = _ids(3, 6)
+  step, states = model.step_fn(), model.initial_states(3)
+  for t, expected in enumerate(tf.unstack(model(ids), axis=1)):
+    log_probs, states = step(ids[:, t], states)
+    np.testing.assert_allclose(log_probs, expected, atol=1e-6)
+
+
 def test_zero_state_is_the_default(model: charlm.GRULM) -> None:
   ids = _ids(2, 3)
   np.testing.assert_array_equal(model(ids, model.initial_states(2)), model(ids))
