@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test format
+.PHONY: train test bench format
 .DEFAULT_GOAL := train
 
 train: .venv/installed
@@ -13,6 +13,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

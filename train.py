@@ -49,6 +49,12 @@ def define_flags() -> flags.FlagValues:
   return values
 
 
+def config_of(args: Any) -> Config:
+  """Returns the config that parsed flags describe."""
+  names = [field.name for field in dataclasses.fields(Config)]
+  return Config(**{name: getattr(args, name) for name in names})
+
+
 def main(argv: list[str]) -> int:
   """Trains; returns the exit code."""
   return run_command(train, define_flags(), argv, __doc__)
@@ -60,9 +66,7 @@ def train(args: Any) -> int:
   Raises:
     InputError: bad input; nothing was written then.
   """
-  config = Config(
-    **{f.name: getattr(args, f.name) for f in dataclasses.fields(Config)}
-  )
+  config = config_of(args)
   lines = load_lines(config.corpus, config.lowercase)
   train_lines, held_out = split_lines(lines, config.eval_lines)
   vocab = build_vocabulary(lines)

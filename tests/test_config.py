@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import pathlib
 
 import pytest
+from conftest import ROOT
 
 import train
 from charlm.config import Config, Experiment, InputError
@@ -123,3 +125,12 @@ def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   one = Experiment(Config(schedule="cosine"), SHA256)
   other = Experiment(Config(schedule="cosine", epochs=11), SHA256)
   assert one.differences(other) == ["epochs (10 there, 11 here)"]
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")))
+def test_recipes_are_valid(recipe: pathlib.Path) -> None:
+  args = train.define_flags()
+  assert args(["train.py", f"--flagfile={recipe}"]) == ["train.py"]
+  config = train.config_of(args)
+  if recipe.stem == "reference":
+    assert config == Config()

@@ -1,0 +1,187 @@
+"""Measures charlm beside the reference, PyTorch, JAX and the bound.
+
+    python -m benchmarks.bench
+
+Each contestant is a process of its own. All of a group's are alive at once and
+take turns, so that the machine's drift is the same for all: compare the ratios.
+Results are written to a folder as JSON, Markdown and a plot after each group.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import contestants, machine, plot, pool, report, startup
+from benchmarks.contestants import Group
+from benchmarks.task import Sizes, Task, Text
+from charlm.config import InputError
+
+_GROUPS = ("training", "sampling", "evaluation", "startup", "scaling")
+_STREAMS = (1, 64)
+_SECONDS_PER_TURN = 1.5
+# Scaling and start-up have many parts, most of which is preparation.
+_SHARE_OF_ROUNDS = 3
+
+
+class Bench:
+  """One run of the benchmark: what was asked for, and the results so far."""
+
+  def __init__(self, args: argparse.Namespace, text: Text) -> None:
+    self._args = args
+    self._text = text
+    self._sizes = Sizes(len(text.vocab))
+    self._deadline = time.monotonic() + 60 * args.minutes
+    self._few_rounds = -(-args.rounds // _SHARE_OF_ROUNDS)
+    self.results: dict[str, Any] = {
+      "machine": machine.describe(),
+      "rounds": args.rounds,
+      "groups": {},
+      "skipped": [],
+    }
+
+  def run(self) -> None:
+    """Measures what was asked for."""
+    groups = [contestants.training(self._sizes)]
+    groups += [contestants.sampling(num_streams) for num_streams in _STREAMS]
+    groups += [contestants.evaluation()]
+    for group in groups:
+      if group.name.split("_")[0] in self._args.only and self._in_time(
+        group.title
+      ):
+        self._measure_group(group)
+        self._write()
+    if "startup" in self._args.only and self._in_time("Start-up"):
+      self._measure_startup()
+      self._write()
+    if "scaling" in self._args.only:
+      self._measure_scaling()
+      self._write()
+
+  def _measure_group(self, group: Group) -> None:
+    self.results["groups"][group.name] = {
+      "title": group.title,
+      "characters": group.characters,
+      "sizes": dataclasses.asdict(self._sizes),
+      "flop_per_step": self._sizes.flop_per_step,
+      "contestants": self._measure(
+        group, self._sizes, self._args.rounds, _SECONDS_PER_TURN
+      ),
+    }
+
+  def _measure_startup(self) -> None:
+    imports, first_steps = [], []
+    try:
+      startup.import_seconds()  # so that the files are in memory
+      for _ in range(self._few_rounds):
+        imports.append(startup.import_seconds())
+        first_steps.append(startup.first_step_seconds(self._args.corpus))
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+      self.results["skipped"].append(f"Start-up: {error}")
+      return
+    self.results["startup"] = {
+      "import_seconds": imports,
+      "first_step_seconds": first_steps,
+    }
+
+  def _measure_scaling(self) -> None:
+    points = self.results["scaling"] = []
+    for sizes in contestants.scaling_points(self._sizes):
+      group = contestants.scaling(sizes)
+      if self._in_time(group.title):
+        entries = self._measure(
+          group, sizes, self._few_rounds, _SECONDS_PER_TURN / 3
+        )
+        points.append(
+          {
+            "title": group.title,
+            "sizes": dataclasses.asdict(sizes),
+            "contestants": entries,
+          }
+        )
+
+  def _measure(
+    self, group: Group, sizes: Sizes, num_rounds: int, seconds_per_turn: float
+  ) -> dict[str, dict[str, Any]]:
+    """Returns an entry for each contestant."""
+    tasks = {
+      c.name: Task(c.builder, c.options, sizes, self._text.folder)
+      for c in group.contestants
+    }
+    timings = pool.measure(tasks, num_rounds, seconds_per_turn)
+    reference = timings[group.reference]
+    entries = {}
+    for contestant in group.contestants:
+      timing = timings[contestant.name]
+      entry = entries[contestant.name] = {"label": contestant.label}
+      if timing.error:
+        entry["error"] = timing.error
+        continue
+      entry["seconds"] = timing.median
+      entry["seconds_of_rounds"] = timing.seconds
+      entry["peak_bytes"] = timing.peak_bytes
+      if not reference.error:
+        entry["speedup"] = timing.speedup_over(reference)
+    return entries
+
+  def _in_time(self, title: str) -> bool:
+    """Announces what comes next, or notes that there is no time for it."""
+    minutes = (self._deadline - time.monotonic()) / 60
+    if minutes > 0:
+      print(f"{title} ({minutes:.0f} minutes left)", file=sys.stderr)
+      return True
+    self.results["skipped"].append(f"{title}: no time left")
+    return False
+
+  def _write(self) -> None:
+    folder = self._args.output
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(self.results, indent=1) + "\n"
+    (folder / "results.json").write_text(text)
+    (folder / "results.md").write_text(report.to_markdown(self.results))
+    plot.plot_results(self.results, folder / "results.svg")
+
+
+def main(argv: list[str]) -> int:
+  """Runs the benchmark; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    "bench.py",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--corpus", default="shakespeare", help="as of train.py")
+  parser.add_argument("--rounds", type=int, default=15, help="of each group")
+  parser.add_argument(
+    "--minutes", type=float, default=50, help="after which nothing is begun"
+  )
+  parser.add_argument(
+    "--output", type=pathlib.Path, default="benchmarks/results", help="folder"
+  )
+  parser.add_argument(
+    "--only", nargs="+", choices=_GROUPS, default=_GROUPS, help="some parts"
+  )
+  args = parser.parse_args(argv[1:])
+  if args.rounds < 1:
+    parser.error(f"--rounds is {args.rounds}: give 1 or more")
+  # Ends the processes that were started, as Ctrl-C does.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  with tempfile.TemporaryDirectory() as folder:
+    text = Text(folder)
+    try:
+      text.write(args.corpus)
+    except InputError as error:
+      parser.error(str(error))
+    bench = Bench(args, text)
+    bench.run()
+  print(report.to_markdown(bench.results))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,80 @@
+"""charlm's contestants."""
+
+import keras
+import numpy as np
+
+from benchmarks.task import (
+  BLOCK_CHARS,
+  LEARNING_RATE,
+  SAMPLE_CHARS,
+  Run,
+  Sizes,
+  Text,
+  timed,
+)
+from charlm.config import Config
+from charlm.dataset import Batches
+from charlm.devices import create_strategy
+from charlm.evaluation import Evaluator
+from charlm.model import GRULM, build_model
+from charlm.sampling import GenerativeModel
+from charlm.training import Report, build_trainer
+
+_NEVER = 2**62  # steps
+
+
+class _NoHooks:
+  """Nothing beside the steps."""
+
+  def progress(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None: ...
+
+  def report(self, step: int, report: Report) -> None: ...
+
+  def periodic(self) -> tuple[()]:
+    return ()
+
+  def should_stop(self) -> bool:
+    return False
+
+
+def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
+  """Training steps as `train.py` takes them, on all cores."""
+  config = Config(
+    seq_length=sizes.seq_length,
+    batch_size=sizes.batch_size,
+    embedding_dim=sizes.embedding_dim,
+    rnn_units=sizes.rnn_units,
+    learning_rate=LEARNING_RATE,
+    precision=precision,
+  )
+  batches = Batches(text.train_ids, config.seq_length, config.batch_size)
+  strategy = create_strategy(0, config.batch_size)
+  trainer = build_trainer(config, sizes.vocab_size, batches, strategy)
+  return timed(lambda n: trainer.train(trainer.step + n, _NEVER, _NoHooks()))
+
+
+def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
+  """Texts of `SAMPLE_CHARS` characters in each of some streams."""
+  generator = GenerativeModel(_model(sizes), text.vocab)
+
+  def sample(num_texts: int) -> None:
+    for seed in range(num_texts):
+      generator.sample(SAMPLE_CHARS, "\n", num_streams, seed)
+
+  return timed(sample)
+
+
+def build_evaluation(sizes: Sizes, text: Text) -> Run:
+  """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
+  evaluator = Evaluator(_model(sizes))
+  ids = text.held_out_ids
+  return timed(
+    lambda n: evaluator.score(np.resize(ids, n * BLOCK_CHARS + 1)),
+  )
+
+
+def _model(sizes: Sizes) -> GRULM:
+  keras.utils.set_random_seed(0)
+  return build_model(sizes.vocab_size, sizes.embedding_dim, sizes.rnn_units)

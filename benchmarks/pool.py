@@ -1,0 +1,148 @@
+"""Workers in turn, round after round, so that a machine's drift cancels."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO, Any
+
+from benchmarks.task import Task
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SECONDS_TO_END = 10.0
+
+
+class WorkerError(RuntimeError):
+  """A worker ended before it answered."""
+
+
+@dataclasses.dataclass
+class Timing:
+  """What was measured of a contestant."""
+
+  seconds: list[float]  # per unit of work, one a round
+  peak_bytes: int = 0
+  error: str = ""  # why it is not measured
+
+  @property
+  def median(self) -> float:
+    """Seconds per unit of work."""
+    return statistics.median(self.seconds)
+
+  def speedup_over(self, other: "Timing") -> float:
+    """Returns how many times as fast this is: the median of the rounds'."""
+    rounds = zip(other.seconds, self.seconds, strict=True)
+    return statistics.median(theirs / mine for theirs, mine in rounds)
+
+
+class Worker:
+  """A process of one contestant, and what was measured of it."""
+
+  def __init__(self, task: Task, seconds_per_turn: float, log: IO[str]) -> None:
+    """Starts the process, which prepares itself and writes to `log`."""
+    self.timing = Timing([])
+    self._seconds_per_turn = seconds_per_turn
+    self._times = 1
+    self._log = log
+    self._process = subprocess.Popen(
+      [sys.executable, "-m", "benchmarks.worker", task.to_json()],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=log,
+      text=True,
+      cwd=_ROOT,
+      env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+  def wait(self) -> None:
+    """Waits until it is ready."""
+    self._read()
+
+  def calibrate(self) -> None:
+    """Finds how much work fills a turn; one unit at least."""
+    seconds = self._run(1)
+    self._times = max(1, round(self._seconds_per_turn / max(seconds, 1e-9)))
+
+  def take_turn(self) -> None:
+    """Measures once."""
+    self.timing.seconds.append(self._run(self._times) / self._times)
+
+  def attempt(self, action: Callable[["Worker"], None]) -> None:
+    """Does one of the above, unless that or one before it failed."""
+    if not self.timing.error:
+      try:
+        action(self)
+      except WorkerError as error:
+        self.timing.error = str(error)
+
+  def close(self) -> None:
+    """Ends the process."""
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
+    try:
+      self._process.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    self._process.stdout.close()
+
+  def _run(self, times: int) -> float:
+    with contextlib.suppress(BrokenPipeError):  # reading tells why
+      self._process.stdin.write(f"run {times}\n")
+      self._process.stdin.flush()
+    answer = self._read()
+    self.timing.peak_bytes = answer["peak_bytes"]
+    return answer["seconds"]
+
+  def _read(self) -> dict[str, Any]:
+    """Reads an answer.
+
+    Raises:
+      WorkerError: the process ended; the text is the last that it wrote.
+    """
+    if line := self._process.stdout.readline():
+      return json.loads(line)
+    code = self._process.wait()
+    self._log.seek(0)
+    lines = [line.strip() for line in self._log if line.strip()]
+    last = lines[-1][:200] if lines else "it wrote nothing"
+    raise WorkerError(f"exit code {code}: {last}")
+
+
+def measure(
+  tasks: dict[str, Task], num_rounds: int, seconds_per_turn: float
+) -> dict[str, Timing]:
+  """Measures contestants side by side.
+
+  All prepare at once; after that only the one whose turn it is works.
+
+  Args:
+    tasks: what each contestant does.
+    num_rounds: how often each has its turn.
+    seconds_per_turn: how long a turn should take.
+
+  Returns:
+    The timing of each; one that failed carries its error.
+  """
+  with contextlib.ExitStack() as stack:
+    workers = {}
+    for name, task in tasks.items():
+      log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+      workers[name] = Worker(task, seconds_per_turn, log)
+      stack.callback(workers[name].close)
+    order = list(workers.values())
+    for action in (
+      Worker.wait,
+      Worker.calibrate,
+      *[Worker.take_turn] * num_rounds,
+    ):
+      for worker in order:
+        worker.attempt(action)
+      order = order[1:] + order[:1]
+    return {name: worker.timing for name, worker in workers.items()}

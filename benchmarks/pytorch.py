@@ -1,0 +1,45 @@
+"""PyTorch's contestant: eager `nn.GRU`."""
+
+import torch
+from torch import nn
+
+from benchmarks.task import LEARNING_RATE, Run, Sizes, Text, timed
+from charlm.dataset import Batches
+
+
+class CharacterModel(nn.Module):
+  """Embedding, GRU, and a linear layer."""
+
+  def __init__(self, sizes: Sizes) -> None:
+    super().__init__()
+    self.embedding = nn.Embedding(sizes.vocab_size, sizes.embedding_dim)
+    self.gru = nn.GRU(sizes.embedding_dim, sizes.rnn_units, batch_first=True)
+    self.linear = nn.Linear(sizes.rnn_units, sizes.vocab_size)
+
+  def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    """Returns logits `[B, T, V]` of ids `[B, T]`."""
+    outputs, _ = self.gru(self.embedding(inputs))
+    return self.linear(outputs)
+
+
+def build_step(sizes: Sizes, text: Text) -> Run:
+  """Training steps."""
+  batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
+  model = CharacterModel(sizes)
+  optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+  step = 0
+
+  def take_steps(num_steps: int) -> None:
+    nonlocal step
+    for _ in range(num_steps):
+      windows = torch.from_numpy(batches.batch(step)).long()
+      logits = model(windows[:, :-1])
+      loss = nn.functional.cross_entropy(
+        logits.flatten(0, 1), windows[:, 1:].flatten()
+      )
+      optimizer.zero_grad()
+      loss.backward()
+      optimizer.step()
+      step += 1
+
+  return timed(take_steps)

@@ -1,0 +1,165 @@
+"""The reference: the model as a teaching notebook writes it with Keras."""
+
+import threading
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.task import (
+  BLOCK_CHARS,
+  LEARNING_RATE,
+  SAMPLE_CHARS,
+  Run,
+  Sizes,
+  Text,
+  timed,
+)
+
+_SHUFFLE_BUFFER = 10_000  # windows
+
+
+class CharacterModel(keras.Model):
+  """Embedding, GRU, and a dense layer with log-softmax."""
+
+  def __init__(self, sizes: Sizes) -> None:
+    super().__init__()
+    self.embedding = keras.layers.Embedding(
+      sizes.vocab_size, sizes.embedding_dim
+    )
+    self.gru = keras.layers.GRU(
+      sizes.rnn_units, return_sequences=True, return_state=True
+    )
+    self.dense = keras.layers.Dense(
+      sizes.vocab_size, activation=tf.nn.log_softmax
+    )
+
+  def call(
+    self,
+    inputs: tf.Tensor,
+    states: tf.Tensor | None = None,
+    return_state: bool = False,
+    training: bool = False,
+  ) -> Any:
+    """Returns log-probabilities `[B, T, V]`, and the state if asked for."""
+    x = self.embedding(inputs, training=training)
+    if states is None:
+      states = self.gru.get_initial_state(tf.shape(x)[0])
+    x, states = self.gru(x, initial_state=states, training=training)
+    x = self.dense(x, training=training)
+    return (x, states) if return_state else x
+
+
+class CharacterGenerator:
+  """Draws a character in each call of a graph function."""
+
+  def __init__(self, model: CharacterModel, vocab: list[str]) -> None:
+    self._model = model
+    self._ids = _lookup(vocab)
+    self._chars = keras.layers.StringLookup(
+      vocabulary=vocab[2:], mask_token="", invert=True
+    )
+    # Padding would be an empty next input, and unknown is no character.
+    self._mask = np.where(np.arange(len(vocab)) < 2, -np.inf, 0)
+    self._mask = self._mask.astype(np.float32)
+
+  @tf.function
+  def step(self, inputs: tf.Tensor, states: tf.Tensor | None) -> Any:
+    """Returns the next character of each text `[B]`, and the state."""
+    ids = self._ids(tf.strings.unicode_split(inputs, "UTF-8")).to_tensor()
+    log_probs, states = self._model(ids, states, return_state=True)
+    log_probs = log_probs[:, -1] + self._mask
+    uniform = tf.random.uniform(tf.shape(log_probs), 1e-6, 1 - 1e-6)
+    gumbel = -tf.math.log(-tf.math.log(uniform))
+    return self._chars(tf.argmax(log_probs + gumbel, axis=-1)), states
+
+  def generate(self, num_chars: int, prefixes: list[str]) -> list[str]:
+    """Returns each prefix and `num_chars` characters after it."""
+    texts, states = [tf.constant(prefixes)], None
+    for _ in range(num_chars):
+      chars, states = self.step(texts[-1], states)
+      texts.append(chars)
+    return [text.decode() for text in tf.strings.join(texts).numpy()]
+
+
+class _Gate(keras.callbacks.Callback):
+  """Lets `fit` take as many steps as asked for, then makes it wait.
+
+  Calling `fit` again and again would fill the shuffle buffer each time.
+  """
+
+  def __init__(self) -> None:
+    super().__init__()
+    self._allowed = threading.Semaphore(0)
+    self._done = threading.Semaphore(0)
+
+  def take_steps(self, num_steps: int) -> None:
+    """Returns when `fit` has taken the steps."""
+    self._allowed.release(num_steps)
+    for _ in range(num_steps):
+      self._done.acquire()
+
+  def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    self._allowed.acquire()
+
+  def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    self._done.release()
+
+
+def build_step(sizes: Sizes, text: Text) -> Run:
+  """Training steps of `fit`."""
+  model = CharacterModel(sizes)
+  model.compile(
+    optimizer=keras.optimizers.Adam(LEARNING_RATE),
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+  )
+  dataset, gate = _dataset(sizes, text), _Gate()
+  fit = threading.Thread(
+    target=lambda: model.fit(dataset, callbacks=[gate], verbose=0), daemon=True
+  )
+  fit.start()
+  return timed(gate.take_steps)
+
+
+def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
+  """Texts of `SAMPLE_CHARS` characters in each of some streams."""
+  generator = CharacterGenerator(CharacterModel(sizes), text.vocab)
+
+  def sample(num_texts: int) -> None:
+    for _ in range(num_texts):
+      generator.generate(SAMPLE_CHARS, ["\n"] * num_streams)
+
+  return timed(sample)
+
+
+def build_evaluation(sizes: Sizes, text: Text) -> Run:
+  """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
+  model = CharacterModel(sizes)
+  ids = text.held_out_ids
+
+  def evaluate(num_blocks: int) -> None:
+    part = np.resize(ids, num_blocks * BLOCK_CHARS + 1).astype(np.int64)
+    log_probs = model.predict(part[np.newaxis, :-1], verbose=0)
+    nats = -tf.gather(log_probs[0], part[1:], batch_dims=1)
+    tf.reduce_mean(nats).numpy()  # waits for the result
+
+  return timed(evaluate)
+
+
+def _dataset(sizes: Sizes, text: Text) -> tf.data.Dataset:
+  """Batches of shuffled windows, without an end."""
+  ids = _lookup(text.vocab)(tf.strings.unicode_split(text.train, "UTF-8"))
+  return (
+    tf.data.Dataset.from_tensor_slices(ids)
+    .batch(sizes.seq_length + 1, drop_remainder=True)
+    .map(lambda window: (window[:-1], window[1:]))
+    .shuffle(_SHUFFLE_BUFFER)
+    .batch(sizes.batch_size, drop_remainder=True)
+    .repeat()
+    .prefetch(tf.data.AUTOTUNE)
+  )
+
+
+def _lookup(vocab: list[str]) -> keras.layers.StringLookup:
+  return keras.layers.StringLookup(vocabulary=vocab[2:], mask_token="")

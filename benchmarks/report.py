@@ -1,0 +1,137 @@
+"""The results as tables in Markdown."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.contestants import BOUND, scaling, scaling_curves
+from benchmarks.task import Sizes
+
+_MIB = 2**20
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+  """Returns all tables; what was not measured is listed at the end."""
+  parts = [machine.in_words(results["machine"])]
+  for name, group in results["groups"].items():
+    table = _training if name == "training" else _rates
+    parts.append(f"### {group['title']}\n\n{table(group)}")
+  if startup := results.get("startup"):
+    parts.append(f"### Start-up\n\n{_startup(startup)}")
+  if scaling := results.get("scaling"):
+    parts.append(f"### Scaling\n\n{_scaling(scaling)}")
+  if missing := _missing(results):
+    parts.append("### Not measured\n\n" + "\n".join(missing))
+  return "\n\n".join(parts) + "\n"
+
+
+def _training(group: dict[str, Any]) -> str:
+  sizes, contestants = group["sizes"], group["contestants"]
+  bound = contestants[BOUND].get("seconds")
+  rows = []
+  for name, entry in contestants.items():
+    if "error" in entry:
+      continue
+    share = f"{bound / entry['seconds']:.0%}" if bound else ""
+    # The memory of the bound's process is no step's.
+    memory = "" if name == BOUND else f"{entry['peak_bytes'] / _MIB:,.0f}"
+    rows.append(
+      (
+        entry["label"],
+        f"{entry['seconds'] * 1000:.1f}",
+        f"{group['characters'] / entry['seconds']:,.0f}",
+        _times(entry),
+        share,
+        memory,
+      )
+    )
+  header = ("", "ms", "characters/s", "speed-up", "of the bound", "peak MiB")
+  text = (
+    f"Batch {sizes['batch_size']} x {sizes['seq_length']}, embedding "
+    f"{sizes['embedding_dim']}, {sizes['rnn_units']} units, vocabulary "
+    f"{sizes['vocab_size']}, Adam."
+  )
+  if bound:
+    gflop = group["flop_per_step"] / 1e9
+    text += (
+      f" The bound: {gflop:.1f} GFLOP of matrix products a step at "
+      f"{gflop / bound:,.0f} GFLOP/s, the best float32 rate seen."
+    )
+  return f"{text}\n\n{_table(header, rows)}"
+
+
+def _rates(group: dict[str, Any]) -> str:
+  rows = [
+    (
+      entry["label"],
+      f"{group['characters'] / entry['seconds']:,.0f}",
+      _times(entry),
+      f"{entry['peak_bytes'] / _MIB:,.0f}",
+    )
+    for entry in group["contestants"].values()
+    if "error" not in entry
+  ]
+  return _table(("", "characters/s", "speed-up", "peak MiB"), rows)
+
+
+def _startup(startup: dict[str, list[float]]) -> str:
+  imports, first_steps = (
+    startup["import_seconds"],
+    startup["first_step_seconds"],
+  )
+  pairs = zip(first_steps, imports, strict=True)
+  ratio = statistics.median(step / imported for step, imported in pairs)
+  rows = [
+    ("python -c 'import tensorflow'", f"{statistics.median(imports):.2f}", "1"),
+    (
+      "train.py, to the end of its first step",
+      f"{statistics.median(first_steps):.2f}",
+      f"{ratio:.2f}",
+    ),
+  ]
+  return _table(("", "s", "ratio"), rows)
+
+
+def _scaling(points: list[dict[str, Any]]) -> str:
+  measured = {Sizes(**p["sizes"]): p["contestants"] for p in points}
+  base = Sizes(points[0]["sizes"]["vocab_size"])
+  labels = {c.name: c.label for c in scaling(base).contestants}
+  tables = ["Step in ms, peak memory in MiB."]
+  for factor, curve in scaling_curves(base).items():
+    rows = [
+      (
+        str(getattr(sizes, factor)),
+        *(_cell(measured.get(sizes, {}).get(name)) for name in labels),
+      )
+      for sizes in curve
+    ]
+    tables.append(_table((factor, *labels.values()), rows))
+  return "\n\n".join(tables)
+
+
+def _cell(entry: dict[str, Any] | None) -> str:
+  if entry is None or "error" in entry:
+    return "-"
+  ms, mib = entry["seconds"] * 1000, entry["peak_bytes"] / _MIB
+  return f"{ms:.{0 if ms >= 100 else 1}f}, {mib:,.0f}"
+
+
+def _missing(results: dict[str, Any]) -> list[str]:
+  parts = [*results["groups"].values(), *results.get("scaling", ())]
+  lines = [
+    f"- {part['title']}: {entry['label']}: {entry['error']}"
+    for part in parts
+    for entry in part["contestants"].values()
+    if "error" in entry
+  ]
+  return lines + [f"- {text}" for text in results["skipped"]]
+
+
+def _times(entry: dict[str, Any]) -> str:
+  return f"{entry['speedup']:.2f}" if "speedup" in entry else ""
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+  lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)

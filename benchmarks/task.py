@@ -1,0 +1,124 @@
+"""What the driver and its workers share: sizes, texts, tasks, timing."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from charlm.corpus import load_lines, split_lines
+from charlm.vocabulary import build_vocabulary, encode
+
+EVAL_LINES = 1000
+LEARNING_RATE = 0.00125
+SAMPLE_CHARS = 1000  # characters of a text, in each stream
+BLOCK_CHARS = 4096  # characters scored at a time
+
+# Does the work so many times; returns the seconds.
+Run = Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes of a model of one GRU layer and of its batches."""
+
+  vocab_size: int
+  batch_size: int = 64
+  seq_length: int = 100
+  embedding_dim: int = 256
+  rnn_units: int = 512
+
+  @property
+  def characters_per_step(self) -> int:
+    """B * T."""
+    return self.batch_size * self.seq_length
+
+  @property
+  def flop_per_step(self) -> int:
+    """Floating-point operations of the matrix products that a step needs.
+
+    A layer's product `[N, K] x [K, M]` takes 2NKM operations forward, as many
+    for the gradient of its input and as many for that of its weights.
+    """
+    n, h = self.characters_per_step, self.rnn_units
+    recurrent = n * h * 3 * h  # state to the three gates, at each character
+    dense = n * h * self.vocab_size
+    # Each character of the vocabulary is projected once; a lookup is no
+    # product.
+    table = self.vocab_size * self.embedding_dim * 3 * h
+    return 3 * 2 * (recurrent + dense + table)
+
+
+class Text:
+  """The corpus as files in a folder, which the workers read."""
+
+  def __init__(self, folder: str) -> None:
+    self.folder = folder
+
+  def write(self, corpus: str) -> None:
+    """Writes a corpus that `charlm.load_lines` knows."""
+    lines = load_lines(corpus)
+    train, held_out = split_lines(lines, EVAL_LINES)
+    self._write("train.txt", "\n".join(train))
+    self._write("held_out.txt", "\n".join(held_out))
+    self._write("vocabulary.json", json.dumps(build_vocabulary(lines)))
+
+  @property
+  def train(self) -> str:
+    """The text to train on."""
+    return self._read("train.txt")
+
+  @property
+  def vocab(self) -> list[str]:
+    """The vocabulary, `[UNK]` and padding first."""
+    return json.loads(self._read("vocabulary.json"))
+
+  @property
+  def train_ids(self) -> np.ndarray:
+    """The text to train on as ids `[N]`."""
+    return encode(self.train, self.vocab)
+
+  @property
+  def held_out_ids(self) -> np.ndarray:
+    """The held-out text as ids `[N]`."""
+    return encode(self._read("held_out.txt"), self.vocab)
+
+  def _write(self, name: str, text: str) -> None:
+    pathlib.Path(self.folder, name).write_bytes(text.encode())
+
+  def _read(self, name: str) -> str:
+    return pathlib.Path(self.folder, name).read_bytes().decode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a worker does."""
+
+  builder: str  # module and function that make a `Run` of sizes and text
+  options: dict[str, Any]  # of that function
+  sizes: Sizes
+  folder: str  # of the text
+
+  def to_json(self) -> str:
+    """Returns a line for a worker's command."""
+    return json.dumps(dataclasses.asdict(self))
+
+  @classmethod
+  def from_json(cls, line: str) -> "Task":
+    """Reads what `to_json` returned."""
+    fields = json.loads(line)
+    return cls(**fields | {"sizes": Sizes(**fields["sizes"])})
+
+
+def timed(work: Callable[[int], object]) -> Run:
+  """Returns a `Run` that measures the wall time of `work`."""
+
+  def run(times: int) -> float:
+    start = time.perf_counter()
+    work(times)
+    return time.perf_counter() - start
+
+  return run

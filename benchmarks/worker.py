@@ -1,0 +1,48 @@
+"""A process that runs one contestant when it is told to.
+
+It writes a line of JSON when it is ready, then reads lines `run N` and answers
+each with another. In between it waits for the next line and takes no time from
+the others.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+from typing import TextIO
+
+from benchmarks.task import Task, Text
+
+_WARM_UP_RUNS = 2
+
+
+def main() -> None:
+  """Prepares the task given as the only argument and serves it."""
+  answers = _take_stdout()
+  task = Task.from_json(sys.argv[1])
+  module, _, function = task.builder.rpartition(".")
+  build = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+  run = build(task.sizes, Text(task.folder), **task.options)
+  for _ in range(_WARM_UP_RUNS):
+    run(1)
+  print(json.dumps({"ready": True}), file=answers, flush=True)
+  for line in sys.stdin:
+    answer = {"seconds": run(int(line.split()[1])), "peak_bytes": _peak_bytes()}
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def _take_stdout() -> TextIO:
+  """Sends what the frameworks print to stderr: stdout is for the answers."""
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+  return answers
+
+
+def _peak_bytes() -> int:
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+  main()
