@@ -48,7 +48,7 @@ def evaluate(args: Any) -> int:
   model, step = run.load_model(args.checkpoint)
   vocab = run.vocabulary()
   if args.text is None:
-    text = run.held_out()
+    args.text, text = run.path / "held_out.txt", run.held_out()
   else:
     lowercase = run.experiment().config.lowercase
     text = "\n".join(clean_lines(_read(args.text), lowercase))
@@ -69,10 +69,11 @@ def evaluate(args: Any) -> int:
     f"characters scored   {score.num_characters:,}, "
     f"{score.num_unknown:,} of them unknown"
   )
-  if score.num_unknown:
+  if score.log_perplexity_known is not None and score.num_unknown:
     print(
-      f"over the known ones {score.log_perplexity_known} nats per character"
+      f"over the known ones {score.log_perplexity_known:.4f} nats per character"
     )
+  if score.num_unknown:
     unknown = unknown_characters(text, vocab)
     print(
       f"unknown to the model: {' '.join(map(repr, unknown))}", file=sys.stderr
@@ -81,16 +82,10 @@ def evaluate(args: Any) -> int:
 
 
 def _read(path: str) -> str:
-  try:
-    data = (
-      sys.stdin.buffer.read()
-      if path == "-"
-      else pathlib.Path(path).read_bytes()
-    )
-  except OSError as error:
-    raise InputError(
-      f"cannot read {path} ({error.strerror}): give another --text"
-    ) from error
+  if path == "-" and sys.stdin is None:
+    raise InputError("standard input is closed: give a file as --text")
+  stdin = path == "-"
+  data = sys.stdin.buffer.read() if stdin else pathlib.Path(path).read_bytes()
   return decode(data, path)
 
 

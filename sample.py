@@ -22,13 +22,18 @@ def define_flags() -> flags.FlagValues:
     ("prefix", "", "what the text starts with; else it starts a line"),
   ):
     flags.DEFINE_string(name, default, text, flag_values=values)
-  for name, default, least, text in (
-    ("num_chars", 1000, 1, "characters after the prefix"),
-    ("num_samples", 1, 1, "texts; each is the same however many there are"),
-    ("seed", 0, 0, "the same seed gives the same text"),
+  for name, default, least, most, text in (
+    ("num_chars", 1000, 1, 10**8, "characters after the prefix"),
+    ("num_samples", 1, 1, 10**6, "texts; each is the same however many"),
+    ("seed", 0, 0, 2**64 - 1, "the same seed gives the same text"),
   ):
     flags.DEFINE_integer(
-      name, default, text, lower_bound=least, flag_values=values
+      name,
+      default,
+      text,
+      lower_bound=least,
+      upper_bound=most,
+      flag_values=values,
     )
   flags.DEFINE_float(
     "temperature", 1.0, "0 is greedy; higher is wilder", flag_values=values
@@ -52,8 +57,8 @@ def sample(args: Any) -> int:
     raise InputError(
       f"temperature is {args.temperature}: give 0 (greedy) or a positive number"
     )
-  if args.seed >= 2**64:
-    raise InputError(f"seed is {args.seed}: give one below 2**64")
+  if args.prefix != args.prefix.encode(errors="ignore").decode():
+    raise InputError("the prefix is not UTF-8: check the terminal's encoding")
   import_quietly("tensorflow", "keras")
   from charlm.devices import let_gpu_memory_grow
   from charlm.run_dir import RunDir
@@ -73,7 +78,6 @@ def sample(args: Any) -> int:
   texts = generator.sample(
     args.num_chars, args.prefix or "\n", args.num_samples, args.seed
   )
-  sys.stdout.reconfigure(encoding="utf-8")
   print(f"\n{SEPARATOR}\n".join(args.prefix + text for text in texts))
   return 0
 

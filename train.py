@@ -84,21 +84,18 @@ def train(args: Any) -> int:
     train_ids, config.seq_length, config.batch_size, config.seed
   )
   strategy = create_strategy(args.num_replicas, config.batch_size)
+  trainer = build_trainer(config, len(vocab), batches, strategy, args.gru)
   run = RunDir(args.run_dir)
+  experiment = Experiment(config, sha256(lines))
   with run.locked():
-    experiment = Experiment(config, sha256(lines))
-    if run.exists():
-      run.extend(experiment)
-    else:
-      run.create(experiment, vocab, held_out)
+    open_run = run.extend if run.exists() else run.create
+    open_run(experiment, vocab, held_out)
     print(
       f"corpus   {config.corpus}: {len(lines):,} lines, {len(train_ids):,} "
       f"characters to train on, {len(held_out_ids):,} held out, "
       f"vocabulary of {len(vocab)}"
     )
-    trainer = build_trainer(config, len(vocab), batches, strategy, args.gru)
-    session = Session(args, run, trainer, vocab, held_out_ids)
-    return session.run()
+    return Session(args, run, trainer, vocab, held_out_ids).run()
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from charlm.config import InputError
+from charlm.config import DivergedError, InputError
 
 DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
+LEFT_OUT = 4  # done, but the last save failed
 
 
 def run_command(
@@ -41,9 +42,20 @@ def run_command(
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
   try:
-    return command(flag_values)
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    exit_code = command(flag_values)
+    sys.stdout.flush()
+    return exit_code
   except InputError as error:
     return fail(name, _one_line(error))
+  except DivergedError as error:
+    return fail(name, _one_line(error), DIVERGED)
+  except BrokenPipeError:  # nobody reads on, as in `| head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+  except OSError as error:
+    remedy = "check the path, its permissions and the free space"
+    return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # before or after the steps, nothing is to save
     return 128 + signal.SIGINT
 

@@ -17,18 +17,19 @@ def _field(default: Any, text: str) -> Any:
   return dataclasses.field(default=default, metadata={"help": text})
 
 
+class DivergedError(ArithmeticError):
+  """The loss or the gradient is not finite."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Every field is a flag of `train.py` with the same name and default.
 
-  Raises:
-    InputError: a value is of the wrong type or out of range.
+  Raises InputError: a value is of the wrong type or out of range.
   """
 
   corpus: str = _field(
-    "shakespeare",
-    "shakespeare (38 plays, fetched once), or a file, a glob, a directory (its "
-    "*.txt), or several of these separated by commas",
+    "shakespeare", "that name, or files, globs and folders, comma-separated"
   )
   eval_lines: int = _field(1000, "lines held out at the corpus's end")
   lowercase: bool = _field(False, "lower-case the corpus")
@@ -58,6 +59,8 @@ class Config:
       elif holds(value):
         continue
       raise InputError(f"{field.name} is {value!r}: give a value {words}")
+    if self.warmup_steps and self.schedule == "constant":
+      raise InputError("warmup_steps need a schedule: give --schedule=cosine")
 
 
 def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
@@ -80,7 +83,7 @@ _ALLOWED = {
   "beta_2": (lambda value: 0 <= value < 1, "in [0, 1)"),
   "clip_norm": (lambda value: 0 <= value < math.inf, "of 0 or more"),
   "precision": (("float32", "bfloat16").__contains__, "of float32 or bfloat16"),
-  "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),
+  "seed": (lambda value: 0 <= value < 2**32, "between 0 and 2**32 - 1"),
 }
 
 
@@ -117,8 +120,7 @@ class Experiment:
   def from_json(cls, text: str) -> "Experiment":
     """Reads what `to_json` wrote.
 
-    Raises:
-      InputError: not that, naming the field at fault.
+    Raises InputError: not that, naming the field at fault.
     """
     try:
       fields = json.loads(text)

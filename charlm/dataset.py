@@ -41,8 +41,7 @@ class Batches:
   ) -> None:
     """Takes the whole text as ids `[N]`.
 
-    Raises:
-      InputError: the text does not fill one batch of windows.
+    Raises InputError: the text does not fill one batch of windows.
     """
     self._windows = cut_windows(ids, seq_length)
     self._batch_size = batch_size

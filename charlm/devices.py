@@ -10,18 +10,14 @@ from charlm.config import InputError
 def create_strategy(
   num_replicas: int, batch_size: int
 ) -> tf.distribute.MirroredStrategy:
-  """Sets up the devices and returns the strategy over them.
-
-  Call it before TensorFlow has placed anything.
+  """Sets up the devices, before TensorFlow places anything on them.
 
   Args:
-    num_replicas: how many GPUs or, where there is none, how many logical CPU
-      devices; 0 for all GPUs or one device a core, lowered to a divisor of the
-      batch size.
+    num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
+      for all GPUs or one device a core, lowered to a divisor of the batch size.
     batch_size: global; a number of replicas given must divide it.
 
-  Raises:
-    InputError: a number of replicas that cannot be had.
+  Raises InputError: a number of replicas that cannot be had.
   """
   gpus = tf.config.list_physical_devices("GPU")
   if num_replicas and batch_size % num_replicas:
@@ -59,7 +55,9 @@ def let_gpu_memory_grow() -> None:
 
 def num_cores() -> int:
   """Returns how many cores this process may use."""
-  return len(os.sched_getaffinity(0))
+  if hasattr(os, "sched_getaffinity"):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def largest_divisor(number: int, at_most: int) -> int:

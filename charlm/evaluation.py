@@ -17,17 +17,19 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
   Args:
     preds: log-probabilities `[B, T, V]`.
-    target: ids `[B, T]`; padding (id 1) does not count.
+    target: ids `[B, T]`; padding (id 1) does not count, nor does a sequence
+      of padding alone.
 
-  Returns:
-    Nats per character, a scalar.
+  Returns Nats per character, a scalar.
   """
   preds = tf.convert_to_tensor(preds)
   target = tf.cast(target, tf.int32)
+  scored = target != PADDING_ID
   log_probs = tf.gather(preds, target, batch_dims=2)  # [B, T]
-  counts = tf.cast(target != PADDING_ID, preds.dtype)
-  means = tf.reduce_sum(log_probs * counts, 1) / tf.reduce_sum(counts, 1)
-  return -tf.reduce_mean(means)
+  sums = tf.reduce_sum(tf.where(scored, log_probs, 0), axis=1)
+  counts = tf.reduce_sum(tf.cast(scored, preds.dtype), axis=1)
+  num_rows = tf.cast(tf.math.count_nonzero(counts), preds.dtype)
+  return -tf.reduce_sum(tf.math.divide_no_nan(sums, counts)) / num_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +66,9 @@ class Score:
 
   def to_dict(self) -> dict[str, float | int | None]:
     """Returns the numbers that `eval.py --json` prints."""
-    return {
-      "log_perplexity": self.log_perplexity,
-      "perplexity": self.perplexity,
-      "bits_per_character": self.bits_per_character,
-      "num_characters": self.num_characters,
-      "num_unknown": self.num_unknown,
-      "log_perplexity_known": self.log_perplexity_known,
-    }
+    names = ["log_perplexity", "perplexity", "bits_per_character"]
+    names += ["num_characters", "num_unknown", "log_perplexity_known"]
+    return {name: getattr(self, name) for name in names}
 
 
 class Evaluator:
@@ -90,8 +87,7 @@ class Evaluator:
   def score(self, ids: np.ndarray) -> Score:
     """Scores all characters of a text `[N]` but the first, given those before.
 
-    Raises:
-      ValueError: fewer than two characters.
+    Raises ValueError: fewer than two characters.
     """
     if len(ids) < 2:
       raise ValueError("a text of fewer than two characters has no score")

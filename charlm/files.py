@@ -7,8 +7,7 @@ import pathlib
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
   """Writes a file under a temporary name, syncs it and renames it.
 
-  Raises:
-    OSError: the old file, if any, is then untouched.
+  Raises OSError: the old file, if any, is then untouched.
   """
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:

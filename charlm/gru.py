@@ -27,82 +27,76 @@ class FusedGRU(keras.layers.GRU):
     self,
     units: int,
     precision: str = "float32",
-    name: str | None = None,
-    dtype: Any = None,
+    **kwargs: Any,
   ) -> None:
-    """Creates the layer.
+    """Takes H and how matrix products round.
 
     Args:
       units: H.
       precision: "bfloat16" rounds the factors and the result of each matrix
-        product to bfloat16, "float32" nothing; all else has the layer's dtype.
-      name: of the layer.
-      dtype: float32 or float64; Keras' default if None.
+        product to bfloat16, in training alone; "float32" rounds nothing.
+      **kwargs: name and dtype of the layer.
 
-    Raises:
-      ValueError: another precision.
+    Raises ValueError: another precision.
     """
     if precision not in ("float32", "bfloat16"):
       raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
-    super().__init__(
-      units, return_sequences=True, return_state=True, name=name, dtype=dtype
-    )
+    super().__init__(units, return_sequences=True, return_state=True, **kwargs)
     self.precision = precision
 
   def call(
-    self, sequences: tf.Tensor, initial_state: Any = None
+    self,
+    sequences: tf.Tensor,
+    initial_state: Any = None,
+    training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over a window of vectors.
+    """Runs over a window `[B, T, D]`, T at least 1, from a state `[B, H]`.
 
-    Args:
-      sequences: `[B, T, D]`, T at least 1.
-      initial_state: `[B, H]`, or a list of it; zero if None.
-
-    Returns:
-      The outputs `[B, T, H]` and the last of them, the state `[B, H]`.
+    Without a state, from zero. `precision` acts in training only. Returns the
+    outputs `[B, T, H]` and the last of them, the state `[B, H]`.
     """
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
     kernel = tf.concat([self.cell.kernel, _input_bias(self.cell)], axis=0)
-    return self._run(features, kernel, initial_state)
+    return self._run(features, kernel, initial_state, training)
 
   def call_ids(
-    self, ids: tf.Tensor, embeddings: tf.Tensor, initial_state: Any = None
+    self,
+    ids: tf.Tensor,
+    embeddings: tf.Tensor,
+    initial_state: Any = None,
+    training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
     Each embedding is projected once, not at each of its occurrences.
 
-    Args:
-      ids: `[B, T]`, T at least 1.
-      embeddings: `[V, D]`.
-      initial_state: `[B, H]`, or a list of it; zero if None.
-
-    Returns:
-      The outputs `[B, T, H]` and the last of them, the state `[B, H]`.
+    The ids `[B, T]` must be below V, of embeddings `[V, D]`: others read as
+    zeros.
     """
     embeddings = tf.convert_to_tensor(embeddings)
     # A product with one-hot columns looks up: on CPUs it is as fast as a gather
     # and a transposition, and its gradient is faster than sums by id.
     depth = embeddings.shape[0] or tf.shape(embeddings)[0]
-    dtype = self._product_dtype()
+    dtype = self._product_dtype(training)
     features = tf.one_hot(tf.transpose(ids), depth, axis=1, dtype=dtype)
-    return self._run(features, project(self.cell, embeddings), initial_state)
+    table = project(self.cell, embeddings)
+    return self._run(features, table, initial_state, training)
 
-  def _product_dtype(self) -> tf.DType:
-    low = self.precision == "bfloat16"
+  def _product_dtype(self, training: bool) -> tf.DType:
+    low = training and self.precision == "bfloat16"
     return tf.bfloat16 if low else tf.as_dtype(self.compute_dtype)
 
   def _run(
-    self, features: tf.Tensor, kernel: tf.Tensor, state: Any
+    self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
     if state is None:
       state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)
     outputs = _recurrence(
-      tf.cast(features, self._product_dtype()),
+      tf.cast(features, self._product_dtype(training)),
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
       tf.convert_to_tensor(self.cell.recurrent_kernel),
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
@@ -149,14 +143,9 @@ def _recurrence(
 ) -> tuple[tf.Tensor, Callable[..., Any]]:
   """Returns the outputs `[B, T, H]`, and the function for the gradients.
 
-  Matrix products have the dtype of the features.
-
-  Args:
-    features: `[T, D, B]`.
-    kernel: `[D, 3H]`, its columns for n, z, r.
-    recurrent_kernel: `[H, 3H]`, its columns for z, r, n.
-    bias: `[H]`, the candidate's recurrent bias.
-    state: `[B, H]`.
+  It takes features `[T, D, B]`, whose dtype matrix products have, a kernel
+  `[D, 3H]` for n, z, r, a recurrent kernel `[H, 3H]` for z, r, n, the
+  candidate's recurrent bias `[H]`, and the state `[B, H]`.
   """
   dtype, units = state.dtype, state.shape[1]
   kernel = tf.cast(kernel, features.dtype)

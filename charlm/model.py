@@ -100,8 +100,7 @@ class GRULM(keras.Model):
       dropout_seed: `[2]` integers that determine the dropout masks; drawn from
         TensorFlow's global generator if None.
 
-    Returns:
-      Log-probabilities `[B, T, V]`, and the state if asked for.
+    Returns Log-probabilities `[B, T, V]`, and the state if asked for.
     """
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
@@ -111,15 +110,16 @@ class GRULM(keras.Model):
     first_state, *more_states = tf.nest.flatten(states)
     if rate or not isinstance(self.gru, FusedGRU):
       x = _dropout(self.embedding(inputs), rate, dropout_seed, 0)  # [B, T, D]
-      x, state = self.gru(x, initial_state=first_state)
+      x, state = self.gru(x, initial_state=first_state, training=training)
     else:
       x, state = self.gru.call_ids(
-        inputs, self.embedding.embeddings, first_state
+        inputs, self.embedding.embeddings, first_state, training
       )
     new_states = [state]
     x = _dropout(x, rate, dropout_seed, 1)  # [B, T, H]
     for i, state in enumerate(more_states, 1):
-      x, state = getattr(self, _gru_name(i))(x, initial_state=state)
+      gru = getattr(self, _gru_name(i))
+      x, state = gru(x, initial_state=state, training=training)
       x = _dropout(x, rate, dropout_seed, i + 1)
       new_states.append(state)
     log_probs = self.dense(x)  # [B, T, V]
@@ -165,7 +165,7 @@ def _build_gru(
     cudnn = precision == "float32" and tf.config.list_physical_devices("GPU")
     kind = "keras" if cudnn else "fused"
   if kind == "fused":
-    return FusedGRU(units, precision, name)
+    return FusedGRU(units, precision, name=name)
   if precision != "float32":
     raise InputError(
       f"precision {precision} is the fused layer's alone: give --gru=fused"

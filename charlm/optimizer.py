@@ -2,7 +2,7 @@
 
 import keras
 
-from charlm.config import Config
+from charlm.config import Config, InputError
 
 
 def build_optimizer(
@@ -13,7 +13,13 @@ def build_optimizer(
   Args:
     config: what to train.
     num_steps: of the whole run: where a cosine schedule reaches zero.
+
+  Raises InputError: a warm-up that takes the whole run.
   """
+  if 0 < num_steps <= config.warmup_steps:
+    raise InputError(
+      f"warmup_steps is {config.warmup_steps} of {num_steps} steps: lower it"
+    )
   learning_rate = config.learning_rate
   if config.schedule == "cosine":
     # A linear rise from zero, then half a cosine back to it.
@@ -27,11 +33,8 @@ def build_optimizer(
 
 
 def compile_model(model: keras.Model) -> keras.Model:
-  """Compiles a model for readers who call `fit`; returns it.
-
-  The model's log-probabilities are logits too, since log-softmax leaves them
-  as they are.
-  """
+  """Compiles a model for readers who call `fit`; returns it."""
+  # Log-probabilities are logits too: log-softmax leaves them as they are.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   model.compile(optimizer=build_optimizer(Config(), 0), loss=loss)
   return model

@@ -1,6 +1,7 @@
 """What a person sees of the training: a bar on a terminal, else plain lines."""
 
 import datetime
+import os
 import shutil
 import sys
 import time
@@ -24,14 +25,20 @@ class ProgressLine:
     now = time.monotonic()
     due = now - self._last_line >= _SECONDS_BETWEEN_LINES
     if self._on_terminal:
-      print("\r\x1b[K" + text, end="", flush=True)
+      self._print("\r\x1b[K" + text)
     elif due or step == self._num_steps:
-      print(text, flush=True)
+      self._print(text + "\n")
       self._last_line = now
 
   def log(self, text: str) -> None:
     """Writes a line that stays."""
-    print(("\r\x1b[K" if self._on_terminal else "") + text, flush=True)
+    self._print(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
+
+  def _print(self, text: str) -> None:
+    try:
+      print(text, end="", flush=True)
+    except BrokenPipeError:  # nobody reads on, which is no reason to stop
+      sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
   def _text(self, step: int, loss: float, characters_per_second: float) -> str:
     epoch, index = divmod(step - 1, self._steps_per_epoch)

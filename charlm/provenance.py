@@ -27,7 +27,6 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
       "python": platform.python_version(),
       **{name: _version(name) for name in _PACKAGES},
     },
-    "machine": platform.machine(),
     "devices": devices,
     "cores": num_cores(),
     "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
@@ -49,6 +48,7 @@ def _git_commit() -> str | None:
     # An installed package may lie inside another project's repository.
     if run([*git, "ls-files", "--error-unmatch", __file__]).returncode:
       return None
-    return run([*git, "rev-parse", "HEAD"]).stdout.strip()
+    describe = ["describe", "--always", "--dirty", "--abbrev=40"]
+    return run([*git, *describe]).stdout.strip()
   except OSError:
     return None  # no git here

@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ from charlm.files import write_atomically
 from charlm.model import GRULM, build_model
 from charlm.vocabulary import vocabulary_from_json
 
+# What TensorFlow raises where a checkpoint is cut off, altered or another's.
+_DAMAGE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
 _CHECKPOINT = re.compile(r"ckpt-(\d+)\.index")
 
 
@@ -32,6 +35,8 @@ class RunDir:
   """A run's folder, opened for reading or, locked, for training."""
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
+    if not os.fspath(path):
+      raise InputError("--run_dir is empty: give a folder")
     self.path = pathlib.Path(path)
 
   def exists(self) -> bool:
@@ -58,24 +63,18 @@ class RunDir:
       "config.json": experiment.to_json(),
     }
     for name, text in files.items():
-      self._write(name, text)
+      write_atomically(self.path / name, text.encode())
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
     """Makes the folder and keeps other trainers out of it.
 
     Raises:
-      InputError: another trainer is at work there, or it cannot be written.
+      InputError: another trainer is at work there.
+      OSError: it cannot be written.
     """
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      lock = (self.path / "lock").open("a+")
-    except OSError as error:
-      raise InputError(
-        f"cannot write to {self.path} ({error.strerror}): "
-        "give a writable --run_dir"
-      ) from error
-    with lock:
+    self.path.mkdir(parents=True, exist_ok=True)
+    with (self.path / "lock").open("a+") as lock:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
@@ -89,11 +88,12 @@ class RunDir:
       lock.flush()
       yield
 
-  def extend(self, experiment: Experiment) -> None:
+  def extend(
+    self, experiment: Experiment, vocab: list[str], held_out: list[str]
+  ) -> None:
     """Checks that a run goes on as it began; notes a larger `epochs`.
 
-    Raises:
-      InputError: naming each field that differs.
+    Raises InputError: naming each field that differs.
     """
     mine = self.experiment()
     if differences := mine.differences(experiment):
@@ -101,8 +101,17 @@ class RunDir:
         f"{self.path} holds another run: {', '.join(differences)}; give the "
         "same flags, or a new --run_dir"
       )
+    for name, same in (
+      ("vocabulary.json", self.vocabulary() == vocab),
+      ("held_out.txt", self.held_out() == "\n".join(held_out)),
+    ):
+      if not same:
+        raise InputError(
+          f"{self.path / name} was changed since the run began: restore it, or "
+          "give a new --run_dir"
+        )
     if experiment.config.epochs > mine.config.epochs:
-      self._write("config.json", experiment.to_json())
+      write_atomically(self.path / "config.json", experiment.to_json().encode())
 
   def experiment(self) -> Experiment:
     """Reads `config.json`."""
@@ -122,16 +131,11 @@ class RunDir:
       file.write(json.dumps(record) + "\n")
 
   def checkpoint(self, which: str) -> tuple[int, str]:
-    """Finds a checkpoint.
+    """Finds a checkpoint: `latest`, `best` or a step.
 
-    Args:
-      which: `latest`, `best` or a step.
+    Returns its step, and its path as TensorFlow wants it.
 
-    Returns:
-      Its step, and its path as TensorFlow wants it.
-
-    Raises:
-      InputError: there is no such checkpoint.
+    Raises InputError: there is no such checkpoint.
     """
     if not self.exists():
       raise InputError(
@@ -156,8 +160,7 @@ class RunDir:
   def load_model(self, which: str) -> tuple[GRULM, int]:
     """Returns the model of a checkpoint, and its step.
 
-    Raises:
-      InputError: no such checkpoint, or not one of this run's model.
+    Raises InputError: no such checkpoint, or not one of this run's model.
     """
     step, path = self.checkpoint(which)
     config = self.experiment().config
@@ -167,30 +170,21 @@ class RunDir:
       config.rnn_units,
       config.num_layers,
     )
-    with _damage_named(path):
+    try:
       status = tf.train.Checkpoint(model=model).read(path)
       # The optimizer and the progress are not wanted here, all weights are.
       status.assert_existing_objects_matched().expect_partial()
-    return model, step
-
-  def _write(self, name: str, text: str) -> None:
-    try:
-      write_atomically(self.path / name, text.encode())
-    except OSError as error:
+    except _DAMAGE as error:
       raise InputError(
-        f"cannot write {self.path / name} ({error.strerror}): make room, or "
-        "give another --run_dir"
+        f"the checkpoint {path} is damaged or does not fit config.json and "
+        "vocabulary.json: give another --checkpoint"
       ) from error
+    return model, step
 
   def _parse(self, name: str, parse: Any) -> Any:
     path = self.path / name
     try:
       return parse(path.read_bytes().decode())
-    except OSError as error:
-      raise InputError(
-        f"cannot read {path} ({error.strerror}): restore it, or give another "
-        "--run_dir"
-      ) from error
     except ValueError as error:
       raise InputError(
         f"{path}: {error}: restore it, or give another --run_dir"
@@ -204,33 +198,65 @@ class Checkpoints:
     self, run: RunDir, max_to_keep: int, **objects: tf.Module
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
+    self._run = run
+    self._last_step = -1  # of the newest checkpoint that is known to be whole
     self._checkpoint = tf.train.Checkpoint(**objects)
     self._recent = self._manager(run.path / "checkpoints", max_to_keep)
     self._best = self._manager(run.path / "best", 1)
 
-  def restore_latest(self) -> int | None:
-    """Restores the newest checkpoint; returns its step, None without one."""
-    steps = _steps(pathlib.Path(self._recent.directory))
-    if not steps:
-      return None
-    path = os.path.join(self._recent.directory, f"ckpt-{steps[-1]}")
-    with _damage_named(path):
-      self._checkpoint.restore(path).assert_consumed()
-    return steps[-1]
+  def restore_latest(self) -> int:
+    """Restores the newest whole checkpoint; warns of damaged ones.
 
-  def save(self, step: int) -> None:
-    """Saves, unless this step is saved already."""
-    if step not in _steps(pathlib.Path(self._recent.directory)):
-      self._recent.save(checkpoint_number=step)
+    Returns its step, 0 for a new run.
 
-  def save_best(self, step: int) -> None:
+    Raises InputError: no checkpoint is whole, though the run has begun.
+    """
+    found = [
+      (step, manager.directory)
+      for manager in (self._best, self._recent)
+      for step in _steps(pathlib.Path(manager.directory))
+    ]
+    for step, folder in sorted(found, reverse=True):
+      path = os.path.join(folder, f"ckpt-{step}")
+      try:
+        self._checkpoint.restore(path).assert_consumed()
+        if folder == self._recent.directory:
+          self._last_step = step
+        return step
+      except _DAMAGE:
+        print(f"skipped {path}: it is not whole", file=sys.stderr)
+    metrics = self._run.path / "metrics.jsonl"
+    if found or (metrics.exists() and metrics.stat().st_size):
+      raise InputError(
+        f"{self._run.path} has begun, but no checkpoint is whole: restore one, "
+        "or give a new --run_dir"
+      )
+    return 0
+
+  def save(self, step: int) -> bool:
+    """Saves, unless this step is saved already; tells whether it is."""
+    return step == self._last_step or self._save(self._recent, step)
+
+  def save_best(self, step: int) -> bool:
     """Saves as the best one."""
-    self._best.save(checkpoint_number=step)
+    return self._save(self._best, step)
+
+  def _save(self, manager: tf.train.CheckpointManager, step: int) -> bool:
+    try:
+      manager.save(checkpoint_number=step)
+    except (OSError, tf.errors.OpError) as error:
+      print(f"could not save step {step}: {error}", file=sys.stderr)
+      return False
+    if manager is self._recent:
+      self._last_step = step
+    return True
 
   def _manager(
     self, folder: pathlib.Path, max_to_keep: int
   ) -> tf.train.CheckpointManager:
     folder.mkdir(exist_ok=True)
+    for left_over in folder.glob("ckpt-*_temp"):  # of a save that was killed
+      shutil.rmtree(left_over)
     # The manager believes its state file, which can be missing, garbled or name
     # other folders' files: say afresh what is there.
     state_file = folder / "checkpoint"
@@ -298,23 +324,15 @@ class Metrics:
       writer.flush()
 
 
-@contextlib.contextmanager
-def _damage_named(path: str) -> Iterator[None]:
-  try:
-    yield
-  except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
-    raise InputError(
-      f"the checkpoint {path} is damaged or another model's "
-      f"({type(error).__name__}): remove it, or take another one"
-    ) from error
-
-
 def _record(line: bytes) -> dict[str, Any] | None:
+  """Returns a line of `metrics.jsonl`; None for one that was cut off."""
   try:
     record = json.loads(line)
-  except ValueError:
-    return None  # a line that was cut off
-  return record if isinstance(record, dict) and "step" in record else None
+    if type(record["step"]) is int and record["split"] in ("train", "eval"):
+      return record
+  except (ValueError, TypeError, KeyError):
+    pass
+  return None
 
 
 def _steps(folder: pathlib.Path) -> list[int]:

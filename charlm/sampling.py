@@ -17,9 +17,9 @@ from charlm.vocabulary import (
   text_from_ids,
 )
 
-# Products of one row and of several round differently, which can flip a
-# near-tie: fewer rows than these are never run.
-_MIN_ROWS = 2
+# Products of one row, and of more than 32, round differently, which can flip a
+# near-tie: no graph call has fewer or more rows than these.
+_MIN_ROWS, _MAX_ROWS = 2, 32
 _MIN_BUFFER = 1024
 
 
@@ -36,8 +36,7 @@ def temperature_random_sampling(
     uniform: numbers in [0, 1) shaped like `log_probs`; drawn from TensorFlow's
       global generator if None.
 
-  Returns:
-    Ids `[...]`, int64.
+  Returns Ids `[...]`, int64.
   """
   if uniform is None:
     uniform = tf.random.uniform(tf.shape(log_probs))
@@ -54,8 +53,7 @@ class GenerativeModel:
   ) -> None:
     """Takes a trained model.
 
-    Raises:
-      ValueError: a negative temperature.
+    Raises ValueError: a negative temperature.
     """
     if not 0 <= temperature < float("inf"):
       raise ValueError(
@@ -71,14 +69,15 @@ class GenerativeModel:
   ) -> tuple[tf.Tensor, State]:
     """Draws the next character of each text, from TensorFlow's generator.
 
-    Args:
-      inputs: strings `[B]` of one length.
-      states: as this returned them; None at the start of a text.
-
-    Returns:
-      Characters `[B]`, and the state.
+    It takes strings `[B]` of one length and the states that it returned for
+    them, None at the start of a text. Returns characters `[B]` and the states.
     """
-    ids = line_to_tensor(inputs, self._vocab).to_tensor()
+    ragged = line_to_tensor(inputs, self._vocab)
+    ids = ragged.to_tensor()
+    if tf.size(ids) != tf.size(ragged.flat_values):
+      raise ValueError(
+        "the inputs differ in length: give strings of one length"
+      )
     log_probs, states = self._model(ids, states, return_state=True)
     log_probs = _without_special(log_probs[:, -1])
     chosen = temperature_random_sampling(log_probs, self._temperature)
@@ -91,16 +90,10 @@ class GenerativeModel:
   def sample(
     self, num_chars: int, prefix: str, num_samples: int = 1, seed: int = 0
   ) -> list[str]:
-    """Continues a prefix, in one graph call for all samples.
+    """Continues a prefix, in one graph call for each 32 samples.
 
-    Args:
-      num_chars: characters a sample.
-      prefix: what the samples continue, one character at least.
-      num_samples: sample i is the same whatever this is.
-      seed: 0 to 2**64 - 1.
-
-    Returns:
-      The samples, without the prefix.
+    Sample i depends neither on `num_samples` nor on what came before. The seed
+    is below 2**64, the prefix not empty, and not part of the samples.
     """
     if not prefix:
       raise ValueError("an empty prefix: give a newline to start a line")
@@ -110,14 +103,18 @@ class GenerativeModel:
     size = max(_MIN_BUFFER, 1 << (length - 1).bit_length())
     known = np.zeros(size, np.int32)
     known[: len(prefix_ids)] = prefix_ids
-    rows = self._generate(
-      known,
-      tf.range(max(num_samples, _MIN_ROWS)),
-      tf.constant([len(prefix_ids), length]),
-      tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32),
-      tf.constant(self._temperature, tf.float32),
-    ).numpy()[:num_samples, len(prefix_ids) : length]
-    return [decode(row, self._vocab) for row in rows]
+    texts: list[str] = []
+    while len(texts) < num_samples:
+      num_rows = min(max(num_samples - len(texts), _MIN_ROWS), _MAX_ROWS)
+      rows = self._generate(
+        known,
+        tf.range(len(texts), len(texts) + num_rows),
+        tf.constant([len(prefix_ids), length]),
+        tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32),
+        tf.constant(self._temperature, tf.float32),
+      ).numpy()[:, len(prefix_ids) : length]
+      texts += [decode(row, self._vocab) for row in rows]
+    return texts[:num_samples]
 
   def _generate(
     self,
@@ -127,17 +124,9 @@ class GenerativeModel:
     seed: tf.Tensor,
     temperature: tf.Tensor,
   ) -> tf.Tensor:
-    """Fills a buffer of ids whose first ones are known.
+    """Returns ids `[B, size]`, of which as many as `lengths[1]` count.
 
-    Args:
-      known: ids `[size]`, of which the prefix counts.
-      samples: the samples' numbers `[B]`.
-      lengths: of the prefix, and of prefix and text.
-      seed: low and high 32 bits.
-      temperature: a scalar.
-
-    Returns:
-      Ids `[B, size]`, of which as many as the whole length count.
+    The first `lengths[0]` of the ids `[size]` are known, the others are drawn.
     """
     size, batch = known.shape[0], samples.shape[0]
     ids = tf.TensorArray(tf.int32, size, element_shape=[batch])

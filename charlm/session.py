@@ -1,18 +1,19 @@
 """One start of a run: what happens before, beside and after the steps."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from charlm.command import DIVERGED, DONE, StopRequest, fail
+from charlm.command import DONE, LEFT_OUT, StopRequest
 from charlm.evaluation import Evaluator, Score
 from charlm.progress import ProgressLine
 from charlm.provenance import describe_start
 from charlm.run_dir import Checkpoints, Metrics, RunDir
 from charlm.sampling import GenerativeModel
-from charlm.training import DivergedError, Report, Trainer
+from charlm.training import Report, Trainer
 
 _SAMPLE_CHARS = 500
 
@@ -31,10 +32,7 @@ class Session:
     vocab: list[str],
     held_out_ids: np.ndarray,
   ) -> None:
-    """Restores the newest checkpoint, if any, and logs the start.
-
-    `args` are `train.py`'s flags; the run is locked, the trainer untrained.
-    """
+    """Takes `train.py`'s flags, a locked run and an untrained trainer."""
     steps_per_epoch = trainer.batches.steps_per_epoch
     self._num_steps = args.epochs * steps_per_epoch
     self._report_every = args.summary_every_steps or max(
@@ -53,34 +51,40 @@ class Session:
       optimizer=trainer.optimizer,
       progress=trainer.progress,
     )
-    self._checkpoints.restore_latest()
-    step = trainer.step
-    self._metrics = Metrics(run, step)
-    self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
-    self.progress = self._line.show
+    self._run = run
+    self._saved = False
     self._last_score: tuple[int, Score | None] = (-1, None)
     self._stop = StopRequest()
-    start = describe_start(step, trainer.devices)
-    run.log_start(start)
-    self._line.log(self._describe(run, start))
 
   def run(self) -> int:
-    """Trains, saves, prints score and sample; returns the exit code."""
-    with self._stop:
-      try:
-        self._trainer.train(self._num_steps, self._report_every, self)
-      except DivergedError as error:
-        return fail("train.py", str(error), DIVERGED)
-      finally:
-        self._metrics.close()
+    """Restores, trains, saves, prints score and sample.
+
+    Returns The exit code.
+
+    Raises DivergedError: nothing was saved since.
+    """
+    self._restore()
+    first = self._trainer.step
+    with self._stop, contextlib.closing(self._metrics):
+      self._trainer.train(self._num_steps, self._report_every, self)
       step = self._trainer.step
-      self._checkpoints.save(step)
+      if step > first and not self._stop and self._last_score[0] != step:
+        self._evaluate(step)
+      self._save(step)
     if self._stop:
       self._line.log(f"stopped after step {step:,}: run it again to go on")
       return self._stop.exit_code
-    self._line.log(f"trained to {_describe_score(step, self._score(step))}")
-    print(f"{'-' * 20}\n{self._sample()}")
-    return DONE
+    self._line.log(
+      f"trained to {_describe_score(step, self._score(step))}\n"
+      f"{'-' * 20}\n{self._sample()}"
+    )
+    return DONE if self._saved else LEFT_OUT
+
+  def progress(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    """Redraws the progress bar."""
+    self._line.show(step, loss, characters_per_second)
 
   def report(self, step: int, report: Report) -> None:
     """Writes the training's numbers."""
@@ -93,12 +97,24 @@ class Session:
     """
     return (
       (self._eval_every, self._evaluate),
-      (self._save_every, self._checkpoints.save),
+      (self._save_every, self._save),
     )
 
   def should_stop(self) -> bool:
     """Tells whether a signal came."""
     return bool(self._stop)
+
+  def _restore(self) -> None:
+    step = self._checkpoints.restore_latest()
+    self._metrics = Metrics(self._run, step)
+    steps_per_epoch = self._trainer.batches.steps_per_epoch
+    self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
+    start = describe_start(step, self._trainer.devices)
+    self._run.log_start(start)
+    self._line.log(self._describe(start))
+
+  def _save(self, step: int) -> None:
+    self._saved = self._checkpoints.save(step)
 
   def _evaluate(self, step: int) -> None:
     score = self._score(step)
@@ -122,7 +138,7 @@ class Session:
   def _sample(self) -> str:
     return self._generator.sample(_SAMPLE_CHARS, "\n")[0]
 
-  def _describe(self, run: RunDir, start: dict[str, Any]) -> str:
+  def _describe(self, start: dict[str, Any]) -> str:
     model, batches = self._trainer.model, self._trainer.batches
     counts = [
       f"{layer.name} {layer.count_params():,}" for layer in model.layers
@@ -137,7 +153,7 @@ class Session:
       f"devices  {', '.join(start['devices'])} (intra-op threads: "
       f"{start['intra_op_threads'] or 'automatic'})\n"
       f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
-      f"run      {run.path}"
+      f"run      {self._run.path}"
     )
 
 

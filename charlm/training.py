@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import Config
+from charlm.config import Config, DivergedError
 from charlm.dataset import Batches
 from charlm.model import GRULM, build_model
 from charlm.optimizer import build_optimizer
@@ -18,17 +18,13 @@ _SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
 _MAX_STEPS_PER_CALL = 100
 
 
-class DivergedError(ArithmeticError):
-  """The loss or the gradient is not finite."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
   """Means over the steps since the last report."""
 
   loss: float  # nats per character
   gradient_norm: float  # before clipping
-  learning_rate: float
+  learning_rate: float  # of the step to come
   characters_per_second: float
 
 
@@ -85,13 +81,8 @@ class Trainer:
   ) -> None:
     """Takes a built model and its optimizer, both made in the strategy's scope.
 
-    Args:
-      model: the model.
-      optimizer: the optimizer, which this builds.
-      batches: the training batches.
-      strategy: its replicas share each batch evenly.
-      seed: of the dropout masks.
-      clip_norm: largest global norm of the gradient; 0 to leave it alone.
+    `seed` is that of the dropout, `clip_norm` the largest global norm of the
+    gradient, 0 to leave it alone.
     """
     self.model = model
     self.optimizer = optimizer
@@ -126,8 +117,7 @@ class Trainer:
   ) -> None:
     """Trains until step `num_steps`, or until `should_stop`.
 
-    Raises:
-      DivergedError: naming the step; nothing was reported or saved since.
+    Raises DivergedError: naming the step; nothing was reported or saved since.
     """
     characters, seconds = 0, 0.0  # since the last report
     actions = hooks.periodic()
@@ -182,8 +172,7 @@ class Trainer:
   def _train_steps(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes one step for each of the batches `[num_steps, B, T + 1]`.
 
-    Returns:
-      Loss and gradient norm of each step, `[num_steps]` each.
+    Returns Loss and gradient norm of each step, `[num_steps]` each.
     """
     num_steps = tf.shape(windows)[0]
     losses = tf.TensorArray(tf.float32, num_steps)
@@ -233,16 +222,8 @@ def build_trainer(
   strategy: tf.distribute.Strategy,
   gru: str = "auto",
 ) -> Trainer:
-  """Returns a trainer whose weights are a function of the config's seed.
-
-  Args:
-    config: what to train.
-    vocab_size: V.
-    batches: the training batches.
-    strategy: where to train.
-    gru: which GRU layer, as `GRULM` takes it.
-  """
-  keras.utils.set_random_seed(config.seed % 2**32)
+  """Returns a trainer of a model whose weights come from the seed."""
+  keras.utils.set_random_seed(config.seed)
   with strategy.scope():
     model = build_model(
       vocab_size,

@@ -27,8 +27,7 @@ def build_vocabulary(lines: list[str]) -> list[str]:
 def vocabulary_from_json(text: str) -> list[str]:
   """Reads `vocabulary.json`, a list since newline and space are entries.
 
-  Raises:
-    InputError: not a list of `[UNK]`, "" and sorted, distinct characters.
+  Raises InputError: not a list of `[UNK]`, "" and sorted, distinct characters.
   """
   try:
     vocab = json.loads(text)
@@ -97,6 +96,7 @@ def text_from_ids(
   """
   import tensorflow as tf
 
+  ids = tf.cast(ids, tf.int64)
   return tf.strings.reduce_join(tf.gather(vocab, ids), axis=-1)
 
 

@@ -22,6 +22,8 @@ assert len(tf.config.list_logical_devices("CPU")) == 4
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The default corpus is cached in the checkout, not in the user's home.
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache" / "xdg")
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # The characters of shared/data/shakespeare.txt, from its specification.

@@ -10,11 +10,14 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 import eval as eval_binary
 import sample as sample_binary
 import train as train_binary
+from charlm.evaluation import Evaluator, Score
+from charlm.run_dir import RunDir
 
 BINARIES = {
   "train.py": train_binary,
@@ -202,9 +205,9 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
   step = int(re.search(r"stopped after step ([\d,]+)", out)[1].replace(",", ""))
   assert 10 <= step < 1200
   epochs = f"--epochs={step // 12 + 1}"
-  assert train_binary.main([*stopped, epochs]) == 0
+  assert _run(*stopped, epochs).returncode == 0
   unbroken = tmp_path / "unbroken"
-  assert train_binary.main([*args, f"--run_dir={unbroken}", epochs]) == 0
+  assert _run(*args, f"--run_dir={unbroken}", epochs).returncode == 0
   assert _numbers(tmp_path / "stopped") == _numbers(unbroken)
 
 
@@ -302,25 +305,32 @@ BAD_INPUT = [
   ("train.py", ["--num_replicas=-1"], "num_replicas"),
   ("train.py", ["--num_replicas=5"], "does not divide"),
   ("train.py", ["--seed=-1"], "seed is -1"),
-  ("train.py", ["--run_dir={tmp}/empty.txt/run"], "writable --run_dir"),
+  ("train.py", ["--run_dir={tmp}/empty.txt/run"], "permissions"),
   ("train.py", ["--epoch=3"], "Did you mean: epochs"),
   ("train.py", ["--epochs=many"], "--epochs=many"),
   ("train.py", ["--flagfile={tmp}/none.flags"], "none.flags"),
   ("train.py", ["3"], "unexpected 3"),
+  ("train.py", ["--gru=keras", "--precision=bfloat16"], "--gru=fused"),
+  ("train.py", ["--gru=cudnn"], "gru"),
+  ("train.py", ["--schedule=cosine", "--warmup_steps=12"], "warmup_steps"),
+  ("train.py", ["--run_dir="], "--run_dir is empty"),
+  ("train.py", ["--corpus={tmp}/" + "x" * 300], "permissions"),
   ("eval.py", ["--run_dir={tmp}"], "not a run directory"),
   ("eval.py", ["--run_dir={tmp}/none"], "not a run directory"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=7"], "no checkpoint 7"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=last"], "latest"),
-  ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "cannot read"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "permissions"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/bad.txt"], "not UTF-8"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/empty.txt"], "fewer than two"),
   ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("sample.py", ["--run_dir={run}", "--prefix=a\udcff"], "not UTF-8"),
+  ("sample.py", ["--run_dir={run}", "--num_chars=1000000000"], "num_chars"),
   ("sample.py", ["--run_dir={run}", "--temperature=-1"], "temperature is -1"),
   ("sample.py", ["--run_dir={run}", "--temperature=nan"], "temperature is nan"),
   ("sample.py", ["--run_dir={run}", "--num_chars=0"], "num_chars"),
   ("sample.py", ["--run_dir={run}", "--num_samples=0"], "num_samples"),
   ("sample.py", ["--run_dir={run}", "--seed=-1"], "seed"),
-  ("sample.py", ["--run_dir={run}", "--seed=18446744073709551616"], "2**64"),
+  ("sample.py", ["--run_dir={run}", "--seed=18446744073709551616"], "seed"),
 ]
 
 
@@ -375,6 +385,104 @@ def test_bad_input_as_processes(
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+def test_the_best_checkpoint_is_kept_while_the_loss_rises(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  scores = iter([3.0, 2.0, 2.5, 2.25, 1.5, 1.75])
+  monkeypatch.setattr(
+    Evaluator, "score", lambda self, ids: Score(next(scores), 1, 0.0, 0)
+  )
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  run = RunDir(tmp_path / "run")
+  assert train_binary.main([*args, "--epochs=3"]) == 0
+  assert run.checkpoint("best")[0] == 24
+  # A resumed run knows the best score so far: 2.25 is none.
+  assert train_binary.main([*args, "--epochs=4"]) == 0
+  assert run.checkpoint("best")[0] == 24
+  assert train_binary.main([*args, "--epochs=6"]) == 0
+  assert run.checkpoint("best")[0] == 60
+
+
+def test_the_end_is_evaluated_whatever_the_period(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
+  assert train_binary.main(args) == 0
+  steps = [r["step"] for r in _metrics(tmp_path / "run", "eval")]
+  assert steps == [10, 12]
+  assert RunDir(tmp_path / "run").checkpoint("best")[0] in steps
+
+
+def test_a_run_without_its_checkpoints_is_not_started_afresh(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints")
+  shutil.rmtree(tmp_path / "run" / "best")
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
+  assert train_binary.main(args) == 2
+  assert "no checkpoint is whole" in capsys.readouterr().err
+  assert _numbers(tmp_path / "run") == _numbers(trained_run)
+
+
+def test_a_last_save_that_fails_is_code_4(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def fail(*args: object, **kwargs: object) -> None:
+    raise tf.errors.ResourceExhaustedError(None, None, "disk full")
+
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  with monkeypatch.context() as patch:
+    patch.setattr(tf.train.CheckpointManager, "save", fail)
+    assert train_binary.main(args) == 4
+  assert train_binary.main([*args[:-1], f"--run_dir={tmp_path}/other"]) == 0
+
+
+def test_a_killed_run_goes_on_as_if_unbroken(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, "--checkpoint_every_steps=7", "--epochs=100"]
+  killed = [*args, f"--run_dir={tmp_path}/killed"]
+  for _ in range(2):
+    with subprocess.Popen(
+      [sys.executable, ROOT / killed[0], *killed[1:]],
+      stdout=subprocess.DEVNULL,
+    ) as process:
+      before = _newest(tmp_path / "killed")
+      while _newest(tmp_path / "killed") <= before:
+        assert process.poll() is None
+        time.sleep(0.01)
+      process.kill()
+  epochs = f"--epochs={_newest(tmp_path / 'killed') // 12 + 2}"
+  unbroken = [*args, f"--run_dir={tmp_path}/unbroken"]
+  assert _run(*killed, epochs).returncode == 0
+  assert _run(*unbroken, epochs).returncode == 0
+  assert _numbers(tmp_path / "killed") == _numbers(tmp_path / "unbroken")
+
+
+def _newest(run_dir: pathlib.Path) -> int:
+  paths = (run_dir / "checkpoints").glob("ckpt-*.index")
+  return max((int(path.stem.split("-")[1]) for path in paths), default=0)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(
+  trained_run: pathlib.Path,
+) -> None:
+  command = [sys.executable, ROOT / "sample.py", f"--run_dir={trained_run}"]
+  with subprocess.Popen(
+    [*command, "--num_chars=100000"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+  assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(

@@ -38,6 +38,14 @@ def test_log_perplexity_is_the_mean_of_the_rows_means() -> None:
   assert float(actual) == pytest.approx(expected, abs=1e-6)
 
 
+def test_padding_may_hold_anything() -> None:
+  log_probs = np.log(np.full([3, 4, 5], 0.2, np.float32))
+  log_probs[:, :, 1] = -np.inf
+  target = np.array([[2, 3, 1, 1], [1, 1, 1, 1], [4, 1, 1, 1]])
+  expected = pytest.approx(np.log(5), abs=1e-6)
+  assert float(log_perplexity(log_probs, target)) == expected
+
+
 def test_a_uniform_model_scores_ln_v() -> None:
   log_probs = tf.fill([2, 6, 82], -math.log(82))
   target = np.full([2, 6], 5)

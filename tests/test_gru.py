@@ -70,13 +70,13 @@ def _assert_close(
 
 
 def _by_vectors(layer: keras.layers.GRU) -> Callable[..., Any]:
-  return lambda x, state: layer(x, initial_state=state)
+  return lambda x, state: layer(x, initial_state=state, training=True)
 
 
 def _by_ids(layer: keras.layers.GRU, ids: tf.Tensor) -> Callable[..., Any]:
   """Returns a run over ids, which Keras must look up first."""
   if isinstance(layer, FusedGRU):
-    return lambda table, state: layer.call_ids(ids, table, state)
+    return lambda table, state: layer.call_ids(ids, table, state, True)
   return lambda table, state: layer(tf.gather(table, ids), initial_state=state)
 
 

@@ -133,9 +133,12 @@ def test_bfloat16_needs_the_fused_layer() -> None:
   model = build_model(12, 6, 10, precision="bfloat16")
   other = build_model(12, 6, 10)
   other.set_weights(model.get_weights())
-  log_probs = model(_ids(2, 5))
+  log_probs = model(_ids(2, 5), training=True)
   assert log_probs.dtype == tf.float32
+  assert np.abs(log_probs - other(_ids(2, 5), training=True)).max() > 1e-6
   np.testing.assert_allclose(log_probs, other(_ids(2, 5)), atol=1e-2)
+  # What is not training computes in float32.
+  np.testing.assert_array_equal(model(_ids(2, 5)), other(_ids(2, 5)))
 
 
 def test_weights_load_into_a_new_model(tmp_path: pathlib.Path) -> None:

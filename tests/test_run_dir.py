@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -16,13 +17,14 @@ from charlm.run_dir import Checkpoints, Metrics, RunDir
 
 EXPERIMENT = Experiment(Config(embedding_dim=4, rnn_units=6), "0" * 64)
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
+HELD_OUT = ["ab", "ba"]
 
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path) -> RunDir:
   run = RunDir(tmp_path / "run")
   with run.locked():
-    run.create(EXPERIMENT, VOCAB, ["ab", "ba"])
+    run.create(EXPERIMENT, VOCAB, HELD_OUT)
   return run
 
 
@@ -95,7 +97,7 @@ def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
   tf.train.Checkpoint(modell=build_model(len(VOCAB), 4, 6)).write(
     str(run.path / "checkpoints" / "ckpt-3")
   )
-  with pytest.raises(InputError, match="ckpt-3 is damaged or another model"):
+  with pytest.raises(InputError, match="ckpt-3 is damaged"):
     run.load_model("latest")
 
 
@@ -103,19 +105,74 @@ def test_a_restore_matches_everything(run: RunDir) -> None:
   _save(run, 10)
   model = build_model(len(VOCAB), 4, 6)
   checkpoints = Checkpoints(run, 3, model=model, more=tf.Variable(0))
-  with pytest.raises(InputError, match="damaged or another model"):
+  with pytest.raises(InputError, match="no checkpoint is whole"):
     checkpoints.restore_latest()
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-def test_a_damaged_checkpoint_is_named(run: RunDir, suffix: str) -> None:
-  model = _save(run, 10)
-  (file,) = (run.path / "checkpoints").glob(f"*{suffix}")
-  file.write_bytes(file.read_bytes()[:100])
-  with pytest.raises(InputError, match="ckpt-10 is damaged"):
-    run.load_model("latest")
-  with pytest.raises(InputError, match="ckpt-10 is damaged"):
+@pytest.mark.parametrize("damage", ["cut off", "a flipped bit", "missing"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+  run: RunDir, suffix: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = _save(run, 10, 20)
+  data = bytearray((file := _file(run, 20, suffix)).read_bytes())
+  data[len(data) // 2] ^= 1
+  if damage == "missing":
+    file.unlink()
+  else:
+    file.write_bytes(data if damage == "a flipped bit" else data[:100])
+    with pytest.raises(InputError, match="ckpt-20 is damaged"):
+      run.load_model("latest")
+    assert run.load_model("10")[1] == 10
+  assert Checkpoints(run, 3, model=model).restore_latest() == 10
+  warnings = capsys.readouterr().err.count("\n")
+  assert warnings == (damage != "missing")
+
+
+def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
+  model = _save(run, 10, best=(20,))
+  _file(run, 10, ".index").write_bytes(b"rubbish")
+  # The best checkpoint holds all that is needed too.
+  assert Checkpoints(run, 3, model=model).restore_latest() == 20
+  _file(run, 20, ".index", "best").write_bytes(b"rubbish")
+  with pytest.raises(InputError, match="no checkpoint is whole"):
     Checkpoints(run, 3, model=model).restore_latest()
+  shutil.rmtree(run.path / "checkpoints")
+  shutil.rmtree(run.path / "best")
+  assert Checkpoints(run, 3, model=model).restore_latest() == 0
+  (run.path / "metrics.jsonl").write_text("{}\n")
+  with pytest.raises(InputError, match="has begun"):
+    Checkpoints(run, 3, model=model).restore_latest()
+
+
+def test_what_a_killed_save_left_is_removed(run: RunDir) -> None:
+  _save(run, 10)
+  left_over = run.path / "checkpoints" / "ckpt-20_temp"
+  left_over.mkdir()
+  (left_over / "part-00000-of-00001.data").touch()
+  _save(run, 30)
+  assert not left_over.exists()
+  assert run.checkpoint("latest")[0] == 30
+
+
+def test_a_save_that_fails_is_told_and_harms_nothing(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  checkpoints = Checkpoints(run, 3, model=build_model(len(VOCAB), 4, 6))
+  assert checkpoints.save(10)
+  (run.path / "checkpoints" / "ckpt-20_temp").touch()  # in the way of a folder
+  assert not checkpoints.save(20)
+  assert "could not save step 20" in capsys.readouterr().err
+  assert run.checkpoint("latest")[0] == 10
+  (run.path / "checkpoints" / "ckpt-20_temp").unlink()
+  assert checkpoints.save(20)
+  assert run.checkpoint("latest")[0] == 20
+
+
+def _file(
+  run: RunDir, step: int, suffix: str, folder: str = "checkpoints"
+) -> pathlib.Path:
+  return run.path / folder / f"ckpt-{step}{suffix}"
 
 
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
@@ -139,15 +196,28 @@ def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
 def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
   other = Experiment(Config(embedding_dim=5, rnn_units=6), "0" * 64)
   with pytest.raises(InputError, match=r"embedding_dim .4 there, 5 here"):
-    run.extend(other)
+    run.extend(other, VOCAB, HELD_OUT)
   assert run.experiment() == EXPERIMENT
 
 
 def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (12, 12)):
-    run.extend(Experiment(Config(epochs=epochs, **sizes), "0" * 64))
+    experiment = Experiment(Config(epochs=epochs, **sizes), "0" * 64)
+    run.extend(experiment, VOCAB, HELD_OUT)
     assert run.experiment().config.epochs == expected
+
+
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [("vocabulary.json", '["[UNK]", "", "a", "b"]'), ("held_out.txt", "ab")],
+)
+def test_edited_files_are_refused_naming_them(
+  run: RunDir, name: str, text: str
+) -> None:
+  (run.path / name).write_text(text)
+  with pytest.raises(InputError, match=f"{name} was changed"):
+    run.extend(EXPERIMENT, VOCAB, HELD_OUT)
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
@@ -182,7 +252,7 @@ def test_a_folder_that_cannot_be_made_is_refused(
   tmp_path: pathlib.Path,
 ) -> None:
   (tmp_path / "file").touch()
-  with pytest.raises(InputError, match="cannot write"):
+  with pytest.raises(NotADirectoryError):
     RunDir(tmp_path / "file" / "run").locked().__enter__()
 
 
@@ -218,7 +288,7 @@ def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
     metrics.write(step, "train", {"loss": float(step)})
   metrics.close()
   with (run.path / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 40, "spl')
+    file.write('{"step": "1"}\n[]\n{"step": 40, "spl')
   metrics = Metrics(run, 20)
   metrics.write(30, "train", {"loss": 33.0})
   metrics.close()

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.config import Config, InputError
+from charlm.config import Config, DivergedError, InputError
 from charlm.dataset import Batches
 from charlm.devices import create_strategy, largest_divisor
 from charlm.model import build_model
-from charlm.training import DivergedError, Report, Trainer, build_trainer
+from charlm.training import Report, Trainer, build_trainer
 
 VOCAB_SIZE = 12
 

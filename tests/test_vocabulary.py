@@ -64,6 +64,8 @@ def test_round_trip() -> None:
 
 
 def test_padding_disappears() -> None:
+  ids = vocabulary.encode("ab", VOCAB)
+  assert vocabulary.text_from_ids(ids, VOCAB).numpy() == b"ab"
   ids = tf.constant([[55, 56, 1, 1], [55, 1, 1, 1]])
   texts = vocabulary.text_from_ids(ids, VOCAB)
   assert texts.numpy().tolist() == [b"ab", b"a"]

@@ -1,0 +1,48 @@
+import os
+import signal
+
+import pytest
+
+from charlm.command import StopRequest
+from charlm.progress import ProgressLine
+
+
+def test_a_terminal_gets_a_bar_that_fits(
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+  monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+  for columns, expected in ((200, "[==========..........]"), (40, "loss 1.")):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    ProgressLine(400, 100, 0).show(150, 1.25, 45_678.9)
+    out = capsys.readouterr().out
+    assert out.startswith("\r\x1b[Kepoch 2/4 step 150/400 loss 1.")
+    assert expected in out
+    assert len(out) - len("\r\x1b[K") < columns
+  assert "\n" not in out
+
+
+def test_a_file_gets_few_plain_lines(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  line = ProgressLine(400, 100, 0)
+  for step in (100, 200, 300, 400):
+    line.show(step, 1.25, 45_678.9)
+  out = capsys.readouterr().out
+  assert out.startswith(
+    "epoch 1/4 step 100/400 loss 1.2500 45,679 characters/s"
+  )
+  # The first and the last one: the others came too soon.
+  assert out.count("\n") == 2
+  assert out.endswith("0:00:00 left\n")
+  assert "\r" not in out
+
+
+def test_a_first_signal_is_noted_and_a_second_one_acts() -> None:
+  before = signal.getsignal(signal.SIGTERM)
+  with StopRequest() as stop:
+    assert not stop
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop
+    assert stop.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  assert signal.getsignal(signal.SIGTERM) == before
