@@ -245,7 +245,8 @@ class Checkpoints:
     try:
       manager.save(checkpoint_number=step)
     except (OSError, tf.errors.OpError) as error:
-      print(f"could not save step {step}: {error}", file=sys.stderr)
+      reason = f"step {step} is not saved ({type(error).__name__})"
+      print(f"{reason}: make room in {manager.directory}", file=sys.stderr)
       return False
     if manager is self._recent:
       self._last_step = step

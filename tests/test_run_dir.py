@@ -162,7 +162,7 @@ def test_a_save_that_fails_is_told_and_harms_nothing(
   assert checkpoints.save(10)
   (run.path / "checkpoints" / "ckpt-20_temp").touch()  # in the way of a folder
   assert not checkpoints.save(20)
-  assert "could not save step 20" in capsys.readouterr().err
+  assert "step 20 is not saved" in capsys.readouterr().err
   assert run.checkpoint("latest")[0] == 10
   (run.path / "checkpoints" / "ckpt-20_temp").unlink()
   assert checkpoints.save(20)
