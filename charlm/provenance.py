@@ -2,18 +2,17 @@
 
 import datetime
 import functools
-import importlib.metadata
 import pathlib
 import platform
 import subprocess
 import sys
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from charlm.devices import num_cores
-
-_PACKAGES = ("charlm", "tensorflow", "keras", "numpy")
 
 
 def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
@@ -25,20 +24,15 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
     "commit": _git_commit(),
     "versions": {
       "python": platform.python_version(),
-      **{name: _version(name) for name in _PACKAGES},
+      "tensorflow": tf.__version__,
+      "keras": keras.__version__,
+      "numpy": np.__version__,
     },
     "devices": devices,
     "cores": num_cores(),
     "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
     "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
   }
-
-
-def _version(package: str) -> str | None:
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None  # a checkout that is not installed
 
 
 def _git_commit() -> str | None:

@@ -144,7 +144,7 @@ class Session:
       f"{layer.name} {layer.count_params():,}" for layer in model.layers
     ]
     num_epochs = self._num_steps // batches.steps_per_epoch
-    versions = [f"{name} {v}" for name, v in start["versions"].items() if v]
+    versions = [f"{name} {v}" for name, v in start["versions"].items()]
     return (
       f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
       f"steps    {self._num_steps:,} ({num_epochs} epochs of "
