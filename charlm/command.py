@@ -36,14 +36,13 @@ def run_command(
     extra = flag_values(argv)[1:]
   except Exception as error:  # the flags module's own, or a flag file's
     return fail(name, f"{_one_line(error)}; see {name} --help")
-  if flag_values.help:
-    print(f"{usage}\n{flag_values.get_help()}")
-    return DONE
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
   try:
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    exit_code = command(flag_values)
+    if flag_values.help:
+      print(f"{usage}\n{flag_values.get_help()}")
+    exit_code = DONE if flag_values.help else command(flag_values)
     sys.stdout.flush()
     return exit_code
   except InputError as error:
