@@ -10,9 +10,7 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
   """Returns the optimizer; make it inside the strategy's scope.
 
-  Args:
-    config: what to train.
-    num_steps: of the whole run: where a cosine schedule reaches zero.
+  A cosine schedule reaches zero at `num_steps`, the end of the run.
 
   Raises InputError: a warm-up that takes the whole run.
   """

@@ -5,9 +5,12 @@ position), so a text depends neither on how many are drawn beside it nor on the
 device.
 """
 
+import concurrent.futures
+
 import numpy as np
 import tensorflow as tf
 
+from charlm.devices import num_cores
 from charlm.model import GRULM, State
 from charlm.vocabulary import (
   NUM_SPECIAL,
@@ -103,18 +106,22 @@ class GenerativeModel:
     size = max(_MIN_BUFFER, 1 << (length - 1).bit_length())
     known = np.zeros(size, np.int32)
     known[: len(prefix_ids)] = prefix_ids
-    texts: list[str] = []
-    while len(texts) < num_samples:
-      num_rows = min(max(num_samples - len(texts), _MIN_ROWS), _MAX_ROWS)
-      rows = self._generate(
+
+    def generate(first: int) -> np.ndarray:
+      num_rows = min(max(num_samples - first, _MIN_ROWS), _MAX_ROWS)
+      return self._generate(
         known,
-        tf.range(len(texts), len(texts) + num_rows),
+        tf.range(first, first + num_rows),
         tf.constant([len(prefix_ids), length]),
         tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32),
         tf.constant(self._temperature, tf.float32),
-      ).numpy()[:, len(prefix_ids) : length]
-      texts += [decode(row, self._vocab) for row in rows]
-    return texts[:num_samples]
+      ).numpy()
+
+    # One call keeps little more than one core busy.
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+      blocks = pool.map(generate, range(0, num_samples, _MAX_ROWS))
+      rows = [row for block in blocks for row in block][:num_samples]
+    return [decode(row[len(prefix_ids) : length], self._vocab) for row in rows]
 
   def _generate(
     self,
