@@ -52,7 +52,6 @@ class Session:
       progress=trainer.progress,
     )
     self._run = run
-    self._saved = False
     self._last_score: tuple[int, Score | None] = (-1, None)
     self._stop = StopRequest()
 
@@ -106,6 +105,8 @@ class Session:
 
   def _restore(self) -> None:
     step = self._checkpoints.restore_latest()
+    # Before any metrics: a run that was killed early must find where it began.
+    self._save(step)
     self._metrics = Metrics(self._run, step)
     steps_per_epoch = self._trainer.batches.steps_per_epoch
     self._line = ProgressLine(self._num_steps, steps_per_epoch, step)

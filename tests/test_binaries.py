@@ -465,6 +465,26 @@ def test_a_killed_run_goes_on_as_if_unbroken(
   assert _numbers(tmp_path / "killed") == _numbers(tmp_path / "unbroken")
 
 
+def test_a_run_killed_before_its_first_save_starts_again(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  args.append("--checkpoint_every_steps=10000")
+  with subprocess.Popen(
+    [sys.executable, ROOT / args[0], *args[1:], "--epochs=1000"],
+    stdout=subprocess.DEVNULL,
+  ) as process:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_bytes():
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.kill()
+  assert _newest(tmp_path / "run") == 0
+  assert train_binary.main([*args, "--epochs=3"]) == 0
+  steps = [r["step"] for r in _metrics(tmp_path / "run", "train")]
+  assert steps == [10, 20, 30, 36]
+
+
 def _newest(run_dir: pathlib.Path) -> int:
   paths = (run_dir / "checkpoints").glob("ckpt-*.index")
   return max((int(path.stem.split("-")[1]) for path in paths), default=0)
