@@ -45,6 +45,12 @@ def define_flags() -> flags.FlagValues:
     "GRU layer; auto: keras (cuDNN) on a GPU, else fused",
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "on GPUs, repeat results bit by bit, more slowly; CPUs do so always",
+    flag_values=values,
+  )
   flags.DEFINE_bool("help", False, "show this help", flag_values=values)
   return values
 
@@ -75,7 +81,7 @@ def train(args: Any) -> int:
   )
   import_quietly("tensorflow", "keras")
   from charlm.dataset import Batches
-  from charlm.devices import create_strategy
+  from charlm.devices import create_strategy, make_deterministic
   from charlm.run_dir import RunDir
   from charlm.session import Session
   from charlm.training import build_trainer
@@ -83,6 +89,8 @@ def train(args: Any) -> int:
   batches = Batches(
     train_ids, config.seq_length, config.batch_size, config.seed
   )
+  if args.deterministic:
+    make_deterministic()
   strategy = create_strategy(args.num_replicas, config.batch_size)
   trainer = build_trainer(config, len(vocab), batches, strategy, args.gru)
   run = RunDir(args.run_dir)

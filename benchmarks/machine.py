@@ -2,10 +2,10 @@
 
 import importlib.metadata
 import os
-import pathlib
 import platform
-import re
 from typing import Any
+
+from charlm.devices import processor
 
 _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 
@@ -14,7 +14,7 @@ def describe() -> dict[str, Any]:
   """Returns processor, cores, memory and versions."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   return {
-    "processor": _processor(),
+    "processor": processor(),
     "cores": len(os.sched_getaffinity(0)),
     "memory_gib": round(memory / 2**30, 1),
     "system": platform.system(),
@@ -32,12 +32,3 @@ def in_words(machine: dict[str, Any]) -> str:
     f"{machine['processor']}, {machine['cores']} cores, "
     f"{machine['memory_gib']} GiB, {machine['system']}; {versions}"
   )
-
-
-def _processor() -> str:
-  try:
-    text = pathlib.Path("/proc/cpuinfo").read_text()
-  except OSError:
-    text = ""
-  name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-  return name[1] if name else platform.processor() or platform.machine()

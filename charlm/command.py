@@ -115,6 +115,12 @@ def _stderr_to_nowhere() -> Iterator[None]:
     os.close(nowhere)
 
 
+def warn(text: str) -> None:
+  """Writes a line to stderr; where that is a file on a full disk, nothing."""
+  with contextlib.suppress(OSError):
+    print(text, file=sys.stderr, flush=True)
+
+
 def fail(name: str, text: str, exit_code: int = BAD_INPUT) -> int:
   """Writes one line to stderr; returns the exit code."""
   print(f"{name}: {text}", file=sys.stderr)

@@ -63,23 +63,25 @@ class Config:
       raise InputError("warmup_steps need a schedule: give --schedule=cosine")
 
 
-def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
-  return lambda value: least <= value < 2**31, f"of {least} or more"
+def _between(
+  least: int, most: int = 2**31 - 1
+) -> tuple[Callable[[Any], bool], str]:
+  return lambda value: least <= value <= most, f"between {least} and {most:,}"
 
 
 _ALLOWED = {
   "corpus": (bool, "that is not empty"),
-  "eval_lines": _at_least(1),
-  "seq_length": _at_least(1),
-  "batch_size": _at_least(1),
-  "epochs": _at_least(0),
-  "embedding_dim": _at_least(1),
-  "rnn_units": _at_least(1),
-  "num_layers": _at_least(1),
+  "eval_lines": _between(1),
+  "seq_length": _between(1),
+  "batch_size": _between(1),
+  "epochs": _between(0),
+  "embedding_dim": _between(1, 2**16),
+  "rnn_units": _between(1, 2**16),
+  "num_layers": _between(1, 100),
   "dropout_rate": (lambda value: 0 <= value < 1, "in [0, 1)"),
   "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
   "schedule": (("constant", "cosine").__contains__, "of constant or cosine"),
-  "warmup_steps": _at_least(0),
+  "warmup_steps": _between(0),
   "beta_2": (lambda value: 0 <= value < 1, "in [0, 1)"),
   "clip_norm": (lambda value: 0 <= value < math.inf, "of 0 or more"),
   "precision": (("float32", "bfloat16").__contains__, "of float32 or bfloat16"),
@@ -124,7 +126,7 @@ class Experiment:
     """
     try:
       fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise InputError(f"not JSON ({error})") from error
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")

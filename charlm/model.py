@@ -153,6 +153,19 @@ def build_model(*args: Any, **kwargs: Any) -> GRULM:
   return model
 
 
+def num_weights(
+  vocab_size: int, embedding_dim: int, rnn_units: int, num_layers: int
+) -> int:
+  """Returns how many weights a model of these sizes has, without making it."""
+  inputs = embedding_dim + (num_layers - 1) * rnn_units  # of all GRU layers
+  gates = 3 * rnn_units
+  return (
+    vocab_size * embedding_dim
+    + gates * (inputs + num_layers * (rnn_units + 2))
+    + (rnn_units + 1) * vocab_size
+  )
+
+
 def _gru_name(layer: int) -> str:
   return f"gru_{layer}" if layer else "gru"
 

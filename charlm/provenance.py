@@ -12,7 +12,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.devices import num_cores
+from charlm.devices import num_cores, processor
+
+# On these the last bits of all results depend.
+_FOR_EQUAL_BITS = (
+  "versions",
+  "processor",
+  "devices",
+  "cores",
+  "intra_op_threads",
+  "inter_op_threads",
+)
 
 
 def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
@@ -28,11 +38,23 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
       "keras": keras.__version__,
       "numpy": np.__version__,
     },
+    "processor": processor(),
     "devices": devices,
     "cores": num_cores(),
     "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
     "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
   }
+
+
+def differences(start: dict[str, Any], other: dict[str, Any]) -> list[str]:
+  """Lists in what a start may differ from another in its results' last bits."""
+  mine, theirs = ({**s, **s.get("versions", {})} for s in (start, other))
+  names = [*start["versions"], *_FOR_EQUAL_BITS[1:]]
+  return [
+    f"{name} ({mine.get(name)} there, {theirs.get(name)} here)"
+    for name in names
+    if mine.get(name) != theirs.get(name)
+  ]
 
 
 def _git_commit() -> str | None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from charlm.command import DONE, LEFT_OUT, StopRequest
+from charlm.checkpoints import Checkpoints
+from charlm.command import DONE, LEFT_OUT, StopRequest, warn
 from charlm.evaluation import Evaluator, Score
+from charlm.metrics import Metrics
 from charlm.progress import ProgressLine
-from charlm.provenance import describe_start
-from charlm.run_dir import Checkpoints, Metrics, RunDir
+from charlm.provenance import describe_start, differences
+from charlm.run_dir import RunDir
 from charlm.sampling import GenerativeModel
 from charlm.training import Report, Trainer
 
@@ -77,7 +79,7 @@ class Session:
       f"trained to {_describe_score(step, self._score(step))}\n"
       f"{'-' * 20}\n{self._sample()}"
     )
-    return DONE if self._saved else LEFT_OUT
+    return DONE if self._saved and self._metrics.whole else LEFT_OUT
 
   def progress(
     self, step: int, loss: float, characters_per_second: float
@@ -111,6 +113,11 @@ class Session:
     steps_per_epoch = self._trainer.batches.steps_per_epoch
     self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
     start = describe_start(step, self._trainer.devices)
+    if (last := self._run.last_start()) and (names := differences(last, start)):
+      warn(
+        f"this start differs from the last one in {', '.join(names)}: the "
+        "numbers may differ from an unbroken run's in their last digits"
+      )
     self._run.log_start(start)
     self._line.log(self._describe(start))
 
@@ -127,9 +134,10 @@ class Session:
     self._metrics.write(step, "eval", numbers | {"sample": self._sample()})
     self._line.log(_describe_score(step, score))
     best = self._trainer.progress.best_loss
-    if score.log_perplexity < best.numpy():
+    if score.log_perplexity < (before := best.numpy()):
       best.assign(score.log_perplexity)
-      self._checkpoints.save_best(step)
+      if not self._checkpoints.save_best(step):
+        best.assign(before)
 
   def _score(self, step: int) -> Score:
     if self._last_score[0] != step:

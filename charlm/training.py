@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import Config, DivergedError
+from charlm.config import Config, DivergedError, InputError
 from charlm.dataset import Batches
-from charlm.model import GRULM, build_model
+from charlm.devices import memory_bytes
+from charlm.model import GRULM, build_model, num_weights
 from charlm.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
@@ -146,9 +147,11 @@ class Trainer:
     losses, norms = (x.numpy() for x in self._train_steps(windows))
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
+      epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
-        f"the loss or the gradient of step {step + 1} is not finite: lower "
-        "--learning_rate or set --clip_norm, and give a new --run_dir"
+        f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
+        f"epoch {epoch + 1}) is not finite: lower --learning_rate or set "
+        "--clip_norm, and give a new --run_dir"
       )
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
     self.progress.sums.assign_add([*sums, len(losses)])
@@ -222,17 +225,22 @@ def build_trainer(
   strategy: tf.distribute.Strategy,
   gru: str = "auto",
 ) -> Trainer:
-  """Returns a trainer of a model whose weights come from the seed."""
+  """Returns a trainer of a model whose weights come from the seed.
+
+  Raises InputError: a model that the machine's memory cannot hold.
+  """
+  sizes = (config.embedding_dim, config.rnn_units, config.num_layers)
+  # The weights, their gradient, and Adam's two means.
+  needed = 4 * 4 * num_weights(vocab_size, *sizes)
+  if needed > memory_bytes():
+    raise InputError(
+      f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
+      "the machine's memory: lower --rnn_units, --embedding_dim or --num_layers"
+    )
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():
     model = build_model(
-      vocab_size,
-      config.embedding_dim,
-      config.rnn_units,
-      config.num_layers,
-      config.dropout_rate,
-      gru,
-      config.precision,
+      vocab_size, *sizes, config.dropout_rate, gru, config.precision
     )
     optimizer = build_optimizer(config, config.epochs * batches.steps_per_epoch)
   return Trainer(

@@ -31,7 +31,7 @@ def vocabulary_from_json(text: str) -> list[str]:
   """
   try:
     vocab = json.loads(text)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise InputError(f"not JSON ({error})") from error
   if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != ["[UNK]", ""]:
     raise InputError('not a list that starts with "[UNK]" and ""')

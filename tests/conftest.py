@@ -4,12 +4,21 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import contextlib
 import logging
 import pathlib
 import random
+import resource
+from collections.abc import Iterator
 
+import keras
 import pytest
 import tensorflow as tf
+
+from charlm.checkpoints import Checkpoints
+from charlm.config import Config, Experiment
+from charlm.model import build_model
+from charlm.run_dir import RunDir
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
@@ -99,3 +108,47 @@ def trained_run(
   path = tmp_path_factory.mktemp("runs") / "trained"
   assert train.main([*train_args, f"--run_dir={path}", "--epochs=3"]) == 0
   return path
+
+
+EXPERIMENT = Experiment(Config(embedding_dim=4, rnn_units=6), "0" * 64)
+VOCAB = ["[UNK]", "", "\n", "a", "b"]
+HELD_OUT = ["ab", "ba"]
+
+
+@pytest.fixture
+def run(tmp_path: pathlib.Path) -> RunDir:
+  run = RunDir(tmp_path / "run")
+  with run.locked():
+    run.create(EXPERIMENT, VOCAB, HELD_OUT)
+  return run
+
+
+def save_checkpoints(
+  run: RunDir, *steps: int, best: tuple[int, ...] = ()
+) -> keras.Model:
+  """Saves a new model at some steps, or as the best; returns it."""
+  model = build_model(len(VOCAB), 4, 6)
+  checkpoints = Checkpoints(run, 3, model=model)
+  for step in steps:
+    checkpoints.save(step)
+  for step in best:
+    checkpoints.save_best(step)
+  return model
+
+
+def checkpoint_file(
+  run: RunDir, step: int, suffix: str, folder: str = "checkpoints"
+) -> pathlib.Path:
+  """Returns where a file of a checkpoint is."""
+  return run.path / folder / f"ckpt-{step}{suffix}"
+
+
+@contextlib.contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+  """Lets no file grow beyond some bytes, as a full disk would."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -285,11 +285,65 @@ def test_help_is_no_error(
   assert captured.err == ""
 
 
+BAD_FILES = {
+  "empty.txt": b"",
+  "blank.txt": b" \n\r\n\t\n",
+  "one_line.txt": b"to be or not to be",
+  "long_line.txt": b"to be " * (50_000_000 // 6),
+  "few.txt": b"to be\nor not\n!\n",
+  "a.txt": b"a\n",
+  "bad.txt": b"abc\xff",
+  "late.txt": b"to be or \n" * 9000 + b"\xc3\x28",
+  "utf16.txt": "to be or not\n".encode("utf-16"),
+}
 BAD_INPUT = [
   ("train.py", ["--corpus={tmp}/empty.txt"], "no line of text"),
   ("train.py", ["--corpus={tmp}/none.txt"], "no file at"),
   ("train.py", ["--corpus={tmp}/bad.txt"], "not UTF-8 at byte 3"),
+  ("train.py", ["--corpus={tmp}/blank.txt"], "no line of text"),
+  ("train.py", ["--corpus={tmp}/one_line.txt"], "leaves nothing to train on"),
+  ("train.py", ["--corpus={tmp}/long_line.txt"], "leaves nothing to train on"),
+  ("train.py", ["--corpus={tmp}/utf16.txt"], "not UTF-8 at byte 0"),
+  ("train.py", ["--corpus={tmp}/late.txt"], "not UTF-8 at byte 90000"),
+  ("train.py", ["--corpus={tmp}/pipe"], "not a regular file"),
+  ("train.py", ["--corpus={tmp}/folder"], "no file at"),
+  ("train.py", ["--corpus={tmp}/*.md"], "no file at"),
+  ("train.py", ["--corpus={tmp}/few.txt,{tmp}/none.txt"], "none.txt"),
+  ("train.py", ["--corpus={tmp}/few.txt,"], "empty path"),
+  ("train.py", ["--corpus="], "corpus is ''"),
+  (
+    "train.py",
+    ["--corpus={tmp}/few.txt", "--eval_lines=2"],
+    "fewer than one batch",
+  ),
+  (
+    "train.py",
+    ["--corpus={tmp}/few.txt", "--eval_lines=1"],
+    "a single character",
+  ),
   ("train.py", ["--seq_length=2000"], "fewer than one batch"),
+  ("train.py", ["--seq_length=99999999999"], "seq_length is 99999999999"),
+  ("train.py", ["--batch_size=99999999999"], "batch_size is 99999999999"),
+  ("train.py", ["--rnn_units=100000"], "between 1 and 65,536"),
+  ("train.py", ["--rnn_units=65536"], "GiB, more than the machine's memory"),
+  ("train.py", ["--num_layers=101"], "num_layers is 101"),
+  ("train.py", ["--dropout_rate=-0.1"], "dropout_rate is -0.1"),
+  ("train.py", ["--dropout_rate=nan"], "dropout_rate is nan"),
+  ("train.py", ["--learning_rate=0"], "learning_rate is 0.0"),
+  ("train.py", ["--learning_rate=-1"], "learning_rate is -1.0"),
+  ("train.py", ["--learning_rate=inf"], "learning_rate is inf"),
+  ("train.py", ["--learning_rate=fast"], "learning_rate"),
+  ("train.py", ["--beta_2=1"], "beta_2 is 1.0"),
+  ("train.py", ["--clip_norm=-1"], "clip_norm is -1.0"),
+  ("train.py", ["--clip_norm=nan"], "clip_norm is nan"),
+  ("train.py", ["--schedule=linear"], "schedule is 'linear'"),
+  ("train.py", ["--warmup_steps=5"], "--schedule=cosine"),
+  ("train.py", ["--precision=float16"], "precision is 'float16'"),
+  ("train.py", ["--seed=4294967296"], "seed is 4294967296"),
+  ("train.py", ["--num_replicas=1000"], "does not divide"),
+  ("train.py", ["--eval_every_steps=-1"], "eval_every_steps"),
+  ("train.py", ["--checkpoint_every_steps=-1"], "checkpoint_every_steps"),
+  ("train.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
   ("train.py", ["--batch_size=5000"], "fewer than one batch"),
   ("train.py", ["--eval_lines=300"], "nothing to train on"),
   ("train.py", ["--eval_lines=0"], "eval_lines is 0"),
@@ -322,7 +376,21 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "permissions"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/bad.txt"], "not UTF-8"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/empty.txt"], "fewer than two"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/blank.txt"], "fewer than two"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/a.txt"], "fewer than two"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/utf16.txt"], "not UTF-8"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/folder"], "permissions"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=-1"], "no checkpoint -1"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
+  ("eval.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
   ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("sample.py", ["--run_dir={run}", "--temperature=inf"], "temperature is inf"),
+  ("sample.py", ["--run_dir={run}", "--num_samples=-3"], "num_samples"),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--checkpoint=9" + "9" * 30],
+    "it has",
+  ),
   ("sample.py", ["--run_dir={run}", "--prefix=a\udcff"], "not UTF-8"),
   ("sample.py", ["--run_dir={run}", "--num_chars=1000000000"], "num_chars"),
   ("sample.py", ["--run_dir={run}", "--temperature=-1"], "temperature is -1"),
@@ -344,8 +412,12 @@ def test_bad_input_is_one_line_and_code_2(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  (tmp_path / "empty.txt").touch()
-  (tmp_path / "bad.txt").write_bytes(b"abc\xff")
+  for file, data in BAD_FILES.items():
+    (tmp_path / file).write_bytes(data)
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "link").mkdir()
+  (tmp_path / "link" / "config.json").symlink_to(trained_run / "config.json")
   before = sorted(tmp_path.rglob("*"))
   args = [arg.format(tmp=tmp_path, run=trained_run) for arg in args]
   if name == "train.py":
@@ -527,3 +599,56 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
   assert "--learning_rate" in err
   steps = {p.stem for p in (tmp_path / "run/checkpoints").glob("*.index")}
   assert steps == {"ckpt-9", "ckpt-12", "ckpt-15"}
+
+
+@pytest.mark.parametrize(
+  ("data", "chars"),
+  [
+    (b"\xef\xbb\xbf" + b"ab ba\n" * 99, "\n ab"),
+    (b"ab ba\r\n" * 99, "\n ab"),
+    (b"ab ba\r" * 99, "\n ab"),
+    (b"ab ba\n" * 99 + b"c", "\n abc"),
+    (b"ab\x00ba\n" * 99, "\n\x00ab"),
+    (b"aaaaaa\n" * 99, "\na"),
+    ("e\u0301\U0001f600\u200d\U0001f680\n".encode() * 99, None),
+    (
+      "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627\n".encode() * 99,
+      None,
+    ),
+    (b"ab\x0b\x1c\xe2\x80\xa8ba\n" * 99, "\n\x0b\x1cab\u2028"),
+    (b"ab" * 25_000_000 + b"\nba" * 99, "\nab"),
+  ],
+  ids=[
+    "byte-order mark",
+    "CRLF",
+    "CR",
+    "no newline at the end",
+    "NUL",
+    "one character",
+    "emoji",
+    "right to left",
+    "other separators",
+    "a line of 50 MB",
+  ],
+)
+def test_unusual_corpora_work(
+  data: bytes,
+  chars: str | None,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "corpus.txt").write_bytes(data)
+  run_dir = f"--run_dir={tmp_path}/run"
+  args = ["train.py", f"--corpus={tmp_path}/corpus.txt", run_dir, "--epochs=0"]
+  args += ["--eval_lines=20", "--seq_length=5", "--batch_size=2"]
+  args += ["--rnn_units=4", "--embedding_dim=4"]
+  assert train_binary.main(args) == 0
+  expected = set(data.decode("utf-8-sig")) if chars is None else set(chars)
+  assert set(RunDir(tmp_path / "run").vocabulary()[2:]) == expected
+  capsys.readouterr()
+  assert sample_binary.main(["sample.py", run_dir, "--num_chars=50"]) == 0
+  text = capsys.readouterr().out
+  assert len(text) == 51
+  assert set(text) <= expected | {"\n"}
+  assert eval_binary.main(["eval.py", run_dir, "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["num_unknown"] == 0

@@ -18,6 +18,7 @@ def test_fields_are_flags_one_to_one() -> None:
     assert flags[field.name].help == field.metadata["help"]
   others = {"run_dir", "num_replicas", "eval_every_steps", "max_to_keep"}
   others |= {"checkpoint_every_steps", "summary_every_steps", "gru", "help"}
+  others.add("deterministic")
   names = {field.name for field in dataclasses.fields(Config)}
   assert set(train.define_flags()) - {"flagfile", "undefok"} == names | others
 

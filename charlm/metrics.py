@@ -1,0 +1,110 @@
+"""The curves of a run, as lines of JSON and as TensorBoard's summaries."""
+
+import contextlib
+import json
+import os
+import shutil
+from typing import Any
+
+import tensorflow as tf
+
+from charlm.command import warn
+from charlm.files import write_atomically
+from charlm.run_dir import RunDir
+
+
+class Metrics:
+  """Writes each number to `metrics.jsonl` and from there to TensorBoard.
+
+  A disk that is full is no reason to stop: what could not be written is tried
+  again with the next number.
+  """
+
+  def __init__(self, run: RunDir, step: int) -> None:
+    """Opens both at a step, cutting off what a lost continuation wrote."""
+    self._path = run.metrics
+    self._summaries = run.summaries
+    self._unwritten = b""  # what the file lacks
+    self._writers: dict[str, tf.summary.SummaryWriter] = {}
+    text = self._path.read_bytes() if self._path.exists() else b""
+    records = [record for record in _records(text) if record["step"] <= step]
+    kept = "".join(json.dumps(record) + "\n" for record in records).encode()
+    if rewrite := kept != text:
+      write_atomically(self._path, kept)
+    self._file = self._path.open("ab", buffering=0)
+    self._open_summaries(records if rewrite else None)
+
+  @property
+  def whole(self) -> bool:
+    """Whether everything is written, as far as is known."""
+    return bool(self._writers)
+
+  def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+    """Writes numbers, and texts such as samples, of `train` or `eval`."""
+    record = {"step": step, "split": split, **values}
+    self._unwritten += json.dumps(record).encode() + b"\n"
+    try:
+      # First the file, from which the summaries can be made anew.
+      while self._unwritten:
+        written = self._file.write(self._unwritten)
+        self._unwritten = self._unwritten[written:]
+      if self._writers:
+        _summarize(record, self._writers)
+      else:
+        self._open_summaries(_records(self._path.read_bytes()))
+    except (OSError, tf.errors.OpError) as error:
+      self._give_up_for_now(f"the metrics of step {step}", error)
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._file.close()
+    try:
+      for writer in self._writers.values():
+        writer.close()
+    except tf.errors.OpError as error:
+      self._give_up_for_now("the last metrics", error)
+
+  def _give_up_for_now(self, what: str, error: Exception) -> None:
+    self._writers = {}
+    warn(
+      f"{what} are not written ({type(error).__name__}): check the free space "
+      f"and the permissions of {self._path.parent}"
+    )
+
+  def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:
+    """Opens the event files; given records, makes them anew."""
+    if records is not None:
+      shutil.rmtree(self._summaries, ignore_errors=True)
+    writers = {
+      split: tf.summary.create_file_writer(os.fspath(self._summaries / split))
+      for split in ("train", "eval")
+    }
+    for record in records or ():
+      _summarize(record, writers)
+    self._writers = writers
+
+
+def _summarize(
+  record: dict[str, Any], writers: dict[str, tf.summary.SummaryWriter]
+) -> None:
+  values = dict(record)
+  step, writer = values.pop("step"), writers[values.pop("split")]
+  with writer.as_default(step):
+    for name, value in values.items():
+      if isinstance(value, str):
+        # Indented, so that TensorBoard's Markdown keeps the lines.
+        tf.summary.text(name, "    " + value.replace("\n", "\n    "))
+      else:
+        tf.summary.scalar(name, value)
+    writer.flush()
+
+
+def _records(text: bytes) -> list[dict[str, Any]]:
+  """Returns the lines of `metrics.jsonl`, without those that were cut off."""
+  records = []
+  for line in text.splitlines():
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+      record = json.loads(line)
+      if type(record["step"]) is int and record["split"] in ("train", "eval"):
+        records.append(record)
+  return records

@@ -1,0 +1,193 @@
+"""Kills a training run again and again; it must equal an undisturbed one.
+
+    python tests/soak.py --kills=50
+
+One run is never disturbed. The other is ended with SIGKILL at random instants,
+half of them inside the writing of a checkpoint, and started again each time.
+Then all variables of both, and all their metrics but the speed, must be equal
+bit by bit, in the newest checkpoint and in the best.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from charlm.command import import_quietly
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+# All that training can do, at sizes at which a checkpoint is never far away.
+FLAGS = (
+  "--embedding_dim=32",
+  "--rnn_units=64",
+  "--num_layers=2",
+  "--dropout_rate=0.1",
+  "--schedule=cosine",
+  "--warmup_steps=50",
+  "--clip_norm=1",
+  "--precision=bfloat16",
+  "--checkpoint_every_steps=20",
+  "--eval_every_steps=90",
+  "--summary_every_steps=7",
+)
+# From which event the delay to a kill is counted, and how often which.
+_INSTANTS = {"start": 1, "first steps": 3, "begin of a save": 4}
+_SECONDS_BETWEEN_LOOKS = 0.0005
+_MAX_SECONDS_TO_KILL = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+  """Where a kill came."""
+
+  after: str  # see `_INSTANTS`
+  step: int  # of the newest whole checkpoint
+  left_overs: int  # files and folders of a save that was cut off
+
+
+def soak(
+  flags: list[str], folder: pathlib.Path, num_kills: int, seed: int
+) -> list[Kill]:
+  """Trains a run undisturbed and another one through kills.
+
+  Raises AssertionError: the two are not equal.
+  """
+  undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
+  assert _start(undisturbed, flags).wait() == 0
+  rng, kills = random.Random(seed), []
+  while len(kills) < num_kills:
+    (after,) = rng.choices([*_INSTANTS], [*_INSTANTS.values()])
+    delay = rng.uniform(0, _MAX_SECONDS_TO_KILL)
+    process = _start(disturbed, flags)
+    if not _wait(process, disturbed, after, delay):
+      break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kill = _look_at(disturbed, after)
+    kills.append(kill)
+    print(f"kill {len(kills)}: {kill}", flush=True)
+  assert _start(disturbed, flags).wait() == 0
+  for name in ("checkpoints", "best"):
+    assert fingerprint(disturbed / name) == fingerprint(undisturbed / name)
+  assert numbers(disturbed) == numbers(undisturbed)
+  return kills
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+  """Returns the newest checkpoint's step and the SHA-256 of its variables."""
+  import_quietly("tensorflow")
+  import tensorflow as tf
+
+  steps = [int(p.stem.partition("-")[2]) for p in folder.glob("*.index")]
+  reader = tf.train.load_checkpoint(str(folder / f"ckpt-{max(steps)}"))
+  digest = hashlib.sha256()
+  for name in sorted(reader.get_variable_to_shape_map()):
+    # The graph's description and the save's counter are no variables.
+    if name.endswith("VARIABLE_VALUE") and not name.startswith("save_counter"):
+      value = reader.get_tensor(name)
+      digest.update(f"{name} {value.dtype} {value.shape}".encode())
+      digest.update(value.tobytes())
+  return f"step {max(steps)} {digest.hexdigest()}"
+
+
+def numbers(run_dir: pathlib.Path) -> list[dict]:
+  """Returns all metrics but the speed, which no two runs share."""
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  for record in records:
+    record.pop("characters_per_second", None)
+  return records
+
+
+def _start(run_dir: pathlib.Path, flags: list[str]) -> subprocess.Popen:
+  command = [sys.executable, str(_ROOT / "train.py"), *flags]
+  return subprocess.Popen(
+    [*command, f"--run_dir={run_dir}"], stdout=subprocess.DEVNULL
+  )
+
+
+def _wait(
+  process: subprocess.Popen, run_dir: pathlib.Path, after: str, delay: float
+) -> bool:
+  """Waits for the instant of a kill; tells whether the process still runs."""
+  starts, metrics = run_dir / "starts.jsonl", run_dir / "metrics.jsonl"
+  num_starts = _size(starts)
+  events = [lambda: _size(starts) > num_starts]
+  if after != "start":
+    events.append(lambda: _size(metrics) > num_metrics)
+  events.append(lambda: time.monotonic() > end)
+  if after == "begin of a save":
+    events.append(lambda: _saving(run_dir))
+  for happened in events:
+    while not happened():
+      if process.poll() is not None:
+        return False
+      time.sleep(_SECONDS_BETWEEN_LOOKS)
+    num_metrics, end = _size(metrics), time.monotonic() + delay
+  return True
+
+
+def _size(path: pathlib.Path) -> int:
+  return path.stat().st_size if path.exists() else 0
+
+
+def _saving(run_dir: pathlib.Path) -> bool:
+  folders = (run_dir / "checkpoints", run_dir / "best")
+  return any(
+    entry.name.endswith("_temp") for f in folders for entry in os.scandir(f)
+  )
+
+
+def _look_at(run_dir: pathlib.Path, after: str) -> Kill:
+  steps, left_overs = [0], 0
+  for folder in (run_dir / "checkpoints", run_dir / "best"):
+    names = {path.name for path in folder.glob("ckpt-*")}
+    for name in names:
+      stem, _, suffix = name.partition(".")
+      if suffix == "index":
+        steps.append(int(stem.partition("-")[2]))
+      elif suffix == "" or f"{stem}.index" not in names:
+        left_overs += 1
+  return Kill(after, max(steps), left_overs)
+
+
+def main(argv: list[str]) -> int:
+  """Runs the soak; returns the exit code."""
+  parser = argparse.ArgumentParser("soak.py")
+  parser.add_argument("--corpus", default="shakespeare", help="as of train.py")
+  parser.add_argument("--kills", type=int, default=50)
+  parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
+  args = parser.parse_args(argv[1:])
+  print(f"seed {args.seed}", flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder)
+    flags = [*FLAGS, f"--corpus={args.corpus}"]
+    flags.append(f"--epochs={2 + args.kills // 5}")
+    kills = soak(flags, path, args.kills, args.seed)
+    print("\n| | |\n|---|---|")
+    for name, value in (
+      ("seed", args.seed),
+      ("kills", len(kills)),
+      *(
+        (f"of them after the {after}", sum(k.after == after for k in kills))
+        for after in _INSTANTS
+      ),
+      ("that left half a checkpoint", sum(k.left_overs > 0 for k in kills)),
+      ("lines of metrics, all equal", len(numbers(path / "disturbed"))),
+      ("newest checkpoint, both", fingerprint(path / "disturbed/checkpoints")),
+      ("best checkpoint, both", fingerprint(path / "disturbed/best")),
+    ):
+      print(f"| {name} | {value} |")
+  return 0 if len(kills) == args.kills else 1
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,52 @@
+"""Properties that hold for any Unicode text."""
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from charlm.config import Config
+from charlm.corpus import clean_lines
+from charlm.dataset import Batches
+from charlm.devices import create_strategy
+from charlm.sampling import GenerativeModel
+from charlm.training import build_trainer
+from charlm.vocabulary import build_vocabulary, decode, encode
+
+# Everything but halves of a surrogate pair, which no UTF-8 file holds.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+class _NoHooks:
+  def progress(self, step: int, loss: float, speed: float) -> None:
+    assert np.isfinite(loss)
+
+  def report(self, step: int, report: object) -> None: ...
+
+  def periodic(self) -> tuple[()]:
+    return ()
+
+  def should_stop(self) -> bool:
+    return False
+
+
+@given(TEXTS)
+def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
+  lines = clean_lines(text)
+  vocab = build_vocabulary(lines)
+  assert decode(encode("\n".join(lines), vocab), vocab) == "\n".join(lines)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(TEXTS)
+def test_any_text_trains_and_samples_its_own_characters(text: str) -> None:
+  lines = clean_lines(text * 50)
+  assume(len("\n".join(lines)) > 40)
+  vocab = build_vocabulary(lines)
+  config = Config(embedding_dim=4, rnn_units=8, seq_length=5, batch_size=4)
+  batches = Batches(encode("\n".join(lines), vocab), 5, 4)
+  trainer = build_trainer(config, len(vocab), batches, create_strategy(1, 4))
+  trainer.train(2, 2, _NoHooks())
+  assert trainer.step == 2
+  sample = GenerativeModel(trainer.model, vocab).generate_n_chars(60, lines[0])
+  assert len(sample) == 60 + len(lines[0])
+  assert set(sample) <= set(vocab)

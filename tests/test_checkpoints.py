@@ -1,0 +1,211 @@
+import pathlib
+import shutil
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import (
+  EXPERIMENT,
+  HELD_OUT,
+  VOCAB,
+  checkpoint_file,
+  file_size_limit,
+  save_checkpoints,
+)
+
+from charlm.checkpoints import Checkpoints
+from charlm.config import InputError
+from charlm.model import build_model
+from charlm.run_dir import RunDir
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+  return sorted(path.name for path in folder.glob("ckpt-*.index"))
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(run: RunDir) -> None:
+  save_checkpoints(run, 0, 10, 20, 30, 40, best=(10, 30))
+  assert _names(run.path / "checkpoints") == [
+    f"ckpt-{step}.index" for step in (20, 30, 40)
+  ]
+  assert _names(run.path / "best") == ["ckpt-30.index"]
+  assert run.checkpoint("latest")[0] == 40
+  assert run.checkpoint("20")[0] == 20
+  assert run.checkpoint("best") == (30, str(run.path / "best" / "ckpt-30"))
+
+
+def test_a_later_start_goes_on_rotating(run: RunDir) -> None:
+  save_checkpoints(run, 10, 20, 30)
+  save_checkpoints(run, 40)
+  assert _names(run.path / "checkpoints") == [
+    f"ckpt-{step}.index" for step in (20, 30, 40)
+  ]
+
+
+@pytest.mark.parametrize(
+  "state",
+  [None, b"", b"\xff\xfe", b"rubbish", b'model_checkpoint_path: "../x/ckpt-1"'],
+)
+def test_the_state_file_is_only_a_hint(
+  run: RunDir, state: bytes | None
+) -> None:
+  model = save_checkpoints(run, 10, 20)
+  file = run.path / "checkpoints" / "checkpoint"
+  file.unlink() if state is None else file.write_bytes(state)
+  other = build_model(len(VOCAB), 4, 6)
+  assert Checkpoints(run, 3, model=other).restore_latest() == 20
+  for mine, theirs in zip(model.weights, other.weights, strict=True):
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_restore_matches_everything(run: RunDir) -> None:
+  save_checkpoints(run, 10)
+  model = build_model(len(VOCAB), 4, 6)
+  checkpoints = Checkpoints(run, 3, model=model, more=tf.Variable(0))
+  with pytest.raises(InputError, match="no checkpoint is whole"):
+    checkpoints.restore_latest()
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("damage", ["cut off", "a flipped bit", "missing"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+  run: RunDir, suffix: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = save_checkpoints(run, 10, 20)
+  data = bytearray((file := checkpoint_file(run, 20, suffix)).read_bytes())
+  data[len(data) // 2] ^= 1
+  if damage == "missing":
+    file.unlink()
+  else:
+    file.write_bytes(data if damage == "a flipped bit" else data[:100])
+    with pytest.raises(InputError, match="ckpt-20 is damaged"):
+      run.load_model("latest")
+    assert run.load_model("10")[1] == 10
+  assert Checkpoints(run, 3, model=model).restore_latest() == 10
+  assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
+  model = save_checkpoints(run, 10, best=(20,))
+  checkpoint_file(run, 10, ".index").write_bytes(b"rubbish")
+  # The best checkpoint holds all that is needed too.
+  assert Checkpoints(run, 3, model=model).restore_latest() == 20
+  checkpoint_file(run, 20, ".index", "best").write_bytes(b"rubbish")
+  with pytest.raises(InputError, match="no checkpoint is whole"):
+    Checkpoints(run, 3, model=model).restore_latest()
+  shutil.rmtree(run.path / "checkpoints")
+  shutil.rmtree(run.path / "best")
+  assert Checkpoints(run, 3, model=model).restore_latest() == 0
+  (run.path / "metrics.jsonl").write_text("{}\n")
+  with pytest.raises(InputError, match="has begun"):
+    Checkpoints(run, 3, model=model).restore_latest()
+
+
+def test_what_a_killed_save_left_is_removed(run: RunDir) -> None:
+  save_checkpoints(run, 10)
+  left_over = run.path / "checkpoints" / "ckpt-20_temp"
+  left_over.mkdir()
+  (left_over / "part-00000-of-00001.data").touch()
+  save_checkpoints(run, 30)
+  assert not left_over.exists()
+  assert run.checkpoint("latest")[0] == 30
+
+
+def test_a_save_that_fails_is_told_and_harms_nothing(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  checkpoints = Checkpoints(run, 3, model=build_model(len(VOCAB), 4, 6))
+  assert checkpoints.save(10)
+  (run.path / "checkpoints" / "ckpt-20_temp").touch()  # in the way of a folder
+  assert not checkpoints.save(20)
+  assert "step 20 is not saved" in capsys.readouterr().err
+  assert run.checkpoint("latest")[0] == 10
+  (run.path / "checkpoints" / "ckpt-20_temp").unlink()
+  assert checkpoints.save(20)
+  assert run.checkpoint("latest")[0] == 20
+
+
+def test_half_a_checkpoint_is_removed(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = save_checkpoints(run, 10, 20)
+  checkpoint_file(run, 20, ".index").unlink()  # it is written last
+  assert Checkpoints(run, 3, model=model).restore_latest() == 10
+  assert "ckpt-20: it is not whole" in capsys.readouterr().err
+  assert not checkpoint_file(run, 20, ".data-00000-of-00001").exists()
+  assert Checkpoints(run, 3, model=model).restore_latest() == 10
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_no_flipped_bit_goes_unnoticed(run: RunDir, suffix: str) -> None:
+  model = save_checkpoints(run, 10, 20)
+  saved = [weight.numpy() for weight in model.weights]
+  file = checkpoint_file(run, 20, suffix)
+  whole = file.read_bytes()
+  rng = np.random.default_rng(0)
+  for position in rng.integers(len(whole), size=60):
+    damaged = bytearray(whole)
+    damaged[position] ^= 1 << rng.integers(8)
+    file.write_bytes(damaged)
+    for weight in model.weights:
+      weight.assign(weight * 0 - 1)
+    # Either it is noticed, or the bit did not matter.
+    assert Checkpoints(run, 3, model=model).restore_latest() in (10, 20)
+    for weight, value in zip(model.weights, saved, strict=True):
+      np.testing.assert_array_equal(weight, value)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  checkpoints = Checkpoints(run, 2, model=build_model(len(VOCAB), 4, 6))
+  assert checkpoints.save(10)
+  with file_size_limit(500):
+    assert not checkpoints.save(20)
+    assert not checkpoints.save(30)
+  assert capsys.readouterr().err.count("is not saved") == 2
+  assert run.load_model("latest")[1] == 10
+  assert checkpoints.save(40)
+  assert checkpoints.save(50)
+  assert _names(run.recent) == ["ckpt-40.index", "ckpt-50.index"]
+
+
+def test_a_run_that_is_moved_away_is_not_made_anew(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  checkpoints = Checkpoints(run, 3, model=build_model(len(VOCAB), 4, 6))
+  assert checkpoints.save(10)
+  moved = run.path.rename(run.path.parent / "moved")
+  assert not checkpoints.save(20)
+  assert "step 20 is not saved" in capsys.readouterr().err
+  assert not run.path.exists()
+  assert RunDir(moved).load_model("latest")[1] == 10
+
+
+def test_a_clock_that_goes_back_changes_nothing(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  now = [2e9]
+  monkeypatch.setattr(time, "time", lambda: now[0])
+  model = build_model(len(VOCAB), 4, 6)
+  for step in (10, 20, 30, 40):
+    now[0] -= 1e6
+    Checkpoints(run, 2, model=model).save(step)
+  assert _names(run.recent) == ["ckpt-30.index", "ckpt-40.index"]
+  assert Checkpoints(run, 2, model=model).restore_latest() == 40
+
+
+def test_no_file_outside_is_touched(run: RunDir) -> None:
+  outside = RunDir(run.path.parent / "outside")
+  with outside.locked():
+    outside.create(EXPERIMENT, VOCAB, HELD_OUT)
+  save_checkpoints(outside, 1, 2, 3)
+  save_checkpoints(run, 10)
+  paths = [f'"../../outside/checkpoints/ckpt-{step}"' for step in (1, 2, 3)]
+  state = [f"all_model_checkpoint_paths: {path}\n" for path in paths]
+  text = f"model_checkpoint_path: {paths[-1]}\n" + "".join(state)
+  (run.recent / "checkpoint").write_text(text)
+  save_checkpoints(run, 20, 30, 40, 50)
+  assert _names(outside.recent) == [f"ckpt-{step}.index" for step in (1, 2, 3)]
