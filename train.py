@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from charlm.command import import_quietly, run_command
+from charlm.command import import_quietly, run_command, warn
 from charlm.config import Config, Experiment
 from charlm.corpus import load_lines, sha256, split_lines
 from charlm.vocabulary import build_vocabulary, encode
@@ -81,7 +81,11 @@ def train(args: Any) -> int:
   )
   import_quietly("tensorflow", "keras")
   from charlm.dataset import Batches
-  from charlm.devices import create_strategy, make_deterministic
+  from charlm.devices import (
+    create_strategy,
+    has_bfloat16,
+    make_deterministic,
+  )
   from charlm.run_dir import RunDir
   from charlm.session import Session
   from charlm.training import build_trainer
@@ -91,6 +95,11 @@ def train(args: Any) -> int:
   )
   if args.deterministic:
     make_deterministic()
+  if config.precision == "bfloat16" and not has_bfloat16():
+    warn(
+      "this processor has no instructions for bfloat16, which float32 may then "
+      "outrun: see --precision"
+    )
   strategy = create_strategy(args.num_replicas, config.batch_size)
   trainer = build_trainer(config, len(vocab), batches, strategy, args.gru)
   run = RunDir(args.run_dir)

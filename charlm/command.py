@@ -98,7 +98,8 @@ class StopRequest:
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     self._signal = signal.Signals(number)
-    signal.signal(number, signal.SIG_DFL)
+    for each in self._previous:
+      signal.signal(each, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

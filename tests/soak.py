@@ -35,7 +35,7 @@ FLAGS = (
   "--clip_norm=1",
   "--precision=bfloat16",
   "--checkpoint_every_steps=20",
-  "--eval_every_steps=90",
+  "--eval_every_steps=300",
   "--summary_every_steps=7",
 )
 # From which event the delay to a kill is counted, and how often which.
@@ -142,7 +142,7 @@ def _size(path: pathlib.Path) -> int:
 def _saving(run_dir: pathlib.Path) -> bool:
   folders = (run_dir / "checkpoints", run_dir / "best")
   return any(
-    entry.name.endswith("_temp") for f in folders for entry in os.scandir(f)
+    name.endswith("_temp") for folder in folders for name in os.listdir(folder)
   )
 
 

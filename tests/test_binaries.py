@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import soak
 import tensorflow as tf
 from conftest import ROOT
 
@@ -652,3 +653,144 @@ def test_unusual_corpora_work(
   assert set(text) <= expected | {"\n"}
   assert eval_binary.main(["eval.py", run_dir, "--json"]) == 0
   assert json.loads(capsys.readouterr().out)["num_unknown"] == 0
+
+
+def test_other_software_or_threads_are_named_at_a_resume(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  starts = tmp_path / "run" / "starts.jsonl"
+  start = json.loads(starts.read_text())
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
+  assert train_binary.main(args) == 0
+  assert capsys.readouterr().err == ""
+  start["versions"]["tensorflow"] = "2.20.0"
+  start["intra_op_threads"] = 7
+  starts.write_text(json.dumps(start) + "\n")
+  assert train_binary.main(args) == 0
+  err = capsys.readouterr().err
+  assert err.count("\n") == 1
+  assert "tensorflow (2.20.0 there, 2.21" in err
+  assert "intra_op_threads (7 there" in err
+  assert "numpy" not in err
+
+
+def test_another_replica_count_goes_on_to_rounding(
+  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main([*args, "--epochs=1"]) == 0
+  assert train_binary.main([*args, "--epochs=3", "--num_replicas=4"]) == 0
+  for mine, other in zip(
+    _metrics(tmp_path / "run", "eval"),
+    _metrics(trained_run, "eval"),
+    strict=True,
+  ):
+    assert mine["step"] == other["step"]
+    assert mine["loss"] == pytest.approx(other["loss"], abs=1e-5)
+
+
+def test_another_corpus_is_refused_showing_both_hashes(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "other.txt").write_text("\n".join([*lines, "more"]))
+  args = [*train_args, f"--run_dir={trained_run}", "--epochs=3"]
+  assert train_binary.main([*args, f"--corpus={tmp_path}/other.txt"]) == 2
+  err = capsys.readouterr().err
+  there, here = re.search(r"(\w{64}) there, (\w{64}) here", err).groups()
+  assert there == RunDir(trained_run).experiment().corpus_sha256 != here
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
+  code = (
+    "import os, signal\n"
+    "from charlm.command import StopRequest\n"
+    "with StopRequest() as stop:\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  print(stop.exit_code, flush=True)\n"
+    "  signal.pause()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == "143\n"
+    process.send_signal(second)
+  assert process.returncode == -second
+
+
+def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main([*args, "--epochs=1"]) == 0
+  code = (
+    "import resource, sys, train\n"
+    "most = (8000, resource.RLIM_INFINITY)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, most)\n"
+    "sys.exit(train.main(['train.py', *sys.argv[1:]]))"
+  )
+  full = subprocess.run(
+    [sys.executable, "-c", code, *args[1:], "--epochs=3"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert full.returncode == 4
+  assert "step 36 is not saved" in full.stderr
+  assert "Traceback" not in full.stderr
+  assert _newest(tmp_path / "run") == 12
+  # With room again, it goes on as if nothing had been.
+  assert train_binary.main([*args, "--epochs=3"]) == 0
+  assert [r for r in _numbers(tmp_path / "run") if r["split"] == "eval"] == [
+    r for r in _numbers(trained_run) if r["split"] == "eval"
+  ]
+
+
+def test_deterministic_trains_the_same(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "run"
+  args = [*train_args, f"--run_dir={run_dir}", "--deterministic"]
+  args.append("--dropout_rate=0.1")
+  assert _run(*args).returncode == 0
+  plain = [*args[:-2], "--dropout_rate=0.1", f"--run_dir={tmp_path}/plain"]
+  assert _run(*plain).returncode == 0
+  assert _numbers(run_dir) == _numbers(tmp_path / "plain")
+
+
+def test_a_processor_without_bfloat16_gets_a_warning(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=0"]
+  args.append("--precision=bfloat16")
+  for flags, expected in (("fma avx2", 1), ("avx512_bf16", 0), ("", 0)):
+    monkeypatch.setattr(
+      "charlm.devices._cpu_info",
+      lambda field, flags=flags: flags if field == "flags" else "",
+    )
+    assert train_binary.main(args) == 0
+    assert capsys.readouterr().err.count("no instructions") == expected
+
+
+def test_a_short_soak(
+  corpus_path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=60"]
+  flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
+  flags.append("--eval_every_steps=240")
+  kills = soak.soak(flags, tmp_path, num_kills=5, seed=3)
+  assert len(kills) == 5
+  assert kills[-1].step > 0

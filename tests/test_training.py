@@ -283,6 +283,25 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_done() -> None:
   assert recorder.events == []
 
 
+def test_a_gradient_that_is_not_finite_on_one_replica_stops_it_too() -> None:
+  config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
+  ids = np.full(800, 2, np.uint8)
+  # One character of its own, in a window that only one replica reads.
+  ids[404] = 3
+  one = build_trainer(
+    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(4), gru="keras"
+  )
+  embeddings = one.model.embedding.embeddings
+  poison = np.zeros(embeddings.shape, np.float32)
+  poison[3] = float("nan")
+  embeddings.assign(embeddings + poison)
+  (row,) = (i for i in range(80) if 3 in one.batches._windows[i, :-1])
+  rows = one.batches._permutation(0)
+  step = int(np.flatnonzero(rows == row)[0]) // 8 + 1
+  with pytest.raises(DivergedError, match=rf"step {step} \(batch {step} of ep"):
+    one.train(10, 10, Recorder(1))
+
+
 def test_replicas_default_to_a_divisor_of_the_batch() -> None:
   assert [largest_divisor(64, at_most=n) for n in (1, 2, 3, 6, 7)] == (
     [1, 2, 2, 4, 4]
