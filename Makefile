@@ -3,11 +3,11 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test bench format
+.PHONY: train test bench quality soak format
 .DEFAULT_GOAL := train
 
 train: .venv/installed
-	$(BIN)/python train.py $(ARGS)
+	$(BIN)/python train.py --flagfile=recipes/fast.flags $(ARGS)
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -17,6 +17,13 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+quality: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+soak: .venv/installed
+	$(BIN)/python tests/soak.py $(ARGS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ from benchmarks.contestants import Group
 from benchmarks.task import Sizes, Task, Text
 from charlm.config import InputError
 
-_GROUPS = ("training", "sampling", "evaluation", "startup", "scaling")
+_GROUPS = ("training", "input", "sampling", "evaluation", "startup", "scaling")
 _STREAMS = (1, 64)
 _SECONDS_PER_TURN = 1.5
 # Scaling and start-up have many parts, most of which is preparation.
@@ -49,6 +49,7 @@ class Bench:
   def run(self) -> None:
     """Measures what was asked for."""
     groups = [contestants.training(self._sizes)]
+    groups += [contestants.input_pipeline(self._sizes)]
     groups += [contestants.sampling(num_streams) for num_streams in _STREAMS]
     groups += [contestants.evaluation()]
     for group in groups:

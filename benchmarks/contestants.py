@@ -32,6 +32,12 @@ class Group:
 _CHARLM = Contestant(
   "charlm", "charlm float32", "ours.build_step", {"precision": "float32"}
 )
+_BFLOAT16 = Contestant(
+  "charlm_bfloat16",
+  "charlm bfloat16",
+  "ours.build_step",
+  {"precision": "bfloat16"},
+)
 _KERAS = Contestant("keras", "Keras fit (reference)", "reference.build_step")
 _PYTORCH = Contestant("pytorch", "PyTorch nn.GRU", "pytorch.build_step")
 _JAX = Contestant(
@@ -52,19 +58,25 @@ _FACTORS = {
 
 def training(sizes: Sizes) -> Group:
   """The training step, and the bound of its matrix products."""
-  bfloat16 = Contestant(
-    "charlm_bfloat16",
-    "charlm bfloat16",
-    "ours.build_step",
-    {"precision": "bfloat16"},
-  )
   bound = Contestant(BOUND, "matrix products alone", "bound.build_products")
   others = (_KERAS, _PYTORCH, _JAX, _JAX_TABLE)
   return Group(
     "training",
     "Training step",
-    (_CHARLM, bfloat16, *others, bound),
+    (_CHARLM, _BFLOAT16, *others, bound),
     _KERAS.name,
+    sizes.characters_per_step,
+  )
+
+
+def input_pipeline(sizes: Sizes) -> Group:
+  """The gathering of a batch beside the step that waits for it."""
+  gather = Contestant("input", "a batch gathered", "ours.build_input")
+  return Group(
+    "input",
+    "Input, beside the fastest step",
+    (gather, _BFLOAT16),
+    _BFLOAT16.name,
     sizes.characters_per_step,
   )
 

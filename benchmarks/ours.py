@@ -55,6 +55,17 @@ def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, _NoHooks()))
 
 
+def build_input(sizes: Sizes, text: Text) -> Run:
+  """Batches as the training step gets them."""
+  batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
+
+  def gather(num_batches: int) -> None:
+    for step in range(num_batches):
+      batches.batch(step)
+
+  return timed(gather)
+
+
 def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
   """Texts of `SAMPLE_CHARS` characters in each of some streams."""
   generator = GenerativeModel(_model(sizes), text.vocab)
