@@ -9,6 +9,7 @@ from absl import flags
 from charlm.command import import_quietly, run_command, warn
 from charlm.config import Config, Experiment
 from charlm.corpus import load_lines, sha256, split_lines
+from charlm.machine import has_bfloat16
 from charlm.vocabulary import build_vocabulary, encode
 
 
@@ -81,11 +82,7 @@ def train(args: Any) -> int:
   )
   import_quietly("tensorflow", "keras")
   from charlm.dataset import Batches
-  from charlm.devices import (
-    create_strategy,
-    has_bfloat16,
-    make_deterministic,
-  )
+  from charlm.devices import create_strategy, make_deterministic
   from charlm.run_dir import RunDir
   from charlm.session import Session
   from charlm.training import build_trainer

@@ -1,22 +1,20 @@
 """On what the figures were measured."""
 
 import importlib.metadata
-import os
 import platform
 from typing import Any
 
-from charlm.devices import processor
+from charlm.machine import memory_bytes, num_cores, processor
 
 _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 
 
 def describe() -> dict[str, Any]:
   """Returns processor, cores, memory and versions."""
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   return {
     "processor": processor(),
-    "cores": len(os.sched_getaffinity(0)),
-    "memory_gib": round(memory / 2**30, 1),
+    "cores": num_cores(),
+    "memory_gib": round(memory_bytes() / 2**30, 1),
     "system": platform.system(),
     "versions": {
       "python": platform.python_version(),

@@ -107,8 +107,9 @@ class Experiment:
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
+    reasons = {"epochs": ", and the schedule ends with them"}
     return [
-      f"{name} ({mine[name]} there, {theirs[name]} here)"
+      f"{name} ({mine[name]} there, {theirs[name]} here{reasons.get(name, '')})"
       for name in mine
       if name not in ignored and mine[name] != theirs[name]
     ]

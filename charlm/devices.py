@@ -1,13 +1,9 @@
 """The devices that a run computes on, and the strategy over them."""
 
-import os
-import pathlib
-import platform
-import re
-
 import tensorflow as tf
 
 from charlm.config import InputError
+from charlm.machine import num_cores
 
 
 def create_strategy(
@@ -56,44 +52,10 @@ def let_gpu_memory_grow() -> None:
     tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def num_cores() -> int:
-  """Returns how many cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-  """Returns how much memory the machine has."""
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def processor() -> str:
-  """Returns the processor's name; results round differently on another."""
-  return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def has_bfloat16() -> bool:
-  """Tells whether products of bfloat16 are fast here, as far as is known."""
-  flags = _cpu_info("flags") or _cpu_info("Features")
-  fast = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
-  return not flags or not fast.isdisjoint(flags.split())
-
-
 def make_deterministic() -> None:
   """Makes a GPU repeat its results bit by bit, at the cost of some speed."""
   tf.config.experimental.enable_op_determinism()
   tf.config.experimental.enable_tensor_float_32_execution(False)
-
-
-def _cpu_info(field: str) -> str:
-  """Returns a field of Linux's description of the processor, or nothing."""
-  try:
-    text = pathlib.Path("/proc/cpuinfo").read_text()
-  except OSError:
-    return ""
-  match = re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE)
-  return match[1] if match else ""
 
 
 def largest_divisor(number: int, at_most: int) -> int:

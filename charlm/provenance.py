@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.devices import num_cores, processor
+from charlm.machine import num_cores, processor
 
 # On these the last bits of all results depend.
 _FOR_EQUAL_BITS = (

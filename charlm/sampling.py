@@ -10,7 +10,7 @@ import concurrent.futures
 import numpy as np
 import tensorflow as tf
 
-from charlm.devices import num_cores
+from charlm.machine import num_cores
 from charlm.model import GRULM, State
 from charlm.vocabulary import (
   NUM_SPECIAL,

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from charlm.config import Config, DivergedError, InputError
 from charlm.dataset import Batches
-from charlm.devices import memory_bytes
+from charlm.machine import memory_bytes
 from charlm.model import GRULM, build_model, num_weights
 from charlm.optimizer import build_optimizer
 

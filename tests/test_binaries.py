@@ -345,6 +345,7 @@ BAD_INPUT = [
   ("train.py", ["--eval_every_steps=-1"], "eval_every_steps"),
   ("train.py", ["--checkpoint_every_steps=-1"], "checkpoint_every_steps"),
   ("train.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
+  ("train.py", ["--run_dir=/proc/run"], "permissions"),  # is read-only
   ("train.py", ["--batch_size=5000"], "fewer than one batch"),
   ("train.py", ["--eval_lines=300"], "nothing to train on"),
   ("train.py", ["--eval_lines=0"], "eval_lines is 0"),
@@ -778,7 +779,7 @@ def test_a_processor_without_bfloat16_gets_a_warning(
   args.append("--precision=bfloat16")
   for flags, expected in (("fma avx2", 1), ("avx512_bf16", 0), ("", 0)):
     monkeypatch.setattr(
-      "charlm.devices._cpu_info",
+      "charlm.machine._cpu_info",
       lambda field, flags=flags: flags if field == "flags" else "",
     )
     assert train_binary.main(args) == 0
@@ -794,3 +795,28 @@ def test_a_short_soak(
   kills = soak.soak(flags, tmp_path, num_kills=5, seed=3)
   assert len(kills) == 5
   assert kills[-1].step > 0
+
+
+def test_a_folder_may_be_moved_while_it_is_trained(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=100"]
+  before, after = tmp_path / "before", tmp_path / "after"
+  with subprocess.Popen(
+    [sys.executable, ROOT / args[0], *args[1:], f"--run_dir={before}"],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    while not _newest(before):
+      assert process.poll() is None
+      time.sleep(0.01)
+    before.rename(after)
+    _, err = process.communicate()
+  assert process.returncode == 4
+  assert all("is not saved" in line for line in err.splitlines())
+  assert not before.exists()
+  unbroken = tmp_path / "unbroken"
+  for run_dir in (after, unbroken):
+    assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
+  assert _numbers(after) == _numbers(unbroken)

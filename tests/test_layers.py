@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # Each module may import those of the rows above its own.
 ROWS = [
-  ["config", "files"],
+  ["config", "files", "machine"],
   ["command", "corpus", "vocabulary"],
   ["dataset", "devices", "gru", "progress"],
   ["model", "optimizer", "provenance"],
