@@ -818,5 +818,5 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert not before.exists()
   unbroken = tmp_path / "unbroken"
   for run_dir in (after, unbroken):
-    assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
+    assert _run(*args, f"--run_dir={run_dir}").returncode == 0
   assert _numbers(after) == _numbers(unbroken)

@@ -126,7 +126,9 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
 def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   one = Experiment(Config(schedule="cosine"), SHA256)
   other = Experiment(Config(schedule="cosine", epochs=11), SHA256)
-  assert one.differences(other) == ["epochs (10 there, 11 here)"]
+  assert one.differences(other) == [
+    "epochs (10 there, 11 here, and the schedule ends with them)"
+  ]
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")))
