@@ -118,17 +118,30 @@ def train(folder: str, num_epochs: int) -> None:
   sizes = Sizes(len(text.vocab))
   num_windows = len(text.train_ids) // (sizes.seq_length + 1)
   keras.utils.set_random_seed(0)
-  model, dataset = _compiled_model(sizes), iter(_dataset(sizes, text))
-  seconds = 0.0
-  for epoch in range(1, num_epochs + 1):
-    start = time.perf_counter()
-    model.fit(
-      dataset, steps_per_epoch=num_windows // sizes.batch_size, verbose=0
-    )
-    seconds += time.perf_counter() - start
-    loss = _score(model, text.held_out_ids)
-    point = {"epoch": epoch, "seconds": seconds, "loss": loss}
+  model = _compiled_model(sizes)
+  model.fit(
+    _dataset(sizes, text),
+    epochs=num_epochs,
+    steps_per_epoch=num_windows // sizes.batch_size,
+    callbacks=[_Scorer(text.held_out_ids)],
+    verbose=0,
+  )
+
+
+class _Scorer(keras.callbacks.Callback):
+  """Prints the held-out loss after each epoch; stops the clock meanwhile."""
+
+  def __init__(self, ids: np.ndarray) -> None:
+    super().__init__()
+    self._ids = ids
+    self._start = time.perf_counter()
+
+  def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    seconds = time.perf_counter() - self._start
+    loss = _score(self.model, self._ids)
+    point = {"epoch": epoch + 1, "seconds": seconds, "loss": loss}
     print(json.dumps(point), flush=True)
+    self._start = time.perf_counter() - seconds
 
 
 def _score(model: CharacterModel, ids: np.ndarray) -> float:
