@@ -5,11 +5,12 @@ import pathlib
 import sys
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from charlm.command import import_quietly, run_command
 from charlm.config import InputError
-from charlm.corpus import clean_lines, decode
+from charlm.corpus import clean, decode
 from charlm.vocabulary import encode, unknown_characters
 
 
@@ -19,11 +20,29 @@ def define_flags() -> flags.FlagValues:
   for name, default, text in (
     ("run_dir", "runs/shakespeare", "folder of the run"),
     ("checkpoint", "latest", "latest, best or a step"),
-    ("text", None, "file to score, - for stdin; else the run's held-out lines"),
+    ("text", None, "file to score, - for stdin; else the run's held-out text"),
   ):
     flags.DEFINE_string(name, default, text, flag_values=values)
-  flags.DEFINE_bool("json", False, "print one JSON object", flag_values=values)
-  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+  flags.DEFINE_enum(
+    "protocol",
+    "stream",
+    ["stream", "windows", "lines"],
+    "what a character is predicted from: all before it, a window, its line",
+    flag_values=values,
+  )
+  for name, default, least, text in (
+    ("window", 256, 1, "characters of a window"),
+    ("stride", 0, 0, "characters from one window to the next; 0: a window"),
+  ):
+    flags.DEFINE_integer(
+      name, default, text, lower_bound=least, flag_values=values
+    )
+  for name, text in (
+    ("dynamic", "learn from each part of the stream once it is scored"),
+    ("json", "print one JSON object"),
+    ("help", "show this help"),
+  ):
+    flags.DEFINE_bool(name, False, text, flag_values=values)
   return values
 
 
@@ -38,9 +57,9 @@ def evaluate(args: Any) -> int:
   Raises:
     InputError: bad input.
   """
+  _check(args)
   import_quietly("tensorflow", "keras")
   from charlm.devices import let_gpu_memory_grow
-  from charlm.evaluation import Evaluator
   from charlm.run_dir import RunDir
 
   let_gpu_memory_grow()
@@ -50,20 +69,24 @@ def evaluate(args: Any) -> int:
   if args.text is None:
     args.text, text = run.path / "held_out.txt", run.held_out()
   else:
-    lowercase = run.experiment().config.lowercase
-    text = "\n".join(clean_lines(_read(args.text), lowercase))
+    config = run.experiment().config
+    text = clean(_read(args.text), config.lowercase, config.raw)
   if len(text) < 2:
     raise InputError(
       f"{args.text} has fewer than two characters, which leaves nothing to "
       "predict: give a longer --text"
     )
-  score = Evaluator(model).score(encode(text, vocab))
+  score, protocol = _score(args, model, encode(text, vocab), run, vocab)
   if args.json:
-    print(json.dumps({"step": step, **score.to_dict()}))
+    result = {"step": step, "protocol": protocol, **score.to_dict()}
+    print(json.dumps(result))
     return 0
+  low, high = score.interval
   print(
     f"step                {step:,}\n"
-    f"log perplexity      {score.log_perplexity:.4f} nats per character\n"
+    f"protocol            {protocol}\n"
+    f"log perplexity      {score.log_perplexity:.4f} nats per character "
+    f"(95 % interval {low:.4f} to {high:.4f})\n"
     f"perplexity          {score.perplexity:.4f}\n"
     f"bits per character  {score.bits_per_character:.4f}\n"
     f"characters scored   {score.num_characters:,}, "
@@ -79,6 +102,49 @@ def evaluate(args: Any) -> int:
       f"unknown to the model: {' '.join(map(repr, unknown))}", file=sys.stderr
     )
   return 0
+
+
+def _check(args: Any) -> None:
+  if args.stride > args.window:
+    raise InputError(
+      f"stride is {args.stride}, more than the window of {args.window}, which "
+      "leaves characters out: lower --stride"
+    )
+  if args.dynamic and args.protocol != "stream":
+    raise InputError(
+      "dynamic evaluation learns along the stream: give --protocol=stream"
+    )
+
+
+def _score(
+  args: Any, model: Any, ids: np.ndarray, run: Any, vocab: list[str]
+) -> tuple[Any, str]:
+  """Returns the score, and the protocol in words."""
+  from charlm.dynamic import DynamicEvaluator
+  from charlm.evaluation import Evaluator
+
+  if args.dynamic:
+    if not (known := run.valid()):
+      raise InputError(
+        "dynamic evaluation chooses its learning rate on text that is neither "
+        "trained on nor scored: give train.py --valid_lines"
+      )
+    dynamic = DynamicEvaluator(model, encode(known, vocab))
+    words = f"stream, dynamic at a learning rate of {dynamic.learning_rate:g}"
+    return dynamic.stream(ids), words
+  evaluator = Evaluator(model)
+  if args.protocol == "windows":
+    stride = args.stride or args.window
+    words = f"windows of {args.window}, {stride} apart"
+    return evaluator.windows(ids, args.window, stride), words
+  if args.protocol == "lines":
+    if "\n" not in vocab:
+      raise InputError(
+        "the model knows no newline, since it was trained on one line: give "
+        "another --protocol"
+      )
+    return evaluator.lines(ids, vocab.index("\n")), "lines"
+  return evaluator.stream(ids), "stream"
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,7 @@ from absl import flags
 
 from charlm.command import import_quietly, run_command, warn
 from charlm.config import Config, Experiment
-from charlm.corpus import load_lines, sha256, split_lines
+from charlm.corpus import load_text, sha256, split_text
 from charlm.machine import has_bfloat16
 from charlm.vocabulary import build_vocabulary, encode
 
@@ -31,7 +31,6 @@ def define_flags() -> flags.FlagValues:
   )
   for name, default, least, text in (
     ("num_replicas", 0, 0, "GPUs or CPU devices; 0: all GPUs, else all cores"),
-    ("eval_every_steps", 0, 0, "steps between evaluations; 0: an epoch"),
     ("checkpoint_every_steps", 0, 0, "steps between saves; 0: a quarter epoch"),
     ("summary_every_steps", 0, 0, "steps a reported mean spans; 0: 1/80 epoch"),
     ("max_to_keep", 3, 1, "how many of the latest checkpoints to keep"),
@@ -74,22 +73,15 @@ def train(args: Any) -> int:
     InputError: bad input; nothing was written then.
   """
   config = config_of(args)
-  lines = load_lines(config.corpus, config.lowercase)
-  train_lines, held_out = split_lines(lines, config.eval_lines)
-  vocab = build_vocabulary(lines)
-  train_ids, held_out_ids = (
-    encode("\n".join(part), vocab) for part in (train_lines, held_out)
-  )
+  text = load_text(config.corpus, config.lowercase, config.raw)
+  split = split_text(text, config)
   import_quietly("tensorflow", "keras")
-  from charlm.dataset import Batches
+  from charlm.dataset import build_batches
   from charlm.devices import create_strategy, make_deterministic
   from charlm.run_dir import RunDir
   from charlm.session import Session
   from charlm.training import build_trainer
 
-  batches = Batches(
-    train_ids, config.seq_length, config.batch_size, config.seed
-  )
   if args.deterministic:
     make_deterministic()
   if config.precision == "bfloat16" and not has_bfloat16():
@@ -98,18 +90,29 @@ def train(args: Any) -> int:
       "outrun: see --precision"
     )
   strategy = create_strategy(args.num_replicas, config.batch_size)
-  trainer = build_trainer(config, len(vocab), batches, strategy, args.gru)
   run = RunDir(args.run_dir)
-  experiment = Experiment(config, sha256(lines))
+  initial, known = run.load_initial(config)
+  vocab = build_vocabulary(text.split("\n"), known)
+  train_ids, valid_ids, held_out_ids = (
+    encode(part, vocab) for part in dataclasses.astuple(split)
+  )
+  batches = build_batches(train_ids, config)
+  trainer = build_trainer(
+    config, len(vocab), batches, strategy, args.gru, initial
+  )
+  experiment = Experiment(config, sha256(text))
   with run.locked():
     open_run = run.extend if run.exists() else run.create
-    open_run(experiment, vocab, held_out)
+    open_run(experiment, vocab, split)
     print(
-      f"corpus   {config.corpus}: {len(lines):,} lines, {len(train_ids):,} "
-      f"characters to train on, {len(held_out_ids):,} held out, "
+      f"corpus   {config.corpus}: {len(train_ids):,} characters to train on, "
+      f"{len(valid_ids):,} to choose by, {len(held_out_ids):,} held out, "
       f"vocabulary of {len(vocab)}"
     )
-    return Session(args, run, trainer, vocab, held_out_ids).run()
+    if initial and (new := vocab[len(known) :]):
+      print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
+    ids = (held_out_ids, valid_ids)
+    return Session(args, run, trainer, vocab, *ids).run()
 
 
 if __name__ == "__main__":

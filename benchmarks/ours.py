@@ -81,7 +81,7 @@ def build_evaluation(sizes: Sizes, text: Text) -> Run:
   """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
   evaluator = Evaluator(_model(sizes))
   ids = text.held_out_ids
-  return timed(lambda n: evaluator.score(np.resize(ids, n * BLOCK_CHARS + 1)))
+  return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))
 
 
 def _model(sizes: Sizes) -> GRULM:

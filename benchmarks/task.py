@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from charlm.corpus import load_lines, split_lines
+from charlm.config import Config
+from charlm.corpus import load_text, split_text
 from charlm.vocabulary import build_vocabulary, encode
 
-EVAL_LINES = 1000
 LEARNING_RATE = 0.00125
 SAMPLE_CHARS = 1000  # characters of a text, in each stream
 BLOCK_CHARS = 4096  # characters scored at a time
@@ -60,11 +60,12 @@ class Text:
 
   def write(self, corpus: str) -> None:
     """Writes a corpus that `charlm.load_lines` knows."""
-    lines = load_lines(corpus)
-    train, held_out = split_lines(lines, EVAL_LINES)
-    self._write("train.txt", "\n".join(train))
-    self._write("held_out.txt", "\n".join(held_out))
-    self._write("vocabulary.json", json.dumps(build_vocabulary(lines)))
+    text = load_text(corpus)
+    split = split_text(text, Config())
+    self._write("train.txt", split.train)
+    self._write("held_out.txt", split.held_out)
+    vocab = build_vocabulary(text.split("\n"))
+    self._write("vocabulary.json", json.dumps(vocab))
 
   @property
   def train(self) -> str:

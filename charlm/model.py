@@ -20,7 +20,8 @@ State = tf.Tensor | tuple[tf.Tensor, ...]
 class GRULM(keras.Model):
   """Embedding, GRU layers, and a dense layer with log-softmax.
 
-  Dropout acts on the embedding's and on each GRU layer's output.
+  Dropout acts on the embedding's and on each GRU layer's output, and apart from
+  that on the recurrent weights (Merity et al. 2018).
   """
 
   def __init__(
@@ -32,6 +33,7 @@ class GRULM(keras.Model):
     dropout_rate: float = 0.0,
     gru: str = "auto",
     precision: str = "float32",
+    recurrent_dropout_rate: float = 0.0,
     **kwargs: Any,
   ) -> None:
     """Takes the sizes.
@@ -46,10 +48,15 @@ class GRULM(keras.Model):
         cuDNN's on a GPU; `auto`, the first on a CPU and the second on a GPU.
         The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
+      recurrent_dropout_rate: share of the recurrent weights that the fused
+        layer drops in training, the same ones at all characters of a window.
       **kwargs: of `keras.Model`.
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
+    self._recurrent_dropout_rate = recurrent_dropout_rate
+    # All that cuDNN cannot do.
+    only_fused = precision != "float32" or recurrent_dropout_rate > 0
     self._rnn_units = rnn_units
     # Five times Keras' scale. Keras' Adam counts each occurrence of a character
     # apart, which makes its embeddings grow fast; from here, an Adam that sees
@@ -62,7 +69,8 @@ class GRULM(keras.Model):
     # One attribute a layer: a checkpoint may not see into a list of them.
     for i in range(num_layers):
       name = _gru_name(i)
-      setattr(self, name, _build_gru(gru, rnn_units, precision, name))
+      layer = _build_gru(gru, rnn_units, precision, only_fused, name)
+      setattr(self, name, layer)
     # The name, not the function: a saved model can only be loaded by name.
     self.dense = keras.layers.Dense(
       vocab_size, activation="log_softmax", name="dense"
@@ -105,22 +113,24 @@ class GRULM(keras.Model):
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
-    if rate and dropout_seed is None:
+    recurrent_rate = self._recurrent_dropout_rate if training else 0.0
+    if (rate or recurrent_rate) and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-    first_state, *more_states = tf.nest.flatten(states)
-    if rate or not isinstance(self.gru, FusedGRU):
-      x = _dropout(self.embedding(inputs), rate, dropout_seed, 0)  # [B, T, D]
-      x, state = self.gru(x, initial_state=first_state, training=training)
-    else:
-      x, state = self.gru.call_ids(
-        inputs, self.embedding.embeddings, first_state, training
-      )
-    new_states = [state]
-    x = _dropout(x, rate, dropout_seed, 1)  # [B, T, H]
-    for i, state in enumerate(more_states, 1):
+    x, new_states = inputs, []
+    for i, state in enumerate(tf.nest.flatten(states)):
       gru = getattr(self, _gru_name(i))
-      x, state = gru(x, initial_state=state, training=training)
-      x = _dropout(x, rate, dropout_seed, i + 1)
+      args = {"training": training}
+      if recurrent_rate:
+        args["recurrent_kernel"] = _drop_weights(
+          gru.cell.recurrent_kernel, recurrent_rate, dropout_seed, i
+        )
+      if i == 0 and not rate and isinstance(gru, FusedGRU):
+        x, state = gru.call_ids(x, self.embedding.embeddings, state, **args)
+      else:
+        if i == 0:
+          x = _dropout(self.embedding(x), rate, dropout_seed, 0)  # [B, T, D]
+        x, state = gru(x, initial_state=state, **args)
+      x = _dropout(x, rate, dropout_seed, i + 1)  # [B, T, H]
       new_states.append(state)
     log_probs = self.dense(x)  # [B, T, V]
     if not return_state:
@@ -171,21 +181,33 @@ def _gru_name(layer: int) -> str:
 
 
 def _build_gru(
-  kind: str, units: int, precision: str, name: str
+  kind: str, units: int, precision: str, only_fused: bool, name: str
 ) -> keras.layers.GRU:
   if kind == "auto":
-    # cuDNN is the faster one on a GPU, but knows no bfloat16 beside float32.
-    cudnn = precision == "float32" and tf.config.list_physical_devices("GPU")
+    # cuDNN is the faster one on a GPU.
+    cudnn = not only_fused and tf.config.list_physical_devices("GPU")
     kind = "keras" if cudnn else "fused"
   if kind == "fused":
     return FusedGRU(units, precision, name=name)
-  if precision != "float32":
+  if only_fused:
     raise InputError(
-      f"precision {precision} is the fused layer's alone: give --gru=fused"
+      "bfloat16 and recurrent dropout are the fused layer's alone: give "
+      "--gru=fused"
     )
   return keras.layers.GRU(
     units, return_sequences=True, return_state=True, name=name
   )
+
+
+def _drop_weights(
+  weights: Any, rate: float, seed: tf.Tensor, layer: int
+) -> tf.Tensor:
+  """Zeroes elements of a layer's weights: a function of (seed, layer) alone."""
+  weights = tf.convert_to_tensor(weights)
+  # Apart from the seeds of `_dropout`; all replicas drop the same weights.
+  seed = tf.random.experimental.stateless_fold_in(seed, -1 - layer)
+  keep = tf.random.stateless_uniform(weights.shape, seed, alg="philox") >= rate
+  return tf.where(keep, weights / (1 - rate), 0.0)
 
 
 def _dropout(

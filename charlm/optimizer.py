@@ -27,7 +27,14 @@ def build_optimizer(
       warmup_target=config.learning_rate,
       warmup_steps=config.warmup_steps,
     )
-  return keras.optimizers.Adam(learning_rate, beta_2=config.beta_2)
+  if not config.weight_decay:
+    return keras.optimizers.Adam(learning_rate, beta_2=config.beta_2)
+  optimizer = keras.optimizers.AdamW(
+    learning_rate, weight_decay=config.weight_decay, beta_2=config.beta_2
+  )
+  # A bias only shifts: it cannot fit the training text too closely.
+  optimizer.exclude_from_weight_decay(var_names=["bias"])
+  return optimizer
 
 
 def compile_model(model: keras.Model) -> keras.Model:

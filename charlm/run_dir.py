@@ -3,7 +3,8 @@
 A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
-config.json vocabulary.json held_out.txt   written once, before step 0
+config.json vocabulary.json                written once, before step 0
+held_out.txt valid.txt                     the same; the latter if there is any
 checkpoints/ckpt-<step>.*                  the last few
 best/ckpt-<step>.*                         the best by held-out loss
 metrics.jsonl                              every number, an object a line
@@ -24,10 +25,11 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from charlm.config import Experiment, InputError
+from charlm.config import Config, Experiment, InputError
+from charlm.corpus import Split
 from charlm.files import write_atomically
 from charlm.model import GRULM, build_model, num_weights
-from charlm.vocabulary import vocabulary_from_json
+from charlm.vocabulary import NO_CHARACTERS, vocabulary_from_json
 
 # What TensorFlow raises where a checkpoint is cut off, altered or another's.
 DAMAGE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
@@ -58,6 +60,7 @@ class RunDir:
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
     self._held_out = self.path / "held_out.txt"
+    self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
     self._refuse_links()
@@ -71,7 +74,7 @@ class RunDir:
     return self.metrics.exists() and self.metrics.stat().st_size > 0
 
   def create(
-    self, experiment: Experiment, vocab: list[str], held_out: list[str]
+    self, experiment: Experiment, vocab: list[str], split: Split
   ) -> None:
     """Writes what defines a run.
 
@@ -85,10 +88,12 @@ class RunDir:
       )
     files = {
       self._vocabulary: json.dumps(vocab) + "\n",
-      self._held_out: "\n".join(held_out),
-      # The last one, so that a run that exists is a whole one.
-      self._config: experiment.to_json(),
+      self._held_out: split.held_out,
     }
+    if split.valid:
+      files[self._valid] = split.valid
+    # The last one, so that a run that exists is a whole one.
+    files[self._config] = experiment.to_json()
     for path, text in files.items():
       write_atomically(path, text.encode())
 
@@ -119,7 +124,7 @@ class RunDir:
       yield
 
   def extend(
-    self, experiment: Experiment, vocab: list[str], held_out: list[str]
+    self, experiment: Experiment, vocab: list[str], split: Split
   ) -> None:
     """Checks that a run goes on as it began; notes a larger `epochs`.
 
@@ -133,7 +138,8 @@ class RunDir:
       )
     for path, same in (
       (self._vocabulary, self.vocabulary() == vocab),
-      (self._held_out, self.held_out() == "\n".join(held_out)),
+      (self._held_out, self.held_out() == split.held_out),
+      (self._valid, self.valid() == split.valid),
     ):
       if not same:
         raise InputError(
@@ -154,6 +160,12 @@ class RunDir:
   def held_out(self) -> str:
     """Reads `held_out.txt`."""
     return _parse(self._held_out, str, largest=math.inf)
+
+  def valid(self) -> str:
+    """Reads `valid.txt`; the empty text in a run that has none."""
+    if not self.experiment().config.valid_lines:
+      return ""
+    return _parse(self._valid, str, largest=math.inf)
 
   def last_start(self) -> dict[str, Any] | None:
     """Reads how and where the last start ran; None for a new run."""
@@ -199,6 +211,8 @@ class RunDir:
   def load_model(self, which: str) -> tuple[GRULM, int]:
     """Returns the model of a checkpoint, and its step.
 
+    Where the run averages its weights, it is the model of their average.
+
     Raises InputError: no such checkpoint, or not one of this run's model.
     """
     self.checkpoint(which)  # before the other files: is this a run at all?
@@ -212,7 +226,8 @@ class RunDir:
         if data.stat().st_size < 4 * num_weights(vocab_size, *sizes):
           raise ValueError
         model = build_model(vocab_size, *sizes)
-        status = tf.train.Checkpoint(model=model).read(path)
+        name = "average" if config.ema_decay else "model"
+        status = tf.train.Checkpoint(**{name: model}).read(path)
         # The optimizer and the progress are not wanted here, all weights are.
         status.assert_existing_objects_matched().expect_partial()
         return model, step
@@ -225,10 +240,32 @@ class RunDir:
       "vocabulary.json: give another --checkpoint"
     )
 
+  def load_initial(self, config: Config) -> tuple[GRULM | None, list[str]]:
+    """Returns the model that this run begins with, and the characters it knows.
+
+    No model where none is asked for, or where this run has begun.
+
+    Raises InputError: no such model, or one of other sizes.
+    """
+    if not config.init_from:
+      return None, NO_CHARACTERS
+    if checkpoint_steps(self.recent):
+      return None, self.vocabulary()
+    source = RunDir(config.init_from)
+    model, _ = source.load_model("latest")
+    theirs = source.experiment().config
+    for name in ("embedding_dim", "rnn_units", "num_layers"):
+      if (here := getattr(config, name)) != (there := getattr(theirs, name)):
+        raise InputError(
+          f"{name} is {here}, but {there} in {source.path}: give "
+          f"--{name}={there}"
+        )
+    return model, source.vocabulary()
+
   def _refuse_links(self) -> None:
     folders = [self.recent, self.best, self.summaries]
     folders += [self.summaries / split for split in ("train", "eval")]
-    files = [self._config, self._vocabulary, self._held_out]
+    files = [self._config, self._vocabulary, self._held_out, self._valid]
     files += [self.metrics, self._starts, self._lock]
     for folder in folders:
       if folder.is_dir() and not folder.is_symlink():

@@ -33,8 +33,13 @@ class Session:
     trainer: Trainer,
     vocab: list[str],
     held_out_ids: np.ndarray,
+    valid_ids: np.ndarray,
   ) -> None:
-    """Takes `train.py`'s flags, a locked run and an untrained trainer."""
+    """Takes `train.py`'s flags, a locked run and an untrained trainer.
+
+    The ids are of two texts `[N]`. If the second one is not empty it, and not
+    the first, tells which checkpoint is the best.
+    """
     steps_per_epoch = trainer.batches.steps_per_epoch
     self._num_steps = args.epochs * steps_per_epoch
     self._report_every = args.summary_every_steps or max(
@@ -43,15 +48,18 @@ class Session:
     self._eval_every = args.eval_every_steps or steps_per_epoch
     self._save_every = args.checkpoint_every_steps or -(-steps_per_epoch // 4)
     self._trainer = trainer
-    self._held_out_ids = held_out_ids
-    self._evaluator = Evaluator(trainer.model)
-    self._generator = GenerativeModel(trainer.model, vocab)
+    self._patience = args.patience
+    self._held_out_ids, self._valid_ids = held_out_ids, valid_ids
+    self._evaluator = Evaluator(trainer.result)
+    self._generator = GenerativeModel(trainer.result, vocab)
+    averages = {"average": trainer.average} if trainer.average else {}
     self._checkpoints = Checkpoints(
       run,
       args.max_to_keep,
       model=trainer.model,
       optimizer=trainer.optimizer,
       progress=trainer.progress,
+      **averages,
     )
     self._run = run
     self._last_score: tuple[int, Score | None] = (-1, None)
@@ -71,6 +79,11 @@ class Session:
       step = self._trainer.step
       if step > first and not self._stop and self._last_score[0] != step:
         self._evaluate(step)
+      if self._out_of_patience() and step < self._num_steps:
+        self._line.log(
+          f"ended after step {step:,}: no new best in the last "
+          f"{self._patience} evaluations"
+        )
       self._save(step)
     if self._stop:
       self._line.log(f"stopped after step {step:,}: run it again to go on")
@@ -102,8 +115,12 @@ class Session:
     )
 
   def should_stop(self) -> bool:
-    """Tells whether a signal came."""
-    return bool(self._stop)
+    """Tells whether a signal came, or no new best for too long."""
+    return bool(self._stop) or self._out_of_patience()
+
+  def _out_of_patience(self) -> bool:
+    since_best = self._trainer.progress.evals_since_best.numpy()
+    return 0 < self._patience <= since_best
 
   def _restore(self) -> None:
     step = self._checkpoints.restore_latest()
@@ -131,17 +148,32 @@ class Session:
       "perplexity": score.perplexity,
       "bits_per_character": score.bits_per_character,
     }
+    deciding, words = score, ""
+    if len(self._valid_ids):
+      deciding = self._evaluator.stream(self._valid_ids)
+      numbers["valid_loss"] = deciding.log_perplexity
+      words = f", valid: log perplexity {deciding.log_perplexity:.4f}"
     self._metrics.write(step, "eval", numbers | {"sample": self._sample()})
-    self._line.log(_describe_score(step, score))
-    best = self._trainer.progress.best_loss
-    if score.log_perplexity < (before := best.numpy()):
-      best.assign(score.log_perplexity)
-      if not self._checkpoints.save_best(step):
-        best.assign(before)
+    self._line.log(_describe_score(step, score) + words)
+    self._note_best(step, deciding.log_perplexity)
+
+  def _note_best(self, step: int, loss: float) -> None:
+    """Saves the best checkpoint so far, or counts another that is not."""
+    progress = self._trainer.progress
+    best, since_best = progress.best_loss, progress.evals_since_best
+    before = best.numpy(), since_best.numpy()
+    if loss >= before[0]:
+      since_best.assign_add(1)
+      return
+    best.assign(loss)
+    since_best.assign(0)
+    if not self._checkpoints.save_best(step):
+      best.assign(before[0])
+      since_best.assign(before[1])
 
   def _score(self, step: int) -> Score:
     if self._last_score[0] != step:
-      self._last_score = step, self._evaluator.score(self._held_out_ids)
+      self._last_score = step, self._evaluator.stream(self._held_out_ids)
     return self._last_score[1]
 
   def _sample(self) -> str:

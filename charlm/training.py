@@ -10,13 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config, DivergedError, InputError
-from charlm.dataset import Batches
+from charlm.dataset import Batches, ContinuedBatches
 from charlm.machine import memory_bytes
-from charlm.model import GRULM, build_model, num_weights
+from charlm.model import GRULM, State, build_model, num_weights
 from charlm.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
 _MAX_STEPS_PER_CALL = 100
+# Sets these random numbers apart from those of the layers' dropout.
+_RESETS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +50,18 @@ class Hooks(Protocol):
 
 
 class Progress(tf.Module):
-  """What a checkpoint must hold beside model and optimizer to be exact."""
+  """What a checkpoint must hold beside models and optimizer to be exact."""
 
-  def __init__(self) -> None:
+  def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
+    """Takes the shape of the states that are carried on; no rows for none."""
     super().__init__()
+    # Of all replicas' rows.
+    zeros = tf.zeros([num_layers, num_rows, rnn_units])
+    self.states = tf.Variable(zeros, trainable=False)
     # Loss, gradient norm and number of steps since the last report.
     self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
+    self.evals_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
 
 
 class Trainer:
@@ -67,6 +74,7 @@ class Trainer:
         for each batch:
           on each replica: loss and gradient of its rows
           sum the gradients over the replicas, clip, apply
+          move the average of the weights, if there is one
       check that losses and norms are finite
       report, evaluate, save: whatever is due
   """
@@ -75,28 +83,36 @@ class Trainer:
     self,
     model: GRULM,
     optimizer: keras.optimizers.Optimizer,
-    batches: Batches,
+    batches: Batches | ContinuedBatches,
     strategy: tf.distribute.Strategy,
-    seed: int = 0,
-    clip_norm: float = 0.0,
+    config: Config = Config(),  # noqa: B008 (it is frozen)
+    average: GRULM | None = None,
   ) -> None:
-    """Takes a built model and its optimizer, both made in the strategy's scope.
+    """Takes what `build_trainer` builds.
 
-    `seed` is that of the dropout, `clip_norm` the largest global norm of the
-    gradient, 0 to leave it alone.
+    Args:
+      model: built in the strategy's scope, as is all that has variables.
+      optimizer: the model's.
+      batches: where the windows come from.
+      strategy: the devices.
+      config: its seed, clipping, carried state and decay of the average count.
+      average: a copy of the model, which becomes the mean of its weights.
     """
     self.model = model
     self.optimizer = optimizer
-    self.progress = Progress()
+    self.average = average
     self.batches = batches
     self._strategy = strategy
-    self._seed = seed
-    self._clip_norm = clip_norm
+    self._config = config
+    self._carry = config.carry_state
+    num_rows = config.batch_size if self._carry else 0
+    self.progress = Progress(config.num_layers, num_rows, config.rnn_units)
     self._steps_per_call = 1
     # One trace serves any number of steps.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
-    self._train_steps = tf.function(self._train_steps, [windows])
+    states = tf.TensorSpec(self.progress.states.shape)
+    self._train_steps = tf.function(self._train_steps, [windows, states])
     with strategy.scope():
       optimizer.build(model.trainable_variables)
 
@@ -107,6 +123,11 @@ class Trainer:
       device.rpartition("device:")[2]
       for device in self._strategy.extended.worker_devices
     ]
+
+  @property
+  def result(self) -> GRULM:
+    """The model to evaluate and to sample from."""
+    return self.average or self.model
 
   @property
   def step(self) -> int:
@@ -144,7 +165,8 @@ class Trainer:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     steps = range(start, stop)
     windows = np.stack([self.batches.batch(step) for step in steps])
-    losses, norms = (x.numpy() for x in self._train_steps(windows))
+    *numbers, states = self._train_steps(windows, self.progress.states)
+    losses, norms = (x.numpy() for x in numbers)
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
       epoch, index = divmod(step, self.batches.steps_per_epoch)
@@ -153,6 +175,7 @@ class Trainer:
         f"epoch {epoch + 1}) is not finite: lower --learning_rate or set "
         "--clip_norm, and give a new --run_dir"
       )
+    self.progress.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
     self.progress.sums.assign_add([*sums, len(losses)])
     return float(losses.mean())
@@ -172,23 +195,36 @@ class Trainer:
     steps = int(_SECONDS_PER_CALL / seconds_per_step)
     self._steps_per_call = max(1, min(steps, _MAX_STEPS_PER_CALL))
 
-  def _train_steps(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  def _train_steps(
+    self, windows: tf.Tensor, states: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes one step for each of the batches `[num_steps, B, T + 1]`.
 
-    Returns Loss and gradient norm of each step, `[num_steps]` each.
+    Returns Loss and gradient norm of each step, `[num_steps]` each, and the
+      states `[num_layers, B, H]` that the next step goes on from.
     """
     num_steps = tf.shape(windows)[0]
     losses = tf.TensorArray(tf.float32, num_steps)
     norms = tf.TensorArray(tf.float32, num_steps)
     for i in tf.range(num_steps):
-      loss, norm = self._strategy.run(self._replica_step, (windows[i],))
+      results = self._strategy.run(self._replica_step, (windows[i], states))
+      loss, norm, new_states = results
       sum_loss = self._strategy.reduce("SUM", loss, axis=None)
       losses = losses.write(i, sum_loss)
       norms = norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
-    return losses.stack(), norms.stack()
+      # All replicas have those of all rows.
+      states = self._strategy.experimental_local_results(new_states)[0]
+      if self.average:
+        self._move_average()
+    return losses.stack(), norms.stack(), states
 
-  def _replica_step(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs on every replica: its rows' part of the loss, the global norm."""
+  def _replica_step(
+    self, windows: tf.Tensor, states: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Runs on every replica.
+
+    Returns its rows' part of the loss, the global norm, all rows' states.
+    """
     context = tf.distribute.get_replica_context()
     num_replicas = context.num_replicas_in_sync
     rows = tf.shape(windows)[0] // num_replicas
@@ -197,9 +233,14 @@ class Trainer:
     inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
+    before = self._states_before(states, step)
     with tf.GradientTape() as tape:
-      log_probs = self.model(
-        inputs, training=True, dropout_seed=tf.stack([self._seed, step])
+      log_probs, after = self.model(
+        inputs,
+        _unstack(before[:, first : first + rows]) if self._carry else None,
+        return_state=True,
+        training=True,
+        dropout_seed=tf.stack([self._config.seed, step]),
       )
       nats = -tf.gather(log_probs, targets, batch_dims=2)  # [rows, T]
       # Each replica sees some of the rows only: its sum, divided by the global
@@ -210,22 +251,56 @@ class Trainer:
     gradients = [tf.convert_to_tensor(g) for g in gradients]
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
-    if self._clip_norm:
-      gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
+    if clip_norm := self._config.clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
     # The optimizer sums over the replicas once more.
     gradients = [g / num_replicas for g in gradients]
     self.optimizer.apply(gradients, variables)
-    return loss, norm
+    if self._carry:
+      # Zeros in the place of the other replicas' rows: the sum joins them all.
+      others = [[0, 0], [first, tf.shape(windows)[0] - first - rows], [0, 0]]
+      after = tf.pad(tf.stack(tf.nest.flatten(after)), others)
+      states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
+    return loss, norm, states
+
+  def _states_before(self, states: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """Returns the states of all rows with some of them, or all, set to zero."""
+    start = step % self.batches.steps_per_epoch == 0
+    seed = tf.random.experimental.stateless_fold_in(
+      tf.stack([self._config.seed, step]), _RESETS
+    )
+    shape = [1, states.shape[1], 1]
+    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+    return tf.where(start | (uniform < self._config.reset_rate), 0.0, states)
+
+  def _move_average(self) -> None:
+    """Moves the average towards the weights; fast at first, as they do."""
+    step = tf.cast(self.optimizer.iterations.value, tf.float32)
+    decay = tf.minimum(self._config.ema_decay, (1 + step) / (10 + step))
+
+    def move(mean: tf.Variable, weight: tf.Tensor) -> None:
+      mean.assign_add((1 - decay) * (weight - mean))
+
+    for mean, weight in zip(
+      self.average.trainable_variables,
+      self.model.trainable_variables,
+      strict=True,
+    ):
+      self._strategy.extended.update(mean.value, move, args=(weight.value,))
 
 
 def build_trainer(
   config: Config,
   vocab_size: int,
-  batches: Batches,
+  batches: Batches | ContinuedBatches,
   strategy: tf.distribute.Strategy,
   gru: str = "auto",
+  initial: GRULM | None = None,
 ) -> Trainer:
-  """Returns a trainer of a model whose weights come from the seed.
+  """Returns a trainer of a model.
+
+  Its weights come from the seed and, as far as it has them, from an initial
+  model of the same sizes, whose vocabulary may be shorter.
 
   Raises InputError: a model that the machine's memory cannot hold.
   """
@@ -240,9 +315,32 @@ def build_trainer(
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():
     model = build_model(
-      vocab_size, *sizes, config.dropout_rate, gru, config.precision
+      vocab_size,
+      *sizes,
+      config.dropout_rate,
+      gru,
+      config.precision,
+      config.recurrent_dropout_rate,
     )
+    if initial:
+      _copy_weights(initial, model)
+    average = None
+    if config.ema_decay:
+      average = build_model(vocab_size, *sizes, gru=gru)
+      _copy_weights(model, average)
     optimizer = build_optimizer(config, config.epochs * batches.steps_per_epoch)
-  return Trainer(
-    model, optimizer, batches, strategy, config.seed, config.clip_norm
-  )
+  return Trainer(model, optimizer, batches, strategy, config, average)
+
+
+def _copy_weights(source: GRULM, target: GRULM) -> None:
+  """Copies weights; of a longer vocabulary only the first rows, or columns."""
+  weights = target.get_weights()
+  for old, new in zip(source.get_weights(), weights, strict=True):
+    new[tuple(slice(size) for size in old.shape)] = old
+  target.set_weights(weights)
+
+
+def _unstack(states: tf.Tensor) -> State:
+  """Splits states `[num_layers, B, H]` as the model wants them."""
+  first, *others = tf.unstack(states)
+  return (first, *others) if others else first

@@ -1,10 +1,12 @@
 """Characters and their ids.
 
 A vocabulary is a list of strings: `[UNK]` (unknown) at id 0, the empty string
-(padding) at id 1, then the characters of the training text in sorted order.
+(padding) at id 1, then the characters of the corpus in sorted order, and after
+them, in a model that was trained on another corpus before, the new ones.
 """
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,30 +18,36 @@ if TYPE_CHECKING:
 
 UNKNOWN_ID = 0
 PADDING_ID = 1
-NUM_SPECIAL = 2  # the ids that stand for no character
+NO_CHARACTERS = ["[UNK]", ""]
+NUM_SPECIAL = len(NO_CHARACTERS)  # the ids that stand for no character
 
 
-def build_vocabulary(lines: list[str]) -> list[str]:
-  """Collects the characters of the lines and of the newlines between them."""
-  return ["[UNK]", "", *sorted(set("\n".join(lines)))]
+def build_vocabulary(
+  lines: list[str], known: Sequence[str] = tuple(NO_CHARACTERS)
+) -> list[str]:
+  """Collects the characters of the lines and of the newlines between them.
+
+  Those that another vocabulary has already are `known`: they keep their ids.
+  """
+  return [*known, *sorted(set("\n".join(lines)) - set(known))]
 
 
 def vocabulary_from_json(text: str) -> list[str]:
   """Reads `vocabulary.json`, a list since newline and space are entries.
 
-  Raises InputError: not a list of `[UNK]`, "" and sorted, distinct characters.
+  Raises InputError: not a list of `[UNK]`, "" and distinct characters.
   """
   try:
     vocab = json.loads(text)
   except (ValueError, RecursionError) as error:
     raise InputError(f"not JSON ({error})") from error
-  if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != ["[UNK]", ""]:
+  if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != NO_CHARACTERS:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
   if not all(isinstance(char, str) and len(char) == 1 for char in chars):
     raise InputError("an entry is not a single character")
-  if not chars or chars != sorted(set(chars)):
-    raise InputError("the characters are not sorted and distinct")
+  if not chars or len(set(chars)) < len(chars):
+    raise InputError("the characters are not distinct")
   return vocab
 
 

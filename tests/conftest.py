@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from charlm.checkpoints import Checkpoints
 from charlm.config import Config, Experiment
+from charlm.corpus import Split
 from charlm.model import build_model
 from charlm.run_dir import RunDir
 
@@ -112,14 +113,14 @@ def trained_run(
 
 EXPERIMENT = Experiment(Config(embedding_dim=4, rnn_units=6), "0" * 64)
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
-HELD_OUT = ["ab", "ba"]
+SPLIT = Split("ab", "", "ab\nba")
 
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path) -> RunDir:
   run = RunDir(tmp_path / "run")
   with run.locked():
-    run.create(EXPERIMENT, VOCAB, HELD_OUT)
+    run.create(EXPERIMENT, VOCAB, SPLIT)
   return run
 
 

@@ -370,6 +370,16 @@ BAD_INPUT = [
   ("train.py", ["--gru=cudnn"], "gru"),
   ("train.py", ["--schedule=cosine", "--warmup_steps=12"], "warmup_steps"),
   ("train.py", ["--run_dir="], "--run_dir is empty"),
+  ("train.py", ["--eval_chars=1"], "eval_chars is 1"),
+  ("train.py", ["--eval_chars=1000000"], "lower --eval_chars"),
+  ("train.py", ["--valid_lines=250"], "lower --valid_lines"),
+  ("train.py", ["--reset_rate=0.1"], "--carry_state"),
+  ("train.py", ["--carry_state", "--batch_size=512"], "fewer than one batch"),
+  ("train.py", ["--gru=keras", "--recurrent_dropout_rate=0.1"], "--gru=fused"),
+  ("train.py", ["--init_from={tmp}/none"], "not a run directory"),
+  ("train.py", ["--init_from={run}", "--rnn_units=9"], "give --rnn_units=16"),
+  ("train.py", ["--ema_decay=1"], "ema_decay is 1.0"),
+  ("train.py", ["--weight_decay=-1"], "weight_decay is -1.0"),
   ("train.py", ["--corpus={tmp}/" + "x" * 300], "permissions"),
   ("eval.py", ["--run_dir={tmp}"], "not a run directory"),
   ("eval.py", ["--run_dir={tmp}/none"], "not a run directory"),
@@ -385,6 +395,15 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--checkpoint=-1"], "no checkpoint -1"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
   ("eval.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
+  ("eval.py", ["--run_dir={run}", "--protocol=words"], "protocol"),
+  ("eval.py", ["--run_dir={run}", "--stride=300"], "lower --stride"),
+  ("eval.py", ["--run_dir={run}", "--window=0"], "window"),
+  ("eval.py", ["--run_dir={run}", "--dynamic"], "--valid_lines"),
+  (
+    "eval.py",
+    ["--run_dir={run}", "--dynamic", "--protocol=lines"],
+    "--protocol=stream",
+  ),
   ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
   ("sample.py", ["--run_dir={run}", "--temperature=inf"], "temperature is inf"),
   ("sample.py", ["--run_dir={run}", "--num_samples=-3"], "num_samples"),
@@ -791,7 +810,7 @@ def test_a_short_soak(
 ) -> None:
   flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=60"]
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
-  flags.append("--eval_every_steps=240")
+  flags += ["--eval_every_steps=240", "--valid_lines=20"]
   kills = soak.soak(flags, tmp_path, num_kills=5, seed=3)
   assert len(kills) == 5
   assert kills[-1].step > 0

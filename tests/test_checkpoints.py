@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from conftest import (
   EXPERIMENT,
-  HELD_OUT,
+  SPLIT,
   VOCAB,
   checkpoint_file,
   file_size_limit,
@@ -200,7 +200,7 @@ def test_a_clock_that_goes_back_changes_nothing(
 def test_no_file_outside_is_touched(run: RunDir) -> None:
   outside = RunDir(run.path.parent / "outside")
   with outside.locked():
-    outside.create(EXPERIMENT, VOCAB, HELD_OUT)
+    outside.create(EXPERIMENT, VOCAB, SPLIT)
   save_checkpoints(outside, 1, 2, 3)
   save_checkpoints(run, 10)
   paths = [f'"../../outside/checkpoints/ckpt-{step}"' for step in (1, 2, 3)]

@@ -16,7 +16,7 @@ def test_fields_are_flags_one_to_one() -> None:
   for field in dataclasses.fields(Config):
     assert flags[field.name].default == field.default
     assert flags[field.name].help == field.metadata["help"]
-  others = {"run_dir", "num_replicas", "eval_every_steps", "max_to_keep"}
+  others = {"run_dir", "num_replicas", "max_to_keep"}
   others |= {"checkpoint_every_steps", "summary_every_steps", "gru", "help"}
   others.add("deterministic")
   names = {field.name for field in dataclasses.fields(Config)}
@@ -26,21 +26,32 @@ def test_fields_are_flags_one_to_one() -> None:
 def test_defaults_are_the_references_recipe() -> None:
   assert dataclasses.asdict(Config()) == {
     "corpus": "shakespeare",
-    "eval_lines": 1000,
+    "raw": False,
     "lowercase": False,
+    "eval_lines": 1000,
+    "eval_chars": 0,
+    "valid_lines": 0,
     "seq_length": 100,
     "batch_size": 64,
+    "carry_state": False,
+    "reset_rate": 0.0,
     "epochs": 10,
+    "patience": 0,
+    "eval_every_steps": 0,
     "embedding_dim": 256,
     "rnn_units": 512,
     "num_layers": 1,
     "dropout_rate": 0.0,
+    "recurrent_dropout_rate": 0.0,
     "learning_rate": 0.00125,
     "schedule": "constant",
     "warmup_steps": 0,
     "beta_2": 0.999,
+    "weight_decay": 0.0,
     "clip_norm": 0.0,
+    "ema_decay": 0.0,
     "precision": "float32",
+    "init_from": "",
     "seed": 0,
   }
 
@@ -103,6 +114,13 @@ def test_text_that_is_no_object_is_refused(text: str) -> None:
     {"warmup_steps": 5},
     {"beta_2": 1.0},
     {"seed": 2**32},
+    {"eval_chars": 1},
+    {"valid_lines": -1},
+    {"patience": -1},
+    {"reset_rate": 0.5},
+    {"recurrent_dropout_rate": 1.0},
+    {"weight_decay": -1.0},
+    {"ema_decay": 1.0},
   ],
 )
 def test_impossible_values_are_refused(change: dict) -> None:
@@ -129,6 +147,18 @@ def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   assert one.differences(other) == [
     "epochs (10 there, 11 here, and the schedule ends with them)"
   ]
+
+
+def test_patience_makes_the_evaluations_part_of_the_identity() -> None:
+  for patience, difference in (
+    (0, []),
+    (3, ["eval_every_steps (0 there, 50 here)"]),
+  ):
+    one, other = (
+      Experiment(Config(patience=patience, eval_every_steps=steps), SHA256)
+      for steps in (0, 50)
+    )
+    assert one.differences(other) == difference
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")))

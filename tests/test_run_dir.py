@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import EXPERIMENT, HELD_OUT, ROOT, VOCAB, save_checkpoints
+from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB, save_checkpoints
 
 from charlm.config import Config, Experiment, InputError
 from charlm.model import build_model
@@ -53,13 +53,13 @@ def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
   save_checkpoints(run, 10)
   (run.path / "config.json").unlink()
   with pytest.raises(InputError, match=r"no config\.json"):
-    run.create(EXPERIMENT, VOCAB, [])
+    run.create(EXPERIMENT, VOCAB, SPLIT)
 
 
 def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
   other = Experiment(Config(embedding_dim=5, rnn_units=6), "0" * 64)
   with pytest.raises(InputError, match=r"embedding_dim .4 there, 5 here"):
-    run.extend(other, VOCAB, HELD_OUT)
+    run.extend(other, VOCAB, SPLIT)
   assert run.experiment() == EXPERIMENT
 
 
@@ -67,7 +67,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (12, 12)):
     experiment = Experiment(Config(epochs=epochs, **sizes), "0" * 64)
-    run.extend(experiment, VOCAB, HELD_OUT)
+    run.extend(experiment, VOCAB, SPLIT)
     assert run.experiment().config.epochs == expected
 
 
@@ -80,7 +80,7 @@ def test_edited_files_are_refused_naming_them(
 ) -> None:
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name} was changed"):
-    run.extend(EXPERIMENT, VOCAB, HELD_OUT)
+    run.extend(EXPERIMENT, VOCAB, SPLIT)
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import keras
@@ -6,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from charlm.config import Config, DivergedError, InputError
-from charlm.dataset import Batches
+from charlm.dataset import Batches, build_batches
 from charlm.devices import create_strategy, largest_divisor
 from charlm.model import build_model
 from charlm.training import Report, Trainer, build_trainer
@@ -49,40 +50,60 @@ def strategy(num_replicas: int) -> tf.distribute.Strategy:
   return create_strategy(num_replicas, batch_size=8)
 
 
-def batches(batch_size: int = 8) -> Batches:
+def batches(config: Config = Config()) -> Batches:  # noqa: B008
   ids = np.random.default_rng(0).integers(2, VOCAB_SIZE, 2000, np.uint8)
   # Each third character repeats the one before: something to learn.
   ids[2::3] = ids[1::3][: len(ids[2::3])]
-  return Batches(ids, 9, batch_size, seed=4)
+  sizes = {"seq_length": 9, "batch_size": 8, "seed": 4}
+  return build_batches(ids, dataclasses.replace(config, **sizes))
 
 
 def trainer(num_replicas: int = 1, **config: float) -> Trainer:
   sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
   config = Config(**(sizes | {"batch_size": 8, "seed": 4} | config))
-  return build_trainer(config, VOCAB_SIZE, batches(), strategy(num_replicas))
+  return build_trainer(
+    config, VOCAB_SIZE, batches(config), strategy(num_replicas)
+  )
 
 
 def weights(trainer: Trainer) -> list[np.ndarray]:
   return trainer.model.get_weights()
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
-@pytest.mark.parametrize("dropout_rate", [0.0, 0.3])
-def test_replica_counts_train_the_same_model(
-  clip_norm: float, dropout_rate: float
-) -> None:
+# All that a step can do.
+EVERYTHING = {
+  "num_layers": 2,
+  "dropout_rate": 0.2,
+  "recurrent_dropout_rate": 0.2,
+  "clip_norm": 0.5,
+  "weight_decay": 0.1,
+  "ema_decay": 0.9,
+  "carry_state": True,
+  "reset_rate": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    {},
+    {"clip_norm": 0.1},
+    {"dropout_rate": 0.3},
+    {"carry_state": True},
+    EVERYTHING,
+  ],
+)
+def test_replica_counts_train_the_same_model(config: dict) -> None:
   results = []
   for num_replicas in (1, 2, 4):
-    one = trainer(
-      num_replicas, clip_norm=clip_norm, dropout_rate=dropout_rate, num_layers=2
-    )
+    one = trainer(num_replicas, **({"num_layers": 2} | config))
     one.train(10, 10, Recorder())
-    results.append(weights(one))
+    results.append([*one.result.get_weights(), one.progress.states.numpy()])
   start = weights(trainer(num_layers=2))
   for others in results[1:]:
     for mine, other in zip(results[0], others, strict=True):
       assert np.abs(mine - other).max() < 1e-6
-  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=True)]
+  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
 
 
@@ -144,6 +165,98 @@ def test_steps_equal_those_of_keras() -> None:
     np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
+def test_a_carried_state_is_that_of_the_text_before() -> None:
+  # No learning: the model stays the one that is asked for the losses.
+  one = trainer(2, carry_state=True, learning_rate=1e-30)
+  recorder = Recorder()
+  steps_per_epoch = one.batches.steps_per_epoch
+  one.train(steps_per_epoch + 2, 1, recorder)
+  states = None
+  for step, report in recorder.reports:
+    if step - 1 == steps_per_epoch:
+      states = None  # the next epoch starts elsewhere in the text
+    windows = one.batches.batch(step - 1).astype(np.int32)
+    log_probs, states = one.model(windows[:, :-1], states, return_state=True)
+    nats = -tf.gather(log_probs, windows[:, 1:], batch_dims=2)
+    assert report.loss == pytest.approx(float(tf.reduce_mean(nats)), abs=1e-6)
+  np.testing.assert_allclose(one.progress.states[0], states, atol=1e-6)
+
+
+def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
+  one = trainer(2, carry_state=True, reset_rate=0.3)
+  states = tf.ones([1, 8, 16])
+  num_zeros = 0
+  for step in range(1, 101):
+    rows = one._states_before(states, tf.constant(step, tf.int64))[0].numpy()
+    assert set(rows.sum(axis=1)) <= {0.0, 16.0}
+    num_zeros += int((rows.sum(axis=1) == 0).sum())
+  assert 0.2 < num_zeros / 800 < 0.4
+
+
+def test_the_average_is_that_of_the_weights() -> None:
+  one = trainer(2, ema_decay=0.7, learning_rate=0.01)
+  expected = one.model.get_weights()
+  for step in range(1, 9):
+    one.train(step, 1, Recorder())
+    decay = min(0.7, (1 + step) / (10 + step))
+    expected = [
+      decay * mean + (1 - decay) * weight
+      for mean, weight in zip(expected, one.model.get_weights(), strict=True)
+    ]
+  for mine, mean in zip(one.average.get_weights(), expected, strict=True):
+    np.testing.assert_allclose(mine, mean, atol=1e-6)
+  assert one.result is one.average
+
+
+def test_weight_decay_shrinks_all_but_the_biases() -> None:
+  decayed, plain = (
+    trainer(2, weight_decay=decay, learning_rate=0.01) for decay in (0.5, 0.0)
+  )
+  start = weights(decayed)
+  for one in (decayed, plain):
+    one.train(1, 1, Recorder())
+  for variable, before, mine, other in zip(
+    plain.model.weights, start, weights(decayed), weights(plain), strict=True
+  ):
+    shrunk = 0 if "bias" in variable.path else 0.5 * 0.01 * before
+    np.testing.assert_allclose(mine, other - shrunk, atol=1e-7)
+
+
+def test_recurrent_dropout_drops_weights_once_a_window() -> None:
+  model = build_model(VOCAB_SIZE, 6, 16, recurrent_dropout_rate=0.5)
+  ids = batches().batch(0)[:, :-1].astype(np.int32)
+  seed = tf.constant([1, 2])
+  dropped = model(ids, training=True, dropout_seed=seed)
+  kernel = model.gru.cell.recurrent_kernel
+  whole = kernel.numpy()
+  drawn = tf.random.stateless_uniform(
+    kernel.shape,
+    tf.random.experimental.stateless_fold_in(seed, -1),
+    alg="philox",
+  )
+  kernel.assign(np.where(drawn >= 0.5, whole * 2, 0))
+  np.testing.assert_allclose(dropped, model(ids), atol=1e-6)
+  kernel.assign(whole)
+  assert np.abs(dropped - model(ids)).max() > 1e-3
+
+
+def test_initial_weights_are_kept_and_new_characters_added() -> None:
+  initial = build_model(VOCAB_SIZE - 3, 6, 16)
+  config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
+  one = build_trainer(
+    config, VOCAB_SIZE, batches(), strategy(2), initial=initial
+  )
+  plain = build_trainer(config, VOCAB_SIZE, batches(), strategy(2))
+  for old, new, fresh in zip(
+    initial.get_weights(), weights(one), weights(plain), strict=True
+  ):
+    kept = tuple(slice(size) for size in old.shape)
+    np.testing.assert_array_equal(new[kept], old)
+    rest = np.ones(new.shape, bool)
+    rest[kept] = False
+    np.testing.assert_array_equal(new[rest], fresh[rest])
+
+
 def test_reported_means_are_those_of_the_steps() -> None:
   one = trainer(2, learning_rate=0.01)
   recorder = Recorder()
@@ -184,7 +297,8 @@ def test_clipping_scales_the_update() -> None:
     model = build_model(VOCAB_SIZE, 6, 16)
     optimizer = keras.optimizers.SGD(1.0)
   before = model.get_weights()
-  one = Trainer(model, optimizer, batches(), strategy(2), clip_norm=0.01)
+  config = Config(clip_norm=0.01)
+  one = Trainer(model, optimizer, batches(), strategy(2), config)
   one.train(1, 1, Recorder())
   applied = [a - b for a, b in zip(before, model.get_weights(), strict=True)]
   norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in applied))
@@ -223,10 +337,10 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       "model": one.model,
       "optimizer": one.optimizer,
       "progress": one.progress,
+      "average": one.average,
     }
 
-  args = {"dropout_rate": 0.2, "clip_norm": 0.5, "num_layers": 2}
-  unbroken, stopped, resumed = (trainer(2, **args) for _ in range(3))
+  unbroken, stopped, resumed = (trainer(2, **EVERYTHING) for _ in range(3))
   whole, rest = Recorder(), Recorder()
   unbroken.train(12, 5, whole)
   stopped.train(12, 5, Recorder(1, stop_at=7))
@@ -237,8 +351,15 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
   tf.train.Checkpoint(**objects(resumed)).read(path).assert_consumed()
   resumed.train(12, 5, rest)
   for mine, other in zip(
-    unbroken.model.variables + unbroken.optimizer.variables,
-    resumed.model.variables + resumed.optimizer.variables,
+    *(
+      [
+        *one.model.variables,
+        *one.average.variables,
+        *one.optimizer.variables,
+        one.progress.states,
+      ]
+      for one in (unbroken, resumed)
+    ),
     strict=True,
   ):
     np.testing.assert_array_equal(mine, other)

@@ -1,0 +1,136 @@
+"""Where in a text a model does well or badly.
+
+All functions take the scored characters `[N]` (a text without its first
+character) and what each cost in nats, `[N]`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+_WORD = re.compile(r"[^\W\d_]+")
+# An odd one, so that a product of 64 bits loses nothing of what is in it.
+_MULTIPLIER = 0x9E3779B97F4A7C15
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Characters of a kind."""
+
+  name: str
+  num_characters: int
+  mean_nats: float
+
+
+def by_class(text: str, nats: np.ndarray) -> list[Group]:
+  """Groups characters by what they are, the commonest first."""
+  names = np.array([_class_of(char) for char in text])
+  groups = _grouped(names, nats, sorted(set(names)))
+  return sorted(groups, key=lambda group: -group.num_characters)
+
+
+def by_position_in_word(text: str, nats: np.ndarray) -> list[Group]:
+  """Groups letters by their place in a run of letters; the rest is left out."""
+  places = np.zeros(len(text), int)
+  for word in _WORD.finditer(text):
+    places[word.start() : word.end()] = np.arange(1, len(word[0]) + 1)
+  return _grouped(np.minimum(places, 10), nats, range(1, 11), last="10 and on")
+
+
+def by_context_length(nats: np.ndarray, window: int) -> list[Group]:
+  """Groups by how many characters a prediction could see.
+
+  The nats must be those of windows that start from the zero state and do not
+  overlap.
+  """
+  context = np.arange(len(nats)) % window + 1
+  level = np.ceil(np.log2(context)).astype(int)  # 1, 2, 3-4, 5-8, ...
+  groups = _grouped(level, nats, range(level.max(initial=0) + 1))
+  return [
+    dataclasses.replace(group, name=_span(int(group.name), window))
+    for group in groups
+  ]
+
+
+def worst_passages(
+  nats: np.ndarray, length: int = 100, number: int = 5
+) -> list[tuple[int, float]]:
+  """Finds the passages that cost the most, none of which overlap.
+
+  Returns the start of each and its mean nats.
+  """
+  length = min(length, len(nats))
+  sums = np.cumsum(np.concatenate([[0.0], nats]))
+  means = (sums[length:] - sums[:-length]) / length
+  found = []
+  while len(found) < number and np.isfinite(means).any():
+    start = int(np.argmax(means))
+    found.append((start, float(means[start])))
+    means[max(0, start - length + 1) : start + length] = -np.inf
+  return found
+
+
+def verbatim_share(
+  known: np.ndarray, ids: np.ndarray, length: int = 50
+) -> float:
+  """Returns which share of a text `[N]` lies in passages that another holds.
+
+  They are of `length` characters or more. Passages are compared by 64-bit
+  hashes.
+  """
+  if len(ids) < length or len(known) < length:
+    return 0.0
+  found = np.isin(_hashes(ids, length), _hashes(known, length))
+  # Each passage found covers `length` characters from its start.
+  edges = np.zeros(len(ids) + 1, int)
+  edges[: len(found)] += found
+  edges[length:] -= found
+  return float((np.cumsum(edges)[:-1] > 0).mean())
+
+
+def _hashes(ids: np.ndarray, length: int) -> np.ndarray:
+  """Returns a hash of each passage of a text `[N]`, `[N - length + 1]`."""
+  # Passages of 1, 2, 4, ... characters; those of `length` are made of them.
+  power, size = ids.astype(np.uint64) + np.uint64(1), 1
+  result, done = np.zeros(len(ids), np.uint64), 0
+  multiplier = np.array([_MULTIPLIER], np.uint64)
+  while done < length:
+    if length & size:
+      part = power[done : len(ids) - size + 1]
+      result = result[: len(part)] * multiplier + part
+      done += size
+    power = power[:-size] * multiplier + power[size:]
+    multiplier, size = multiplier * multiplier, 2 * size
+  return result[: len(ids) - length + 1]
+
+
+def _class_of(char: str) -> str:
+  if char == "\n":
+    return "newline"
+  if char.isspace():
+    return "space"
+  if char.isalpha():
+    return "capital letter" if char.isupper() else "small letter"
+  return "digit" if char.isdigit() else "punctuation"
+
+
+def _grouped(
+  keys: np.ndarray,
+  nats: np.ndarray,
+  order: Iterator | list | range,
+  last: str = "",
+) -> list[Group]:
+  groups = []
+  for key in order:
+    chosen = nats[keys == key]
+    if len(chosen):
+      name = last if last and key == order[-1] else str(key)
+      groups.append(Group(name, len(chosen), float(chosen.mean())))
+  return groups
+
+
+def _span(level: int, window: int) -> str:
+  first, last = 2**level // 2 + 1, min(2**level, window)
+  return str(last) if first >= last else f"{first} to {last}"

@@ -1,0 +1,98 @@
+"""Dynamic evaluation: the model learns from what it was just scored on.
+
+After Krause et al., Dynamic Evaluation of Neural Sequence Models (2018): their
+RMS rule, with a decay towards the trained weights.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.evaluation import Score
+from charlm.model import GRULM, State
+from charlm.vocabulary import PADDING_ID, UNKNOWN_ID
+
+_SEGMENT = 32  # characters that are scored, then learned from
+_LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+_DECAY = 1e-3  # the share of the way back to the trained weights in a segment
+_MAX_KNOWN = 20_000  # characters; tuning passes over them six times
+
+
+class DynamicEvaluator:
+  """Scores texts with a model that adapts to each of them from the start."""
+
+  def __init__(self, model: GRULM, known_ids: np.ndarray) -> None:
+    """Takes a model and a text `[N]`, N at least 2, that is not to be scored.
+
+    From that text come the usual size of each weight's gradient, and the
+    learning rate.
+    """
+    self._model = model
+    self._weights = [v.value for v in model.trainable_variables]
+    self._trained = [tf.identity(weight) for weight in self._weights]
+    self._squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
+    self._learn = tf.function(self._learn)
+    known_ids = known_ids[-_MAX_KNOWN:]
+    # Without a step, to see the gradients of the trained weights.
+    self._pass(known_ids, 0.0)
+    num_segments = -(-(len(known_ids) - 1) // _SEGMENT)
+    for squares in self._squares:
+      squares.assign(squares / num_segments)
+    losses = {r: self._pass(known_ids, r).mean() for r in _LEARNING_RATES}
+    self.learning_rate = min(losses, key=losses.get)
+
+  def stream(self, ids: np.ndarray) -> Score:
+    """Scores all characters but the first, given and taught by those before.
+
+    Raises ValueError: fewer than two characters.
+    """
+    if len(ids) < 2:
+      raise ValueError("a text of fewer than two characters has no score")
+    nats = self._pass(ids, self.learning_rate)
+    return Score(nats, ids[1:] == UNKNOWN_ID)
+
+  def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
+    """Returns the nats of a pass, which leaves the model as it was."""
+    states, nats = self._model.initial_states(1), []
+    rate = tf.constant(learning_rate)
+    for segment in _segments(ids):
+      x, states = self._learn(segment, states, rate)
+      nats.append(x.numpy())
+    for weight, trained in zip(self._weights, self._trained, strict=True):
+      weight.assign(trained)
+    return np.concatenate(nats)[: len(ids) - 1]
+
+  def _learn(
+    self, segment: tf.Tensor, states: State, rate: tf.Tensor
+  ) -> tuple[tf.Tensor, State]:
+    """Scores a segment `[1, T + 1]` and takes a step; returns `[T]` nats."""
+    with tf.GradientTape() as tape:
+      log_probs, states = self._model(
+        segment[:, :-1], states, return_state=True
+      )
+      nats = -tf.gather(log_probs, segment[:, 1:], batch_dims=2)
+    gradients = tape.gradient(nats, self._weights)
+    for weight, trained, squares, gradient in zip(
+      self._weights, self._trained, self._squares, gradients, strict=True
+    ):
+      gradient = tf.convert_to_tensor(gradient)
+      if rate == 0:
+        squares.assign_add(tf.square(gradient))
+      else:
+        scale = tf.sqrt(squares)
+        mean = tf.reduce_mean(scale)
+        # Some weights, as those of a rare character, saw no gradient before.
+        step = rate * gradient / (scale + mean)
+        back = tf.minimum(_DECAY * scale / mean, 1)
+        weight.assign_add(back * (trained - weight) - step)
+    return nats[0], states
+
+
+def _segments(ids: np.ndarray) -> Iterator[np.ndarray]:
+  for start in range(0, len(ids) - 1, _SEGMENT):
+    # The last one is filled up; what is learned from that, nobody uses.
+    segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
+    piece = ids[start : start + _SEGMENT + 1]
+    segment[0, : len(piece)] = piece
+    yield segment

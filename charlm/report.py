@@ -1,0 +1,280 @@
+"""Runs side by side on one page: curves, scores, yardsticks, hard passages."""
+
+import dataclasses
+import html
+import io
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from charlm import analysis
+from charlm.corpus import Split
+from charlm.evaluation import Evaluator, Score, confidence_interval
+from charlm.ngram import KneserNey, xz_bits_per_character
+from charlm.run_dir import RunDir
+from charlm.vocabulary import encode
+
+_WINDOW = 256
+_NATS_PER_BIT = float(np.log(2))
+_MAX_COLOURED = 20_000  # characters
+_LEVELS = 8  # of surprise, from 0 nats to `_MOST_NATS` and more
+_MOST_NATS = 6.0
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; color: #222; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .2rem .7rem; text-align: right;
+  font-variant-numeric: tabular-nums; }
+th { border-bottom: 1px solid #999; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+pre { white-space: pre-wrap; line-height: 1.45; }
+svg { max-width: 100%; height: auto; }
+p.note { color: #555; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What the page says of a run."""
+
+  name: str
+  step: int
+  num_weights: int
+  records: list[dict]  # of `metrics.jsonl`
+  text: str  # the scored one, its first character included
+  scores: dict[str, Score]  # by protocol
+
+
+def evaluate(run: RunDir, checkpoint: str) -> Result:
+  """Scores a run's held-out text in all protocols.
+
+  Raises InputError: no run or no such checkpoint.
+  """
+  model, step = run.load_model(checkpoint)
+  vocab, text = run.vocabulary(), run.held_out()
+  ids, evaluator = encode(text, vocab), Evaluator(model)
+  scores = {
+    "stream": evaluator.stream(ids),
+    f"windows of {_WINDOW}": evaluator.windows(ids, _WINDOW, _WINDOW),
+  }
+  if "\n" in vocab:
+    scores["lines"] = evaluator.lines(ids, vocab.index("\n"))
+  lines = run.metrics.read_text("utf-8").splitlines() if run.has_begun() else []
+  records = [json.loads(line) for line in lines]
+  return Result(
+    str(run.path), step, model.count_params(), records, text, scores
+  )
+
+
+def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
+  """Returns the page as HTML that needs no other file.
+
+  Args:
+    results: of the runs; those whose text is not the first one's are only
+      compared by their scores.
+    split: the corpus of the first run, without which what needs the training
+      text is left out.
+    vocab: the first run's vocabulary.
+  """
+  first = results[0]
+  same = [result for result in results if result.text == first.text]
+  sections = [
+    ("Runs", _runs(results)),
+    ("Learning curves", _curves(results)),
+    ("Scores", _scores(results)),
+    ("Differences", _differences(same)),
+    ("Yardsticks", _yardsticks(first, split, vocab)),
+    ("Where the nats go", _groups(same)),
+    ("Worst passages", _worst(first)),
+    ("Surprise", _coloured(first)),
+  ]
+  body = "".join(f"<h2>{title}</h2>\n{text}" for title, text in sections)
+  return (
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    f"<title>charlm report</title><style>{_STYLE}</style></head><body>"
+    f"<h1>charlm report</h1>\n{body}</body></html>\n"
+  )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  def row(cells: Sequence[str], tag: str) -> str:
+    cells = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+    return f"<tr>{cells}</tr>\n"
+
+  body = "".join(row(cells, "td") for cells in rows)
+  return f"<table>{row(header, 'th')}{body}</table>\n"
+
+
+def _note(text: str) -> str:
+  return f'<p class="note">{html.escape(text)}</p>\n'
+
+
+def _runs(results: list[Result]) -> str:
+  header = ("run", "weights", "step", "characters scored", "unknown")
+  rows = []
+  for result in results:
+    score = result.scores["stream"]
+    numbers = (result.num_weights, result.step)
+    numbers += (score.num_characters, score.num_unknown)
+    rows.append((result.name, *(f"{number:,}" for number in numbers)))
+  return _table(header, rows)
+
+
+def _curves(results: list[Result]) -> str:
+  figure = Figure(figsize=(9, 4.5), layout="constrained")
+  axes = figure.subplots()
+  for i, result in enumerate(results):
+    for split, style in (("train", ":"), ("eval", "-")):
+      points = [
+        (r["step"], r["loss"]) for r in result.records if r["split"] == split
+      ]
+      if points:
+        label = f"{result.name}, {split}"
+        axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=label)
+  if not axes.lines:
+    return _note("No run has metrics.")
+  axes.set_xlabel("step")
+  axes.set_ylabel("nats per character")
+  # The first steps would hide all others.
+  losses = np.concatenate([line.get_ydata() for line in axes.lines])
+  axes.set_ylim(losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3)
+  axes.grid(alpha=0.3)
+  axes.legend()
+  svg = io.StringIO()
+  figure.savefig(svg, format="svg")
+  return svg.getvalue()[svg.getvalue().index("<svg") :]
+
+
+def _scores(results: list[Result]) -> str:
+  header = ("run", "protocol", "nats per character", "95 % interval", "bits")
+  rows = []
+  for result in results:
+    for protocol, score in result.scores.items():
+      low, high = score.interval
+      rows.append(
+        (
+          result.name,
+          protocol,
+          f"{score.log_perplexity:.4f}",
+          f"{low:.4f} to {high:.4f}",
+          f"{score.bits_per_character:.4f}",
+        )
+      )
+  return _table(header, rows) + _note(
+    "stream: each character is predicted from all before it. windows: from "
+    "those of its window. lines: from those of its line, and the mean is that "
+    "of the lines' means."
+  )
+
+
+def _differences(results: list[Result]) -> str:
+  rows = []
+  for one, other in itertools.combinations(results, 2):
+    nats = [r.scores["stream"].nats.astype(np.float64) for r in (one, other)]
+    difference = nats[0] - nats[1]
+    low, high = confidence_interval(difference)
+    rows.append(
+      (
+        f"{one.name} - {other.name}",
+        f"{difference.mean():+.4f}",
+        f"{low:+.4f} to {high:+.4f}",
+        "no" if low < 0 < high else "yes",
+      )
+    )
+  if not rows:
+    return _note("Give several runs with the same held-out text.")
+  header = ("stream, nats per character", "mean", "95 % interval", "clear")
+  return _table(header, rows)
+
+
+def _yardsticks(first: Result, split: Split | None, vocab: list[str]) -> str:
+  if split is None:
+    return _note("Give the training text as --corpus.")
+  train, ids = (encode(t, vocab) for t in (split.train, first.text))
+  model = KneserNey(train, len(vocab))
+  models = [
+    (f"Kneser-Ney, order {order}", nats.mean(), model.num_bytes(order))
+    for order, nats in enumerate(model.nats(ids), 1)
+  ]
+  bits = xz_bits_per_character(split.train, first.text)
+  models.append(
+    ("xz, from the training text", bits * _NATS_PER_BIT, len(train))
+  )
+  nats = first.scores["stream"].log_perplexity
+  models.append((first.name, nats, 4 * first.num_weights))
+  rows = [
+    (name, f"{x:.4f}", f"{x / _NATS_PER_BIT:.4f}", f"{size / 2**20:,.1f}")
+    for name, x, size in models
+  ]
+  header = ("model", "nats per character", "bits", "MiB")
+  share = analysis.verbatim_share(train, ids)
+  return _table(header, rows) + _note(
+    f"{share:.2%} of the scored text lies in passages of 50 characters or more "
+    "that the training text holds too."
+  )
+
+
+def _groups(results: list[Result]) -> str:
+  windows = f"windows of {_WINDOW}"
+  parts = []
+  for title, groups in (
+    ("character", lambda r: _by(analysis.by_class, r)),
+    ("letter of a word", lambda r: _by(analysis.by_position_in_word, r)),
+    (
+      "characters seen before it",
+      lambda r: analysis.by_context_length(r.scores[windows].nats, _WINDOW),
+    ),
+  ):
+    columns = [groups(result) for result in results]
+    rows = [
+      (
+        row[0].name,
+        f"{row[0].num_characters:,}",
+        *(f"{group.mean_nats:.3f}" for group in row),
+      )
+      for row in zip(*columns, strict=True)
+    ]
+    header = (title, "number", *(result.name for result in results))
+    parts.append(_table(header, rows))
+  return "".join(parts)
+
+
+def _by(group: object, result: Result) -> list[analysis.Group]:
+  return group(result.text[1:], result.scores["stream"].nats)
+
+
+def _worst(first: Result) -> str:
+  nats = first.scores["stream"].nats
+  parts = [_note(f"The dearest passages of 100 characters of {first.name}.")]
+  for start, mean in analysis.worst_passages(nats):
+    passage = html.escape(first.text[start + 1 : start + 101])
+    parts.append(
+      f"<p>{mean:.2f} nats per character, from character {start + 1:,}</p>"
+      f"<pre>{passage}</pre>\n"
+    )
+  return "".join(parts)
+
+
+def _coloured(first: Result) -> str:
+  nats = first.scores["stream"].nats[:_MAX_COLOURED]
+  levels = np.minimum(nats / _MOST_NATS * _LEVELS, _LEVELS - 1).astype(int)
+  chars = zip(first.text[1:], levels.tolist(), strict=False)
+  spans = []
+  for level, group in itertools.groupby(chars, key=lambda pair: pair[1]):
+    text = html.escape("".join(char for char, _ in group))
+    # From white to a red on which black text can still be read.
+    lightness = 100 - 40 * level // (_LEVELS - 1)
+    spans.append(
+      f'<span style="background:hsl(10 90% {lightness}%)">{text}</span>'
+    )
+  return (
+    _note(
+      f"The first {len(nats):,} characters; the redder, the more surprising "
+      f"to {first.name}: from 0 to {_MOST_NATS:g} nats and more."
+    )
+    + f"<pre>{''.join(spans)}</pre>\n"
+  )

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from charlm import analysis
+
+
+def test_classes_cover_all_characters() -> None:
+  text = "Ab c\n1,É é\t!"
+  nats = np.arange(len(text), dtype=float)
+  groups = analysis.by_class(text, nats)
+  assert sum(group.num_characters for group in groups) == len(text)
+  means = {group.name: group.mean_nats for group in groups}
+  assert means == {
+    "capital letter": (0 + 7) / 2,
+    "small letter": (1 + 3 + 9) / 3,
+    "space": (2 + 8 + 10) / 3,
+    "newline": 4,
+    "digit": 5,
+    "punctuation": (6 + 11) / 2,
+  }
+
+
+def test_positions_in_words() -> None:
+  text = "it is-abcdefghijkl 12"
+  nats = np.zeros(len(text))
+  nats[[0, 3, 6]] = 3  # the first letters
+  nats[[16, 17]] = 1  # the 11th and the 12th
+  groups = analysis.by_position_in_word(text, nats)
+  assert [group.name for group in groups] == (
+    [*map(str, range(1, 10)), "10 and on"]
+  )
+  assert [group.num_characters for group in groups] == [3, 3, *[1] * 7, 3]
+  assert groups[0].mean_nats == 3
+  assert groups[-1].mean_nats == pytest.approx(2 / 3)
+
+
+def test_context_lengths() -> None:
+  nats = np.tile([9.0, 7, 5, 5, 4, 4, 4, 4, 3, 3], 3)[:-1]
+  groups = analysis.by_context_length(nats, window=10)
+  assert [(g.name, g.num_characters, g.mean_nats) for g in groups] == [
+    ("1", 3, 9),
+    ("2", 3, 7),
+    ("3 to 4", 6, 5),
+    ("5 to 8", 12, 4),
+    ("9 to 10", 5, 3),
+  ]
+
+
+def test_worst_passages_do_not_overlap() -> None:
+  nats = np.ones(1000)
+  nats[300:310] = 5
+  nats[700:705] = 4
+  first, second = analysis.worst_passages(nats, length=10, number=2)
+  assert first == (300, 5)
+  assert 695 <= second[0] <= 700
+  assert second[1] == pytest.approx(2.5)
+  assert len(analysis.worst_passages(np.ones(25), 10, number=9)) <= 2
+  assert analysis.worst_passages(np.ones(5), 10) == [(0, 1)]
+
+
+@pytest.mark.parametrize("length", [1, 3, 50, 64])
+def test_verbatim_passages(length: int) -> None:
+  rng = np.random.default_rng(0)
+  known = rng.integers(0, 80, 5000)
+  # Ids that the known text has not, but for one passage of it.
+  ids = rng.integers(100, 180, 1000)
+  ids[200 : 200 + length] = known[1000 : 1000 + length]
+  ids[600 : 600 + 2 * length] = known[50 : 50 + 2 * length]
+  share = analysis.verbatim_share(known, ids, length)
+  assert share == pytest.approx(3 * length / 1000)
+  if length > 1:
+    # One character too few.
+    ids[[200, 600 + length - 1, 600 + length]] = 99
+    assert analysis.verbatim_share(known, ids, length) == 0
+
+
+def test_texts_that_are_too_short_have_no_passages() -> None:
+  assert analysis.verbatim_share(np.zeros(9, int), np.zeros(99, int)) == 0
+  assert analysis.verbatim_share(np.zeros(99, int), np.zeros(9, int)) == 0

@@ -1,0 +1,61 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from charlm.dynamic import DynamicEvaluator
+from charlm.evaluation import Evaluator
+from charlm.model import GRULM, build_model
+
+
+@pytest.fixture(scope="module")
+def model() -> GRULM:
+  keras.utils.set_random_seed(5)
+  return build_model(12, 6, 10, num_layers=2)
+
+
+def _repetitive(length: int, period: int = 7) -> np.ndarray:
+  pattern = np.random.default_rng(1).integers(2, 12, period, np.uint8)
+  return np.resize(pattern, length)
+
+
+def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
+  ids = _repetitive(2000)
+  before = model.get_weights()
+  dynamic = DynamicEvaluator(model, _repetitive(1000, period=9))
+  score = dynamic.stream(ids)
+  static = Evaluator(model).stream(ids)
+  assert score.num_characters == static.num_characters
+  assert score.log_perplexity < static.log_perplexity - 0.05
+  # Nothing is known of a text before its first segment is scored.
+  np.testing.assert_allclose(score.nats[:32], static.nats[:32], atol=1e-5)
+  assert (score.nats[32:] != static.nats[32:]).any()
+  for old, new in zip(before, model.get_weights(), strict=True):
+    np.testing.assert_array_equal(old, new)
+  again = dynamic.stream(ids)
+  np.testing.assert_array_equal(score.nats, again.nats)
+
+
+def test_a_step_follows_the_rule(model: GRULM) -> None:
+  known, ids = _repetitive(33, period=5), _repetitive(65)
+  dynamic = DynamicEvaluator(model, known)
+  weights = [v.value for v in model.trainable_variables]
+
+  def gradients(ids: np.ndarray) -> list[tf.Tensor]:
+    with tf.GradientTape() as tape:
+      log_probs = model(ids[np.newaxis, :-1].astype(np.int32))
+      targets = ids[np.newaxis, 1:].astype(np.int32)
+      loss = -tf.reduce_sum(tf.gather(log_probs, targets, batch_dims=2))
+    return [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
+
+  scales, before = gradients(known), model.get_weights()
+  _, states = model(ids[np.newaxis, :32].astype(np.int32), return_state=True)
+  for weight, scale, gradient in zip(
+    weights, scales, gradients(ids[:33]), strict=True
+  ):
+    damped = tf.abs(scale) + tf.reduce_mean(tf.abs(scale))
+    weight.assign_sub(dynamic.learning_rate * gradient / damped)
+  log_probs = model(ids[np.newaxis, 32:64].astype(np.int32), states)
+  nats = -tf.gather(log_probs[0], ids[33:].astype(np.int32), batch_dims=1)
+  model.set_weights(before)
+  np.testing.assert_allclose(dynamic.stream(ids).nats[32:], nats, atol=1e-5)

@@ -1,0 +1,92 @@
+import collections
+
+import numpy as np
+import pytest
+
+from charlm import ngram
+
+
+def _slow_nats(train: list[int], text: list[int], v: int, order: int) -> list:
+  """The same model, straight from its definition."""
+
+  def grams(k: int) -> list[tuple]:
+    return [tuple(train[i : i + k]) for i in range(len(train) - k + 1)]
+
+  tables = {order: collections.Counter(grams(order))}
+  for k in range(1, order):
+    tables[k] = collections.Counter(g[1:] for g in set(grams(k + 1)))
+
+  def probability(context: tuple, char: int, k: int) -> float:
+    if k == 0:
+      return 1 / v
+    shorter = probability(context, char, k - 1)
+    own = context[len(context) - k + 1 :]
+    if len(own) < k - 1:
+      return shorter
+    table = tables[k]
+    followers = {g[-1]: n for g, n in table.items() if g[:-1] == own}
+    if not followers:
+      return shorter
+    once, twice = (sum(n == m for n in table.values()) for m in (1, 2))
+    discount = once / (once + 2 * twice) if once else 0.5
+    kept = max(followers.get(char, 0) - discount, 0)
+    rest = discount * len(followers) * shorter
+    return (kept + rest) / sum(followers.values())
+
+  return [
+    -np.log(probability(tuple(text[:i]), text[i], order))
+    for i in range(1, len(text))
+  ]
+
+
+def test_probabilities_are_those_of_the_definition() -> None:
+  rng = np.random.default_rng(0)
+  train, text = (
+    rng.choice(5, n, p=[0.4, 0.3, 0.2, 0.07, 0.03]) for n in (300, 60)
+  )
+  model = ngram.KneserNey(train, 7)
+  for order, nats in enumerate(model.nats(text), 1):
+    expected = _slow_nats(train.tolist(), text.tolist(), 7, order)
+    np.testing.assert_allclose(nats, expected, rtol=1e-9)
+
+
+def test_probabilities_add_up_to_one() -> None:
+  rng = np.random.default_rng(1)
+  train, text = rng.integers(0, 4, 200), rng.integers(0, 5, 12)
+  model = ngram.KneserNey(train, 6)
+  for order in range(model.max_order):
+    total = 0
+    for char in range(6):
+      total += np.exp(-model.nats(np.append(text, char))[order][-1])
+    assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_longer_contexts_help_where_there_is_something_to_know() -> None:
+  train = np.resize([0, 1, 0, 2, 0, 3], 3000)
+  losses = [x.mean() for x in ngram.KneserNey(train, 4).nats(train[:600])]
+  assert losses[0] > losses[1] > losses[2]
+  assert losses[2] < 0.01
+
+
+def test_memory_grows_with_the_order() -> None:
+  ids = np.random.default_rng(2).integers(0, 30, 5000)
+  model = ngram.KneserNey(ids, 30)
+  sizes = [model.num_bytes(order) for order in range(1, 9)]
+  assert sizes == sorted(sizes)
+  assert sizes[7] > 10 * 5000
+
+
+def test_a_large_vocabulary_has_lower_orders() -> None:
+  ids = np.random.default_rng(3).integers(0, 5000, 2000)
+  model = ngram.KneserNey(ids, 5000)
+  assert model.max_order == 5
+  assert len(model.nats(ids[:100])) == 5
+
+
+def test_text_that_was_just_packed_costs_nothing() -> None:
+  rng = np.random.default_rng(4)
+  known, other = (
+    "".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(2)
+  )
+  assert ngram.xz_bits_per_character(known, known[5000:15_000]) < 0.1
+  assert 4.5 < ngram.xz_bits_per_character(known, other) < 5.5

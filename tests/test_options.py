@@ -1,0 +1,172 @@
+"""Options of training and evaluation, through the binaries."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import eval as eval_binary
+import train as train_binary
+from charlm.run_dir import RunDir
+
+
+def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
+  assert train_binary.main([*args, f"--run_dir={run_dir}", *more]) == 0
+  return run_dir
+
+
+def _score(
+  capsys: pytest.CaptureFixture[str], run_dir: pathlib.Path, *more: str
+) -> dict:
+  capsys.readouterr()
+  assert eval_binary.main(["eval.py", f"--run_dir={run_dir}", *more]) == 0
+  return json.loads(capsys.readouterr().out)
+
+
+def _evals(run_dir: pathlib.Path) -> list[dict]:
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  return [r for r in map(json.loads, lines) if r["split"] == "eval"]
+
+
+def test_the_valid_text_chooses_the_best(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  lines: list[str],
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = _train(
+    train_args, tmp_path / "run", "--valid_lines=30", "--epochs=4"
+  )
+  assert (run_dir / "valid.txt").read_text() == "\n".join(lines[220:250])
+  evals = _evals(run_dir)
+  best = min(evals, key=lambda record: record["valid_loss"])
+  valid = f"--text={run_dir}/valid.txt"
+  score = _score(capsys, run_dir, "--checkpoint=best", "--json", valid)
+  assert score["step"] == best["step"]
+  assert score["log_perplexity"] == pytest.approx(best["valid_loss"], abs=1e-6)
+
+
+def test_patience_ends_a_run_and_survives_a_resume(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  # At this rate the loss soon rises.
+  args = [*train_args, "--learning_rate=1.5", "--eval_every_steps=2"]
+  args += ["--clip_norm=1", "--patience=3", "--epochs=50"]
+  run_dir = _train(args, tmp_path / "run")
+  assert "no new best in the last 3 evaluations" in capsys.readouterr().out
+  losses = [record["loss"] for record in _evals(run_dir)]
+  assert int(np.argmin(losses)) == len(losses) - 4
+  assert 2 * len(losses) < 50 * 12
+  _train(args, run_dir)
+  assert [record["loss"] for record in _evals(run_dir)] == losses
+
+
+def test_the_average_is_what_is_evaluated(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = _train(train_args, tmp_path / "run", "--ema_decay=0.9")
+  score = _score(capsys, run_dir, "--json")
+  assert score["log_perplexity"] == pytest.approx(
+    _evals(run_dir)[-1]["loss"], abs=1e-6
+  )
+  model, _ = RunDir(run_dir).load_model("latest")
+  path = str(run_dir / "checkpoints" / "ckpt-12")
+  trained = tf.train.load_variable(
+    path, "model/dense/_kernel/.ATTRIBUTES/VARIABLE_VALUE"
+  )
+  assert np.abs(trained - model.dense.kernel.numpy()).max() > 1e-4
+
+
+def test_a_raw_corpus_holds_out_characters(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  corpus_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = _train(train_args, tmp_path / "run", "--raw", "--eval_chars=900")
+  text = corpus_path.read_text()
+  assert (run_dir / "held_out.txt").read_text() == text[-900:]
+  (tmp_path / "same.txt").write_text(text[-900:])
+  scores = [
+    _score(capsys, run_dir, "--json", *more)
+    for more in ([], [f"--text={tmp_path}/same.txt"])
+  ]
+  assert scores[0] == scores[1]
+  assert scores[0]["num_characters"] == 899
+
+
+def test_a_run_begins_with_anothers_weights(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  corpus_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  text = corpus_path.read_text().replace("king", "k\u00efng").replace("I", "J")
+  (tmp_path / "other.txt").write_text(text)
+  args = [*train_args, f"--init_from={trained_run}"]
+  args.append(f"--corpus={tmp_path}/other.txt")
+  tuned = _train(args, tmp_path / "tuned")
+  assert "new      'J' '\u00ef': not in" in capsys.readouterr().out
+  old, new = RunDir(trained_run).vocabulary(), RunDir(tuned).vocabulary()
+  assert new == [*old, "J", "\u00ef"]
+  fresh = _train(
+    [*train_args, f"--corpus={tmp_path}/other.txt"], tmp_path / "fresh"
+  )
+  assert _evals(tuned)[0]["loss"] < _evals(fresh)[0]["loss"] - 0.3
+  # It goes on without the other run.
+  numbers = _evals(tuned)
+  moved = [arg for arg in args if not arg.startswith("--init_from")]
+  gone = f"--init_from={trained_run}"
+  _train([*moved, gone], tuned)
+  assert _evals(tuned) == numbers
+
+
+def test_no_epochs_keep_the_initial_weights(
+  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  copy = _train(
+    train_args, tmp_path / "copy", f"--init_from={trained_run}", "--epochs=0"
+  )
+  models = [RunDir(run).load_model("latest")[0] for run in (trained_run, copy)]
+  for mine, other in zip(*(m.get_weights() for m in models), strict=True):
+    np.testing.assert_array_equal(mine, other)
+
+
+def test_protocols(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = (capsys, trained_run, "--json")
+  stream = _score(*args)
+  windows = _score(*args, "--protocol=windows", "--window=16", "--stride=4")
+  lines = _score(*args, "--protocol=lines")
+  held_out = (trained_run / "held_out.txt").read_text()
+  assert stream["num_characters"] == windows["num_characters"]
+  assert stream["num_characters"] == len(held_out) - 1
+  assert lines["num_characters"] == len(held_out) + 1
+  assert windows["protocol"] == "windows of 16, 4 apart"
+  for score in (stream, windows, lines):
+    low, high = score["interval"]
+    assert low < score["log_perplexity"] < high
+  whole = _score(*args, "--protocol=windows", "--window=100000")
+  assert whole["log_perplexity"] == pytest.approx(
+    stream["log_perplexity"], abs=1e-5
+  )
+
+
+def test_dynamic_evaluation(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = _train(train_args, tmp_path / "run", "--valid_lines=30")
+  static = _score(capsys, run_dir, "--json")
+  dynamic = _score(capsys, run_dir, "--json", "--dynamic")
+  assert "dynamic at a learning rate of" in dynamic["protocol"]
+  assert dynamic["log_perplexity"] < static["log_perplexity"]
