@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test bench quality soak format
+.PHONY: train test bench quality results soak format
 .DEFAULT_GOAL := train
 
 train: .venv/installed
@@ -21,6 +21,10 @@ bench: .venv/installed
 quality: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+results: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.results $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 soak: .venv/installed
 	$(BIN)/python tests/soak.py $(ARGS)

@@ -165,7 +165,9 @@ class Trainer:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     steps = range(start, stop)
     windows = np.stack([self.batches.batch(step) for step in steps])
-    *numbers, states = self._train_steps(windows, self.progress.states)
+    *numbers, states = self._train_steps(
+      windows, self.progress.states.read_value()
+    )
     losses, norms = (x.numpy() for x in numbers)
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))

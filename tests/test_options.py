@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -110,11 +111,13 @@ def test_a_run_begins_with_anothers_weights(
 ) -> None:
   text = corpus_path.read_text().replace("king", "k\u00efng").replace("I", "J")
   (tmp_path / "other.txt").write_text(text)
-  args = [*train_args, f"--init_from={trained_run}"]
+  source = tmp_path / "source"
+  shutil.copytree(trained_run, source)
+  args = [*train_args, f"--init_from={source}"]
   args.append(f"--corpus={tmp_path}/other.txt")
   tuned = _train(args, tmp_path / "tuned")
   assert "new      'J' '\u00ef': not in" in capsys.readouterr().out
-  old, new = RunDir(trained_run).vocabulary(), RunDir(tuned).vocabulary()
+  old, new = RunDir(source).vocabulary(), RunDir(tuned).vocabulary()
   assert new == [*old, "J", "\u00ef"]
   fresh = _train(
     [*train_args, f"--corpus={tmp_path}/other.txt"], tmp_path / "fresh"
@@ -122,9 +125,8 @@ def test_a_run_begins_with_anothers_weights(
   assert _evals(tuned)[0]["loss"] < _evals(fresh)[0]["loss"] - 0.3
   # It goes on without the other run.
   numbers = _evals(tuned)
-  moved = [arg for arg in args if not arg.startswith("--init_from")]
-  gone = f"--init_from={trained_run}"
-  _train([*moved, gone], tuned)
+  shutil.rmtree(source)
+  _train(args, tuned)
   assert _evals(tuned) == numbers
 
 

@@ -1,0 +1,223 @@
+"""Trains recipes, scores them in all protocols, and writes RESULTS.md.
+
+    python -m benchmarks.results --only fast --seeds 3
+
+What was measured of each recipe is kept in `results/` as JSON: table and
+picture show what is there. A run that was stopped goes on.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks import machine
+from charlm.config import Config
+from charlm.corpus import load_text, split_text
+from charlm.ngram import KneserNey, xz_bits_per_character
+from charlm.vocabulary import build_vocabulary, encode
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_FOLDER = _ROOT / "results"
+_RECIPES = _ROOT / "recipes"
+_CORPORA = {"tinyshakespeare": "tinyshakespeare.txt"}  # all others: shakespeare
+_PROTOCOLS = {
+  "stream": [],
+  "windows of 256": ["--protocol=windows", "--window=256"],
+  "lines": ["--protocol=lines"],
+  "dynamic": ["--dynamic"],
+}
+
+
+def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
+  """Trains a recipe with each seed and writes what came of it."""
+  runs = [_measure_run(recipe, corpus, seed) for seed in range(num_seeds)]
+  result = {"corpus": corpus.name, "machine": machine.describe(), "runs": runs}
+  _FOLDER.mkdir(exist_ok=True)
+  text = json.dumps(result, indent=1) + "\n"
+  (_FOLDER / f"{recipe}.json").write_text(text)
+
+
+def _measure_run(
+  recipe: str, corpus: pathlib.Path, seed: int
+) -> dict[str, Any]:
+  run_dir = _ROOT / "runs" / "results" / f"{recipe}-{seed}"
+  flags = [f"--corpus={corpus}", f"--flagfile={_RECIPES / recipe}.flags"]
+  _call("train.py", run_dir, *flags, f"--seed={seed}")
+  config = json.loads((run_dir / "config.json").read_text())
+  checkpoint = "best" if config["valid_lines"] else "latest"
+  scores = {}
+  for protocol, args in _PROTOCOLS.items():
+    if protocol != "dynamic" or config["valid_lines"]:
+      args = [*args, f"--checkpoint={checkpoint}", "--json"]
+      scores[protocol] = json.loads(_call("eval.py", run_dir, *args))
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  for record in records:
+    record.pop("sample", None)
+  return {
+    "seed": seed,
+    "checkpoint": checkpoint,
+    "config": config,
+    "num_weights": _num_weights(run_dir),
+    "scores": scores,
+    "records": records,
+  }
+
+
+def _call(script: str, run_dir: pathlib.Path, *args: str) -> str:
+  command = [sys.executable, str(_ROOT / script), f"--run_dir={run_dir}"]
+  result = subprocess.run(
+    [*command, *args], stdout=subprocess.PIPE, text=True, check=True
+  )
+  return result.stdout
+
+
+def _num_weights(run_dir: pathlib.Path) -> int:
+  from charlm.run_dir import RunDir
+
+  return RunDir(run_dir).load_model("latest")[0].count_params()
+
+
+def yardsticks(corpus: pathlib.Path) -> dict[str, tuple[float, int | None]]:
+  """Returns the nats per character, and the bytes, of n-grams and of xz."""
+  tiny = corpus.name == _CORPORA["tinyshakespeare"]
+  config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
+  text = load_text(str(corpus), raw=config.raw)
+  split, vocab = split_text(text, config), build_vocabulary(text.split("\n"))
+  train, ids = encode(split.train, vocab), encode(split.held_out, vocab)
+  model = KneserNey(train, len(vocab))
+  found = {
+    f"Kneser-Ney, order {order}": (float(x.mean()), model.num_bytes(order))
+    for order, x in enumerate(model.nats(ids), 1)
+  }
+  bits = xz_bits_per_character(split.train, split.held_out)
+  return found | {"xz": (bits * math.log(2), None)}
+
+
+def to_markdown(
+  results: dict[str, Any], sticks: dict[str, dict[str, Any]]
+) -> str:
+  """Returns RESULTS.md."""
+  lines = [
+    "# Results",
+    "",
+    "Nats per character of the held-out text, with the 95 % interval of the "
+    "first seed; of several seeds the mean, and the largest difference between "
+    "two. Written by `make results`.",
+  ]
+  for corpus in sorted({r["corpus"] for r in results.values()}):
+    lines += ["", f"## {corpus}", ""]
+    header = ["recipe", "weights", "characters", "hours", "seeds"]
+    header += ["checkpoint", *_PROTOCOLS]
+    rows = [
+      _row(recipe, result)
+      for recipe, result in results.items()
+      if result["corpus"] == corpus
+    ]
+    lines += _table(header, rows)
+    if sticks.get(corpus):
+      lines += ["", *_table(*_stick_rows(sticks[corpus]))]
+  described = sorted({machine.in_words(r["machine"]) for r in results.values()})
+  lines += ["", "![Learning curves](results/curves.svg)", ""]
+  lines += ["Measured on:", "", *(f"- {words}" for words in described)]
+  return "\n".join(lines) + "\n"
+
+
+def _row(recipe: str, result: dict[str, Any]) -> list[str]:
+  first = result["runs"][0]
+  config, records = first["config"], first["records"]
+  train = [r for r in records if r["split"] == "train"]
+  per_step = config["batch_size"] * config["seq_length"]
+  steps = [0, *(r["step"] for r in train)]
+  seconds = sum(
+    (after - before) * per_step / record["characters_per_second"]
+    for before, after, record in zip(steps, steps[1:], train, strict=False)
+  )
+  row = [f"`{recipe}`", f"{first['num_weights']:,}"]
+  row += [f"{steps[-1] * per_step / 1e6:.0f} M", f"{seconds / 3600:.2f}"]
+  row += [str(len(result["runs"])), first["checkpoint"]]
+  return row + [_score(result["runs"], protocol) for protocol in _PROTOCOLS]
+
+
+def _score(runs: list[dict[str, Any]], protocol: str) -> str:
+  scores = [run["scores"].get(protocol) for run in runs]
+  if None in scores:
+    return ""
+  values = [score["log_perplexity"] for score in scores]
+  low, high = scores[0]["interval"]
+  text = f"{statistics.mean(values):.4f} ({low:.3f} to {high:.3f})"
+  if len(values) > 1:
+    text += f", spread {max(values) - min(values):.4f}"
+  return text
+
+
+def _stick_rows(sticks: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+  rows = [
+    [
+      name,
+      f"{nats:.4f}",
+      f"{nats / math.log(2):.4f}",
+      f"{size / 2**20:,.1f}" if size else "",
+    ]
+    for name, (nats, size) in sticks.items()
+  ]
+  return ["yardstick", "nats", "bits", "MiB"], rows
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+  cells = [header, ["---"] * len(header), *rows]
+  return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws the held-out loss of each recipe's first seed over characters."""
+  figure = Figure(figsize=(9, 5), layout="constrained")
+  axes = figure.subplots()
+  for recipe, result in results.items():
+    run = result["runs"][0]
+    per_step = run["config"]["batch_size"] * run["config"]["seq_length"]
+    evals = [r for r in run["records"] if r["split"] == "eval"]
+    x = [r["step"] * per_step / 1e6 for r in evals]
+    axes.plot(x, [r["loss"] for r in evals], label=recipe)
+  axes.set_xlabel("million characters seen")
+  axes.set_ylabel("held-out loss, nats per character")
+  axes.set_xscale("log")
+  axes.grid(alpha=0.3)
+  axes.legend()
+  figure.savefig(path)
+
+
+def main(argv: list[str]) -> int:
+  """Measures and writes; returns the exit code."""
+  recipes = sorted(path.stem for path in _RECIPES.glob("*.flags"))
+  parser = argparse.ArgumentParser("results.py", description=__doc__)
+  parser.add_argument("--only", nargs="*", choices=recipes, default=recipes)
+  parser.add_argument("--seeds", type=int, default=1)
+  parser.add_argument(
+    "--data", type=pathlib.Path, default=_ROOT.parent / "shared" / "data"
+  )
+  args = parser.parse_args(argv[1:])
+  for recipe in args.only:
+    corpus = args.data / _CORPORA.get(recipe, "shakespeare.txt")
+    measure(recipe, corpus, args.seeds)
+  files = sorted(_FOLDER.glob("*.json"))
+  results = {path.stem: json.loads(path.read_text()) for path in files}
+  if results:
+    sticks = {
+      corpus: yardsticks(args.data / corpus)
+      for corpus in {result["corpus"] for result in results.values()}
+    }
+    plot_curves(results, _FOLDER / "curves.svg")
+    (_ROOT / "RESULTS.md").write_text(to_markdown(results, sticks))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
