@@ -128,7 +128,7 @@ def test_windows_start_from_zero_and_score_each_character_once(
 ) -> None:
   ids = _ids(length)
   expected = np.full(length - 1, np.nan)
-  for start in range(0, length, stride):
+  for start in range(0, length - 1, stride):
     nats = _nats(model, ids[start : start + window + 1])
     for i, x in enumerate(nats, start):
       if np.isnan(expected[i]):

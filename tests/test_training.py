@@ -102,7 +102,7 @@ def test_replica_counts_train_the_same_model(config: dict) -> None:
   start = weights(trainer(num_layers=2))
   for others in results[1:]:
     for mine, other in zip(results[0], others, strict=True):
-      assert np.abs(mine - other).max() < 1e-6
+      np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
   moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
 
