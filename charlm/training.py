@@ -235,11 +235,14 @@ class Trainer:
     inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
-    before = self._states_before(states, step)
+    before = None
+    if self._carry:
+      before = self._states_before(states, step)[:, first : first + rows]
+      before = _unstack(before)
     with tf.GradientTape() as tape:
       log_probs, after = self.model(
         inputs,
-        _unstack(before[:, first : first + rows]) if self._carry else None,
+        before,
         return_state=True,
         training=True,
         dropout_seed=tf.stack([self._config.seed, step]),
