@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import soak
 import tensorflow as tf
@@ -485,7 +486,9 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
 ) -> None:
   scores = iter([3.0, 2.0, 2.5, 2.25, 1.5, 1.75])
   monkeypatch.setattr(
-    Evaluator, "score", lambda self, ids: Score(next(scores), 1, 0.0, 0)
+    Evaluator,
+    "stream",
+    lambda self, ids: Score(np.full(2, next(scores)), np.full(2, False)),
   )
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   run = RunDir(tmp_path / "run")
