@@ -18,10 +18,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import machine
+from charlm.command import import_quietly
 from charlm.config import Config
 from charlm.corpus import load_text, split_text
-from charlm.ngram import KneserNey, xz_bits_per_character
-from charlm.vocabulary import build_vocabulary, encode
+from charlm.ngram import Yardstick, yardsticks
+from charlm.vocabulary import build_vocabulary
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
@@ -64,7 +65,7 @@ def _measure_run(
   return {
     "seed": seed,
     "checkpoint": checkpoint,
-    "config": config,
+    "config": config | {"corpus": corpus.name},
     "num_weights": _num_weights(run_dir),
     "scores": scores,
     "records": records,
@@ -80,29 +81,23 @@ def _call(script: str, run_dir: pathlib.Path, *args: str) -> str:
 
 
 def _num_weights(run_dir: pathlib.Path) -> int:
+  import_quietly("tensorflow", "keras")
   from charlm.run_dir import RunDir
 
   return RunDir(run_dir).load_model("latest")[0].count_params()
 
 
-def yardsticks(corpus: pathlib.Path) -> dict[str, tuple[float, int | None]]:
-  """Returns the nats per character, and the bytes, of n-grams and of xz."""
+def measure_yardsticks(corpus: pathlib.Path) -> list[Yardstick]:
+  """Scores a corpus' held-out text by n-grams and by xz."""
   tiny = corpus.name == _CORPORA["tinyshakespeare"]
   config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
   text = load_text(str(corpus), raw=config.raw)
   split, vocab = split_text(text, config), build_vocabulary(text.split("\n"))
-  train, ids = encode(split.train, vocab), encode(split.held_out, vocab)
-  model = KneserNey(train, len(vocab))
-  found = {
-    f"Kneser-Ney, order {order}": (float(x.mean()), model.num_bytes(order))
-    for order, x in enumerate(model.nats(ids), 1)
-  }
-  bits = xz_bits_per_character(split.train, split.held_out)
-  return found | {"xz": (bits * math.log(2), None)}
+  return yardsticks(split.train, split.held_out, vocab)
 
 
 def to_markdown(
-  results: dict[str, Any], sticks: dict[str, dict[str, Any]]
+  results: dict[str, Any], sticks: dict[str, list[Yardstick]]
 ) -> str:
   """Returns RESULTS.md."""
   lines = [
@@ -122,8 +117,7 @@ def to_markdown(
       if result["corpus"] == corpus
     ]
     lines += _table(header, rows)
-    if sticks.get(corpus):
-      lines += ["", *_table(*_stick_rows(sticks[corpus]))]
+    lines += ["", *_table(*_stick_rows(sticks[corpus]))]
   described = sorted({machine.in_words(r["machine"]) for r in results.values()})
   lines += ["", "![Learning curves](results/curves.svg)", ""]
   lines += ["Measured on:", "", *(f"- {words}" for words in described)]
@@ -158,15 +152,15 @@ def _score(runs: list[dict[str, Any]], protocol: str) -> str:
   return text
 
 
-def _stick_rows(sticks: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _stick_rows(sticks: list[Yardstick]) -> tuple[list[str], list[list[str]]]:
   rows = [
     [
-      name,
-      f"{nats:.4f}",
-      f"{nats / math.log(2):.4f}",
-      f"{size / 2**20:,.1f}" if size else "",
+      stick.name,
+      f"{stick.nats:.4f}",
+      f"{stick.nats / math.log(2):.4f}",
+      f"{stick.num_bytes / 2**20:,.1f}",
     ]
-    for name, (nats, size) in sticks.items()
+    for stick in sticks
   ]
   return ["yardstick", "nats", "bits", "MiB"], rows
 
@@ -211,7 +205,7 @@ def main(argv: list[str]) -> int:
   results = {path.stem: json.loads(path.read_text()) for path in files}
   if results:
     sticks = {
-      corpus: yardsticks(args.data / corpus)
+      corpus: measure_yardsticks(args.data / corpus)
       for corpus in {result["corpus"] for result in results.values()}
     }
     plot_curves(results, _FOLDER / "curves.svg")

@@ -2,10 +2,37 @@
 
 import dataclasses
 import lzma
+import math
 
 import numpy as np
 
+from charlm.vocabulary import encode
+
 MAX_ORDER = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Yardstick:
+  """What another way to predict a text makes of it."""
+
+  name: str
+  nats: float  # per character
+  num_bytes: int  # what it must keep of the training text
+
+
+def yardsticks(train: str, text: str, vocab: list[str]) -> list[Yardstick]:
+  """Scores a text by n-grams of all orders, and by xz, given another text."""
+  train_ids, ids = encode(train, vocab), encode(text, vocab)
+  model = KneserNey(train_ids, len(vocab))
+  sticks = [
+    Yardstick(
+      f"Kneser-Ney, order {order}", float(nats.mean()), model.num_bytes(order)
+    )
+    for order, nats in enumerate(model.nats(ids), 1)
+  ]
+  bits = xz_bits_per_character(train, text)
+  size = len(train.encode())
+  return [*sticks, Yardstick("xz", bits * math.log(2), size)]
 
 
 def xz_bits_per_character(known: str, text: str) -> float:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from charlm import analysis
 from charlm.corpus import Split
 from charlm.evaluation import Evaluator, Score, confidence_interval
-from charlm.ngram import KneserNey, xz_bits_per_character
+from charlm.ngram import Yardstick, yardsticks
 from charlm.run_dir import RunDir
 from charlm.vocabulary import encode
 
@@ -194,24 +194,24 @@ def _differences(results: list[Result]) -> str:
 def _yardsticks(first: Result, split: Split | None, vocab: list[str]) -> str:
   if split is None:
     return _note("Give the training text as --corpus.")
-  train, ids = (encode(t, vocab) for t in (split.train, first.text))
-  model = KneserNey(train, len(vocab))
-  models = [
-    (f"Kneser-Ney, order {order}", nats.mean(), model.num_bytes(order))
-    for order, nats in enumerate(model.nats(ids), 1)
-  ]
-  bits = xz_bits_per_character(split.train, first.text)
-  models.append(
-    ("xz, from the training text", bits * _NATS_PER_BIT, len(train))
-  )
   nats = first.scores["stream"].log_perplexity
-  models.append((first.name, nats, 4 * first.num_weights))
+  sticks = [
+    *yardsticks(split.train, first.text, vocab),
+    Yardstick(first.name, nats, 4 * first.num_weights),
+  ]
   rows = [
-    (name, f"{x:.4f}", f"{x / _NATS_PER_BIT:.4f}", f"{size / 2**20:,.1f}")
-    for name, x, size in models
+    (
+      stick.name,
+      f"{stick.nats:.4f}",
+      f"{stick.nats / _NATS_PER_BIT:.4f}",
+      f"{stick.num_bytes / 2**20:,.1f}",
+    )
+    for stick in sticks
   ]
   header = ("model", "nats per character", "bits", "MiB")
-  share = analysis.verbatim_share(train, ids)
+  share = analysis.verbatim_share(
+    encode(split.train, vocab), encode(first.text, vocab)
+  )
   return _table(header, rows) + _note(
     f"{share:.2%} of the scored text lies in passages of 50 characters or more "
     "that the training text holds too."
