@@ -48,7 +48,7 @@ def report(args: Any) -> int:
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
   from charlm.devices import let_gpu_memory_grow
-  from charlm.report import evaluate, page
+  from charlm.reporting.page import evaluate, page
   from charlm.run_dir import RunDir
 
   let_gpu_memory_grow()

@@ -21,7 +21,7 @@ from benchmarks import machine
 from charlm.command import import_quietly
 from charlm.config import Config
 from charlm.corpus import load_text, split_text
-from charlm.ngram import Yardstick, yardsticks
+from charlm.reporting.ngram import Yardstick, yardsticks
 from charlm.vocabulary import build_vocabulary
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from charlm import analysis
+from charlm.reporting import analysis
 
 
 def test_classes_cover_all_characters() -> None:

@@ -13,9 +13,10 @@ ROWS = [
   ["command", "corpus", "vocabulary"],
   ["dataset", "devices", "gru", "progress"],
   ["model", "optimizer", "provenance"],
-  ["training", "evaluation", "sampling", "run_dir", "ngram", "analysis"],
+  ["training", "evaluation", "sampling", "run_dir"],
   ["checkpoints", "metrics", "dynamic"],
-  ["session", "report"],
+  ["session", "reporting/analysis", "reporting/ngram"],
+  ["reporting/page"],
 ]
 MODULES = [name for row in ROWS for name in row]
 
@@ -32,8 +33,10 @@ def _imports(path: str) -> set[str]:
 
 
 def test_every_module_has_its_row() -> None:
-  files = {path.stem for path in (ROOT / "charlm").glob("*.py")}
-  assert files == {*MODULES, "__init__"}
+  folder = ROOT / "charlm"
+  files = {str(p.relative_to(folder)) for p in folder.rglob("*.py")}
+  inits = {"__init__.py", "reporting/__init__.py"}
+  assert files == {f"{name}.py" for name in MODULES} | inits
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -41,7 +44,12 @@ def test_imports_go_bottom_up(module: str) -> None:
   row = next(i for i, names in enumerate(ROWS) if module in names)
   below = {name for names in ROWS[:row] for name in names}
   imported = _imports(f"charlm/{module}.py")
-  ours = {name.split(".")[1] for name in imported if name.startswith("charlm.")}
+  ours = {
+    # `from charlm.reporting import analysis`, or a name of a module
+    next(m for m in MODULES if f"{name}/".startswith(f"charlm/{m}/"))
+    for name in (name.replace(".", "/") for name in imported)
+    if name.startswith("charlm/")
+  }
   assert ours <= below
   assert not any(name.startswith("absl") for name in imported)
   assert not any(
@@ -61,12 +69,14 @@ def test_what_checks_the_flags_imports_no_tensorflow() -> None:
 
 def test_no_function_is_over_60_lines() -> None:
   folders = [ROOT / name for name in ("charlm", "tests", "benchmarks")]
-  for path in [p for f in (ROOT, *folders) for p in f.glob("*.py")]:
+  paths = [*ROOT.glob("*.py"), *(p for f in folders for p in f.rglob("*.py"))]
+  for path in paths:
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.FunctionDef):
         assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
 def test_the_package_is_read_in_an_afternoon() -> None:
+  # What trains, scores and samples; `reporting` only looks at finished runs.
   files = (ROOT / "charlm").glob("*.py")
-  assert sum(len(file.read_text().splitlines()) for file in files) < 4000
+  assert sum(len(file.read_text().splitlines()) for file in files) < 3500

@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 
-from charlm import ngram
+from charlm.reporting import ngram
 
 
 def _slow_nats(train: list[int], text: list[int], v: int, order: int) -> list:

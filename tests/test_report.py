@@ -10,6 +10,7 @@ import pytest
 
 import report as report_binary
 import train as train_binary
+from charlm.reporting.page import _short_names
 
 _VOID = {"meta", "path", "use", "br", "image"}
 
@@ -60,6 +61,13 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   assert text.count("Kneser-Ney, order") == 8
   # Both runs by three protocols.
   assert len(re.findall(r"<td>(?:stream|lines|windows of 256)</td>", text)) == 6
+
+
+def test_runs_have_the_shortest_names_that_differ() -> None:
+  names = _short_names(["/a/one/run", "/a/two/run", "b"])
+  assert names == ["one/run", "two/run", "b"]
+  assert _short_names(["/a/run/"]) == ["run"]
+  assert _short_names(["run", "run"]) == ["run", "run"]
 
 
 def test_the_coloured_text_is_the_scored_one(

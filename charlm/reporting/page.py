@@ -5,15 +5,16 @@ import html
 import io
 import itertools
 import json
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from charlm import analysis
+from charlm.reporting import analysis
 from charlm.corpus import Split
 from charlm.evaluation import Evaluator, Score, confidence_interval
-from charlm.ngram import Yardstick, yardsticks
+from charlm.reporting.ngram import Yardstick, yardsticks
 from charlm.run_dir import RunDir
 from charlm.vocabulary import encode
 
@@ -80,6 +81,11 @@ def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
       text is left out.
     vocab: the first run's vocabulary.
   """
+  short = _short_names([result.name for result in results])
+  results = [
+    dataclasses.replace(result, name=name)
+    for result, name in zip(results, short, strict=True)
+  ]
   first = results[0]
   same = [result for result in results if result.text == first.text]
   sections = [
@@ -98,6 +104,16 @@ def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
     f"<title>charlm report</title><style>{_STYLE}</style></head><body>"
     f"<h1>charlm report</h1>\n{body}</body></html>\n"
   )
+
+
+def _short_names(paths: list[str]) -> list[str]:
+  """Returns the last parts of each path, as few as tell them apart."""
+  parts = [pathlib.PurePath(path).parts for path in paths]
+  for depth in range(1, max(map(len, parts)) + 1):
+    names = [str(pathlib.PurePath(*path[-depth:])) for path in parts]
+    if len(set(names)) == len(names):
+      return names
+  return paths
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
