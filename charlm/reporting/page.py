@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from charlm.reporting import analysis
 from charlm.corpus import Split
 from charlm.evaluation import Evaluator, Score, confidence_interval
+from charlm.reporting import analysis
 from charlm.reporting.ngram import Yardstick, yardsticks
 from charlm.run_dir import RunDir
 from charlm.vocabulary import encode
