@@ -1,7 +1,6 @@
 """Scores a text with a trained model: log perplexity in nats per character."""
 
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -10,7 +9,7 @@ from absl import flags
 
 from charlm.command import import_quietly, run_command
 from charlm.config import InputError
-from charlm.corpus import clean, decode
+from charlm.corpus import clean, read_text
 from charlm.vocabulary import encode, unknown_characters
 
 
@@ -70,7 +69,7 @@ def evaluate(args: Any) -> int:
     args.text, text = run.path / "held_out.txt", run.held_out()
   else:
     config = run.experiment().config
-    text = clean(_read(args.text), config.lowercase, config.raw)
+    text = clean(read_text(args.text), config.lowercase, config.raw)
   if len(text) < 2:
     raise InputError(
       f"{args.text} has fewer than two characters, which leaves nothing to "
@@ -145,14 +144,6 @@ def _score(
       )
     return evaluator.lines(ids, vocab.index("\n")), "lines"
   return evaluator.stream(ids), "stream"
-
-
-def _read(path: str) -> str:
-  if path == "-" and sys.stdin is None:
-    raise InputError("standard input is closed: give a file as --text")
-  stdin = path == "-"
-  data = sys.stdin.buffer.read() if stdin else pathlib.Path(path).read_bytes()
-  return decode(data, path)
 
 
 if __name__ == "__main__":

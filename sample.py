@@ -1,5 +1,6 @@
 """Writes text with a trained model."""
 
+import json
 import math
 import sys
 from typing import Any
@@ -8,6 +9,7 @@ from absl import flags
 
 from charlm.command import import_quietly, run_command
 from charlm.config import InputError
+from charlm.corpus import read_text
 from charlm.vocabulary import unknown_characters
 
 SEPARATOR = "-" * 20
@@ -20,12 +22,15 @@ def define_flags() -> flags.FlagValues:
     ("run_dir", "runs/shakespeare", "folder of the run"),
     ("checkpoint", "latest", "latest, best or a step"),
     ("prefix", "", "what the text starts with; else it starts a line"),
+    ("prefix_file", None, "file with that instead, - for stdin"),
+    ("stop", "", "the text ends before it holds this"),
   ):
     flags.DEFINE_string(name, default, text, flag_values=values)
   for name, default, least, most, text in (
-    ("num_chars", 1000, 1, 10**8, "characters after the prefix"),
+    ("num_chars", 1000, 1, 10**8, "characters after the prefix, at most"),
     ("num_samples", 1, 1, 10**6, "texts; each is the same however many"),
     ("seed", 0, 0, 2**64 - 1, "the same seed gives the same text"),
+    ("top_k", 0, 0, 10**6, "draw among the likeliest so many; 0: all"),
   ):
     flags.DEFINE_integer(
       name,
@@ -35,8 +40,21 @@ def define_flags() -> flags.FlagValues:
       upper_bound=most,
       flag_values=values,
     )
-  flags.DEFINE_float(
-    "temperature", 1.0, "0 is greedy; higher is wilder", flag_values=values
+  for name, default, text in (
+    ("temperature", 1.0, "0 is greedy; higher is wilder"),
+    ("top_p", 1.0, "draw among the fewest with this share of probability"),
+    ("min_p", 0.0, "draw among those with this share of the likeliest's"),
+  ):
+    flags.DEFINE_float(name, default, text, flag_values=values)
+  flags.DEFINE_enum(
+    "format",
+    "text",
+    ["text", "jsonl"],
+    "jsonl: an object a text, with each character's log-probability",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "stream", False, "print the text as it is drawn", flag_values=values
   )
   flags.DEFINE_bool("help", False, "show this help", flag_values=values)
   return values
@@ -53,12 +71,7 @@ def sample(args: Any) -> int:
   Raises:
     InputError: bad input.
   """
-  if not 0 <= args.temperature < math.inf:
-    raise InputError(
-      f"temperature is {args.temperature}: give 0 (greedy) or a positive number"
-    )
-  if args.prefix != args.prefix.encode(errors="ignore").decode():
-    raise InputError("the prefix is not UTF-8: check the terminal's encoding")
+  prefix = _prefix(args)
   import_quietly("tensorflow", "keras")
   from charlm.devices import let_gpu_memory_grow
   from charlm.run_dir import RunDir
@@ -68,18 +81,60 @@ def sample(args: Any) -> int:
   run = RunDir(args.run_dir)
   model, _ = run.load_model(args.checkpoint)
   vocab = run.vocabulary()
-  if unknown := unknown_characters(args.prefix, vocab):
+  if unknown := unknown_characters(prefix, vocab):
     print(
       f"the model does not know {' '.join(map(repr, unknown))} of the prefix: "
       "it reads them as unknown",
       file=sys.stderr,
     )
-  generator = GenerativeModel(model, vocab, args.temperature)
-  texts = generator.sample(
-    args.num_chars, args.prefix or "\n", args.num_samples, args.seed
+  limits = {name: getattr(args, name) for name in ("top_k", "top_p", "min_p")}
+  generator = GenerativeModel(model, vocab, args.temperature, **limits)
+  if args.stream:
+    _stream(args, generator, prefix)
+    return 0
+  samples = generator.sample(
+    args.num_chars, prefix or "\n", args.num_samples, args.seed, args.stop
   )
-  print(f"\n{SEPARATOR}\n".join(args.prefix + text for text in texts))
+  if args.format == "jsonl":
+    for i, sample in enumerate(samples):
+      print(json.dumps({"sample": i, "prefix": prefix, **sample.to_dict()}))
+  else:
+    texts = (prefix + sample.text for sample in samples)
+    print(f"\n{SEPARATOR}\n".join(texts))
   return 0
+
+
+def _prefix(args: Any) -> str:
+  """Checks the flags; returns the prefix.
+
+  Raises InputError: bad input.
+  """
+  for name, holds, words in (
+    ("temperature", 0 <= args.temperature < math.inf, "0 (greedy) or more"),
+    ("top_p", 0 < args.top_p <= 1, "a number above 0, at most 1"),
+    ("min_p", 0 <= args.min_p <= 1, "0 to 1"),
+  ):
+    if not holds:
+      raise InputError(f"{name} is {getattr(args, name)}: give {words}")
+  if args.stream and args.format == "jsonl":
+    raise InputError("only text comes in pieces: leave out --stream")
+  if args.prefix and args.prefix_file:
+    raise InputError("two prefixes: give --prefix or --prefix_file")
+  for name in ("prefix", "stop"):
+    text = getattr(args, name)
+    if text != text.encode(errors="ignore").decode():
+      raise InputError(f"{name} is not UTF-8: check the terminal's encoding")
+  return read_text(args.prefix_file) if args.prefix_file else args.prefix
+
+
+def _stream(args: Any, generator: Any, prefix: str) -> None:
+  for i in range(args.num_samples):
+    print(f"\n{SEPARATOR}\n" if i else "", prefix, sep="", end="", flush=True)
+    for piece in generator.stream(
+      args.num_chars, prefix or "\n", i, args.seed, args.stop
+    ):
+      print(piece.text, end="", flush=True)
+  print()
 
 
 if __name__ == "__main__":

@@ -98,6 +98,18 @@ def decode(data: bytes, name: str) -> str:
     ) from error
 
 
+def read_text(path: str) -> str:
+  """Reads a UTF-8 file, or standard input for `-`.
+
+  Raises InputError: not UTF-8, or no standard input.
+  """
+  if path != "-":
+    return decode(pathlib.Path(path).read_bytes(), path)
+  if sys.stdin is None:
+    raise InputError("standard input is closed: give a file in place of -")
+  return decode(sys.stdin.buffer.read(), "standard input")
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
   """A corpus in three; only the first part trains a model's weights."""

@@ -137,14 +137,20 @@ class GRULM(keras.Model):
       return log_probs
     return log_probs, tf.nest.pack_sequence_as(states, new_states)
 
-  def step_fn(self) -> Callable[[tf.Tensor, State], tuple[tf.Tensor, State]]:
+  def input_table(self) -> tf.Tensor:
+    """Returns what each character adds to the first gates, `[V, 3H]`."""
+    return project(self.gru.cell, self.embedding.embeddings)
+
+  def step_fn(
+    self, table: tf.Tensor
+  ) -> Callable[[tf.Tensor, State], tuple[tf.Tensor, State]]:
     """Returns a function that reads one character, for loops over characters.
 
     It takes ids `[B]` and the state before them, and returns log-probabilities
-    `[B, V]` and the state after. What does not change is computed once, here.
+    `[B, V]` and the state after. The table is `input_table`, which such a loop
+    computes once.
     """
     cells = [getattr(self, _gru_name(i)).cell for i in range(self._num_layers)]
-    table = project(cells[0], self.embedding.embeddings)  # [V, 3H]
 
     def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
       x, new_states = tf.gather(table, ids), []

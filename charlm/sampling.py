@@ -6,6 +6,9 @@ device.
 """
 
 import concurrent.futures
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +26,8 @@ from charlm.vocabulary import (
 # Products of one row, and of more than 32, round differently, which can flip a
 # near-tie: no graph call has fewer or more rows than these.
 _MIN_ROWS, _MAX_ROWS = 2, 32
-_MIN_BUFFER = 1024
+_BUFFER = 1024  # characters of a graph call; XLA compiles for each shape
+_STREAMED = 64  # characters of a piece that is shown at once
 
 
 def temperature_random_sampling(
@@ -48,13 +52,68 @@ def temperature_random_sampling(
   return tf.argmax(log_probs + temperature * gumbel, axis=-1)
 
 
+def allowed(
+  log_probs: tf.Tensor,
+  temperature: float,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  min_p: float = 0.0,
+) -> tf.Tensor:
+  """Makes all but likely ids impossible, `[B, V]` to `[B, V]`.
+
+  Probabilities are those at the temperature. Of several limits each acts on
+  what the ones before it leave.
+
+  Args:
+    log_probs: of ids; `-inf` for impossible ones.
+    temperature: above 0.
+    top_k: leaves the `top_k` likeliest; 0 for all.
+    top_p: leaves the fewest that have this share of what is left (Holtzman et
+      al. 2020); 1 for all.
+    min_p: leaves those with this share of the likeliest one's probability or
+      more (Nguyen et al. 2024); 0 for all.
+  """
+  # Equal ones stay in the order of their ids.
+  order = tf.argsort(log_probs, direction="DESCENDING", stable=True)
+  probs = tf.nn.softmax(tf.gather(log_probs, order, batch_dims=1) / temperature)
+  keep = probs > 0
+  if top_k:
+    keep &= tf.range(tf.shape(probs)[1]) < top_k
+  if top_p < 1:
+    left = tf.where(keep, probs, 0.0)
+    total = tf.reduce_sum(left, axis=1, keepdims=True)
+    keep &= tf.cumsum(left, axis=1, exclusive=True) < top_p * total
+  if min_p:
+    keep &= probs >= min_p * probs[:, :1]
+  rank = tf.argsort(order)  # of each id
+  return tf.where(tf.gather(keep, rank, batch_dims=1), log_probs, -np.inf)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+  """A text after a prefix, or the next piece of one."""
+
+  text: str  # N characters
+  log_probs: np.ndarray  # [N] nats, as the model gave them before any limit
+  stopped: bool = False  # whether the string that ends it came next
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns what `sample.py --format=jsonl` prints of it."""
+    log_probs = [round(x, 6) for x in self.log_probs.tolist()]
+    return {"text": self.text, "log_probs": log_probs, "stopped": self.stopped}
+
+
 class GenerativeModel:
   """Generates text; `[UNK]` and padding are never drawn."""
 
   def __init__(
-    self, model: GRULM, vocab: list[str], temperature: float = 1.0
+    self,
+    model: GRULM,
+    vocab: list[str],
+    temperature: float = 1.0,
+    **limits: float,
   ) -> None:
-    """Takes a trained model.
+    """Takes a trained model, and what `allowed` limits its draws by.
 
     Raises ValueError: a negative temperature.
     """
@@ -65,7 +124,8 @@ class GenerativeModel:
     self._model = model
     self._vocab = vocab
     self._temperature = temperature
-    self._generate = tf.function(self._generate, jit_compile=True)
+    self._limits = limits
+    self._advance = tf.function(self._advance, jit_compile=True)
 
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
@@ -82,73 +142,172 @@ class GenerativeModel:
         "the inputs differ in length: give strings of one length"
       )
     log_probs, states = self._model(ids, states, return_state=True)
-    log_probs = _without_special(log_probs[:, -1])
-    chosen = temperature_random_sampling(log_probs, self._temperature)
+    chosen = self._draw(log_probs[:, -1])
     return text_from_ids(chosen[:, tf.newaxis], self._vocab), states
 
   def generate_n_chars(self, num_chars: int, prefix: str, seed: int = 0) -> str:
     """Returns the prefix and `num_chars` characters after it."""
-    return prefix + self.sample(num_chars, prefix, 1, seed)[0]
+    return prefix + self.sample(num_chars, prefix, 1, seed)[0].text
 
   def sample(
-    self, num_chars: int, prefix: str, num_samples: int = 1, seed: int = 0
-  ) -> list[str]:
-    """Continues a prefix, in one graph call for each 32 samples.
+    self,
+    num_chars: int,
+    prefix: str,
+    num_samples: int = 1,
+    seed: int = 0,
+    stop: str = "",
+  ) -> list[Sample]:
+    """Continues a prefix, 32 samples side by side.
 
     Sample i depends neither on `num_samples` nor on what came before. The seed
-    is below 2**64, the prefix not empty, and not part of the samples.
+    is below 2**64, the prefix not empty, and not part of the samples. A sample
+    ends after `num_chars` characters, or before it holds a string `stop`.
     """
-    if not prefix:
-      raise ValueError("an empty prefix: give a newline to start a line")
-    prefix_ids = encode(prefix, self._vocab)
-    length = len(prefix_ids) + num_chars
-    # XLA compiles for each shape: a power of two makes them few.
-    size = max(_MIN_BUFFER, 1 << (length - 1).bit_length())
-    known = np.zeros(size, np.int32)
-    known[: len(prefix_ids)] = prefix_ids
 
-    def generate(first: int) -> np.ndarray:
-      num_rows = min(max(num_samples - first, _MIN_ROWS), _MAX_ROWS)
-      return self._generate(
-        known,
-        tf.range(first, first + num_rows),
-        tf.constant([len(prefix_ids), length]),
-        tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32),
-        tf.constant(self._temperature, tf.float32),
-      ).numpy()
+    def block(first: int) -> list[Sample]:
+      number = min(num_samples - first, _MAX_ROWS)
+      pieces = self._pieces(
+        num_chars, prefix, range(first, first + number), seed, stop, _BUFFER
+      )
+      return [_join(row) for row in zip(*pieces, strict=True)]
 
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-      blocks = pool.map(generate, range(0, num_samples, _MAX_ROWS))
-      rows = [row for block in blocks for row in block][:num_samples]
-    return [decode(row[len(prefix_ids) : length], self._vocab) for row in rows]
+      blocks = pool.map(block, range(0, num_samples, _MAX_ROWS))
+      return [sample for block in blocks for sample in block]
 
-  def _generate(
+  def stream(
     self,
-    known: tf.Tensor,
-    samples: tf.Tensor,
-    lengths: tf.Tensor,
-    seed: tf.Tensor,
-    temperature: tf.Tensor,
-  ) -> tf.Tensor:
-    """Returns ids `[B, size]`, of which as many as `lengths[1]` count.
+    num_chars: int,
+    prefix: str,
+    sample: int = 0,
+    seed: int = 0,
+    stop: str = "",
+  ) -> Iterator[Sample]:
+    """Yields what `sample` returns of one sample, in pieces as it is drawn."""
+    samples = range(sample, sample + 1)
+    for (piece,) in self._pieces(
+      num_chars, prefix, samples, seed, stop, _STREAMED
+    ):
+      yield piece
 
-    The first `lengths[0]` of the ids `[size]` are known, the others are drawn.
-    """
-    size, batch = known.shape[0], samples.shape[0]
-    ids = tf.TensorArray(tf.int32, size, element_shape=[batch])
-    ids = ids.unstack(tf.tile(known[:, tf.newaxis], [1, batch]))
-    step, states = self._model.step_fn(), self._model.initial_states(batch)
-    last = ids.read(0)
-    for i in tf.range(1, lengths[1]):
-      log_probs, states = step(last, states)
-      uniform = _uniform(seed, samples, i - lengths[0], len(self._vocab))
-      drawn = temperature_random_sampling(
-        _without_special(log_probs), temperature, uniform
+  def _pieces(
+    self,
+    num_chars: int,
+    prefix: str,
+    samples: range,
+    seed: int,
+    stop: str,
+    size: int,
+  ) -> Iterator[list[Sample]]:
+    """Yields the next pieces of all samples, of about `size` characters."""
+    if not prefix:
+      raise ValueError("an empty prefix: give a newline to start a line")
+    prefix_ids = encode(prefix, self._vocab)
+    num_known, end = len(prefix_ids), len(prefix_ids) + num_chars
+    num_rows = max(len(samples), _MIN_ROWS)
+    rows = tf.range(samples.start, samples.start + num_rows)
+    last = tf.fill([num_rows], int(prefix_ids[0]))
+    states = self._model.initial_states(num_rows)
+    table = self._model.input_table()
+    seed_words = tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32)
+    tails = [_Tail(stop) for _ in samples]
+    start = 1
+    while start < end and not all(tail.stopped for tail in tails):
+      num = min(size, end - start)
+      known = np.zeros(_BUFFER, np.int32)
+      part = prefix_ids[start : start + num]
+      known[: len(part)] = part
+      span = tf.constant([start, num, num_known])
+      ids, log_probs, last, states = self._advance(
+        table, last, states, known, span, rows, seed_words
       )
-      last = tf.where(i < lengths[0], ids.read(i), tf.cast(drawn, tf.int32))
+      new = slice(len(part), num)
+      start += num
+      yield [
+        tail.add(decode(row[new], self._vocab), nats[new], start == end)
+        for tail, row, nats in zip(
+          tails, ids.numpy(), log_probs.numpy(), strict=False
+        )
+      ]
+
+  def _advance(
+    self,
+    table: tf.Tensor,
+    last: tf.Tensor,
+    states: State,
+    known: tf.Tensor,
+    span: tf.Tensor,
+    samples: tf.Tensor,
+    seed: tf.Tensor,
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
+    """Reads the ids `[B]` before a span of positions, and draws those in it.
+
+    The span is its first position, its length, and how many positions of the
+    text are known; those of them in the span are `known[0]` and on.
+
+    Returns ids and their log-probabilities `[B, _BUFFER]`, of which as many as
+    the span is long count, the last ids `[B]`, and the states before them.
+    """
+    first, length, num_known = tf.unstack(span)
+    shape = {"size": _BUFFER, "element_shape": last.shape}
+    ids = tf.TensorArray(tf.int32, **shape)
+    nats = tf.TensorArray(tf.float32, **shape)
+    step = self._model.step_fn(table)
+    for i in tf.range(length):
+      log_probs, states = step(last, states)
+      position = first + i - num_known
+      uniform = _uniform(seed, samples, position, len(self._vocab))
+      drawn = tf.cast(self._draw(log_probs, uniform), tf.int32)
+      last = tf.where(position < 0, known[i], drawn)
       ids = ids.write(i, last)
-    return tf.transpose(ids.stack())
+      nats = nats.write(i, tf.gather(log_probs, last, batch_dims=1))
+    ids, nats = tf.transpose(ids.stack()), tf.transpose(nats.stack())
+    return ids, nats, last, states
+
+  def _draw(
+    self, log_probs: tf.Tensor, uniform: tf.Tensor | None = None
+  ) -> tf.Tensor:
+    log_probs = _without_special(log_probs)
+    if self._limits and self._temperature:
+      log_probs = allowed(log_probs, self._temperature, **self._limits)
+    return temperature_random_sampling(log_probs, self._temperature, uniform)
+
+
+class _Tail:
+  """The end of a text, held back while it may begin the string that ends it."""
+
+  def __init__(self, stop: str) -> None:
+    self.stopped = False
+    self._stop = stop
+    self._text, self._log_probs = "", np.empty(0, np.float32)
+
+  def add(self, text: str, log_probs: np.ndarray, at_end: bool) -> Sample:
+    """Takes the next characters; returns those that are surely in the text."""
+    if self.stopped:
+      return Sample("", log_probs[:0], True)
+    text = self._text + text
+    log_probs = np.concatenate([self._log_probs, log_probs])
+    size = text.find(self._stop) if self._stop else -1
+    self.stopped = size >= 0
+    if not self.stopped:
+      size = len(text) if at_end else len(text) - self._overlap(text)
+      self._text, self._log_probs = text[size:], log_probs[size:]
+    return Sample(text[:size], log_probs[:size], self.stopped)
+
+  def _overlap(self, text: str) -> int:
+    """Returns how many characters at the end may begin the stop string."""
+    most = min(len(text), len(self._stop) - 1)
+    sizes = range(most, 0, -1)
+    return next((n for n in sizes if self._stop.startswith(text[-n:])), 0)
+
+
+def _join(pieces: Sequence[Sample]) -> Sample:
+  return Sample(
+    "".join(piece.text for piece in pieces),
+    np.concatenate([piece.log_probs for piece in pieces]),
+    pieces[-1].stopped,
+  )
 
 
 def _without_special(log_probs: tf.Tensor) -> tf.Tensor:

@@ -177,7 +177,7 @@ class Session:
     return self._last_score[1]
 
   def _sample(self) -> str:
-    return self._generator.sample(_SAMPLE_CHARS, "\n")[0]
+    return self._generator.sample(_SAMPLE_CHARS, "\n")[0].text
 
   def _describe(self, start: dict[str, Any]) -> str:
     model, batches = self._trainer.model, self._trainer.batches

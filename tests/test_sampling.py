@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -27,6 +29,10 @@ def model() -> GRULM:
   # Larger weights than initial ones, so that the text depends on its past.
   model.set_weights([4 * weight for weight in model.get_weights()])
   return model
+
+
+def _texts(generator: GenerativeModel, *args: Any, **kwargs: Any) -> list[str]:
+  return [sample.text for sample in generator.sample(*args, **kwargs)]
 
 
 def _chi_squared(drawn: tf.Tensor, temperature: float) -> float:
@@ -110,10 +116,10 @@ def test_the_same_seed_gives_the_same_text(model: GRULM) -> None:
 
 def test_a_sample_does_not_depend_on_the_others(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB)
-  samples = generator.sample(50, "\n", num_samples=9)
+  samples = _texts(generator, 50, "\n", num_samples=9)
   assert len(set(samples)) == 9
   for num_samples in (1, 2, 5):
-    assert generator.sample(50, "\n", num_samples) == samples[:num_samples]
+    assert _texts(generator, 50, "\n", num_samples) == samples[:num_samples]
 
 
 def test_a_sample_does_not_depend_on_many_others_at_full_size() -> None:
@@ -122,22 +128,22 @@ def test_a_sample_does_not_depend_on_many_others_at_full_size() -> None:
   model = build_model(82, 256, 512)
   model.set_weights([4 * weight for weight in model.get_weights()])
   generator = GenerativeModel(model, VOCAB)
-  many = generator.sample(300, "\n", num_samples=65)
+  many = _texts(generator, 300, "\n", num_samples=65)
   assert len(many) == 65
-  assert generator.sample(300, "\n", num_samples=2) == many[:2]
-  assert generator.sample(300, "\n", num_samples=34) == many[:34]
+  assert _texts(generator, 300, "\n", num_samples=2) == many[:2]
+  assert _texts(generator, 300, "\n", num_samples=34) == many[:34]
 
 
 def test_a_shorter_text_starts_the_longer_one(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB)
-  long = generator.sample(1100, "a")[0]
+  long = _texts(generator, 1100, "a")[0]
   assert len(long) == 1100
-  assert generator.sample(30, "a")[0] == long[:30]
-  assert generator.sample(1, "a")[0] == long[:1]
+  assert _texts(generator, 30, "a")[0] == long[:30]
+  assert _texts(generator, 1, "a")[0] == long[:1]
 
 
 def test_greedy_text_equals_stepping_the_model(model: GRULM) -> None:
-  text = GenerativeModel(model, VOCAB, temperature=0).sample(40, "The ")[0]
+  text = GenerativeModel(model, VOCAB, temperature=0).sample(40, "The ")[0].text
   expected, ids, states = "", encode("The ", VOCAB)[np.newaxis], None
   for _ in range(40):
     log_probs, states = model(ids, states, return_state=True)
@@ -154,8 +160,8 @@ def test_steps_from_strings_equal_the_whole_text(model: GRULM) -> None:
     chars, states = generator.generate_one_step(chars, states)
     texts.append(chars)
   rows = tf.strings.join(texts).numpy()
-  assert rows[0].decode() == generator.sample(10, "The ")[0]
-  assert rows[1].decode() == generator.sample(10, "Thou")[0]
+  assert rows[0].decode() == _texts(generator, 10, "The ")[0]
+  assert rows[1].decode() == _texts(generator, 10, "Thou")[0]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
@@ -164,7 +170,7 @@ def test_unknown_and_padding_are_never_drawn(temperature: float) -> None:
   model.dense.set_weights([np.zeros([6, 5]), np.array([9.0, 9, 0, 0, 0])])
   vocab = ["[UNK]", "", "a", "b", "c"]
   generator = GenerativeModel(model, vocab, temperature)
-  text = generator.sample(500, "a")[0]
+  text = generator.sample(500, "a")[0].text
   assert len(text) == 500
   assert set(text) <= set("abc")
   chars, _ = generator.generate_one_step(["a"] * 500)
@@ -175,15 +181,15 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
   model: GRULM,
 ) -> None:
   generator = GenerativeModel(model, VOCAB)
-  assert generator.sample(20, "é😀") == generator.sample(20, "ßà")
-  assert generator.sample(20, "é") != generator.sample(20, "e")
+  assert _texts(generator, 20, "é😀") == _texts(generator, 20, "ßà")
+  assert _texts(generator, 20, "é") != _texts(generator, 20, "e")
 
 
 def test_one_compilation_serves_all_prefixes_and_lengths(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB)
   for num_chars, prefix in ((1, "a"), (20, "The "), (900, "\n")):
-    generator.sample(num_chars, prefix)
-  assert generator._generate.experimental_get_tracing_count() == 1
+    _texts(generator, num_chars, prefix)
+  assert generator._advance.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
