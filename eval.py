@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from charlm.command import import_quietly, run_command
+from charlm.command import DONE, LEFT_OUT, import_quietly, run_command, warn
 from charlm.config import InputError
-from charlm.corpus import clean, read_text
+from charlm.corpus import clean, open_binary, read_text
 from charlm.vocabulary import encode, unknown_characters
 
 
@@ -39,6 +39,7 @@ def define_flags() -> flags.FlagValues:
   for name, text in (
     ("dynamic", "learn from each part of the stream once it is scored"),
     ("json", "print one JSON object"),
+    ("per_line", "score each line: nats, characters, bits, worst one, line"),
     ("help", "show this help"),
   ):
     flags.DEFINE_bool(name, False, text, flag_values=values)
@@ -65,6 +66,8 @@ def evaluate(args: Any) -> int:
   run = RunDir(args.run_dir)
   model, step = run.load_model(args.checkpoint)
   vocab = run.vocabulary()
+  if args.per_line:
+    return _score_lines(args, model, run, vocab)
   if args.text is None:
     args.text, text = run.path / "held_out.txt", run.held_out()
   else:
@@ -113,6 +116,39 @@ def _check(args: Any) -> None:
     raise InputError(
       "dynamic evaluation learns along the stream: give --protocol=stream"
     )
+  if args.per_line and (args.dynamic or args.json or args.protocol != "stream"):
+    raise InputError(
+      "--per_line has its own protocol and format: leave out --dynamic, "
+      "--protocol and --json"
+    )
+
+
+def _check_newline(vocab: list[str]) -> None:
+  if "\n" not in vocab:
+    raise InputError(
+      "the model knows no newline, since it was trained on one line: give "
+      "another --protocol"
+    )
+
+
+def _score_lines(args: Any, model: Any, run: Any, vocab: list[str]) -> int:
+  from charlm.evaluation import Evaluator
+  from charlm.linewise import LineScorer, read_lines
+
+  _check_newline(vocab)
+  config = run.experiment().config
+
+  def cleaned(line: str) -> str:
+    line = line.lower() if config.lowercase else line
+    return line if config.raw else line.strip()
+
+  scorer = LineScorer(Evaluator(model), vocab, cleaned, warn)
+  with open_binary(args.text or str(run.path / "held_out.txt")) as file:
+    for lines in read_lines(file):
+      print(
+        "".join(f"{row}\n" for row in scorer.score(lines)), end="", flush=True
+      )
+  return DONE if scorer.whole else LEFT_OUT
 
 
 def _score(
@@ -137,11 +173,7 @@ def _score(
     words = f"windows of {args.window}, {stride} apart"
     return evaluator.windows(ids, args.window, stride), words
   if args.protocol == "lines":
-    if "\n" not in vocab:
-      raise InputError(
-        "the model knows no newline, since it was trained on one line: give "
-        "another --protocol"
-      )
+    _check_newline(vocab)
     return evaluator.lines(ids, vocab.index("\n")), "lines"
   return evaluator.stream(ids), "stream"
 

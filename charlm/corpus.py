@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from charlm.config import Config, InputError
 from charlm.files import write_atomically
@@ -98,16 +99,25 @@ def decode(data: bytes, name: str) -> str:
     ) from error
 
 
+def open_binary(path: str) -> BinaryIO:
+  """Opens a file for reading, or standard input for `-`.
+
+  Raises InputError: no standard input.
+  """
+  if path != "-":
+    return open(path, "rb")
+  if sys.stdin is None:
+    raise InputError("standard input is closed: give a file in place of -")
+  return sys.stdin.buffer
+
+
 def read_text(path: str) -> str:
-  """Reads a UTF-8 file, or standard input for `-`.
+  """Reads all of a UTF-8 file, or of standard input for `-`.
 
   Raises InputError: not UTF-8, or no standard input.
   """
-  if path != "-":
-    return decode(pathlib.Path(path).read_bytes(), path)
-  if sys.stdin is None:
-    raise InputError("standard input is closed: give a file in place of -")
-  return decode(sys.stdin.buffer.read(), "standard input")
+  with open_binary(path) as file:
+    return decode(file.read(), path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SHAKESPEARE_VOCAB as VOCAB
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from charlm.model import GRULM, build_model
 from charlm.sampling import (
   GenerativeModel,
+  Sample,
+  _Tail,
   _threefry,
   _uniform,
+  allowed,
   temperature_random_sampling,
 )
 from charlm.vocabulary import encode
@@ -63,6 +68,63 @@ def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
     for position in range(NUM_DRAWS // 2_000)
   ]
   assert _chi_squared(tf.stack(drawn), temperature) < CHI_SQUARED_LIMIT
+
+
+def _allowed_by_numpy(
+  log_probs: np.ndarray,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  min_p: float,
+) -> set[int]:
+  """Walks through the ids `[V]`, the likeliest first."""
+  probs = np.exp(log_probs / temperature - np.max(log_probs / temperature))
+  order = sorted(range(len(probs)), key=lambda i: -log_probs[i])
+  order = [i for i in order if log_probs[i] > -np.inf][: top_k or None]
+  total, chosen, share = sum(probs[order]), set(), 0.0
+  for i in order:
+    if share < top_p * total and probs[i] >= min_p * probs[order[0]]:
+      chosen.add(i)
+    share += probs[i]
+  return chosen
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_limits_equal_a_walk_through_the_sorted_ids(
+  data: st.DataObject,
+) -> None:
+  # Quarters of the probabilities' logarithms: ties, and shares that rounding
+  # cannot move over a limit that is no such share.
+  quarters = data.draw(st.lists(st.integers(-20, 0), min_size=3, max_size=40))
+  log_probs = np.float32(quarters) / 4
+  log_probs[data.draw(st.integers(0, len(quarters) - 1))] = -np.inf
+  temperature = data.draw(st.sampled_from([0.5, 1.0, 2.0]))
+  limits = {
+    "top_k": data.draw(st.integers(0, 45)),
+    "top_p": data.draw(st.sampled_from([0.01, 0.123, 0.51, 0.87, 0.991, 1.0])),
+    "min_p": data.draw(st.sampled_from([0.0, 0.013, 0.123, 0.51, 1.0])),
+  }
+  kept = allowed(tf.constant([log_probs] * 2), temperature, **limits).numpy()
+  expected = _allowed_by_numpy(
+    log_probs.astype(np.float64), temperature, **limits
+  )
+  assert set(np.flatnonzero(np.isfinite(kept[0]))) == expected
+  np.testing.assert_array_equal(kept[0], kept[1])
+  chosen = np.isfinite(kept[0])
+  np.testing.assert_array_equal(kept[0][chosen], log_probs[chosen])
+
+
+def test_limited_draws_follow_what_is_left_of_the_softmax() -> None:
+  log_probs = tf.constant([LOG_PROBS] * 20_000, tf.float32)
+  left = allowed(log_probs, 1.0, top_p=0.8)  # 0.4, 0.25 and 0.15
+  tf.random.set_seed(10)
+  drawn = temperature_random_sampling(left)
+  counts = np.bincount(drawn, minlength=7)
+  assert counts[3:].sum() == 0
+  expected = 20_000 * np.array([0.4, 0.25, 0.15]) / 0.8
+  # With 2 degrees of freedom: exceeded once in 10,000 times.
+  assert ((counts[:3] - expected) ** 2 / expected).sum() < 18.4
 
 
 def test_temperature_0_is_argmax() -> None:
@@ -208,3 +270,67 @@ def test_steps_need_strings_of_one_length(model: GRULM) -> None:
 def test_an_empty_prefix_is_refused(model: GRULM) -> None:
   with pytest.raises(ValueError, match="newline"):
     GenerativeModel(model, VOCAB).sample(3, "")
+
+
+def test_the_likeliest_alone_is_greedy(model: GRULM) -> None:
+  greedy = _texts(GenerativeModel(model, VOCAB, 0), 60, "The ")
+  for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+    generator = GenerativeModel(model, VOCAB, 0.7, **limit)
+    assert _texts(generator, 60, "The ") == greedy
+
+
+def test_limits_that_limit_nothing_change_nothing(model: GRULM) -> None:
+  free = _texts(GenerativeModel(model, VOCAB), 200, "The ")
+  limits = {"top_k": 10**6, "top_p": 1.0, "min_p": 0.0}
+  assert _texts(GenerativeModel(model, VOCAB, **limits), 200, "The ") == free
+
+
+def test_log_probabilities_are_those_of_the_model(model: GRULM) -> None:
+  generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
+  for sample in generator.sample(1500, "The ", num_samples=3):
+    ids = encode("The " + sample.text, VOCAB)[np.newaxis].astype(np.int32)
+    log_probs = model(ids[:, :-1]).numpy()[0, 3:]
+    expected = log_probs[np.arange(1500), ids[0, 4:]]
+    np.testing.assert_allclose(sample.log_probs, expected, atol=2e-4)
+
+
+def _assert_same(one: Sample, other: Sample) -> None:
+  assert (one.text, one.stopped) == (other.text, other.stopped)
+  np.testing.assert_array_equal(one.log_probs, other.log_probs)
+
+
+@pytest.mark.parametrize("stop", ["", "e", "th", "zzzz"])
+def test_a_streamed_sample_is_the_same(model: GRULM, stop: str) -> None:
+  generator = GenerativeModel(model, VOCAB, 0.8)
+  samples = generator.sample(1300, "The ", 3, seed=5, stop=stop)
+  for i, sample in enumerate(samples):
+    pieces = list(generator.stream(1300, "The ", i, seed=5, stop=stop))
+    assert "".join(piece.text for piece in pieces) == sample.text
+    log_probs = np.concatenate([piece.log_probs for piece in pieces])
+    whole = Sample(sample.text, log_probs, pieces[-1].stopped)
+    _assert_same(whole, sample)
+
+
+def test_a_text_ends_before_the_string_that_stops_it(model: GRULM) -> None:
+  generator = GenerativeModel(model, VOCAB, 0.8)
+  whole = generator.sample(2000, "The ", 9)
+  for size in (1, 2, 3):
+    # Such that it lies across two pieces in one of them.
+    stop = whole[0].text[64 - size + 1 : 65]
+    cut = generator.sample(2000, "The ", 9, stop=stop)
+    for sample, text in zip(
+      cut, (sample.text for sample in whole), strict=True
+    ):
+      assert sample.text == text.partition(stop)[0]
+      assert sample.stopped == (stop in text)
+      assert len(sample.log_probs) == len(sample.text)
+
+
+def test_what_may_begin_the_stop_string_is_not_shown_early() -> None:
+  tail = _Tail("aab")
+  shown = [tail.add(c, np.zeros(1, np.float32), False).text for c in "xaaab"]
+  assert shown == ["x", "", "", "a", ""]
+  assert tail.stopped
+  tail = _Tail("aab")
+  ends = [tail.add(c, np.zeros(1, np.float32), c == "!").text for c in "xaa!"]
+  assert ends == ["x", "", "", "aa!"]

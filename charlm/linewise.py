@@ -1,0 +1,92 @@
+"""Scores lines as they come: what `eval.py --per_line` does in a pipe."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from charlm.evaluation import Evaluator
+from charlm.vocabulary import encode
+
+_BLOCK = 2**16  # bytes
+_ESCAPES = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
+
+
+def read_lines(file: BinaryIO) -> Iterator[list[bytes]]:
+  """Yields the lines that have come, at once where there are any.
+
+  They come without their newlines; the last one need not have one.
+  """
+  pending = bytearray()
+  while data := file.read1(_BLOCK):
+    head, newline, tail = data.rpartition(b"\n")
+    if newline:
+      yield bytes(pending + head).split(b"\n")
+      pending.clear()
+    pending += tail
+  if pending:
+    yield [bytes(pending)]
+
+
+class LineScorer:
+  """Scores each line alone, after a newline and up to its own newline."""
+
+  def __init__(
+    self,
+    evaluator: Evaluator,
+    vocab: list[str],
+    clean: Callable[[str], str],
+    warn: Callable[[str], None],
+  ) -> None:
+    """Takes a model that knows the newline.
+
+    Args:
+      evaluator: of the model.
+      vocab: the model's.
+      clean: what is done to a line before the model sees it.
+      warn: is told of each line that is not UTF-8.
+    """
+    self._evaluator = evaluator
+    self._vocab = vocab
+    self._clean = clean
+    self._warn = warn
+    self._number = 0  # of lines so far
+    self.whole = True  # whether no line was left out
+
+  def score(self, lines: list[bytes]) -> list[str]:
+    """Scores the next lines, leaving out those that are not UTF-8.
+
+    Returns for each: nats, characters with the newline, bits per character,
+    the character that cost the most, and the line, separated by tabs.
+    """
+    texts = [text for line in lines if (text := self._decode(line)) is not None]
+    if not texts:
+      return []
+    ids = encode("".join(text + "\n" for text in texts), self._vocab)
+    score = self._evaluator.lines(ids, self._vocab.index("\n"))
+    ends = np.cumsum(score.row_lengths)[:-1]
+    rows = np.split(score.nats.astype(np.float64), ends)
+    return [
+      _describe(text, nats) for text, nats in zip(texts, rows, strict=True)
+    ]
+
+  def _decode(self, line: bytes) -> str | None:
+    self._number += 1
+    try:
+      text = line.decode("utf-8-sig" if self._number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+      self.whole = False
+      self._warn(
+        f"line {self._number} is not UTF-8 at its byte {error.start + 1}: it "
+        "is left out"
+      )
+      return None
+    return self._clean(text.removesuffix("\r"))
+
+
+def _describe(text: str, nats: np.ndarray) -> str:
+  total, worst = nats.sum(), (text + "\n")[int(nats.argmax())]
+  bits = total / len(nats) / math.log(2)
+  cells = [f"{total:.4f}", str(len(nats)), f"{bits:.4f}"]
+  return "\t".join([*cells, worst.translate(_ESCAPES), text])

@@ -1,0 +1,133 @@
+"""Scores of single lines, as a filter in a pipe gives them."""
+
+import io
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, VOCAB, WORDS
+
+import eval as eval_binary
+from charlm.evaluation import Evaluator
+from charlm.linewise import LineScorer, read_lines
+from charlm.model import build_model
+from charlm.run_dir import RunDir
+from charlm.vocabulary import encode
+
+
+def _run_filter(
+  run: pathlib.Path,
+  data: bytes,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> tuple[int, list[list[str]], str]:
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+  args = ["eval.py", f"--run_dir={run}", "--text=-", "--per_line"]
+  code = eval_binary.main(args)
+  captured = capsys.readouterr()
+  rows = [line.split("\t", 4) for line in captured.out.splitlines()]
+  return code, rows, captured.err
+
+
+def test_each_line_costs_what_it_costs_alone(
+  trained_run: pathlib.Path,
+  lines: list[str],
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  data = "\n".join(lines).encode()
+  code, rows, err = _run_filter(trained_run, data, monkeypatch, capsys)
+  assert (code, err) == (0, "")
+  assert [row[4] for row in rows] == lines
+  run = RunDir(trained_run)
+  model, vocab = run.load_model("latest")[0], run.vocabulary()
+  for nats, number, bits, worst, line in rows[::50]:
+    ids = encode(f"\n{line}\n", vocab)[np.newaxis]
+    log_probs = model(ids[:, :-1]).numpy()[0]
+    costs = -log_probs[np.arange(len(line) + 1), ids[0, 1:]]
+    assert float(nats) == pytest.approx(costs.sum(), abs=1e-3)
+    assert int(number) == len(line) + 1
+    expected = costs.mean() / math.log(2)
+    assert float(bits) == pytest.approx(expected, abs=1e-4)
+    assert worst == (line + "\n")[costs.argmax()].replace("\n", "\\n")
+
+
+def test_lines_that_are_not_utf_8_are_told_and_left_out(
+  trained_run: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  data = (
+    b"\xef\xbb\xbfthe king\n\xff\xfe\nof\r\n\n  my lord,\t\nno\xc3\n\xc3\xbc"
+  )
+  code, rows, err = _run_filter(trained_run, data, monkeypatch, capsys)
+  assert code == 4
+  assert [row[4] for row in rows] == ["the king", "of", "", "my lord,", "ü"]
+  assert [row[1] for row in rows] == ["9", "3", "1", "9", "2"]
+  assert err == (
+    "line 2 is not UTF-8 at its byte 1: it is left out\n"
+    "line 6 is not UTF-8 at its byte 3: it is left out\n"
+  )
+
+
+def test_nothing_in_is_nothing_out(
+  trained_run: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  assert _run_filter(trained_run, b"", monkeypatch, capsys) == (0, [], "")
+  code, rows, _ = _run_filter(trained_run, b"\xff", monkeypatch, capsys)
+  assert (code, rows) == (4, [])
+
+
+class _Slow(io.RawIOBase):
+  """Hands out given pieces, as a pipe does."""
+
+  def __init__(self, pieces: list[bytes]) -> None:
+    self._pieces = pieces
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    piece = self._pieces.pop(0) if self._pieces else b""
+    buffer[: len(piece)] = piece
+    return len(piece)
+
+
+def test_lines_are_handed_on_as_they_come() -> None:
+  pieces = [b"a\nb", b"c", b"\n", b"\n\nd"]
+  blocks = read_lines(io.BufferedReader(_Slow(pieces)))
+  assert next(blocks) == [b"a"]
+  assert len(pieces) == 3
+  assert list(blocks) == [[b"bc"], [b"", b""], [b"d"]]
+
+
+def test_a_tab_in_a_line_leaves_the_columns_before_it_whole() -> None:
+  scorer = LineScorer(
+    Evaluator(build_model(len(VOCAB), 4, 6)), VOCAB, str, pytest.fail
+  )
+  (row,) = scorer.score([b"a\tb\tb"])
+  cells = row.split("\t", 4)
+  assert cells[4] == "a\tb\tb"
+  assert cells[1] == "6"
+
+
+def test_as_a_process_in_a_pipe(trained_run: pathlib.Path) -> None:
+  command = [sys.executable, str(ROOT / "eval.py"), f"--run_dir={trained_run}"]
+  with subprocess.Popen(
+    [*command, "--text=-", "--per_line"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    for word in WORDS[:3]:
+      process.stdin.write(f"{word}\n")
+      process.stdin.flush()
+      # Its answer comes before there is another line.
+      assert process.stdout.readline().endswith(f"\t{word}\n")
+    process.stdin.close()
+  assert process.returncode == 0

@@ -1,0 +1,64 @@
+"""What `sample.py` writes."""
+
+import io
+import json
+import pathlib
+import sys
+
+import pytest
+
+import sample as sample_binary
+
+
+@pytest.fixture
+def args(trained_run: pathlib.Path) -> list[str]:
+  return ["sample.py", f"--run_dir={trained_run}", "--num_chars=150"]
+
+
+def _printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+  assert sample_binary.main(args) == 0
+  captured = capsys.readouterr()
+  assert captured.err == ""
+  return captured.out
+
+
+def test_streamed_text_is_the_same(
+  args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+  args += ["--num_samples=3", "--prefix=the ", "--stop=g of", "--top_p=0.9"]
+  whole = _printed(args, capsys)
+  assert whole.count("-" * 20) == 2
+  assert whole.count("the ") >= 3
+  assert _printed([*args, "--stream"], capsys) == whole
+
+
+def test_objects_have_the_text_and_what_it_cost(
+  args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+  args += ["--num_samples=2", "--prefix=the ", "--stop=ki"]
+  texts = _printed(args, capsys).removesuffix("\n").split(f"\n{'-' * 20}\n")
+  lines = _printed([*args, "--format=jsonl"], capsys).splitlines()
+  samples = [json.loads(line) for line in lines]
+  assert ["the " + sample["text"] for sample in samples] == texts
+  assert [sample["sample"] for sample in samples] == [0, 1]
+  for sample in samples:
+    assert sample["prefix"] == "the "
+    assert len(sample["log_probs"]) == len(sample["text"])
+    assert max(sample["log_probs"]) < 0
+    assert sample["stopped"] == (len(sample["text"]) < 150)
+
+
+def test_a_prefix_comes_from_a_file_or_a_pipe(
+  args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  prefix = "my lord, the king\nof "
+  expected = _printed([*args, f"--prefix={prefix}"], capsys)
+  (tmp_path / "prefix.txt").write_text(prefix)
+  file = f"--prefix_file={tmp_path}/prefix.txt"
+  assert _printed([*args, file], capsys) == expected
+  stdin = io.TextIOWrapper(io.BytesIO(prefix.encode()))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  assert _printed([*args, "--prefix_file=-"], capsys) == expected
