@@ -10,7 +10,7 @@ from charlm.command import import_quietly, run_command, warn
 from charlm.config import Config, Experiment
 from charlm.corpus import load_text, sha256, split_text
 from charlm.machine import has_bfloat16
-from charlm.vocabulary import build_vocabulary, encode
+from charlm.vocabulary import NUM_SPECIAL, build_vocabulary, encode
 
 
 def define_flags() -> flags.FlagValues:
@@ -91,8 +91,9 @@ def train(args: Any) -> int:
     )
   strategy = create_strategy(args.num_replicas, config.batch_size)
   run = RunDir(args.run_dir)
-  initial, known = run.load_initial(config)
+  known = run.initial_vocabulary(config)
   vocab = build_vocabulary(text.split("\n"), known)
+  initial = run.load_initial(config, len(vocab))
   train_ids, valid_ids, held_out_ids = (
     encode(part, vocab) for part in dataclasses.astuple(split)
   )
@@ -109,7 +110,7 @@ def train(args: Any) -> int:
       f"{len(valid_ids):,} to choose by, {len(held_out_ids):,} held out, "
       f"vocabulary of {len(vocab)}"
     )
-    if initial and (new := vocab[len(known) :]):
+    if initial and len(known) > NUM_SPECIAL and (new := vocab[len(known) :]):
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     ids = (held_out_ids, valid_ids)
     return Session(args, run, trainer, vocab, *ids).run()

@@ -73,7 +73,9 @@ class Config:
     "float32", "float32, or bfloat16 for the GRU's matrix products"
   )
   init_from: str = _field(
-    "", "run whose weights to begin with; new characters are added to its own"
+    "",
+    "run, or file of Keras weights, to begin with; a run's characters keep "
+    "their ids, new ones follow",
   )
   seed: int = _field(0, "of the weights, the shuffles and the dropout")
 

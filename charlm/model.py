@@ -182,6 +182,11 @@ def num_weights(
   )
 
 
+def layer_names(num_layers: int) -> list[str]:
+  """Lists the layers in the order of their weights."""
+  return ["embedding", *map(_gru_name, range(num_layers)), "dense"]
+
+
 def _gru_name(layer: int) -> str:
   return f"gru_{layer}" if layer else "gru"
 

@@ -28,6 +28,7 @@ import tensorflow as tf
 from charlm.config import Config, Experiment, InputError
 from charlm.corpus import Split
 from charlm.files import write_atomically
+from charlm.imported import load_keras_weights
 from charlm.model import GRULM, build_model, num_weights
 from charlm.vocabulary import NO_CHARACTERS, vocabulary_from_json
 
@@ -240,18 +241,29 @@ class RunDir:
       "vocabulary.json: give another --checkpoint"
     )
 
-  def load_initial(self, config: Config) -> tuple[GRULM | None, list[str]]:
-    """Returns the model that this run begins with, and the characters it knows.
+  def initial_vocabulary(self, config: Config) -> list[str]:
+    """Returns the characters that this run knows before it sees its corpus."""
+    if not config.init_from:
+      return NO_CHARACTERS
+    if checkpoint_steps(self.recent):
+      return self.vocabulary()
+    source = RunDir(config.init_from)
+    return source.vocabulary() if source.exists() else NO_CHARACTERS
 
-    No model where none is asked for, or where this run has begun.
+  def load_initial(self, config: Config, vocab_size: int) -> GRULM | None:
+    """Returns the model that this run begins with.
+
+    None where none is asked for, or where this run has begun. That of another
+    run may know fewer characters than the vocabulary has, that of a file knows
+    them all.
 
     Raises InputError: no such model, or one of other sizes.
     """
-    if not config.init_from:
-      return None, NO_CHARACTERS
-    if checkpoint_steps(self.recent):
-      return None, self.vocabulary()
+    if not config.init_from or checkpoint_steps(self.recent):
+      return None
     source = RunDir(config.init_from)
+    if not source.path.is_dir():
+      return load_keras_weights(config.init_from, config, vocab_size)
     model, _ = source.load_model("latest")
     theirs = source.experiment().config
     for name in ("embedding_dim", "rnn_units", "num_layers"):
@@ -260,7 +272,7 @@ class RunDir:
           f"{name} is {here}, but {there} in {source.path}: give "
           f"--{name}={there}"
         )
-    return model, source.vocabulary()
+    return model
 
   def _refuse_links(self) -> None:
     folders = [self.recent, self.best, self.summaries]

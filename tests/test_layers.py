@@ -13,6 +13,7 @@ ROWS = [
   ["command", "corpus", "vocabulary"],
   ["dataset", "devices", "gru", "progress"],
   ["model", "optimizer", "provenance"],
+  ["imported"],
   ["training", "evaluation", "sampling", "run_dir"],
   ["checkpoints", "metrics", "dynamic", "linewise"],
   ["session", "reporting/analysis", "reporting/ngram"],

@@ -1,0 +1,131 @@
+"""Weights of a reader of the reference, saved with Keras 3 and with Keras 2."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import eval as eval_binary
+import train as train_binary
+from charlm.vocabulary import encode, vocabulary_from_json
+
+# As the reference has it; of which Keras is told by the module.
+_MODEL = """
+class GRULM(keras.Model):
+  def __init__(self, vocab_size, embedding_dim, rnn_units):
+    super().__init__()
+    self.embedding = keras.layers.Embedding(vocab_size, embedding_dim)
+    self.gru = keras.layers.GRU(
+      rnn_units, return_sequences=True, return_state=True
+    )
+    self.dense = keras.layers.Dense(vocab_size, activation=tf.nn.log_softmax)
+
+  def call(self, inputs):
+    x, _ = self.gru(self.embedding(inputs))
+    return self.dense(x)
+"""
+_SAVE_WITH_KERAS_2 = """
+import sys
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+{model}
+model = GRULM(*map(int, sys.argv[1:4]))
+model(tf.zeros([1, 2], tf.int32))
+model.set_weights([np.load(f"{{sys.argv[4]}}/{{i}}.npy") for i in range(6)])
+model.save_weights(f"{{sys.argv[4]}}/model")
+"""
+
+
+def _reference(vocab_size: int) -> keras.Model:
+  names = {"keras": keras, "tf": tf}
+  exec(_MODEL, names)
+  keras.utils.set_random_seed(3)
+  model = names["GRULM"](vocab_size, 8, 16)
+  model(np.zeros([1, 2], int))
+  model.set_weights([3 * weight + 0.1 for weight in model.get_weights()])
+  return model
+
+
+@pytest.fixture(scope="module")
+def vocab(trained_run: pathlib.Path) -> list[str]:
+  """Of the corpus that the tests share."""
+  return vocabulary_from_json((trained_run / "vocabulary.json").read_text())
+
+
+def _init_from(
+  path: pathlib.Path, run: pathlib.Path, train_args: list[str], *more: str
+) -> int:
+  args = [f"--init_from={path}", f"--run_dir={run}", "--epochs=0"]
+  return train_binary.main([*train_args, *args, *more])
+
+
+def _score(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> float:
+  capsys.readouterr()
+  assert eval_binary.main(["eval.py", f"--run_dir={run}", "--json"]) == 0
+  return json.loads(capsys.readouterr().out)["log_perplexity"]
+
+
+def _expected(model: keras.Model, text: str, vocab: list[str]) -> float:
+  ids = encode(text, vocab).astype(int)
+  log_probs = np.asarray(model(ids[np.newaxis, :-1]))[0]
+  return -log_probs[np.arange(len(ids) - 1), ids[1:]].mean()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_imported_weights_score_the_same(
+  version: int,
+  vocab: list[str],
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  model, run = _reference(len(vocab)), tmp_path / "run"
+  if version == 3:
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+  else:
+    path = tmp_path / "model"
+    for i, weight in enumerate(model.get_weights()):
+      np.save(tmp_path / f"{i}.npy", weight)
+    code = _SAVE_WITH_KERAS_2.format(model=_MODEL)
+    sizes = [str(len(vocab)), "8", "16"]
+    subprocess.run([sys.executable, "-c", code, *sizes, tmp_path], check=True)
+    assert (tmp_path / "model.index").exists()
+  assert _init_from(path, run, train_args) == 0
+  text = (run / "held_out.txt").read_text()
+  expected = _expected(model, text, vocab)
+  assert abs(_score(run, capsys) - expected) < 1e-5
+  # The run goes on without the file.
+  for file in tmp_path.glob("model*"):
+    file.unlink()
+  assert _init_from(path, run, train_args, "--epochs=1") == 0
+  assert abs(_score(run, capsys) - expected) > 0.1
+
+
+def test_weights_that_do_not_fit_are_refused(
+  vocab: list[str],
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  path = tmp_path / "model.weights.h5"
+  _reference(len(vocab) + 1).save_weights(path)
+  assert _init_from(path, tmp_path / "run", train_args) == 2
+  err = capsys.readouterr().err
+  there, here = [len(vocab) + 1, 8], [len(vocab), 8]
+  assert (
+    f"embedding/embeddings has the shape {there} in {path}, but {here}" in (err)
+  )
+  _reference(len(vocab)).save_weights(path)
+  assert _init_from(path, tmp_path / "run", train_args, "--rnn_units=9") == 2
+  err = capsys.readouterr().err
+  assert f"gru/cell/kernel has the shape [8, 48] in {path}, but [8, 27]" in err
+  assert _init_from(path, tmp_path / "run", train_args, "--num_layers=2") == 2
+  assert "has no weights of such a GRULM" in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
