@@ -57,7 +57,7 @@ class GRULM(keras.Model):
     self._recurrent_dropout_rate = recurrent_dropout_rate
     # All that cuDNN cannot do.
     only_fused = precision != "float32" or recurrent_dropout_rate > 0
-    self._rnn_units = rnn_units
+    self.rnn_units = rnn_units
     # Five times Keras' scale. Keras' Adam counts each occurrence of a character
     # apart, which makes its embeddings grow fast; from here, an Adam that sees
     # the whole gradient follows the same learning curve.
@@ -65,7 +65,7 @@ class GRULM(keras.Model):
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
-    self._num_layers = num_layers
+    self.num_layers = num_layers
     # One attribute a layer: a checkpoint may not see into a list of them.
     for i in range(num_layers):
       name = _gru_name(i)
@@ -80,15 +80,15 @@ class GRULM(keras.Model):
     """Makes the weights; Keras calls this with the shape of the ids."""
     self.embedding.build(input_shape)
     depth = self.embedding.output_dim
-    for i in range(self._num_layers):
+    for i in range(self.num_layers):
       getattr(self, _gru_name(i)).build([None, None, depth])
-      depth = self._rnn_units
+      depth = self.rnn_units
     self.dense.build([None, None, depth])
 
   def initial_states(self, batch_size: int | tf.Tensor) -> State:
     """Returns the zero state of `batch_size` rows."""
-    zeros = tf.zeros([batch_size, self._rnn_units])
-    return zeros if self._num_layers == 1 else (zeros,) * self._num_layers
+    zeros = tf.zeros([batch_size, self.rnn_units])
+    return zeros if self.num_layers == 1 else (zeros,) * self.num_layers
 
   def call(
     self,
@@ -150,7 +150,7 @@ class GRULM(keras.Model):
     `[B, V]` and the state after. The table is `input_table`, which such a loop
     computes once.
     """
-    cells = [getattr(self, _gru_name(i)).cell for i in range(self._num_layers)]
+    cells = [getattr(self, _gru_name(i)).cell for i in range(self.num_layers)]
 
     def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
       x, new_states = tf.gather(table, ids), []

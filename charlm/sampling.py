@@ -257,7 +257,7 @@ class GenerativeModel:
     for i in tf.range(length):
       log_probs, states = step(last, states)
       position = first + i - num_known
-      uniform = _uniform(seed, samples, position, len(self._vocab))
+      uniform = uniform_numbers(seed, samples, position, len(self._vocab))
       drawn = tf.cast(self._draw(log_probs, uniform), tf.int32)
       last = tf.where(position < 0, known[i], drawn)
       ids = ids.write(i, last)
@@ -268,7 +268,7 @@ class GenerativeModel:
   def _draw(
     self, log_probs: tf.Tensor, uniform: tf.Tensor | None = None
   ) -> tf.Tensor:
-    log_probs = _without_special(log_probs)
+    log_probs = without_special(log_probs)
     if self._limits and self._temperature:
       log_probs = allowed(log_probs, self._temperature, **self._limits)
     return temperature_random_sampling(log_probs, self._temperature, uniform)
@@ -310,22 +310,29 @@ def _join(pieces: Sequence[Sample]) -> Sample:
   )
 
 
-def _without_special(log_probs: tf.Tensor) -> tf.Tensor:
+def without_special(log_probs: tf.Tensor) -> tf.Tensor:
   """Makes the ids that stand for no character impossible, `[B, V]`."""
   impossible = tf.fill([tf.shape(log_probs)[0], NUM_SPECIAL], -float("inf"))
   return tf.concat([impossible, log_probs[:, NUM_SPECIAL:]], axis=1)
 
 
-def _uniform(
+def uniform_numbers(
   seed: tf.Tensor, samples: tf.Tensor, position: tf.Tensor, size: int
 ) -> tf.Tensor:
-  """Returns numbers in [0, 1) `[B, size]`, a function of all arguments."""
+  """Returns numbers in [0, 1) `[B, size]`, a function of all arguments.
+
+  Args:
+    seed: two words, uint32 `[2]`.
+    samples: the number of each row's sample, `[B]`.
+    position: of the characters in their samples, a scalar or `[B]`.
+    size: how many numbers a character takes.
+  """
   samples = tf.cast(samples, tf.uint32)
   keys = _threefry(seed[0], seed[1], samples, tf.zeros_like(samples))
   keys = [key[:, tf.newaxis] for key in keys]
-  position = tf.cast(position, tf.uint32)
   lanes = tf.cast(tf.range(size), tf.uint32)[tf.newaxis]
-  bits, _ = _threefry(*keys, tf.fill([1, size], position), lanes)
+  position = tf.cast(tf.reshape(position, [-1, 1]), tf.uint32)
+  bits, _ = _threefry(*keys, position + tf.zeros_like(lanes), lanes)
   # 24 bits: as many as a float32 holds.
   bits = tf.cast(
     tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32

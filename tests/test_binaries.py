@@ -16,6 +16,7 @@ import tensorflow as tf
 from conftest import ROOT
 
 import eval as eval_binary
+import export as export_binary
 import sample as sample_binary
 import train as train_binary
 from charlm.evaluation import Evaluator, Score
@@ -25,6 +26,7 @@ BINARIES = {
   "train.py": train_binary,
   "eval.py": eval_binary,
   "sample.py": sample_binary,
+  "export.py": export_binary,
 }
 
 
@@ -411,6 +413,14 @@ BAD_INPUT = [
   ),
   ("eval.py", ["--run_dir={run}", "--per_line", "--json"], "leave out"),
   ("eval.py", ["--run_dir={run}", "--per_line", "--dynamic"], "leave out"),
+  ("export.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("export.py", ["--run_dir={run}", "--format=onnx"], "format"),
+  ("export.py", ["--run_dir={run}", "--output={tmp}/few.txt"], "there already"),
+  (
+    "export.py",
+    ["--run_dir={run}", "--format=keras", "--output={tmp}/model"],
+    "does not end with .keras",
+  ),
   ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
   ("sample.py", ["--run_dir={run}", "--temperature=inf"], "temperature is inf"),
   ("sample.py", ["--run_dir={run}", "--num_samples=-3"], "num_samples"),

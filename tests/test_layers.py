@@ -15,7 +15,7 @@ ROWS = [
   ["model", "optimizer", "provenance"],
   ["imported"],
   ["training", "evaluation", "sampling", "run_dir"],
-  ["checkpoints", "metrics", "dynamic", "linewise"],
+  ["checkpoints", "metrics", "dynamic", "linewise", "exported"],
   ["session", "reporting/analysis", "reporting/ngram"],
   ["reporting/page"],
 ]
@@ -54,14 +54,14 @@ def test_imports_go_bottom_up(module: str) -> None:
   assert ours <= below
   assert not any(name.startswith("absl") for name in imported)
   assert not any(
-    name.split(".")[0] in ("train", "eval", "sample", "report")
+    name.split(".")[0] in ("train", "eval", "sample", "report", "export")
     for name in imported
   )
 
 
 def test_what_checks_the_flags_imports_no_tensorflow() -> None:
   code = (
-    "import sys, train, eval, sample, report\n"
+    "import sys, train, eval, sample, report, export\n"
     "slow = {'tensorflow', 'keras'} & set(sys.modules)\n"
     "sys.exit(f'imported: {slow}' if slow else 0)"
   )

@@ -14,9 +14,9 @@ from charlm.sampling import (
   Sample,
   _Tail,
   _threefry,
-  _uniform,
   allowed,
   temperature_random_sampling,
+  uniform_numbers,
 )
 from charlm.vocabulary import encode
 
@@ -63,7 +63,7 @@ def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
     temperature_random_sampling(
       tf.constant(LOG_PROBS, tf.float32),
       temperature,
-      _uniform(seed, tf.range(2_000), tf.constant(position), 7),
+      uniform_numbers(seed, tf.range(2_000), tf.constant(position), 7),
     )
     for position in range(NUM_DRAWS // 2_000)
   ]
@@ -156,7 +156,7 @@ def test_threefry_known_answers(
 
 def test_uniform_numbers_fill_the_unit_interval() -> None:
   seed = tf.constant([1, 2], tf.uint32)
-  u = _uniform(seed, tf.range(100), tf.constant(3), 1000).numpy()
+  u = uniform_numbers(seed, tf.range(100), tf.constant(3), 1000).numpy()
   assert 0 <= u.min() < 1e-4
   assert 1 - 1e-4 < u.max() < 1
   assert len(np.unique(u)) > 99_000

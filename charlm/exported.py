@@ -1,0 +1,187 @@
+"""Models for use without charlm: a SavedModel, and Keras' own file.
+
+Shapes: B texts, T characters of the longest, L layers, H rnn_units, V
+vocabulary size.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from charlm.files import write_atomically
+from charlm.model import GRULM, layer_names
+from charlm.sampling import (
+  temperature_random_sampling,
+  uniform_numbers,
+  without_special,
+)
+from charlm.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
+
+
+def save_saved_model(
+  model: GRULM, vocab: list[str], folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """Writes a SavedModel with the signatures of `TextModel`; returns its path.
+
+  Raises OSError: the folder cannot be written.
+  """
+  functions = TextModel(model, vocab).functions()
+  module = tf.Module()
+  module.weights = [variable.value for variable in model.variables]
+  for name, function in functions.items():
+    setattr(module, name, function)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  # Under another name until it is whole.
+  with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
+    path = os.path.join(parent, "model")
+    tf.saved_model.save(module, path, functions)
+    os.rename(path, folder)
+  return [folder]
+
+
+def save_keras(
+  model: GRULM, vocab: list[str], file: pathlib.Path
+) -> list[pathlib.Path]:
+  """Writes a model of ids `[B, T]` to log-probabilities `[B, T, V]`.
+
+  It is a functional one of Keras' own layers. Returns its path, and that of the
+  vocabulary beside it, a list of strings as JSON.
+
+  Raises OSError: the file cannot be written.
+  """
+  inputs = x = keras.Input([None], dtype="int32", name="ids")
+  first, *grus, last = [
+    getattr(model, name) for name in layer_names(model.num_layers)
+  ]
+  x = keras.layers.Embedding(
+    first.input_dim, first.output_dim, name="embedding"
+  )(x)
+  for gru in grus:
+    x = keras.layers.GRU(gru.units, return_sequences=True, name=gru.name)(x)
+  x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
+  plain = keras.Model(inputs, x)
+  plain.set_weights(model.get_weights())
+  file.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=file.parent) as parent:
+    path = os.path.join(parent, file.name)
+    plain.save(path)
+    os.rename(path, file)
+  vocabulary = file.with_suffix(".vocabulary.json")
+  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
+  return [file, vocabulary]
+
+
+class TextModel:
+  """A model that takes and returns strings."""
+
+  def __init__(self, model: GRULM, vocab: list[str]) -> None:
+    self._model = model
+    self._vocab = vocab
+
+  def functions(self) -> dict[str, Any]:
+    """Returns the graph functions by name: `score`, `step`, and so on."""
+    strings = tf.TensorSpec([None], tf.string)
+    states = tf.TensorSpec(
+      [None, self._model.num_layers, self._model.rnn_units]
+    )
+    types = {"length": tf.int32, "temperature": tf.float32, "seed": tf.int64}
+    numbers = [tf.TensorSpec([], dtype, name) for name, dtype in types.items()]
+    return {
+      "score": tf.function(self._score, [strings]),
+      "step": tf.function(self._step, [strings, states]),
+      "generate": tf.function(self._generate, [strings, *numbers]),
+      "vocabulary": tf.function(self._vocabulary, []),
+    }
+
+  def _vocabulary(self) -> dict[str, tf.Tensor]:
+    """Returns characters: those of each id, `[V]`."""
+    return {"characters": tf.constant(self._vocab)}
+
+  def _score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Scores texts `[B]`, each from the zero state and its second character.
+
+    Returns:
+      nats: of each character, `[B, T - 1]`, 0 after a text's end.
+      num_characters: scored ones, `[B]`.
+      log_perplexity: the mean of each text's nats, `[B]`; 0 without any.
+    """
+    ragged = line_to_tensor(texts, self._vocab)
+    ids = ragged.to_tensor(PADDING_ID)
+    counts = tf.maximum(ragged.row_lengths() - 1, 0)
+    num_targets = tf.maximum(tf.shape(ids)[1] - 1, 0)
+    # Character by character: a saved model cannot hold the fused layer's own
+    # gradient.
+    read = self._model.step_fn(self._model.input_table())
+    states = self._model.initial_states(tf.size(texts))
+    columns = tf.TensorArray(tf.float32, num_targets)
+    for t in tf.range(num_targets):
+      log_probs, states = read(ids[:, t], states)
+      nats = -tf.gather(log_probs, ids[:, t + 1], batch_dims=1)
+      columns = columns.write(t, nats)
+    scored = tf.sequence_mask(counts, num_targets)
+    nats = tf.where(scored, tf.transpose(columns.stack()), 0.0)
+    means = tf.math.divide_no_nan(
+      tf.reduce_sum(nats, axis=1), tf.cast(counts, nats.dtype)
+    )
+    return {"nats": nats, "num_characters": counts, "log_perplexity": means}
+
+  def _step(self, characters: tf.Tensor, states: tf.Tensor) -> dict:
+    """Reads a character of each text, `[B]`, from states `[B, L, H]`.
+
+    The states before a text's first character are zeros.
+
+    Returns:
+      log_probs: of the next character, `[B, V]`, in the vocabulary's order.
+      states: `[B, L, H]`.
+    """
+    ids = line_to_tensor(characters, self._vocab).to_tensor()
+    read = self._model.step_fn(self._model.input_table())
+    layers = tuple(tf.unstack(states, self._model.num_layers, axis=1))
+    log_probs, layers = read(ids[:, 0], layers)
+    return {"log_probs": log_probs, "states": tf.stack(layers, axis=1)}
+
+  def _generate(
+    self,
+    prefixes: tf.Tensor,
+    length: tf.Tensor,
+    temperature: tf.Tensor,
+    seed: tf.Tensor,
+  ) -> dict[str, tf.Tensor]:
+    """Continues prefixes `[B]` by `length` characters, an empty one a newline.
+
+    Text i is sample i of `sample.py` with this seed, up to rounding.
+
+    Returns texts: `[B]`, without the prefixes.
+    """
+    num_texts = tf.size(prefixes)
+    # A product of one row rounds differently.
+    rows = tf.range(tf.maximum(num_texts, 2))
+    prefixes = tf.gather(prefixes, rows % num_texts)
+    prefixes = tf.where(prefixes == "", "\n", prefixes)
+    ragged = line_to_tensor(prefixes, self._vocab)
+    num_known = tf.cast(ragged.row_lengths(), tf.int32)
+    known = tf.cast(ragged.to_tensor(PADDING_ID), tf.int32)
+    longest = tf.shape(known)[1]
+    words = tf.bitcast(seed, tf.uint32)  # [2], the lower one first
+    read = self._model.step_fn(self._model.input_table())
+    states = self._model.initial_states(tf.size(rows))
+    last = known[:, 0]
+    ids = tf.TensorArray(tf.int32, longest + length).write(0, last)
+    for i in tf.range(1, longest + length):
+      log_probs, states = read(last, states)
+      position = i - num_known  # of the character in each sample
+      uniform = uniform_numbers(words, rows, position, len(self._vocab))
+      drawn = temperature_random_sampling(
+        without_special(log_probs), temperature, uniform
+      )
+      given = known[:, tf.minimum(i, longest - 1)]
+      last = tf.where(position < 0, given, tf.cast(drawn, tf.int32))
+      ids = ids.write(i, last)
+    places = num_known[:, tf.newaxis] + tf.range(length)
+    drawn = tf.gather(tf.transpose(ids.stack()), places, batch_dims=1)
+    return {"texts": text_from_ids(drawn, self._vocab)[:num_texts]}

@@ -1,0 +1,68 @@
+"""Writes a trained model for use without charlm."""
+
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from charlm.command import import_quietly, run_command
+from charlm.config import InputError
+
+
+def define_flags() -> flags.FlagValues:
+  """Returns the flags."""
+  values = flags.FlagValues()
+  for name, default, text in (
+    ("run_dir", "runs/shakespeare", "folder of the run"),
+    ("checkpoint", "latest", "latest, best or a step"),
+    ("output", None, "folder, or file.keras; default: exported, model.keras"),
+  ):
+    flags.DEFINE_string(name, default, text, flag_values=values)
+  flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    ["saved_model", "keras"],
+    "saved_model: strings in and out; keras: ids in, log-probabilities out",
+    flag_values=values,
+  )
+  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+  return values
+
+
+def main(argv: list[str]) -> int:
+  """Exports; returns the exit code."""
+  return run_command(export, define_flags(), argv, __doc__)
+
+
+def export(args: Any) -> int:
+  """Exports by parsed flags; returns the exit code.
+
+  Raises:
+    InputError: bad input; nothing was written then.
+  """
+  is_keras = args.format == "keras"
+  default = "model.keras" if is_keras else "exported"
+  output = pathlib.Path(args.output or default)
+  if is_keras and output.suffix != ".keras":
+    raise InputError(
+      f"{output} does not end with .keras: give such an --output"
+    )
+  if output.exists():
+    raise InputError(f"{output} is there already: give another --output")
+  import_quietly("tensorflow", "keras")
+  from charlm.devices import let_gpu_memory_grow
+  from charlm.exported import save_keras, save_saved_model
+  from charlm.run_dir import RunDir
+
+  let_gpu_memory_grow()
+  run = RunDir(args.run_dir)
+  model, _ = run.load_model(args.checkpoint)
+  save = save_keras if is_keras else save_saved_model
+  for path in save(model, run.vocabulary(), output):
+    print(path)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
