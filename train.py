@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from charlm.command import import_quietly, run_command, warn
-from charlm.config import Config, Experiment
+from charlm.config import Config, Experiment, InputError
 from charlm.corpus import load_text, sha256, split_text
 from charlm.machine import has_bfloat16
 from charlm.vocabulary import NUM_SPECIAL, build_vocabulary, encode
@@ -45,6 +45,12 @@ def define_flags() -> flags.FlagValues:
     "GRU layer; auto: keras (cuDNN) on a GPU, else fused",
     flag_values=values,
   )
+  flags.DEFINE_list(
+    "profile_steps",
+    [],
+    "first,last: steps whose profile TensorBoard shows",
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     "deterministic",
     False,
@@ -73,6 +79,7 @@ def train(args: Any) -> int:
     InputError: bad input; nothing was written then.
   """
   config = config_of(args)
+  profile_steps = _steps(args.profile_steps)
   text = load_text(config.corpus, config.lowercase, config.raw)
   split = split_text(text, config)
   import_quietly("tensorflow", "keras")
@@ -113,7 +120,23 @@ def train(args: Any) -> int:
     if initial and len(known) > NUM_SPECIAL and (new := vocab[len(known) :]):
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     ids = (held_out_ids, valid_ids)
-    return Session(args, run, trainer, vocab, *ids).run()
+    return Session(args, run, trainer, vocab, *ids, profile_steps).run()
+
+
+def _steps(words: list[str]) -> tuple[int, ...]:
+  """Returns the steps to begin and to end a profile at, or none.
+
+  Raises InputError: not two numbers that rise.
+  """
+  try:
+    steps = tuple(map(int, words))
+    if not words or (len(steps) == 2 and 0 < steps[0] < steps[1]):
+      return steps
+  except ValueError:
+    pass
+  raise InputError(
+    f"profile_steps is {','.join(words)}: give two steps, such as 10,20"
+  )
 
 
 if __name__ == "__main__":

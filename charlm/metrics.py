@@ -1,12 +1,14 @@
 """The curves of a run, as lines of JSON and as TensorBoard's summaries."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
 from typing import Any
 
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from charlm.command import warn
 from charlm.files import write_atomically
@@ -23,6 +25,7 @@ class Metrics:
   def __init__(self, run: RunDir, step: int) -> None:
     """Opens both at a step, cutting off what a lost continuation wrote."""
     self._path = run.metrics
+    self._hparams = dataclasses.asdict(run.experiment().config)
     self._summaries = run.summaries
     self._unwritten = b""  # what the file lacks
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
@@ -79,9 +82,36 @@ class Metrics:
       split: tf.summary.create_file_writer(os.fspath(self._summaries / split))
       for split in ("train", "eval")
     }
+    with writers["eval"].as_default():
+      # The folder's name keeps runs apart that differ in nothing else.
+      hparams.hparams(self._hparams, trial_id=self._path.parent.name)
     for record in records or ():
       _summarize(record, writers)
     self._writers = writers
+
+
+class Profile:
+  """TensorFlow's profile of the steps between two, for TensorBoard."""
+
+  def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
+    """Takes the first and the last step, or none."""
+    self.steps = steps
+    self._folder = os.fspath(run.summaries / "train")
+    self._running = False
+
+  def at(self, step: int) -> None:
+    """Begins or ends the profile, if this is the step for it."""
+    if step == self.steps[0]:
+      tf.profiler.experimental.start(self._folder)
+      self._running = True
+    elif step == self.steps[1]:
+      self.close()
+
+  def close(self) -> None:
+    """Ends the profile, if it has begun, and writes it."""
+    if self._running:
+      tf.profiler.experimental.stop()
+    self._running = False
 
 
 def _summarize(

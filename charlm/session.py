@@ -10,14 +10,16 @@ import numpy as np
 from charlm.checkpoints import Checkpoints
 from charlm.command import DONE, LEFT_OUT, StopRequest, warn
 from charlm.evaluation import Evaluator, Score
-from charlm.metrics import Metrics
+from charlm.metrics import Metrics, Profile
 from charlm.progress import ProgressLine
 from charlm.provenance import describe_start, differences
 from charlm.run_dir import RunDir
 from charlm.sampling import GenerativeModel
 from charlm.training import Report, Trainer
+from charlm.vocabulary import decode
 
 _SAMPLE_CHARS = 500
+_PREFIX_CHARS = 100  # of the held-out text, which a sample continues
 
 
 class Session:
@@ -34,11 +36,13 @@ class Session:
     vocab: list[str],
     held_out_ids: np.ndarray,
     valid_ids: np.ndarray,
+    profile_steps: tuple[int, ...] = (),
   ) -> None:
     """Takes `train.py`'s flags, a locked run and an untrained trainer.
 
     The ids are of two texts `[N]`. If the second one is not empty it, and not
-    the first, tells which checkpoint is the best.
+    the first, tells which checkpoint is the best. The steps between two are
+    profiled.
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
     self._num_steps = args.epochs * steps_per_epoch
@@ -52,6 +56,8 @@ class Session:
     self._held_out_ids, self._valid_ids = held_out_ids, valid_ids
     self._evaluator = Evaluator(trainer.result)
     self._generator = GenerativeModel(trainer.result, vocab)
+    self._prefix = decode(held_out_ids[:_PREFIX_CHARS], vocab)
+    self._profile = Profile(run, profile_steps)
     averages = {"average": trainer.average} if trainer.average else {}
     self._checkpoints = Checkpoints(
       run,
@@ -74,7 +80,11 @@ class Session:
     """
     self._restore()
     first = self._trainer.step
-    with self._stop, contextlib.closing(self._metrics):
+    with (
+      self._stop,
+      contextlib.closing(self._metrics),
+      contextlib.closing(self._profile),
+    ):
       self._trainer.train(self._num_steps, self._report_every, self)
       step = self._trainer.step
       if step > first and not self._stop and self._last_score[0] != step:
@@ -112,6 +122,8 @@ class Session:
     return (
       (self._eval_every, self._evaluate),
       (self._save_every, self._save),
+      # A step at a time, so that the profile tells them apart.
+      *([(1, self._profile.at)] if self._profile.steps else []),
     )
 
   def should_stop(self) -> bool:
@@ -153,7 +165,12 @@ class Session:
       deciding = self._evaluator.stream(self._valid_ids)
       numbers["valid_loss"] = deciding.log_perplexity
       words = f", valid: log perplexity {deciding.log_perplexity:.4f}"
-    self._metrics.write(step, "eval", numbers | {"sample": self._sample()})
+    # From fixed prefixes and seeds, so that those of two steps compare.
+    samples = {
+      "sample": self._sample(),
+      "continuation": self._prefix + self._sample(self._prefix, 1),
+    }
+    self._metrics.write(step, "eval", numbers | samples)
     self._line.log(_describe_score(step, score) + words)
     self._note_best(step, deciding.log_perplexity)
 
@@ -176,8 +193,8 @@ class Session:
       self._last_score = step, self._evaluator.stream(self._held_out_ids)
     return self._last_score[1]
 
-  def _sample(self) -> str:
-    return self._generator.sample(_SAMPLE_CHARS, "\n")[0].text
+  def _sample(self, prefix: str = "\n", seed: int = 0) -> str:
+    return self._generator.sample(_SAMPLE_CHARS, prefix, 1, seed)[0].text
 
   def _describe(self, start: dict[str, Any]) -> str:
     model, batches = self._trainer.model, self._trainer.batches

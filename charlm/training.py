@@ -148,7 +148,9 @@ class Trainer:
       next_due = min((step // every + 1) * every for every in periods)
       stop = min(next_due, num_steps, step + self._steps_per_call)
       start = time.perf_counter()
-      loss = self._run_steps(step, stop)
+      # What a profile, if there is one, shows as a step.
+      with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
+        loss = self._run_steps(step, stop)
       call_seconds = time.perf_counter() - start
       self._adapt_steps_per_call(call_seconds / (stop - step))
       call_characters = (stop - step) * self.batches.characters_per_step

@@ -9,11 +9,13 @@ import logging
 import pathlib
 import random
 import resource
+import shutil
 from collections.abc import Iterator
 
 import keras
 import pytest
 import tensorflow as tf
+from playwright.sync_api import Browser, sync_playwright
 
 from charlm.checkpoints import Checkpoints
 from charlm.config import Config, Experiment
@@ -109,6 +111,17 @@ def trained_run(
   path = tmp_path_factory.mktemp("runs") / "trained"
   assert train.main([*train_args, f"--run_dir={path}", "--epochs=3"]) == 0
   return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+  """Debian's Chromium, without a window."""
+  chromium = shutil.which("chromium")
+  if not chromium:
+    pytest.skip("no chromium is installed")
+  with sync_playwright() as playwright:
+    args = ["--no-sandbox"]  # which refuses to run as root
+    yield playwright.chromium.launch(executable_path=chromium, args=args)
 
 
 EXPERIMENT = Experiment(Config(embedding_dim=4, rnn_units=6), "0" * 64)
