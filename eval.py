@@ -16,33 +16,40 @@ from charlm.vocabulary import encode, unknown_characters
 def define_flags() -> flags.FlagValues:
   """Returns the flags."""
   values = flags.FlagValues()
-  for name, default, text in (
+  what, how, output = (
+    {"flag_values": values, "module_name": title}
+    for title in ("What is scored", "How", "Output")
+  )
+  for name, default, words in (
     ("run_dir", "runs/shakespeare", "folder of the run"),
     ("checkpoint", "latest", "latest, best or a step"),
     ("text", None, "file to score, - for stdin; else the run's held-out text"),
   ):
-    flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_string(name, default, words, **what)
   flags.DEFINE_enum(
     "protocol",
     "stream",
     ["stream", "windows", "lines"],
-    "what a character is predicted from: all before it, a window, its line",
-    flag_values=values,
+    "a character is predicted from all before it, a window, its line",
+    **how,
   )
-  for name, default, least, text in (
+  for name, default, least, words in (
     ("window", 256, 1, "characters of a window"),
     ("stride", 0, 0, "characters from one window to the next; 0: a window"),
   ):
-    flags.DEFINE_integer(
-      name, default, text, lower_bound=least, flag_values=values
-    )
-  for name, text in (
-    ("dynamic", "learn from each part of the stream once it is scored"),
-    ("json", "print one JSON object"),
-    ("per_line", "score each line: nats, characters, bits, worst one, line"),
-    ("help", "show this help"),
+    flags.DEFINE_integer(name, default, words, lower_bound=least, **how)
+  for name, words, group in (
+    ("dynamic", "learn from each part of the stream once it is scored", how),
+    ("json", "print one JSON object", output),
+    (
+      "per_line",
+      "score each line as it comes, alone: nats, characters, bits per "
+      "character, the one that cost the most, and the line",
+      output,
+    ),
+    ("help", "show this help", output),
   ):
-    flags.DEFINE_bool(name, False, text, flag_values=values)
+    flags.DEFINE_bool(name, False, words, **group)
   return values
 
 

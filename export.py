@@ -13,20 +13,21 @@ from charlm.config import InputError
 def define_flags() -> flags.FlagValues:
   """Returns the flags."""
   values = flags.FlagValues()
+  group = {"flag_values": values, "module_name": "Flags"}
   for name, default, text in (
     ("run_dir", "runs/shakespeare", "folder of the run"),
     ("checkpoint", "latest", "latest, best or a step"),
     ("output", None, "folder, or file.keras; default: exported, model.keras"),
   ):
-    flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_string(name, default, text, **group)
   flags.DEFINE_enum(
     "format",
     "saved_model",
     ["saved_model", "keras"],
     "saved_model: strings in and out; keras: ids in, log-probabilities out",
-    flag_values=values,
+    **group,
   )
-  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+  flags.DEFINE_bool("help", False, "show this help", **group)
   return values
 
 

@@ -15,16 +15,17 @@ from charlm.files import write_atomically
 def define_flags() -> flags.FlagValues:
   """Returns the flags."""
   values = flags.FlagValues()
+  group = {"flag_values": values, "module_name": "Flags"}
   flags.DEFINE_list(
-    "run_dir", ["runs/shakespeare"], "folders of runs", flag_values=values
+    "run_dir", ["runs/shakespeare"], "folders of runs, comma-separated", **group
   )
   for name, default, text in (
     ("checkpoint", "latest", "latest, best or a step"),
     ("corpus", None, "the training text of the first run, for the yardsticks"),
     ("output", "report.html", "the page"),
   ):
-    flags.DEFINE_string(name, default, text, flag_values=values)
-  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+    flags.DEFINE_string(name, default, text, **group)
+  flags.DEFINE_bool("help", False, "show this help", **group)
   return values
 
 

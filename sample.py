@@ -18,45 +18,45 @@ SEPARATOR = "-" * 20
 def define_flags() -> flags.FlagValues:
   """Returns the flags."""
   values = flags.FlagValues()
-  for name, default, text in (
-    ("run_dir", "runs/shakespeare", "folder of the run"),
-    ("checkpoint", "latest", "latest, best or a step"),
-    ("prefix", "", "what the text starts with; else it starts a line"),
-    ("prefix_file", None, "file with that instead, - for stdin"),
-    ("stop", "", "the text ends before it holds this"),
+  run, text, draw, output = (
+    {"flag_values": values, "module_name": title}
+    for title in ("The run", "The text", "How it is drawn", "Output")
+  )
+  for name, default, words, group in (
+    ("run_dir", "runs/shakespeare", "folder of the run", run),
+    ("checkpoint", "latest", "latest, best or a step", run),
+    ("prefix", "", "what the text starts with; else it starts a line", text),
+    ("prefix_file", None, "file with that instead, - for stdin", text),
+    ("stop", "", "the text ends before it holds this", text),
   ):
-    flags.DEFINE_string(name, default, text, flag_values=values)
-  for name, default, least, most, text in (
-    ("num_chars", 1000, 1, 10**8, "characters after the prefix, at most"),
-    ("num_samples", 1, 1, 10**6, "texts; each is the same however many"),
-    ("seed", 0, 0, 2**64 - 1, "the same seed gives the same text"),
-    ("top_k", 0, 0, 10**6, "draw among the likeliest so many; 0: all"),
+    flags.DEFINE_string(name, default, words, **group)
+  for name, default, least, most, words, group in (
+    ("num_chars", 1000, 1, 10**8, "characters after the prefix at most", text),
+    ("num_samples", 1, 1, 10**6, "texts; each is the same however many", text),
+    ("seed", 0, 0, 2**64 - 1, "the same seed gives the same text", draw),
+    ("top_k", 0, 0, 10**6, "among the likeliest so many; 0: all", draw),
   ):
     flags.DEFINE_integer(
-      name,
-      default,
-      text,
-      lower_bound=least,
-      upper_bound=most,
-      flag_values=values,
+      name, default, words, lower_bound=least, upper_bound=most, **group
     )
-  for name, default, text in (
+  for name, default, words in (
     ("temperature", 1.0, "0 is greedy; higher is wilder"),
-    ("top_p", 1.0, "draw among the fewest with this share of probability"),
-    ("min_p", 0.0, "draw among those with this share of the likeliest's"),
+    ("top_p", 1.0, "among the fewest that have this share of probability"),
+    ("min_p", 0.0, "among those with this share of the likeliest's or more"),
   ):
-    flags.DEFINE_float(name, default, text, flag_values=values)
+    flags.DEFINE_float(name, default, words, **draw)
   flags.DEFINE_enum(
     "format",
     "text",
     ["text", "jsonl"],
-    "jsonl: an object a text, with each character's log-probability",
-    flag_values=values,
+    "jsonl is an object a text, with each character's log-probability",
+    **output,
   )
-  flags.DEFINE_bool(
-    "stream", False, "print the text as it is drawn", flag_values=values
-  )
-  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+  for name, words in (
+    ("stream", "print the text as it is drawn"),
+    ("help", "show this help"),
+  ):
+    flags.DEFINE_bool(name, False, words, **output)
   return values
 
 

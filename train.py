@@ -24,40 +24,41 @@ def define_flags() -> flags.FlagValues:
   }
   for field in dataclasses.fields(Config):
     define[field.type](
-      field.name, field.default, field.metadata["help"], flag_values=values
+      field.name,
+      field.default,
+      field.metadata["help"],
+      flag_values=values,
+      module_name=field.metadata["group"],
     )
-  flags.DEFINE_string(
-    "run_dir", "runs/shakespeare", "folder of the run", flag_values=values
-  )
+  run = {"flag_values": values, "module_name": "The run"}
+  flags.DEFINE_string("run_dir", "runs/shakespeare", "folder of the run", **run)
   for name, default, least, text in (
     ("num_replicas", 0, 0, "GPUs or CPU devices; 0: all GPUs, else all cores"),
     ("checkpoint_every_steps", 0, 0, "steps between saves; 0: a quarter epoch"),
     ("summary_every_steps", 0, 0, "steps a reported mean spans; 0: 1/80 epoch"),
     ("max_to_keep", 3, 1, "how many of the latest checkpoints to keep"),
   ):
-    flags.DEFINE_integer(
-      name, default, text, lower_bound=least, flag_values=values
-    )
+    flags.DEFINE_integer(name, default, text, lower_bound=least, **run)
   flags.DEFINE_enum(
     "gru",
     "auto",
     ["auto", "fused", "keras"],
-    "GRU layer; auto: keras (cuDNN) on a GPU, else fused",
-    flag_values=values,
+    "the layer; auto is keras (cuDNN) on a GPU, else fused",
+    **run,
   )
   flags.DEFINE_list(
     "profile_steps",
     [],
     "first,last: steps whose profile TensorBoard shows",
-    flag_values=values,
+    **run,
   )
   flags.DEFINE_bool(
     "deterministic",
     False,
     "on GPUs, repeat results bit by bit, more slowly; CPUs do so always",
-    flag_values=values,
+    **run,
   )
-  flags.DEFINE_bool("help", False, "show this help", flag_values=values)
+  flags.DEFINE_bool("help", False, "show this help", **run)
   return values
 
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -26,7 +27,8 @@ def run_command(
     command: takes the parsed flags, returns the exit code.
     flag_values: absl's `FlagValues` with a boolean `help`.
     argv: the program's name and its arguments.
-    usage: shown by `--help` above the flags.
+    usage: shown by `--help` above the flags, which stand under the names of
+      their modules.
 
   Returns:
     The exit code: bad input, in flags or files, is one line on stderr and 2.
@@ -41,7 +43,7 @@ def run_command(
   try:
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if flag_values.help:
-      print(f"{usage}\n{flag_values.get_help()}")
+      print(_help(name, usage, flag_values))
     exit_code = DONE if flag_values.help else command(flag_values)
     sys.stdout.flush()
     return exit_code
@@ -57,6 +59,29 @@ def run_command(
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # before or after the steps, nothing is to save
     return 128 + signal.SIGINT
+
+
+def _help(name: str, usage: str, flag_values: Any) -> str:
+  """Returns what `--help` prints, at most 80 columns wide."""
+  lines = [usage, "", f"{name} [--flag=value ...]"]
+  for title, flags in flag_values.flags_by_module_dict().items():
+    lines += ["", title]
+    for flag in flags:
+      value = "" if flag.default is None else flag.default_as_str.strip("'")
+      default = "" if flag.boolean else "=" + value.removesuffix(".0")
+      words = flag.help
+      if values := getattr(flag.parser, "enum_values", None):
+        # In the place of <one|other>.
+        words = f"{', '.join(values)}: {words.partition(': ')[2]}"
+      left = f"  --{flag.name}{default}"
+      lines += textwrap.wrap(
+        words,
+        width=79,
+        initial_indent=f"{left:<33} ",
+        subsequent_indent=" " * 34,
+        break_long_words=False,
+      )
+  return "\n".join(lines)
 
 
 def import_quietly(*modules: str) -> None:

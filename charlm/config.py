@@ -13,12 +13,21 @@ class InputError(ValueError):
   """Bad input: its text names the remedy, in one line for a terminal."""
 
 
-def _field(default: Any, text: str) -> Any:
-  return dataclasses.field(default=default, metadata={"help": text})
-
-
 class DivergedError(ArithmeticError):
   """The loss or the gradient is not finite."""
+
+
+def _fields(group: str) -> Callable[[Any, str], Any]:
+  """Returns what declares the fields of a group, under a title in `--help`."""
+  return lambda default, text: dataclasses.field(
+    default=default, metadata={"group": group, "help": text}
+  )
+
+
+_text = _fields("The text")
+_model = _fields("The model")
+_training = _fields("Training")
+_optimizer = _fields("The optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,56 +37,64 @@ class Config:
   Raises InputError: a value is of the wrong type or out of range.
   """
 
-  corpus: str = _field(
+  corpus: str = _text(
     "shakespeare", "that name, or files, globs and folders, comma-separated"
   )
-  raw: bool = _field(False, "leave the corpus as it is: no line is cleaned")
-  lowercase: bool = _field(False, "lower-case the corpus")
-  eval_lines: int = _field(1000, "lines held out at the corpus's end")
-  eval_chars: int = _field(0, "characters held out instead; 0: eval_lines")
-  valid_lines: int = _field(
+  raw: bool = _text(False, "leave the corpus as it is: no line is cleaned")
+  lowercase: bool = _text(False, "lower-case the corpus")
+  eval_lines: int = _text(1000, "lines held out at the corpus's end")
+  eval_chars: int = _text(0, "characters held out instead; 0: eval_lines")
+  valid_lines: int = _text(
     0, "lines before those that choose the best checkpoint and the end"
   )
-  seq_length: int = _field(100, "characters of a training window")
-  batch_size: int = _field(64, "windows in a step, over all replicas")
-  carry_state: bool = _field(
-    False, "each row of a batch goes on in the text where it stopped"
-  )
-  reset_rate: float = _field(
-    0.0, "chance that a row of carry_state starts from the zero state instead"
-  )
-  epochs: int = _field(10, "passes over the corpus; more extend a finished run")
-  patience: int = _field(
-    0, "evaluations without a new best before the end; 0: all epochs"
-  )
-  eval_every_steps: int = _field(0, "steps between evaluations; 0: an epoch")
-  embedding_dim: int = _field(256, "size of a character's embedding")
-  rnn_units: int = _field(512, "size of each GRU layer's state")
-  num_layers: int = _field(1, "GRU layers")
-  dropout_rate: float = _field(0.0, "share of each layer's outputs to drop")
-  recurrent_dropout_rate: float = _field(
+  embedding_dim: int = _model(256, "size of a character's embedding")
+  rnn_units: int = _model(512, "size of each GRU layer's state")
+  num_layers: int = _model(1, "GRU layers")
+  dropout_rate: float = _model(0.0, "share of each layer's outputs to drop")
+  recurrent_dropout_rate: float = _model(
     0.0, "share of the recurrent weights to drop in each step"
   )
-  learning_rate: float = _field(0.00125, "largest step size of Adam")
-  schedule: str = _field("constant", "constant, or cosine: to zero at the end")
-  warmup_steps: int = _field(0, "steps in which a cosine's rate first rises")
-  beta_2: float = _field(0.999, "decay of Adam's mean of squared gradients")
-  weight_decay: float = _field(
-    0.0, "share of each weight that a rate of 1 takes"
-  )
-  clip_norm: float = _field(0.0, "largest norm of the gradient; 0: no clipping")
-  ema_decay: float = _field(
+  ema_decay: float = _model(
     0.0, "decay of an average of the weights, used in their place; 0: none"
   )
-  precision: str = _field(
+  precision: str = _model(
     "float32", "float32, or bfloat16 for the GRU's matrix products"
   )
-  init_from: str = _field(
+  init_from: str = _model(
     "",
     "run, or file of Keras weights, to begin with; a run's characters keep "
     "their ids, new ones follow",
   )
-  seed: int = _field(0, "of the weights, the shuffles and the dropout")
+  seq_length: int = _training(100, "characters of a training window")
+  batch_size: int = _training(64, "windows in a step, over all replicas")
+  carry_state: bool = _training(
+    False, "each row of a batch goes on in the text where it stopped"
+  )
+  reset_rate: float = _training(
+    0.0, "chance that a row of carry_state starts from the zero state instead"
+  )
+  epochs: int = _training(
+    10, "passes over the corpus; more extend a finished run"
+  )
+  patience: int = _training(
+    0, "evaluations without a new best before the end; 0: all epochs"
+  )
+  eval_every_steps: int = _training(0, "steps between evaluations; 0: an epoch")
+  seed: int = _training(0, "of the weights, the shuffles and the dropout")
+  learning_rate: float = _optimizer(0.00125, "largest step size of Adam")
+  schedule: str = _optimizer(
+    "constant", "constant, or cosine: to zero at the end"
+  )
+  warmup_steps: int = _optimizer(
+    0, "steps in which a cosine's rate first rises"
+  )
+  beta_2: float = _optimizer(0.999, "decay of Adam's mean of squared gradients")
+  weight_decay: float = _optimizer(
+    0.0, "share of each weight that a rate of 1 takes"
+  )
+  clip_norm: float = _optimizer(
+    0.0, "largest norm of the gradient; 0: no clipping"
+  )
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
