@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class InputError(ValueError):
@@ -50,6 +50,9 @@ class Config:
   embedding_dim: int = _model(256, "size of a character's embedding")
   rnn_units: int = _model(512, "size of each GRU layer's state")
   num_layers: int = _model(1, "GRU layers")
+  layer_norm: bool = _model(
+    False, "normalise what each layer's state adds to its gates"
+  )
   dropout_rate: float = _model(0.0, "share of each layer's outputs to drop")
   recurrent_dropout_rate: float = _model(
     0.0, "share of the recurrent weights to drop in each step"

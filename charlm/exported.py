@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from charlm.config import InputError
 from charlm.files import write_atomically
 from charlm.model import GRULM, layer_names
 from charlm.sampling import (
@@ -52,8 +53,14 @@ def save_keras(
   It is a functional one of Keras' own layers. Returns its path, and that of the
   vocabulary beside it, a list of strings as JSON.
 
-  Raises OSError: the file cannot be written.
+  Raises:
+    InputError: a model with layer normalisation.
+    OSError: the file cannot be written.
   """
+  if getattr(model.gru, "gain", None) is not None:
+    raise InputError(
+      "Keras' GRU has no layer normalisation: give --format=saved_model"
+    )
   inputs = x = keras.Input([None], dtype="int32", name="ids")
   first, *grus, last = [
     getattr(model, name) for name in layer_names(model.num_layers)

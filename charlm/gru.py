@@ -13,28 +13,36 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+_EPSILON = 1e-5  # added to a variance, which may be 0
+
 
 class FusedGRU(keras.layers.GRU):
   """A `keras.layers.GRU` with the same weights and a faster loop over time.
 
-  It computes what keras.layers.GRU(units, return_sequences=True,
-  return_state=True) does, and their weights and checkpoints are interchangeable
-  (but a .weights.h5 file of a functional model names its layers by class). Its
-  gradients cannot be differentiated again.
+  Without layer normalisation it computes what keras.layers.GRU(units,
+  return_sequences=True, return_state=True) does, and their weights and
+  checkpoints are interchangeable (but a .weights.h5 file of a functional model
+  names its layers by class). Its gradients cannot be differentiated again.
+
+  With layer normalisation (Ba et al. 2016), what the previous state adds to a
+  gate has mean 0 and variance 1 over the gate's units, times a gain of each
+  unit's own.
   """
 
   def __init__(
     self,
     units: int,
     precision: str = "float32",
+    layer_norm: bool = False,
     **kwargs: Any,
   ) -> None:
-    """Takes H and how matrix products round.
+    """Takes H, how matrix products round, and whether to normalise.
 
     Args:
       units: H.
       precision: "bfloat16" rounds the factors and the result of each matrix
         product to bfloat16, in training alone; "float32" rounds nothing.
+      layer_norm: whether to normalise; the layer then has a weight more.
       **kwargs: name and dtype of the layer.
 
     Raises ValueError: another precision.
@@ -43,6 +51,15 @@ class FusedGRU(keras.layers.GRU):
       raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
     super().__init__(units, return_sequences=True, return_state=True, **kwargs)
     self.precision = precision
+    self._layer_norm = layer_norm
+    self.gain = None  # [3H], for z, r, n
+
+  def build(self, input_shape: Any) -> None:
+    """Makes the weights; Keras calls this."""
+    super().build(input_shape)
+    if self._layer_norm:
+      shape = [3 * self.units]
+      self.gain = self.add_weight(shape, initializer="ones", name="gain")
 
   def call(
     self,
@@ -113,6 +130,7 @@ class FusedGRU(keras.layers.GRU):
       recurrent_kernel,
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
       tf.cast(state, self.compute_dtype),
+      *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
     )
     outputs.set_shape([features.shape[2], features.shape[0], self.units])
     return outputs, outputs[:, -1]
@@ -124,15 +142,19 @@ def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def step(
-  cell: keras.layers.GRUCell, projected: tf.Tensor, state: tf.Tensor
+  layer: keras.layers.GRU, projected: tf.Tensor, state: tf.Tensor
 ) -> tf.Tensor:
   """Returns the state `[B, H]` after one projected input `[B, 3H]`."""
+  cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)
-  sizes = [2 * cell.units, cell.units]
+  if getattr(layer, "gain", None) is not None:
+    normal, _ = _normalise(tf.transpose(recurrent), units)
+    recurrent = tf.transpose(normal) * layer.gain
+  sizes = [2 * units, units]
   input_zr, input_n = tf.split(projected, sizes, axis=1)
   recurrent_zr, recurrent_n = tf.split(recurrent, sizes, axis=1)
   z, r = tf.split(tf.sigmoid(input_zr + recurrent_zr), 2, axis=1)
-  bias = tf.convert_to_tensor(cell.bias)[1, -cell.units :]
+  bias = tf.convert_to_tensor(cell.bias)[1, -units:]
   n = tf.tanh(input_n + r * (recurrent_n + bias))
   return n + z * (state - n)
 
@@ -152,39 +174,72 @@ def _recurrence(
   recurrent_kernel: tf.Tensor,
   bias: tf.Tensor,
   state: tf.Tensor,
+  *gain: tf.Tensor,
 ) -> tuple[tf.Tensor, Callable[..., Any]]:
   """Returns the outputs `[B, T, H]`, and the function for the gradients.
 
   It takes features `[T, D, B]`, whose dtype matrix products have, a kernel
   `[D, 3H]` for n, z, r, a recurrent kernel `[H, 3H]` for z, r, n, the
-  candidate's recurrent bias `[H]`, and the state `[B, H]`.
+  candidate's recurrent bias `[H]`, the state `[B, H]`, and for layer
+  normalisation the gain `[3H]`.
   """
   dtype, units = state.dtype, state.shape[1]
   kernel = tf.cast(kernel, features.dtype)
   recurrent_kernel = tf.cast(recurrent_kernel, features.dtype)
-  states, saved = _forward(features, kernel, recurrent_kernel, bias, state)
+  args = (features, kernel, recurrent_kernel, bias, state, *gain)
+  states, saved = _forward(*args)
 
   def gradient(d_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
     d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [T, H, B]
-    d_gates, d_state = _backward(d_outputs, recurrent_kernel, states, saved)
+    d_rows, d_state = _backward(
+      d_outputs, recurrent_kernel, states, saved, *gain
+    )
     # One product over all steps for each kernel, not a sum of T products.
-    d_gates = _columns(d_gates)  # [4H, T * B]
-    d_inputs, d_recurrent = d_gates[: 3 * units], d_gates[units:]
+    d_rows = _columns(d_rows)  # [4H or 7H, T * B]
+    d_inputs, d_recurrent = d_rows[: 3 * units], d_rows[-3 * units :]
+    d_gates = tf.cast(d_rows[units : 4 * units], dtype)  # z, r, n
     previous = _columns(tf.cast(states[:-1], features.dtype))  # [H, T * B]
     d_kernel = tf.matmul(_columns(features), d_inputs, transpose_b=True)
     d_recurrent_kernel = tf.matmul(previous, d_recurrent, transpose_b=True)
     d_features = tf.reshape(  # dropped from the graph if nothing needs it
       tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])
     )
+    d_gain = [
+      tf.reduce_sum(d_gates * _columns(saved[-2].stack()), axis=1) for _ in gain
+    ]
     return (
       tf.transpose(d_features, [1, 0, 2]),
       tf.cast(d_kernel, dtype),
       tf.cast(d_recurrent_kernel, dtype),
-      tf.reduce_sum(tf.cast(d_gates[3 * units :], dtype), axis=1),
+      tf.reduce_sum(d_gates[2 * units :], axis=1),
       tf.transpose(d_state),
+      *d_gain,
     )
 
   return tf.transpose(states[1:], [2, 0, 1]), gradient
+
+
+def _normalise(x: tf.Tensor, units: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Gives x `[3H, B]` mean 0 and variance 1 over the units of each gate.
+
+  Returns that, and by what the deviations from the mean were multiplied,
+  `[3, 1, B]`.
+  """
+  x = tf.reshape(x, [3, units, -1])
+  x -= tf.reduce_mean(x, axis=1, keepdims=True)
+  variance = tf.reduce_mean(tf.square(x), axis=1, keepdims=True)
+  scale = tf.math.rsqrt(variance + _EPSILON)
+  return tf.reshape(x * scale, [3 * units, -1]), scale
+
+
+def _normalise_gradient(
+  normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor, units: int
+) -> tf.Tensor:
+  """Returns the gradient `[3H, B]` of x, given `_normalise`'s results."""
+  normal, gradient = (tf.reshape(y, [3, units, -1]) for y in (normal, gradient))
+  gradient -= tf.reduce_mean(gradient, axis=1, keepdims=True)
+  product = tf.reduce_mean(gradient * normal, axis=1, keepdims=True)
+  return tf.reshape((gradient - normal * product) * scale, [3 * units, -1])
 
 
 def _columns(x: tf.Tensor) -> tf.Tensor:
@@ -199,6 +254,7 @@ def _forward(
   recurrent_kernel: tf.Tensor,
   bias: tf.Tensor,
   state: tf.Tensor,
+  *gain: tf.Tensor,
 ) -> tuple[tf.Tensor, tuple[tf.TensorArray, ...]]:
   """Returns the T + 1 states `[T + 1, H, B]` and what `_backward` needs."""
   dtype, units = state.dtype, state.shape[1]
@@ -208,15 +264,20 @@ def _forward(
   # The features may know the number of rows where the state does not.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[2]])
   shape = state.shape
-  bias = bias[:, None] + tf.zeros_like(state)  # broadcast once
+  columns = tf.zeros_like(state[:1])
+  bias, *gain = (x[:, None] + columns for x in (bias, *gain))  # broadcast once
 
   def step(
     t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
   ) -> tuple[Any, ...]:
     inputs = tf.matmul(kernel, features[t])
     recurrent = tf.matmul(recurrent_kernel, tf.cast(state, features.dtype))
+    recurrent, norm = tf.cast(recurrent, dtype), ()
+    for g in gain:
+      norm = _normalise(recurrent, units)
+      recurrent = norm[0] * g
     input_n, input_zr = tf.split(tf.cast(inputs, dtype), [units, 2 * units])
-    zr, recurrent_n = tf.split(tf.cast(recurrent, dtype), [2 * units, units])
+    zr, recurrent_n = tf.split(recurrent, [2 * units, units])
     zr = tf.sigmoid(input_zr + zr)
     z, r = tf.split(zr, 2)
     recurrent_n += bias
@@ -224,20 +285,18 @@ def _forward(
     state = n + z * (state - n)
     state.set_shape(shape)
     states, *saved = arrays
-    values = zip(saved, (zr, n, recurrent_n), strict=True)
+    values = zip(saved, (zr, n, recurrent_n, *norm), strict=True)
     saved = [array.write(t, value) for array, value in values]
     return t + 1, state, states.write(t + 1, state), *saved
 
+  shapes = [shape, [2 * units, shape[1]], shape, shape]
+  if gain:
+    shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]
   states, *saved = (
-    tf.TensorArray(
-      dtype, size, element_shape=[rows, shape[1]], clear_after_read=False
+    tf.TensorArray(dtype, size, element_shape=element, clear_after_read=False)
+    for size, element in zip(
+      [num_steps + 1] + [num_steps] * 5, shapes, strict=False
     )
-    for size, rows in [
-      (num_steps + 1, units),
-      (num_steps, 2 * units),
-      (num_steps, units),
-      (num_steps, units),
-    ]
   )
   _, _, states, *saved = tf.while_loop(
     lambda t, *_: t < num_steps,
@@ -253,42 +312,51 @@ def _backward(
   recurrent_kernel: tf.Tensor,
   states: tf.Tensor,
   saved: tuple[tf.TensorArray, ...],
+  *gain: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """Propagates the gradient of the outputs `[T, H, B]` back in time.
 
   Returns:
     The gradient `[T, 4H, B]` of what enters n, z, r, and of the recurrent part
-    of n: its first 3H rows are that of the projected features, its last 3H rows
-    that of the projected state. And the initial state's gradient `[H, B]`.
+    of n; with a gain `[T, 7H, B]`, since that of z, r, n before normalisation
+    follows. So the first 3H rows are that of the projected features, the last
+    3H rows that of the projected state. And the initial state's gradient
+    `[H, B]`.
   """
   product_dtype, units = recurrent_kernel.dtype, recurrent_kernel.shape[0]
   num_steps = tf.shape(d_outputs)[0]
   shape = states.shape[1:]
+  gain = [g[:, None] + tf.zeros_like(states[0, :1]) for g in gain]
 
   def step(
-    t: tf.Tensor, d_state: tf.Tensor, d_gates: tf.TensorArray
+    t: tf.Tensor, d_state: tf.Tensor, d_rows: tf.TensorArray
   ) -> tuple[Any, ...]:
-    zr, n, recurrent_n = (array.read(t) for array in saved)
+    zr, n, recurrent_n, *norm = (array.read(t) for array in saved)
     z, r = tf.split(zr, 2)
     d_state += d_outputs[t]
     d_kept = d_state * z
     d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
     d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (states[t] - n))
     d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
-    gates = [tf.cast(d, product_dtype) for d in (d_n, d_z, d_r, d_n * r)]
-    gates = tf.concat(gates, axis=0)
-    product = tf.matmul(recurrent_kernel, gates[units:])
+    rows = [d_n, d_z, d_r, d_n * r]
+    for g in gain:
+      d_normal = tf.concat(rows[1:], axis=0) * g
+      rows.append(_normalise_gradient(*norm, d_normal, units))
+    rows = [tf.cast(d, product_dtype) for d in rows]
+    rows = tf.concat(rows, axis=0)
+    product = tf.matmul(recurrent_kernel, rows[-3 * units :])
     d_state = d_kept + tf.cast(product, d_kept.dtype)
     d_state.set_shape(shape)
-    return t - 1, d_state, d_gates.write(t, gates)
+    return t - 1, d_state, d_rows.write(t, rows)
 
-  d_gates = tf.TensorArray(
-    product_dtype, num_steps, element_shape=[4 * units, shape[1]]
+  num_rows = (7 if gain else 4) * units
+  d_rows = tf.TensorArray(
+    product_dtype, num_steps, element_shape=[num_rows, shape[1]]
   )
-  _, d_state, d_gates = tf.while_loop(
+  _, d_state, d_rows = tf.while_loop(
     lambda t, *_: t >= 0,
     step,
-    (num_steps - 1, tf.zeros_like(states[0]), d_gates),
+    (num_steps - 1, tf.zeros_like(states[0]), d_rows),
     parallel_iterations=1,
   )
-  return d_gates.stack(), d_state
+  return d_rows.stack(), d_state

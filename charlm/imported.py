@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config, InputError
-from charlm.model import GRULM, build_model, layer_names
+from charlm.model import GRULM, layer_names, model_of
 
 _GRU_WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 
@@ -27,9 +27,12 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
   Raises InputError: no such weights, or weights of other shapes.
   """
-  model = build_model(
-    vocab_size, config.embedding_dim, config.rnn_units, config.num_layers
-  )
+  if config.layer_norm:
+    raise InputError(
+      "Keras' GRU has no layer normalisation: leave out --layer_norm, or "
+      f"--init_from={path}"
+    )
+  model = model_of(config, vocab_size)
   names = list(_names(config.num_layers))
   weights = _read(path, names)
   for name, here, there in zip(

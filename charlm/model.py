@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from charlm.config import InputError
+from charlm.config import Config, InputError
 from charlm.gru import FusedGRU, project, step
 
 State = tf.Tensor | tuple[tf.Tensor, ...]
@@ -34,6 +34,7 @@ class GRULM(keras.Model):
     gru: str = "auto",
     precision: str = "float32",
     recurrent_dropout_rate: float = 0.0,
+    layer_norm: bool = False,
     **kwargs: Any,
   ) -> None:
     """Takes the sizes.
@@ -50,13 +51,17 @@ class GRULM(keras.Model):
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
       recurrent_dropout_rate: share of the recurrent weights that the fused
         layer drops in training, the same ones at all characters of a window.
+      layer_norm: whether the fused layer normalises what the state adds to its
+        gates.
       **kwargs: of `keras.Model`.
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
     self._recurrent_dropout_rate = recurrent_dropout_rate
     # All that cuDNN cannot do.
-    only_fused = precision != "float32" or recurrent_dropout_rate > 0
+    only_fused = (
+      precision != "float32" or recurrent_dropout_rate > 0 or layer_norm
+    )
     self.rnn_units = rnn_units
     # Five times Keras' scale. Keras' Adam counts each occurrence of a character
     # apart, which makes its embeddings grow fast; from here, an Adam that sees
@@ -69,7 +74,9 @@ class GRULM(keras.Model):
     # One attribute a layer: a checkpoint may not see into a list of them.
     for i in range(num_layers):
       name = _gru_name(i)
-      layer = _build_gru(gru, rnn_units, precision, only_fused, name)
+      layer = _build_gru(
+        gru, only_fused, rnn_units, precision, layer_norm, name=name
+      )
       setattr(self, name, layer)
     # The name, not the function: a saved model can only be loaded by name.
     self.dense = keras.layers.Dense(
@@ -150,12 +157,13 @@ class GRULM(keras.Model):
     `[B, V]` and the state after. The table is `input_table`, which such a loop
     computes once.
     """
-    cells = [getattr(self, _gru_name(i)).cell for i in range(self.num_layers)]
+    grus = [getattr(self, _gru_name(i)) for i in range(self.num_layers)]
 
     def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
       x, new_states = tf.gather(table, ids), []
-      for i, state in enumerate(tf.nest.flatten(states)):
-        x = step(cells[i], project(cells[i], x) if i else x, state)
+      layers = zip(grus, tf.nest.flatten(states), strict=True)
+      for i, (gru, state) in enumerate(layers):
+        x = step(gru, project(gru.cell, x) if i else x, state)
         new_states.append(x)  # [B, H]
       return self.dense(x), tf.nest.pack_sequence_as(states, new_states)
 
@@ -169,16 +177,25 @@ def build_model(*args: Any, **kwargs: Any) -> GRULM:
   return model
 
 
-def num_weights(
-  vocab_size: int, embedding_dim: int, rnn_units: int, num_layers: int
-) -> int:
-  """Returns how many weights a model of these sizes has, without making it."""
-  inputs = embedding_dim + (num_layers - 1) * rnn_units  # of all GRU layers
-  gates = 3 * rnn_units
+def model_of(
+  config: Config, vocab_size: int, gru: str = "auto", training: bool = False
+) -> GRULM:
+  """Returns the model that a config describes; for training with all of it."""
+  names = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
+  if training:
+    names += ("dropout_rate", "recurrent_dropout_rate", "precision")
+  options = {name: getattr(config, name) for name in names}
+  return build_model(vocab_size, gru=gru, **options)
+
+
+def num_weights(config: Config, vocab_size: int) -> int:
+  """Returns how many weights such a model has, without making it."""
+  units, num_layers = config.rnn_units, config.num_layers
+  inputs = config.embedding_dim + (num_layers - 1) * units  # of all GRU layers
   return (
-    vocab_size * embedding_dim
-    + gates * (inputs + num_layers * (rnn_units + 2))
-    + (rnn_units + 1) * vocab_size
+    vocab_size * config.embedding_dim
+    + 3 * units * (inputs + num_layers * (units + 2 + config.layer_norm))
+    + (units + 1) * vocab_size
   )
 
 
@@ -192,18 +209,18 @@ def _gru_name(layer: int) -> str:
 
 
 def _build_gru(
-  kind: str, units: int, precision: str, only_fused: bool, name: str
+  kind: str, only_fused: bool, units: int, *options: Any, name: str
 ) -> keras.layers.GRU:
   if kind == "auto":
     # cuDNN is the faster one on a GPU.
     cudnn = not only_fused and tf.config.list_physical_devices("GPU")
     kind = "keras" if cudnn else "fused"
   if kind == "fused":
-    return FusedGRU(units, precision, name=name)
+    return FusedGRU(units, *options, name=name)
   if only_fused:
     raise InputError(
-      "bfloat16 and recurrent dropout are the fused layer's alone: give "
-      "--gru=fused"
+      "bfloat16, recurrent dropout and layer normalisation are the fused "
+      "layer's alone: give --gru=fused"
     )
   return keras.layers.GRU(
     units, return_sequences=True, return_state=True, name=name

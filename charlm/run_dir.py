@@ -29,7 +29,7 @@ from charlm.config import Config, Experiment, InputError
 from charlm.corpus import Split
 from charlm.files import write_atomically
 from charlm.imported import load_keras_weights
-from charlm.model import GRULM, build_model, num_weights
+from charlm.model import GRULM, model_of, num_weights
 from charlm.vocabulary import NO_CHARACTERS, vocabulary_from_json
 
 # What TensorFlow raises where a checkpoint is cut off, altered or another's.
@@ -218,15 +218,14 @@ class RunDir:
     """
     self.checkpoint(which)  # before the other files: is this a run at all?
     config, vocab_size = self.experiment().config, len(self.vocabulary())
-    sizes = (config.embedding_dim, config.rnn_units, config.num_layers)
     for _ in range(_ATTEMPTS):
       step, path = self.checkpoint(which)
       data = pathlib.Path(f"{path}.data-00000-of-00001")
       try:
         # Before memory is asked for: does it hold as many weights at all?
-        if data.stat().st_size < 4 * num_weights(vocab_size, *sizes):
+        if data.stat().st_size < 4 * num_weights(config, vocab_size):
           raise ValueError
-        model = build_model(vocab_size, *sizes)
+        model = model_of(config, vocab_size)
         name = "average" if config.ema_decay else "model"
         status = tf.train.Checkpoint(**{name: model}).read(path)
         # The optimizer and the progress are not wanted here, all weights are.
@@ -266,7 +265,7 @@ class RunDir:
       return load_keras_weights(config.init_from, config, vocab_size)
     model, _ = source.load_model("latest")
     theirs = source.experiment().config
-    for name in ("embedding_dim", "rnn_units", "num_layers"):
+    for name in ("embedding_dim", "rnn_units", "num_layers", "layer_norm"):
       if (here := getattr(config, name)) != (there := getattr(theirs, name)):
         raise InputError(
           f"{name} is {here}, but {there} in {source.path}: give "

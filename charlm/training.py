@@ -12,7 +12,7 @@ import tensorflow as tf
 from charlm.config import Config, DivergedError, InputError
 from charlm.dataset import Batches, ContinuedBatches
 from charlm.machine import memory_bytes
-from charlm.model import GRULM, State, build_model, num_weights
+from charlm.model import GRULM, State, model_of, num_weights
 from charlm.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
@@ -311,9 +311,8 @@ def build_trainer(
 
   Raises InputError: a model that the machine's memory cannot hold.
   """
-  sizes = (config.embedding_dim, config.rnn_units, config.num_layers)
   # The weights, their gradient, and Adam's two means.
-  needed = 4 * 4 * num_weights(vocab_size, *sizes)
+  needed = 4 * 4 * num_weights(config, vocab_size)
   if needed > memory_bytes():
     raise InputError(
       f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
@@ -321,19 +320,12 @@ def build_trainer(
     )
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():
-    model = build_model(
-      vocab_size,
-      *sizes,
-      config.dropout_rate,
-      gru,
-      config.precision,
-      config.recurrent_dropout_rate,
-    )
+    model = model_of(config, vocab_size, gru, training=True)
     if initial:
       _copy_weights(initial, model)
     average = None
     if config.ema_decay:
-      average = build_model(vocab_size, *sizes, gru=gru)
+      average = model_of(config, vocab_size, gru)
       _copy_weights(model, average)
     optimizer = build_optimizer(config, config.epochs * batches.steps_per_epoch)
   return Trainer(model, optimizer, batches, strategy, config, average)

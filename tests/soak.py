@@ -29,6 +29,7 @@ FLAGS = (
   "--embedding_dim=32",
   "--rnn_units=64",
   "--num_layers=2",
+  "--layer_norm",
   "--dropout_rate=0.1",
   "--recurrent_dropout_rate=0.1",
   "--weight_decay=0.01",

@@ -18,7 +18,7 @@ def test_fields_are_flags_one_to_one() -> None:
     assert flags[field.name].help == field.metadata["help"]
   others = {"run_dir", "num_replicas", "max_to_keep"}
   others |= {"checkpoint_every_steps", "summary_every_steps", "gru", "help"}
-  others.add("deterministic")
+  others |= {"deterministic", "profile_steps"}
   names = {field.name for field in dataclasses.fields(Config)}
   assert set(train.define_flags()) - {"flagfile", "undefok"} == names | others
 
@@ -41,6 +41,7 @@ def test_defaults_are_the_references_recipe() -> None:
     "embedding_dim": 256,
     "rnn_units": 512,
     "num_layers": 1,
+    "layer_norm": False,
     "dropout_rate": 0.0,
     "recurrent_dropout_rate": 0.0,
     "learning_rate": 0.00125,

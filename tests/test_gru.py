@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.gru import FusedGRU
+from charlm.gru import FusedGRU, project, step
 
 _B, _T, _D, _H, _V = 3, 7, 5, 8, 11
 
@@ -119,8 +119,9 @@ def test_no_state_is_the_zero_state() -> None:
   _assert_close(fused(x), fused(x, initial_state=[tf.zeros([_B, _H])]), 0)
 
 
-def test_gradient_equals_the_numerical_one() -> None:
-  fused = FusedGRU(2, dtype="float64")
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_gradient_equals_the_numerical_one(layer_norm: bool) -> None:
+  fused = FusedGRU(2, layer_norm=layer_norm, dtype="float64")
   fused.build((None, None, 2))
 
   def loss(x: tf.Tensor, state: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
@@ -130,11 +131,56 @@ def test_gradient_equals_the_numerical_one() -> None:
     )
     return tf.reduce_sum(outputs**2) + tf.reduce_sum(last**3)
 
-  shapes = [(2, 3, 2), (2, 2), (2, 6), (2, 6), (2, 6)]
+  shapes = [(2, 3, 2), (2, 2), *(w.shape for w in fused.weights)]
+  assert len(shapes) == 5 + layer_norm
   values = [_normal(*shape, dtype="float64") for shape in shapes]
   numerical, analytic = tf.test.compute_gradient(loss, values, delta=1e-5)
   for n, a in zip(numerical, analytic, strict=True):
     np.testing.assert_allclose(n, a, atol=1e-8)
+
+
+def _normalised() -> FusedGRU:
+  """Returns a layer with layer normalisation and random weights."""
+  layer = FusedGRU(_H, layer_norm=True)
+  layer.build((None, None, _D))
+  rng = np.random.default_rng(2)
+  layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
+  return layer
+
+
+def test_layer_normalisation_equals_numpy() -> None:
+  layer = _normalised()
+  x, state = _normal(_B, _T, _D), _normal(_B, _H)
+  kernel, recurrent_kernel, bias, gain = (
+    np.float64(w) for w in (*layer.cell.trainable_variables, layer.gain)
+  )
+  h, outputs = np.float64(state), []
+  for t in range(_T):
+    inputs = np.split(x[:, t] @ kernel + bias[0], 3, axis=1)
+    gates = np.split(h @ recurrent_kernel, 3, axis=1)
+    gates = [
+      (g - g.mean(1, keepdims=True)) / np.sqrt(g.var(1, keepdims=True) + 1e-5)
+      for g in gates
+    ]
+    gates = np.split(np.concatenate(gates, 1) * gain + bias[1], 3, axis=1)
+    z, r = (
+      1 / (1 + np.exp(-i - g)) for i, g in zip(inputs, gates[:2], strict=False)
+    )
+    n = np.tanh(inputs[2] + r * gates[2])
+    h = z * h + (1 - z) * n
+    outputs.append(h)
+  actual, last = layer(x, initial_state=state)
+  np.testing.assert_allclose(actual, np.stack(outputs, 1), atol=2e-6)
+  np.testing.assert_array_equal(last, actual[:, -1])
+
+
+def test_layer_normalisation_steps_as_it_runs() -> None:
+  layer = _normalised()
+  x, state = _normal(_B, _T, _D), _normal(_B, _H)
+  expected, _ = layer(x, initial_state=state)
+  for t in range(_T):
+    state = step(layer, project(layer.cell, x[:, t]), state)
+    np.testing.assert_allclose(state, expected[:, t], atol=2e-6)
 
 
 def test_window_in_two_with_the_state_carried() -> None:
@@ -319,6 +365,15 @@ def test_weight_files_are_interchangeable(
   source.save_weights(tmp_path / "model.weights.h5")
   target.load_weights(tmp_path / "model.weights.h5")
   _assert_close(target(inputs), source(inputs))
+
+
+def test_bfloat16_is_close_with_layer_normalisation() -> None:
+  high, low = _normalised(), FusedGRU(_H, "bfloat16", layer_norm=True)
+  low.build((None, None, _D))
+  low.set_weights(high.get_weights())
+  inputs = _normal(_B, _T, _D), _normal(_B, _H)
+  expected = _results(_by_vectors(high), high, *inputs)
+  _assert_close(_results(_by_vectors(low), low, *inputs), expected, 5e-2)
 
 
 def test_bfloat16_is_close() -> None:

@@ -9,8 +9,12 @@ import pytest
 import tensorflow as tf
 
 import eval as eval_binary
+import export as export_binary
 import train as train_binary
+from charlm.model import num_weights
 from charlm.run_dir import RunDir
+from charlm.sampling import GenerativeModel
+from charlm.vocabulary import encode
 
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
@@ -82,6 +86,46 @@ def test_the_average_is_what_is_evaluated(
     path, "model/dense/_kernel/.ATTRIBUTES/VARIABLE_VALUE"
   )
   assert np.abs(trained - model.dense.kernel.numpy()).max() > 1e-4
+
+
+def test_a_run_with_layer_normalisation(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, "--layer_norm", "--num_layers=2"]
+  run_dir = _train(args, tmp_path / "run")
+  score = _score(capsys, run_dir, "--json")
+  assert score["log_perplexity"] == pytest.approx(
+    _evals(run_dir)[-1]["loss"], abs=1e-6
+  )
+  run = RunDir(run_dir)
+  model, _ = run.load_model("latest")
+  assert num_weights(run.experiment().config, len(run.vocabulary())) == (
+    model.count_params()
+  )
+  for gru in (model.gru, model.gru_1):
+    assert np.abs(gru.gain - 1).max() > 1e-3
+  # Text is drawn by another way through the model, in single steps.
+  (sample,) = GenerativeModel(model, run.vocabulary()).sample(50, "a")
+  ids = encode("a" + sample.text, run.vocabulary())[np.newaxis].astype(int)
+  log_probs = model(ids[:, :-1]).numpy()[0]
+  expected = log_probs[np.arange(50), ids[0, 1:]]
+  np.testing.assert_allclose(sample.log_probs, expected, atol=1e-4)
+  # What Keras has no layer for is refused.
+  for refused in (
+    ["--gru=keras"],
+    [f"--init_from={trained_run}", "--num_layers=1"],
+  ):
+    new = [*args, f"--run_dir={tmp_path}/new", *refused]
+    assert train_binary.main(new) == 2
+  export = ["export.py", f"--run_dir={run_dir}", "--format=keras"]
+  assert export_binary.main([*export, f"--output={tmp_path}/m.keras"]) == 2
+  err = capsys.readouterr().err.splitlines()
+  assert "give --gru=fused" in err[0]
+  assert "layer_norm is True, but False in" in err[1]
+  assert "give --format=saved_model" in err[2]
 
 
 def test_a_raw_corpus_holds_out_characters(
