@@ -28,6 +28,7 @@ SMALL = [
   "--rnn_units=16",
   "--warmup_steps=0",
   "--num_replicas=2",
+  "--gru=auto",
   "--epochs=1",
 ]
 
