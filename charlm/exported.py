@@ -17,6 +17,7 @@ from charlm.config import InputError
 from charlm.files import write_atomically
 from charlm.model import GRULM, layer_names
 from charlm.sampling import (
+  sample_keys,
   temperature_random_sampling,
   uniform_numbers,
   without_special,
@@ -174,7 +175,7 @@ class TextModel:
     num_known = tf.cast(ragged.row_lengths(), tf.int32)
     known = tf.cast(ragged.to_tensor(PADDING_ID), tf.int32)
     longest = tf.shape(known)[1]
-    words = tf.bitcast(seed, tf.uint32)  # [2], the lower one first
+    keys = sample_keys(tf.bitcast(seed, tf.uint32), rows)
     read = self._model.step_fn(self._model.input_table())
     states = self._model.initial_states(tf.size(rows))
     last = known[:, 0]
@@ -182,7 +183,7 @@ class TextModel:
     for i in tf.range(1, longest + length):
       log_probs, states = read(last, states)
       position = i - num_known  # of the character in each sample
-      uniform = uniform_numbers(words, rows, position, len(self._vocab))
+      uniform = uniform_numbers(keys, position, len(self._vocab))
       drawn = temperature_random_sampling(
         without_special(log_probs), temperature, uniform
       )

@@ -125,7 +125,10 @@ class GenerativeModel:
     self._vocab = vocab
     self._temperature = temperature
     self._limits = limits
-    self._advance = tf.function(self._advance, jit_compile=True)
+    # AutoGraph would take longer than the first second of text.
+    self._advance = tf.function(
+      self._advance, jit_compile=True, autograph=False
+    )
 
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
@@ -206,11 +209,12 @@ class GenerativeModel:
     prefix_ids = encode(prefix, self._vocab)
     num_known, end = len(prefix_ids), len(prefix_ids) + num_chars
     num_rows = max(len(samples), _MIN_ROWS)
+    seed_words = tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32)
     rows = tf.range(samples.start, samples.start + num_rows)
+    keys = sample_keys(seed_words, rows)
     last = tf.fill([num_rows], int(prefix_ids[0]))
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
-    seed_words = tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32)
     tails = [_Tail(stop) for _ in samples]
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
@@ -220,7 +224,7 @@ class GenerativeModel:
       known[: len(part)] = part
       span = tf.constant([start, num, num_known])
       ids, log_probs, last, states = self._advance(
-        table, last, states, known, span, rows, seed_words
+        table, last, states, known, span, keys
       )
       new = slice(len(part), num)
       start += num
@@ -238,8 +242,7 @@ class GenerativeModel:
     states: State,
     known: tf.Tensor,
     span: tf.Tensor,
-    samples: tf.Tensor,
-    seed: tf.Tensor,
+    keys: tf.Tensor,
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
     """Reads the ids `[B]` before a span of positions, and draws those in it.
 
@@ -251,19 +254,27 @@ class GenerativeModel:
     """
     first, length, num_known = tf.unstack(span)
     shape = {"size": _BUFFER, "element_shape": last.shape}
-    ids = tf.TensorArray(tf.int32, **shape)
-    nats = tf.TensorArray(tf.float32, **shape)
-    step = self._model.step_fn(table)
-    for i in tf.range(length):
-      log_probs, states = step(last, states)
+    arrays = [
+      tf.TensorArray(dtype, **shape) for dtype in (tf.int32, tf.float32)
+    ]
+    read = self._model.step_fn(table)
+
+    def step(
+      i: tf.Tensor, last: tf.Tensor, states: State, *arrays: tf.TensorArray
+    ) -> tuple[Any, ...]:
+      log_probs, states = read(last, states)
       position = first + i - num_known
-      uniform = uniform_numbers(seed, samples, position, len(self._vocab))
+      uniform = uniform_numbers(keys, position, len(self._vocab))
       drawn = tf.cast(self._draw(log_probs, uniform), tf.int32)
-      last = tf.where(position < 0, known[i], drawn)
-      ids = ids.write(i, last)
-      nats = nats.write(i, tf.gather(log_probs, last, batch_dims=1))
-    ids, nats = tf.transpose(ids.stack()), tf.transpose(nats.stack())
-    return ids, nats, last, states
+      last = tf.where(position < 0, tf.gather(known, i), drawn)
+      values = last, tf.gather(log_probs, last, batch_dims=1)
+      pairs = zip(arrays, values, strict=True)
+      return i + 1, last, states, *(a.write(i, value) for a, value in pairs)
+
+    _, last, states, *arrays = tf.while_loop(
+      lambda i, *_: i < length, step, (0, last, states, *arrays)
+    )
+    return *(tf.transpose(array.stack()) for array in arrays), last, states
 
   def _draw(
     self, log_probs: tf.Tensor, uniform: tf.Tensor | None = None
@@ -316,23 +327,31 @@ def without_special(log_probs: tf.Tensor) -> tf.Tensor:
   return tf.concat([impossible, log_probs[:, NUM_SPECIAL:]], axis=1)
 
 
-def uniform_numbers(
-  seed: tf.Tensor, samples: tf.Tensor, position: tf.Tensor, size: int
-) -> tf.Tensor:
-  """Returns numbers in [0, 1) `[B, size]`, a function of all arguments.
+def sample_keys(seed: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+  """Returns two words for each sample's random numbers, uint32 `[2, B]`.
 
   Args:
     seed: two words, uint32 `[2]`.
     samples: the number of each row's sample, `[B]`.
+  """
+  samples = tf.cast(samples, tf.uint32)
+  return tf.stack(_threefry(seed[0], seed[1], samples, tf.zeros_like(samples)))
+
+
+def uniform_numbers(
+  keys: tf.Tensor, position: tf.Tensor, size: int
+) -> tf.Tensor:
+  """Returns numbers in [0, 1) `[B, size]`, a function of all arguments.
+
+  Args:
+    keys: `sample_keys`.
     position: of the characters in their samples, a scalar or `[B]`.
     size: how many numbers a character takes.
   """
-  samples = tf.cast(samples, tf.uint32)
-  keys = _threefry(seed[0], seed[1], samples, tf.zeros_like(samples))
-  keys = [key[:, tf.newaxis] for key in keys]
   lanes = tf.cast(tf.range(size), tf.uint32)[tf.newaxis]
   position = tf.cast(tf.reshape(position, [-1, 1]), tf.uint32)
-  bits, _ = _threefry(*keys, position + tf.zeros_like(lanes), lanes)
+  key0, key1 = tf.unstack(keys[:, :, tf.newaxis])
+  bits, _ = _threefry(key0, key1, position + tf.zeros_like(lanes), lanes)
   # 24 bits: as many as a float32 holds.
   bits = tf.cast(
     tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32

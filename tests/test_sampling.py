@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from typing import Any
 
 import keras
@@ -15,6 +18,7 @@ from charlm.sampling import (
   _Tail,
   _threefry,
   allowed,
+  sample_keys,
   temperature_random_sampling,
   uniform_numbers,
 )
@@ -58,12 +62,12 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
-  seed = tf.constant([8, 0], tf.uint32)
+  keys = sample_keys(tf.constant([8, 0], tf.uint32), tf.range(2_000))
   drawn = [
     temperature_random_sampling(
       tf.constant(LOG_PROBS, tf.float32),
       temperature,
-      uniform_numbers(seed, tf.range(2_000), tf.constant(position), 7),
+      uniform_numbers(keys, tf.constant(position), 7),
     )
     for position in range(NUM_DRAWS // 2_000)
   ]
@@ -155,8 +159,8 @@ def test_threefry_known_answers(
 
 
 def test_uniform_numbers_fill_the_unit_interval() -> None:
-  seed = tf.constant([1, 2], tf.uint32)
-  u = uniform_numbers(seed, tf.range(100), tf.constant(3), 1000).numpy()
+  keys = sample_keys(tf.constant([1, 2], tf.uint32), tf.range(100))
+  u = uniform_numbers(keys, tf.constant(3), 1000).numpy()
   assert 0 <= u.min() < 1e-4
   assert 1 - 1e-4 < u.max() < 1
   assert len(np.unique(u)) > 99_000
@@ -247,11 +251,27 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
   assert _texts(generator, 20, "é") != _texts(generator, 20, "e")
 
 
-def test_one_compilation_serves_all_prefixes_and_lengths(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB)
-  for num_chars, prefix in ((1, "a"), (20, "The "), (900, "\n")):
-    _texts(generator, num_chars, prefix)
-  assert generator._advance.experimental_get_tracing_count() == 1
+def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
+  code = """
+from charlm.model import build_model
+from charlm.sampling import GenerativeModel
+
+vocab = ["[UNK]", "", *"\\nabcdefghijklmnopqrstuvwxyz"]
+generator = GenerativeModel(build_model(len(vocab), 4, 8), vocab)
+for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
+  generator.sample(num_chars, prefix)
+  list(generator.stream(num_chars, prefix))
+"""
+  # TensorFlow tells of each compilation by XLA.
+  loud = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compiler=2"}
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    check=True,
+    capture_output=True,
+    text=True,
+    env=os.environ | loud,
+  )
+  assert result.stderr.count("Compilation of XLA executable time") == 1
 
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
