@@ -91,7 +91,6 @@ class Config:
   warmup_steps: int = _optimizer(
     0, "steps in which a cosine's rate first rises"
   )
-  beta_2: float = _optimizer(0.999, "decay of Adam's mean of squared gradients")
   weight_decay: float = _optimizer(
     0.0, "share of each weight that a rate of 1 takes"
   )
@@ -141,7 +140,6 @@ _ALLOWED = {
   "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
   "schedule": (("constant", "cosine").__contains__, "of constant or cosine"),
   "warmup_steps": _between(0),
-  "beta_2": _SHARE,
   "weight_decay": _NOT_NEGATIVE,
   "clip_norm": _NOT_NEGATIVE,
   "ema_decay": _SHARE,

@@ -28,9 +28,9 @@ def build_optimizer(
       warmup_steps=config.warmup_steps,
     )
   if not config.weight_decay:
-    return keras.optimizers.Adam(learning_rate, beta_2=config.beta_2)
+    return keras.optimizers.Adam(learning_rate)
   optimizer = keras.optimizers.AdamW(
-    learning_rate, weight_decay=config.weight_decay, beta_2=config.beta_2
+    learning_rate, weight_decay=config.weight_decay
   )
   # A bias only shifts: it cannot fit the training text too closely.
   optimizer.exclude_from_weight_decay(var_names=["bias"])
