@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_EPSILON = 1e-5  # added to a variance, which may be 0
+_EPSILON = 1e-3  # as Keras has it; a zero state has no variance
 
 
 class FusedGRU(keras.layers.GRU):

@@ -32,8 +32,8 @@ def build_optimizer(
   optimizer = keras.optimizers.AdamW(
     learning_rate, weight_decay=config.weight_decay
   )
-  # A bias only shifts: it cannot fit the training text too closely.
-  optimizer.exclude_from_weight_decay(var_names=["bias"])
+  # They shift and scale: they cannot fit the training text too closely.
+  optimizer.exclude_from_weight_decay(var_names=["bias", "gain"])
   return optimizer
 
 
