@@ -150,7 +150,8 @@ def _score_lines(args: Any, model: Any, run: Any, vocab: list[str]) -> int:
     return line if config.raw else line.strip()
 
   scorer = LineScorer(Evaluator(model), vocab, cleaned, warn)
-  with open_binary(args.text or str(run.path / "held_out.txt")) as file:
+  path = run.path / "held_out.txt" if args.text is None else args.text
+  with open_binary(str(path)) as file:
     for lines in read_lines(file):
       print(
         "".join(f"{row}\n" for row in scorer.score(lines)), end="", flush=True

@@ -49,8 +49,9 @@ def export(args: Any) -> int:
     raise InputError(
       f"{output} does not end with .keras: give such an --output"
     )
-  if output.exists():
-    raise InputError(f"{output} is there already: give another --output")
+  for path in (output, output.with_suffix(".vocabulary.json")):
+    if path.exists():
+      raise InputError(f"{path} is there already: give another --output")
   import_quietly("tensorflow", "keras")
   from charlm.devices import let_gpu_memory_grow
   from charlm.exported import save_keras, save_saved_model

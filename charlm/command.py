@@ -15,7 +15,7 @@ from charlm.config import DivergedError, InputError
 DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
-LEFT_OUT = 4  # done, but the last save failed
+LEFT_OUT = 4  # done, but a save failed or a line has no score
 
 
 def run_command(

@@ -41,7 +41,10 @@ def save_saved_model(
   # Under another name until it is whole.
   with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
     path = os.path.join(parent, "model")
-    tf.saved_model.save(module, path, functions)
+    try:
+      tf.saved_model.save(module, path, functions)
+    except tf.errors.OpError as error:  # a full disk, among others
+      raise OSError(error.message) from error
     os.rename(path, folder)
   return [folder]
 
@@ -75,12 +78,12 @@ def save_keras(
   plain = keras.Model(inputs, x)
   plain.set_weights(model.get_weights())
   file.parent.mkdir(parents=True, exist_ok=True)
+  vocabulary = file.with_suffix(".vocabulary.json")
+  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
   with tempfile.TemporaryDirectory(dir=file.parent) as parent:
     path = os.path.join(parent, file.name)
     plain.save(path)
     os.rename(path, file)
-  vocabulary = file.with_suffix(".vocabulary.json")
-  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
   return [file, vocabulary]
 
 
@@ -122,17 +125,20 @@ class TextModel:
     ids = ragged.to_tensor(PADDING_ID)
     counts = tf.maximum(ragged.row_lengths() - 1, 0)
     num_targets = tf.maximum(tf.shape(ids)[1] - 1, 0)
+    # A column that is cut off again, since there must be one.
+    ids = tf.pad(ids, [[0, 0], [0, 2]], constant_values=PADDING_ID)
     # Character by character: a saved model cannot hold the fused layer's own
     # gradient.
     read = self._model.step_fn(self._model.input_table())
     states = self._model.initial_states(tf.size(texts))
-    columns = tf.TensorArray(tf.float32, num_targets)
-    for t in tf.range(num_targets):
+    columns = tf.TensorArray(tf.float32, num_targets + 1)
+    for t in tf.range(num_targets + 1):
       log_probs, states = read(ids[:, t], states)
       nats = -tf.gather(log_probs, ids[:, t + 1], batch_dims=1)
       columns = columns.write(t, nats)
     scored = tf.sequence_mask(counts, num_targets)
-    nats = tf.where(scored, tf.transpose(columns.stack()), 0.0)
+    nats = tf.transpose(columns.stack())[:, :num_targets]
+    nats = tf.where(scored, nats, 0.0)
     means = tf.math.divide_no_nan(
       tf.reduce_sum(nats, axis=1), tf.cast(counts, nats.dtype)
     )
@@ -147,7 +153,7 @@ class TextModel:
       log_probs: of the next character, `[B, V]`, in the vocabulary's order.
       states: `[B, L, H]`.
     """
-    ids = line_to_tensor(characters, self._vocab).to_tensor()
+    ids = line_to_tensor(characters, self._vocab).to_tensor(shape=[None, 1])
     read = self._model.step_fn(self._model.input_table())
     layers = tuple(tf.unstack(states, self._model.num_layers, axis=1))
     log_probs, layers = read(ids[:, 0], layers)
@@ -169,7 +175,7 @@ class TextModel:
     num_texts = tf.size(prefixes)
     # A product of one row rounds differently.
     rows = tf.range(tf.maximum(num_texts, 2))
-    prefixes = tf.gather(prefixes, rows % num_texts)
+    prefixes = tf.concat([prefixes, ["", ""]], axis=0)[: tf.size(rows)]
     prefixes = tf.where(prefixes == "", "\n", prefixes)
     ragged = line_to_tensor(prefixes, self._vocab)
     num_known = tf.cast(ragged.row_lengths(), tf.int32)

@@ -204,9 +204,10 @@ def _recurrence(
     d_features = tf.reshape(  # dropped from the graph if nothing needs it
       tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])
     )
-    d_gain = [
-      tf.reduce_sum(d_gates * _columns(saved[-2].stack()), axis=1) for _ in gain
-    ]
+    d_gain = []
+    if gain:
+      normal = _columns(saved[-2].stack())
+      d_gain.append(tf.reduce_sum(d_gates * normal, axis=1))
     return (
       tf.transpose(d_features, [1, 0, 2]),
       tf.cast(d_kernel, dtype),
@@ -273,9 +274,9 @@ def _forward(
     inputs = tf.matmul(kernel, features[t])
     recurrent = tf.matmul(recurrent_kernel, tf.cast(state, features.dtype))
     recurrent, norm = tf.cast(recurrent, dtype), ()
-    for g in gain:
+    if gain:
       norm = _normalise(recurrent, units)
-      recurrent = norm[0] * g
+      recurrent = norm[0] * gain[0]
     input_n, input_zr = tf.split(tf.cast(inputs, dtype), [units, 2 * units])
     zr, recurrent_n = tf.split(recurrent, [2 * units, units])
     zr = tf.sigmoid(input_zr + zr)
@@ -289,14 +290,15 @@ def _forward(
     saved = [array.write(t, value) for array, value in values]
     return t + 1, state, states.write(t + 1, state), *saved
 
-  shapes = [shape, [2 * units, shape[1]], shape, shape]
+  shapes = [[2 * units, shape[1]], shape, shape]
   if gain:
     shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]
   states, *saved = (
     tf.TensorArray(dtype, size, element_shape=element, clear_after_read=False)
-    for size, element in zip(
-      [num_steps + 1] + [num_steps] * 5, shapes, strict=False
-    )
+    for size, element in [
+      (num_steps + 1, shape),
+      *((num_steps, element) for element in shapes),
+    ]
   )
   _, _, states, *saved = tf.while_loop(
     lambda t, *_: t < num_steps,
@@ -339,8 +341,8 @@ def _backward(
     d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (states[t] - n))
     d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
     rows = [d_n, d_z, d_r, d_n * r]
-    for g in gain:
-      d_normal = tf.concat(rows[1:], axis=0) * g
+    if gain:
+      d_normal = tf.concat(rows[1:], axis=0) * gain[0]
       rows.append(_normalise_gradient(*norm, d_normal, units))
     rows = [tf.cast(d, product_dtype) for d in rows]
     rows = tf.concat(rows, axis=0)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from charlm.config import Config, InputError
 from charlm.model import GRULM, layer_names, model_of
 
-_GRU_WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+_Weight = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
 
 
 def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
@@ -32,59 +32,75 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       "Keras' GRU has no layer normalisation: leave out --layer_norm, or "
       f"--init_from={path}"
     )
-  model = model_of(config, vocab_size)
-  names = list(_names(config.num_layers))
-  weights = _read(path, names)
-  for name, here, there in zip(
-    names, model.get_weights(), weights, strict=True
-  ):
-    if here.shape != there.shape:
-      raise InputError(
-        f"{'/'.join(name)} has the shape {list(there.shape)} in {path}, but "
-        f"{list(here.shape)} by the corpus' vocabulary of {vocab_size} and the "
-        "flags: give the corpus and the sizes that it was trained with"
-      )
-  model.set_weights(weights)
-  return model
-
-
-def _names(num_layers: int) -> Iterator[tuple[str, str]]:
-  """Yields the path of each weight, in the model's order."""
-  first, *grus, last = layer_names(num_layers)
-  yield first, "embeddings"
-  for gru in grus:
-    for name in _GRU_WEIGHTS:
-      yield f"{gru}/cell", name
-  yield last, "kernel"
-  yield last, "bias"
-
-
-def _read(path: str, names: list[tuple[str, str]]) -> list[np.ndarray]:
+  expected = list(_expected(config, vocab_size))
   try:
     if path.endswith(".h5"):
-      return _read_h5(path, names)
-    prefix = path.removesuffix(".index")
-    if os.path.exists(f"{prefix}.index"):
-      reader = tf.train.load_checkpoint(prefix)
-      suffix = ".ATTRIBUTES/VARIABLE_VALUE"
-      return [reader.get_tensor(f"{a}/{b}/{suffix}") for a, b in names]
-  except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+      weights = _read_h5(path, expected)
+    elif os.path.exists(f"{path.removesuffix('.index')}.index"):
+      weights = _read_checkpoint(path.removesuffix(".index"), expected)
+    else:
+      raise InputError(
+        f"{path} is neither a run's folder nor weights that Keras saved: give "
+        "NAME.weights.h5, or NAME of NAME.index"
+      )
+  except InputError:
+    raise
+  except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as error:
     raise InputError(
       f"{path} has no weights of such a GRULM ({error}): save them with its "
       "save_weights, and give its --num_layers"
     ) from error
-  raise InputError(
-    f"{path} is neither a run's folder nor weights that Keras saved: give "
-    "NAME.weights.h5, or NAME of NAME.index"
-  )
+  model = model_of(config, vocab_size)
+  model.set_weights(weights)
+  return model
 
 
-def _read_h5(path: str, names: list[tuple[str, str]]) -> list[np.ndarray]:
-  counts: dict[str, int] = {}
+def _expected(config: Config, vocab_size: int) -> Iterator[_Weight]:
+  """Yields the weights in the model's order."""
+  depth, units = config.embedding_dim, config.rnn_units
+  first, *grus, last = layer_names(config.num_layers)
+  yield first, "embeddings", (vocab_size, depth)
+  for gru in grus:
+    yield f"{gru}/cell", "kernel", (depth, 3 * units)
+    yield f"{gru}/cell", "recurrent_kernel", (units, 3 * units)
+    yield f"{gru}/cell", "bias", (2, 3 * units)
+    depth = units
+  yield last, "kernel", (units, vocab_size)
+  yield last, "bias", (vocab_size,)
+
+
+def _read_checkpoint(prefix: str, expected: list[_Weight]) -> list[np.ndarray]:
+  reader = tf.train.load_checkpoint(prefix)
+  shapes, weights = reader.get_variable_to_shape_map(), []
+  for owner, name, shape in expected:
+    key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
+    _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
+    weights.append(reader.get_tensor(key))
+  return weights
+
+
+def _read_h5(path: str, expected: list[_Weight]) -> list[np.ndarray]:
+  numbers: dict[str, int] = {}  # of the next variable of an owner
   weights = []
   with h5py.File(path) as file:
-    for owner, _ in names:  # whose variables are numbered in their order
-      number = counts.get(owner, 0)
-      weights.append(np.asarray(file[f"{owner}/vars/{number}"]))
-      counts[owner] = number + 1
+    for owner, name, shape in expected:
+      number = numbers.get(owner, 0)
+      numbers[owner] = number + 1
+      data = file[f"{owner}/vars/{number}"]
+      _check_shape(path, f"{owner}/{name}", data.shape, shape)
+      # A file can claim any shape: before memory is asked for.
+      if data.id.get_storage_size() < data.nbytes:
+        raise ValueError(f"{data.name} is not all there")
+      weights.append(np.asarray(data, np.float32))
   return weights
+
+
+def _check_shape(
+  path: str, name: str, there: tuple[int, ...], here: tuple[int, ...]
+) -> None:
+  if there != here:
+    raise InputError(
+      f"{name} has the shape {list(there)} in {path}, but {list(here)} by the "
+      "corpus' vocabulary and the flags: give the corpus and the sizes that it "
+      "was trained with"
+    )

@@ -1,6 +1,10 @@
 """Scores lines as they come: what `eval.py --per_line` does in a pipe."""
 
+import codecs
+import contextlib
+import io
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -18,6 +22,9 @@ def read_lines(file: BinaryIO) -> Iterator[list[bytes]]:
 
   They come without their newlines; the last one need not have one.
   """
+  with contextlib.suppress(io.UnsupportedOperation):
+    # A parent may have set it otherwise: no data would look like the end.
+    os.set_blocking(file.fileno(), True)
   pending = bytearray()
   while data := file.read1(_BLOCK):
     head, newline, tail = data.rpartition(b"\n")
@@ -73,16 +80,16 @@ class LineScorer:
 
   def _decode(self, line: bytes) -> str | None:
     self._number += 1
+    mark = codecs.BOM_UTF8 if self._number == 1 else b""
     try:
-      text = line.decode("utf-8-sig" if self._number == 1 else "utf-8")
+      return self._clean(line.removeprefix(mark).decode())
     except UnicodeDecodeError as error:
       self.whole = False
+      offset = error.start + len(line) - len(error.object)
       self._warn(
-        f"line {self._number} is not UTF-8 at its byte {error.start + 1}: it "
-        "is left out"
+        f"line {self._number} is not UTF-8 at byte {offset}: it is left out"
       )
       return None
-    return self._clean(text.removesuffix("\r"))
 
 
 def _describe(text: str, nats: np.ndarray) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from typing import Any
 
 import tensorflow as tf
@@ -77,14 +76,15 @@ class Metrics:
   def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:
     """Opens the event files; given records, makes them anew."""
     if records is not None:
-      shutil.rmtree(self._summaries, ignore_errors=True)
+      for events in self._summaries.glob("*/events.out.*"):
+        events.unlink()
     writers = {
       split: tf.summary.create_file_writer(os.fspath(self._summaries / split))
       for split in ("train", "eval")
     }
     with writers["eval"].as_default():
-      # The folder's name keeps runs apart that differ in nothing else.
-      hparams.hparams(self._hparams, trial_id=self._path.parent.name)
+      # Without an id, which runs that differ in nothing else would share.
+      hparams.hparams(self._hparams, trial_id="")
     for record in records or ():
       _summarize(record, writers)
     self._writers = writers
@@ -109,9 +109,16 @@ class Profile:
 
   def close(self) -> None:
     """Ends the profile, if it has begun, and writes it."""
-    if self._running:
-      tf.profiler.experimental.stop()
+    if not self._running:
+      return
     self._running = False
+    try:
+      tf.profiler.experimental.stop()
+    except (OSError, tf.errors.OpError) as error:
+      warn(
+        f"the profile is not written ({type(error).__name__}): check the free "
+        f"space and the permissions of {self._folder}"
+      )
 
 
 def _summarize(

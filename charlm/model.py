@@ -14,6 +14,9 @@ import tensorflow as tf
 from charlm.config import Config, InputError
 from charlm.gru import FusedGRU, project, step
 
+# The fields of a config that give the weights their shapes.
+SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
+
 State = tf.Tensor | tuple[tf.Tensor, ...]
 
 
@@ -181,7 +184,7 @@ def model_of(
   config: Config, vocab_size: int, gru: str = "auto", training: bool = False
 ) -> GRULM:
   """Returns the model that a config describes; for training with all of it."""
-  names = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
+  names = SIZES
   if training:
     names += ("dropout_rate", "recurrent_dropout_rate", "precision")
   options = {name: getattr(config, name) for name in names}

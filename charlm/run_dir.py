@@ -29,7 +29,7 @@ from charlm.config import Config, Experiment, InputError
 from charlm.corpus import Split
 from charlm.files import write_atomically
 from charlm.imported import load_keras_weights
-from charlm.model import GRULM, model_of, num_weights
+from charlm.model import GRULM, SIZES, model_of, num_weights
 from charlm.vocabulary import NO_CHARACTERS, vocabulary_from_json
 
 # What TensorFlow raises where a checkpoint is cut off, altered or another's.
@@ -265,7 +265,7 @@ class RunDir:
       return load_keras_weights(config.init_from, config, vocab_size)
     model, _ = source.load_model("latest")
     theirs = source.experiment().config
-    for name in ("embedding_dim", "rnn_units", "num_layers", "layer_norm"):
+    for name in SIZES:
       if (here := getattr(config, name)) != (there := getattr(theirs, name)):
         raise InputError(
           f"{name} is {here}, but {there} in {source.path}: give "

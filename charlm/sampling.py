@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from charlm.config import InputError
 from charlm.machine import num_cores
 from charlm.model import GRULM, State
 from charlm.vocabulary import (
@@ -27,6 +28,7 @@ from charlm.vocabulary import (
 # near-tie: no graph call has fewer or more rows than these.
 _MIN_ROWS, _MAX_ROWS = 2, 32
 _BUFFER = 1024  # characters of a graph call; XLA compiles for each shape
+_NO_LIMITS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 _STREAMED = 64  # characters of a piece that is shown at once
 
 
@@ -66,7 +68,7 @@ def allowed(
 
   Args:
     log_probs: of ids; `-inf` for impossible ones.
-    temperature: above 0.
+    temperature: 0.001 or more.
     top_k: leaves the `top_k` likeliest; 0 for all.
     top_p: leaves the fewest that have this share of what is left (Holtzman et
       al. 2020); 1 for all.
@@ -75,7 +77,8 @@ def allowed(
   """
   # Equal ones stay in the order of their ids.
   order = tf.argsort(log_probs, direction="DESCENDING", stable=True)
-  probs = tf.nn.softmax(tf.gather(log_probs, order, batch_dims=1) / temperature)
+  ordered = tf.gather(log_probs, order, batch_dims=1)
+  probs = tf.nn.softmax((ordered - ordered[:, :1]) / temperature)
   keep = probs > 0
   if top_k:
     keep &= tf.range(tf.shape(probs)[1]) < top_k
@@ -115,16 +118,28 @@ class GenerativeModel:
   ) -> None:
     """Takes a trained model, and what `allowed` limits its draws by.
 
-    Raises ValueError: a negative temperature.
+    Raises InputError: a temperature or a limit that is out of range.
     """
-    if not 0 <= temperature < float("inf"):
-      raise ValueError(
-        f"temperature is {temperature}: give 0 (greedy) or a positive number"
-      )
+    limits = _NO_LIMITS | limits
+    for name, value, holds, words in (
+      (
+        "temperature",
+        temperature,
+        temperature == 0 or 0.001 <= temperature <= 1000,
+        "0 (greedy), or 0.001 to 1000",
+      ),
+      ("top_k", limits["top_k"], limits["top_k"] >= 0, "0 (all) or more"),
+      ("top_p", limits["top_p"], 1e-6 <= limits["top_p"] <= 1, "1e-6 to 1"),
+      ("min_p", limits["min_p"], 0 <= limits["min_p"] <= 1, "0 to 1"),
+    ):
+      if not holds:
+        raise InputError(f"{name} is {value}: give {words}")
     self._model = model
     self._vocab = vocab
     self._temperature = temperature
-    self._limits = limits
+    self._limits = {
+      name: limit for name, limit in limits.items() if limit != _NO_LIMITS[name]
+    }
     # AutoGraph would take longer than the first second of text.
     self._advance = tf.function(
       self._advance, jit_compile=True, autograph=False
@@ -172,8 +187,11 @@ class GenerativeModel:
       pieces = self._pieces(
         num_chars, prefix, range(first, first + number), seed, stop, _BUFFER
       )
-      return [_join(row) for row in zip(*pieces, strict=True)]
+      nothing = [Sample("", np.empty(0, np.float32))] * number
+      return [_join(row) for row in zip(nothing, *pieces, strict=True)]
 
+    if num_samples <= _MAX_ROWS:  # in this thread, which Ctrl-C interrupts
+      return block(0)
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
       blocks = pool.map(block, range(0, num_samples, _MAX_ROWS))

@@ -141,6 +141,13 @@ class Session:
     self._metrics = Metrics(self._run, step)
     steps_per_epoch = self._trainer.batches.steps_per_epoch
     self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
+    if self._profile.steps and not (
+      step < self._profile.steps[0] < self._num_steps
+    ):
+      warn(
+        f"no profile: step {self._profile.steps[0]} is not one of those from "
+        f"{step} to {self._num_steps} that are left"
+      )
     start = describe_start(step, self._trainer.devices)
     if (last := self._run.last_start()) and (names := differences(last, start)):
       warn(

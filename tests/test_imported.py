@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -129,3 +130,23 @@ def test_weights_that_do_not_fit_are_refused(
   assert _init_from(path, tmp_path / "run", train_args, "--num_layers=2") == 2
   assert "has no weights of such a GRULM" in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_claims_more_than_it_has_is_refused(
+  vocab: list[str],
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  path = tmp_path / "model.weights.h5"
+  huge = ["--embedding_dim=65536", "--rnn_units=65536"]
+  for dtype in ("f4", h5py.string_dtype()):
+    with h5py.File(path, "w") as file:
+      shape = (len(vocab), 65536)
+      file.create_dataset(
+        "embedding/vars/0", shape, dtype, chunks=(1, 16), fillvalue=None
+      )
+    assert _init_from(path, tmp_path / "run", train_args, *huge) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "has no weights of such a GRULM" in err

@@ -2,9 +2,11 @@
 
 import io
 import math
+import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -68,8 +70,8 @@ def test_lines_that_are_not_utf_8_are_told_and_left_out(
   assert [row[4] for row in rows] == ["the king", "of", "", "my lord,", "ü"]
   assert [row[1] for row in rows] == ["9", "3", "1", "9", "2"]
   assert err == (
-    "line 2 is not UTF-8 at its byte 1: it is left out\n"
-    "line 6 is not UTF-8 at its byte 3: it is left out\n"
+    "line 2 is not UTF-8 at byte 0: it is left out\n"
+    "line 6 is not UTF-8 at byte 2: it is left out\n"
   )
 
 
@@ -79,8 +81,10 @@ def test_nothing_in_is_nothing_out(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   assert _run_filter(trained_run, b"", monkeypatch, capsys) == (0, [], "")
-  code, rows, _ = _run_filter(trained_run, b"\xff", monkeypatch, capsys)
+  data = b"\xef\xbb\xbfab\xff"
+  code, rows, err = _run_filter(trained_run, data, monkeypatch, capsys)
   assert (code, rows) == (4, [])
+  assert "byte 5" in err
 
 
 class _Slow(io.RawIOBase):
@@ -104,6 +108,17 @@ def test_lines_are_handed_on_as_they_come() -> None:
   assert next(blocks) == [b"a"]
   assert len(pieces) == 3
   assert list(blocks) == [[b"bc"], [b"", b""], [b"d"]]
+
+
+def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+  reader, writer = os.pipe()
+  os.set_blocking(reader, False)
+  timer = threading.Timer(0.3, os.write, (writer, b"late\n"))
+  timer.start()
+  with open(reader, "rb") as file:
+    assert next(read_lines(file)) == [b"late"]
+  timer.join()
+  os.close(writer)
 
 
 def test_a_tab_in_a_line_leaves_the_columns_before_it_whole() -> None:

@@ -11,6 +11,7 @@ from conftest import SHAKESPEARE_VOCAB as VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charlm.config import InputError
 from charlm.model import GRULM, build_model
 from charlm.sampling import (
   GenerativeModel,
@@ -274,12 +275,35 @@ for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
   assert result.stderr.count("Compilation of XLA executable time") == 1
 
 
-@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
-def test_impossible_temperatures_are_refused(
-  model: GRULM, temperature: float
+@pytest.mark.parametrize(
+  "options",
+  [
+    *({"temperature": t} for t in (-0.1, 1e-9, 1e9, np.nan, np.inf)),
+    *({"top_p": p} for p in (-0.1, 0, 1e-9, 1.1, np.nan)),
+    *({"min_p": p} for p in (-0.1, 1.1, np.nan)),
+    {"top_k": -1},
+  ],
+)
+def test_impossible_options_are_refused(
+  model: GRULM, options: dict[str, float]
 ) -> None:
-  with pytest.raises(ValueError, match="temperature"):
-    GenerativeModel(model, VOCAB, temperature)
+  with pytest.raises(InputError, match=f"{next(iter(options))} is "):
+    GenerativeModel(model, VOCAB, **options)
+
+
+def test_the_outermost_options_draw_characters(model: GRULM) -> None:
+  outermost = {"top_k": 10**6, "top_p": 1e-6, "min_p": 1.0}
+  for temperature in (0.001, 1000.0):
+    for name, limit in outermost.items():
+      generator = GenerativeModel(model, VOCAB, temperature, **{name: limit})
+      assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
+
+
+def test_no_characters_are_an_empty_text(model: GRULM) -> None:
+  generator = GenerativeModel(model, VOCAB)
+  for prefix in ("a", "abc"):
+    assert generator.generate_n_chars(0, prefix) == prefix
+    assert "".join(p.text for p in generator.stream(0, prefix)) == ""
 
 
 def test_steps_need_strings_of_one_length(model: GRULM) -> None:
