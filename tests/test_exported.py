@@ -31,7 +31,8 @@ for texts in json.load(sys.stdin):
   spec = functions["step"].structured_input_signature[1]["states"]
   states = tf.zeros([len(texts), *spec.shape[1:]])
   for chars in (["t"] * len(texts), ["h"] * len(texts)):
-    out = functions["step"](characters=tf.constant(chars, tf.string), states=states)
+    chars = tf.constant(chars, tf.string)
+    out = functions["step"](characters=chars, states=states)
     states = out["states"]
   drawn = functions["generate"](
     prefixes=tf.constant(texts, tf.string),
