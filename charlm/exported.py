@@ -16,12 +16,8 @@ import tensorflow as tf
 from charlm.config import InputError
 from charlm.files import write_atomically
 from charlm.model import GRULM, layer_names
-from charlm.sampling import (
-  sample_keys,
-  temperature_random_sampling,
-  uniform_numbers,
-  without_special,
-)
+from charlm.sampling import temperature_random_sampling, without_special
+from charlm.threefry import sample_keys, uniform_numbers
 from charlm.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
 
 

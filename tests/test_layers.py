@@ -11,7 +11,7 @@ from conftest import ROOT
 ROWS = [
   ["config", "files", "machine"],
   ["command", "corpus", "vocabulary"],
-  ["dataset", "devices", "gru", "progress"],
+  ["dataset", "devices", "gru", "progress", "threefry"],
   ["model", "optimizer", "provenance"],
   ["imported"],
   ["training", "evaluation", "sampling", "run_dir"],

@@ -17,12 +17,10 @@ from charlm.sampling import (
   GenerativeModel,
   Sample,
   _Tail,
-  _threefry,
   allowed,
-  sample_keys,
   temperature_random_sampling,
-  uniform_numbers,
 )
+from charlm.threefry import sample_keys, uniform_numbers
 from charlm.vocabulary import encode
 
 NUM_DRAWS = 200_000
@@ -136,37 +134,6 @@ def test_temperature_0_is_argmax() -> None:
   log_probs = np.random.default_rng(9).normal(size=[500, 20])
   drawn = temperature_random_sampling(log_probs.astype(np.float32), 0)
   np.testing.assert_array_equal(drawn, log_probs.argmax(-1))
-
-
-@pytest.mark.parametrize(
-  ("key", "counter", "expected"),
-  [  # known answers of the generator's authors
-    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
-    ((2**32 - 1,) * 2, (2**32 - 1,) * 2, (0x1CB996FC, 0xBB002BE7)),
-    (
-      (0x13198A2E, 0x03707344),
-      (0x243F6A88, 0x85A308D3),
-      (0xC4923A9C, 0x483DF7A0),
-    ),
-  ],
-)
-def test_threefry_known_answers(
-  key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]
-) -> None:
-  words = [tf.constant(word, tf.uint32) for word in (*key, *counter)]
-  assert tuple(int(word) for word in _threefry(*words)) == expected
-  compiled = tf.function(_threefry, jit_compile=True)
-  assert tuple(int(word) for word in compiled(*words)) == expected
-
-
-def test_uniform_numbers_fill_the_unit_interval() -> None:
-  keys = sample_keys(tf.constant([1, 2], tf.uint32), tf.range(100))
-  u = uniform_numbers(keys, tf.constant(3), 1000).numpy()
-  assert 0 <= u.min() < 1e-4
-  assert 1 - 1e-4 < u.max() < 1
-  assert len(np.unique(u)) > 99_000
-  # 100,000 numbers: four standard deviations of the mean are 0.0037.
-  assert abs(u.mean() - 0.5) < 0.004
 
 
 def test_the_same_seed_gives_the_same_text(model: GRULM) -> None:
