@@ -14,7 +14,7 @@ from charlm.model import GRULM, State
 from charlm.vocabulary import PADDING_ID, UNKNOWN_ID
 
 _SEGMENT = 32  # characters that are scored, then learned from
-_LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+_LEARNING_RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 _DECAY = 1e-3  # the share of the way back to the trained weights in a segment
 _MAX_KNOWN = 20_000  # characters; tuning passes over them six times
 
