@@ -120,8 +120,10 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "perplexity",
       "bits_per_character",
       "sample",
+      "continuation",
     }
     assert len(record["sample"]) == 500
+    assert len(record["continuation"]) == 600
 
 
 def test_a_start_is_logged(trained_run: pathlib.Path) -> None:

@@ -4,16 +4,20 @@ import pytest
 import tensorflow as tf
 from conftest import file_size_limit
 
-from charlm.metrics import Metrics
+from charlm.metrics import Metrics, Profile
 from charlm.run_dir import RunDir
 
 
 def _events(run: RunDir, split: str) -> list[tuple[int, str, float | None]]:
+  """Returns all but the settings, which an event file of `eval` begins with."""
   events = []
-  for path in sorted((run.path / "summaries" / split).iterdir()):
+  for path in sorted((run.path / "summaries" / split).glob("events.*")):
     for record in tf.data.TFRecordDataset(str(path)):
       event = tf.compat.v1.Event.FromString(record.numpy())
       for value in event.summary.value:
+        if value.metadata.plugin_data.plugin_name == "hparams":
+          assert (split, event.step) == ("eval", 0)
+          continue
         tensor = tf.make_ndarray(value.tensor)
         number = None if tensor.dtype == object else float(tensor)
         events.append((event.step, value.tag, number))
@@ -39,6 +43,8 @@ def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
   for step in (10, 20, 30):
     metrics.write(step, "train", {"loss": float(step)})
   metrics.close()
+  profile = run.path / "summaries" / "train" / "plugins" / "profile"
+  profile.mkdir(parents=True)
   with (run.path / "metrics.jsonl").open("a") as file:
     file.write('{"step": "1"}\n[]\n{"step": 40, "spl')
   metrics = Metrics(run, 20)
@@ -51,6 +57,7 @@ def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
     (20, "loss", 20.0),
     (30, "loss", 33.0),
   ]
+  assert profile.exists()
 
 
 def test_a_full_disk_is_waited_out(
@@ -91,3 +98,14 @@ def test_hostile_lines_are_dropped(run: RunDir) -> None:
   )
   Metrics(run, 10).close()
   assert (run.path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_profile_that_cannot_be_written_is_told(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  profile = Profile(run, (3, 5))
+  profile.at(3)
+  with file_size_limit(100):
+    profile.at(5)
+  assert "the profile is not written" in capsys.readouterr().err
+  profile.close()

@@ -22,7 +22,8 @@ def test_the_wheel_holds_the_package_alone(tmp_path: pathlib.Path) -> None:
     text = archive.read(metadata).decode()
   tops = {name.split("/")[0] for name in names}
   assert {top.split("-")[0] for top in tops} == {"charlm"}
-  modules = {path.name for path in (ROOT / "charlm").iterdir() if path.suffix}
-  assert {n.split("/")[1] for n in names if n.startswith("charlm/")} == modules
+  files = (ROOT / "charlm").rglob("*.*")
+  expected = {str(p.relative_to(ROOT)) for p in files if p.suffix != ".pyc"}
+  assert {name for name in names if name.startswith("charlm/")} == expected
   for package in ("tensorflow", "keras", "numpy", "tensorboard", "absl-py"):
     assert f"Requires-Dist: {package}" in text
