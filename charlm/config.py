@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 class InputError(ValueError):
@@ -45,7 +45,7 @@ class Config:
   eval_lines: int = _text(1000, "lines held out at the corpus's end")
   eval_chars: int = _text(0, "characters held out instead; 0: eval_lines")
   valid_lines: int = _text(
-    0, "lines before those that choose the best checkpoint and the end"
+    0, "lines before those that choose the best checkpoint"
   )
   embedding_dim: int = _model(256, "size of a character's embedding")
   rnn_units: int = _model(512, "size of each GRU layer's state")
@@ -56,9 +56,6 @@ class Config:
   dropout_rate: float = _model(0.0, "share of each layer's outputs to drop")
   recurrent_dropout_rate: float = _model(
     0.0, "share of the recurrent weights to drop in each step"
-  )
-  ema_decay: float = _model(
-    0.0, "decay of an average of the weights, used in their place; 0: none"
   )
   precision: str = _model(
     "float32", "float32, or bfloat16 for the GRU's matrix products"
@@ -78,9 +75,6 @@ class Config:
   )
   epochs: int = _training(
     10, "passes over the corpus; more extend a finished run"
-  )
-  patience: int = _training(
-    0, "evaluations without a new best before the end; 0: all epochs"
   )
   eval_every_steps: int = _training(0, "steps between evaluations; 0: an epoch")
   seed: int = _training(0, "of the weights, the shuffles and the dropout")
@@ -130,7 +124,6 @@ _ALLOWED = {
   "batch_size": _between(1),
   "reset_rate": _SHARE,
   "epochs": _between(0),
-  "patience": _between(0),
   "eval_every_steps": _between(0),
   "embedding_dim": _between(1, 2**16),
   "rnn_units": _between(1, 2**16),
@@ -142,7 +135,6 @@ _ALLOWED = {
   "warmup_steps": _between(0),
   "weight_decay": _NOT_NEGATIVE,
   "clip_norm": _NOT_NEGATIVE,
-  "ema_decay": _SHARE,
   "precision": (("float32", "bfloat16").__contains__, "of float32 or bfloat16"),
   "seed": (lambda value: 0 <= value < 2**32, "between 0 and 2**32 - 1"),
 }
@@ -163,11 +155,9 @@ class Experiment:
     )
     # The corpus is told by its hash, not by where it came from. At a constant
     # rate, more epochs only extend what a run already is.
-    ignored = {"corpus"}
+    ignored = {"corpus", "eval_every_steps"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
-    if not self.config.patience:
-      ignored.add("eval_every_steps")
     reasons = {"epochs": ", and the schedule ends with them"}
     return [
       f"{name} ({mine[name]} there, {theirs[name]} here{reasons.get(name, '')})"

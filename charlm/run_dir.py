@@ -212,8 +212,6 @@ class RunDir:
   def load_model(self, which: str) -> tuple[GRULM, int]:
     """Returns the model of a checkpoint, and its step.
 
-    Where the run averages its weights, it is the model of their average.
-
     Raises InputError: no such checkpoint, or not one of this run's model.
     """
     self.checkpoint(which)  # before the other files: is this a run at all?
@@ -226,8 +224,7 @@ class RunDir:
         if data.stat().st_size < 4 * num_weights(config, vocab_size):
           raise ValueError
         model = model_of(config, vocab_size)
-        name = "average" if config.ema_decay else "model"
-        status = tf.train.Checkpoint(**{name: model}).read(path)
+        status = tf.train.Checkpoint(model=model).read(path)
         # The optimizer and the progress are not wanted here, all weights are.
         status.assert_existing_objects_matched().expect_partial()
         return model, step

@@ -52,20 +52,17 @@ class Session:
     self._eval_every = args.eval_every_steps or steps_per_epoch
     self._save_every = args.checkpoint_every_steps or -(-steps_per_epoch // 4)
     self._trainer = trainer
-    self._patience = args.patience
     self._held_out_ids, self._valid_ids = held_out_ids, valid_ids
-    self._evaluator = Evaluator(trainer.result)
-    self._generator = GenerativeModel(trainer.result, vocab)
+    self._evaluator = Evaluator(trainer.model)
+    self._generator = GenerativeModel(trainer.model, vocab)
     self._prefix = decode(held_out_ids[:_PREFIX_CHARS], vocab)
     self._profile = Profile(run, profile_steps)
-    averages = {"average": trainer.average} if trainer.average else {}
     self._checkpoints = Checkpoints(
       run,
       args.max_to_keep,
       model=trainer.model,
       optimizer=trainer.optimizer,
       progress=trainer.progress,
-      **averages,
     )
     self._run = run
     self._last_score: tuple[int, Score | None] = (-1, None)
@@ -89,11 +86,6 @@ class Session:
       step = self._trainer.step
       if step > first and not self._stop and self._last_score[0] != step:
         self._evaluate(step)
-      if self._out_of_patience() and step < self._num_steps:
-        self._line.log(
-          f"ended after step {step:,}: no new best in the last "
-          f"{self._patience} evaluations"
-        )
       self._save(step)
     if self._stop:
       self._line.log(f"stopped after step {step:,}: run it again to go on")
@@ -127,12 +119,8 @@ class Session:
     )
 
   def should_stop(self) -> bool:
-    """Tells whether a signal came, or no new best for too long."""
-    return bool(self._stop) or self._out_of_patience()
-
-  def _out_of_patience(self) -> bool:
-    since_best = self._trainer.progress.evals_since_best.numpy()
-    return 0 < self._patience <= since_best
+    """Tells whether a signal came."""
+    return bool(self._stop)
 
   def _restore(self) -> None:
     step = self._checkpoints.restore_latest()
@@ -182,18 +170,14 @@ class Session:
     self._note_best(step, deciding.log_perplexity)
 
   def _note_best(self, step: int, loss: float) -> None:
-    """Saves the best checkpoint so far, or counts another that is not."""
-    progress = self._trainer.progress
-    best, since_best = progress.best_loss, progress.evals_since_best
-    before = best.numpy(), since_best.numpy()
-    if loss >= before[0]:
-      since_best.assign_add(1)
+    """Saves the checkpoint if none before was better."""
+    best = self._trainer.progress.best_loss
+    before = best.numpy()
+    if loss >= before:
       return
     best.assign(loss)
-    since_best.assign(0)
     if not self._checkpoints.save_best(step):
-      best.assign(before[0])
-      since_best.assign(before[1])
+      best.assign(before)
 
   def _score(self, step: int) -> Score:
     if self._last_score[0] != step:

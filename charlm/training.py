@@ -61,7 +61,6 @@ class Progress(tf.Module):
     # Loss, gradient norm and number of steps since the last report.
     self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
-    self.evals_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
 
 
 class Trainer:
@@ -74,7 +73,6 @@ class Trainer:
         for each batch:
           on each replica: loss and gradient of its rows
           sum the gradients over the replicas, clip, apply
-          move the average of the weights, if there is one
       check that losses and norms are finite
       report, evaluate, save: whatever is due
   """
@@ -86,7 +84,6 @@ class Trainer:
     batches: Batches | ContinuedBatches,
     strategy: tf.distribute.Strategy,
     config: Config = Config(),  # noqa: B008 (it is frozen)
-    average: GRULM | None = None,
   ) -> None:
     """Takes what `build_trainer` builds.
 
@@ -95,12 +92,10 @@ class Trainer:
       optimizer: the model's.
       batches: where the windows come from.
       strategy: the devices.
-      config: its seed, clipping, carried state and decay of the average count.
-      average: a copy of the model, which becomes the mean of its weights.
+      config: its seed, clipping, and carried state count.
     """
     self.model = model
     self.optimizer = optimizer
-    self.average = average
     self.batches = batches
     self._strategy = strategy
     self._config = config
@@ -123,11 +118,6 @@ class Trainer:
       device.rpartition("device:")[2]
       for device in self._strategy.extended.worker_devices
     ]
-
-  @property
-  def result(self) -> GRULM:
-    """The model to evaluate and to sample from."""
-    return self.average or self.model
 
   @property
   def step(self) -> int:
@@ -218,8 +208,6 @@ class Trainer:
       norms = norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
       # All replicas have those of all rows.
       states = self._strategy.experimental_local_results(new_states)[0]
-      if self.average:
-        self._move_average()
     return losses.stack(), norms.stack(), states
 
   def _replica_step(
@@ -280,21 +268,6 @@ class Trainer:
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
     return tf.where(start | (uniform < self._config.reset_rate), 0.0, states)
 
-  def _move_average(self) -> None:
-    """Moves the average towards the weights; fast at first, as they do."""
-    step = tf.cast(self.optimizer.iterations.value, tf.float32)
-    decay = tf.minimum(self._config.ema_decay, (1 + step) / (10 + step))
-
-    def move(mean: tf.Variable, weight: tf.Tensor) -> None:
-      mean.assign_add((1 - decay) * (weight - mean))
-
-    for mean, weight in zip(
-      self.average.trainable_variables,
-      self.model.trainable_variables,
-      strict=True,
-    ):
-      self._strategy.extended.update(mean.value, move, args=(weight.value,))
-
 
 def build_trainer(
   config: Config,
@@ -323,12 +296,8 @@ def build_trainer(
     model = model_of(config, vocab_size, gru, training=True)
     if initial:
       _copy_weights(initial, model)
-    average = None
-    if config.ema_decay:
-      average = model_of(config, vocab_size, gru)
-      _copy_weights(model, average)
     optimizer = build_optimizer(config, config.epochs * batches.steps_per_epoch)
-  return Trainer(model, optimizer, batches, strategy, config, average)
+  return Trainer(model, optimizer, batches, strategy, config)
 
 
 def _copy_weights(source: GRULM, target: GRULM) -> None:

@@ -36,7 +36,6 @@ def test_defaults_are_the_references_recipe() -> None:
     "carry_state": False,
     "reset_rate": 0.0,
     "epochs": 10,
-    "patience": 0,
     "eval_every_steps": 0,
     "embedding_dim": 256,
     "rnn_units": 512,
@@ -49,7 +48,6 @@ def test_defaults_are_the_references_recipe() -> None:
     "warmup_steps": 0,
     "weight_decay": 0.0,
     "clip_norm": 0.0,
-    "ema_decay": 0.0,
     "precision": "float32",
     "init_from": "",
     "seed": 0,
@@ -115,11 +113,9 @@ def test_text_that_is_no_object_is_refused(text: str) -> None:
     {"seed": 2**32},
     {"eval_chars": 1},
     {"valid_lines": -1},
-    {"patience": -1},
     {"reset_rate": 0.5},
     {"recurrent_dropout_rate": 1.0},
     {"weight_decay": -1.0},
-    {"ema_decay": 1.0},
   ],
 )
 def test_impossible_values_are_refused(change: dict) -> None:
@@ -146,18 +142,6 @@ def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   assert one.differences(other) == [
     "epochs (10 there, 11 here, and the schedule ends with them)"
   ]
-
-
-def test_patience_makes_the_evaluations_part_of_the_identity() -> None:
-  for patience, difference in (
-    (0, []),
-    (3, ["eval_every_steps (0 there, 50 here)"]),
-  ):
-    one, other = (
-      Experiment(Config(patience=patience, eval_every_steps=steps), SHA256)
-      for steps in (0, 50)
-    )
-    assert one.differences(other) == difference
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")))

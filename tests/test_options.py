@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import eval as eval_binary
 import export as export_binary
@@ -51,41 +50,6 @@ def test_the_valid_text_chooses_the_best(
   score = _score(capsys, run_dir, "--checkpoint=best", "--json", valid)
   assert score["step"] == best["step"]
   assert score["log_perplexity"] == pytest.approx(best["valid_loss"], abs=1e-6)
-
-
-def test_patience_ends_a_run_and_survives_a_resume(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  # At this rate the loss soon rises.
-  args = [*train_args, "--learning_rate=1.5", "--eval_every_steps=2"]
-  args += ["--clip_norm=1", "--patience=3", "--epochs=50"]
-  run_dir = _train(args, tmp_path / "run")
-  assert "no new best in the last 3 evaluations" in capsys.readouterr().out
-  losses = [record["loss"] for record in _evals(run_dir)]
-  assert int(np.argmin(losses)) == len(losses) - 4
-  assert 2 * len(losses) < 50 * 12
-  _train(args, run_dir)
-  assert [record["loss"] for record in _evals(run_dir)] == losses
-
-
-def test_the_average_is_what_is_evaluated(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  run_dir = _train(train_args, tmp_path / "run", "--ema_decay=0.9")
-  score = _score(capsys, run_dir, "--json")
-  assert score["log_perplexity"] == pytest.approx(
-    _evals(run_dir)[-1]["loss"], abs=1e-6
-  )
-  model, _ = RunDir(run_dir).load_model("latest")
-  path = str(run_dir / "checkpoints" / "ckpt-12")
-  trained = tf.train.load_variable(
-    path, "model/dense/_kernel/.ATTRIBUTES/VARIABLE_VALUE"
-  )
-  assert np.abs(trained - model.dense.kernel.numpy()).max() > 1e-4
 
 
 def test_a_run_with_layer_normalisation(

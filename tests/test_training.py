@@ -77,7 +77,6 @@ EVERYTHING = {
   "recurrent_dropout_rate": 0.2,
   "clip_norm": 0.5,
   "weight_decay": 0.1,
-  "ema_decay": 0.9,
   "carry_state": True,
   "reset_rate": 0.1,
 }
@@ -103,7 +102,7 @@ def test_replica_counts_train_the_same_model(
   for num_replicas in (1, 2, 4):
     one = trainer(num_replicas, **({"num_layers": 2} | config))
     one.train(10, 10, Recorder())
-    results.append([*one.result.get_weights(), one.progress.states.numpy()])
+    results.append([*weights(one), one.progress.states.numpy()])
   start = weights(trainer(**({"num_layers": 2} | config)))
   for others in results[1:]:
     for mine, other in zip(results[0], others, strict=True):
@@ -196,21 +195,6 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
     assert set(rows.sum(axis=1)) <= {0.0, 16.0}
     num_zeros += int((rows.sum(axis=1) == 0).sum())
   assert 0.2 < num_zeros / 800 < 0.4
-
-
-def test_the_average_is_that_of_the_weights() -> None:
-  one = trainer(2, ema_decay=0.7, learning_rate=0.01)
-  expected = one.model.get_weights()
-  for step in range(1, 9):
-    one.train(step, 1, Recorder())
-    decay = min(0.7, (1 + step) / (10 + step))
-    expected = [
-      decay * mean + (1 - decay) * weight
-      for mean, weight in zip(expected, one.model.get_weights(), strict=True)
-    ]
-  for mine, mean in zip(one.average.get_weights(), expected, strict=True):
-    np.testing.assert_allclose(mine, mean, atol=1e-6)
-  assert one.result is one.average
 
 
 def test_weight_decay_shrinks_all_but_biases_and_gains() -> None:
@@ -344,7 +328,6 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       "model": one.model,
       "optimizer": one.optimizer,
       "progress": one.progress,
-      "average": one.average,
     }
 
   unbroken, stopped, resumed = (trainer(2, **EVERYTHING) for _ in range(3))
@@ -361,7 +344,6 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     *(
       [
         *one.model.variables,
-        *one.average.variables,
         *one.optimizer.variables,
         one.progress.states,
       ]
