@@ -177,7 +177,7 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
   [
     ("config.json", "[" * 100_000, "not JSON"),
     ("config.json", " " * 2**26, "larger than any"),
-    ("config.json", '{"format": 3}', "corpus_sha256"),
+    ("config.json", '{"format": 4}', "corpus_sha256"),
     ("vocabulary.json", "[" * 100_000, "not JSON"),
     ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
     ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
