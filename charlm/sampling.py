@@ -7,6 +7,7 @@ device.
 
 import concurrent.futures
 import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -183,20 +184,28 @@ class GenerativeModel:
     ends after `num_chars` characters, or before it holds a string `stop`.
     """
 
+    stopped = threading.Event()
+
     def block(first: int) -> list[Sample]:
       number = min(num_samples - first, _MAX_ROWS)
-      pieces = self._pieces(
-        num_chars, prefix, range(first, first + number), seed, stop, _BUFFER
-      )
-      nothing = [Sample("", np.empty(0, np.float32))] * number
-      return [_join(row) for row in zip(nothing, *pieces, strict=True)]
+      samples = range(first, first + number)
+      pieces = [[Sample("", np.empty(0, np.float32))] * number]
+      for piece in self._pieces(
+        num_chars, prefix, samples, seed, stop, _BUFFER
+      ):
+        if stopped.is_set():
+          raise concurrent.futures.CancelledError
+        pieces.append(piece)
+      return [_join(row) for row in zip(*pieces, strict=True)]
 
-    if num_samples <= _MAX_ROWS:  # in this thread, which Ctrl-C interrupts
-      return block(0)
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-      blocks = pool.map(block, range(0, num_samples, _MAX_ROWS))
-      return [sample for block in blocks for sample in block]
+      try:
+        blocks = pool.map(block, range(0, num_samples, _MAX_ROWS))
+        return [sample for block in blocks for sample in block]
+      except BaseException:  # Ctrl-C reaches this thread alone
+        stopped.set()
+        raise
 
   def stream(
     self,

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -196,6 +197,25 @@ def test_steps_from_strings_equal_the_whole_text(model: GRULM) -> None:
   rows = tf.strings.join(texts).numpy()
   assert rows[0].decode() == _texts(generator, 10, "The ")[0]
   assert rows[1].decode() == _texts(generator, 10, "Thou")[0]
+
+
+def test_ctrl_c_ends_many_samples_after_a_piece(
+  model: GRULM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  generator = GenerativeModel(model, VOCAB)
+  advance, calls = generator._advance, []
+
+  def interrupted(*args: Any) -> Any:
+    calls.append(args)
+    if len(calls) == 5:
+      os.kill(os.getpid(), signal.SIGINT)
+    assert len(calls) < 100
+    return advance(*args)
+
+  monkeypatch.setattr(generator, "_advance", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    generator.sample(10**8, "\n", 100)
+  assert len(calls) < 100
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
