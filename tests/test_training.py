@@ -86,8 +86,12 @@ EVERYTHING = {
   ("config", "tolerance"),
   [
     ({}, 1e-6),
+    ({"clip_norm": 0.1}, 1e-6),
+    ({"dropout_rate": 0.3}, 1e-6),
+    ({"carry_state": True}, 1e-6),
     (EVERYTHING, 1e-6),
     # It scales small sums up, and their rounding with them.
+    ({"layer_norm": True}, 1e-5),
     (EVERYTHING | {"layer_norm": True}, 1e-5),
   ],
 )
