@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 class InputError(ValueError):
@@ -54,9 +54,6 @@ class Config:
     False, "normalise what each layer's state adds to its gates"
   )
   dropout_rate: float = _model(0.0, "share of each layer's outputs to drop")
-  recurrent_dropout_rate: float = _model(
-    0.0, "share of the recurrent weights to drop in each step"
-  )
   precision: str = _model(
     "float32", "float32, or bfloat16 for the GRU's matrix products"
   )
@@ -129,7 +126,6 @@ _ALLOWED = {
   "rnn_units": _between(1, 2**16),
   "num_layers": _between(1, 100),
   "dropout_rate": _SHARE,
-  "recurrent_dropout_rate": _SHARE,
   "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
   "schedule": (("constant", "cosine").__contains__, "of constant or cosine"),
   "warmup_steps": _between(0),

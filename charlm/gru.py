@@ -66,21 +66,17 @@ class FusedGRU(keras.layers.GRU):
     sequences: tf.Tensor,
     initial_state: Any = None,
     training: bool = False,
-    recurrent_kernel: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window `[B, T, D]`, T at least 1, from a state `[B, H]`.
 
-    Without a state, from zero. `precision` acts in training only. A recurrent
-    kernel `[H, 3H]` takes the place of the layer's own. Returns the outputs
-    `[B, T, H]` and the last of them, the state `[B, H]`.
+    Without a state, from zero. `precision` acts in training only. Returns the
+    outputs `[B, T, H]` and the last of them, the state `[B, H]`.
     """
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
     kernel = tf.concat([self.cell.kernel, _input_bias(self.cell)], axis=0)
-    return self._run(
-      features, kernel, recurrent_kernel, initial_state, training
-    )
+    return self._run(features, kernel, initial_state, training)
 
   def call_ids(
     self,
@@ -88,7 +84,6 @@ class FusedGRU(keras.layers.GRU):
     embeddings: tf.Tensor,
     initial_state: Any = None,
     training: bool = False,
-    recurrent_kernel: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
@@ -104,7 +99,7 @@ class FusedGRU(keras.layers.GRU):
     dtype = self._product_dtype(training)
     features = tf.one_hot(tf.transpose(ids), depth, axis=1, dtype=dtype)
     table = project(self.cell, embeddings)
-    return self._run(features, table, recurrent_kernel, initial_state, training)
+    return self._run(features, table, initial_state, training)
 
   def _product_dtype(self, training: bool) -> tf.DType:
     low = training and self.precision == "bfloat16"
@@ -114,20 +109,17 @@ class FusedGRU(keras.layers.GRU):
     self,
     features: tf.Tensor,
     kernel: tf.Tensor,
-    recurrent_kernel: tf.Tensor | None,
     state: Any,
     training: bool,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
-    if recurrent_kernel is None:
-      recurrent_kernel = tf.convert_to_tensor(self.cell.recurrent_kernel)
     if state is None:
       state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)
     outputs = _recurrence(
       tf.cast(features, self._product_dtype(training)),
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
-      recurrent_kernel,
+      tf.convert_to_tensor(self.cell.recurrent_kernel),
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
       tf.cast(state, self.compute_dtype),
       *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),

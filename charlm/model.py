@@ -23,8 +23,7 @@ State = tf.Tensor | tuple[tf.Tensor, ...]
 class GRULM(keras.Model):
   """Embedding, GRU layers, and a dense layer with log-softmax.
 
-  Dropout acts on the embedding's and on each GRU layer's output, and apart from
-  that on the recurrent weights (Merity et al. 2018).
+  Dropout acts on the embedding's and on each GRU layer's output.
   """
 
   def __init__(
@@ -36,7 +35,6 @@ class GRULM(keras.Model):
     dropout_rate: float = 0.0,
     gru: str = "auto",
     precision: str = "float32",
-    recurrent_dropout_rate: float = 0.0,
     layer_norm: bool = False,
     **kwargs: Any,
   ) -> None:
@@ -52,19 +50,14 @@ class GRULM(keras.Model):
         cuDNN's on a GPU; `auto`, the first on a CPU and the second on a GPU.
         The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
-      recurrent_dropout_rate: share of the recurrent weights that the fused
-        layer drops in training, the same ones at all characters of a window.
       layer_norm: whether the fused layer normalises what the state adds to its
         gates.
       **kwargs: of `keras.Model`.
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
-    self._recurrent_dropout_rate = recurrent_dropout_rate
     # All that cuDNN cannot do.
-    only_fused = (
-      precision != "float32" or recurrent_dropout_rate > 0 or layer_norm
-    )
+    only_fused = precision != "float32" or layer_norm
     self.rnn_units = rnn_units
     # Five times Keras' scale. Keras' Adam counts each occurrence of a character
     # apart, which makes its embeddings grow fast; from here, an Adam that sees
@@ -123,23 +116,17 @@ class GRULM(keras.Model):
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
-    recurrent_rate = self._recurrent_dropout_rate if training else 0.0
-    if (rate or recurrent_rate) and dropout_seed is None:
+    if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
     for i, state in enumerate(tf.nest.flatten(states)):
       gru = getattr(self, _gru_name(i))
-      args = {"training": training}
-      if recurrent_rate:
-        args["recurrent_kernel"] = _drop_weights(
-          gru.cell.recurrent_kernel, recurrent_rate, dropout_seed, i
-        )
       if i == 0 and not rate and isinstance(gru, FusedGRU):
-        x, state = gru.call_ids(x, self.embedding.embeddings, state, **args)
+        x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
       else:
         if i == 0:
           x = _dropout(self.embedding(x), rate, dropout_seed, 0)  # [B, T, D]
-        x, state = gru(x, initial_state=state, **args)
+        x, state = gru(x, initial_state=state, training=training)
       x = _dropout(x, rate, dropout_seed, i + 1)  # [B, T, H]
       new_states.append(state)
     log_probs = self.dense(x)  # [B, T, V]
@@ -186,7 +173,7 @@ def model_of(
   """Returns the model that a config describes; for training with all of it."""
   names = SIZES
   if training:
-    names += ("dropout_rate", "recurrent_dropout_rate", "precision")
+    names += ("dropout_rate", "precision")
   options = {name: getattr(config, name) for name in names}
   return build_model(vocab_size, gru=gru, **options)
 
@@ -222,23 +209,12 @@ def _build_gru(
     return FusedGRU(units, *options, name=name)
   if only_fused:
     raise InputError(
-      "bfloat16, recurrent dropout and layer normalisation are the fused "
-      "layer's alone: give --gru=fused"
+      "bfloat16 and layer normalisation are the fused layer's alone: give "
+      "--gru=fused"
     )
   return keras.layers.GRU(
     units, return_sequences=True, return_state=True, name=name
   )
-
-
-def _drop_weights(
-  weights: Any, rate: float, seed: tf.Tensor, layer: int
-) -> tf.Tensor:
-  """Zeroes elements of a layer's weights: a function of (seed, layer) alone."""
-  weights = tf.convert_to_tensor(weights)
-  # Apart from the seeds of `_dropout`; all replicas drop the same weights.
-  seed = tf.random.experimental.stateless_fold_in(seed, -1 - layer)
-  keep = tf.random.stateless_uniform(weights.shape, seed, alg="philox") >= rate
-  return tf.where(keep, weights / (1 - rate), 0.0)
 
 
 def _dropout(

@@ -31,7 +31,6 @@ FLAGS = (
   "--num_layers=2",
   "--layer_norm",
   "--dropout_rate=0.1",
-  "--recurrent_dropout_rate=0.1",
   "--weight_decay=0.01",
   "--carry_state",
   "--reset_rate=0.05",

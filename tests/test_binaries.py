@@ -379,7 +379,7 @@ BAD_INPUT = [
   ("train.py", ["--valid_lines=250"], "lower --valid_lines"),
   ("train.py", ["--reset_rate=0.1"], "--carry_state"),
   ("train.py", ["--carry_state", "--batch_size=512"], "fewer than one batch"),
-  ("train.py", ["--gru=keras", "--recurrent_dropout_rate=0.1"], "--gru=fused"),
+  ("train.py", ["--gru=keras", "--layer_norm"], "--gru=fused"),
   ("train.py", ["--profile_steps=20,10"], "give two steps"),
   ("train.py", ["--profile_steps=10"], "give two steps"),
   ("train.py", ["--profile_steps=a,b"], "give two steps"),

@@ -42,7 +42,6 @@ def test_defaults_are_the_references_recipe() -> None:
     "num_layers": 1,
     "layer_norm": False,
     "dropout_rate": 0.0,
-    "recurrent_dropout_rate": 0.0,
     "learning_rate": 0.00125,
     "schedule": "constant",
     "warmup_steps": 0,
@@ -114,7 +113,6 @@ def test_text_that_is_no_object_is_refused(text: str) -> None:
     {"eval_chars": 1},
     {"valid_lines": -1},
     {"reset_rate": 0.5},
-    {"recurrent_dropout_rate": 1.0},
     {"weight_decay": -1.0},
   ],
 )
