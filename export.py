@@ -24,7 +24,7 @@ def define_flags() -> flags.FlagValues:
     "format",
     "saved_model",
     ["saved_model", "keras"],
-    "saved_model: strings in and out; keras: ids in, log-probabilities out",
+    "with strings in and out, or with ids in and log-probabilities out",
     **group,
   )
   flags.DEFINE_bool("help", False, "show this help", **group)

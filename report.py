@@ -21,7 +21,11 @@ def define_flags() -> flags.FlagValues:
   )
   for name, default, text in (
     ("checkpoint", "latest", "latest, best or a step"),
-    ("corpus", None, "the training text of the first run, for the yardsticks"),
+    (
+      "corpus",
+      None,
+      "the corpus of the first run, for n-grams and xz",
+    ),
     ("output", "report.html", "the page"),
   ):
     flags.DEFINE_string(name, default, text, **group)

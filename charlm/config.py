@@ -45,7 +45,7 @@ class Config:
   eval_lines: int = _text(1000, "lines held out at the corpus's end")
   eval_chars: int = _text(0, "characters held out instead; 0: eval_lines")
   valid_lines: int = _text(
-    0, "lines before those that choose the best checkpoint"
+    0, "lines before those, also left out, that choose the best checkpoint"
   )
   embedding_dim: int = _model(256, "size of a character's embedding")
   rnn_units: int = _model(512, "size of each GRU layer's state")
@@ -53,7 +53,9 @@ class Config:
   layer_norm: bool = _model(
     False, "normalise what each layer's state adds to its gates"
   )
-  dropout_rate: float = _model(0.0, "share of each layer's outputs to drop")
+  dropout_rate: float = _model(
+    0.0, "share of the embedding's and each layer's outputs to drop"
+  )
   precision: str = _model(
     "float32", "float32, or bfloat16 for the GRU's matrix products"
   )
@@ -71,7 +73,7 @@ class Config:
     0.0, "chance that a row of carry_state starts from the zero state instead"
   )
   epochs: int = _training(
-    10, "passes over the corpus; more extend a finished run"
+    10, "passes over the text; at a constant rate more extend a run"
   )
   eval_every_steps: int = _training(0, "steps between evaluations; 0: an epoch")
   seed: int = _training(0, "of the weights, the shuffles and the dropout")
@@ -83,7 +85,7 @@ class Config:
     0, "steps in which a cosine's rate first rises"
   )
   weight_decay: float = _optimizer(
-    0.0, "share of each weight that a rate of 1 takes"
+    0.0, "share of each weight but biases that a rate of 1 takes"
   )
   clip_norm: float = _optimizer(
     0.0, "largest norm of the gradient; 0: no clipping"

@@ -77,8 +77,9 @@ class Score:
   @property
   def log_perplexity_known(self) -> float | None:
     """Nats per known character; None where there is none."""
-    known = self.nats[~self.unknown]
-    return float(known.mean(dtype=np.float64)) if len(known) else None
+    if self.unknown.all():
+      return None
+    return float(self._units(~self.unknown).mean())
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the numbers that `eval.py --json` prints."""
@@ -89,13 +90,19 @@ class Score:
       numbers["interval"] = None  # JSON knows no infinity
     return numbers
 
-  def _units(self) -> np.ndarray:
-    """Returns that whose mean is the score: nats, or the rows' means."""
+  def _units(self, counted: np.ndarray | bool = True) -> np.ndarray:
+    """Returns that whose mean is the score: nats, or the rows' means.
+
+    Only characters that are `counted` `[N]` count, and rows with some of them.
+    """
+    counted = np.broadcast_to(counted, self.nats.shape)
     nats = self.nats.astype(np.float64)
     if self.row_lengths is None:
-      return nats
+      return nats[counted]
     first = np.cumsum(self.row_lengths) - self.row_lengths
-    return np.add.reduceat(nats, first) / self.row_lengths
+    sums = np.add.reduceat(np.where(counted, nats, 0), first)
+    counts = np.add.reduceat(counted, first, dtype=np.int64)
+    return sums[counts > 0] / counts[counts > 0]
 
 
 def confidence_interval(

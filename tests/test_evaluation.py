@@ -97,6 +97,13 @@ def test_unknown_characters_are_charged_and_counted(model: GRULM) -> None:
   assert score.log_perplexity_known == pytest.approx(known, abs=1e-6)
 
 
+def test_known_characters_are_averaged_by_line() -> None:
+  nats, unknown = np.array([1, 3, 5, 9, 4]), np.array([0, 1, 0, 0, 1], bool)
+  score = Score(nats, unknown, row_lengths=np.array([2, 2, 1]))
+  assert score.log_perplexity == pytest.approx((2 + 7 + 4) / 3)
+  assert score.log_perplexity_known == pytest.approx((1 + 7) / 2)
+
+
 def test_a_text_of_unknown_characters_has_no_known_score() -> None:
   score = Score(np.full(3, 2.0), np.full(3, True))
   assert score.log_perplexity == 2

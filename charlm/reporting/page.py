@@ -265,7 +265,7 @@ def _by(group: object, result: Result) -> list[analysis.Group]:
 
 def _worst(first: Result) -> str:
   nats = first.scores["stream"].nats
-  parts = [_note(f"The dearest passages of 100 characters of {first.name}.")]
+  parts = [_note(f"The costliest passages of 100 characters of {first.name}.")]
   for start, mean in analysis.worst_passages(nats):
     passage = html.escape(first.text[start + 1 : start + 101])
     parts.append(
