@@ -76,7 +76,7 @@ def evaluate(args: Any) -> int:
   if args.per_line:
     return _score_lines(args, model, run, vocab)
   if args.text is None:
-    args.text, text = run.path / "held_out.txt", run.held_out()
+    args.text, text = run.held_out_path, run.held_out()
   else:
     config = run.experiment().config
     text = clean(read_text(args.text), config.lowercase, config.raw)
@@ -89,7 +89,7 @@ def evaluate(args: Any) -> int:
   if args.json:
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     print(json.dumps(result))
-    return 0
+    return DONE
   low, high = score.interval
   print(
     f"step                {step:,}\n"
@@ -110,7 +110,7 @@ def evaluate(args: Any) -> int:
     print(
       f"unknown to the model: {' '.join(map(repr, unknown))}", file=sys.stderr
     )
-  return 0
+  return DONE
 
 
 def _check(args: Any) -> None:
@@ -150,7 +150,7 @@ def _score_lines(args: Any, model: Any, run: Any, vocab: list[str]) -> int:
     return line if config.raw else line.strip()
 
   scorer = LineScorer(Evaluator(model), vocab, cleaned, warn)
-  path = run.path / "held_out.txt" if args.text is None else args.text
+  path = run.held_out_path if args.text is None else args.text
   with open_binary(str(path)) as file:
     for lines in read_lines(file):
       print(

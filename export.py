@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from charlm.command import import_quietly, run_command
+from charlm.command import DONE, import_quietly, run_command
 from charlm.config import InputError
 
 
@@ -45,11 +45,14 @@ def export(args: Any) -> int:
   is_keras = args.format == "keras"
   default = "model.keras" if is_keras else "exported"
   output = pathlib.Path(args.output or default)
-  if is_keras and output.suffix != ".keras":
-    raise InputError(
-      f"{output} does not end with .keras: give such an --output"
-    )
-  for path in (output, output.with_suffix(".vocabulary.json")):
+  files = [output]
+  if is_keras:
+    if output.suffix != ".keras":
+      raise InputError(
+        f"{output} does not end with .keras: give such an --output"
+      )
+    files.append(output.with_suffix(".vocabulary.json"))
+  for path in files:
     if path.exists():
       raise InputError(f"{path} is there already: give another --output")
   import_quietly("tensorflow", "keras")
@@ -63,7 +66,7 @@ def export(args: Any) -> int:
   save = save_keras if is_keras else save_saved_model
   for path in save(model, run.vocabulary(), output):
     print(path)
-  return 0
+  return DONE
 
 
 if __name__ == "__main__":

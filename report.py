@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from charlm.command import import_quietly, run_command
+from charlm.command import DONE, import_quietly, run_command
 from charlm.config import InputError
 from charlm.corpus import Split, load_text, sha256, split_text
 from charlm.files import write_atomically
@@ -21,11 +21,7 @@ def define_flags() -> flags.FlagValues:
   )
   for name, default, text in (
     ("checkpoint", "latest", "latest, best or a step"),
-    (
-      "corpus",
-      None,
-      "the corpus of the first run, for n-grams and xz",
-    ),
+    ("corpus", None, "the corpus of the first run, for n-grams and xz"),
     ("output", "report.html", "the page"),
   ):
     flags.DEFINE_string(name, default, text, **group)
@@ -46,6 +42,9 @@ def report(args: Any) -> int:
   """
   if not args.run_dir:
     raise InputError("--run_dir is empty: give a folder")
+  output = pathlib.Path(args.output)
+  if output.is_dir():
+    raise InputError(f"{output} is a folder: give a file as --output")
   try:
     import_quietly("tensorflow", "keras", "matplotlib")
   except ModuleNotFoundError as error:
@@ -61,9 +60,9 @@ def report(args: Any) -> int:
   results = [evaluate(run, args.checkpoint) for run in runs]
   split = _split(args.corpus, runs[0]) if args.corpus else None
   text = page(results, split, runs[0].vocabulary())
-  write_atomically(pathlib.Path(args.output), text.encode())
-  print(args.output)
-  return 0
+  write_atomically(output, text.encode())
+  print(output)
+  return DONE
 
 
 def _split(corpus: str, run: Any) -> Split:

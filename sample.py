@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from charlm.command import import_quietly, run_command
+from charlm.command import DONE, import_quietly, run_command, warn
 from charlm.config import InputError
 from charlm.corpus import read_text
 from charlm.vocabulary import unknown_characters
@@ -82,17 +82,17 @@ def sample(args: Any) -> int:
   run = RunDir(args.run_dir)
   model, _ = run.load_model(args.checkpoint)
   vocab = run.vocabulary()
-  if unknown := unknown_characters(prefix, vocab):
-    print(
-      f"the model does not know {' '.join(map(repr, unknown))} of the prefix: "
-      "it reads them as unknown",
-      file=sys.stderr,
+  if unknown := unknown_characters(prefix or "\n", vocab):
+    warn(
+      f"the model does not know {' '.join(map(repr, unknown))} "
+      f"{'of the prefix' if prefix else 'before the text: give a --prefix'}; "
+      "it reads that as unknown"
     )
   limits = {name: getattr(args, name) for name in ("top_k", "top_p", "min_p")}
   generator = GenerativeModel(model, vocab, args.temperature, **limits)
   if args.stream:
     _stream(args, generator, prefix)
-    return 0
+    return DONE
   samples = generator.sample(
     args.num_chars, prefix or "\n", args.num_samples, args.seed, args.stop
   )
@@ -102,7 +102,7 @@ def sample(args: Any) -> int:
   else:
     texts = (prefix + sample.text for sample in samples)
     print(f"\n{SEPARATOR}\n".join(texts))
-  return 0
+  return DONE
 
 
 def _prefix(args: Any) -> str:

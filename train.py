@@ -34,6 +34,7 @@ def define_flags() -> flags.FlagValues:
   flags.DEFINE_string("run_dir", "runs/shakespeare", "folder of the run", **run)
   for name, default, least, text in (
     ("num_replicas", 0, 0, "GPUs or CPU devices; 0: all GPUs, else all cores"),
+    ("eval_every_steps", 0, 0, "steps between evaluations; 0: an epoch"),
     ("checkpoint_every_steps", 0, 0, "steps between saves; 0: a quarter epoch"),
     ("summary_every_steps", 0, 0, "steps a reported mean spans; 0: 1/80 epoch"),
     ("max_to_keep", 3, 1, "how many of the latest checkpoints to keep"),
@@ -77,7 +78,7 @@ def train(args: Any) -> int:
   """Trains by parsed flags; returns the exit code.
 
   Raises:
-    InputError: bad input; nothing was written then.
+    InputError: bad input; no run was begun or changed then.
   """
   config = config_of(args)
   profile_steps = _steps(args.profile_steps)

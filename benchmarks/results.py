@@ -61,7 +61,8 @@ def _measure_run(
   lines = (run_dir / "metrics.jsonl").read_text().splitlines()
   records = [json.loads(line) for line in lines]
   for record in records:
-    record.pop("sample", None)
+    for text in ("sample", "continuation"):
+      record.pop(text, None)
   return {
     "seed": seed,
     "checkpoint": checkpoint,

@@ -45,10 +45,6 @@ class Checkpoints:
         self._checkpoint.restore(str(path)).assert_consumed()
       except DAMAGE:
         warn(f"skipped {path}: it is not whole")
-        if not os.path.exists(
-          f"{path}.index"
-        ):  # left by a save that was killed
-          os.remove(f"{path}.data-00000-of-00001")
         continue
       if folder == self._run.recent:
         self._last_step = step
@@ -88,8 +84,7 @@ class Checkpoints:
     self, folder: pathlib.Path, max_to_keep: int
   ) -> tf.train.CheckpointManager:
     folder.mkdir(exist_ok=True)
-    for left_over in folder.glob("ckpt-*_temp"):  # of a save that was killed
-      shutil.rmtree(left_over)
+    _clear(folder)
     # The manager believes its state file, which can be missing, garbled or name
     # other folders' files: say afresh what is there.
     state_file = folder / "checkpoint"
@@ -106,3 +101,15 @@ class Checkpoints:
       max_to_keep,
       checkpoint_name="ckpt",
     )
+
+
+def _clear(folder: pathlib.Path) -> None:
+  """Removes what a kill left of a save, or of the removal of a checkpoint."""
+  for left_over in folder.glob("ckpt-*_temp"):
+    shutil.rmtree(left_over)
+  for data in folder.glob("ckpt-*.data-00000-of-00001"):
+    # A save ends with the index, a removal begins with it.
+    if not data.with_suffix(".index").exists():
+      data.unlink()
+  for left_over in folder.glob(".checkpoint.*"):
+    left_over.unlink()

@@ -40,6 +40,9 @@ def run_command(
     return fail(name, f"{_one_line(error)}; see {name} --help")
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
+  for stream in ("stdout", "stderr"):
+    if getattr(sys, stream) is None:  # closed, as by `>&-`
+      setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
   try:
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if flag_values.help:

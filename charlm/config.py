@@ -75,7 +75,6 @@ class Config:
   epochs: int = _training(
     10, "passes over the text; at a constant rate more extend a run"
   )
-  eval_every_steps: int = _training(0, "steps between evaluations; 0: an epoch")
   seed: int = _training(0, "of the weights, the shuffles and the dropout")
   learning_rate: float = _optimizer(0.00125, "largest step size of Adam")
   schedule: str = _optimizer(
@@ -123,7 +122,6 @@ _ALLOWED = {
   "batch_size": _between(1),
   "reset_rate": _SHARE,
   "epochs": _between(0),
-  "eval_every_steps": _between(0),
   "embedding_dim": _between(1, 2**16),
   "rnn_units": _between(1, 2**16),
   "num_layers": _between(1, 100),
@@ -153,7 +151,7 @@ class Experiment:
     )
     # The corpus is told by its hash, not by where it came from. At a constant
     # rate, more epochs only extend what a run already is.
-    ignored = {"corpus", "eval_every_steps"}
+    ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
     reasons = {"epochs": ", and the schedule ends with them"}

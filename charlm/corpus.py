@@ -40,14 +40,7 @@ def load_lines(spec: str, lowercase: bool = False) -> list[str]:
 
   Raises InputError: nothing there, not UTF-8, or no line with a character.
   """
-  lines = [
-    line for text in _texts(spec) for line in clean_lines(text, lowercase)
-  ]
-  if not lines:
-    raise InputError(
-      f"the corpus {spec} has no line of text: give another --corpus"
-    )
-  return lines
+  return load_text(spec, lowercase).split("\n")
 
 
 def load_text(spec: str, lowercase: bool = False, raw: bool = False) -> str:
@@ -55,14 +48,13 @@ def load_text(spec: str, lowercase: bool = False, raw: bool = False) -> str:
 
   Raises InputError: as `load_lines`.
   """
-  if not raw:
-    return "\n".join(load_lines(spec, lowercase))
-  text = "".join(_texts(spec))
+  # The last line of a file need not have a newline.
+  text = clean(("" if raw else "\n").join(_texts(spec)), lowercase, raw)
   if not text.strip():
     raise InputError(
       f"the corpus {spec} has no line of text: give another --corpus"
     )
-  return clean(text, lowercase, raw)
+  return text
 
 
 def clean(text: str, lowercase: bool = False, raw: bool = False) -> str:
@@ -144,9 +136,10 @@ def split_text(text: str, config: Config) -> Split:
     rest, held_out = _cut_lines(text, config.eval_lines, "eval_lines")
   train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
   if not train:
+    flag = "eval_chars" if config.eval_chars else "eval_lines"
     raise InputError(
-      f"the held-out part is all of the corpus's {len(text)} characters: lower "
-      "--eval_chars"
+      f"the parts held out are all of the corpus's {len(text)} characters: "
+      f"lower --{flag}"
     )
   for flag, part in (("eval_lines", held_out), ("valid_lines", valid)):
     if len(part) < 2 and getattr(config, flag):
@@ -159,14 +152,17 @@ def split_text(text: str, config: Config) -> Split:
 
 def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
   """Returns a text without its last lines, and these."""
-  lines = text.split("\n")
+  if not num_lines:
+    return text, ""
+  body = text.removesuffix("\n")  # at the end it begins no line
+  lines = body.split("\n")
   if num_lines >= len(lines):
     raise InputError(
       f"{flag} is {num_lines} of {len(lines)} lines, which leaves nothing to "
       f"train on: lower --{flag}"
     )
   first = len(lines) - num_lines
-  return "\n".join(lines[:first]), "\n".join(lines[first:])
+  return "\n".join(lines[:first]), "\n".join(lines[first:]) + text[len(body) :]
 
 
 def sha256(text: str) -> str:

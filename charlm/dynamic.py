@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.evaluation import Score
+from charlm.evaluation import Score, refuse_short
 from charlm.model import GRULM, State
 from charlm.vocabulary import PADDING_ID, UNKNOWN_ID
 
 _SEGMENT = 32  # characters that are scored, then learned from
-_LEARNING_RATES = (1e-4, 2e-4, 4e-4, 8e-4)
+_LEARNING_RATES = (1e-4, 2e-4, 4e-4, 8e-4, 16e-4, 32e-4)
 _DECAY = 1e-3  # the share of the way back to the trained weights in a segment
-_MAX_KNOWN = 20_000  # characters; tuning passes over them six times
+_MAX_KNOWN = 20_000  # characters; tuning passes over them seven times
 
 
 class DynamicEvaluator:
@@ -31,13 +31,13 @@ class DynamicEvaluator:
     self._model = model
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
-    self._squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
+    self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
     self._learn = tf.function(self._learn)
     known_ids = known_ids[-_MAX_KNOWN:]
     # Without a step, to see the gradients of the trained weights.
     self._pass(known_ids, 0.0)
     num_segments = -(-(len(known_ids) - 1) // _SEGMENT)
-    for squares in self._squares:
+    for squares in self.mean_squares:
       squares.assign(squares / num_segments)
     losses = {r: self._pass(known_ids, r).mean() for r in _LEARNING_RATES}
     self.learning_rate = min(losses, key=losses.get)
@@ -47,8 +47,7 @@ class DynamicEvaluator:
 
     Raises ValueError: fewer than two characters.
     """
-    if len(ids) < 2:
-      raise ValueError("a text of fewer than two characters has no score")
+    refuse_short(ids)
     nats = self._pass(ids, self.learning_rate)
     return Score(nats, ids[1:] == UNKNOWN_ID)
 
@@ -71,10 +70,12 @@ class DynamicEvaluator:
       log_probs, states = self._model(
         segment[:, :-1], states, return_state=True
       )
-      nats = -tf.gather(log_probs, segment[:, 1:], batch_dims=2)
+      targets = segment[:, 1:]
+      nats = -tf.gather(log_probs, targets, batch_dims=2)
+      nats = tf.where(targets == PADDING_ID, 0.0, nats)
     gradients = tape.gradient(nats, self._weights)
     for weight, trained, squares, gradient in zip(
-      self._weights, self._trained, self._squares, gradients, strict=True
+      self._weights, self._trained, self.mean_squares, gradients, strict=True
     ):
       gradient = tf.convert_to_tensor(gradient)
       if rate == 0:
@@ -91,7 +92,7 @@ class DynamicEvaluator:
 
 def _segments(ids: np.ndarray) -> Iterator[np.ndarray]:
   for start in range(0, len(ids) - 1, _SEGMENT):
-    # The last one is filled up; what is learned from that, nobody uses.
+    # The last one is filled up: another shape would be compiled.
     segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
     piece = ids[start : start + _SEGMENT + 1]
     segment[0, : len(piece)] = piece

@@ -151,7 +151,7 @@ class Evaluator:
 
     Raises ValueError: fewer than two characters.
     """
-    _refuse_short(ids)
+    refuse_short(ids)
     (nats,) = self._score_batch([ids], 1, self._piece_length)
     return Score(nats, ids[1:] == UNKNOWN_ID)
 
@@ -163,7 +163,7 @@ class Evaluator:
 
     Raises ValueError: fewer than two characters, or a stride over the window.
     """
-    _refuse_short(ids)
+    refuse_short(ids)
     if not 1 <= stride <= window:
       raise ValueError(f"stride is {stride}: give 1 to {window}, the window")
     num_targets = len(ids) - 1
@@ -228,6 +228,7 @@ class Evaluator:
     return -tf.gather(log_probs, targets, batch_dims=2), states
 
 
-def _refuse_short(ids: np.ndarray) -> None:
+def refuse_short(ids: np.ndarray) -> None:
+  """Raises ValueError for a text `[N]` that leaves nothing to predict."""
   if len(ids) < 2:
     raise ValueError("a text of fewer than two characters has no score")

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from charlm.config import InputError
 from charlm.files import write_atomically
-from charlm.model import GRULM, layer_names
+from charlm.model import GRULM
 from charlm.sampling import temperature_random_sampling, without_special
 from charlm.threefry import sample_keys, uniform_numbers
 from charlm.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
@@ -62,24 +62,22 @@ def save_keras(
       "Keras' GRU has no layer normalisation: give --format=saved_model"
     )
   inputs = x = keras.Input([None], dtype="int32", name="ids")
-  first, *grus, last = [
-    getattr(model, name) for name in layer_names(model.num_layers)
-  ]
+  first, last = model.embedding, model.dense
   x = keras.layers.Embedding(
     first.input_dim, first.output_dim, name="embedding"
   )(x)
-  for gru in grus:
+  for gru in model.grus:
     x = keras.layers.GRU(gru.units, return_sequences=True, name=gru.name)(x)
   x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
   plain = keras.Model(inputs, x)
   plain.set_weights(model.get_weights())
   file.parent.mkdir(parents=True, exist_ok=True)
-  vocabulary = file.with_suffix(".vocabulary.json")
-  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
   with tempfile.TemporaryDirectory(dir=file.parent) as parent:
     path = os.path.join(parent, file.name)
     plain.save(path)
     os.rename(path, file)
+  vocabulary = file.with_suffix(".vocabulary.json")
+  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
   return [file, vocabulary]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 from typing import Any
 
 import tensorflow as tf
@@ -29,7 +30,7 @@ class Metrics:
     self._unwritten = b""  # what the file lacks
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
     text = self._path.read_bytes() if self._path.exists() else b""
-    records = [record for record in _records(text) if record["step"] <= step]
+    records = [r for r in read_records(self._path) if r["step"] <= step]
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
     if rewrite := kept != text:
       write_atomically(self._path, kept)
@@ -53,7 +54,7 @@ class Metrics:
       if self._writers:
         _summarize(record, self._writers)
       else:
-        self._open_summaries(_records(self._path.read_bytes()))
+        self._open_summaries(read_records(self._path))
     except (OSError, tf.errors.OpError) as error:
       self._give_up_for_now(f"the metrics of step {step}", error)
 
@@ -136,12 +137,17 @@ def _summarize(
     writer.flush()
 
 
-def _records(text: bytes) -> list[dict[str, Any]]:
-  """Returns the lines of `metrics.jsonl`, without those that were cut off."""
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads `metrics.jsonl`, if there is one, but for lines that were cut off.
+
+  Each record has a step, a split, `train` or `eval`, and a loss.
+  """
+  types = {"step": int, "split": str, "loss": float}
   records = []
-  for line in text.splitlines():
+  for line in path.read_bytes().splitlines() if path.exists() else ():
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       record = json.loads(line)
-      if type(record["step"]) is int and record["split"] in ("train", "eval"):
+      whole = all(type(record[name]) is kind for name, kind in types.items())
+      if whole and record["split"] in ("train", "eval"):
         records.append(record)
   return records

@@ -79,12 +79,17 @@ class GRULM(keras.Model):
       vocab_size, activation="log_softmax", name="dense"
     )
 
+  @property
+  def grus(self) -> list[keras.layers.GRU]:
+    """The GRU layers in their order."""
+    return [getattr(self, _gru_name(i)) for i in range(self.num_layers)]
+
   def build(self, input_shape: Any) -> None:
     """Makes the weights; Keras calls this with the shape of the ids."""
     self.embedding.build(input_shape)
     depth = self.embedding.output_dim
-    for i in range(self.num_layers):
-      getattr(self, _gru_name(i)).build([None, None, depth])
+    for gru in self.grus:
+      gru.build([None, None, depth])
       depth = self.rnn_units
     self.dense.build([None, None, depth])
 
@@ -107,7 +112,7 @@ class GRULM(keras.Model):
       inputs: ids `[B, T]`.
       states: the state before the first character; zero if None.
       return_state: also return the state after the last character.
-      training: whether dropout acts.
+      training: whether dropout and bfloat16 act.
       dropout_seed: `[2]` integers that determine the dropout masks; drawn from
         TensorFlow's global generator if None.
 
@@ -119,8 +124,8 @@ class GRULM(keras.Model):
     if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
-    for i, state in enumerate(tf.nest.flatten(states)):
-      gru = getattr(self, _gru_name(i))
+    layers = zip(self.grus, tf.nest.flatten(states), strict=True)
+    for i, (gru, state) in enumerate(layers):
       if i == 0 and not rate and isinstance(gru, FusedGRU):
         x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
       else:
@@ -147,11 +152,10 @@ class GRULM(keras.Model):
     `[B, V]` and the state after. The table is `input_table`, which such a loop
     computes once.
     """
-    grus = [getattr(self, _gru_name(i)) for i in range(self.num_layers)]
 
     def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
       x, new_states = tf.gather(table, ids), []
-      layers = zip(grus, tf.nest.flatten(states), strict=True)
+      layers = zip(self.grus, tf.nest.flatten(states), strict=True)
       for i, (gru, state) in enumerate(layers):
         x = step(gru, project(gru.cell, x) if i else x, state)
         new_states.append(x)  # [B, H]

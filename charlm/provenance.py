@@ -14,9 +14,8 @@ import tensorflow as tf
 
 from charlm.machine import num_cores, processor
 
-# On these the last bits of all results depend.
+# On these, and on the versions, the last bits of all results depend.
 _FOR_EQUAL_BITS = (
-  "versions",
   "processor",
   "devices",
   "cores",
@@ -47,9 +46,12 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
 
 
 def differences(start: dict[str, Any], other: dict[str, Any]) -> list[str]:
-  """Lists in what a start may differ from another in its results' last bits."""
-  mine, theirs = ({**s, **s.get("versions", {})} for s in (start, other))
-  names = [*start["versions"], *_FOR_EQUAL_BITS[1:]]
+  """Lists in what this process' start, `other`, differs from one before it.
+
+  Only what the last bits of the results depend on counts.
+  """
+  names = [*other["versions"], *_FOR_EQUAL_BITS]
+  mine, theirs = ({**s, **s["versions"]} for s in (start, other))
   return [
     f"{name} ({mine.get(name)} there, {theirs.get(name)} here)"
     for name in names

@@ -6,7 +6,7 @@ of it is executed, and nothing outside of it is read or written.
 config.json vocabulary.json                written once, before step 0
 held_out.txt valid.txt                     the same; the latter if there is any
 checkpoints/ckpt-<step>.*                  the last few
-best/ckpt-<step>.*                         the best by held-out loss
+best/ckpt-<step>.*                         the best by valid, else held-out loss
 metrics.jsonl                              every number, an object a line
 summaries/train|eval                       the same for TensorBoard
 starts.jsonl                               how and where each start ran
@@ -57,10 +57,10 @@ class RunDir:
     self.recent = self.path / "checkpoints"
     self.best = self.path / "best"
     self.metrics = self.path / "metrics.jsonl"
+    self.held_out_path = self.path / "held_out.txt"
     self.summaries = self.path / "summaries"
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
-    self._held_out = self.path / "held_out.txt"
     self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
@@ -80,7 +80,8 @@ class RunDir:
     """Writes what defines a run.
 
     Raises:
-      InputError: the folder has checkpoints already, or cannot be written.
+      InputError: the folder has checkpoints already.
+      OSError: it cannot be written.
     """
     if any(checkpoint_steps(folder) for folder in (self.recent, self.best)):
       raise InputError(
@@ -89,7 +90,7 @@ class RunDir:
       )
     files = {
       self._vocabulary: json.dumps(vocab) + "\n",
-      self._held_out: split.held_out,
+      self.held_out_path: split.held_out,
     }
     if split.valid:
       files[self._valid] = split.valid
@@ -139,7 +140,7 @@ class RunDir:
       )
     for path, same in (
       (self._vocabulary, self.vocabulary() == vocab),
-      (self._held_out, self.held_out() == split.held_out),
+      (self.held_out_path, self.held_out() == split.held_out),
       (self._valid, self.valid() == split.valid),
     ):
       if not same:
@@ -160,7 +161,7 @@ class RunDir:
 
   def held_out(self) -> str:
     """Reads `held_out.txt`."""
-    return _parse(self._held_out, str, largest=math.inf)
+    return _parse(self.held_out_path, str, largest=math.inf)
 
   def valid(self) -> str:
     """Reads `valid.txt`; the empty text in a run that has none."""
@@ -169,13 +170,13 @@ class RunDir:
     return _parse(self._valid, str, largest=math.inf)
 
   def last_start(self) -> dict[str, Any] | None:
-    """Reads how and where the last start ran; None for a new run."""
+    """Reads how and where the last start ran; None if nothing tells."""
     try:
       *_, line = self._starts.read_bytes().splitlines()
       start = json.loads(line)
-    except (OSError, ValueError, RecursionError):
+      return start if isinstance(start["versions"], dict) else None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
       return None
-    return start if isinstance(start, dict) else None
 
   def log_start(self, record: dict[str, Any]) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
@@ -230,7 +231,7 @@ class RunDir:
         return model, step
       except (*DAMAGE, OSError):
         # A trainer may have put a newer one in its place by now.
-        if data.exists():
+        if data.exists() and data.with_suffix(".index").exists():
           break
     raise InputError(
       f"the checkpoint {path} is damaged or does not fit config.json and "
@@ -273,7 +274,7 @@ class RunDir:
   def _refuse_links(self) -> None:
     folders = [self.recent, self.best, self.summaries]
     folders += [self.summaries / split for split in ("train", "eval")]
-    files = [self._config, self._vocabulary, self._held_out, self._valid]
+    files = [self._config, self._vocabulary, self.held_out_path, self._valid]
     files += [self.metrics, self._starts, self._lock]
     for folder in folders:
       if folder.is_dir() and not folder.is_symlink():

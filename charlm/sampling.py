@@ -8,6 +8,7 @@ device.
 import concurrent.futures
 import dataclasses
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from charlm.vocabulary import (
   encode,
   line_to_tensor,
   text_from_ids,
+  unknown_characters,
 )
 
 # Products of one row, and of more than 32, round differently, which can flip a
@@ -166,7 +168,15 @@ class GenerativeModel:
     return text_from_ids(chosen[:, tf.newaxis], self._vocab), states
 
   def generate_n_chars(self, num_chars: int, prefix: str, seed: int = 0) -> str:
-    """Returns the prefix and `num_chars` characters after it."""
+    """Returns the prefix and `num_chars` characters after it.
+
+    Warns of characters of the prefix that the model does not know.
+    """
+    if unknown := unknown_characters(prefix, self._vocab):
+      warnings.warn(
+        f"the model reads {' '.join(map(repr, unknown))} as unknown",
+        stacklevel=2,
+      )
     return prefix + self.sample(num_chars, prefix, 1, seed)[0].text
 
   def sample(

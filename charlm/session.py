@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from charlm.checkpoints import Checkpoints
 from charlm.command import DONE, LEFT_OUT, StopRequest, warn
+from charlm.config import DivergedError
 from charlm.evaluation import Evaluator, Score
 from charlm.metrics import Metrics, Profile
 from charlm.progress import ProgressLine
@@ -76,7 +78,6 @@ class Session:
     Raises DivergedError: nothing was saved since.
     """
     self._restore()
-    first = self._trainer.step
     with (
       self._stop,
       contextlib.closing(self._metrics),
@@ -84,8 +85,6 @@ class Session:
     ):
       self._trainer.train(self._num_steps, self._report_every, self)
       step = self._trainer.step
-      if step > first and not self._stop and self._last_score[0] != step:
-        self._evaluate(step)
       self._save(step)
     if self._stop:
       self._line.log(f"stopped after step {step:,}: run it again to go on")
@@ -160,6 +159,11 @@ class Session:
       deciding = self._evaluator.stream(self._valid_ids)
       numbers["valid_loss"] = deciding.log_perplexity
       words = f", valid: log perplexity {deciding.log_perplexity:.4f}"
+    if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
+      raise DivergedError(
+        f"the loss after step {step} is not finite: lower --learning_rate or "
+        "set --clip_norm, and give a new --run_dir"
+      )
     # From fixed prefixes and seeds, so that those of two steps compare.
     samples = {
       "sample": self._sample(),

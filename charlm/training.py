@@ -43,7 +43,10 @@ class Hooks(Protocol):
     """Is called every `report_every_steps` and at the end."""
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
-    """Returns how often, in steps, to do what; ties run in this order."""
+    """Returns how often, in steps, to do what; ties run in this order.
+
+    At the end all is done that is due there or not.
+    """
 
   def should_stop(self) -> bool:
     """Is asked before each call of the graph function."""
@@ -150,7 +153,7 @@ class Trainer:
         hooks.report(stop, self._take_report(characters / seconds))
         characters, seconds = 0, 0.0
       for every, action in actions:
-        if stop % every == 0:
+        if stop % every == 0 or stop == num_steps:
           action(stop)
 
   def _run_steps(self, start: int, stop: int) -> float:

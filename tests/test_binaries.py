@@ -17,16 +17,19 @@ from conftest import ROOT
 
 import eval as eval_binary
 import export as export_binary
+import report as report_binary
 import sample as sample_binary
 import train as train_binary
 from charlm.evaluation import Evaluator, Score
 from charlm.run_dir import RunDir
+from charlm.session import Session
 
 BINARIES = {
   "train.py": train_binary,
   "eval.py": eval_binary,
   "sample.py": sample_binary,
   "export.py": export_binary,
+  "report.py": report_binary,
 }
 
 
@@ -282,6 +285,15 @@ def test_sample_names_unknown_prefix_characters(
 
 
 @pytest.mark.parametrize("name", BINARIES)
+def test_a_closed_output_is_no_error(name: str) -> None:
+  command = f"{sys.executable} {ROOT / name} --help >&-"
+  result = subprocess.run(
+    command, shell=True, capture_output=True, text=True, check=True
+  )
+  assert result.stderr == ""
+
+
+@pytest.mark.parametrize("name", BINARIES)
 def test_help_is_no_error(
   name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,6 +432,8 @@ BAD_INPUT = [
   ("export.py", ["--run_dir={tmp}"], "not a run directory"),
   ("export.py", ["--run_dir={run}", "--format=onnx"], "format"),
   ("export.py", ["--run_dir={run}", "--output={tmp}/few.txt"], "there already"),
+  ("export.py", ["--run_dir={run}", "--output=."], "there already"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}"], "is a folder"),
   (
     "export.py",
     ["--run_dir={run}", "--format=keras", "--output={tmp}/model"],
@@ -552,6 +566,59 @@ def test_the_end_is_evaluated_whatever_the_period(
   steps = [r["step"] for r in _metrics(tmp_path / "run", "eval")]
   assert steps == [10, 12]
   assert RunDir(tmp_path / "run").checkpoint("best")[0] in steps
+
+
+def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  scores = iter([3.0, 2.0, 2.5, 2.75])
+  monkeypatch.setattr(
+    Evaluator,
+    "stream",
+    lambda self, ids: Score(np.full(2, next(scores)), np.full(2, False)),
+  )
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
+  for epochs in (1, 2):
+    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+    assert RunDir(tmp_path / "run").checkpoint("best")[0] == 12
+
+
+def test_a_run_killed_in_its_last_evaluation_makes_it_again(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  evaluate = Session._evaluate
+
+  def die_at_the_end(session: Session, step: int) -> None:
+    if step == 12:
+      raise KeyboardInterrupt
+    evaluate(session, step)
+
+  args = [*train_args, "--eval_every_steps=10"]
+  killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+  with monkeypatch.context() as patch:
+    patch.setattr(Session, "_evaluate", die_at_the_end)
+    assert train_binary.main([*args, f"--run_dir={killed}"]) == 130
+  for run_dir in (killed, unbroken):
+    assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
+  assert _numbers(killed) == _numbers(unbroken)
+  for name in ("checkpoints", "best"):
+    mine, other = (soak.fingerprint(r / name) for r in (killed, unbroken))
+    assert mine == other
+
+
+def test_a_score_that_is_not_finite_is_no_best_one(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main(args) == 0
+  score = Score(np.full(2, np.nan), np.full(2, False))
+  monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
+  assert train_binary.main([*args, "--epochs=2"]) == 3
+  assert "loss after step 24 is not finite" in capsys.readouterr().err
+  assert RunDir(tmp_path / "run").checkpoint("best")[0] == 12
 
 
 def test_a_run_without_its_checkpoints_is_not_started_afresh(

@@ -18,7 +18,7 @@ def test_fields_are_flags_one_to_one() -> None:
     assert flags[field.name].help == field.metadata["help"]
   others = {"run_dir", "num_replicas", "max_to_keep"}
   others |= {"checkpoint_every_steps", "summary_every_steps", "gru", "help"}
-  others |= {"deterministic", "profile_steps"}
+  others |= {"deterministic", "profile_steps", "eval_every_steps"}
   names = {field.name for field in dataclasses.fields(Config)}
   assert set(train.define_flags()) - {"flagfile", "undefok"} == names | others
 
@@ -36,7 +36,6 @@ def test_defaults_are_the_references_recipe() -> None:
     "carry_state": False,
     "reset_rate": 0.0,
     "epochs": 10,
-    "eval_every_steps": 0,
     "embedding_dim": 256,
     "rnn_units": 512,
     "num_layers": 1,

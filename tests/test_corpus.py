@@ -152,6 +152,7 @@ def test_split_needs_both_sides() -> None:
     ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 2}, "nothing to train on"),
     ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 1}, "nothing to predict"),
     ("abcd", {"eval_chars": 4}, "lower --eval_chars"),
+    ("\nab\ncd", {"raw": True, "eval_lines": 2}, "lower --eval_lines"),
   ):
     with pytest.raises(InputError, match=message):
       corpus.split_text(text, Config(**config))
@@ -169,6 +170,12 @@ def test_split_needs_both_sides() -> None:
 def test_parts_of_a_text(config: dict, parts: tuple[str, str, str]) -> None:
   split = corpus.split_text("ab\ncd\nef\ngh", Config(**config))
   assert dataclasses.astuple(split) == parts
+
+
+def test_a_newline_at_the_end_of_a_raw_text_begins_no_line() -> None:
+  config = Config(raw=True, eval_lines=1, valid_lines=1)
+  split = corpus.split_text("ab\ncd\nef\n", config)
+  assert dataclasses.astuple(split) == ("ab", "cd", "ef\n")
 
 
 def test_a_raw_text_is_all_of_it(tmp_path: pathlib.Path) -> None:

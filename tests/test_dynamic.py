@@ -36,6 +36,22 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   np.testing.assert_array_equal(score.nats, again.nats)
 
 
+def test_what_fills_up_the_last_segment_teaches_nothing(model: GRULM) -> None:
+  known = _repetitive(50, period=5)
+  squares, states = [], None
+  for segment in (known[:33], known[32:]):
+    ids = segment[np.newaxis].astype(np.int32)
+    with tf.GradientTape() as tape:
+      log_probs, states = model(ids[:, :-1], states, return_state=True)
+      loss = tf.reduce_sum(tf.gather(log_probs, ids[:, 1:], batch_dims=2))
+    weights = [v.value for v in model.trainable_variables]
+    gradients = tape.gradient(loss, weights)
+    squares.append([tf.convert_to_tensor(g) ** 2 for g in gradients])
+  found = DynamicEvaluator(model, known).mean_squares
+  for mean, first, second in zip(found, *squares, strict=True):
+    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
+
+
 def test_a_step_follows_the_rule(model: GRULM) -> None:
   known, ids = _repetitive(33, period=5), _repetitive(65)
   dynamic = DynamicEvaluator(model, known)

@@ -84,17 +84,22 @@ def test_event_files_that_cannot_grow_are_made_anew(run: RunDir) -> None:
   metrics = Metrics(run, 0)
   limit = 150
   with file_size_limit(limit):
-    metrics.write(10, "eval", {"sample": "text " * 100})
+    metrics.write(10, "eval", {"loss": 6.0, "sample": "text " * 100})
   assert not metrics.whole
   metrics.write(20, "eval", {"loss": 5.0})
   metrics.close()
   assert metrics.whole
-  assert _events(run, "eval") == [(10, "sample", None), (20, "loss", 5.0)]
+  assert _events(run, "eval") == [
+    (10, "loss", 6.0),
+    (10, "sample", None),
+    (20, "loss", 5.0),
+  ]
 
 
 def test_hostile_lines_are_dropped(run: RunDir) -> None:
   (run.path / "metrics.jsonl").write_text(
     "[" * 100_000 + '\n{"step": 1, "split": "../x"}\n{"step": NaN}\n\n'
+    '{"step": 1, "split": "eval"}\n{"step": 1, "split": "eval", "loss": "x"}'
   )
   Metrics(run, 10).close()
   assert (run.path / "metrics.jsonl").read_text() == ""

@@ -3,6 +3,7 @@
 import html.parser
 import pathlib
 import re
+import shutil
 
 import pytest
 from playwright.sync_api import Browser
@@ -60,6 +61,20 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   assert text.count("Kneser-Ney, order") == 8
   # Both runs by three protocols.
   assert len(re.findall(r"<td>(?:stream|lines|windows of 256)</td>", text)) == 6
+
+
+def test_equal_runs_do_not_differ_and_cut_off_metrics_do_no_harm(
+  trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  for name in ("one", "two"):
+    shutil.copytree(trained_run, tmp_path / name)
+  with (tmp_path / "one" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 7')
+  path = tmp_path / "page.html"
+  runs = f"--run_dir={tmp_path}/one,{tmp_path}/two"
+  assert report_binary.main(["report.py", runs, f"--output={path}"]) == 0
+  row = "<td>+0.0000</td><td>+0.0000 to +0.0000</td><td>no</td>"
+  assert row in path.read_text("utf-8")
 
 
 def test_runs_have_the_shortest_names_that_differ() -> None:

@@ -7,7 +7,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB, save_checkpoints
+from conftest import (
+  EXPERIMENT,
+  ROOT,
+  SPLIT,
+  VOCAB,
+  checkpoint_file,
+  save_checkpoints,
+)
 
 from charlm.config import Config, Experiment, InputError
 from charlm.model import build_model
@@ -128,6 +135,8 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
   def rotated_meanwhile(checkpoint: object, path: str) -> object:
     if path.endswith("ckpt-10"):
       save_checkpoints(run, 20, 30, 40)
+      # Of a removal, this file is the last.
+      checkpoint_file(run, 10, ".data-00000-of-00001").touch()
     return read(checkpoint, path)
 
   monkeypatch.setattr(tf.train.Checkpoint, "read", rotated_meanwhile)
@@ -177,7 +186,7 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
   [
     ("config.json", "[" * 100_000, "not JSON"),
     ("config.json", " " * 2**26, "larger than any"),
-    ("config.json", '{"format": 4}', "corpus_sha256"),
+    ("config.json", '{"format": 5}', "corpus_sha256"),
     ("vocabulary.json", "[" * 100_000, "not JSON"),
     ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
     ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
@@ -245,8 +254,9 @@ def test_leftovers_of_a_killed_write_are_removed(run: RunDir) -> None:
 
 def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:
   assert run.last_start() is None
-  run.log_start({"step": 1})
-  run.log_start({"step": 2})
-  assert run.last_start() == {"step": 2}
-  (run.path / "starts.jsonl").write_bytes(b"\xff[")
-  assert run.last_start() is None
+  for step in (1, 2):
+    run.log_start({"step": step, "versions": {}})
+  assert run.last_start() == {"step": 2, "versions": {}}
+  for rubbish in (b"\xff[", b"[]", b'{"step": 3}'):
+    (run.path / "starts.jsonl").write_bytes(rubbish)
+    assert run.last_start() is None

@@ -237,6 +237,8 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
   generator = GenerativeModel(model, VOCAB)
   assert _texts(generator, 20, "é😀") == _texts(generator, 20, "ßà")
   assert _texts(generator, 20, "é") != _texts(generator, 20, "e")
+  with pytest.warns(UserWarning, match="reads 'é' as unknown"):
+    assert generator.generate_n_chars(9, "aé").startswith("aé")
 
 
 def test_one_compilation_serves_all_prefixes_and_lengths() -> None:

@@ -6,7 +6,7 @@ character) and what each cost in nats, `[N]`.
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def _class_of(char: str) -> str:
 def _grouped(
   keys: np.ndarray,
   nats: np.ndarray,
-  order: Iterator | list | range,
+  order: Sequence,
   last: str = "",
 ) -> list[Group]:
   groups = []

@@ -4,15 +4,15 @@ import dataclasses
 import html
 import io
 import itertools
-import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from charlm.corpus import Split
 from charlm.evaluation import Evaluator, Score, confidence_interval
+from charlm.metrics import read_records
 from charlm.reporting import analysis
 from charlm.reporting.ngram import Yardstick, yardsticks
 from charlm.run_dir import RunDir
@@ -64,8 +64,7 @@ def evaluate(run: RunDir, checkpoint: str) -> Result:
   }
   if "\n" in vocab:
     scores["lines"] = evaluator.lines(ids, vocab.index("\n"))
-  lines = run.metrics.read_text("utf-8").splitlines() if run.has_begun() else []
-  records = [json.loads(line) for line in lines]
+  records = read_records(run.metrics)
   return Result(
     str(run.path), step, model.count_params(), records, text, scores
   )
@@ -198,7 +197,7 @@ def _differences(results: list[Result]) -> str:
         f"{one.name} - {other.name}",
         f"{difference.mean():+.4f}",
         f"{low:+.4f} to {high:+.4f}",
-        "no" if low < 0 < high else "yes",
+        "yes" if low > 0 or high < 0 else "no",
       )
     )
   if not rows:
@@ -259,7 +258,9 @@ def _groups(results: list[Result]) -> str:
   return "".join(parts)
 
 
-def _by(group: object, result: Result) -> list[analysis.Group]:
+def _by(
+  group: Callable[[str, np.ndarray], list[analysis.Group]], result: Result
+) -> list[analysis.Group]:
   return group(result.text[1:], result.scores["stream"].nats)
 
 
