@@ -357,6 +357,8 @@ def test_actions_happen_at_their_steps_in_order() -> None:
     (4, 12),
     (6, 12),
     ("report", 13),
+    (4, 13),
+    (6, 13),
   ]
   assert recorder.steps == sorted(set(recorder.steps))
 
