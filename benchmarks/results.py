@@ -58,19 +58,48 @@ def _measure_run(
     if protocol != "dynamic" or config["valid_lines"]:
       args = [*args, f"--checkpoint={checkpoint}", "--json"]
       scores[protocol] = json.loads(_call("eval.py", run_dir, *args))
-  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-  records = [json.loads(line) for line in lines]
-  for record in records:
-    for text in ("sample", "continuation"):
-      record.pop(text, None)
+  import_quietly("tensorflow", "keras")
+  from charlm.metrics import read_records
+  from charlm.run_dir import RunDir
+
+  records = read_records(run_dir / "metrics.jsonl")
+  per_step = config["batch_size"] * config["seq_length"]
   return {
     "seed": seed,
     "checkpoint": checkpoint,
     "config": config | {"corpus": corpus.name},
-    "num_weights": _num_weights(run_dir),
+    "num_weights": RunDir(run_dir).load_model("latest")[0].count_params(),
+    "num_characters": records[-1]["step"] * per_step,
+    "hours": _training_seconds(records, per_step) / 3600,
     "scores": scores,
-    "records": records,
+    "curve": _curve(records, per_step),
   }
+
+
+def _training_seconds(records: list[dict[str, Any]], per_step: int) -> float:
+  seconds, step = 0.0, 0
+  for record in records:
+    if record["split"] == "train":
+      num_characters = (record["step"] - step) * per_step
+      seconds += num_characters / record["characters_per_second"]
+      step = record["step"]
+  return seconds
+
+
+def _curve(
+  records: list[dict[str, Any]], per_step: int
+) -> list[dict[str, float]]:
+  """Returns each evaluation's losses, and the mean training loss before it."""
+  curve, train = [], []
+  for record in records:
+    if record["split"] == "train":
+      train.append(record["loss"])
+    else:
+      losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
+      losses["train_loss"] = statistics.mean(train)
+      curve.append({"num_characters": record["step"] * per_step} | losses)
+      train = []
+  return curve
 
 
 def _call(script: str, run_dir: pathlib.Path, *args: str) -> str:
@@ -79,13 +108,6 @@ def _call(script: str, run_dir: pathlib.Path, *args: str) -> str:
     [*command, *args], stdout=subprocess.PIPE, text=True, check=True
   )
   return result.stdout
-
-
-def _num_weights(run_dir: pathlib.Path) -> int:
-  import_quietly("tensorflow", "keras")
-  from charlm.run_dir import RunDir
-
-  return RunDir(run_dir).load_model("latest")[0].count_params()
 
 
 def measure_yardsticks(corpus: pathlib.Path) -> list[Yardstick]:
@@ -127,16 +149,8 @@ def to_markdown(
 
 def _row(recipe: str, result: dict[str, Any]) -> list[str]:
   first = result["runs"][0]
-  config, records = first["config"], first["records"]
-  train = [r for r in records if r["split"] == "train"]
-  per_step = config["batch_size"] * config["seq_length"]
-  steps = [0, *(r["step"] for r in train)]
-  seconds = sum(
-    (after - before) * per_step / record["characters_per_second"]
-    for before, after, record in zip(steps, steps[1:], train, strict=False)
-  )
   row = [f"`{recipe}`", f"{first['num_weights']:,}"]
-  row += [f"{steps[-1] * per_step / 1e6:.0f} M", f"{seconds / 3600:.2f}"]
+  row += [f"{first['num_characters'] / 1e6:.0f} M", f"{first['hours']:.2f}"]
   row += [str(len(result["runs"])), first["checkpoint"]]
   return row + [_score(result["runs"], protocol) for protocol in _PROTOCOLS]
 
@@ -172,17 +186,17 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
-  """Draws the held-out loss of each recipe's first seed over characters."""
+  """Draws the losses of each recipe's first seed over characters."""
   figure = Figure(figsize=(9, 5), layout="constrained")
   axes = figure.subplots()
   for recipe, result in results.items():
-    run = result["runs"][0]
-    per_step = run["config"]["batch_size"] * run["config"]["seq_length"]
-    evals = [r for r in run["records"] if r["split"] == "eval"]
-    x = [r["step"] * per_step / 1e6 for r in evals]
-    axes.plot(x, [r["loss"] for r in evals], label=recipe)
+    curve = result["runs"][0]["curve"]
+    x = [point["num_characters"] / 1e6 for point in curve]
+    (line,) = axes.plot(x, [point["loss"] for point in curve], label=recipe)
+    train = [point["train_loss"] for point in curve]
+    axes.plot(x, train, ":", color=line.get_color())
   axes.set_xlabel("million characters seen")
-  axes.set_ylabel("held-out loss, nats per character")
+  axes.set_ylabel("nats per character; dotted: training, with dropout")
   axes.set_xscale("log")
   axes.grid(alpha=0.3)
   axes.legend()

@@ -142,12 +142,11 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
 
   Each record has a step, a split, `train` or `eval`, and a loss.
   """
-  types = {"step": int, "split": str, "loss": float}
   records = []
   for line in path.read_bytes().splitlines() if path.exists() else ():
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       record = json.loads(line)
-      whole = all(type(record[name]) is kind for name, kind in types.items())
-      if whole and record["split"] in ("train", "eval"):
+      types = type(record["step"]), type(record["loss"])
+      if types == (int, float) and record["split"] in ("train", "eval"):
         records.append(record)
   return records

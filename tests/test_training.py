@@ -82,35 +82,34 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize(
-  ("config", "of_weights", "of_state"),
+  ("config", "tolerance"),
   [
-    ({}, 1e-6, 1e-6),
-    ({"clip_norm": 0.1}, 1e-6, 1e-6),
-    ({"dropout_rate": 0.3}, 1e-6, 1e-6),
-    ({"carry_state": True}, 1e-6, 1e-6),
-    (EVERYTHING, 1e-6, 1e-6),
-    # A small sum is scaled up, and its rounding with it: in the carried state
-    # from character to character.
-    ({"layer_norm": True}, 1e-5, 1e-5),
-    (EVERYTHING | {"layer_norm": True}, 1e-6, 1e-4),
+    ({}, 1e-6),
+    ({"clip_norm": 0.1}, 1e-6),
+    ({"dropout_rate": 0.3}, 1e-6),
+    ({"carry_state": True}, 1e-6),
+    (EVERYTHING, 1e-6),
+    ({"layer_norm": True}, 1e-5),
+    (EVERYTHING | {"layer_norm": True}, 1e-5),
   ],
 )
 def test_replica_counts_train_the_same_model(
-  config: dict, of_weights: float, of_state: float
+  config: dict, tolerance: float
 ) -> None:
-  results, states = [], []
+  results = []
   for num_replicas in (1, 2, 4):
     one = trainer(num_replicas, **({"num_layers": 2} | config))
+    start = weights(one)
+    if config.get("layer_norm"):
+      # It scales small sums up, and their rounding too: let none be small.
+      start = [4 * array if array.ndim > 1 else array for array in start]
+      one.model.set_weights(start)
     one.train(10, 10, Recorder())
-    results.append(weights(one))
-    states.append(one.progress.states.numpy())
-  start = weights(trainer(**({"num_layers": 2} | config)))
+    results.append([*weights(one), one.progress.states.numpy()])
   for others in results[1:]:
     for mine, other in zip(results[0], others, strict=True):
-      np.testing.assert_allclose(mine, other, rtol=0, atol=of_weights)
-  for other in states[1:]:
-    np.testing.assert_allclose(states[0], other, rtol=0, atol=of_state)
-  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=True)]
+      np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance)
+  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
 
 
