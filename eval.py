@@ -12,6 +12,8 @@ from charlm.config import InputError
 from charlm.corpus import clean, open_binary, read_text
 from charlm.vocabulary import encode, unknown_characters
 
+_WINDOW = 256
+
 
 def define_flags() -> flags.FlagValues:
   """Returns the flags."""
@@ -34,7 +36,7 @@ def define_flags() -> flags.FlagValues:
     **how,
   )
   for name, default, least, words in (
-    ("window", 256, 1, "characters of a window"),
+    ("window", _WINDOW, 1, "characters of a window"),
     ("stride", 0, 0, "characters from one window to the next; 0: a window"),
   ):
     flags.DEFINE_integer(name, default, words, lower_bound=least, **how)
@@ -114,6 +116,10 @@ def evaluate(args: Any) -> int:
 
 
 def _check(args: Any) -> None:
+  if args.protocol != "windows" and (args.window, args.stride) != (_WINDOW, 0):
+    raise InputError(
+      "--window and --stride are those of windows: give --protocol=windows"
+    )
   if args.stride > args.window:
     raise InputError(
       f"stride is {args.stride}, more than the window of {args.window}, which "

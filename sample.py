@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from charlm.command import DONE, import_quietly, run_command, warn
-from charlm.config import InputError
+from charlm.config import InputError, is_utf8
 from charlm.corpus import read_text
 from charlm.vocabulary import unknown_characters
 
@@ -115,8 +115,7 @@ def _prefix(args: Any) -> str:
   if args.prefix and args.prefix_file:
     raise InputError("two prefixes: give --prefix or --prefix_file")
   for name in ("prefix", "stop"):
-    text = getattr(args, name)
-    if text != text.encode(errors="ignore").decode():
+    if not is_utf8(getattr(args, name)):
       raise InputError(f"{name} is not UTF-8: check the terminal's encoding")
   return read_text(args.prefix_file) if args.prefix_file else args.prefix
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import machine
 from benchmarks.task import Text
+from charlm.config import InputError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -150,7 +151,10 @@ def main(argv: list[str]) -> int:
   )
   args = parser.parse_args(argv[1:])
   results: dict[str, Any] = {"machine": machine.describe()}
-  curves = results["curves"] = measure(args)
+  try:
+    curves = results["curves"] = measure(args)
+  except (InputError, subprocess.CalledProcessError) as error:
+    parser.error(str(error))
   args.output.mkdir(parents=True, exist_ok=True)
   text = json.dumps(results, indent=1) + "\n"
   (args.output / "quality.json").write_text(text)

@@ -1,7 +1,7 @@
 """The results as tables in Markdown."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks import machine
@@ -15,8 +15,8 @@ def to_markdown(results: dict[str, Any]) -> str:
   """Returns all tables; what was not measured is listed at the end."""
   parts = [machine.in_words(results["machine"])]
   for name, group in results["groups"].items():
-    table = _training if name == "training" else _rates
-    parts.append(f"### {group['title']}\n\n{table(group)}")
+    describe = _training if name == "training" else _rates
+    parts.append(f"### {group['title']}\n\n{describe(group)}")
   if startup := results.get("startup"):
     parts.append(f"### Start-up\n\n{_startup(startup)}")
   if scaling := results.get("scaling"):
@@ -58,7 +58,7 @@ def _training(group: dict[str, Any]) -> str:
       f" The bound: {gflop:.1f} GFLOP of matrix products a step at "
       f"{gflop / bound:,.0f} GFLOP/s, the best float32 rate seen."
     )
-  return f"{text}\n\n{_table(header, rows)}"
+  return f"{text}\n\n{table(header, rows)}"
 
 
 def _rates(group: dict[str, Any]) -> str:
@@ -72,7 +72,7 @@ def _rates(group: dict[str, Any]) -> str:
     for entry in group["contestants"].values()
     if "error" not in entry
   ]
-  return _table(("", "characters/s", "speed-up", "peak MiB"), rows)
+  return table(("", "characters/s", "speed-up", "peak MiB"), rows)
 
 
 def _startup(startup: dict[str, list[float]]) -> str:
@@ -90,7 +90,7 @@ def _startup(startup: dict[str, list[float]]) -> str:
       f"{ratio:.2f}",
     ),
   ]
-  return _table(("", "s", "ratio"), rows)
+  return table(("", "s", "ratio"), rows)
 
 
 def _scaling(points: list[dict[str, Any]]) -> str:
@@ -106,7 +106,7 @@ def _scaling(points: list[dict[str, Any]]) -> str:
       )
       for sizes in curve
     ]
-    tables.append(_table((factor, *labels.values()), rows))
+    tables.append(table((factor, *labels.values()), rows))
   return "\n\n".join(tables)
 
 
@@ -132,6 +132,7 @@ def _times(entry: dict[str, Any]) -> str:
   return f"{entry['speedup']:.2f}" if "speedup" in entry else ""
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Returns a table in Markdown, all columns but the first to the right."""
   lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)

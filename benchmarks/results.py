@@ -8,7 +8,6 @@ picture show what is there. A run that was stopped goes on.
 
 import argparse
 import json
-import math
 import pathlib
 import statistics
 import subprocess
@@ -18,8 +17,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import machine
+from benchmarks.report import table
 from charlm.command import import_quietly
-from charlm.config import Config
+from charlm.config import Config, InputError
 from charlm.corpus import load_text, split_text
 from charlm.reporting.ngram import Yardstick, yardsticks
 from charlm.vocabulary import build_vocabulary
@@ -128,7 +128,8 @@ def to_markdown(
     "",
     "Nats per character of the held-out text, with the 95 % interval of the "
     "first seed; of several seeds the mean, and the largest difference between "
-    "two. Written by `make results`.",
+    "two. Characters and hours are those of all training steps, without "
+    "evaluations; work beside them is in the hours. Written by `make results`.",
   ]
   for corpus in sorted({r["corpus"] for r in results.values()}):
     lines += ["", f"## {corpus}", ""]
@@ -139,8 +140,9 @@ def to_markdown(
       for recipe, result in results.items()
       if result["corpus"] == corpus
     ]
-    lines += _table(header, rows)
-    lines += ["", *_table(*_stick_rows(sticks[corpus]))]
+    yardsticks = [stick.cells() for stick in sticks[corpus]]
+    lines += [table(header, rows), ""]
+    lines += [table(("yardstick", "nats", "bits", "MiB"), yardsticks)]
   described = sorted({machine.in_words(r["machine"]) for r in results.values()})
   lines += ["", "![Learning curves](results/curves.svg)", ""]
   lines += ["Measured on:", "", *(f"- {words}" for words in described)]
@@ -165,24 +167,6 @@ def _score(runs: list[dict[str, Any]], protocol: str) -> str:
   if len(values) > 1:
     text += f", spread {max(values) - min(values):.4f}"
   return text
-
-
-def _stick_rows(sticks: list[Yardstick]) -> tuple[list[str], list[list[str]]]:
-  rows = [
-    [
-      stick.name,
-      f"{stick.nats:.4f}",
-      f"{stick.nats / math.log(2):.4f}",
-      f"{stick.num_bytes / 2**20:,.1f}",
-    ]
-    for stick in sticks
-  ]
-  return ["yardstick", "nats", "bits", "MiB"], rows
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-  cells = [header, ["---"] * len(header), *rows]
-  return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
@@ -210,22 +194,33 @@ def main(argv: list[str]) -> int:
   parser.add_argument("--only", nargs="*", choices=recipes, default=recipes)
   parser.add_argument("--seeds", type=int, default=1)
   parser.add_argument(
-    "--data", type=pathlib.Path, default=_ROOT.parent / "shared" / "data"
+    "--data",
+    type=pathlib.Path,
+    default=_ROOT.parent / "shared" / "data",
+    help="folder of shakespeare.txt and tinyshakespeare.txt",
   )
   args = parser.parse_args(argv[1:])
-  for recipe in args.only:
-    corpus = args.data / _CORPORA.get(recipe, "shakespeare.txt")
-    measure(recipe, corpus, args.seeds)
+  try:
+    for recipe in args.only:
+      corpus = args.data / _CORPORA.get(recipe, "shakespeare.txt")
+      measure(recipe, corpus, args.seeds)
+    _write(args.data)
+  except (InputError, subprocess.CalledProcessError) as error:
+    parser.error(str(error))
+  return 0
+
+
+def _write(data: pathlib.Path) -> None:
+  """Writes the table and the picture of all that was measured."""
   files = sorted(_FOLDER.glob("*.json"))
   results = {path.stem: json.loads(path.read_text()) for path in files}
   if results:
     sticks = {
-      corpus: measure_yardsticks(args.data / corpus)
+      corpus: measure_yardsticks(data / corpus)
       for corpus in {result["corpus"] for result in results.values()}
     }
     plot_curves(results, _FOLDER / "curves.svg")
     (_ROOT / "RESULTS.md").write_text(to_markdown(results, sticks))
-  return 0
 
 
 if __name__ == "__main__":

@@ -105,6 +105,15 @@ class Config:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
 
 
+def is_utf8(text: str) -> bool:
+  """Tells whether a text, such as a file's name, can be written as UTF-8."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
 def _between(
   least: int, most: int = 2**31 - 1
 ) -> tuple[Callable[[Any], bool], str]:
@@ -114,7 +123,8 @@ def _between(
 _SHARE = (lambda value: 0 <= value < 1, "in [0, 1)")
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "of 0 or more")
 _ALLOWED = {
-  "corpus": (bool, "that is not empty"),
+  "corpus": (lambda value: value and is_utf8(value), "in UTF-8, not empty"),
+  "init_from": (is_utf8, "in UTF-8"),
   "eval_lines": _between(1),
   "eval_chars": (lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   "valid_lines": _between(0),

@@ -99,9 +99,10 @@ class DynamicEvaluator:
       else:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
-        # Some weights, as those of a rare character, saw no gradient before.
-        step = rate * gradient / (scale + mean)
-        back = tf.minimum(_DECAY * scale / mean, 1)
+        # Some weights, as those of a rare character, saw no gradient before; of
+        # a text of two characters none of the state's did.
+        step = tf.math.divide_no_nan(rate * gradient, scale + mean)
+        back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)
     return nats[0], states
 

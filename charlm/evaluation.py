@@ -86,7 +86,7 @@ class Score:
     names = ["log_perplexity", "interval", "perplexity", "bits_per_character"]
     names += ["num_characters", "num_unknown", "log_perplexity_known"]
     numbers = {name: getattr(self, name) for name in names}
-    if not math.isfinite(self.interval[0]):
+    if not math.isfinite(numbers["interval"][0]):
       numbers["interval"] = None  # JSON knows no infinity
     return numbers
 

@@ -27,6 +27,12 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
   Raises InputError: no such weights, or weights of other shapes.
   """
+  prefix = path.removesuffix(".index")
+  if not path.endswith(".h5") and not os.path.exists(f"{prefix}.index"):
+    raise InputError(
+      f"{path} is neither a run's folder nor weights that Keras saved: give "
+      "NAME.weights.h5, or NAME of NAME.index"
+    )
   if config.layer_norm:
     raise InputError(
       "Keras' GRU has no layer normalisation: leave out --layer_norm, or "
@@ -36,13 +42,8 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   try:
     if path.endswith(".h5"):
       weights = _read_h5(path, expected)
-    elif os.path.exists(f"{path.removesuffix('.index')}.index"):
-      weights = _read_checkpoint(path.removesuffix(".index"), expected)
     else:
-      raise InputError(
-        f"{path} is neither a run's folder nor weights that Keras saved: give "
-        "NAME.weights.h5, or NAME of NAME.index"
-      )
+      weights = _read_checkpoint(prefix, expected)
   except InputError:
     raise
   except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as error:

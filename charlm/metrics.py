@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -32,10 +33,13 @@ class Metrics:
     text = self._path.read_bytes() if self._path.exists() else b""
     records = [r for r in read_records(self._path) if r["step"] <= step]
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
-    if rewrite := kept != text:
+    if kept == text:
+      self._open_summaries(None)
+    else:
+      # The file last: after a kill between them it asks for both again.
+      self._open_summaries(records)
       write_atomically(self._path, kept)
     self._file = self._path.open("ab", buffering=0)
-    self._open_summaries(records if rewrite else None)
 
   @property
   def whole(self) -> bool:
@@ -147,6 +151,13 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       record = json.loads(line)
       types = type(record["step"]), type(record["loss"])
-      if types == (int, float) and record["split"] in ("train", "eval"):
+      if (
+        types == (int, float)
+        and math.isfinite(record["loss"])
+        and record["split"] in ("train", "eval")
+        and all(
+          isinstance(value, int | float | str) for value in record.values()
+        )
+      ):
         records.append(record)
   return records

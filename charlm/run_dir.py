@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from charlm.config import Config, Experiment, InputError
+from charlm.config import Config, Experiment, InputError, is_utf8
 from charlm.corpus import Split
 from charlm.files import write_atomically
 from charlm.imported import load_keras_weights
@@ -35,7 +35,10 @@ from charlm.vocabulary import NO_CHARACTERS, vocabulary_from_json
 # What TensorFlow raises where a checkpoint is cut off, altered or another's.
 DAMAGE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
-_LEFT_OVER = re.compile(r"\..+\.\d+")  # of a write that was killed
+_LEFT_OVER = re.compile(  # of a write that was killed
+  r"\.(config\.json|vocabulary\.json|held_out\.txt|valid\.txt|metrics\.jsonl)"
+  r"\.\d+"
+)
 # A vocabulary of all of Unicode takes 17 MB.
 _LARGEST_FILE = 2**25  # bytes
 _ATTEMPTS = 5
@@ -49,10 +52,13 @@ class RunDir:
   def __init__(self, path: str | os.PathLike[str]) -> None:
     """Takes the folder, which need not exist.
 
-    Raises InputError: it holds links or devices in the place of a run's files.
+    Raises InputError: no name, one that is not UTF-8, or a folder that holds
+    links or devices in the place of a run's files.
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
+    if not is_utf8(os.fspath(path)):
+      raise InputError(f"{os.fspath(path)!r} is not UTF-8: rename the folder")
     self.path = pathlib.Path(path)
     self.recent = self.path / "checkpoints"
     self.best = self.path / "best"
@@ -83,7 +89,7 @@ class RunDir:
       InputError: the folder has checkpoints already.
       OSError: it cannot be written.
     """
-    if any(checkpoint_steps(folder) for folder in (self.recent, self.best)):
+    if self._has_checkpoints():
       raise InputError(
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
@@ -242,7 +248,7 @@ class RunDir:
     """Returns the characters that this run knows before it sees its corpus."""
     if not config.init_from:
       return NO_CHARACTERS
-    if checkpoint_steps(self.recent):
+    if self.exists():
       return self.vocabulary()
     source = RunDir(config.init_from)
     return source.vocabulary() if source.exists() else NO_CHARACTERS
@@ -256,7 +262,7 @@ class RunDir:
 
     Raises InputError: no such model, or one of other sizes.
     """
-    if not config.init_from or checkpoint_steps(self.recent):
+    if not config.init_from or self._has_checkpoints():
       return None
     source = RunDir(config.init_from)
     if not source.path.is_dir():
@@ -271,6 +277,9 @@ class RunDir:
         )
     return model
 
+  def _has_checkpoints(self) -> bool:
+    return any(map(checkpoint_steps, (self.recent, self.best)))
+
   def _refuse_links(self) -> None:
     folders = [self.recent, self.best, self.summaries]
     folders += [self.summaries / split for split in ("train", "eval")]
@@ -280,7 +289,10 @@ class RunDir:
       if folder.is_dir() and not folder.is_symlink():
         files += folder.iterdir()
     for path in {*files, *folders}:
-      mode = os.lstat(path).st_mode if os.path.lexists(path) else stat.S_IFREG
+      try:
+        mode = os.lstat(path).st_mode
+      except (FileNotFoundError, NotADirectoryError):
+        continue
       if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(
           f"{path} is no plain file or folder: replace it by a copy of what it "

@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache" / "xdg")
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-# The characters of shared/data/shakespeare.txt, from its specification.
+# The characters of shared/data/shakespeare.txt.
 SHAKESPEARE_VOCAB = ["[UNK]", "", "\t", "\n", *" !$&'(),-.0123456789:;?"]
 SHAKESPEARE_VOCAB += [
   *"ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz|"
@@ -60,7 +60,7 @@ WORDS = [
 
 @pytest.fixture(scope="session")
 def shakespeare_path() -> pathlib.Path:
-  """The corpus that the specification's figures are about."""
+  """The corpus that the reference's published figures are about."""
   path = SHARED_DATA / "shakespeare.txt"
   if not path.exists():
     pytest.skip(f"{path} is not there")

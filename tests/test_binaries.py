@@ -59,7 +59,7 @@ def test_train_eval_sample_as_processes(
   run_dir = tmp_path / "a run, ü"
   trained = _run(*train_args, f"--run_dir={run_dir}", "--epochs=2")
   assert (trained.returncode, trained.stderr) == (0, "")
-  assert "= 1,823 parameters" in trained.stdout  # parameters
+  assert "= 1,823 parameters" in trained.stdout
   match = re.search(
     r"trained to step 24 held out: log perplexity (\S+) \((\S+) bits per "
     r"character\), perplexity (\S+)\n-{20}\n",
@@ -309,6 +309,7 @@ BAD_FILES = {
   "one_line.txt": b"to be or not to be",
   "long_line.txt": b"to be " * (50_000_000 // 6),
   "bad.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
+  "\udce9.txt": b"to be\n",
   "few.txt": b"to be\nor not\n!\n",
   "a.txt": b"a\n",
   "bad.txt": b"abc\xff",
@@ -396,6 +397,15 @@ BAD_INPUT = [
   ("train.py", ["--profile_steps=10"], "give two steps"),
   ("train.py", ["--profile_steps=a,b"], "give two steps"),
   ("train.py", ["--init_from={tmp}/none"], "neither a run's folder"),
+  (
+    "train.py",
+    ["--init_from={tmp}/none", "--layer_norm"],
+    "neither a run's folder",
+  ),
+  ("train.py", ["--init_from={tmp}/bad.h5", "--layer_norm"], "leave out"),
+  ("train.py", ["--init_from=\udce9"], "init_from is '\\udce9'"),
+  ("train.py", ["--corpus={tmp}/\udce9.txt"], "in UTF-8"),
+  ("train.py", ["--run_dir={tmp}/\udce9"], "rename the folder"),
   ("train.py", ["--init_from={tmp}/folder"], "not a run directory"),
   ("train.py", ["--init_from={tmp}/few.txt"], "neither a run's folder"),
   ("train.py", ["--init_from={tmp}/bad.h5"], "has no weights of such a GRULM"),
@@ -418,7 +428,12 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
   ("eval.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
   ("eval.py", ["--run_dir={run}", "--protocol=words"], "protocol"),
-  ("eval.py", ["--run_dir={run}", "--stride=300"], "lower --stride"),
+  ("eval.py", ["--run_dir={run}", "--window=9"], "--protocol=windows"),
+  (
+    "eval.py",
+    ["--run_dir={run}", "--protocol=windows", "--stride=300"],
+    "lower --stride",
+  ),
   ("eval.py", ["--run_dir={run}", "--window=0"], "window"),
   ("eval.py", ["--run_dir={run}", "--dynamic"], "--valid_lines"),
   (

@@ -36,6 +36,14 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   np.testing.assert_array_equal(score.nats, again.nats)
 
 
+def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
+  model: GRULM,
+) -> None:
+  ids = _repetitive(100)
+  nats = DynamicEvaluator(model, ids[:2]).stream(ids).nats
+  assert np.isfinite(nats).all()
+
+
 def test_what_fills_up_the_last_segment_teaches_nothing(model: GRULM) -> None:
   known = _repetitive(50, period=5)
   squares, states = [], None

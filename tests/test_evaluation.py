@@ -158,7 +158,8 @@ def test_lines_are_scored_alone(model: GRULM) -> None:
   np.testing.assert_allclose(score.nats, np.concatenate(by_line), atol=1e-5)
   expected = np.mean([nats.mean() for nats in by_line])
   assert score.log_perplexity == pytest.approx(expected, abs=1e-6)
-  assert Evaluator(model).lines(text.astype(np.uint8), newline).num_characters
+  whole = Evaluator(model).lines(text.astype(np.uint8), newline)
+  assert whole.num_characters == score.num_characters
   # The same by the reference's function.
   padded = np.full([len(lines), 301], 1)
   inputs = np.full([len(lines), 301], newline)

@@ -64,15 +64,19 @@ json.dump(results, sys.stdout)
 """
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(
+  scope="module",
+  params=[["--num_layers=1"], ["--num_layers=2"]],
+  ids=" ".join,
+)
 def run(
   request: pytest.FixtureRequest,
   train_args: list[str],
   tmp_path_factory: pytest.TempPathFactory,
 ) -> RunDir:
-  """A run whose model has one layer, or two."""
+  """A run whose model has the layers that a test asks for, or one, or two."""
   path = tmp_path_factory.mktemp("runs") / "run"
-  args = [f"--run_dir={path}", f"--num_layers={request.param}"]
+  args = [f"--run_dir={path}", *request.param]
   assert train_binary.main([*train_args, *args]) == 0
   return RunDir(path)
 
@@ -89,6 +93,12 @@ def _use(code: str, data: list, *args: str | pathlib.Path) -> list:
   return json.loads(result.stdout)
 
 
+@pytest.mark.parametrize(
+  "run",
+  [["--num_layers=1"], ["--num_layers=2"], ["--num_layers=2", "--layer_norm"]],
+  indirect=True,
+  ids=" ".join,
+)
 def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
   run: RunDir, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

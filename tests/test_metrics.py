@@ -60,6 +60,27 @@ def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
   assert profile.exists()
 
 
+def test_a_kill_while_both_are_cut_off_is_made_good(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  metrics = Metrics(run, 0)
+  for step in (10, 20):
+    metrics.write(step, "train", {"loss": float(step)})
+  metrics.close()
+
+  def killed(*args: object) -> None:
+    raise KeyboardInterrupt
+
+  for part in ("_summarize", "write_atomically"):
+    with monkeypatch.context() as patch:
+      patch.setattr(f"charlm.metrics.{part}", killed)
+      with pytest.raises(KeyboardInterrupt):
+        Metrics(run, 10)
+  Metrics(run, 10).close()
+  assert _events(run, "train") == [(10, "loss", 10.0)]
+  assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_full_disk_is_waited_out(
   run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +120,9 @@ def test_event_files_that_cannot_grow_are_made_anew(run: RunDir) -> None:
 def test_hostile_lines_are_dropped(run: RunDir) -> None:
   (run.path / "metrics.jsonl").write_text(
     "[" * 100_000 + '\n{"step": 1, "split": "../x"}\n{"step": NaN}\n\n'
-    '{"step": 1, "split": "eval"}\n{"step": 1, "split": "eval", "loss": "x"}'
+    '{"step": 1, "split": "eval"}\n{"step": 1, "split": "eval", "loss": "x"}\n'
+    '{"step": 1, "split": "eval", "loss": NaN}\n'
+    '{"step": 1, "split": "eval", "loss": 1.0, "sample": ["x"]}'
   )
   Metrics(run, 10).close()
   assert (run.path / "metrics.jsonl").read_text() == ""

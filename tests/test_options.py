@@ -131,9 +131,12 @@ def test_a_run_begins_with_anothers_weights(
     [*train_args, f"--corpus={tmp_path}/other.txt"], tmp_path / "fresh"
   )
   assert _evals(tuned)[0]["loss"] < _evals(fresh)[0]["loss"] - 0.3
-  # It goes on without the other run.
+  # It goes on without the other run, from its best checkpoint if need be.
   numbers = _evals(tuned)
   shutil.rmtree(source)
+  _train(args, tuned)
+  assert _evals(tuned) == numbers
+  shutil.rmtree(tuned / "checkpoints")
   _train(args, tuned)
   assert _evals(tuned) == numbers
 

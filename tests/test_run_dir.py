@@ -246,10 +246,12 @@ def test_a_missing_file_is_named(run: RunDir, name: str) -> None:
 def test_leftovers_of_a_killed_write_are_removed(run: RunDir) -> None:
   left_over = run.path / ".config.json.4711"
   left_over.touch()
-  (run.path / ".notes").touch()
+  (run.path / ".venv3.11").mkdir()
+  (run.path / ".env.1").touch()
   with run.locked():
     assert not left_over.exists()
-    assert (run.path / ".notes").exists()
+    assert (run.path / ".venv3.11").exists()
+    assert (run.path / ".env.1").exists()
 
 
 def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:

@@ -18,9 +18,7 @@ VOCAB_SIZE = 12
 class Recorder:
   """Hooks that note what they are called with."""
 
-  def __init__(
-    self, *periods: int, stop_at: int | None = None, trainer: Trainer = None
-  ) -> None:
+  def __init__(self, *periods: int, stop_at: int | None = None) -> None:
     self.events: list[tuple[str, int]] = []
     self.reports: list[tuple[int, Report]] = []
     self.steps = [0]

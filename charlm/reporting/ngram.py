@@ -19,6 +19,11 @@ class Yardstick:
   nats: float  # per character
   num_bytes: int  # what it must keep of the training text
 
+  def cells(self) -> tuple[str, ...]:
+    """Returns name, nats, bits and MiB as a table shows them."""
+    bits, mib = self.nats / math.log(2), self.num_bytes / 2**20
+    return self.name, f"{self.nats:.4f}", f"{bits:.4f}", f"{mib:,.1f}"
+
 
 def yardsticks(train: str, text: str, vocab: list[str]) -> list[Yardstick]:
   """Scores a text by n-grams of all orders, and by xz, given another text."""

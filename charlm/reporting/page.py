@@ -214,15 +214,7 @@ def _yardsticks(first: Result, split: Split | None, vocab: list[str]) -> str:
     *yardsticks(split.train, first.text, vocab),
     Yardstick(first.name, nats, 4 * first.num_weights),
   ]
-  rows = [
-    (
-      stick.name,
-      f"{stick.nats:.4f}",
-      f"{stick.nats / _NATS_PER_BIT:.4f}",
-      f"{stick.num_bytes / 2**20:,.1f}",
-    )
-    for stick in sticks
-  ]
+  rows = [stick.cells() for stick in sticks]
   header = ("model", "nats per character", "bits", "MiB")
   share = analysis.verbatim_share(
     encode(split.train, vocab), encode(first.text, vocab)
