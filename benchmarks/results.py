@@ -173,14 +173,16 @@ def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
   """Draws the losses of each recipe's first seed over characters."""
   figure = Figure(figsize=(9, 5), layout="constrained")
   axes = figure.subplots()
-  for recipe, result in results.items():
-    curve = result["runs"][0]["curve"]
+  curves = {name: r["runs"][0]["curve"] for name, r in results.items()}
+  for recipe, curve in curves.items():
     x = [point["num_characters"] / 1e6 for point in curve]
     (line,) = axes.plot(x, [point["loss"] for point in curve], label=recipe)
     train = [point["train_loss"] for point in curve]
     axes.plot(x, train, ":", color=line.get_color())
+  # The training losses begin far above, as means of all that an epoch saw.
+  axes.set_ylim(top=max(p["loss"] for curve in curves.values() for p in curve))
   axes.set_xlabel("million characters seen")
-  axes.set_ylabel("nats per character; dotted: training, with dropout")
+  axes.set_ylabel("nats per character, held out (dotted: trained on)")
   axes.set_xscale("log")
   axes.grid(alpha=0.3)
   axes.legend()
