@@ -175,7 +175,8 @@ class TextModel:
     num_known = tf.cast(ragged.row_lengths(), tf.int32)
     known = tf.cast(ragged.to_tensor(PADDING_ID), tf.int32)
     longest = tf.shape(known)[1]
-    keys = sample_keys(tf.bitcast(seed, tf.uint32), rows)
+    words = tf.bitcast(seed, tf.uint32)
+    keys = sample_keys(words, tf.cast(rows, tf.uint32))
     read = self._model.step_fn(self._model.input_table())
     states = self._model.initial_states(tf.size(rows))
     last = known[:, 0]

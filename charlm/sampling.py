@@ -208,10 +208,13 @@ class GenerativeModel:
         pieces.append(piece)
       return [_join(row) for row in zip(*pieces, strict=True)]
 
+    firsts = range(0, num_samples, _MAX_ROWS)
+    if len(firsts) == 1:  # a thread's start takes as long as 30 characters
+      return block(0)
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
       try:
-        blocks = pool.map(block, range(0, num_samples, _MAX_ROWS))
+        blocks = pool.map(block, firsts)
         return [sample for block in blocks for sample in block]
       except BaseException:  # Ctrl-C reaches this thread alone
         stopped.set()
@@ -247,10 +250,11 @@ class GenerativeModel:
     prefix_ids = encode(prefix, self._vocab)
     num_known, end = len(prefix_ids), len(prefix_ids) + num_chars
     num_rows = max(len(samples), _MIN_ROWS)
-    seed_words = tf.constant([seed & 0xFFFFFFFF, seed >> 32], tf.uint32)
-    rows = tf.range(samples.start, samples.start + num_rows)
-    keys = sample_keys(seed_words, rows)
-    last = tf.fill([num_rows], int(prefix_ids[0]))
+    keys = sample_keys(
+      np.uint32([seed & 0xFFFFFFFF, seed >> 32]),
+      np.arange(samples.start, samples.start + num_rows, dtype=np.uint32),
+    )
+    last = np.full(num_rows, prefix_ids[0], np.int32)
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
     tails = [_Tail(stop) for _ in samples]
@@ -260,7 +264,7 @@ class GenerativeModel:
       known = np.zeros(_BUFFER, np.int32)
       part = prefix_ids[start : start + num]
       known[: len(part)] = part
-      span = tf.constant([start, num, num_known])
+      span = np.int32([start, num, num_known])
       ids, log_probs, last, states = self._advance(
         table, last, states, known, span, keys
       )
@@ -280,7 +284,7 @@ class GenerativeModel:
     states: State,
     known: tf.Tensor,
     span: tf.Tensor,
-    keys: tf.Tensor,
+    keys: tuple[tf.Tensor, tf.Tensor],
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
     """Reads the ids `[B]` before a span of positions, and draws those in it.
 

@@ -62,7 +62,7 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
-  keys = sample_keys(tf.constant([8, 0], tf.uint32), tf.range(2_000))
+  keys = sample_keys(np.uint32([8, 0]), np.arange(2_000, dtype=np.uint32))
   drawn = [
     temperature_random_sampling(
       tf.constant(LOG_PROBS, tf.float32),
