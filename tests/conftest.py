@@ -1,21 +1,22 @@
 """What the tests share: logical CPU devices, small corpora and small runs."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import contextlib
 import logging
+import os
 import pathlib
 import random
 import resource
 import shutil
 from collections.abc import Iterator
 
-import keras
 import pytest
-import tensorflow as tf
 from playwright.sync_api import Browser, sync_playwright
+
+from charlm.command import import_quietly
+
+import_quietly("tensorflow", "keras")
+import keras
+import tensorflow as tf
 
 from charlm.checkpoints import Checkpoints
 from charlm.config import Config, Experiment
