@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test bench quality results soak format
+.PHONY: train test bench quality results soak sweep format
 .DEFAULT_GOAL := train
 
 train: .venv/installed
@@ -28,6 +28,9 @@ results: .venv/installed
 
 soak: .venv/installed
 	$(BIN)/python tests/soak.py $(ARGS)
+
+sweep: .venv/installed
+	$(BIN)/python tests/sweep.py $(ARGS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -20,6 +20,8 @@ from charlm.sampling import temperature_random_sampling, without_special
 from charlm.threefry import sample_keys, uniform_numbers
 from charlm.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
 
+_MAX_NUMBERS = 2**20  # random ones that are made at a time: 4 MB
+
 
 def save_saved_model(
   model: GRULM, vocab: list[str], folder: pathlib.Path
@@ -179,18 +181,24 @@ class TextModel:
     keys = sample_keys(words, tf.cast(rows, tf.uint32))
     read = self._model.step_fn(self._model.input_table())
     states = self._model.initial_states(tf.size(rows))
-    last = known[:, 0]
-    ids = tf.TensorArray(tf.int32, longest + length).write(0, last)
-    for i in tf.range(1, longest + length):
-      log_probs, states = read(last, states)
-      position = i - num_known  # of the character in each sample
-      uniform = uniform_numbers(keys, position, len(self._vocab))
-      drawn = temperature_random_sampling(
-        without_special(log_probs), temperature, uniform
-      )
-      given = known[:, tf.minimum(i, longest - 1)]
-      last = tf.where(position < 0, given, tf.cast(drawn, tf.int32))
-      ids = ids.write(i, last)
+    last, end = known[:, 0], longest + length
+    ids = tf.TensorArray(tf.int32, end).write(0, last)
+    vocab_size = len(self._vocab)
+    size = tf.maximum(1, _MAX_NUMBERS // (tf.size(rows) * vocab_size))
+    for first in tf.range(1, end, size):
+      positions = first + tf.range(tf.minimum(size, end - first))[:, tf.newaxis]
+      positions -= num_known  # [S, B], of the characters in each sample
+      # Not in the loop over characters, which a server may compile with XLA.
+      uniform = uniform_numbers(keys, positions, vocab_size)
+      for i in tf.range(len(positions)):
+        log_probs, states = read(last, states)
+        drawn = temperature_random_sampling(
+          without_special(log_probs), temperature, uniform[i]
+        )
+        given = known[:, tf.minimum(first + i, longest - 1)]
+        drawn = tf.cast(drawn, tf.int32)
+        last = tf.where(positions[i] < 0, given, drawn)
+        ids = ids.write(first + i, last)
     places = num_known[:, tf.newaxis] + tf.range(length)
     drawn = tf.gather(tf.transpose(ids.stack()), places, batch_dims=1)
     return {"texts": text_from_ids(drawn, self._vocab)[:num_texts]}

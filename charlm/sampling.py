@@ -32,6 +32,7 @@ from charlm.vocabulary import (
 # near-tie: no graph call has fewer or more rows than these.
 _MIN_ROWS, _MAX_ROWS = 2, 32
 _BUFFER = 1024  # characters of a graph call; XLA compiles for each shape
+_MAX_NUMBERS = 2**24  # random ones that are held at a time: 64 MB
 _NO_LIMITS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 _STREAMED = 64  # characters of a piece that is shown at once
 
@@ -144,9 +145,14 @@ class GenerativeModel:
     self._limits = {
       name: limit for name, limit in limits.items() if limit != _NO_LIMITS[name]
     }
+    # Of the random numbers, each core holds those of one graph call.
+    most = _MAX_NUMBERS // num_cores() // len(vocab)
+    self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
+    self._buffer = min(_BUFFER, max(1, most // self._max_rows))
     # AutoGraph would take longer than the first second of text.
-    self._advance = tf.function(
-      self._advance, jit_compile=True, autograph=False
+    self._advance, self._uniform = (
+      tf.function(function, jit_compile=True, autograph=False)
+      for function in (self._advance, self._uniform)
     )
 
   def generate_one_step(
@@ -197,18 +203,18 @@ class GenerativeModel:
     stopped = threading.Event()
 
     def block(first: int) -> list[Sample]:
-      number = min(num_samples - first, _MAX_ROWS)
+      number = min(num_samples - first, self._max_rows)
       samples = range(first, first + number)
       pieces = [[Sample("", np.empty(0, np.float32))] * number]
       for piece in self._pieces(
-        num_chars, prefix, samples, seed, stop, _BUFFER
+        num_chars, prefix, samples, seed, stop, self._buffer
       ):
         if stopped.is_set():
           raise concurrent.futures.CancelledError
         pieces.append(piece)
       return [_join(row) for row in zip(*pieces, strict=True)]
 
-    firsts = range(0, num_samples, _MAX_ROWS)
+    firsts = range(0, num_samples, self._max_rows)
     if len(firsts) == 1:  # a thread's start takes as long as 30 characters
       return block(0)
     # One call keeps little more than one core busy.
@@ -260,13 +266,16 @@ class GenerativeModel:
     tails = [_Tail(stop) for _ in samples]
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
-      num = min(size, end - start)
-      known = np.zeros(_BUFFER, np.int32)
+      offset = (start - 1) % self._buffer
+      if offset == 0:
+        uniform = self._uniform(keys, tf.constant(start - num_known))
+      num = min(size, self._buffer - offset, end - start)
+      known = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]
       known[: len(part)] = part
-      span = np.int32([start, num, num_known])
+      span = np.int32([offset, num, len(part)])
       ids, log_probs, last, states = self._advance(
-        table, last, states, known, span, keys
+        table, last, states, known, span, uniform
       )
       new = slice(len(part), num)
       start += num
@@ -277,6 +286,13 @@ class GenerativeModel:
         )
       ]
 
+  def _uniform(
+    self, keys: tuple[tf.Tensor, tf.Tensor], first: tf.Tensor
+  ) -> tf.Tensor:
+    """Returns random numbers for positions from `first` on, `[S, B, V]`."""
+    positions = first + tf.range(self._buffer)[:, tf.newaxis]
+    return uniform_numbers(keys, positions, len(self._vocab))
+
   def _advance(
     self,
     table: tf.Tensor,
@@ -284,18 +300,23 @@ class GenerativeModel:
     states: State,
     known: tf.Tensor,
     span: tf.Tensor,
-    keys: tuple[tf.Tensor, tf.Tensor],
+    uniform: tf.Tensor,
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
     """Reads the ids `[B]` before a span of positions, and draws those in it.
 
-    The span is its first position, its length, and how many positions of the
-    text are known; those of them in the span are `known[0]` and on.
+    Args:
+      table: the model's input table.
+      last: ids `[B]`.
+      states: before them.
+      known: ids of the span's first positions, `[S]`, which are not drawn.
+      span: where its random numbers begin, its length, and how many are known.
+      uniform: random numbers, `[S, B, V]`.
 
-    Returns ids and their log-probabilities `[B, _BUFFER]`, of which as many as
-    the span is long count, the last ids `[B]`, and the states before them.
+    Returns ids and their log-probabilities `[B, S]`, of which as many as the
+    span is long count, the last ids `[B]`, and the states before them.
     """
-    first, length, num_known = tf.unstack(span)
-    shape = {"size": _BUFFER, "element_shape": last.shape}
+    offset, length, num_known = tf.unstack(span)
+    shape = {"size": self._buffer, "element_shape": last.shape}
     arrays = [
       tf.TensorArray(dtype, **shape) for dtype in (tf.int32, tf.float32)
     ]
@@ -305,10 +326,10 @@ class GenerativeModel:
       i: tf.Tensor, last: tf.Tensor, states: State, *arrays: tf.TensorArray
     ) -> tuple[Any, ...]:
       log_probs, states = read(last, states)
-      position = first + i - num_known
-      uniform = uniform_numbers(keys, position, len(self._vocab))
-      drawn = tf.cast(self._draw(log_probs, uniform), tf.int32)
-      last = tf.where(position < 0, tf.gather(known, i), drawn)
+      # A gather, since a slice would copy all of the numbers.
+      numbers = tf.gather(uniform, offset + i)
+      drawn = tf.cast(self._draw(log_probs, numbers), tf.int32)
+      last = tf.where(i < num_known, tf.gather(known, i), drawn)
       values = last, tf.gather(log_probs, last, batch_dims=1)
       pairs = zip(arrays, values, strict=True)
       return i + 1, last, states, *(a.write(i, value) for a, value in pairs)

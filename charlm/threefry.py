@@ -23,19 +23,24 @@ def sample_keys(seed: _Words, samples: _Words) -> tuple[_Words, _Words]:
 
 
 def uniform_numbers(
-  keys: tuple[_Words, _Words], position: tf.Tensor, size: int
+  keys: tuple[_Words, _Words], positions: tf.Tensor, size: int
 ) -> tf.Tensor:
-  """Returns numbers in [0, 1) `[B, size]`, a function of all arguments.
+  """Returns numbers in [0, 1) `[S, B, size]`, a function of all arguments.
+
+  Compiled with XLA, this belongs in a function of its own, without a reduction:
+  in a loop whose trip count is a multiple of 8 and that carries a maximum, LLVM
+  takes a chain of XORs for a checksum, and follows both operands of each, which
+  never ends.
 
   Args:
-    keys: `sample_keys`.
-    position: of the characters in their samples, a scalar or `[B]`.
+    keys: `sample_keys`, `[B]` each.
+    positions: of the characters in their samples, `[S, B]` or `[S, 1]`.
     size: how many numbers a character takes.
   """
-  lanes = tf.cast(tf.range(size), tf.uint32)[tf.newaxis]
-  position = tf.cast(tf.reshape(position, [-1, 1]), tf.uint32)
+  lanes = tf.cast(tf.range(size), tf.uint32)
+  positions = tf.cast(positions, tf.uint32)[:, :, tf.newaxis]
   key0, key1 = (key[:, tf.newaxis] for key in keys)
-  bits, _ = _threefry(key0, key1, position + tf.zeros_like(lanes), lanes)
+  bits, _ = _threefry(key0, key1, positions + tf.zeros_like(lanes), lanes)
   # 24 bits: as many as a float32 holds.
   return tf.cast(tf.cast(bits // 2**8, tf.int32), tf.float32) * 2.0**-24
 

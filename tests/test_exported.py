@@ -7,9 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import export as export_binary
 import train as train_binary
+from charlm.exported import TextModel
+from charlm.model import build_model
 from charlm.run_dir import RunDir
 from charlm.sampling import GenerativeModel
 from charlm.vocabulary import encode
@@ -129,6 +132,27 @@ def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
     expected = model(encode("th", vocab)[np.newaxis].astype(int))[0, -1]
     if texts:
       np.testing.assert_allclose(log_probs, [expected] * len(texts), atol=1e-5)
+
+
+def test_a_bound_on_the_random_numbers_changes_no_exported_text(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  vocab = ["[UNK]", "", *"\nabcdefgh"]
+  model = build_model(len(vocab), 4, 6)
+  model.set_weights([9 * weight for weight in model.get_weights()])
+  texts = []
+  for most in (2**20, 400, 1):
+    monkeypatch.setattr("charlm.exported._MAX_NUMBERS", most)
+    generate = TextModel(model, vocab).functions()["generate"]
+    drawn = generate(
+      tf.constant(["abcdefgh" * 6, "", "b"]),
+      tf.constant(50),
+      tf.constant(1.0),
+      tf.constant(3, tf.int64),
+    )
+    texts.append(drawn["texts"].numpy().tolist())
+  assert texts[0] == texts[1] == texts[2]
+  assert len(set(texts[0])) == 3
 
 
 def test_plain_keras_opens_the_keras_file(

@@ -63,15 +63,14 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
   keys = sample_keys(np.uint32([8, 0]), np.arange(2_000, dtype=np.uint32))
-  drawn = [
-    temperature_random_sampling(
-      tf.constant(LOG_PROBS, tf.float32),
-      temperature,
-      uniform_numbers(keys, tf.constant(position), 7),
-    )
-    for position in range(NUM_DRAWS // 2_000)
-  ]
-  assert _chi_squared(tf.stack(drawn), temperature) < CHI_SQUARED_LIMIT
+  positions = tf.range(NUM_DRAWS // 2_000)[:, tf.newaxis]
+  drawn = temperature_random_sampling(
+    tf.constant(LOG_PROBS, tf.float32),
+    temperature,
+    uniform_numbers(keys, positions, 7),
+  )
+  assert drawn.shape == [100, 2_000]
+  assert _chi_squared(drawn, temperature) < CHI_SQUARED_LIMIT
 
 
 def _allowed_by_numpy(
@@ -266,7 +265,8 @@ for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
     text=True,
     env=os.environ | loud,
   )
-  assert result.stderr.count("Compilation of XLA executable time") == 1
+  # One of the random numbers, one of the loop over characters.
+  assert result.stderr.count("Compilation of XLA executable time") == 2
 
 
 @pytest.mark.parametrize(
@@ -291,6 +291,33 @@ def test_the_outermost_options_draw_characters(model: GRULM) -> None:
     for name, limit in outermost.items():
       generator = GenerativeModel(model, VOCAB, temperature, **{name: limit})
       assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
+
+
+@pytest.mark.parametrize("num_numbers", [1, 82 * 2 * 7, 82 * 5 * 70])
+def test_a_bound_on_the_random_numbers_changes_no_text(
+  model: GRULM, num_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  prefix = "The " * 30
+  expected = GenerativeModel(model, VOCAB, 0.8).sample(200, prefix, 9)
+  monkeypatch.setattr("charlm.sampling.num_cores", lambda: 1)
+  monkeypatch.setattr("charlm.sampling._MAX_NUMBERS", num_numbers)
+  generator = GenerativeModel(model, VOCAB, 0.8)
+  uniform, sizes = generator._uniform, []
+
+  def counted(*args: Any) -> tf.Tensor:
+    numbers = uniform(*args)
+    sizes.append(tf.size(numbers).numpy())
+    return numbers
+
+  monkeypatch.setattr(generator, "_uniform", counted)
+  for one, other in zip(
+    generator.sample(200, prefix, 9), expected, strict=True
+  ):
+    _assert_same(one, other)
+  # Two rows, and a character, are the least that there can be.
+  assert max(sizes) <= max(num_numbers, 82 * 2)
+  streamed = list(generator.stream(200, prefix, 4))
+  assert "".join(piece.text for piece in streamed) == expected[4].text
 
 
 def test_no_characters_are_an_empty_text(model: GRULM) -> None:

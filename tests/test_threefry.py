@@ -29,9 +29,25 @@ def test_threefry_known_answers(
 
 def test_uniform_numbers_fill_the_unit_interval() -> None:
   keys = sample_keys(np.uint32([1, 2]), np.arange(100, dtype=np.uint32))
-  u = uniform_numbers(keys, tf.constant(3), 1000).numpy()
+  u = uniform_numbers(keys, tf.constant([[3]]), 1000).numpy()
   assert 0 <= u.min() < 1e-4
   assert 1 - 1e-4 < u.max() < 1
   assert len(np.unique(u)) > 99_000
   # 100,000 numbers: four standard deviations of the mean are 0.0037.
   assert abs(u.mean() - 0.5) < 0.004
+
+
+def test_a_number_depends_on_key_position_and_lane_alone() -> None:
+  keys = sample_keys(np.uint32([1, 2]), np.arange(3, dtype=np.uint32))
+  positions = np.array([[0, 5, 2**20], [7, -1, 1]], np.int32)  # [S, B]
+  words = np.uint32(positions)[:, :, np.newaxis]
+  lanes = np.arange(9, dtype=np.uint32)
+  bits, _ = _threefry(
+    keys[0][:, np.newaxis], keys[1][:, np.newaxis], words + 0 * lanes, lanes
+  )
+  expected = (bits >> 8).astype(np.float32) * np.float32(2**-24)
+  found = uniform_numbers(keys, tf.constant(positions), 9)
+  np.testing.assert_array_equal(found, expected)
+  same = uniform_numbers(keys, tf.constant([[5], [-1]]), 4)
+  np.testing.assert_array_equal(same[0, 1], expected[0, 1, :4])
+  np.testing.assert_array_equal(same[1, 1], expected[1, 1, :4])
