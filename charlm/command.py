@@ -3,9 +3,11 @@
 import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -16,6 +18,7 @@ DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
 LEFT_OUT = 4  # done, but a save failed or a line has no score
+_PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
 def run_command(
@@ -47,7 +50,8 @@ def run_command(
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if flag_values.help:
       print(_help(name, usage, flag_values))
-    exit_code = DONE if flag_values.help else command(flag_values)
+    with _ended_by_signals():
+      exit_code = DONE if flag_values.help else command(flag_values)
     sys.stdout.flush()
     return exit_code
   except InputError as error:
@@ -96,6 +100,44 @@ def import_quietly(*modules: str) -> None:
   with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
     for module in modules:
       importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+  """Lets signals end the program inside a call of TensorFlow, too.
+
+  Python's handlers wait until the call returns, which may be a long compilation
+  or a large product. A second signal does not wait for that. Nor does the first
+  for long, if it is a Ctrl-C with which nothing is to be saved.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield  # signals are the main thread's
+    return
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  watch = threading.Thread(target=_watch_signals, args=[reader], daemon=True)
+  watch.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(previous)
+    os.write(writer, b"\0")
+    watch.join()
+    os.close(reader)
+    os.close(writer)
+
+
+def _watch_signals(reader: int) -> None:
+  """Reads the numbers of signals, and ends the process; returns at a zero."""
+  number = os.read(reader, 1)[0]
+  if not number:
+    return
+  interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  patience = _PATIENCE if interrupts else None
+  ready, _, _ = select.select([reader], [], [], patience)
+  if not ready or os.read(reader, 1) != b"\0":
+    os._exit(128 + number)
 
 
 class StopRequest:
