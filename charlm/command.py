@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import select
 import signal
@@ -37,15 +38,13 @@ def run_command(
     The exit code: bad input, in flags or files, is one line on stderr and 2.
   """
   name = os.path.basename(argv[0])
+  _replace_closed_streams()
   try:
     extra = flag_values(argv)[1:]
   except Exception as error:  # the flags module's own, or a flag file's
     return fail(name, f"{_one_line(error)}; see {name} --help")
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
-  for stream in ("stdout", "stderr"):
-    if getattr(sys, stream) is None:  # closed, as by `>&-`
-      setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
   try:
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if flag_values.help:
@@ -66,6 +65,21 @@ def run_command(
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # before or after the steps, nothing is to save
     return 128 + signal.SIGINT
+
+
+def _replace_closed_streams() -> None:
+  """Puts the null device where a stream is closed, as by `>&-`.
+
+  The next file that is opened would get its number, and what C++ writes there.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+  for stream in ("stdout", "stderr"):
+    if getattr(sys, stream) is None:
+      setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _help(name: str, usage: str, flag_values: Any) -> str:
@@ -100,6 +114,9 @@ def import_quietly(*modules: str) -> None:
   with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
     for module in modules:
       importlib.import_module(module)
+  if level == "3":
+    # It warns of many models in one process, as of one traced again and again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -187,14 +204,18 @@ def _stderr_to_nowhere() -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-  """Writes a line to stderr; where that is a file on a full disk, nothing."""
+  """Writes a line to stderr; where that is a file on a full disk, nothing.
+
+  What a terminal would obey, or not show, is written as an escape.
+  """
+  line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   with contextlib.suppress(OSError):
-    print(text, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)
 
 
 def fail(name: str, text: str, exit_code: int = BAD_INPUT) -> int:
   """Writes one line to stderr; returns the exit code."""
-  print(f"{name}: {text}", file=sys.stderr)
+  warn(f"{name}: {text}")
   return exit_code
 
 

@@ -1,7 +1,6 @@
 """What the tests share: logical CPU devices, small corpora and small runs."""
 
 import contextlib
-import logging
 import os
 import pathlib
 import random
@@ -30,9 +29,6 @@ tf.config.set_logical_device_configuration(
   [tf.config.LogicalDeviceConfiguration()] * 4,
 )
 assert len(tf.config.list_logical_devices("CPU")) == 4
-
-# Many models in one process look to it like one that is traced again and again.
-logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The default corpus is cached in the checkout, not in the user's home.
@@ -156,6 +152,16 @@ def checkpoint_file(
 ) -> pathlib.Path:
   """Returns where a file of a checkpoint is."""
   return run.path / folder / f"ckpt-{step}{suffix}"
+
+
+def bound_by_permissions() -> list[str]:
+  """Returns what a command of root's begins with to be refused as others are.
+
+  Another user might not reach the interpreter.
+  """
+  if os.geteuid():
+    return []
+  return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
 @contextlib.contextmanager

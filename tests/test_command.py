@@ -1,72 +1,108 @@
-"""What all programs share."""
+"""What all scripts share, as processes: their streams and their errors."""
 
-import signal
+import itertools
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT
 
-# A program that stays in one call of TensorFlow, as in a compilation.
-_BUSY = """
-import contextlib
-import sys
-from absl import flags
-from charlm.command import StopRequest, import_quietly, run_command
-import_quietly("tensorflow")
-import tensorflow as tf
+import eval as eval_binary
+from charlm.command import fail, warn
 
-@tf.function
-def stay():
-  tf.while_loop(lambda i: True, lambda i: [i + 1], [tf.constant(0, tf.int64)])
-
-def command(args):
-  stay.get_concrete_function()
-  saves = StopRequest() if sys.argv[1:] else contextlib.nullcontext()
-  with saves:
-    print("busy", flush=True)
-    stay()
-
-values = flags.FlagValues()
-flags.DEFINE_bool("help", False, "help", flag_values=values)
-sys.exit(run_command(command, values, ["busy.py"], "help"))
-"""
+_STREAMS = ("<&-", ">&-", "2>&-")
+# All ways to close some of the three.
+_CLOSED = [
+  [*closed]
+  for number in (1, 2, 3)
+  for closed in itertools.combinations(_STREAMS, number)
+]
 
 
-def _start(*args: str) -> subprocess.Popen:
-  process = subprocess.Popen(
-    [sys.executable, "-c", _BUSY, *args], cwd=ROOT, stdout=subprocess.PIPE
+def _run(
+  script: str, flags: list[str], closed: list[str]
+) -> subprocess.CompletedProcess:
+  """Runs a script with closed streams, TensorFlow's own lines shown."""
+  command = f'exec "$@" {" ".join(closed)}'
+  return subprocess.run(
+    ["sh", "-c", command, "sh", sys.executable, ROOT / script, *flags],
+    env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
   )
-  assert process.stdout.readline() == b"busy\n"
-  time.sleep(0.2)  # until the call has begun
-  return process
 
 
-def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return() -> None:
-  with _start() as process:
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-
-
-def test_a_second_ctrl_c_ends_it_at_once() -> None:
-  with _start() as process:
-    start = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    # The first alone would have waited for the call.
-    assert time.monotonic() - start < 1.5
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_only_a_second_signal_ends_what_is_to_be_saved(
-  number: signal.Signals,
+@pytest.mark.parametrize("closed", _CLOSED, ids=" ".join)
+def test_a_script_works_without_streams(
+  closed: list[str],
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
 ) -> None:
-  with _start("saves") as process:
-    process.send_signal(number)
-    with pytest.raises(subprocess.TimeoutExpired):
-      process.wait(3)
-    process.send_signal(number)
-    assert process.wait(20) == 128 + number
+  run = f"--run_dir={tmp_path}/run"
+  shutil.copytree(trained_run, tmp_path / "run")
+  (tmp_path / "run" / "lock").write_text("4711\n")
+  trained = _run("train.py", [*train_args[1:], "--epochs=4", run], closed)
+  assert trained.returncode == 0
+  assert ("trained to step 48" in trained.stdout) == (">&-" not in closed)
+  lock = (tmp_path / "run" / "lock").read_text()
+  assert lock.rstrip("\n").isdigit()
+  assert lock != "4711\n"
+  scored = _run("eval.py", [run], closed)
+  assert scored.returncode == 0
+  assert ("log perplexity" in scored.stdout) == (">&-" not in closed)
+  for result in (trained, scored):
+    assert bool(result.stderr) == ("2>&-" not in closed)
+    assert "oneDNN" not in result.stdout
+
+
+@pytest.mark.parametrize("closed", _CLOSED, ids=" ".join)
+def test_an_error_goes_to_no_other_stream(closed: list[str]) -> None:
+  result = _run("eval.py", ["--windw=3"], closed)
+  assert (result.returncode, result.stdout) == (2, "")
+  assert ("windw" in result.stderr) == ("2>&-" not in closed)
+
+
+def test_a_closed_input_is_told_from_an_empty_one(
+  trained_run: pathlib.Path,
+) -> None:
+  flags = [f"--run_dir={trained_run}", "--text=-"]
+  for closed, message in (("<&-", "input is closed"), ("", "fewer than two")):
+    result = _run("eval.py", flags, [closed])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_an_error_on_a_full_disk_keeps_its_code() -> None:
+  command = f"{sys.executable} {ROOT}/eval.py --windw=3 2>/dev/full"
+  assert subprocess.run(command, shell=True).returncode == 2
+
+
+def test_a_terminal_obeys_no_name(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  name = "\x1b[31m\x07\u202e\x9b\ud800é莎"
+  shown = r"\x1b[31m\x07\u202e\x9b\ud800é莎"
+  warn(name)
+  assert fail("eval.py", name) == 2
+  assert capsys.readouterr().err == f"{shown}\neval.py: {shown}\n"
+  warn("a\nb\r")
+  assert capsys.readouterr().err == "a\\nb\\r\n"
+  shutil.copytree(trained_run, tmp_path / "run")
+  config = tmp_path / "run" / "config.json"
+  config.write_text(config.read_text().replace("{", r'{"\u001b[2J": 1,'))
+  for flags in (
+    [f"--run_dir={tmp_path}/run"],
+    [f"--run_dir={trained_run}", f"--text={tmp_path}/\x1b[2J"],
+    ["\x1b[2J"],
+  ):
+    assert eval_binary.main(["eval.py", *flags]) == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert r"\x1b[2J" in err

@@ -1,0 +1,72 @@
+"""Signals end a program at once, or after what it saves."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+# A program that stays in one call of TensorFlow, as in a compilation.
+_BUSY = """
+import contextlib
+import sys
+from absl import flags
+from charlm.command import StopRequest, import_quietly, run_command
+import_quietly("tensorflow")
+import tensorflow as tf
+
+@tf.function
+def stay():
+  tf.while_loop(lambda i: True, lambda i: [i + 1], [tf.constant(0, tf.int64)])
+
+def command(args):
+  stay.get_concrete_function()
+  saves = StopRequest() if sys.argv[1:] else contextlib.nullcontext()
+  with saves:
+    print("busy", flush=True)
+    stay()
+
+values = flags.FlagValues()
+flags.DEFINE_bool("help", False, "help", flag_values=values)
+sys.exit(run_command(command, values, ["busy.py"], "help"))
+"""
+
+
+def _start(*args: str) -> subprocess.Popen:
+  process = subprocess.Popen(
+    [sys.executable, "-c", _BUSY, *args], cwd=ROOT, stdout=subprocess.PIPE
+  )
+  assert process.stdout.readline() == b"busy\n"
+  time.sleep(0.2)  # until the call has begun
+  return process
+
+
+def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return() -> None:
+  with _start() as process:
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+
+
+def test_a_second_ctrl_c_ends_it_at_once() -> None:
+  with _start() as process:
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    # The first alone would have waited for the call.
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_only_a_second_signal_ends_what_is_to_be_saved(
+  number: signal.Signals,
+) -> None:
+  with _start("saves") as process:
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+      process.wait(3)
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
