@@ -3,17 +3,22 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from charlm.command import warn
+from charlm.config import InputError, is_utf8
 from charlm.files import write_atomically
 from charlm.run_dir import RunDir
+
+_LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
+# Of a disk, and of a file where the system bounds its size.
+_NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
 
 
 class Metrics:
@@ -24,20 +29,35 @@ class Metrics:
   """
 
   def __init__(self, run: RunDir, step: int) -> None:
-    """Opens both at a step, cutting off what a lost continuation wrote."""
-    self._path = run.metrics
+    """Opens both at a step, cutting off what a lost continuation wrote.
+
+    Raises:
+      InputError: `summaries` cannot be written, be there space or not.
+      OSError: `metrics.jsonl` cannot be written.
+    """
+    self._run, self._path = run, run.metrics
     self._hparams = dataclasses.asdict(run.experiment().config)
-    self._summaries = run.summaries
     self._unwritten = b""  # what the file lacks
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
     text = self._path.read_bytes() if self._path.exists() else b""
     records = [r for r in read_records(self._path) if r["step"] <= step]
+    # Whether the step that it is opened at was evaluated.
+    self.evaluated = any(
+      record["split"] == "eval" and record["step"] == step for record in records
+    )
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
-    if kept == text:
-      self._open_summaries(None)
-    else:
+    anew = kept != text or run.outdated.exists() or not run.event_files()
+    try:
+      self._open_summaries(records if anew else None)
+    except _NO_SPACE as error:
+      self._give_up_for_now("the summaries", error)
+    except tf.errors.OpError as error:
+      raise InputError(
+        f"{run.summaries} cannot be written ({type(error).__name__}): check "
+        "its permissions"
+      ) from error
+    if kept != text:
       # The file last: after a kill between them it asks for both again.
-      self._open_summaries(records)
       write_atomically(self._path, kept)
     self._file = self._path.open("ab", buffering=0)
 
@@ -81,10 +101,12 @@ class Metrics:
   def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:
     """Opens the event files; given records, makes them anew."""
     if records is not None:
-      for events in self._summaries.glob("*/events.out.*"):
+      self._run.outdate_summaries()
+      for events in self._run.event_files():
         events.unlink()
+    folder = os.fspath(self._run.summaries)
     writers = {
-      split: tf.summary.create_file_writer(os.fspath(self._summaries / split))
+      split: tf.summary.create_file_writer(os.path.join(folder, split))
       for split in ("train", "eval")
     }
     with writers["eval"].as_default():
@@ -92,6 +114,7 @@ class Metrics:
       hparams.hparams(self._hparams, trial_id="")
     for record in records or ():
       _summarize(record, writers)
+    self._run.outdated.unlink(missing_ok=True)
     self._writers = writers
 
 
@@ -136,15 +159,16 @@ def _summarize(
       if isinstance(value, str):
         # Indented, so that TensorBoard's Markdown keeps the lines.
         tf.summary.text(name, "    " + value.replace("\n", "\n    "))
-      else:
-        tf.summary.scalar(name, value)
+      elif abs(value) <= _LARGEST:
+        tf.summary.scalar(name, float(value))
     writer.flush()
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`, if there is one, but for lines that were cut off.
 
-  Each record has a step, a split, `train` or `eval`, and a loss.
+  Each record has a step, a split, `train` or `eval`, and a loss, all as charlm
+  writes them, and else numbers, of any size, and texts.
   """
   records = []
   for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -153,11 +177,13 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
       types = type(record["step"]), type(record["loss"])
       if (
         types == (int, float)
-        and math.isfinite(record["loss"])
+        and 0 <= record["step"] < 2**63
+        and abs(record["loss"]) <= _LARGEST
         and record["split"] in ("train", "eval")
         and all(
           isinstance(value, int | float | str) for value in record.values()
         )
+        and is_utf8(json.dumps(record, ensure_ascii=False))
       ):
         records.append(record)
   return records

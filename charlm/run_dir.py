@@ -9,6 +9,7 @@ checkpoints/ckpt-<step>.*                  the last few
 best/ckpt-<step>.*                         the best by valid, else held-out loss
 metrics.jsonl                              every number, an object a line
 summaries/train|eval                       the same for TensorBoard
+summaries/outdated                         there until it is made anew
 starts.jsonl                               how and where each start ran
 """
 
@@ -65,6 +66,7 @@ class RunDir:
     self.metrics = self.path / "metrics.jsonl"
     self.held_out_path = self.path / "held_out.txt"
     self.summaries = self.path / "summaries"
+    self.outdated = self.summaries / "outdated"  # there until they are not
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
     self._valid = self.path / "valid.txt"
@@ -75,6 +77,15 @@ class RunDir:
   def exists(self) -> bool:
     """Tells whether a run was created here."""
     return self._config.exists()
+
+  def event_files(self) -> list[pathlib.Path]:
+    """Lists TensorBoard's files."""
+    return list(self.summaries.glob("*/events.out.*"))
+
+  def outdate_summaries(self) -> None:
+    """Notes that TensorBoard's files are to be made anew from the metrics."""
+    self.summaries.mkdir(exist_ok=True)
+    self.outdated.touch()
 
   def has_begun(self) -> bool:
     """Tells whether the run has metrics."""
@@ -155,6 +166,8 @@ class RunDir:
           "give a new --run_dir"
         )
     if experiment.config.epochs > mine.config.epochs:
+      # TensorBoard shows the first settings that it finds in them.
+      self.outdate_summaries()
       write_atomically(self._config, experiment.to_json().encode())
 
   def experiment(self) -> Experiment:
@@ -283,12 +296,15 @@ class RunDir:
   def _refuse_links(self) -> None:
     folders = [self.recent, self.best, self.summaries]
     folders += [self.summaries / split for split in ("train", "eval")]
+    profiles = self.summaries / "train" / "plugins" / "profile"
+    folders += [profiles.parent, profiles]
     files = [self._config, self._vocabulary, self.held_out_path, self._valid]
     files += [self.metrics, self._starts, self._lock]
+    within = []
     for folder in folders:
       if folder.is_dir() and not folder.is_symlink():
-        files += folder.iterdir()
-    for path in {*files, *folders}:
+        within += folder.iterdir()
+    for path in {*files, *folders, *within}:
       try:
         mode = os.lstat(path).st_mode
       except (FileNotFoundError, NotADirectoryError):
@@ -298,6 +314,9 @@ class RunDir:
           f"{path} is no plain file or folder: replace it by a copy of what it "
           "stands for"
         )
+      if path in (files if stat.S_ISDIR(mode) else folders):
+        kind = "file" if path in files else "folder"
+        raise InputError(f"{path} is no {kind}: move it away")
 
 
 def _parse(

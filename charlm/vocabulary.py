@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charlm.config import InputError
+from charlm.config import InputError, is_utf8
 
 if TYPE_CHECKING:
   import tensorflow as tf
@@ -46,6 +46,8 @@ def vocabulary_from_json(text: str) -> list[str]:
   chars = vocab[NUM_SPECIAL:]
   if not all(isinstance(char, str) and len(char) == 1 for char in chars):
     raise InputError("an entry is not a single character")
+  if not is_utf8("".join(chars)):
+    raise InputError("an entry is half of a character")
   if not chars or len(set(chars)) < len(chars):
     raise InputError("the characters are not distinct")
   return vocab

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soak
 import tensorflow as tf
-from conftest import ROOT
+from conftest import ROOT, bound_by_permissions
 
 import eval as eval_binary
 import export as export_binary
@@ -902,6 +902,37 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
   assert [r for r in _numbers(tmp_path / "run") if r["split"] == "eval"] == [
     r for r in _numbers(trained_run) if r["split"] == "eval"
   ]
+
+
+@pytest.mark.parametrize(
+  "name", ["summaries", "summaries/eval", "metrics.jsonl"]
+)
+def test_what_cannot_be_written_is_one_line_and_code_2(
+  name: str,
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  run_dir = tmp_path / "run"
+  shutil.copytree(trained_run, run_dir)
+  if name == "summaries":
+    shutil.rmtree(run_dir / name)
+    (run_dir / name).mkdir()
+  (run_dir / name).chmod(0o555)
+  command = [*bound_by_permissions(), sys.executable, *train_args, "--epochs=3"]
+  result = subprocess.run(
+    [*command, f"--run_dir={run_dir}"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  (run_dir / name).chmod(0o755)
+  assert result.returncode == 2
+  assert result.stderr.startswith("train.py: ")
+  assert result.stderr.count("\n") == 1
+  assert f"{run_dir}/{name.partition('/')[0]}" in result.stderr
+  assert "permissions" in result.stderr
+  assert _numbers(run_dir) == _numbers(trained_run)
 
 
 def test_deterministic_trains_the_same(

@@ -1,10 +1,18 @@
+import dataclasses
 import json
+import math
+import pathlib
+import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import file_size_limit
+from conftest import EXPERIMENT, SPLIT, VOCAB, file_size_limit
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from charlm.metrics import Metrics, Profile
+from charlm.config import Config, Experiment
+from charlm.metrics import Metrics, Profile, read_records
 from charlm.run_dir import RunDir
 
 
@@ -117,15 +125,136 @@ def test_event_files_that_cannot_grow_are_made_anew(run: RunDir) -> None:
   ]
 
 
-def test_hostile_lines_are_dropped(run: RunDir) -> None:
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_hostile_lines_are_dropped(run: RunDir, sign: str) -> None:
   (run.path / "metrics.jsonl").write_text(
     "[" * 100_000 + '\n{"step": 1, "split": "../x"}\n{"step": NaN}\n\n'
     '{"step": 1, "split": "eval"}\n{"step": 1, "split": "eval", "loss": "x"}\n'
     '{"step": 1, "split": "eval", "loss": NaN}\n'
-    '{"step": 1, "split": "eval", "loss": 1.0, "sample": ["x"]}'
+    '{"step": 1, "split": "eval", "loss": 1.0, "sample": ["x"]}\n'
+    + "".join(
+      f'{{"step": {sign}{step}, "split": "eval", "loss": {sign}{loss}{more}}}\n'
+      for step, loss, more in (
+        (10**30, 1.0, ""),
+        (2**63, 1.0, ""),
+        (1, 1.7e308, ""),
+        (1, 3.5e38, ""),
+        (1, 2**64, ""),
+        (1, 1.0, r', "sample": "\ud800"'),
+        (1, 1.0, r', "\ud800": 1'),
+      )
+    )
   )
-  Metrics(run, 10).close()
+  Metrics(run, 2**64).close()
   assert (run.path / "metrics.jsonl").read_text() == ""
+
+
+def test_numbers_beyond_float32_are_kept_but_not_drawn(run: RunDir) -> None:
+  metrics = Metrics(run, 0)
+  most = float(np.finfo(np.float32).max)
+  values = {"a": 2**64, "b": 1.7e308, "c": -1.7e308, "d": 10**400}
+  values |= {"e": math.inf, "f": most, "g": True, "h": -most}
+  metrics.write(2**63 - 1, "train", {"loss": most, **values})
+  drawn = {"loss": most, "a": 2.0**64, "f": most, "g": 1.0, "h": -most}
+  for _ in range(2):
+    assert metrics.whole
+    metrics.close()
+    (record,) = read_records(run.metrics)
+    assert {name: record[name] for name in values} == values
+    events = _events(run, "train")
+    assert {tag: number for _, tag, number in events} == drawn
+    # Made anew, where they are missing.
+    shutil.rmtree(run.summaries)
+    metrics = Metrics(run, 2**63 - 1)
+  metrics.close()
+
+
+def _settings(run: RunDir) -> list[dict[str, object]]:
+  """Returns the settings that each start of a session in `eval` names."""
+  starts = []
+  for path in sorted((run.path / "summaries" / "eval").glob("events.*")):
+    for record in tf.data.TFRecordDataset(str(path)):
+      event = tf.compat.v1.Event.FromString(record.numpy())
+      for value in event.summary.value:
+        if value.tag == SESSION_START_INFO_TAG:
+          content = value.metadata.plugin_data.content
+          info = HParamsPluginData.FromString(content).session_start_info
+          starts.append(
+            {
+              name: getattr(x, x.WhichOneof("kind"))
+              for name, x in info.hparams.items()
+            }
+          )
+  return starts
+
+
+def test_an_extended_run_shows_its_new_settings(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(10, "train", {"loss": 1.0})
+  metrics.write(10, "eval", {"loss": 2.0})
+  metrics.close()
+  assert [start["epochs"] for start in _settings(run)] == [10]
+  config = dataclasses.replace(EXPERIMENT.config, epochs=20)
+  longer = dataclasses.replace(EXPERIMENT, config=config)
+
+  def killed(*args: object) -> None:
+    raise KeyboardInterrupt
+
+  def start() -> None:
+    run.extend(longer, VOCAB, SPLIT)
+    Metrics(run, 10).close()
+
+  before = run.metrics.read_text()
+  # Between the steps, and while the files are made anew.
+  for part in ("run_dir.write_atomically", "metrics._summarize"):
+    with monkeypatch.context() as patch:
+      patch.setattr(f"charlm.{part}", killed)
+      with pytest.raises(KeyboardInterrupt):
+        start()
+  start()
+  assert [start["epochs"] for start in _settings(run)] == [20]
+  assert _events(run, "train") == [(10, "loss", 1.0)]
+  assert _events(run, "eval") == [(10, "loss", 2.0)]
+  assert run.metrics.read_text() == before
+
+
+def test_settings_of_any_size_are_shown(tmp_path: pathlib.Path) -> None:
+  most = {"learning_rate": 1e300, "weight_decay": 1.7e308, "clip_norm": 5e-324}
+  config = Config(seed=2**32 - 1, corpus="\u838e\x1b\n", **most)
+  run = RunDir(tmp_path / "run")
+  with run.locked():
+    run.create(Experiment(config, "0" * 64), VOCAB, SPLIT)
+  Metrics(run, 0).close()
+  (settings,) = _settings(run)
+  assert settings == dataclasses.asdict(config)
+
+
+def test_no_space_for_the_summaries_at_a_start_is_waited_out(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(10, "eval", {"loss": 1.0})
+  metrics.close()
+  before = run.metrics.read_bytes()
+  shutil.rmtree(run.summaries)
+  for _ in range(2):
+    with file_size_limit(len(before) + 1):
+      metrics = Metrics(run, 10)
+      assert not metrics.whole
+      metrics.close()
+    err = capsys.readouterr().err
+    assert err.startswith("the summaries are not written (")
+    assert err.count("\n") == 1
+    assert run.metrics.read_bytes() == before
+  with file_size_limit(len(before) + 1):
+    metrics = Metrics(run, 10)
+  metrics.write(20, "train", {"loss": 2.0})
+  assert metrics.whole
+  metrics.close()
+  assert _events(run, "eval") == [(10, "loss", 1.0)]
+  assert _events(run, "train") == [(20, "loss", 2.0)]
 
 
 def test_a_profile_that_cannot_be_written_is_told(

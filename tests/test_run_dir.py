@@ -154,17 +154,41 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
     "checkpoints",
     "best/ckpt-10.index",
     "summaries/train/events",
+    "summaries/train/plugins/profile/2026",
   ],
 )
 def test_a_link_is_refused_naming_it(run: RunDir, name: str) -> None:
   save_checkpoints(run, 10, best=(10,))
   target = run.path.parent / "outside"
-  (run.path / "summaries" / "train").mkdir(parents=True)
   path = run.path / name
+  path.parent.mkdir(parents=True, exist_ok=True)
   if path.exists():
     path.rename(target)
   path.symlink_to(target)
   with pytest.raises(InputError, match=f"{name} is no plain file or folder"):
+    RunDir(run.path)
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("config.json", "file"),
+    ("metrics.jsonl", "file"),
+    ("lock", "file"),
+    ("checkpoints", "folder"),
+    ("summaries", "folder"),
+    ("summaries/eval", "folder"),
+    ("summaries/train/plugins", "folder"),
+  ],
+)
+def test_a_file_is_no_folder_and_a_folder_no_file(
+  run: RunDir, name: str, kind: str
+) -> None:
+  path = run.path / name
+  path.unlink(missing_ok=True)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.mkdir() if kind == "file" else path.touch()
+  with pytest.raises(InputError, match=f"{name} is no {kind}: move it"):
     RunDir(run.path)
 
 
@@ -191,6 +215,8 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
     ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
     ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
     ("vocabulary.json", '["[UNK]", "", "../x"]', "single character"),
+    ("vocabulary.json", '["[UNK]", "", "\\ud800"]', "half of a character"),
+    ("vocabulary.json", '["[UNK]", "", "\\ud83d", "\\ude00"]', "half of a"),
   ],
 )
 def test_hostile_json_is_refused(
