@@ -39,7 +39,8 @@ class Checkpoints:
       for folder in (self._run.best, self._run.recent)
       for step in checkpoint_steps(folder, whole=False)
     ]
-    for step, folder in sorted(found, reverse=True):
+    # The sort leaves the best one of a step first, which knows that it is.
+    for step, folder in sorted(found, key=lambda x: x[0], reverse=True):
       path = folder / f"ckpt-{step}"
       try:
         self._checkpoint.restore(str(path)).assert_consumed()
@@ -64,6 +65,7 @@ class Checkpoints:
 
   def save_best(self, step: int) -> bool:
     """Saves as the best one; tells whether that worked."""
+    self._last_step = -1  # that of this step knows an older best loss
     return self._save(self._best, step)
 
   def _save(self, manager: tf.train.CheckpointManager, step: int) -> bool:

@@ -25,11 +25,14 @@ class DynamicEvaluator:
   """Scores texts with a model that adapts to each of them from the start."""
 
   def __init__(self, model: GRULM, known_ids: np.ndarray) -> None:
-    """Takes a model and a text `[N]`, N at least 2, that is not to be scored.
+    """Takes a model and a text `[N]` that is not to be scored.
 
     From that text come the usual size of each weight's gradient, and the
     learning rate.
+
+    Raises InputError: fewer than two characters.
     """
+    refuse_short(known_ids, "the valid text")
     self._model = model
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
@@ -47,7 +50,7 @@ class DynamicEvaluator:
   def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given and taught by those before.
 
-    Raises ValueError: fewer than two characters.
+    Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
     nats = self._pass(ids, self.learning_rate)

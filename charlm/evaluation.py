@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from charlm.config import InputError
 from charlm.model import GRULM, State
 from charlm.vocabulary import PADDING_ID, UNKNOWN_ID
 
@@ -139,9 +141,16 @@ class Evaluator:
   of fixed length, `lines` that of `log_perplexity`.
   """
 
-  def __init__(self, model: GRULM, piece_length: int = 1024) -> None:
+  def __init__(
+    self,
+    model: GRULM,
+    piece_length: int = 1024,
+    between: Callable[[], None] = lambda: None,
+  ) -> None:
+    """Takes what is called before each piece; it raises to give up."""
     self._model = model
     self._piece_length = piece_length
+    self._between = between
     # XLA makes the loop over time faster on a CPU, but knows no cuDNN.
     xla = not tf.config.list_physical_devices("GPU")
     self._score_piece = tf.function(self._score_piece, jit_compile=xla)
@@ -149,7 +158,7 @@ class Evaluator:
   def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given all those before.
 
-    Raises ValueError: fewer than two characters.
+    Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
     (nats,) = self._score_batch([ids], 1, self._piece_length)
@@ -161,7 +170,9 @@ class Evaluator:
     Each window starts from the zero state, `stride` characters after the one
     before. The first is scored whole, of each later one the last `stride`.
 
-    Raises ValueError: fewer than two characters, or a stride over the window.
+    Raises:
+      InputError: fewer than two characters.
+      ValueError: a stride over the window.
     """
     refuse_short(ids)
     if not 1 <= stride <= window:
@@ -177,8 +188,11 @@ class Evaluator:
     """Scores each line alone, up to its newline; averages the lines' means.
 
     A line is predicted from the zero state after a newline.
+
+    Raises InputError: no character.
     """
     text = np.concatenate([[newline], ids])
+    refuse_short(text)
     if text[-1] != newline:
       text = np.append(text, newline)
     ends = np.flatnonzero(text == newline)
@@ -211,6 +225,7 @@ class Evaluator:
     """Scores rows side by side, `size` characters at a time."""
     states, pieces = self._model.initial_states(batch_size), []
     for start in range(0, max(map(len, rows)) - 1, size):
+      self._between()
       # What is missing is filled up: another shape would be compiled.
       filled = np.full([batch_size, size + 1], PADDING_ID, np.int32)
       for row, ids in zip(filled, rows, strict=False):
@@ -228,7 +243,10 @@ class Evaluator:
     return -tf.gather(log_probs, targets, batch_dims=2), states
 
 
-def refuse_short(ids: np.ndarray) -> None:
-  """Raises ValueError for a text `[N]` that leaves nothing to predict."""
+def refuse_short(ids: np.ndarray, name: object = "the text") -> None:
+  """Raises InputError, naming it, for a text `[N]` with nothing to predict."""
   if len(ids) < 2:
-    raise ValueError("a text of fewer than two characters has no score")
+    raise InputError(
+      f"{name} has fewer than two characters, which leaves nothing to predict: "
+      "give a longer one"
+    )

@@ -1,6 +1,7 @@
 """Loss, optimizer and the schedule of its step size."""
 
 import keras
+import numpy as np
 
 from charlm.config import Config, InputError
 
@@ -18,19 +19,21 @@ def build_optimizer(
     raise InputError(
       f"warmup_steps is {config.warmup_steps} of {num_steps} steps: lower it"
     )
-  learning_rate = config.learning_rate
+  # Of larger ones NumPy warns.
+  most = float(np.finfo(np.float32).max)
+  learning_rate = min(config.learning_rate, most)
   if config.schedule == "cosine":
     # A linear rise from zero, then half a cosine back to it.
     learning_rate = keras.optimizers.schedules.CosineDecay(
       0.0,
       decay_steps=max(1, num_steps - config.warmup_steps),
-      warmup_target=config.learning_rate,
+      warmup_target=learning_rate,
       warmup_steps=config.warmup_steps,
     )
   if not config.weight_decay:
     return keras.optimizers.Adam(learning_rate)
   optimizer = keras.optimizers.AdamW(
-    learning_rate, weight_decay=config.weight_decay
+    learning_rate, weight_decay=min(config.weight_decay, most)
   )
   # They shift and scale: they cannot fit the training text too closely.
   optimizer.exclude_from_weight_decay(var_names=["bias", "gain"])

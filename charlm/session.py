@@ -24,6 +24,10 @@ _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the held-out text, which a sample continues
 
 
+class _GivenUp(Exception):
+  """A stop was asked for in the middle of an evaluation."""
+
+
 class Session:
   """Restores a run, trains it on, and leaves score, sample and checkpoint.
 
@@ -55,7 +59,7 @@ class Session:
     self._save_every = args.checkpoint_every_steps or -(-steps_per_epoch // 4)
     self._trainer = trainer
     self._held_out_ids, self._valid_ids = held_out_ids, valid_ids
-    self._evaluator = Evaluator(trainer.model)
+    self._evaluator = Evaluator(trainer.model, between=self._give_up_if_asked)
     self._generator = GenerativeModel(trainer.model, vocab)
     self._prefix = decode(held_out_ids[:_PREFIX_CHARS], vocab)
     self._profile = Profile(run, profile_steps)
@@ -83,6 +87,8 @@ class Session:
       contextlib.closing(self._metrics),
       contextlib.closing(self._profile),
     ):
+      if self._lacks_evaluation(self._trainer.step):
+        self._evaluate(self._trainer.step)
       self._trainer.train(self._num_steps, self._report_every, self)
       step = self._trainer.step
       self._save(step)
@@ -147,16 +153,29 @@ class Session:
   def _save(self, step: int) -> None:
     self._saved = self._checkpoints.save(step)
 
+  def _lacks_evaluation(self, step: int) -> bool:
+    """Tells whether this start's step was to be evaluated, but was not."""
+    due = step % self._eval_every == 0 or step == self._num_steps
+    return step > 0 and due and not self._metrics.evaluated
+
+  def _give_up_if_asked(self) -> None:
+    if self._stop:
+      raise _GivenUp
+
   def _evaluate(self, step: int) -> None:
-    score = self._score(step)
+    try:
+      score = deciding = self._score(step)
+      if len(self._valid_ids):
+        deciding = self._evaluator.stream(self._valid_ids)
+    except _GivenUp:  # the next start makes it up
+      return
     numbers = {
       "loss": score.log_perplexity,
       "perplexity": score.perplexity,
       "bits_per_character": score.bits_per_character,
     }
-    deciding, words = score, ""
+    words = ""
     if len(self._valid_ids):
-      deciding = self._evaluator.stream(self._valid_ids)
       numbers["valid_loss"] = deciding.log_perplexity
       words = f", valid: log perplexity {deciding.log_perplexity:.4f}"
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
@@ -169,9 +188,10 @@ class Session:
       "sample": self._sample(),
       "continuation": self._prefix + self._sample(self._prefix, 1),
     }
+    # The record last: after a kill between them all is done again.
+    self._note_best(step, deciding.log_perplexity)
     self._metrics.write(step, "eval", numbers | samples)
     self._line.log(_describe_score(step, score) + words)
-    self._note_best(step, deciding.log_perplexity)
 
   def _note_best(self, step: int, loss: float) -> None:
     """Saves the checkpoint if none before was better."""

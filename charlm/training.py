@@ -175,7 +175,7 @@ class Trainer:
     self.progress.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
     self.progress.sums.assign_add([*sums, len(losses)])
-    return float(losses.mean())
+    return float(losses.mean(dtype=np.float64))
 
   def _take_report(self, characters_per_second: float) -> Report:
     loss, norm, num_steps = self.progress.sums.numpy()
@@ -249,7 +249,8 @@ class Trainer:
     gradients = [tf.convert_to_tensor(g) for g in gradients]
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
-    if clip_norm := self._config.clip_norm:
+    # A larger norm has no inverse in float32, and clips nothing.
+    if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
     # The optimizer sums over the replicas once more.
     gradients = [g / num_replicas for g in gradients]

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from charlm.config import InputError
 from charlm.dynamic import DynamicEvaluator
 from charlm.evaluation import Evaluator
 from charlm.model import GRULM, build_model
@@ -42,6 +43,15 @@ def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
   ids = _repetitive(100)
   nats = DynamicEvaluator(model, ids[:2]).stream(ids).nats
   assert np.isfinite(nats).all()
+
+
+def test_too_short_texts_are_refused(model: GRULM) -> None:
+  dynamic = DynamicEvaluator(model, _repetitive(2))
+  for length in (0, 1):
+    with pytest.raises(InputError, match="the valid text has fewer than two"):
+      DynamicEvaluator(model, _repetitive(length))
+    with pytest.raises(InputError, match="the text has fewer than two"):
+      dynamic.stream(_repetitive(length))
 
 
 def test_what_fills_up_the_last_segment_teaches_nothing(model: GRULM) -> None:

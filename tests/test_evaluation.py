@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from charlm.config import InputError
 from charlm.evaluation import (
   Evaluator,
   Score,
@@ -114,10 +115,26 @@ def test_a_huge_perplexity_is_still_a_number() -> None:
   assert 1e308 < Score(np.full(9, 1e5), np.full(9, False)).perplexity < math.inf
 
 
-@pytest.mark.parametrize("length", [0, 1])
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
 def test_too_short_a_text_is_refused(model: GRULM, length: int) -> None:
-  with pytest.raises(ValueError, match="fewer than two"):
-    Evaluator(model).stream(_ids(length))
+  evaluator, ids = Evaluator(model), _ids(length)
+  for score, least in (
+    (evaluator.stream, 2),
+    (lambda ids: evaluator.windows(ids, 1, 1), 2),
+    (lambda ids: evaluator.lines(ids, 2), 1),
+  ):
+    if length < least:
+      with pytest.raises(InputError, match=r"fewer than two .*: give a longer"):
+        score(ids)
+    else:
+      assert np.isfinite(score(ids).log_perplexity)
+
+
+def test_an_evaluation_can_be_given_up(model: GRULM) -> None:
+  evaluator = Evaluator(model, 16, iter([None, None]).__next__)
+  evaluator.stream(_ids(2 * 16 + 1))
+  with pytest.raises(StopIteration):
+    evaluator.stream(_ids(2))
 
 
 def _nats(model: GRULM, ids: np.ndarray) -> np.ndarray:

@@ -1,0 +1,240 @@
+"""Evaluations that are given up or killed, and losses too large to draw."""
+
+import itertools
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soak
+import tensorflow as tf
+from conftest import ROOT, WORDS
+
+import train as train_binary
+from charlm.evaluation import Evaluator, Score
+from charlm.run_dir import checkpoint_steps
+from charlm.session import Session
+
+_FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
+_PIECES = 3  # of the held-out text; the valid one has two
+
+
+class _Looks:
+  """Counts the looks for a stop request; makes one at a given look."""
+
+  def __init__(self, patch: pytest.MonkeyPatch, stop_at: int = 0) -> None:
+    self.number = 0
+    look = Session._give_up_if_asked
+
+    def counted(session: Session) -> None:
+      self.number += 1
+      if self.number == stop_at:
+        signal.raise_signal(signal.SIGTERM)
+      look(session)
+
+    patch.setattr(Session, "_give_up_if_asked", counted)
+
+
+def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
+  with patch.context() as inner:
+    _Looks(inner, look)
+    assert train_binary.main(args) == 128 + signal.SIGTERM
+
+
+def _evaluated(run_dir: pathlib.Path) -> list[int]:
+  return [r["step"] for r in soak.numbers(run_dir) if r["split"] == "eval"]
+
+
+def _assert_equal(one: pathlib.Path, other: pathlib.Path) -> None:
+  assert soak.numbers(one) == soak.numbers(other)
+  for name in ("checkpoints", "best"):
+    assert soak.fingerprint(one / name) == soak.fingerprint(other / name)
+
+
+@pytest.mark.parametrize("valid", [False, True], ids=["", "valid"])
+@pytest.mark.parametrize("which", [1, -1], ids=["periodic", "end"])
+def test_an_evaluation_that_is_given_up_is_made_up(
+  which: int,
+  valid: bool,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir, unbroken = tmp_path / "stopped", tmp_path / "unbroken"
+  args = [*train_args, *_FLAGS, *(["--valid_lines=50"] if valid else [])]
+  stopped = [*args, f"--run_dir={run_dir}"]
+  assert train_binary.main([*args, f"--run_dir={unbroken}"]) == 0
+  expected = capsys.readouterr().out.partition("trained to")[2]
+  steps = _evaluated(unbroken)
+  step = steps[which]
+  done, left = steps[: steps.index(step)], steps[steps.index(step) :]
+  # In the middle of the first text, or of the second.
+  pieces, look = (_PIECES + 2, _PIECES + 2) if valid else (_PIECES, 2)
+  _stop(stopped, len(done) * pieces + look, monkeypatch)
+  said = f"stopped after step {step}: run it again to go on"
+  assert said in capsys.readouterr().out
+  assert _evaluated(run_dir) == done
+  # Given up once more.
+  _stop(stopped, 1, monkeypatch)
+  assert said in capsys.readouterr().out
+  assert _evaluated(run_dir) == done
+  looks = _Looks(monkeypatch)
+  assert train_binary.main(stopped) == 0
+  assert capsys.readouterr().out.partition("trained to")[2] == expected
+  # Each text was scored once an evaluation, and not again at the end.
+  assert looks.number == pieces * len(left)
+  _assert_equal(run_dir, unbroken)
+  # What is there is not evaluated again.
+  assert train_binary.main(stopped) == 0
+  _assert_equal(run_dir, unbroken)
+
+
+# Ends a training around the writing of the record of a step's evaluation.
+_KILLED = """
+import os, signal, sys, train
+from charlm.metrics import Metrics
+
+write, when, at = Metrics.write, sys.argv.pop(1), int(sys.argv.pop(1))
+
+def killed(metrics, step, split, values):
+  here = (step, split) == (at, "eval")
+  if here and when == "before":
+    os.kill(os.getpid(), signal.SIGKILL)
+  write(metrics, step, split, values)
+  if here:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Metrics.write = killed
+sys.exit(train.main(["train.py", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("which", [1, -1], ids=["periodic", "end"])
+def test_kills_around_the_record_of_an_evaluation_lose_nothing(
+  which: int,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  run_dir, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+  args = [*train_args, *_FLAGS, "--checkpoint_every_steps=1000"]
+  killed = [*args, f"--run_dir={run_dir}"]
+  assert train_binary.main([*args, f"--run_dir={unbroken}"]) == 0
+  steps = _evaluated(unbroken)
+  step = steps[which]
+  done = steps[: steps.index(step)]
+  _stop(killed, len(done) * _PIECES + 2, monkeypatch)
+  assert checkpoint_steps(run_dir / "best") == [done[-1]]
+  for when, last in (("before", []), ("after", [step])):
+    command = [sys.executable, "-c", _KILLED, when, str(step), *killed[1:]]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert result.returncode == -signal.SIGKILL
+    assert checkpoint_steps(run_dir / "best") == [step]
+    assert _evaluated(run_dir) == done + last
+  assert train_binary.main(killed) == 0
+  _assert_equal(run_dir, unbroken)
+
+
+def test_a_loss_that_is_not_finite_is_told_when_it_is_made_up(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, *_FLAGS, f"--run_dir={tmp_path}/run"]
+  _stop(args, 2, monkeypatch)
+  score = Score(np.full(2, np.nan), np.full(2, False))
+  monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
+  assert train_binary.main(args) == 3
+  assert "loss after step 5 is not finite" in capsys.readouterr().err
+
+
+def test_a_long_evaluation_ends_at_a_signal(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  rng = random.Random(1)
+  lines = [" ".join(rng.choices(WORDS, k=8)) for _ in range(40_000)]
+  (tmp_path / "long.txt").write_text("\n".join(lines))
+  args = [*train_args, "--eval_every_steps=10", f"--run_dir={tmp_path}/run"]
+  args += [f"--corpus={tmp_path}/long.txt", "--eval_lines=39750"]
+  with subprocess.Popen(
+    [sys.executable, ROOT / args[0], *args[1:]],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    # The training's numbers of a step come before its evaluation.
+    while not metrics.exists() or b'"step": 10,' not in metrics.read_bytes():
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.terminate()
+    out, _ = process.communicate()
+  assert process.returncode == 128 + signal.SIGTERM
+  assert "stopped after step 10: run it again to go on" in out
+  assert _evaluated(tmp_path / "run") == []
+
+
+def _drawn(run_dir: pathlib.Path) -> set[str]:
+  """Returns the tags of the event files."""
+  files = sorted((run_dir / "summaries" / "eval").glob("events.*"))
+  events = itertools.chain.from_iterable(
+    map(tf.compat.v1.train.summary_iterator, map(str, files))
+  )
+  return {value.tag for event in events for value in event.summary.value}
+
+
+def test_a_perplexity_beyond_float32_is_no_reason_to_stop(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = tmp_path / "run"
+  args = [*train_args, f"--run_dir={run_dir}", "--learning_rate=100"]
+  for epochs in (1, 2):
+    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+  assert capsys.readouterr().err == ""
+  records = [r for r in soak.numbers(run_dir) if r["split"] == "eval"]
+  assert [record["step"] for record in records] == [12, 24]
+  for record in records:
+    assert record["loss"] > 88.8
+    assert record["perplexity"] > 3.5e38
+  assert "loss" in _drawn(run_dir)
+  assert "perplexity" not in _drawn(run_dir)
+
+
+@pytest.mark.parametrize(
+  ("flags", "code"),
+  [
+    (["--learning_rate=1e15"], 0),
+    (["--learning_rate=1e30"], 3),
+    (["--learning_rate=1e39"], 3),
+    (["--learning_rate=1e300"], 3),
+    (["--learning_rate=1e300", "--schedule=cosine", "--warmup_steps=2"], 3),
+    (["--weight_decay=1e300"], 3),
+    (["--clip_norm=1e-300"], 0),
+    (["--clip_norm=1e38"], 0),
+    (["--clip_norm=1e300"], 0),
+  ],
+)
+def test_numbers_beyond_float32_are_no_traceback(
+  flags: list[str],
+  code: int,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, *flags, f"--run_dir={tmp_path}/run"]
+  for _ in range(2):
+    assert train_binary.main(args) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == (code == 3)
+    assert ("is not finite" in err) == (code == 3)
+  if flags[0] in ("--clip_norm=1e38", "--clip_norm=1e300"):  # clip nothing
+    plain = [*train_args, f"--run_dir={tmp_path}/plain"]
+    assert train_binary.main(plain) == 0
+    assert soak.numbers(tmp_path / "run") == soak.numbers(tmp_path / "plain")
