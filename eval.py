@@ -1,5 +1,6 @@
 """Scores a text with a trained model: log perplexity in nats per character."""
 
+import functools
 import json
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ from absl import flags
 
 from charlm.command import DONE, LEFT_OUT, import_quietly, run_command, warn
 from charlm.config import InputError
-from charlm.corpus import clean, open_binary, read_text
+from charlm.corpus import clean, clean_line, open_binary, read_text
 from charlm.vocabulary import encode, unknown_characters
 
 _WINDOW = 256
@@ -69,6 +70,7 @@ def evaluate(args: Any) -> int:
   _check(args)
   import_quietly("tensorflow", "keras")
   from charlm.devices import let_gpu_memory_grow
+  from charlm.evaluation import refuse_short
   from charlm.run_dir import RunDir
 
   let_gpu_memory_grow()
@@ -82,12 +84,9 @@ def evaluate(args: Any) -> int:
   else:
     config = run.experiment().config
     text = clean(read_text(args.text), config.lowercase, config.raw)
-  if len(text) < 2:
-    raise InputError(
-      f"{args.text} has fewer than two characters, which leaves nothing to "
-      "predict: give a longer --text"
-    )
-  score, protocol = _score(args, model, encode(text, vocab), run, vocab)
+  ids = encode(text, vocab)
+  refuse_short(ids, args.text)
+  score, protocol = _score(args, model, ids, run, vocab)
   if args.json:
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     print(json.dumps(result))
@@ -109,9 +108,7 @@ def evaluate(args: Any) -> int:
     )
   if score.num_unknown:
     unknown = unknown_characters(text, vocab)
-    print(
-      f"unknown to the model: {' '.join(map(repr, unknown))}", file=sys.stderr
-    )
+    warn(f"unknown to the model: {' '.join(map(repr, unknown))}")
   return DONE
 
 
@@ -150,15 +147,13 @@ def _score_lines(args: Any, model: Any, run: Any, vocab: list[str]) -> int:
 
   _check_newline(vocab)
   config = run.experiment().config
-
-  def cleaned(line: str) -> str:
-    line = line.lower() if config.lowercase else line
-    return line if config.raw else line.strip()
-
+  cleaned = functools.partial(
+    clean_line, lowercase=config.lowercase, raw=config.raw
+  )
   scorer = LineScorer(Evaluator(model), vocab, cleaned, warn)
   path = run.held_out_path if args.text is None else args.text
   with open_binary(str(path)) as file:
-    for lines in read_lines(file):
+    for lines in read_lines(file, config.raw):
       print(
         "".join(f"{row}\n" for row in scorer.score(lines)), end="", flush=True
       )

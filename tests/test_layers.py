@@ -10,8 +10,8 @@ from conftest import ROOT
 # Each module may import those of the rows above its own.
 ROWS = [
   ["config", "files", "machine"],
-  ["command", "corpus", "vocabulary"],
-  ["dataset", "devices", "gru", "progress", "threefry"],
+  ["command", "vocabulary"],
+  ["corpus", "dataset", "devices", "gru", "progress", "threefry"],
   ["model", "optimizer", "provenance"],
   ["imported"],
   ["training", "evaluation", "sampling", "run_dir"],

@@ -1,6 +1,8 @@
 """Scores of single lines, as a filter in a pipe gives them."""
 
 import io
+import itertools
+import json
 import math
 import os
 import pathlib
@@ -13,6 +15,7 @@ import pytest
 from conftest import ROOT, VOCAB, WORDS
 
 import eval as eval_binary
+import train as train_binary
 from charlm.evaluation import Evaluator
 from charlm.linewise import LineScorer, read_lines
 from charlm.model import build_model
@@ -30,7 +33,7 @@ def _run_filter(
   args = ["eval.py", f"--run_dir={run}", "--text=-", "--per_line"]
   code = eval_binary.main(args)
   captured = capsys.readouterr()
-  rows = [line.split("\t", 4) for line in captured.out.splitlines()]
+  rows = [line.split("\t", 4) for line in captured.out.split("\n")[:-1]]
   return code, rows, captured.err
 
 
@@ -108,6 +111,43 @@ def test_lines_are_handed_on_as_they_come() -> None:
   assert next(blocks) == [b"a"]
   assert len(pieces) == 3
   assert list(blocks) == [[b"bc"], [b"", b""], [b"d"]]
+
+
+def test_a_carriage_return_ends_a_line_at_once() -> None:
+  pieces = [b"a\r\nb\r", b"\n", b"c\rd\r", b"\ne\r", b"\r\n\n", b"f"]
+  blocks = [[b"a", b"b"], [b"c", b"d"], [b"e"], [b"", b""], [b"f"]]
+  assert list(read_lines(io.BufferedReader(_Slow([*pieces])))) == blocks
+  text = b"".join(pieces)
+  lines = [*itertools.chain(*blocks)]
+  for raw, expected in ((False, lines), (True, text.split(b"\n"))):
+    for cut in range(1, len(text)):
+      file = io.BufferedReader(_Slow([text[:cut], text[cut:]]))
+      assert [*itertools.chain(*read_lines(file, raw))] == expected
+
+
+@pytest.mark.parametrize("flags", [[], ["--raw"]])
+def test_lines_end_where_those_of_the_protocol_do(
+  flags: list[str],
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = tmp_path / "run"
+  args = [*train_args, *flags, "--lowercase", f"--run_dir={run}"]
+  assert train_binary.main(args) == 0
+  text = b"  The king\rof night\r\nMY lord,\r I \n\xc4\xb0"
+  (tmp_path / "text.txt").write_bytes(text)
+  capsys.readouterr()
+  args = ["eval.py", f"--run_dir={run}", f"--text={tmp_path}/text.txt"]
+  assert eval_binary.main([*args, "--protocol=lines", "--json"]) == 0
+  expected = json.loads(capsys.readouterr().out)
+  code, rows, err = _run_filter(run, text, monkeypatch, capsys)
+  assert (code, err) == (0, "")
+  assert len(rows) == (3 if flags else 5)
+  assert sum(int(row[1]) for row in rows) == expected["num_characters"]
+  means = [float(row[0]) / int(row[1]) for row in rows]
+  assert np.mean(means) == pytest.approx(expected["log_perplexity"], abs=1e-4)
 
 
 def test_a_pipe_that_does_not_block_is_waited_for() -> None:

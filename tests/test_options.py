@@ -173,6 +173,54 @@ def test_protocols(
   )
 
 
+def test_short_texts_have_a_score_or_a_line_that_says_why_not(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = _train(train_args, tmp_path / "run", "--valid_lines=30")
+  file = tmp_path / "text.txt"
+  args = ["eval.py", f"--run_dir={run_dir}", f"--text={file}"]
+  for how in (
+    ["--json"],
+    ["--json", "--protocol=windows", "--window=1"],
+    ["--json", "--protocol=lines"],
+    ["--json", "--dynamic"],
+    ["--per_line"],
+  ):
+    for text in ("", "a", "ab"):
+      file.write_text(text)
+      capsys.readouterr()
+      enough = len(text) > 1 or how == ["--per_line"]
+      assert eval_binary.main([*args, *how]) == (0 if enough else 2)
+      out, err = capsys.readouterr()
+      if not enough:
+        assert err.startswith(f"eval.py: {file} has fewer than two characters")
+        assert (out, err.count("\n")) == ("", 1)
+        continue
+      assert err == ""
+      if how == ["--per_line"]:
+        assert [row.split("\t")[4] for row in out.splitlines()] == text.split()
+      else:
+        assert np.isfinite(json.loads(out)["log_perplexity"])
+
+
+def test_a_valid_text_that_is_too_short_is_named(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = _train(train_args, tmp_path / "run", "--valid_lines=30")
+  capsys.readouterr()
+  for text in ("", "a"):
+    (run_dir / "valid.txt").write_text(text)
+    args = ["eval.py", f"--run_dir={run_dir}", "--dynamic"]
+    assert eval_binary.main(args) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "valid" in err
+
+
 def test_dynamic_evaluation(
   train_args: list[str],
   tmp_path: pathlib.Path,
