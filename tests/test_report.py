@@ -1,16 +1,21 @@
 """The report as a file, and as a browser shows it."""
 
 import html.parser
+import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 from playwright.sync_api import Browser
 
 import report as report_binary
 import train as train_binary
-from charlm.reporting.page import _short_names
+from charlm.metrics import read_records
+from charlm.reporting.page import Result, _curves, _short_names
 
 _VOID = {"meta", "path", "use", "br", "image"}
 
@@ -61,6 +66,78 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   assert text.count("Kneser-Ney, order") == 8
   # Both runs by three protocols.
   assert len(re.findall(r"<td>(?:stream|lines|windows of 256)</td>", text)) == 6
+
+
+def test_a_run_may_have_any_name(
+  trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  names = [
+    "$a_b_c$",
+    "_x",
+    "<b>&",
+    "莎士比亚",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "^{",
+  ]
+  for name in names:
+    shutil.copytree(trained_run, tmp_path / name)
+  result = subprocess.run(
+    [sys.executable, ROOT / "report.py", f"--run_dir={','.join(names)}"],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert (result.returncode, result.stderr) == (0, "")
+  text = (tmp_path / "report.html").read_text("utf-8")
+  curves = text.partition("Learning curves")[2].partition("<svg")[0]
+  assert re.findall("</span> (.*?)[,.]", curves) == [*map(html.escape, names)]
+  tags = _Tags()
+  tags.feed(text)
+  assert tags.open == []
+
+
+@pytest.mark.parametrize(
+  ("step", "loss", "sound"),
+  [
+    (10**30, 1.0, False),
+    (1, 1.7e308, False),
+    (2**63 - 1, 3.4e38, True),
+    (0, -3.4e38, True),
+    (1, 1e20, True),
+  ],
+)
+def test_metrics_of_any_size_are_drawn(
+  step: int, loss: float, sound: bool, tmp_path: pathlib.Path
+) -> None:
+  path = tmp_path / "metrics.jsonl"
+  record = {"step": step, "split": "eval", "loss": loss}
+  for more in ("", json.dumps(record | {"step": 7, "loss": 2.5})):
+    path.write_text(f"{json.dumps(record)}\n{more}")
+    records = read_records(path)
+    assert len(records) == sound + bool(more)
+    result = Result("run", 1, 1, records, "", {})
+    assert ("<svg" in _curves([result])) == bool(records)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_a_short_text_is_reported_on_or_refused(
+  length: int,
+  trained_run: pathlib.Path,
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  (tmp_path / "run" / "held_out.txt").write_text("the"[:length])
+  args = ["report.py", f"--run_dir={tmp_path}/run", f"--corpus={corpus_path}"]
+  args.append(f"--output={tmp_path}/page.html")
+  code = report_binary.main(args)
+  err = capsys.readouterr().err
+  if length < 2:
+    assert (code, err.count("\n")) == (2, 1)
+    assert "held_out.txt has fewer than two characters" in err
+  else:
+    assert (code, err) == (0, "")
 
 
 def test_equal_runs_do_not_differ_and_cut_off_metrics_do_no_harm(

@@ -8,10 +8,16 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from charlm.corpus import Split
-from charlm.evaluation import Evaluator, Score, confidence_interval
+from charlm.evaluation import (
+  Evaluator,
+  Score,
+  confidence_interval,
+  refuse_short,
+)
 from charlm.metrics import read_records
 from charlm.reporting import analysis
 from charlm.reporting.ngram import Yardstick, yardsticks
@@ -53,11 +59,12 @@ class Result:
 def evaluate(run: RunDir, checkpoint: str) -> Result:
   """Scores a run's held-out text in all protocols.
 
-  Raises InputError: no run or no such checkpoint.
+  Raises InputError: no run, no such checkpoint, or too short a text.
   """
   model, step = run.load_model(checkpoint)
   vocab, text = run.vocabulary(), run.held_out()
   ids, evaluator = encode(text, vocab), Evaluator(model)
+  refuse_short(ids, run.held_out_path)
   scores = {
     "stream": evaluator.stream(ids),
     f"windows of {_WINDOW}": evaluator.windows(ids, _WINDOW, _WINDOW),
@@ -142,26 +149,33 @@ def _runs(results: list[Result]) -> str:
 def _curves(results: list[Result]) -> str:
   figure = Figure(figsize=(9, 4.5), layout="constrained")
   axes = figure.subplots()
+  names = []
   for i, result in enumerate(results):
+    # A name is none of matplotlib's business, which takes it for mathematics or
+    # knows no such letters.
+    color = to_hex(f"C{i}")
+    name = html.escape(result.name)
+    names.append(f'<span style="color:{color}">&#9473;</span> {name}')
     for split, style in (("train", ":"), ("eval", "-")):
       points = [
         (r["step"], r["loss"]) for r in result.records if r["split"] == split
       ]
       if points:
-        label = f"{result.name}, {split}"
-        axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=label)
+        axes.plot(*zip(*points, strict=True), style, color=color)
   if not axes.lines:
     return _note("No run has metrics.")
   axes.set_xlabel("step")
   axes.set_ylabel("nats per character")
   # The first steps would hide all others.
   losses = np.concatenate([line.get_ydata() for line in axes.lines])
-  axes.set_ylim(losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3)
+  low, high = losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3
+  if low < high:  # as numbers so small beside the losses may not make it
+    axes.set_ylim(low, high)
   axes.grid(alpha=0.3)
-  axes.legend()
   svg = io.StringIO()
   figure.savefig(svg, format="svg")
-  return svg.getvalue()[svg.getvalue().index("<svg") :]
+  legend = f"<p>{', '.join(names)}. Dotted: train; solid: eval.</p>\n"
+  return legend + svg.getvalue()[svg.getvalue().index("<svg") :]
 
 
 def _scores(results: list[Result]) -> str:
