@@ -139,9 +139,7 @@ def split_text(text: str, config: Config) -> Split:
     rest, held_out = text[: -config.eval_chars], text[-config.eval_chars :]
   else:
     rest, held_out = _cut_lines(text, config.eval_lines, "eval_lines")
-  train, valid = rest, ""
-  if rest:
-    train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
+  train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
   if not train:
     first = "eval_chars" if config.eval_chars else "eval_lines"
     flag = "valid_lines" if rest else first
@@ -163,7 +161,7 @@ def split_text(text: str, config: Config) -> Split:
 
 def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
   """Returns a text without its last lines, and these."""
-  if not num_lines:
+  if not num_lines or not text:
     return text, ""
   body = text.removesuffix("\n")  # at the end it begins no line
   lines = body.split("\n")

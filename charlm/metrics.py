@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from charlm.config import InputError, is_utf8
 from charlm.files import write_atomically
 from charlm.run_dir import RunDir
 
+_SPLITS = ("train", "eval")
 _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
 # Of a disk, and of a file where the system bounds its size.
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
@@ -46,7 +48,8 @@ class Metrics:
       record["split"] == "eval" and record["step"] == step for record in records
     )
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
-    anew = kept != text or run.outdated.exists() or not run.event_files()
+    whole = not run.outdated.exists() and all(map(run.event_files, _SPLITS))
+    anew = kept != text or not whole
     try:
       self._open_summaries(records if anew else None)
     except _NO_SPACE as error:
@@ -102,12 +105,12 @@ class Metrics:
     """Opens the event files; given records, makes them anew."""
     if records is not None:
       self._run.outdate_summaries()
-      for events in self._run.event_files():
+      for events in itertools.chain(*map(self._run.event_files, _SPLITS)):
         events.unlink()
     folder = os.fspath(self._run.summaries)
     writers = {
       split: tf.summary.create_file_writer(os.path.join(folder, split))
-      for split in ("train", "eval")
+      for split in _SPLITS
     }
     with writers["eval"].as_default():
       # Without an id, which runs that differ in nothing else would share.
@@ -179,7 +182,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
         types == (int, float)
         and 0 <= record["step"] < 2**63
         and abs(record["loss"]) <= _LARGEST
-        and record["split"] in ("train", "eval")
+        and record["split"] in _SPLITS
         and all(
           isinstance(value, int | float | str) for value in record.values()
         )

@@ -24,6 +24,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config, Experiment, InputError, is_utf8
@@ -78,12 +79,12 @@ class RunDir:
     """Tells whether a run was created here."""
     return self._config.exists()
 
-  def event_files(self) -> list[pathlib.Path]:
-    """Lists TensorBoard's files."""
-    return list(self.summaries.glob("*/events.out.*"))
+  def event_files(self, split: str) -> list[pathlib.Path]:
+    """Lists TensorBoard's files of `train` or `eval`."""
+    return list((self.summaries / split).glob("events.out.*"))
 
   def outdate_summaries(self) -> None:
-    """Notes that TensorBoard's files are to be made anew from the metrics."""
+    """Notes that these files are to be made anew from the metrics."""
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
 
@@ -247,6 +248,8 @@ class RunDir:
         status = tf.train.Checkpoint(model=model).read(path)
         # The optimizer and the progress are not wanted here, all weights are.
         status.assert_existing_objects_matched().expect_partial()
+        if not all(np.isfinite(x).all() for x in model.get_weights()):
+          raise ValueError
         return model, step
       except (*DAMAGE, OSError):
         # A trainer may have put a newer one in its place by now.

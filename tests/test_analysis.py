@@ -77,3 +77,8 @@ def test_verbatim_passages(length: int) -> None:
 def test_texts_that_are_too_short_have_no_passages() -> None:
   assert analysis.verbatim_share(np.zeros(9, int), np.zeros(99, int)) == 0
   assert analysis.verbatim_share(np.zeros(99, int), np.zeros(9, int)) == 0
+
+
+def test_costs_near_the_largest_of_float32_have_a_mean() -> None:
+  (group,) = analysis.by_class("aaaa", np.full(4, 3e38, np.float32))
+  assert group.mean_nats == pytest.approx(3e38)

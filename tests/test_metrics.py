@@ -156,7 +156,7 @@ def test_numbers_beyond_float32_are_kept_but_not_drawn(run: RunDir) -> None:
   values |= {"e": math.inf, "f": most, "g": True, "h": -most}
   metrics.write(2**63 - 1, "train", {"loss": most, **values})
   drawn = {"loss": most, "a": 2.0**64, "f": most, "g": 1.0, "h": -most}
-  for _ in range(2):
+  for missing in (run.summaries, run.summaries / "train"):
     assert metrics.whole
     metrics.close()
     (record,) = read_records(run.metrics)
@@ -164,9 +164,10 @@ def test_numbers_beyond_float32_are_kept_but_not_drawn(run: RunDir) -> None:
     events = _events(run, "train")
     assert {tag: number for _, tag, number in events} == drawn
     # Made anew, where they are missing.
-    shutil.rmtree(run.summaries)
+    shutil.rmtree(missing)
     metrics = Metrics(run, 2**63 - 1)
   metrics.close()
+  assert len(_events(run, "train")) == len(drawn)
 
 
 def _settings(run: RunDir) -> list[dict[str, object]]:

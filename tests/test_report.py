@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from playwright.sync_api import Browser
 
 import report as report_binary
 import train as train_binary
+from charlm.evaluation import Score
 from charlm.metrics import read_records
-from charlm.reporting.page import Result, _curves, _short_names
+from charlm.reporting.page import Result, _coloured, _curves, _short_names
 
 _VOID = {"meta", "path", "use", "br", "image"}
 
@@ -138,6 +140,14 @@ def test_a_short_text_is_reported_on_or_refused(
     assert "held_out.txt has fewer than two characters" in err
   else:
     assert (code, err) == (0, "")
+
+
+def test_costs_of_any_size_are_coloured() -> None:
+  costs = np.array([0, 5.9, 1e3, 3e38], np.float32)
+  score = Score(costs, np.full(4, False))
+  page = _coloured(Result("run", 1, 1, [], "-abcd", {"stream": score}))
+  shades = re.findall(r"90% (\d+)%\)\">(\w+)", page)
+  assert shades == [("100", "a"), ("60", "bcd")]
 
 
 def test_equal_runs_do_not_differ_and_cut_off_metrics_do_no_harm(

@@ -251,6 +251,19 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
     run.load_model("latest")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(
+  run: RunDir, value: float
+) -> None:
+  model = save_checkpoints(run, 10)
+  bias = model.dense.bias.numpy()
+  bias[-1] = value
+  model.dense.bias.assign(bias)
+  tf.train.Checkpoint(model=model).write(str(run.recent / "ckpt-10"))
+  with pytest.raises(InputError, match="ckpt-10 is damaged"):
+    run.load_model("latest")
+
+
 def test_more_characters_than_the_checkpoint_knows_are_refused(
   run: RunDir,
 ) -> None:

@@ -127,7 +127,8 @@ def _grouped(
     chosen = nats[keys == key]
     if len(chosen):
       name = last if last and key == order[-1] else str(key)
-      groups.append(Group(name, len(chosen), float(chosen.mean())))
+      mean = float(chosen.mean(dtype=np.float64))
+      groups.append(Group(name, len(chosen), mean))
   return groups
 
 

@@ -284,7 +284,8 @@ def _worst(first: Result) -> str:
 
 def _coloured(first: Result) -> str:
   nats = first.scores["stream"].nats[:_MAX_COLOURED]
-  levels = np.minimum(nats / _MOST_NATS * _LEVELS, _LEVELS - 1).astype(int)
+  shares = np.minimum(nats, _MOST_NATS) / _MOST_NATS
+  levels = np.minimum(shares * _LEVELS, _LEVELS - 1).astype(int)
   chars = zip(first.text[1:], levels.tolist(), strict=False)
   spans = []
   for level, group in itertools.groupby(chars, key=lambda pair: pair[1]):
