@@ -5,16 +5,13 @@ and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 """
 
 import os
-from collections.abc import Iterator
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config, InputError
-from charlm.model import GRULM, layer_names, model_of
-
-_Weight = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
+from charlm.model import GRULM, Weight, model_of, weights_of
 
 
 def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
@@ -38,7 +35,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       "Keras' GRU has no layer normalisation: leave out --layer_norm, or "
       f"--init_from={path}"
     )
-  expected = list(_expected(config, vocab_size))
+  expected = list(weights_of(config, vocab_size))
   try:
     if path.endswith(".h5"):
       weights = _read_h5(path, expected)
@@ -56,21 +53,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   return model
 
 
-def _expected(config: Config, vocab_size: int) -> Iterator[_Weight]:
-  """Yields the weights in the model's order."""
-  depth, units = config.embedding_dim, config.rnn_units
-  first, *grus, last = layer_names(config.num_layers)
-  yield first, "embeddings", (vocab_size, depth)
-  for gru in grus:
-    yield f"{gru}/cell", "kernel", (depth, 3 * units)
-    yield f"{gru}/cell", "recurrent_kernel", (units, 3 * units)
-    yield f"{gru}/cell", "bias", (2, 3 * units)
-    depth = units
-  yield last, "kernel", (units, vocab_size)
-  yield last, "bias", (vocab_size,)
-
-
-def _read_checkpoint(prefix: str, expected: list[_Weight]) -> list[np.ndarray]:
+def _read_checkpoint(prefix: str, expected: list[Weight]) -> list[np.ndarray]:
   reader = tf.train.load_checkpoint(prefix)
   shapes, weights = reader.get_variable_to_shape_map(), []
   for owner, name, shape in expected:
@@ -80,7 +63,7 @@ def _read_checkpoint(prefix: str, expected: list[_Weight]) -> list[np.ndarray]:
   return weights
 
 
-def _read_h5(path: str, expected: list[_Weight]) -> list[np.ndarray]:
+def _read_h5(path: str, expected: list[Weight]) -> list[np.ndarray]:
   numbers: dict[str, int] = {}  # of the next variable of an owner
   weights = []
   with h5py.File(path) as file:

@@ -5,7 +5,8 @@ H rnn_units, V vocabulary size. A state is `[B, H]`; a model of several layers
 has a tuple of one such tensor a layer.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from charlm.gru import FusedGRU, project, step
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
 State = tf.Tensor | tuple[tf.Tensor, ...]
+Weight = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
 
 
 class GRULM(keras.Model):
@@ -182,20 +184,24 @@ def model_of(
   return build_model(vocab_size, gru=gru, **options)
 
 
+def weights_of(config: Config, vocab_size: int) -> Iterator[Weight]:
+  """Yields the weights of such a model in their order, without making it."""
+  depth, units = config.embedding_dim, config.rnn_units
+  yield "embedding", "embeddings", (vocab_size, depth)
+  for gru in map(_gru_name, range(config.num_layers)):
+    if config.layer_norm:
+      yield gru, "gain", (3 * units,)
+    yield f"{gru}/cell", "kernel", (depth, 3 * units)
+    yield f"{gru}/cell", "recurrent_kernel", (units, 3 * units)
+    yield f"{gru}/cell", "bias", (2, 3 * units)
+    depth = units
+  yield "dense", "kernel", (units, vocab_size)
+  yield "dense", "bias", (vocab_size,)
+
+
 def num_weights(config: Config, vocab_size: int) -> int:
-  """Returns how many weights such a model has, without making it."""
-  units, num_layers = config.rnn_units, config.num_layers
-  inputs = config.embedding_dim + (num_layers - 1) * units  # of all GRU layers
-  return (
-    vocab_size * config.embedding_dim
-    + 3 * units * (inputs + num_layers * (units + 2 + config.layer_norm))
-    + (units + 1) * vocab_size
-  )
-
-
-def layer_names(num_layers: int) -> list[str]:
-  """Lists the layers in the order of their weights."""
-  return ["embedding", *map(_gru_name, range(num_layers)), "dense"]
+  """Returns how many numbers these weights are."""
+  return sum(math.prod(shape) for *_, shape in weights_of(config, vocab_size))
 
 
 def _gru_name(layer: int) -> str:

@@ -10,7 +10,7 @@ from conftest import SHAKESPEARE_VOCAB as VOCAB
 import charlm
 from charlm.config import InputError
 from charlm.gru import FusedGRU
-from charlm.model import build_model
+from charlm.model import build_model, model_of, weights_of
 
 
 @pytest.fixture(
@@ -139,6 +139,24 @@ def test_bfloat16_needs_the_fused_layer() -> None:
   np.testing.assert_allclose(log_probs, other(_ids(2, 5)), atol=1e-2)
   # What is not training computes in float32.
   np.testing.assert_array_equal(model(_ids(2, 5)), other(_ids(2, 5)))
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_list_of_weights_is_that_of_the_model(
+  num_layers: int, layer_norm: bool
+) -> None:
+  config = charlm.Config(
+    embedding_dim=3, rnn_units=5, num_layers=num_layers, layer_norm=layer_norm
+  )
+  listed = weights_of(config, 7)
+  for variable, (owner, name, shape) in zip(
+    model_of(config, 7).weights, listed, strict=True
+  ):
+    assert tuple(variable.shape) == shape
+    layer = owner.removesuffix("/cell")
+    assert variable.path.split("/")[-1] == name
+    assert layer in variable.path.split("/")
 
 
 def test_weights_load_into_a_new_model(tmp_path: pathlib.Path) -> None:
