@@ -1,6 +1,7 @@
 """Scores a text with a trained model: log perplexity in nats per character."""
 
 import functools
+import io
 import json
 import sys
 from typing import Any
@@ -151,8 +152,11 @@ def _score_lines(args: Any, model: Any, run: Any, vocab: list[str]) -> int:
     clean_line, lowercase=config.lowercase, raw=config.raw
   )
   scorer = LineScorer(Evaluator(model), vocab, cleaned, warn)
-  path = run.held_out_path if args.text is None else args.text
-  with open_binary(str(path)) as file:
+  if args.text is None:
+    source = io.BytesIO(run.held_out().encode())
+  else:
+    source = open_binary(args.text)
+  with source as file:
     for lines in read_lines(file, config.raw):
       print(
         "".join(f"{row}\n" for row in scorer.score(lines)), end="", flush=True

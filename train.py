@@ -7,8 +7,8 @@ from typing import Any
 from absl import flags
 
 from charlm.command import import_quietly, run_command, warn
-from charlm.config import Config, Experiment, InputError
-from charlm.corpus import load_text, sha256, split_text
+from charlm.config import Config, InputError
+from charlm.corpus import load_text, split_text
 from charlm.machine import has_bfloat16
 from charlm.vocabulary import NUM_SPECIAL, build_vocabulary, encode
 
@@ -87,7 +87,7 @@ def train(args: Any) -> int:
   import_quietly("tensorflow", "keras")
   from charlm.dataset import build_batches
   from charlm.devices import create_strategy, make_deterministic
-  from charlm.run_dir import RunDir
+  from charlm.run_dir import RunDir, experiment_of
   from charlm.session import Session
   from charlm.training import build_trainer
 
@@ -110,10 +110,12 @@ def train(args: Any) -> int:
   trainer = build_trainer(
     config, len(vocab), batches, strategy, args.gru, initial
   )
-  experiment = Experiment(config, sha256(text))
+  experiment = experiment_of(config, text, vocab, split)
   with run.locked():
-    open_run = run.extend if run.exists() else run.create
-    open_run(experiment, vocab, split)
+    if run.exists():
+      run.extend(experiment)
+    else:
+      run.create(experiment, vocab, split)
     print(
       f"corpus   {config.corpus}: {len(train_ids):,} characters to train on, "
       f"{len(valid_ids):,} to choose by, {len(held_out_ids):,} held out, "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 class InputError(ValueError):
@@ -148,33 +148,34 @@ _ALLOWED = {
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A config and the SHA-256 of the cleaned text that it trains on."""
+  """A config, and the SHA-256 of the text and the files that go with it."""
 
   config: Config
-  corpus_sha256: str
+  corpus_sha256: str  # of the cleaned text
+  vocabulary_sha256: str
+  held_out_sha256: str
+  valid_sha256: str  # of nothing where there is no such file
 
   def differences(self, other: "Experiment") -> list[str]:
     """Lists each field of the identity in which `other` differs from this."""
-    mine, theirs = (
-      dataclasses.asdict(e.config) | {"corpus_sha256": e.corpus_sha256}
-      for e in (self, other)
-    )
+    mine, theirs = self._fields(), other._fields()
     # The corpus is told by its hash, not by where it came from. At a constant
     # rate, more epochs only extend what a run already is.
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
     reasons = {"epochs": ", and the schedule ends with them"}
+    names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
+    # What only follows from the other differences need not be told.
+    names = [name for name in names if name not in _FILES_SHA256] or names
     return [
       f"{name} ({mine[name]} there, {theirs[name]} here{reasons.get(name, '')})"
-      for name in mine
-      if name not in ignored and mine[name] != theirs[name]
+      for name in names
     ]
 
   def to_json(self) -> str:
     """Returns the text of `config.json`."""
-    fields = {"format": _FORMAT, "corpus_sha256": self.corpus_sha256}
-    return json.dumps(fields | dataclasses.asdict(self.config), indent=2) + "\n"
+    return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"
 
   @classmethod
   def from_json(cls, text: str) -> "Experiment":
@@ -190,10 +191,19 @@ class Experiment:
       raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
       raise InputError(f"field format is not {_FORMAT}: from another version")
-    sha256 = fields.pop("corpus_sha256", None)
-    if not isinstance(sha256, str) or len(sha256) != 64:
-      raise InputError("field corpus_sha256 is not 64 hexadecimal digits")
-    return cls(_config_from(fields), sha256)
+    hashes = [fields.pop(name, None) for name in _SHA256]
+    for name, sha256 in zip(_SHA256, hashes, strict=True):
+      if not isinstance(sha256, str) or len(sha256) != 64:
+        raise InputError(f"field {name} is not 64 hexadecimal digits")
+    return cls(_config_from(fields), *hashes)
+
+  def _fields(self) -> dict[str, Any]:
+    fields = dataclasses.asdict(self)
+    return fields.pop("config") | fields
+
+
+_SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
+_FILES_SHA256 = _SHA256[1:]
 
 
 def _config_from(fields: dict[str, Any]) -> Config:

@@ -15,6 +15,7 @@ starts.jsonl                               how and where each start ran
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -28,11 +29,15 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config, Experiment, InputError, is_utf8
-from charlm.corpus import Split
+from charlm.corpus import Split, sha256
 from charlm.files import write_atomically
 from charlm.imported import load_keras_weights
 from charlm.model import GRULM, SIZES, model_of, num_weights
-from charlm.vocabulary import NO_CHARACTERS, vocabulary_from_json
+from charlm.vocabulary import (
+  NO_CHARACTERS,
+  vocabulary_from_json,
+  vocabulary_to_json,
+)
 
 # What TensorFlow raises where a checkpoint is cut off, altered or another's.
 DAMAGE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
@@ -107,7 +112,7 @@ class RunDir:
         "or give a new --run_dir"
       )
     files = {
-      self._vocabulary: json.dumps(vocab) + "\n",
+      self._vocabulary: vocabulary_to_json(vocab),
       self.held_out_path: split.held_out,
     }
     if split.valid:
@@ -143,12 +148,10 @@ class RunDir:
           path.unlink()
       yield
 
-  def extend(
-    self, experiment: Experiment, vocab: list[str], split: Split
-  ) -> None:
+  def extend(self, experiment: Experiment) -> None:
     """Checks that a run goes on as it began; notes a larger `epochs`.
 
-    Raises InputError: naming each field that differs.
+    Raises InputError: naming each field, or the file, that differs.
     """
     mine = self.experiment()
     if differences := mine.differences(experiment):
@@ -156,16 +159,8 @@ class RunDir:
         f"{self.path} holds another run: {', '.join(differences)}; give the "
         "same flags, or a new --run_dir"
       )
-    for path, same in (
-      (self._vocabulary, self.vocabulary() == vocab),
-      (self.held_out_path, self.held_out() == split.held_out),
-      (self._valid, self.valid() == split.valid),
-    ):
-      if not same:
-        raise InputError(
-          f"{path} was changed since the run began: restore it, or "
-          "give a new --run_dir"
-        )
+    for read in (self.vocabulary, self.held_out, self.valid):
+      read()
     if experiment.config.epochs > mine.config.epochs:
       # TensorBoard shows the first settings that it finds in them.
       self.outdate_summaries()
@@ -177,17 +172,20 @@ class RunDir:
 
   def vocabulary(self) -> list[str]:
     """Reads `vocabulary.json`."""
-    return _parse(self._vocabulary, vocabulary_from_json)
+    digest = self.experiment().vocabulary_sha256
+    return _parse(self._vocabulary, vocabulary_from_json, digest=digest)
 
   def held_out(self) -> str:
     """Reads `held_out.txt`."""
-    return _parse(self.held_out_path, str, largest=math.inf)
+    digest = self.experiment().held_out_sha256
+    return _parse(self.held_out_path, str, math.inf, digest)
 
   def valid(self) -> str:
     """Reads `valid.txt`; the empty text in a run that has none."""
-    if not self.experiment().config.valid_lines:
+    experiment = self.experiment()
+    if not experiment.config.valid_lines:
       return ""
-    return _parse(self._valid, str, largest=math.inf)
+    return _parse(self._valid, str, math.inf, experiment.valid_sha256)
 
   def last_start(self) -> dict[str, Any] | None:
     """Reads how and where the last start ran; None if nothing tells."""
@@ -326,11 +324,13 @@ def _parse(
   path: pathlib.Path,
   parse: Callable[[str], _Parsed],
   largest: float = _LARGEST_FILE,
+  digest: str | None = None,  # SHA-256
 ) -> _Parsed:
   try:
     if path.stat().st_size > largest:
       raise ValueError("larger than any that charlm writes")
-    return parse(path.read_bytes().decode())
+    data = path.read_bytes()
+    parsed = parse(data.decode())
   except FileNotFoundError as error:
     raise InputError(
       f"{path} is missing: restore it, or give another --run_dir"
@@ -339,6 +339,12 @@ def _parse(
     raise InputError(
       f"{path}: {error}: restore it, or give another --run_dir"
     ) from error
+  if digest not in (None, hashlib.sha256(data).hexdigest()):
+    raise InputError(
+      f"{path} was changed since the run began: restore it, or give another "
+      "--run_dir"
+    )
+  return parsed
 
 
 def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
@@ -349,3 +355,11 @@ def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
   matches = [_CHECKPOINT.fullmatch(path.name) for path in folder.glob("*")]
   steps = [int(match[1]) for match in matches if match]
   return sorted({s for s in steps if steps.count(s) == 2 or not whole})
+
+
+def experiment_of(
+  config: Config, text: str, vocab: list[str], split: Split
+) -> Experiment:
+  """Returns what identifies a run: of a config, and a corpus with its parts."""
+  parts = (text, vocabulary_to_json(vocab), split.held_out, split.valid)
+  return Experiment(config, *map(sha256, parts))

@@ -53,6 +53,11 @@ def vocabulary_from_json(text: str) -> list[str]:
   return vocab
 
 
+def vocabulary_to_json(vocab: list[str]) -> str:
+  """Returns the text of `vocabulary.json`."""
+  return json.dumps(vocab) + "\n"
+
+
 def encode(text: str, vocab: list[str]) -> np.ndarray:
   """Returns the ids of a text, `[N]` in the smallest unsigned type that fits.
 

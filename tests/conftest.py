@@ -18,10 +18,10 @@ import keras
 import tensorflow as tf
 
 from charlm.checkpoints import Checkpoints
-from charlm.config import Config, Experiment
+from charlm.config import Config
 from charlm.corpus import Split
 from charlm.model import build_model
-from charlm.run_dir import RunDir
+from charlm.run_dir import RunDir, experiment_of
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
@@ -121,9 +121,11 @@ def browser() -> Iterator[Browser]:
     yield playwright.chromium.launch(executable_path=chromium, args=args)
 
 
-EXPERIMENT = Experiment(Config(embedding_dim=4, rnn_units=6), "0" * 64)
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
 SPLIT = Split("ab", "", "ab\nba")
+EXPERIMENT = experiment_of(
+  Config(embedding_dim=4, rnn_units=6), "ab\nab\nba", VOCAB, SPLIT
+)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import train
 from charlm.config import Config, Experiment, InputError
 
 SHA256 = "0" * 64
+OF_FILES = ("2" * 64, "3" * 64, "4" * 64)
 
 
 def test_fields_are_flags_one_to_one() -> None:
@@ -53,7 +54,9 @@ def test_defaults_are_the_references_recipe() -> None:
 
 
 def test_json_round_trip() -> None:
-  experiment = Experiment(Config(corpus="ü.txt", learning_rate=0.1), SHA256)
+  experiment = Experiment(
+    Config(corpus="ü.txt", learning_rate=0.1), SHA256, *OF_FILES
+  )
   assert Experiment.from_json(experiment.to_json()) == experiment
 
 
@@ -76,7 +79,9 @@ def test_json_round_trip() -> None:
 def test_other_json_is_refused_naming_the_field(
   change: dict, message: str
 ) -> None:
-  fields = json.loads(Experiment(Config(), SHA256).to_json()) | change
+  fields = (
+    json.loads(Experiment(Config(), SHA256, *OF_FILES).to_json()) | change
+  )
   fields = {name: value for name, value in fields.items() if value is not None}
   with pytest.raises(InputError, match=message):
     Experiment.from_json(json.dumps(fields))
@@ -121,11 +126,14 @@ def test_impossible_values_are_refused(change: dict) -> None:
 
 
 def test_identity_leaves_out_corpus_path_and_epochs() -> None:
-  one = Experiment(Config(), SHA256)
+  one = Experiment(Config(), SHA256, *OF_FILES)
   assert (
-    one.differences(Experiment(Config(corpus="x", epochs=99), SHA256)) == []
+    one.differences(
+      Experiment(Config(corpus="x", epochs=99), SHA256, *OF_FILES)
+    )
+    == []
   )
-  other = Experiment(Config(seed=1, rnn_units=7), "1" * 64)
+  other = Experiment(Config(seed=1, rnn_units=7), "1" * 64, *OF_FILES)
   assert one.differences(other) == [
     "rnn_units (512 there, 7 here)",
     "seed (0 there, 1 here)",
@@ -134,8 +142,8 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
 
 
 def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
-  one = Experiment(Config(schedule="cosine"), SHA256)
-  other = Experiment(Config(schedule="cosine", epochs=11), SHA256)
+  one = Experiment(Config(schedule="cosine"), SHA256, *OF_FILES)
+  other = Experiment(Config(schedule="cosine", epochs=11), SHA256, *OF_FILES)
   assert one.differences(other) == [
     "epochs (10 there, 11 here, and the schedule ends with them)"
   ]

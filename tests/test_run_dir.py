@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,8 @@ from conftest import (
   save_checkpoints,
 )
 
-from charlm.config import Config, Experiment, InputError
+from charlm.config import Config, InputError
+from charlm.corpus import sha256
 from charlm.model import build_model
 from charlm.run_dir import RunDir
 
@@ -64,17 +66,18 @@ def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
 
 
 def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
-  other = Experiment(Config(embedding_dim=5, rnn_units=6), "0" * 64)
+  config = Config(embedding_dim=5, rnn_units=6)
+  other = dataclasses.replace(EXPERIMENT, config=config)
   with pytest.raises(InputError, match=r"embedding_dim .4 there, 5 here"):
-    run.extend(other, VOCAB, SPLIT)
+    run.extend(other)
   assert run.experiment() == EXPERIMENT
 
 
 def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (12, 12)):
-    experiment = Experiment(Config(epochs=epochs, **sizes), "0" * 64)
-    run.extend(experiment, VOCAB, SPLIT)
+    config = Config(epochs=epochs, **sizes)
+    run.extend(dataclasses.replace(EXPERIMENT, config=config))
     assert run.experiment().config.epochs == expected
 
 
@@ -87,7 +90,7 @@ def test_edited_files_are_refused_naming_them(
 ) -> None:
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name} was changed"):
-    run.extend(EXPERIMENT, VOCAB, SPLIT)
+    run.extend(EXPERIMENT)
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
@@ -210,7 +213,7 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
   [
     ("config.json", "[" * 100_000, "not JSON"),
     ("config.json", " " * 2**26, "larger than any"),
-    ("config.json", '{"format": 5}', "corpus_sha256"),
+    ("config.json", '{"format": 6}', "corpus_sha256"),
     ("vocabulary.json", "[" * 100_000, "not JSON"),
     ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
     ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
@@ -226,6 +229,12 @@ def test_hostile_json_is_refused(
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name}: .*{message}"):
     run.load_model("latest")
+
+
+def _set_field(run: RunDir, name: str, value: object) -> None:
+  """Changes a field of `config.json`."""
+  fields = json.loads((run.path / "config.json").read_text())
+  (run.path / "config.json").write_text(json.dumps(fields | {name: value}))
 
 
 @pytest.mark.parametrize(
@@ -244,9 +253,7 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
   run: RunDir, field: str, value: int, message: str
 ) -> None:
   save_checkpoints(run, 10)
-  text = (run.path / "config.json").read_text()
-  fields = json.loads(text) | {field: value}
-  (run.path / "config.json").write_text(json.dumps(fields))
+  _set_field(run, field, value)
   with pytest.raises(InputError, match=message):
     run.load_model("latest")
 
@@ -269,7 +276,9 @@ def test_more_characters_than_the_checkpoint_knows_are_refused(
 ) -> None:
   save_checkpoints(run, 10)
   vocab = ["[UNK]", "", *map(chr, range(0x10000, 0x50000))]
-  (run.path / "vocabulary.json").write_text(json.dumps(vocab))
+  text = json.dumps(vocab)
+  (run.path / "vocabulary.json").write_text(text)
+  _set_field(run, "vocabulary_sha256", sha256(text))
   with pytest.raises(InputError, match="does not fit"):
     run.load_model("latest")
 
