@@ -22,6 +22,7 @@ class Checkpoints:
     self._run = run
     self._last_step = -1  # of the newest checkpoint that is known to be whole
     self._checkpoint = tf.train.Checkpoint(**objects)
+    run.check_owned()
     self._recent = self._manager(run.recent, max_to_keep)
     self._best = self._manager(run.best, 1)
 
@@ -71,10 +72,10 @@ class Checkpoints:
   def _save(self, manager: tf.train.CheckpointManager, step: int) -> bool:
     try:
       # TensorFlow would make the folder of a run that was moved away anew.
-      if not self._run.exists():
-        raise FileNotFoundError
+      self._run.check_owned()
       manager.save(checkpoint_number=step)
     except (OSError, tf.errors.OpError) as error:
+      self._run.check_owned()
       warn(
         f"step {step} is not saved ({type(error).__name__}): check the free "
         f"space and the permissions of {manager.directory}"

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from charlm.config import DivergedError, InputError
+from charlm.config import DivergedError, InputError, LostRunError
 
 DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
-LEFT_OUT = 4  # done, but a save failed or a line has no score
+LEFT_OUT = 4  # a save failed, a line has no score, or the run was lost
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -57,6 +57,8 @@ def run_command(
     return fail(name, _one_line(error))
   except DivergedError as error:
     return fail(name, _one_line(error), DIVERGED)
+  except LostRunError as error:
+    return fail(name, _one_line(error), LEFT_OUT)
   except BrokenPipeError:  # nobody reads on, as in `| head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE

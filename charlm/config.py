@@ -17,6 +17,10 @@ class DivergedError(ArithmeticError):
   """The loss or the gradient is not finite."""
 
 
+class LostRunError(RuntimeError):
+  """A run's folder was taken away from the trainer that holds its lock."""
+
+
 def _fields(group: str) -> Callable[[Any, str], Any]:
   """Returns what declares the fields of a group, under a title in `--help`."""
   return lambda default, text: dataclasses.field(

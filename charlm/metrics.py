@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from charlm.command import warn
-from charlm.config import InputError, is_utf8
+from charlm.config import InputError, LostRunError, is_utf8
 from charlm.files import write_atomically
 from charlm.run_dir import RunDir
 
@@ -37,6 +37,7 @@ class Metrics:
       InputError: `summaries` cannot be written, be there space or not.
       OSError: `metrics.jsonl` cannot be written.
     """
+    run.check_owned()
     self._run, self._path = run, run.metrics
     self._hparams = dataclasses.asdict(run.experiment().config)
     self._unwritten = b""  # what the file lacks
@@ -74,6 +75,7 @@ class Metrics:
     record = {"step": step, "split": split, **values}
     self._unwritten += json.dumps(record).encode() + b"\n"
     try:
+      self._run.check_owned()
       # First the file, from which the summaries can be made anew.
       while self._unwritten:
         written = self._file.write(self._unwritten)
@@ -95,6 +97,7 @@ class Metrics:
       self._give_up_for_now("the last metrics", error)
 
   def _give_up_for_now(self, what: str, error: Exception) -> None:
+    self._run.check_owned()
     self._writers = {}
     warn(
       f"{what} are not written ({type(error).__name__}): check the free space "
@@ -127,6 +130,7 @@ class Profile:
   def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
     """Takes the first and the last step, or none."""
     self.steps = steps
+    self._run = run
     self._folder = os.fspath(run.summaries / "train")
     self._running = False
 
@@ -144,7 +148,11 @@ class Profile:
       return
     self._running = False
     try:
+      self._run.check_owned()
       tf.profiler.experimental.stop()
+    except LostRunError:
+      tf.profiler.experimental.stop(save=False)
+      raise
     except (OSError, tf.errors.OpError) as error:
       warn(
         f"the profile is not written ({type(error).__name__}): check the free "

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import Config, Experiment, InputError, is_utf8
+from charlm.config import Config, Experiment, InputError, LostRunError, is_utf8
 from charlm.corpus import Split, sha256
 from charlm.files import write_atomically
 from charlm.imported import load_keras_weights
@@ -78,6 +78,8 @@ class RunDir:
     self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
+    # Open descriptors, so that no other file can have their numbers.
+    self._held: dict[pathlib.Path, int] = {}
     self._refuse_links()
 
   def exists(self) -> bool:
@@ -111,16 +113,12 @@ class RunDir:
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
       )
-    files = {
-      self._vocabulary: vocabulary_to_json(vocab),
-      self.held_out_path: split.held_out,
-    }
+    self._write(self._vocabulary, vocabulary_to_json(vocab))
+    self._write(self.held_out_path, split.held_out)
     if split.valid:
-      files[self._valid] = split.valid
+      self._write(self._valid, split.valid)
     # The last one, so that a run that exists is a whole one.
-    files[self._config] = experiment.to_json()
-    for path, text in files.items():
-      write_atomically(path, text.encode())
+    self._write(self._config, experiment.to_json())
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
@@ -128,10 +126,14 @@ class RunDir:
 
     Raises:
       InputError: another trainer is at work there.
+      LostRunError: as `check_owned`.
       OSError: it cannot be written.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    with self._lock.open("a+") as lock:
+    with contextlib.ExitStack() as stack:
+      folder = os.open(self.path, os.O_RDONLY)
+      stack.callback(os.close, folder)
+      lock = stack.enter_context(self._lock.open("a+"))
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
@@ -140,6 +142,9 @@ class RunDir:
           f"process {lock.read().strip()} trains in {self.path}: wait for it, "
           "or give another --run_dir"
         ) from error
+      self._held = {self.path: folder, self._lock: lock.fileno()}
+      stack.callback(self._held.clear)
+      self.check_owned()
       lock.truncate(0)
       lock.write(f"{os.getpid()}\n")
       lock.flush()
@@ -147,6 +152,23 @@ class RunDir:
         if _LEFT_OVER.fullmatch(path.name):
           path.unlink()
       yield
+
+  def check_owned(self) -> None:
+    """Is called by whoever locked the run before each writing to its folder.
+
+    Raises LostRunError: the folder or its lock is not the one that was locked.
+    """
+    for path, held in self._held.items():
+      try:
+        same = os.path.samestat(os.stat(path), os.fstat(held))
+      except (FileNotFoundError, NotADirectoryError):
+        same = False
+      if not same:
+        raise LostRunError(
+          f"{path} was moved, removed or replaced while this training held it, "
+          "which ends here and writes nothing more: to go on, give the place "
+          "where the run's folder is now as --run_dir"
+        )
 
   def extend(self, experiment: Experiment) -> None:
     """Checks that a run goes on as it began; notes a larger `epochs`.
@@ -164,7 +186,7 @@ class RunDir:
     if experiment.config.epochs > mine.config.epochs:
       # TensorBoard shows the first settings that it finds in them.
       self.outdate_summaries()
-      write_atomically(self._config, experiment.to_json().encode())
+      self._write(self._config, experiment.to_json())
 
   def experiment(self) -> Experiment:
     """Reads `config.json`."""
@@ -198,6 +220,7 @@ class RunDir:
 
   def log_start(self, record: dict[str, Any]) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
+    self.check_owned()
     with self._starts.open("a", encoding="utf-8") as file:
       file.write(json.dumps(record) + "\n")
 
@@ -290,6 +313,10 @@ class RunDir:
           f"--{name}={there}"
         )
     return model
+
+  def _write(self, path: pathlib.Path, text: str) -> None:
+    self.check_owned()
+    write_atomically(path, text.encode())
 
   def _has_checkpoints(self) -> bool:
     return any(map(checkpoint_steps, (self.recent, self.best)))

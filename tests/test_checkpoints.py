@@ -15,7 +15,7 @@ from conftest import (
 )
 
 from charlm.checkpoints import Checkpoints
-from charlm.config import InputError
+from charlm.config import InputError, LostRunError
 from charlm.model import build_model
 from charlm.run_dir import RunDir
 
@@ -182,14 +182,13 @@ def test_a_full_disk_leaves_the_older_checkpoints(
   assert _names(run.recent) == ["ckpt-40.index", "ckpt-50.index"]
 
 
-def test_a_run_that_is_moved_away_is_not_made_anew(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
-) -> None:
-  checkpoints = Checkpoints(run, 3, model=build_model(len(VOCAB), 4, 6))
-  assert checkpoints.save(10)
-  moved = run.path.rename(run.path.parent / "moved")
-  assert not checkpoints.save(20)
-  assert "step 20 is not saved" in capsys.readouterr().err
+def test_a_run_that_is_moved_away_is_not_made_anew(run: RunDir) -> None:
+  with run.locked():
+    checkpoints = Checkpoints(run, 3, model=build_model(len(VOCAB), 4, 6))
+    assert checkpoints.save(10)
+    moved = run.path.rename(run.path.parent / "moved")
+    with pytest.raises(LostRunError, match="run was moved"):
+      checkpoints.save(20)
   assert not run.path.exists()
   assert RunDir(moved).load_model("latest")[1] == 10
 

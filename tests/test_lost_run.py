@@ -1,0 +1,175 @@
+"""A trainer whose folder is taken away ends, and writes to no other's."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import soak
+from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB
+
+import train as train_binary
+from charlm.checkpoints import Checkpoints
+from charlm.config import Config, LostRunError
+from charlm.metrics import Metrics, Profile
+from charlm.model import build_model
+from charlm.run_dir import RunDir
+
+_STEPS_PER_EPOCH = 12
+
+
+@contextlib.contextmanager
+def _paused(args: list[str], run: pathlib.Path) -> Iterator[int]:
+  """Trains in another process, paused between two saves.
+
+  Yields the step of the last one. Going on, it must find the run to be lost.
+  """
+  command = [sys.executable, ROOT / args[0], *args[1:]]
+  with subprocess.Popen(
+    [*command, f"--run_dir={run}", "--epochs=1000"],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    while not (step := _newest(run)):
+      assert process.poll() is None
+      time.sleep(0.005)
+    time.sleep(0.05)  # until the save has ended
+    process.send_signal(signal.SIGSTOP)
+    try:
+      yield step
+    finally:
+      process.send_signal(signal.SIGCONT)
+    _, err = process.communicate()
+  assert process.returncode == 4
+  assert err.startswith(f"train.py: {run}")
+  assert " was moved, removed or replaced" in err
+  assert err.count("\n") == 1
+
+
+def _newest(run: pathlib.Path) -> int:
+  paths = (run / "checkpoints").glob("ckpt-*.index")
+  return max((int(path.stem.split("-")[1]) for path in paths), default=0)
+
+
+def _files(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+  return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def _train(args: list[str], run: pathlib.Path) -> None:
+  assert train_binary.main([*args, f"--run_dir={run}"]) == 0
+
+
+def _assert_equal(run: pathlib.Path, other: pathlib.Path) -> None:
+  for name in ("checkpoints", "best"):
+    assert soak.fingerprint(run / name) == soak.fingerprint(other / name)
+  assert soak.numbers(run) == soak.numbers(other)
+
+
+@pytest.fixture(scope="module")
+def args(train_args: list[str]) -> list[str]:
+  return [*train_args, "--checkpoint_every_steps=60", "--eval_every_steps=60"]
+
+
+def test_a_new_run_in_the_place_of_a_removed_one_is_left_alone(
+  args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+  second = [*args, "--seed=1", "--epochs=10"]
+  with _paused(args, run):
+    shutil.rmtree(run)
+    _train(second, run)
+    files = _files(run)
+  assert _files(run) == files
+  _train(second, undisturbed)
+  _assert_equal(run, undisturbed)
+
+
+def test_a_second_trainer_past_a_removed_lock_is_left_alone(
+  args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+  with _paused(args, run) as step:
+    (run / "lock").unlink()
+    second = [*args, f"--epochs={step // 12 + 6}"]
+    _train(second, run)
+    files = _files(run)
+  assert _files(run) == files
+  _train(second, unbroken)
+  _assert_equal(run, unbroken)
+
+
+def _begin_profile(run: RunDir) -> Profile:
+  profile = Profile(run, (1, 2))
+  profile.at(1)
+  return profile
+
+
+def _checkpoints(run: RunDir) -> Checkpoints:
+  return Checkpoints(run, 1, model=build_model(len(VOCAB), 4, 6))
+
+
+_MORE_EPOCHS = dataclasses.replace(
+  EXPERIMENT, config=Config(embedding_dim=4, rnn_units=6, epochs=99)
+)
+# What is opened before the run is lost, and what would be written then.
+WRITERS = {
+  "create": (None, lambda run, _: run.create(EXPERIMENT, VOCAB, SPLIT)),
+  "extend": (None, lambda run, _: run.extend(_MORE_EPOCHS)),
+  "start": (None, lambda run, _: run.log_start({})),
+  "clear": (None, lambda run, _: _checkpoints(run)),
+  "save": (_checkpoints, lambda _, checkpoints: checkpoints.save(1)),
+  "best": (_checkpoints, lambda _, checkpoints: checkpoints.save_best(1)),
+  "cut off": (None, lambda run, _: Metrics(run, 0)),
+  "metrics": (
+    lambda run: Metrics(run, 0),
+    lambda _, metrics: metrics.write(1, "eval", {"loss": 1.0}),
+  ),
+  "profile": (_begin_profile, lambda _, profile: profile.at(2)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_nothing_is_written_to_a_folder_that_is_not_its_own(
+  name: str, run: RunDir
+) -> None:
+  prepare, write = WRITERS[name]
+  with run.locked():
+    prepared = prepare(run) if prepare else None
+    run.path.rename(run.path.parent / "moved")
+    files = _other_run(run.path)
+    with pytest.raises(LostRunError, match="run was moved"):
+      write(run, prepared)
+    # Closing a file may not write what is left to a new one.
+    if isinstance(prepared, Metrics):
+      prepared.close()
+  assert _files(run.path) == files
+
+
+def _other_run(path: pathlib.Path) -> dict[pathlib.Path, int]:
+  """Makes a run with a summary and a left-over; returns its files."""
+  other = RunDir(path)
+  with other.locked():
+    other.create(EXPERIMENT, VOCAB, SPLIT)
+    Metrics(other, 0).close()
+    (path / "checkpoints").mkdir()
+    (path / "checkpoints" / ".checkpoint.1").touch()
+  return _files(path)
+
+
+def test_a_lock_is_looked_at_once_it_is_held(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def replaced_meanwhile(*args: object) -> None:
+    (run.path / "lock").unlink()
+    (run.path / "lock").touch()
+
+  monkeypatch.setattr("fcntl.flock", replaced_meanwhile)
+  with pytest.raises(LostRunError, match="lock was moved"), run.locked():
+    pass
