@@ -1,6 +1,5 @@
 """Saving and restoring all that training needs to go on exactly."""
 
-import os
 import pathlib
 import shutil
 
@@ -8,8 +7,8 @@ import tensorflow as tf
 
 from charlm.command import warn
 from charlm.config import InputError
-from charlm.files import write_atomically
-from charlm.run_dir import DAMAGE, RunDir, checkpoint_steps
+from charlm.files import plain_path, write_atomically
+from charlm.run_dir import DamagedError, RunDir, checkpoint_steps
 
 
 class Checkpoints:
@@ -20,33 +19,32 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run = run
+    self._max_to_keep = max_to_keep
     self._last_step = -1  # of the newest checkpoint that is known to be whole
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
-    self._recent = self._manager(run.recent, max_to_keep)
-    self._best = self._manager(run.best, 1)
+    for folder in (run.recent, run.best):
+      folder.mkdir(exist_ok=True)
+      _clear(folder)
 
   def restore_latest(self) -> int:
     """Restores the newest whole checkpoint; warns of damaged ones.
 
-    It is read as a whole: TensorFlow compares the checksum of each tensor.
-
     Returns its step, 0 for a new run.
 
-    Raises InputError: no checkpoint is whole, though the run has begun.
+    Raises:
+      InputError: no checkpoint is whole, though the run has begun.
+      OSError: one cannot be read, which does not mean that it is damaged.
     """
     found = [
       (step, folder)
       for folder in (self._run.best, self._run.recent)
       for step in checkpoint_steps(folder, whole=False)
     ]
-    # The sort leaves the best one of a step first, which knows that it is.
+    # The sort leaves the best one of a step first. It is saved first, after the
+    # evaluation, and knows its own loss: the recent one is then saved again.
     for step, folder in sorted(found, key=lambda x: x[0], reverse=True):
-      path = folder / f"ckpt-{step}"
-      try:
-        self._checkpoint.restore(str(path)).assert_consumed()
-      except DAMAGE:
-        warn(f"skipped {path}: it is not whole")
+      if not self._restore(folder, step):
         continue
       if folder == self._run.recent:
         self._last_step = step
@@ -60,50 +58,65 @@ class Checkpoints:
 
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
-    if step != self._last_step and self._save(self._recent, step):
+    if step != self._last_step:
+      if not self._save(self._run.recent, self._max_to_keep, step):
+        return False
       self._last_step = step
-    return step == self._last_step
+    return True
 
   def save_best(self, step: int) -> bool:
     """Saves as the best one; tells whether that worked."""
     self._last_step = -1  # that of this step knows an older best loss
-    return self._save(self._best, step)
+    return self._save(self._run.best, 1, step)
 
-  def _save(self, manager: tf.train.CheckpointManager, step: int) -> bool:
+  def _restore(self, folder: pathlib.Path, step: int) -> bool:
+    """Restores a checkpoint if it is whole; tells whether it is."""
+    path = folder / f"ckpt-{step}"
     try:
-      # TensorFlow would make the folder of a run that was moved away anew.
+      with self._run.open_checkpoint(str(path), step) as name:
+        status = self._checkpoint.restore(name)
+        status.expect_partial().assert_consumed()
+    except DamagedError as error:
+      warn(f"skipped {path}: it {error}")
+      return False
+    return True
+
+  def _save(self, folder: pathlib.Path, max_to_keep: int, step: int) -> bool:
+    try:
       self._run.check_owned()
-      manager.save(checkpoint_number=step)
+      folder.mkdir(exist_ok=True)
+      _write_state(folder, step)
+      with plain_path(folder) as name:
+        tf.train.CheckpointManager(
+          self._checkpoint, name, max_to_keep, checkpoint_name="ckpt"
+        ).save(checkpoint_number=step)
     except (OSError, tf.errors.OpError) as error:
       self._run.check_owned()
       warn(
         f"step {step} is not saved ({type(error).__name__}): check the free "
-        f"space and the permissions of {manager.directory}"
+        f"space and the permissions of {folder}"
       )
       return False
     return True
 
-  def _manager(
-    self, folder: pathlib.Path, max_to_keep: int
-  ) -> tf.train.CheckpointManager:
-    folder.mkdir(exist_ok=True)
-    _clear(folder)
-    # The manager believes its state file, which can be missing, garbled or name
-    # other folders' files: say afresh what is there.
-    state_file = folder / "checkpoint"
-    state_file.unlink(missing_ok=True)
-    if names := [f'"ckpt-{step}"' for step in checkpoint_steps(folder)]:
-      state = [f"model_checkpoint_path: {names[-1]}\n"]
-      state += [f"all_model_checkpoint_paths: {name}\n" for name in names]
-      # Without times, which are not needed else, none would ever be deleted.
-      state += ["all_model_checkpoint_timestamps: 1\n"] * len(names)
-      write_atomically(state_file, "".join(state).encode())
-    return tf.train.CheckpointManager(
-      self._checkpoint,
-      os.fspath(folder),
-      max_to_keep,
-      checkpoint_name="ckpt",
-    )
+
+def _write_state(folder: pathlib.Path, step: int) -> None:
+  """Tells TensorFlow's manager which checkpoints there are.
+
+  It believes its state file, which can be missing, garbled or name other
+  folders' files.
+  """
+  state_file = folder / "checkpoint"
+  state_file.unlink(missing_ok=True)
+  # The first to be named is the first to be removed: damaged ones, which were
+  # skipped, of steps that are still to come.
+  steps = sorted(checkpoint_steps(folder), key=lambda s: (s < step, s))
+  if names := [f'"ckpt-{step}"' for step in steps]:
+    state = [f"model_checkpoint_path: {names[-1]}\n"]
+    state += [f"all_model_checkpoint_paths: {name}\n" for name in names]
+    # Without times, which are not needed else, none would ever be deleted.
+    state += ["all_model_checkpoint_timestamps: 1\n"] * len(names)
+    write_atomically(state_file, "".join(state).encode())
 
 
 def _clear(folder: pathlib.Path) -> None:

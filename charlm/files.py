@@ -1,7 +1,14 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Writing a file whole or not at all; names that TensorFlow can read."""
 
+import contextlib
 import os
 import pathlib
+import tempfile
+from collections.abc import Iterator
+
+# What makes TensorFlow take a path for a pattern of paths.
+_PATTERN = frozenset("*?[]\\")
+CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
@@ -24,3 +31,20 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     os.fsync(folder)
   finally:
     os.close(folder)
+
+
+@contextlib.contextmanager
+def plain_path(path: pathlib.Path) -> Iterator[str]:
+  """Yields a path for TensorFlow, which would take some for patterns.
+
+  It is the path itself or, for the time, a link in the place of it: of a
+  folder, or of a checkpoint, whose files have it with a suffix each.
+  """
+  if _PATTERN.isdisjoint(os.fspath(path)):
+    yield os.fspath(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    link = os.path.join(folder, "link")
+    for suffix in ("", *CHECKPOINT_SUFFIXES):
+      os.symlink(f"{path.absolute()}{suffix}", link + suffix)
+    yield link

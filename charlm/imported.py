@@ -5,12 +5,14 @@ and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 """
 
 import os
+import pathlib
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config, InputError
+from charlm.files import plain_path
 from charlm.model import GRULM, Weight, model_of, weights_of
 
 
@@ -54,12 +56,14 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
 
 def _read_checkpoint(prefix: str, expected: list[Weight]) -> list[np.ndarray]:
-  reader = tf.train.load_checkpoint(prefix)
-  shapes, weights = reader.get_variable_to_shape_map(), []
-  for owner, name, shape in expected:
-    key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
-    _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
-    weights.append(reader.get_tensor(key))
+  weights = []
+  with plain_path(pathlib.Path(prefix)) as path:
+    reader = tf.compat.v1.train.NewCheckpointReader(path)
+    shapes = reader.get_variable_to_shape_map()
+    for owner, name, shape in expected:
+      key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
+      _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
+      weights.append(reader.get_tensor(key))
   return weights
 
 

@@ -13,6 +13,7 @@ summaries/outdated                         there until it is made anew
 starts.jsonl                               how and where each start ran
 """
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -30,17 +31,16 @@ import tensorflow as tf
 
 from charlm.config import Config, Experiment, InputError, LostRunError, is_utf8
 from charlm.corpus import Split, sha256
-from charlm.files import write_atomically
+from charlm.files import CHECKPOINT_SUFFIXES, plain_path, write_atomically
 from charlm.imported import load_keras_weights
-from charlm.model import GRULM, SIZES, model_of, num_weights
+from charlm.model import GRULM, SIZES, model_of, weights_of
 from charlm.vocabulary import (
   NO_CHARACTERS,
   vocabulary_from_json,
   vocabulary_to_json,
 )
 
-# What TensorFlow raises where a checkpoint is cut off, altered or another's.
-DAMAGE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
+_STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.(config\.json|vocabulary\.json|held_out\.txt|valid\.txt|metrics\.jsonl)"
@@ -51,6 +51,10 @@ _LARGEST_FILE = 2**25  # bytes
 _ATTEMPTS = 5
 
 _Parsed = TypeVar("_Parsed")
+
+
+class DamagedError(ValueError):
+  """What is wrong with a checkpoint, to be said after its name."""
 
 
 class RunDir:
@@ -260,26 +264,48 @@ class RunDir:
     config, vocab_size = self.experiment().config, len(self.vocabulary())
     for _ in range(_ATTEMPTS):
       step, path = self.checkpoint(which)
-      data = pathlib.Path(f"{path}.data-00000-of-00001")
       try:
-        # Before memory is asked for: does it hold as many weights at all?
-        if data.stat().st_size < 4 * num_weights(config, vocab_size):
-          raise ValueError
-        model = model_of(config, vocab_size)
-        status = tf.train.Checkpoint(model=model).read(path)
-        # The optimizer and the progress are not wanted here, all weights are.
-        status.assert_existing_objects_matched().expect_partial()
-        if not all(np.isfinite(x).all() for x in model.get_weights()):
-          raise ValueError
+        with self.open_checkpoint(path, step) as name:
+          model = model_of(config, vocab_size)
+          status = tf.train.Checkpoint(model=model).read(name)
+          # The optimizer and the progress are not wanted here, all weights are.
+          status.expect_partial().assert_existing_objects_matched()
+          if not all(np.isfinite(x).all() for x in model.get_weights()):
+            raise DamagedError("has weights that are no numbers")
         return model, step
-      except (*DAMAGE, OSError):
-        # A trainer may have put a newer one in its place by now.
-        if data.exists() and data.with_suffix(".index").exists():
-          break
+      except DamagedError as error:
+        damage = error
+      # A trainer may have put a newer one in its place by now.
+      if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
+        break
     raise InputError(
-      f"the checkpoint {path} is damaged or does not fit config.json and "
-      "vocabulary.json: give another --checkpoint"
-    )
+      f"the checkpoint {path} {damage}: give another --checkpoint"
+    ) from damage
+
+  @contextlib.contextmanager
+  def open_checkpoint(self, path: str, step: int) -> Iterator[str]:
+    """Checks a checkpoint, and yields a path from which TensorFlow restores it.
+
+    It is read as a whole: TensorFlow compares the checksum of each tensor.
+
+    Raises:
+      DamagedError: not whole, of other sizes, or of another step.
+      OSError: it cannot be read.
+    """
+    config, vocab_size = self.experiment().config, len(self.vocabulary())
+    with plain_path(pathlib.Path(path)) as name:
+      try:
+        _check(name, step, config, vocab_size)
+        yield name
+      except DamagedError:
+        raise
+      except Exception as error:  # TensorFlow raises all kinds for rubbish
+        # What cannot be read is not damaged for that.
+        with contextlib.suppress(FileNotFoundError):
+          for suffix in CHECKPOINT_SUFFIXES:
+            with open(path + suffix, "rb") as file:
+              hashlib.file_digest(file, "sha256")
+        raise DamagedError("is damaged") from error
 
   def initial_vocabulary(self, config: Config) -> list[str]:
     """Returns the characters that this run knows before it sees its corpus."""
@@ -374,12 +400,45 @@ def _parse(
   return parsed
 
 
+def _check(path: str, step: int, config: Config, vocab_size: int) -> None:
+  """Reads a checkpoint as a whole, a tensor at a time.
+
+  Raises DamagedError, or whatever TensorFlow raises for what is not whole.
+  """
+  if os.path.isdir(path):  # TensorFlow would read what is in it
+    raise DamagedError("is a folder, too")
+  reader = tf.compat.v1.train.NewCheckpointReader(path)
+  dtypes = reader.get_variable_to_dtype_map()
+  there = collections.Counter(
+    (dtypes[key], *shape)
+    for key, shape in reader.get_variable_to_shape_map().items()
+  )
+  weights = collections.Counter(
+    (tf.float32, *shape) for *_, shape in weights_of(config, vocab_size)
+  )
+  # Beside them and Adam's means of them: sums, carried states, and counters.
+  rows = config.batch_size if config.carry_state else 0
+  known = {*weights, (tf.float64, 3)}
+  known.add((tf.float32, config.num_layers, rows, config.rnn_units))
+  known |= {(dtype,) for dtype in (tf.float32, tf.float64, tf.int64, tf.string)}
+  # Before memory is asked for.
+  if weights - there or there.keys() - known:
+    raise DamagedError("does not fit config.json and vocabulary.json")
+  for key in dtypes:
+    reader.get_tensor(key)
+  if (held := int(reader.get_tensor(_STEP_KEY))) != step:
+    raise DamagedError(f"holds step {held}")
+
+
 def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
   """Lists the steps of a folder's checkpoints in order.
 
   Those with a missing file are listed unless they must be whole.
   """
-  matches = [_CHECKPOINT.fullmatch(path.name) for path in folder.glob("*")]
+  try:
+    matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
+  except FileNotFoundError:
+    return []
   steps = [int(match[1]) for match in matches if match]
   return sorted({s for s in steps if steps.count(s) == 2 or not whole})
 

@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -136,12 +137,27 @@ def run(tmp_path: pathlib.Path) -> RunDir:
   return run
 
 
+class NumberedCheckpoints(Checkpoints):
+  """Those of a model that is not trained: each holds the step of its name."""
+
+  def __init__(
+    self, run: RunDir, max_to_keep: int, **objects: tf.Module
+  ) -> None:
+    self._optimizer = keras.optimizers.SGD()
+    self._optimizer.build(objects["model"].trainable_variables)
+    super().__init__(run, max_to_keep, optimizer=self._optimizer, **objects)
+
+  def _save(self, *args: Any) -> bool:
+    self._optimizer.iterations.assign(args[-1])
+    return super()._save(*args)
+
+
 def save_checkpoints(
   run: RunDir, *steps: int, best: tuple[int, ...] = ()
 ) -> keras.Model:
   """Saves a new model at some steps, or as the best; returns it."""
   model = build_model(len(VOCAB), 4, 6)
-  checkpoints = Checkpoints(run, 3, model=model)
+  checkpoints = NumberedCheckpoints(run, 3, model=model)
   for step in steps:
     checkpoints.save(step)
   for step in best:

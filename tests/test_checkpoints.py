@@ -1,6 +1,8 @@
+import errno
 import pathlib
 import shutil
 import time
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from conftest import (
   file_size_limit,
   save_checkpoints,
 )
+from conftest import NumberedCheckpoints as Checkpoints
 
-from charlm.checkpoints import Checkpoints
 from charlm.config import InputError, LostRunError
 from charlm.model import build_model
 from charlm.run_dir import RunDir
@@ -218,3 +220,85 @@ def test_no_file_outside_is_touched(run: RunDir) -> None:
   (run.recent / "checkpoint").write_text(text)
   save_checkpoints(run, 20, 30, 40, 50)
   assert _names(outside.recent) == [f"ckpt-{step}.index" for step in (1, 2, 3)]
+
+
+def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = save_checkpoints(run, 10, 20)
+  for suffix in (".index", ".data-00000-of-00001"):
+    checkpoint_file(run, 20, suffix).rename(checkpoint_file(run, 300, suffix))
+  with pytest.raises(InputError, match=r"ckpt-300 holds step 20: give another"):
+    run.load_model("latest")
+  checkpoints = Checkpoints(run, 2, model=model)
+  assert checkpoints.restore_latest() == 10
+  err = capsys.readouterr().err
+  assert err == f"skipped {run.recent / 'ckpt-300'}: it holds step 20\n"
+  # It is the first to be removed, whatever its number.
+  checkpoints.save(30)
+  assert _names(run.recent) == ["ckpt-10.index", "ckpt-30.index"]
+
+
+def _whole(run: RunDir, folder: str, step: int) -> tuple[int, int]:
+  """Returns what tells one file from another of the same name."""
+  stat = checkpoint_file(run, step, ".index", folder).stat()
+  return stat.st_ino, stat.st_mtime_ns
+
+
+def test_of_one_step_the_best_is_restored_and_the_recent_one_kept(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model, best_loss = build_model(len(VOCAB), 4, 6), tf.Variable(np.inf)
+  checkpoints = Checkpoints(run, 3, model=model, progress=best_loss)
+  for step in (10, 20):
+    checkpoints.save(step)
+  best_loss.assign(1.5)
+  checkpoints.save_best(20)
+  for damage in (None, "rubbish", "nothing"):
+    data = checkpoint_file(run, 20, ".data-00000-of-00001")
+    if damage:
+      data.write_bytes(b"rubbish") if damage == "rubbish" else data.unlink()
+    before = _whole(run, "checkpoints", 20)
+    best_loss.assign(np.inf)
+    checkpoints = Checkpoints(run, 3, model=model, progress=best_loss)
+    assert checkpoints.restore_latest() == 20
+    assert best_loss.numpy() == 1.5
+    assert capsys.readouterr().err.count("\n") == bool(damage)
+    assert checkpoints.save(20)
+    kept = _whole(run, "checkpoints", 20) == before
+    assert kept == (damage is None)
+    assert run.load_model("20")[1] == 20
+    assert _names(run.recent) == ["ckpt-10.index", "ckpt-20.index"]
+
+
+def test_a_damaged_best_one_leaves_the_recent_one_of_its_step(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = save_checkpoints(run, 20, best=(20,))
+  before = _whole(run, "checkpoints", 20)
+  checkpoint_file(run, 20, ".index", "best").write_bytes(b"rubbish")
+  checkpoints = Checkpoints(run, 3, model=model)
+  assert checkpoints.restore_latest() == 20
+  assert capsys.readouterr().err.count("\n") == 1
+  assert checkpoints.save(20)
+  assert _whole(run, "checkpoints", 20) == before
+
+
+def test_an_error_in_reading_is_no_damage(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  model = save_checkpoints(run, 10, 20)
+  data = checkpoint_file(run, 20, ".data-00000-of-00001")
+  data.write_bytes(b"")  # TensorFlow fails, as it does where a disk does
+
+  def fail(file: BinaryIO, digest: str) -> None:
+    if file.name == str(data):
+      raise OSError(errno.EIO, "Input/output error", file.name)
+
+  monkeypatch.setattr("hashlib.file_digest", fail)
+  before = sorted(run.recent.iterdir())
+  with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
+    Checkpoints(run, 3, model=model).restore_latest()
+  with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
+    run.load_model("latest")
+  assert sorted(run.recent.iterdir()) == before

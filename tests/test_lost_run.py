@@ -12,10 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 import soak
-from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB
+from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB, NumberedCheckpoints
 
 import train as train_binary
-from charlm.checkpoints import Checkpoints
 from charlm.config import Config, LostRunError
 from charlm.metrics import Metrics, Profile
 from charlm.model import build_model
@@ -111,8 +110,8 @@ def _begin_profile(run: RunDir) -> Profile:
   return profile
 
 
-def _checkpoints(run: RunDir) -> Checkpoints:
-  return Checkpoints(run, 1, model=build_model(len(VOCAB), 4, 6))
+def _checkpoints(run: RunDir) -> NumberedCheckpoints:
+  return NumberedCheckpoints(run, 1, model=build_model(len(VOCAB), 4, 6))
 
 
 _MORE_EPOCHS = dataclasses.replace(

@@ -13,6 +13,7 @@ from conftest import (
   ROOT,
   SPLIT,
   VOCAB,
+  NumberedCheckpoints,
   checkpoint_file,
   save_checkpoints,
 )
@@ -280,6 +281,27 @@ def test_more_characters_than_the_checkpoint_knows_are_refused(
   (run.path / "vocabulary.json").write_text(text)
   _set_field(run, "vocabulary_sha256", sha256(text))
   with pytest.raises(InputError, match="does not fit"):
+    run.load_model("latest")
+
+
+@pytest.mark.parametrize(
+  "value", [np.zeros((3, 3), np.float32), np.zeros((5, 4)), np.int32(1)]
+)
+def test_a_checkpoint_with_what_charlm_does_not_save_is_refused(
+  run: RunDir, value: object
+) -> None:
+  model, extra = build_model(len(VOCAB), 4, 6), tf.Variable(value)
+  NumberedCheckpoints(run, 3, model=model, extra=extra).save(10)
+  with pytest.raises(InputError, match="does not fit"):
+    run.load_model("latest")
+
+
+def test_a_folder_beside_a_checkpoint_is_not_read_in_its_place(
+  run: RunDir,
+) -> None:
+  save_checkpoints(run, 10)
+  (run.recent / "ckpt-10").mkdir()
+  with pytest.raises(InputError, match="ckpt-10 is a folder"):
     run.load_model("latest")
 
 

@@ -1,0 +1,180 @@
+"""Whatever a run's folder is called, it is trained and read like any other."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import (
+  EXPERIMENT,
+  ROOT,
+  SPLIT,
+  VOCAB,
+  NumberedCheckpoints,
+  save_checkpoints,
+)
+
+import eval as eval_binary
+import export as export_binary
+import report as report_binary
+import sample as sample_binary
+import train as train_binary
+from charlm.imported import load_keras_weights
+from charlm.model import build_model
+from charlm.run_dir import RunDir
+
+NAMES = [
+  "run[1]",
+  "a*b",
+  "a?b",
+  "back\\slash",
+  "[parent]/run",
+  "$HOME",
+  "_x",
+  "-x",
+  "~",
+  "<b>",
+  "a & b",
+  "two  spaces ",
+  "'\"",
+  "new\nline",
+  "l\u00e4uf \u8bed",
+  "{a,b}",
+  "%s",
+]
+
+
+@pytest.fixture(autouse=True)
+def temporary(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
+  """A folder for temporary files, in which no link may be left."""
+  path = tmp_path / "temporary"
+  path.mkdir()
+  monkeypatch.setattr("tempfile.tempdir", str(path))
+  yield path
+  assert list(path.glob("tmp*")) == []  # as `tempfile` names folders
+
+
+def _make(path: pathlib.Path) -> RunDir:
+  run = RunDir(path)
+  with run.locked():
+    run.create(EXPERIMENT, VOCAB, SPLIT)
+  return run
+
+
+def _files(folder: pathlib.Path) -> set[str]:
+  return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_are_rotated_restored_and_loaded(
+  name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  run = _make(name)
+  model = save_checkpoints(run, 10, 20, 30, 40, 50, best=(10, 40))
+  expected = {"checkpoint"}
+  for step in (30, 40, 50):
+    expected |= {f"ckpt-{step}.index", f"ckpt-{step}.data-00000-of-00001"}
+  assert _files(run.recent) == expected
+  other = build_model(len(VOCAB), 4, 6)
+  assert NumberedCheckpoints(run, 3, model=other).restore_latest() == 50
+  loaded, step = RunDir(name).load_model("best")
+  assert step == 40
+  for weights in zip(*(m.weights for m in (model, other, loaded)), strict=True):
+    np.testing.assert_array_equal(*weights[:2])
+    np.testing.assert_array_equal(*weights[1:])
+
+
+def test_no_other_folder_matches_the_name(tmp_path: pathlib.Path) -> None:
+  others = [_make(tmp_path / name) for name in ("axb", "axxb")]
+  for other in others:
+    save_checkpoints(other, 10, 20, 30)
+  before = [_files(other.recent) for other in others]
+  for name in ("a?b", "a*b"):
+    save_checkpoints(_make(tmp_path / name), 10, 20, 30, 40, 50)
+  assert [_files(other.recent) for other in others] == before
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["run[1]", "[a] b/back\\slash/<b> & $HOME '\" l\u00e4uf/", "a*b?c"],
+)
+def test_all_programs_work_there(
+  name: str,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  run = f"--run_dir={name}"
+  args = [*train_args, run, "--checkpoint_every_steps=3", "--max_to_keep=2"]
+  assert train_binary.main([*args, "--profile_steps=1,2"]) == 0
+  assert train_binary.main([*args, "--epochs=2"]) == 0
+  indices = pathlib.Path(name, "checkpoints").glob("*.index")
+  assert {path.stem for path in indices} == {"ckpt-21", "ckpt-24"}
+  summaries = pathlib.Path(name, "summaries")
+  assert len([*summaries.glob("eval/events.out.*")]) == 2
+  assert len([*summaries.glob("train/plugins/profile/*/*.xplane.pb")]) == 1
+  assert eval_binary.main(["eval.py", run]) == 0
+  assert sample_binary.main(["sample.py", run, "--num_chars=9"]) == 0
+  for output in ("a[1]", "a[1].keras"):
+    kind = "keras" if output.endswith("keras") else "saved_model"
+    export = ["export.py", run, f"--output={output}", f"--format={kind}"]
+    assert export_binary.main(export) == 0
+    assert pathlib.Path(output).exists()
+  start = [*train_args, f"--init_from={name}", "--run_dir=next", "--epochs=0"]
+  assert train_binary.main(start) == 0
+  assert report_binary.main(["report.py", run, "--output=r[1].html"]) == 0
+  assert capsys.readouterr().err == ""
+  index = pathlib.Path(name, "checkpoints", "ckpt-24.index")
+  index.write_bytes(b"rubbish")
+  assert eval_binary.main(["eval.py", run]) == 2
+  assert str(index.with_suffix("")) in capsys.readouterr().err
+
+
+def test_a_leading_dash_and_a_pattern_as_a_process(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args[1:], "--run_dir=-[x]/", "--max_to_keep=1"]
+  for epochs in (1, 2):
+    result = subprocess.run(
+      [sys.executable, ROOT / "train.py", *args, f"--epochs={epochs}"],
+      cwd=tmp_path,
+      env={"TMPDIR": str(tmp_path / "temporary")},
+      capture_output=True,
+      text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+  indices = (tmp_path / "-[x]" / "checkpoints").glob("*.index")
+  assert [path.name for path in indices] == ["ckpt-24.index"]
+
+
+def test_keras_weights_may_have_such_a_name(tmp_path: pathlib.Path) -> None:
+  model = build_model(len(VOCAB), 4, 6)
+  folder = tmp_path / "[a]"
+  folder.mkdir()
+  # As Keras 3 and Keras 2 name them.
+  model.save_weights(folder / "b[1].weights.h5")
+  tf.train.Checkpoint(**_tree(model)).write(str(folder / "b[1]"))
+  for name in ("b[1].weights.h5", "b[1]", "b[1].index"):
+    loaded = load_keras_weights(
+      str(folder / name), EXPERIMENT.config, len(VOCAB)
+    )
+    for mine, other in zip(model.weights, loaded.weights, strict=True):
+      np.testing.assert_array_equal(mine, other)
+
+
+def _tree(model: tf.keras.Model) -> dict[str, tf.Module]:
+  """Returns the weights by the names that Keras 2 gave them."""
+  root = {name: tf.Module() for name in ("embedding", "gru", "dense")}
+  root["gru"].cell = tf.Module()
+  for variable in model.trainable_variables:
+    *_, owner, name = variable.path.split("/")
+    target = root["gru"].cell if owner.endswith("cell") else root[owner]
+    setattr(target, name, tf.Variable(variable.value))
+  return root

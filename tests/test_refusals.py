@@ -1,0 +1,230 @@
+"""What is not as it was written, or cannot be read, is told in one line."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT
+
+import eval as eval_binary
+import export as export_binary
+import report as report_binary
+import sample as sample_binary
+import train as train_binary
+
+BINARIES = {
+  "train": train_binary,
+  "eval": eval_binary,
+  "sample": sample_binary,
+  "export": export_binary,
+  "report": report_binary,
+}
+
+
+def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
+  paths = sorted(path for path in folder.rglob("*") if path.is_file())
+  # Whose process has tried is all that may change.
+  return [(p, p.stat().st_size) for p in paths if p.name != "lock"]
+
+
+@pytest.fixture(scope="module")
+def args(train_args: list[str]) -> list[str]:
+  return [*train_args, "--valid_lines=9"]
+
+
+@pytest.fixture(scope="module")
+def whole_run(
+  args: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run with a valid text; only to be copied."""
+  path = tmp_path_factory.mktemp("runs") / "whole"
+  assert train_binary.main([*args, f"--run_dir={path}"]) == 0
+  (path / "starts.jsonl").unlink()  # or another process' threads would be told
+  return path
+
+
+def _swap_last_two(text: str) -> str:
+  *vocab, one, other = json.loads(text)
+  return json.dumps([*vocab, other, one]) + "\n"
+
+
+_READERS = {
+  "vocabulary.json": ["eval", "eval --text=TEXT", "sample", "export", "report"],
+  "held_out.txt": ["eval", "eval --per_line", "report"],
+  "valid.txt": ["eval --dynamic"],
+}
+
+
+@pytest.mark.parametrize("name", _READERS)
+def test_a_changed_file_is_refused_by_all_that_read_it(
+  name: str,
+  args: list[str],
+  whole_run: pathlib.Path,
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = tmp_path / "run"
+  shutil.copytree(whole_run, run)
+  text = (run / name).read_text()
+  changed = _swap_last_two(text) if name == "vocabulary.json" else text[:-9]
+  (run / name).write_text(changed)
+  before = _files(tmp_path)
+  commands = [command.split() for command in _READERS[name]]
+  commands = [[*c, f"--run_dir={run}"] for c in commands]
+  for output in ("export", "report"):
+    for command in commands:
+      if command[0] == output:
+        command.append(f"--output={tmp_path}/{output}")
+  commands.append(["train", *args[1:], f"--run_dir={run}", "--epochs=2"])
+  if name == "vocabulary.json":
+    start = [f"--init_from={run}", f"--run_dir={tmp_path}/next"]
+    commands.append(["train", *args[1:], *start])
+  for program, *flags in commands:
+    flags = [flag.replace("TEXT", str(corpus_path)) for flag in flags]
+    assert BINARIES[program].main([program, *flags]) == 2, flags
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{run / name} was changed" in captured.err
+    assert captured.err.count("\n") == 1
+  assert _files(tmp_path) == before
+
+
+def test_a_text_of_ones_own_needs_no_held_out_text(
+  whole_run: pathlib.Path, corpus_path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  shutil.copytree(whole_run, tmp_path / "run")
+  (tmp_path / "run" / "held_out.txt").unlink()
+  run = f"--run_dir={tmp_path}/run"
+  assert eval_binary.main(["eval.py", run, f"--text={corpus_path}"]) == 0
+
+
+def test_a_damaged_checkpoint_is_one_line_and_no_more(
+  args: list[str], whole_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  run = tmp_path / "run"
+  shutil.copytree(whole_run, run)
+  shutil.rmtree(run / "best")
+  data = run / "checkpoints" / "ckpt-12.data-00000-of-00001"
+  text = bytearray(data.read_bytes())
+  text[len(text) // 2] ^= 1
+  data.write_bytes(text)
+  for program, code, message in (
+    (["eval.py"], 2, "eval.py: the checkpoint {} is damaged: give another"),
+    (args, 0, "skipped {}: it is damaged"),
+  ):
+    result = subprocess.run(
+      [sys.executable, ROOT / program[0], *program[1:], f"--run_dir={run}"],
+      capture_output=True,
+      text=True,
+    )
+    assert result.returncode == code
+    path = data.with_name("ckpt-12")
+    assert result.stderr.startswith(message.format(path))
+    assert result.stderr.count("\n") == 1
+
+
+def test_sizes_that_the_checkpoint_has_not_ask_for_no_memory(
+  whole_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  run = tmp_path / "run"
+  shutil.copytree(whole_run, run)
+  fields = json.loads((run / "config.json").read_text())
+  fields["rnn_units"] = 12_000  # 1.7 GB of weights
+  (run / "config.json").write_text(json.dumps(fields))
+  # As large as they are, and a hole on the disk.
+  os.truncate(run / "checkpoints" / "ckpt-12.data-00000-of-00001", 3 * 10**9)
+  code = (
+    "import resource, sys, eval\n"
+    "exit_code = eval.main(['eval.py', sys.argv[1]])\n"
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    "sys.exit(exit_code)"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", code, f"--run_dir={run}"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 2
+  assert "does not fit config.json" in result.stderr
+  assert result.stderr.count("\n") == 1
+  assert int(result.stdout) < 1_500_000  # KiB; TensorFlow alone takes 600,000
+
+
+@pytest.fixture
+def readable_path() -> Iterator[pathlib.Path]:
+  """A folder that another user can reach, unlike pytest's."""
+  with tempfile.TemporaryDirectory() as folder:
+    os.chmod(folder, 0o755)
+    yield pathlib.Path(folder)
+
+
+# The first commands import what the others need, which may be root's alone.
+_RUN_ALL = """
+import importlib, json, os, sys
+for i, (program, *flags) in enumerate(json.loads(sys.argv[1])):
+  if i == 2 and os.getuid() == 0:
+    os.seteuid(65534)
+  code = importlib.import_module(program).main([program, *flags])
+  print(f"exit code {code}", file=sys.stderr)
+os.seteuid(os.getuid())  # who removes TensorFlow's temporary files
+"""
+
+
+def test_what_cannot_be_read_is_named_and_kept(
+  args: list[str],
+  whole_run: pathlib.Path,
+  readable_path: pathlib.Path,
+) -> None:
+  root = os.getuid() == 0  # who may read everything
+  (corpus,) = (arg for arg in args if arg.startswith("--corpus="))
+  shutil.copy(corpus.partition("=")[2], readable_path / "corpus.txt")
+  flags = [*args[1:], f"--corpus={readable_path}/corpus.txt", "--epochs=2"]
+  names = [
+    "checkpoints/ckpt-12.index",
+    "checkpoints/ckpt-12.data-00000-of-00001",
+    "best/ckpt-12.index",
+    "checkpoints",
+    "config.json",
+    "vocabulary.json",
+    "held_out.txt",
+  ]
+  shutil.copytree(whole_run, readable_path / "whole")
+  whole = f"--run_dir={readable_path}/whole"
+  commands, expected = [["train", whole, *flags], ["eval", whole]], []
+  folders = []
+  for i, name in enumerate(names):
+    run = readable_path / str(i)
+    shutil.copytree(whole_run, run)
+    folders += [run / "checkpoints", run / "best"]
+    for path in (run, *run.rglob("*")) if root else ():
+      os.chown(path, 65534, 65534)
+    (run / name).chmod(0)
+    for program in ("eval", "train"):
+      if (program, name) == ("eval", "best/ckpt-12.index"):
+        continue  # which it does not read
+      more = flags if program == "train" else []
+      commands.append([program, f"--run_dir={run}", *more])
+      expected.append(
+        f"{program}: [Errno 13] Permission denied: '{run / name}'"
+      )
+  before = [_files(folder) for folder in folders]
+  result = subprocess.run(
+    [sys.executable, "-c", _RUN_ALL, json.dumps(commands)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  zero, also_zero, *lines = result.stderr.splitlines()
+  assert zero == also_zero == "exit code 0"
+  assert lines[1::2] == ["exit code 2"] * len(expected)
+  for line, start in zip(lines[::2], expected, strict=True):
+    assert line.startswith(start)
+  assert [_files(folder) for folder in folders] == before
