@@ -202,6 +202,25 @@ def test_intervals_cover_the_truth() -> None:
   assert covered >= 0.9 * num_trials
 
 
+@pytest.mark.parametrize(
+  ("values", "low", "high"),
+  [
+    # Blocks of one: a quarter of the resamples are [0, 0], a quarter [1, 1].
+    ([0, 1], 0.5 - 2**0.5 * 0.5, 0.5 + 2**0.5 * 0.5),
+    # Two blocks of two, whose sums are 6, 1, 4 and, around the ring, 9.
+    ([6, 0, 1, 3], 2.5 - 2**0.5 * 2, 2.5 + 2**0.5 * 2),
+    # Three blocks of two, whose sums are 0, 0, 0, 5 and 5.
+    ([0, 0, 0, 0, 5], 1 - 1.5**0.5, 1 + 1.5**0.5 * 1.5),
+  ],
+)
+def test_intervals_whose_resamples_can_be_listed(
+  values: list[float], low: float, high: float
+) -> None:
+  # The outermost means have a share of more than 0.025 of all resamples.
+  found = confidence_interval(np.array(values, np.float64))
+  assert found == pytest.approx((low, high))
+
+
 def test_an_interval_needs_two_values() -> None:
   assert confidence_interval(np.ones(1)) == (-math.inf, math.inf)
   assert Score(np.ones(1), np.full(1, False)).to_dict()["interval"] is None
