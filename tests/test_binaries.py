@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -571,6 +572,33 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   assert run.checkpoint("best")[0] == 24
   assert train_binary.main([*args, "--epochs=6"]) == 0
   assert run.checkpoint("best")[0] == 60
+
+
+def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = RunDir(tmp_path / "run")
+
+  def scores() -> Iterator[float]:
+    yield 3.0
+    in_the_way = run.best / "ckpt-24_temp"  # of the folder of a save
+    in_the_way.touch()
+    yield 2.0
+    in_the_way.unlink()
+    yield 2.5
+
+  score = scores()
+  monkeypatch.setattr(
+    Evaluator,
+    "stream",
+    lambda self, ids: Score(np.full(2, next(score)), np.full(2, False)),
+  )
+  train_binary.main([*train_args, f"--run_dir={run.path}", "--epochs=3"])
+  assert "step 24 is not saved" in capsys.readouterr().err
+  assert run.checkpoint("best")[0] == 36
 
 
 def test_the_end_is_evaluated_whatever_the_period(
