@@ -144,8 +144,12 @@ def test_the_same_seed_gives_the_same_text(model: GRULM) -> None:
   assert text == GenerativeModel(model, VOCAB).generate_n_chars(
     60, "ROMEO ", seed=3
   )
-  others = {generator.generate_n_chars(60, "ROMEO ", s) for s in (4, 2**40)}
-  assert len(others | {text}) == 3
+  # Both halves of the seed count.
+  others = {
+    generator.generate_n_chars(60, "ROMEO ", seed)
+    for seed in (4, 2**40, 3 + 2**40, 3 + 2**63)
+  }
+  assert len(others | {text}) == 5
 
 
 def test_a_sample_does_not_depend_on_the_others(model: GRULM) -> None:
