@@ -82,6 +82,23 @@ def test_any_unicode_has_the_smallest_type_of_ids() -> None:
   assert vocabulary.encode("\ud800\U0010ffff", vocab).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+  ("size", "dtype"),
+  [
+    (256, np.uint8),
+    (257, np.uint16),
+    (2**16, np.uint16),
+    (2**16 + 1, np.uint32),
+  ],
+)
+def test_the_type_of_ids_fits_the_last_one_closely(
+  size: int, dtype: type
+) -> None:
+  vocab = [*vocabulary.NO_CHARACTERS, *map(chr, range(0x10000, 0x20000))][:size]
+  ids = vocabulary.encode(vocab[-1], vocab)
+  assert (ids.dtype, ids.tolist()) == (dtype, [size - 1])
+
+
 def test_unknown_characters() -> None:
   assert vocabulary.unknown_characters("éaéß", VOCAB) == ["ß", "é"]
 
