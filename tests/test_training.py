@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import itertools
+import types
 
 import keras
 import numpy as np
@@ -22,12 +24,14 @@ class Recorder:
     self.events: list[tuple[str, int]] = []
     self.reports: list[tuple[int, Report]] = []
     self.steps = [0]
+    self.speeds: list[float] = []
     self._periods, self._stop_at = periods, stop_at
 
   def progress(self, step: int, loss: float, speed: float) -> None:
     assert np.isfinite(loss)
     assert speed > 0
     self.steps.append(step)
+    self.speeds.append(speed)
 
   def report(self, step: int, report: Report) -> None:
     self.reports.append((step, report))
@@ -363,6 +367,31 @@ def test_actions_happen_at_their_steps_in_order() -> None:
     (6, 13),
   ]
   assert recorder.steps == sorted(set(recorder.steps))
+
+
+def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  def clock(seconds_per_call: float) -> types.SimpleNamespace:
+    times = itertools.count(step=seconds_per_call)
+    return types.SimpleNamespace(perf_counter=lambda: next(times))
+
+  one, recorder = trainer(), Recorder()
+  monkeypatch.setattr("charlm.training.time", clock(0.5))
+  one.train(400, 200, recorder)
+  # The report at step 200 is due within a call of 100 steps.
+  ends = [0, 1, 3, 7, 15, 31, 63, 127, 200, 300, 400]
+  assert recorder.steps == ends
+  assert recorder.speeds == [72 * n / 0.5 for n in np.diff(ends)]
+  assert [report.characters_per_second for _, report in recorder.reports] == [
+    72 * 200 / 4,
+    72 * 200 / 1,
+  ]
+  # One step at least, however long it takes.
+  monkeypatch.setattr("charlm.training.time", clock(200.0))
+  recorder = Recorder()
+  one.train(503, 503, recorder)
+  assert recorder.steps == [0, 500, 501, 502, 503]
 
 
 def test_the_graph_is_traced_once() -> None:
