@@ -1,10 +1,12 @@
+import math
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from charlm.config import InputError
-from charlm.dynamic import DynamicEvaluator
+from charlm.dynamic import _LEARNING_RATES, DynamicEvaluator
 from charlm.evaluation import Evaluator
 from charlm.model import GRULM, State, build_model
 
@@ -35,6 +37,18 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
     np.testing.assert_array_equal(old, new)
   again = dynamic.stream(ids)
   np.testing.assert_array_equal(score.nats, again.nats)
+
+
+@pytest.mark.parametrize("best", _LEARNING_RATES)
+def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
+  class Slope(DynamicEvaluator):
+    """Loses more the farther a learning rate is from the best."""
+
+    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
+      distance = abs(math.log(learning_rate / best)) if learning_rate else 0
+      return np.array([1.0, distance])
+
+  assert Slope(model, _repetitive(40)).learning_rate == best
 
 
 def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
