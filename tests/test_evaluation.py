@@ -211,6 +211,8 @@ def test_intervals_cover_the_truth() -> None:
     ([6, 0, 1, 3], 2.5 - 2**0.5 * 2, 2.5 + 2**0.5 * 2),
     # Three blocks of two, whose sums are 0, 0, 0, 5 and 5.
     ([0, 0, 0, 0, 5], 1 - 1.5**0.5, 1 + 1.5**0.5 * 1.5),
+    # The same, with 0, 0, 1, 2, 2 and 1: the outermost means' share is 1 / 27.
+    ([0, 0, 0, 1, 1, 1], 0.5 - 1.5**0.5 * 0.5, 0.5 + 1.5**0.5 * 0.5),
   ],
 )
 def test_intervals_whose_resamples_can_be_listed(
