@@ -51,6 +51,22 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   assert Slope(model, _repetitive(40)).learning_rate == best
 
 
+def test_the_end_of_a_long_known_text_is_enough(model: GRULM) -> None:
+  passed = []
+
+  class Idle(DynamicEvaluator):
+    """Notes what it would pass over."""
+
+    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
+      passed.append(ids)
+      return np.zeros(len(ids) - 1)
+
+  known = np.arange(6000)
+  Idle(model, known)
+  for ids in passed:
+    np.testing.assert_array_equal(ids, known[1000:])
+
+
 def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
   model: GRULM,
 ) -> None:
