@@ -90,6 +90,16 @@ def test_dataset_serves_the_trainers_batches(lines: list[str]) -> None:
   assert step == 2 * batches.steps_per_epoch
 
 
+def test_dataset_serves_the_batches_of_the_default_config(
+  lines: list[str],
+) -> None:
+  ids = encode("\n".join(lines), VOCAB)
+  windows = dataset.build_batches(ids, Config()).batch(0)
+  ((inputs, targets),) = dataset.create_batch_dataset(lines, VOCAB).take(1)
+  np.testing.assert_array_equal(inputs, windows[:, :-1])
+  np.testing.assert_array_equal(targets, windows[:, 1:])
+
+
 def test_too_short_a_text_is_refused() -> None:
   dataset.Batches(np.zeros(4 * 5, np.uint8), 4, 4)
   with pytest.raises(InputError, match="fewer than one batch"):
