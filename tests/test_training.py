@@ -239,6 +239,18 @@ def test_initial_weights_are_kept_and_new_characters_added() -> None:
     np.testing.assert_array_equal(new[rest], fresh[rest])
 
 
+def test_a_model_takes_four_times_its_weights_of_memory(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """Of float32: the weights, their gradient and Adam's two means."""
+  needed = 4 * 4 * sum(array.size for array in weights(trainer()))
+  monkeypatch.setattr("charlm.training.memory_bytes", lambda: needed)
+  assert trainer().step == 0
+  monkeypatch.setattr("charlm.training.memory_bytes", lambda: needed - 1)
+  with pytest.raises(InputError, match="more than the machine's memory"):
+    trainer()
+
+
 def test_reported_means_are_those_of_the_steps() -> None:
   one = trainer(2, learning_rate=0.01)
   recorder = Recorder()
