@@ -152,6 +152,17 @@ def test_the_same_seed_gives_the_same_text(model: GRULM) -> None:
   assert len(others | {text}) == 5
 
 
+def test_the_default_is_one_text_of_seed_0_at_temperature_1(
+  model: GRULM,
+) -> None:
+  explicit = GenerativeModel(model, VOCAB, temperature=1.0)
+  expected = _texts(explicit, 30, "a", num_samples=1, seed=0)
+  generator = GenerativeModel(model, VOCAB)
+  assert _texts(generator, 30, "a") == expected
+  assert "".join(p.text for p in generator.stream(30, "a")) == expected[0]
+  assert generator.generate_n_chars(30, "a") == "a" + expected[0]
+
+
 def test_a_sample_does_not_depend_on_the_others(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB)
   samples = _texts(generator, 50, "\n", num_samples=9)
@@ -276,9 +287,9 @@ for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
 @pytest.mark.parametrize(
   "options",
   [
-    *({"temperature": t} for t in (-0.1, 1e-9, 1e9, np.nan, np.inf)),
-    *({"top_p": p} for p in (-0.1, 0, 1e-9, 1.1, np.nan)),
-    *({"min_p": p} for p in (-0.1, 1.1, np.nan)),
+    *({"temperature": t} for t in (-0.1, 9e-4, 1000.1, np.nan, np.inf)),
+    *({"top_p": p} for p in (-0.1, 0, 9e-7, 1.001, np.nan)),
+    *({"min_p": p} for p in (-0.001, 1.001, np.nan)),
     {"top_k": -1},
   ],
 )
