@@ -98,6 +98,17 @@ def test_unknown_characters_are_charged_and_counted(model: GRULM) -> None:
   assert score.log_perplexity_known == pytest.approx(known, abs=1e-6)
 
 
+def test_all_protocols_count_the_same_unknown_characters(model: GRULM) -> None:
+  ids = _ids(40)
+  ids[[0, 5, 20]] = 0
+  evaluator = Evaluator(model, 64)
+  for score in (evaluator.stream(ids), evaluator.windows(ids, 16, 8)):
+    np.testing.assert_array_equal(score.unknown, ids[1:] == 0)
+  # Here the first is scored too, and the last line's end.
+  lines = evaluator.lines(ids, newline=2)
+  np.testing.assert_array_equal(lines.unknown, [*(ids == 0), False])
+
+
 def test_known_characters_are_averaged_by_line() -> None:
   nats, unknown = np.array([1, 3, 5, 9, 4]), np.array([0, 1, 0, 0, 1], bool)
   score = Score(nats, unknown, row_lengths=np.array([2, 2, 1]))
@@ -230,6 +241,7 @@ def test_an_interval_needs_two_values() -> None:
   assert low < 0.5 < high
 
 
-def test_strides_beyond_the_window_are_refused(model: GRULM) -> None:
-  with pytest.raises(ValueError, match="stride is 9"):
-    Evaluator(model).windows(_ids(40), 8, 9)
+@pytest.mark.parametrize("stride", [-1, 0, 9])
+def test_strides_out_of_range_are_refused(model: GRULM, stride: int) -> None:
+  with pytest.raises(ValueError, match=f"stride is {stride}: give 1 to 8"):
+    Evaluator(model).windows(_ids(40), 8, stride)
