@@ -118,6 +118,13 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
   np.testing.assert_array_equal(kept[0][chosen], log_probs[chosen])
 
 
+def test_a_limit_leaves_unlikely_ids_to_the_others() -> None:
+  # Such shares are lost to rounding in a sum with that of the first one.
+  log_probs = tf.constant([[0.0, -20, -30, -40, -50]])
+  kept = allowed(log_probs, 1.0, top_k=4)
+  np.testing.assert_array_equal(kept, [[0, -20, -30, -40, -np.inf]])
+
+
 def test_limited_draws_follow_what_is_left_of_the_softmax() -> None:
   log_probs = tf.constant([LOG_PROBS] * 20_000, tf.float32)
   left = allowed(log_probs, 1.0, top_p=0.8)  # 0.4, 0.25 and 0.15
