@@ -51,7 +51,7 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   assert Slope(model, _repetitive(40)).learning_rate == best
 
 
-def test_the_end_of_a_long_known_text_is_enough(model: GRULM) -> None:
+def test_what_a_pass_is_given(model: GRULM) -> None:
   passed = []
 
   class Idle(DynamicEvaluator):
@@ -62,9 +62,13 @@ def test_the_end_of_a_long_known_text_is_enough(model: GRULM) -> None:
       return np.zeros(len(ids) - 1)
 
   known = np.arange(6000)
-  Idle(model, known)
+  dynamic = Idle(model, known)
   for ids in passed:
     np.testing.assert_array_equal(ids, known[1000:])
+  score = dynamic.stream(np.array([0, 5, 0, 7]))
+  assert score.unknown.tolist() == [False, True, False]
+  with pytest.raises(ValueError, match="fewer than two"):
+    dynamic.stream(known[:1])
 
 
 def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
