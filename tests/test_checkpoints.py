@@ -106,6 +106,21 @@ def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
     Checkpoints(run, 3, model=model).restore_latest()
 
 
+def test_a_restored_step_is_saved_again_only_where_it_is_missing(
+  run: RunDir,
+) -> None:
+  model = save_checkpoints(run, 10, best=(20,))
+  checkpoints = Checkpoints(run, 3, model=model)
+  assert checkpoints.restore_latest() == 20
+  assert checkpoints.save(20)
+  assert _names(run.recent) == ["ckpt-10.index", "ckpt-20.index"]
+  before = checkpoint_file(run, 20, ".index").stat().st_mtime_ns
+  checkpoints = Checkpoints(run, 3, model=model)
+  assert checkpoints.restore_latest() == 20
+  assert checkpoints.save(20)
+  assert checkpoint_file(run, 20, ".index").stat().st_mtime_ns == before
+
+
 def test_what_a_killed_save_left_is_removed(run: RunDir) -> None:
   save_checkpoints(run, 10)
   left_over = run.path / "checkpoints" / "ckpt-20_temp"
