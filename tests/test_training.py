@@ -191,13 +191,17 @@ def test_a_carried_state_is_that_of_the_text_before() -> None:
 
 
 def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
-  one = trainer(2, carry_state=True, reset_rate=0.3)
-  states = tf.ones([1, 8, 16])
+  one = trainer(2, carry_state=True, reset_rate=0.3, num_layers=2)
+  states = tf.ones([2, 8, 16])
   zeros = []
-  for step in range(1, 301):
-    rows = one._states_before(states, tf.constant(step, tf.int64))[0].numpy()
-    assert set(rows.sum(axis=1)) <= {0.0, 16.0}
-    zeros.append(rows.sum(axis=1) == 0)
+  for step in range(300):
+    left = one._states_before(states, tf.constant(step, tf.int64))
+    sums = tf.reduce_sum(left, axis=[0, 2]).numpy()  # over both layers
+    assert set(sums) <= {0.0, 32.0}
+    if step % one.batches.steps_per_epoch == 0:  # where all of them do
+      assert not sums.any()
+    else:
+      zeros.append(sums == 0)
   shares = np.mean(zeros, axis=0)
   assert ((shares > 0.2) & (shares < 0.4)).all()
   # Neither rows nor steps start together: each is drawn alone.
@@ -249,6 +253,29 @@ def test_a_model_takes_four_times_its_weights_of_memory(
   monkeypatch.setattr("charlm.training.memory_bytes", lambda: needed - 1)
   with pytest.raises(InputError, match="more than the machine's memory"):
     trainer()
+
+
+def test_dropout_is_another_one_in_each_step() -> None:
+  # No learning, and a batch of all the windows there are.
+  sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
+  config = Config(
+    **sizes, batch_size=200, learning_rate=1e-30, dropout_rate=0.5
+  )
+  text = build_batches(np.arange(2000, dtype=np.uint8) % 10 + 2, config)
+  assert text.steps_per_epoch == 1
+  recorder = Recorder()
+  build_trainer(config, VOCAB_SIZE, text, strategy(2)).train(4, 1, recorder)
+  losses = [report.loss for _, report in recorder.reports]
+  assert np.abs(np.diff(losses)).min() > 1e-5
+
+
+def test_bfloat16_acts_in_training_alone() -> None:
+  one, recorder = trainer(2, precision="bfloat16"), Recorder()
+  windows = batches().batch(0).astype(np.int32)
+  log_probs = one.model(windows[:, :-1])
+  exact = -tf.reduce_mean(tf.gather(log_probs, windows[:, 1:], batch_dims=2))
+  one.train(1, 1, recorder)
+  assert 1e-5 < abs(recorder.reports[0][1].loss - float(exact)) < 1e-2
 
 
 def test_reported_means_are_those_of_the_steps() -> None:
