@@ -20,6 +20,8 @@ from conftest import (
 
 from charlm.config import Config, InputError
 from charlm.corpus import sha256
+from charlm.config import Config, Experiment, InputError
+from charlm.corpus import Split
 from charlm.model import build_model
 from charlm.run_dir import RunDir
 
@@ -94,6 +96,28 @@ def test_edited_files_are_refused_naming_them(
     run.extend(EXPERIMENT)
 
 
+def test_a_valid_text_is_kept_as_the_held_out_one_is(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
+  args = Experiment(config, "0" * 64), VOCAB, Split("ab", "ba", "ab\nba")
+  run = RunDir(tmp_path / "run")
+  with run.locked():
+    run.create(*args)
+    run.extend(*args)
+    # As long a text as no other file of a run may be.
+    for path, read in (
+      (run.path / "valid.txt", run.valid),
+      (run.held_out_path, run.held_out),
+    ):
+      text = path.read_text()
+      path.write_text("ab\n" * 2**24)
+      assert read() == "ab\n" * 2**24
+      with pytest.raises(InputError, match=f"{path.name} was changed"):
+        run.extend(*args)
+      path.write_text(text)
+
+
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
 def test_damaged_files_are_refused_naming_them(run: RunDir, name: str) -> None:
   (run.path / name).write_bytes(b"\xff{")
@@ -120,6 +144,12 @@ def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
     other.communicate("\n")
   with run.locked():
     assert (run.path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: pathlib.Path) -> None:
+  run = RunDir(tmp_path / "runs" / "of" / "today")
+  with run.locked():
+    assert run.path.is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(
