@@ -130,6 +130,18 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
     assert len(record["continuation"]) == 600
 
 
+def test_the_curve_of_an_epoch_has_80_points(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  args += ["--seq_length=6", "--batch_size=1", "--num_replicas=1"]
+  assert train_binary.main(args) == 0
+  *steps, last = [r["step"] for r in _metrics(tmp_path / "run", "train")]
+  assert steps == list(range(last // 80, last, last // 80))
+  assert len(steps) >= 80
+  assert steps[0] > 10  # the least
+
+
 def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   (line,) = (trained_run / "starts.jsonl").read_text().splitlines()
   start = json.loads(line)
