@@ -346,6 +346,7 @@ def test_no_characters_are_an_empty_text(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB)
   for prefix in ("a", "abc"):
     assert generator.generate_n_chars(0, prefix) == prefix
+    assert not generator.sample(0, prefix)[0].stopped
     assert "".join(p.text for p in generator.stream(0, prefix)) == ""
 
 
@@ -421,3 +422,29 @@ def test_what_may_begin_the_stop_string_is_not_shown_early() -> None:
   tail = _Tail("aab")
   ends = [tail.add(c, np.zeros(1, np.float32), c == "!").text for c in "xaa!"]
   assert ends == ["x", "", "", "aa!"]
+
+
+@given(
+  st.text("ab", min_size=1, max_size=20),
+  st.text("ab", min_size=1, max_size=4),
+  st.integers(1, 5),
+)
+def test_a_text_in_pieces_ends_where_the_whole_one_does(
+  text: str, stop: str, size: int
+) -> None:
+  tail, shown, log_probs = _Tail(stop), "", []
+  for start in range(0, len(text), size):
+    known = text[: start + size]
+    at_end = known == text
+    costs = np.arange(start, len(known), dtype=np.float32)
+    piece = tail.add(text[start : start + size], costs, at_end)
+    shown += piece.text
+    log_probs += piece.log_probs.tolist()
+    sure = known.partition(stop)[0]
+    if stop not in known and not at_end:
+      # All but the longest end that may begin the stop string.
+      ends = [known[i:] for i in range(len(known))]
+      sure = known.removesuffix(next(filter(stop.startswith, ends), ""))
+    assert shown == sure
+    assert log_probs == list(range(len(shown)))
+    assert piece.stopped == tail.stopped == (stop in known)
