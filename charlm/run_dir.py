@@ -96,6 +96,7 @@ class RunDir:
 
   def outdate_summaries(self) -> None:
     """Notes that these files are to be made anew from the metrics."""
+    self.check_owned()
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
 
@@ -167,6 +168,8 @@ class RunDir:
         same = os.path.samestat(os.stat(path), os.fstat(held))
       except (FileNotFoundError, NotADirectoryError):
         same = False
+      except OSError:  # which the writing will meet, too
+        continue
       if not same:
         raise LostRunError(
           f"{path} was moved, removed or replaced while this training held it, "

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 import signal
@@ -160,6 +161,22 @@ def _other_run(path: pathlib.Path) -> dict[pathlib.Path, int]:
     (path / "checkpoints").mkdir()
     (path / "checkpoints" / ".checkpoint.1").touch()
   return _files(path)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_not_lost(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  with run.locked():
+    checkpoints = _checkpoints(run)
+    run.path.parent.chmod(0)
+    try:
+      os.seteuid(os.getuid() or 65534)  # root may look everywhere
+      assert not checkpoints.save(1)
+    finally:
+      os.seteuid(os.getuid())
+      run.path.parent.chmod(0o700)
+    assert "step 1 is not saved (PermissionError)" in capsys.readouterr().err
+    assert checkpoints.save(1)
 
 
 def test_a_lock_is_looked_at_once_it_is_held(

@@ -11,9 +11,9 @@ from conftest import EXPERIMENT, SPLIT, VOCAB, file_size_limit
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from charlm.config import Config, Experiment
+from charlm.config import Config
 from charlm.metrics import Metrics, Profile, read_records
-from charlm.run_dir import RunDir
+from charlm.run_dir import RunDir, experiment_of
 
 
 def _events(run: RunDir, split: str) -> list[tuple[int, str, float | None]]:
@@ -204,7 +204,7 @@ def test_an_extended_run_shows_its_new_settings(
     raise KeyboardInterrupt
 
   def start() -> None:
-    run.extend(longer, VOCAB, SPLIT)
+    run.extend(longer)
     Metrics(run, 10).close()
 
   before = run.metrics.read_text()
@@ -226,7 +226,7 @@ def test_settings_of_any_size_are_shown(tmp_path: pathlib.Path) -> None:
   config = Config(seed=2**32 - 1, corpus="\u838e\x1b\n", **most)
   run = RunDir(tmp_path / "run")
   with run.locked():
-    run.create(Experiment(config, "0" * 64), VOCAB, SPLIT)
+    run.create(experiment_of(config, "ab", VOCAB, SPLIT), VOCAB, SPLIT)
   Metrics(run, 0).close()
   (settings,) = _settings(run)
   assert settings == dataclasses.asdict(config)

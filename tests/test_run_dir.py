@@ -19,11 +19,9 @@ from conftest import (
 )
 
 from charlm.config import Config, InputError
-from charlm.corpus import sha256
-from charlm.config import Config, Experiment, InputError
-from charlm.corpus import Split
+from charlm.corpus import Split, sha256
 from charlm.model import build_model
-from charlm.run_dir import RunDir
+from charlm.run_dir import RunDir, experiment_of
 
 
 def test_what_was_created_is_read_back(run: RunDir) -> None:
@@ -100,21 +98,19 @@ def test_a_valid_text_is_kept_as_the_held_out_one_is(
   tmp_path: pathlib.Path,
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
-  args = Experiment(config, "0" * 64), VOCAB, Split("ab", "ba", "ab\nba")
+  # As long as no other file of a run may be.
+  split = Split("ab", "ba\n" * 2**24, "ab\n" * 2**24)
+  experiment = experiment_of(config, "ab", VOCAB, split)
   run = RunDir(tmp_path / "run")
   with run.locked():
-    run.create(*args)
-    run.extend(*args)
-    # As long a text as no other file of a run may be.
-    for path, read in (
-      (run.path / "valid.txt", run.valid),
-      (run.held_out_path, run.held_out),
-    ):
+    run.create(experiment, VOCAB, split)
+    run.extend(experiment)
+    assert (run.valid(), run.held_out()) == (split.valid, split.held_out)
+    for path in (run.path / "valid.txt", run.held_out_path):
       text = path.read_text()
-      path.write_text("ab\n" * 2**24)
-      assert read() == "ab\n" * 2**24
+      path.write_text("ab")
       with pytest.raises(InputError, match=f"{path.name} was changed"):
-        run.extend(*args)
+        run.extend(experiment)
       path.write_text(text)
 
 
