@@ -34,44 +34,68 @@ class FusedGRU(keras.layers.GRU):
     units: int,
     precision: str = "float32",
     layer_norm: bool = False,
-    **kwargs: Any,
+    *,
+    name: str | None = None,
+    dtype: Any = None,
+    trainable: bool = True,
   ) -> None:
-    """Takes H, how matrix products round, and whether to normalise.
+    """Makes the layer; other arguments of Keras' layer are refused.
 
     Args:
       units: H.
       precision: "bfloat16" rounds the factors and the result of each matrix
         product to bfloat16, in training alone; "float32" rounds nothing.
-      layer_norm: whether to normalise; the layer then has a weight more.
-      **kwargs: name and dtype of the layer.
+      layer_norm: whether to normalise; the layer then has one weight more.
+      name: of the layer, as in Keras.
+      dtype: of the weights and of the outputs, as in Keras.
+      trainable: whether the weights are trained, as in Keras.
 
     Raises ValueError: another precision.
     """
     if precision not in ("float32", "bfloat16"):
       raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
-    super().__init__(units, return_sequences=True, return_state=True, **kwargs)
+    super().__init__(
+      units,
+      return_sequences=True,
+      return_state=True,
+      name=name,
+      dtype=dtype,
+      trainable=trainable,
+    )
     self.precision = precision
-    self._layer_norm = layer_norm
+    self.layer_norm = layer_norm
     self.gain = None  # [3H], for z, r, n
 
   def build(self, input_shape: Any) -> None:
     """Makes the weights; Keras calls this."""
     super().build(input_shape)
-    if self._layer_norm:
+    if self.layer_norm:
       shape = [3 * self.units]
       self.gain = self.add_weight(shape, initializer="ones", name="gain")
+
+  def get_config(self) -> dict[str, Any]:
+    """Returns the arguments of an equal layer, for Keras' `from_config`."""
+    # Not those of keras.layers.GRU, most of which this layer refuses.
+    config = keras.layers.Layer.get_config(self)
+    names = ("units", "precision", "layer_norm")
+    return config | {name: getattr(self, name) for name in names}
 
   def call(
     self,
     sequences: tf.Tensor,
     initial_state: Any = None,
+    mask: tf.Tensor | None = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window `[B, T, D]`, T at least 1, from a state `[B, H]`.
 
     Without a state, from zero. `precision` acts in training only. Returns the
     outputs `[B, T, H]` and the last of them, the state `[B, H]`.
+
+    Raises ValueError: a mask, which this layer does not know.
     """
+    if mask is not None:
+      raise ValueError("FusedGRU knows no mask: use keras.layers.GRU")
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]

@@ -396,7 +396,36 @@ def test_other_precisions_are_refused() -> None:
     FusedGRU(_H, "float16")
 
 
+@pytest.mark.parametrize(
+  "options",
+  [{}, {"precision": "bfloat16", "layer_norm": True, "dtype": "float64"}],
+)
+def test_a_configuration_makes_an_equal_layer(options: dict[str, Any]) -> None:
+  layer = FusedGRU(_H, name="mine", trainable=False, **options)
+  same = FusedGRU.from_config(layer.get_config())
+  assert same.get_config() == layer.get_config()
+  assert (same.name, same.trainable) == ("mine", False)
+  for each in (layer, same):
+    each.build((None, None, _D))
+  same.set_weights(layer.get_weights())
+  x = _normal(_B, _T, _D, dtype=layer.compute_dtype)
+  for one, other in zip(layer(x), same(x), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+  "ignored",
+  ["dropout", "activation", "use_bias", "go_backwards", "reset_after"],
+)
+def test_an_argument_that_would_be_ignored_is_refused(ignored: str) -> None:
+  with pytest.raises(TypeError, match=ignored):
+    FusedGRU(_H, **{ignored: 0.5})
+
+
 def test_a_mask_is_refused() -> None:
-  fused = _fused(_reference())
-  with pytest.raises(TypeError, match="mask"):
-    fused(_normal(_B, _T, _D), mask=tf.ones([_B, _T], tf.bool))
+  with pytest.raises(ValueError, match="no mask"):
+    FusedGRU(_H)(_normal(_B, _T, _D), mask=tf.ones([_B, _T], tf.bool))
+  # One that a layer before it made counts, too.
+  masked = keras.layers.Embedding(_V, _D, mask_zero=True)(_ids())
+  with pytest.raises(ValueError, match="no mask"):
+    FusedGRU(_H)(masked)
