@@ -1,8 +1,8 @@
 """What the model is: embedding, GRU layers, log-probabilities.
 
 Shapes: B rows of a batch, T characters of a window, D embedding_dim,
-H rnn_units, V vocabulary size. A state is `[B, H]`; a model of several layers
-has a tuple of one such tensor a layer.
+H rnn_units, V vocabulary size. A state is a tuple of one tensor `[B, H]` a
+layer.
 """
 
 import math
@@ -18,7 +18,7 @@ from charlm.gru import FusedGRU, project, step
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
-State = tf.Tensor | tuple[tf.Tensor, ...]
+State = tuple[tf.Tensor, ...]
 Weight = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
 
 
@@ -97,8 +97,7 @@ class GRULM(keras.Model):
 
   def initial_states(self, batch_size: int | tf.Tensor) -> State:
     """Returns the zero state of `batch_size` rows."""
-    zeros = tf.zeros([batch_size, self.rnn_units])
-    return zeros if self.num_layers == 1 else (zeros,) * self.num_layers
+    return (tf.zeros([batch_size, self.rnn_units]),) * self.num_layers
 
   def call(
     self,
@@ -126,7 +125,7 @@ class GRULM(keras.Model):
     if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
-    layers = zip(self.grus, tf.nest.flatten(states), strict=True)
+    layers = zip(self.grus, states, strict=True)
     for i, (gru, state) in enumerate(layers):
       if i == 0 and not rate and isinstance(gru, FusedGRU):
         x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
@@ -139,7 +138,7 @@ class GRULM(keras.Model):
     log_probs = self.dense(x)  # [B, T, V]
     if not return_state:
       return log_probs
-    return log_probs, tf.nest.pack_sequence_as(states, new_states)
+    return log_probs, tuple(new_states)
 
   def input_table(self) -> tf.Tensor:
     """Returns what each character adds to the first gates, `[V, 3H]`."""
@@ -157,11 +156,11 @@ class GRULM(keras.Model):
 
     def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
       x, new_states = tf.gather(table, ids), []
-      layers = zip(self.grus, tf.nest.flatten(states), strict=True)
+      layers = zip(self.grus, states, strict=True)
       for i, (gru, state) in enumerate(layers):
         x = step(gru, project(gru.cell, x) if i else x, state)
         new_states.append(x)  # [B, H]
-      return self.dense(x), tf.nest.pack_sequence_as(states, new_states)
+      return self.dense(x), tuple(new_states)
 
     return read
 

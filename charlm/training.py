@@ -12,7 +12,7 @@ import tensorflow as tf
 from charlm.config import Config, DivergedError, InputError
 from charlm.dataset import Batches, ContinuedBatches
 from charlm.machine import memory_bytes
-from charlm.model import GRULM, State, model_of, num_weights
+from charlm.model import GRULM, model_of, num_weights
 from charlm.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
@@ -231,7 +231,7 @@ class Trainer:
     before = None
     if self._carry:
       before = self._states_before(states, step)[:, first : first + rows]
-      before = _unstack(before)
+      before = tuple(tf.unstack(before))
     with tf.GradientTape() as tape:
       log_probs, after = self.model(
         inputs,
@@ -258,7 +258,7 @@ class Trainer:
     if self._carry:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
       others = [[0, 0], [first, tf.shape(windows)[0] - first - rows], [0, 0]]
-      after = tf.pad(tf.stack(tf.nest.flatten(after)), others)
+      after = tf.pad(tf.stack(after), others)
       states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
     return loss, norm, states
 
@@ -310,9 +310,3 @@ def _copy_weights(source: GRULM, target: GRULM) -> None:
   for old, new in zip(source.get_weights(), weights, strict=True):
     new[tuple(slice(size) for size in old.shape)] = old
   target.set_weights(weights)
-
-
-def _unstack(states: tf.Tensor) -> State:
-  """Splits states `[num_layers, B, H]` as the model wants them."""
-  first, *others = tf.unstack(states)
-  return (first, *others) if others else first

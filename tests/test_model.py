@@ -66,9 +66,7 @@ def test_a_carried_state_joins_two_pieces(model: charlm.GRULM) -> None:
   first, states = model(ids[:, :4], return_state=True)
   second, states = model(ids[:, 4:], states, return_state=True)
   np.testing.assert_allclose(tf.concat([first, second], 1), whole, atol=1e-6)
-  for mine, other in zip(
-    tf.nest.flatten(states), tf.nest.flatten(last), strict=True
-  ):
+  for mine, other in zip(states, last, strict=True):
     np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
