@@ -2,8 +2,12 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip
+# Torch and JAX come beside what is installed, and change nothing of it.
+ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
+  --no-build-isolation --editable '.[bench]'
 
-.PHONY: train test bench quality results soak sweep format
+.PHONY: train test bench quality results soak sweep format lock
 .DEFAULT_GOAL := train
 
 train: .venv/installed
@@ -15,15 +19,15 @@ test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(ADD_BENCH)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 quality: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(ADD_BENCH)
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 results: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(ADD_BENCH)
 	$(BIN)/python -m benchmarks.results $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 soak: .venv/installed
@@ -36,9 +40,26 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/installed: setup.cfg pyproject.toml
+# One version of each package for all Pythons and machines. Some wheels ask for a
+# newer C library: glibc 2.28 on x86_64, 2.35 on aarch64 (xprof).
+lock:
+	$(PYTHON) -m venv --clear .venv/lock
+	.venv/lock/bin/python -m pip install --quiet uv
+	echo setuptools | .venv/lock/bin/uv pip compile --quiet --upgrade \
+	  --universal --python-version 3.11 --fork-strategy fewest \
+	  --generate-hashes --custom-compile-command 'make lock' \
+	  --extra test setup.cfg - --output-file requirements.lock
+	rm -r .venv/lock
+
+.venv/installed: requirements.lock setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "charlm needs Python 3.11 to 3.13: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(PYTHON) -m venv --clear .venv
+ifeq ($(shell uname),Linux)
+	$(PIP) install --quiet --require-hashes --only-binary :all: --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+else
+	$(PIP) install --quiet --editable '.[test]'
+endif
+	$(PIP) freeze --all --exclude-editable > .venv/constraints.txt
 	touch $@
