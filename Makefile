@@ -51,6 +51,7 @@ lock:
 	  --extra test setup.cfg - --output-file requirements.lock
 	rm -r .venv/lock
 
+# Cleared first: a folder of another Python breaks, and no older package may stay.
 .venv/installed: requirements.lock setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "charlm needs Python 3.11 to 3.13: make PYTHON=python3.12"; exit 2; }
