@@ -4,7 +4,7 @@
 
 Each contestant is a process of its own. All of a group's are alive at once and
 take turns, so that the machine's drift is the same for all: compare the ratios.
-Results are written to a folder as JSON, Markdown and a plot after each group.
+Results are written after each group: `bench.json`, `bench.md` and `bench.svg`.
 """
 
 import argparse
@@ -144,9 +144,9 @@ class Bench:
     folder = self._args.output
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(self.results, indent=1) + "\n"
-    (folder / "results.json").write_text(text)
-    (folder / "results.md").write_text(report.to_markdown(self.results))
-    plot.plot_results(self.results, folder / "results.svg")
+    (folder / "bench.json").write_text(text)
+    (folder / "bench.md").write_text(report.to_markdown(self.results))
+    plot.plot_results(self.results, folder / "bench.svg")
 
 
 def main(argv: list[str]) -> int:
@@ -162,7 +162,7 @@ def main(argv: list[str]) -> int:
     "--minutes", type=float, default=50, help="after which nothing is begun"
   )
   parser.add_argument(
-    "--output", type=pathlib.Path, default="benchmarks/results", help="folder"
+    "--output", type=pathlib.Path, default="benchmarks", help="folder"
   )
   parser.add_argument(
     "--only", nargs="+", choices=_GROUPS, default=_GROUPS, help="some parts"

@@ -5,7 +5,7 @@
 The recipe is trained before and after the reference, so that the machine's
 drift shows. Its clock starts with the command `train.py` and runs on through
 evaluations and saves; the reference's runs in `fit` alone. The curves are
-written to a folder as JSON and as a plot.
+written as `quality.json` and `quality.svg`.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument("--epochs", type=int, default=10, help="the reference's")
   parser.add_argument(
-    "--output", type=pathlib.Path, default="benchmarks/results", help="folder"
+    "--output", type=pathlib.Path, default="benchmarks", help="folder"
   )
   args = parser.parse_args(argv[1:])
   results: dict[str, Any] = {"machine": machine.describe()}

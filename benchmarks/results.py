@@ -1,9 +1,9 @@
-"""Trains recipes, scores them in all protocols, and writes RESULTS.md.
+"""Trains recipes, scores them by all protocols, and writes results/README.md.
 
     python -m benchmarks.results --only fast --seeds 3
 
-What was measured of each recipe is kept in `results/` as JSON: table and
-picture show what is there. A run that was stopped goes on.
+What was measured of each recipe is kept as JSON in `results/`; the tables and
+the picture show all recipes that have such a file. A stopped run is resumed.
 """
 
 import argparse
@@ -34,6 +34,25 @@ _PROTOCOLS = {
   "lines": ["--protocol=lines"],
   "dynamic": ["--dynamic"],
 }
+_INTRODUCTION = """\
+`make results` writes this page from the JSON files beside it.
+
+A score is the log perplexity of the eval text in nats per character, with its
+95 % interval in parentheses. Of several seeds the table gives the mean of the
+scores, the interval of the first seed, and the spread, which is the largest
+difference between two seeds. The column *checkpoint* says whether the latest
+checkpoint was scored or the best one, which the valid text chose. The columns
+*characters* and *hours* count all training steps and no evaluation; the hours
+are wall time, so whatever else the machine did meanwhile is in them.
+[The guide](../docs/guide.md#evaluate) describes the protocols.
+
+The yardsticks score the same text by Kneser-Ney n-grams and by the compressor
+xz, both given the training text. Their last column is the memory that each must
+keep: the tables of counts, or the training text itself."""
+_CURVES = """\
+Solid lines are the losses of the eval text, dotted lines the mean training
+losses of the steps between two evaluations; the first seed of each recipe is
+shown."""
 
 
 def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
@@ -122,15 +141,8 @@ def measure_yardsticks(corpus: pathlib.Path) -> list[Yardstick]:
 def to_markdown(
   results: dict[str, Any], sticks: dict[str, list[Yardstick]]
 ) -> str:
-  """Returns RESULTS.md."""
-  lines = [
-    "# Results",
-    "",
-    "Nats per character of the held-out text, with the 95 % interval of the "
-    "first seed; of several seeds the mean, and the largest difference between "
-    "two. Characters and hours are those of all training steps, without "
-    "evaluations; work beside them is in the hours. Written by `make results`.",
-  ]
+  """Returns the text of `results/README.md`."""
+  lines = ["# Results of the recipes", "", _INTRODUCTION]
   for corpus in sorted({r["corpus"] for r in results.values()}):
     lines += ["", f"## {corpus}", ""]
     header = ["recipe", "weights", "characters", "hours", "seeds"]
@@ -144,8 +156,9 @@ def to_markdown(
     lines += [table(header, rows), ""]
     lines += [table(("yardstick", "nats", "bits", "MiB"), yardsticks)]
   described = sorted({machine.in_words(r["machine"]) for r in results.values()})
-  lines += ["", "![Learning curves](results/curves.svg)", ""]
-  lines += ["Measured on:", "", *(f"- {words}" for words in described)]
+  lines += ["", "## Learning curves", "", _CURVES, ""]
+  lines += ["![Learning curves](curves.svg)", ""]
+  lines += ["## Measured on", "", *(f"- {words}" for words in described)]
   return "\n".join(lines) + "\n"
 
 
@@ -222,7 +235,7 @@ def _write(data: pathlib.Path) -> None:
       for corpus in {result["corpus"] for result in results.values()}
     }
     plot_curves(results, _FOLDER / "curves.svg")
-    (_ROOT / "RESULTS.md").write_text(to_markdown(results, sticks))
+    (_FOLDER / "README.md").write_text(to_markdown(results, sticks))
 
 
 if __name__ == "__main__":
