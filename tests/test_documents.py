@@ -1,7 +1,8 @@
-"""Every command in README.md and BUILD.md is there and works.
+"""What the documents say is there, and their commands work.
 
-What needs neither a GPU, nor an hour, nor an installation is run, in their
-order and in one folder, with a small corpus and small sizes put in.
+The commands of README.md and of docs/guide.md that need neither a GPU, nor an
+hour, nor an installation are run, in their order and in one folder, with a
+small corpus and small sizes put in. Those of the other documents are checked.
 """
 
 import configparser
@@ -18,7 +19,33 @@ from collections.abc import Iterator
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ("train", "eval", "sample", "report", "export")
+DOCUMENTS = (
+  "README.md",
+  "BUILD.md",
+  "docs/guide.md",
+  "benchmarks/README.md",
+  "recipes/LOG.md",
+  "results/README.md",
+)
+# Each script, and the guide's section with its flags.
+SECTIONS = {
+  "train": "Train",
+  "eval": "Evaluate",
+  "sample": "Sample",
+  "report": "Compare",
+  "export": "Export",
+}
+# Flags of other programs than ours.
+FOREIGN_FLAGS = {"flagfile", "logdir"}
+FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
+# Files that a command writes, or that a reader has.
+FILES_OF_OTHERS = {
+  "bench.json",
+  "bench.md",
+  "quality.json",
+  "shakespeare.txt",
+  "tinyshakespeare.txt",
+}
 # Later flags win.
 SMALL = [
   "--eval_lines=50",
@@ -33,10 +60,13 @@ SMALL = [
 ]
 
 
+def _text(name: str) -> str:
+  return (ROOT / name).read_text()
+
+
 def _prose(name: str) -> str:
-  """Returns a document without its blocks of Python."""
-  text = (ROOT / name).read_text()
-  return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+  """Returns a document without its fenced blocks."""
+  return re.sub(r"```.*?```", "", _text(name), flags=re.DOTALL)
 
 
 def _commands(name: str) -> Iterator[str]:
@@ -45,18 +75,30 @@ def _commands(name: str) -> Iterator[str]:
     yield re.sub(r"\s+#.*", "", line)
 
 
-README, BUILD = list(_commands("README.md")), list(_commands("BUILD.md"))
+COMMANDS = {name: list(_commands(name)) for name in DOCUMENTS}
 
 
-def _python_blocks() -> list[str]:
-  text = (ROOT / "README.md").read_text()
-  return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def _main(script: str, *args: str) -> str:
+  """Runs a script in this process; returns what it printed."""
+  stdout = io.StringIO()
+  stdout.reconfigure = lambda **kwargs: None
+  with contextlib.redirect_stdout(stdout):
+    assert importlib.import_module(script).main([f"{script}.py", *args]) == 0
+  return stdout.getvalue()
 
 
-def _flags_of(script: str, args: list[str]) -> None:
-  """Parses the flags as the script would."""
-  values = importlib.import_module(script).define_flags()
-  assert values([script, *args])[1:] == []
+def _flags(script: str) -> dict[str, str]:
+  """Returns the flags that `--help` shows, with their defaults."""
+  shown = re.findall(r"^  --(\w+)(?:=(\S*))?", _main(script, "--help"), re.M)
+  return dict(shown)
+
+
+def _anchors(name: str) -> set[str]:
+  """Returns the places that a link into a document can name."""
+  titles = re.findall(r"^#+ (.*)$", _prose(name), re.MULTILINE)
+  return {
+    re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+  }
 
 
 def _make(words: list[str]) -> str:
@@ -73,21 +115,22 @@ def _make(words: list[str]) -> str:
   return target
 
 
-@pytest.mark.parametrize("command", sorted({*README, *BUILD}))
+@pytest.mark.parametrize(
+  "command", sorted({c for commands in COMMANDS.values() for c in commands})
+)
 def test_a_command_has_flags_that_exist(command: str) -> None:
   words = shlex.split(command.rpartition(" | ")[2])
   match words:
     case [".venv/bin/python", script, *args] if script.endswith(".py"):
-      assert script.removesuffix(".py") in SCRIPTS
-      flags_of = script.removesuffix(".py")
-      _flags_of(flags_of, args)
+      assert _main(script.removesuffix(".py"), *args, "--help")
     case [".venv/bin/python", "-c", code]:
       compile(code, "command", "exec")
     case ["make", *args]:
       target = _make(args)
       if target == "train":
         flags = [a.removeprefix("ARGS=") for a in args if a.startswith("ARGS")]
-        _flags_of("train", [word for f in flags for word in f.split()])
+        words = [word for f in flags for word in f.split()]
+        assert _main("train", *words, "--help")
     case [".venv/bin/tensorboard", *args]:
       parse = [sys.executable, "-m", "tensorboard.main", *args, "--version_tb"]
       subprocess.run(parse, check=True, capture_output=True)
@@ -98,8 +141,6 @@ def test_a_command_has_flags_that_exist(command: str) -> None:
       assert set(extras) <= setup["options.extras_require"].keys()
     case ["python3", "-m", "venv", ".venv"]:
       pass
-    case ["corpus", "->", *_]:  # no command: how data flows
-      pass
     case _:
       pytest.fail(f"a command that nothing checks: {command}")
 
@@ -109,20 +150,20 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
   script = words[1].removesuffix(".py")
   args = words[2:]
   if script == "train":
-    corpus = folder / "my.txt"
-    args = [*args, f"--corpus={corpus}", *SMALL]
+    args = [*args, f"--corpus={folder / 'my.txt'}", *SMALL]
   elif script == "sample":
     args = [*args, "--num_chars=50"]
-  stdout = io.StringIO()
-  stdout.reconfigure = lambda **kwargs: None
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-    with contextlib.redirect_stdout(stdout):
-      assert importlib.import_module(script).main([words[1], *args]) == 0
-  return stdout.getvalue()
+    return _main(script, *args)
 
 
-def test_a_walk_through_the_readme(
+def _is_a_walks(words: list[str]) -> bool:
+  """Tells whether the walk runs a command: one of a script."""
+  return words[0] == ".venv/bin/python" and words[1] != "-c"
+
+
+def test_a_walk_through_readme_and_guide(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -131,7 +172,9 @@ def test_a_walk_through_the_readme(
   (tmp_path / "recipes").symlink_to(ROOT / "recipes")
   (tmp_path / "my.txt").write_bytes(corpus_path.read_bytes())
   ran = []
-  for command in README:
+  # Each once, though both documents may show it.
+  commands = dict.fromkeys(COMMANDS["README.md"] + COMMANDS["docs/guide.md"])
+  for command in commands:
     left, _, right = command.rpartition(" | ")
     words = shlex.split(right)
     if words[:2] == ["make", "train"]:
@@ -139,22 +182,83 @@ def test_a_walk_through_the_readme(
       flags = [word.removeprefix("ARGS=") for word in flags]
       fast = "--flagfile=recipes/fast.flags"
       words = ["python", "train.py", fast, *flags]
-    elif words[0] != ".venv/bin/python":
+    elif not _is_a_walks(words):
       continue
     # What a line on a pipe's left side prints.
     stdin = re.sub(r"^printf '(.*)'$", r"\1", left).replace("\\n", "\n")
     printed = _run(words, stdin, tmp_path)
-    assert printed
+    assert printed, command
     ran.append(words[1])
-  assert set(ran) == {f"{script}.py" for script in SCRIPTS}
-  for block in _python_blocks():
+  assert set(ran) == {f"{script}.py" for script in SECTIONS}
+  blocks = re.findall(
+    r"^```python\n(.*?)^```", _text("docs/guide.md"), re.M | re.DOTALL
+  )
+  assert len(blocks) == 2
+  for block in blocks:
     code = block.replace("256, 512)", "8, 16)").replace("1, 1, 512", "1, 1, 16")
     code = code.replace('load_lines("shakespeare")', 'load_lines("my.txt")')
     code = code.replace("lines[:-1000], vocab)", "lines, vocab, 20, 24)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-def test_the_readme_links_to_files_that_are_there() -> None:
-  for name in ("README.md", "BUILD.md", "RESULTS.md"):
-    for target in re.findall(r"\]\(([^)#]+)\)", _prose(name)):
-      assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("script", SECTIONS)
+def test_every_flag_and_its_default_stand_in_the_guide(script: str) -> None:
+  sections = re.split(r"^## ", _prose("docs/guide.md"), flags=re.MULTILINE)
+  title = SECTIONS[script]
+  (section,) = (s for s in sections if s.startswith(f"{title}\n"))
+  rows = re.findall(r"^\| `--(\w+)` \| ([^|]*?) *\| \S", section, re.MULTILINE)
+  flags = _flags(script)
+  del flags["help"]
+  assert len(rows) == len(flags)
+  # A flag without a value in the help is a switch, which is off.
+  switches = {name for name, default in rows if default == "off"}
+  assert {n: "" if n in switches else value for n, value in rows} == flags
+
+
+def test_flags_in_the_documents_exist() -> None:
+  ours = {flag for script in SECTIONS for flag in _flags(script)}
+  for name in DOCUMENTS:
+    named = set(re.findall(r"(?<![\w-])--([a-z]\w*)", _text(name)))
+    allowed = ours | FOREIGN_FLAGS
+    # Of the programs in benchmarks/ and tests/, as `ARGS` of make.
+    allowed |= FLAGS_OF_BENCHMARKS if name != "docs/guide.md" else set()
+    assert named <= allowed, name
+
+
+def test_the_readme_fits_in_170_lines() -> None:
+  assert len(_text("README.md").splitlines()) <= 170
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+  folder = (ROOT / name).parent
+  for target in re.findall(r"\]\(([^)]+)\)", _prose(name)):
+    file, _, anchor = target.partition("#")
+    path = (folder / file).resolve() if file else ROOT / name
+    assert path.exists(), target
+    if anchor:
+      assert anchor in _anchors(str(path.relative_to(ROOT))), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_and_tests_that_are_named_exist(name: str) -> None:
+  folders = ("charlm", "tests", "benchmarks", "recipes", "results", "docs")
+  files = [p for folder in folders for p in (ROOT / folder).rglob("*.*")]
+  names = {path.name for path in [*files, *ROOT.glob("*")]} | FILES_OF_OTHERS
+  tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+  in_a_folder = rf"(?<![\w./-])(?:{'|'.join(folders)})/[\w./-]*"
+  for path in re.findall(in_a_folder, _text(name)):
+    assert (ROOT / path.rstrip(".")).exists(), path
+  for word in re.findall(r"`([^`\n]+)`", _prose(name)):
+    if re.fullmatch(r"test_\w+", word):
+      assert f"def {word}(" in tests, word
+    elif re.fullmatch(r"[\w-]+\.(py|md|flags|cfg|toml|lock)", word):
+      assert word in names, word
+
+
+def test_the_layout_names_every_room() -> None:
+  folders = (ROOT / "charlm").glob("*/__init__.py")
+  rooms = {f"charlm/{path.parent.name}/" for path in folders}
+  rooms |= {f"charlm/{path.name}" for path in (ROOT / "charlm").glob("*.py")}
+  table = re.findall(r"^\| `(charlm/\S+)` \|", _prose("BUILD.md"), re.MULTILINE)
+  assert set(table) == rooms
