@@ -218,7 +218,7 @@ def test_every_flag_and_its_default_stand_in_the_guide(script: str) -> None:
 def test_flags_in_the_documents_exist() -> None:
   ours = {flag for script in SECTIONS for flag in _flags(script)}
   for name in DOCUMENTS:
-    named = set(re.findall(r"(?<![\w-])--([a-z]\w*)", _text(name)))
+    named = set(re.findall(r"(?<![\w-])--([a-z]\w*)(?![\w-])", _text(name)))
     allowed = ours | FOREIGN_FLAGS
     # Of the programs in benchmarks/ and tests/, as `ARGS` of make.
     allowed |= FLAGS_OF_BENCHMARKS if name != "docs/guide.md" else set()
