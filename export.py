@@ -1,70 +1,72 @@
 """Writes a trained model for use without charlm."""
 
+import dataclasses
 import pathlib
 import sys
-from typing import Any
 
-from absl import flags
-
-from charlm.command import DONE, import_quietly, run_command
-from charlm.config import InputError
+from charlm.errors import InputError
+from charlm.options import Options, one_of, option
+from charlm.system.process import DONE, import_quietly, run_command
 
 
-def define_flags() -> flags.FlagValues:
-  """Returns the flags."""
-  values = flags.FlagValues()
-  group = {"flag_values": values, "module_name": "Flags"}
-  for name, default, text in (
-    ("run_dir", "runs/shakespeare", "folder of the run"),
-    ("checkpoint", "latest", "latest, best or a step"),
-    ("output", None, "folder, or file.keras; default: exported, model.keras"),
-  ):
-    flags.DEFINE_string(name, default, text, **group)
-  flags.DEFINE_enum(
-    "format",
-    "saved_model",
-    ["saved_model", "keras"],
-    "with strings in and out, or with ids in and log-probabilities out",
-    **group,
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Options):
+  """The flags."""
+
+  run_dir: str = option("runs/shakespeare", "folder of the run")
+  checkpoint: str = option("latest", "latest, best, or a step")
+  output: str | None = option(
+    None, "folder, or file.keras; default: exported, or model.keras"
   )
-  flags.DEFINE_bool("help", False, "show this help", **group)
-  return values
+  format: str = option(
+    "saved_model",
+    "saved_model: strings in and out; keras: ids in, log-probabilities out",
+    one_of("saved_model", "keras"),
+  )
+
+  @property
+  def path(self) -> pathlib.Path:
+    """What is written."""
+    default = "model.keras" if self.format == "keras" else "exported"
+    return pathlib.Path(self.output or default)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.format == "keras" and self.path.suffix != ".keras":
+      raise InputError(
+        f"{self.path} does not end with .keras: give such an --output"
+      )
 
 
 def main(argv: list[str]) -> int:
   """Exports; returns the exit code."""
-  return run_command(export, define_flags(), argv, __doc__)
+  return run_command(export, ExportOptions, argv, __doc__)
 
 
-def export(args: Any) -> int:
-  """Exports by parsed flags; returns the exit code.
+def export(options: ExportOptions) -> int:
+  """Exports by the flags; returns the exit code.
 
   Raises:
     InputError: bad input; nothing was written then.
   """
-  is_keras = args.format == "keras"
-  default = "model.keras" if is_keras else "exported"
-  output = pathlib.Path(args.output or default)
-  files = [output]
-  if is_keras:
-    if output.suffix != ".keras":
-      raise InputError(
-        f"{output} does not end with .keras: give such an --output"
-      )
-    files.append(output.with_suffix(".vocabulary.json"))
+  files = [options.path]
+  if options.format == "keras":
+    files.append(options.path.with_suffix(".vocabulary.json"))
   for path in files:
     if path.exists():
       raise InputError(f"{path} is there already: give another --output")
   import_quietly("tensorflow", "keras")
-  from charlm.devices import let_gpu_memory_grow
-  from charlm.exported import save_keras, save_saved_model
-  from charlm.run_dir import RunDir
+  from charlm.export.keras_file import save_keras
+  from charlm.export.saved_model import save_saved_model
+  from charlm.runs.loading import load_model
+  from charlm.runs.run_dir import RunDir
+  from charlm.system.devices import let_gpu_memory_grow
 
   let_gpu_memory_grow()
-  run = RunDir(args.run_dir)
-  model, _ = run.load_model(args.checkpoint)
-  save = save_keras if is_keras else save_saved_model
-  for path in save(model, run.vocabulary(), output):
+  run = RunDir(options.run_dir)
+  model, _ = load_model(run, options.checkpoint)
+  save = save_keras if options.format == "keras" else save_saved_model
+  for path in save(model, run.vocabulary(), options.path):
     print(path)
   return DONE
 

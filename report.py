@@ -1,48 +1,51 @@
 """Writes a page about one run or several: curves, scores, hard passages."""
 
+import dataclasses
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-from absl import flags
+from charlm.data.corpus import Split, load_text, sha256, split_text
+from charlm.errors import InputError
+from charlm.options import Options, option
+from charlm.system.files import write_atomically
+from charlm.system.process import DONE, import_quietly, run_command
 
-from charlm.command import DONE, import_quietly, run_command
-from charlm.config import InputError
-from charlm.corpus import Split, load_text, sha256, split_text
-from charlm.files import write_atomically
+if TYPE_CHECKING:  # it imports TensorFlow
+  from charlm.runs.run_dir import RunDir
 
 
-def define_flags() -> flags.FlagValues:
-  """Returns the flags."""
-  values = flags.FlagValues()
-  group = {"flag_values": values, "module_name": "Flags"}
-  flags.DEFINE_list(
-    "run_dir", ["runs/shakespeare"], "folders of runs, comma-separated", **group
+@dataclasses.dataclass(frozen=True)
+class ReportOptions(Options):
+  """The flags."""
+
+  run_dir: tuple[str, ...] = option(
+    ("runs/shakespeare",), "folders of runs, separated by commas"
   )
-  for name, default, text in (
-    ("checkpoint", "latest", "latest, best or a step"),
-    ("corpus", None, "the corpus of the first run, for n-grams and xz"),
-    ("output", "report.html", "the page"),
-  ):
-    flags.DEFINE_string(name, default, text, **group)
-  flags.DEFINE_bool("help", False, "show this help", **group)
-  return values
+  checkpoint: str = option("latest", "latest, best, or a step")
+  corpus: str | None = option(
+    None, "corpus of the first run, which n-grams and xz are measured on"
+  )
+  output: str = option("report.html", "file of the page")
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if not self.run_dir:
+      raise InputError("--run_dir is empty: give a folder")
 
 
 def main(argv: list[str]) -> int:
   """Reports; returns the exit code."""
-  return run_command(report, define_flags(), argv, __doc__)
+  return run_command(report, ReportOptions, argv, __doc__)
 
 
-def report(args: Any) -> int:
-  """Reports by parsed flags; returns the exit code.
+def report(options: ReportOptions) -> int:
+  """Reports by the flags; returns the exit code.
 
   Raises:
     InputError: bad input.
   """
-  if not args.run_dir:
-    raise InputError("--run_dir is empty: give a folder")
-  output = pathlib.Path(args.output)
+  output = pathlib.Path(options.output)
   if output.is_dir():
     raise InputError(f"{output} is a folder: give a file as --output")
   try:
@@ -51,21 +54,21 @@ def report(args: Any) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
-  from charlm.devices import let_gpu_memory_grow
   from charlm.reporting.page import evaluate, page
-  from charlm.run_dir import RunDir
+  from charlm.runs.run_dir import RunDir
+  from charlm.system.devices import let_gpu_memory_grow
 
   let_gpu_memory_grow()
-  runs = [RunDir(path) for path in args.run_dir]
-  results = [evaluate(run, args.checkpoint) for run in runs]
-  split = _split(args.corpus, runs[0]) if args.corpus else None
+  runs = [RunDir(path) for path in options.run_dir]
+  results = [evaluate(run, options.checkpoint) for run in runs]
+  split = _split(options.corpus, runs[0]) if options.corpus else None
   text = page(results, split, runs[0].vocabulary())
   write_atomically(output, text.encode())
   print(output)
   return DONE
 
 
-def _split(corpus: str, run: Any) -> Split:
+def _split(corpus: str, run: "RunDir") -> Split:
   """Returns the parts of a run's corpus.
 
   Raises InputError: another corpus.

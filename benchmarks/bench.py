@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import contestants, machine, plot, pool, report, startup
 from benchmarks.contestants import Group
 from benchmarks.task import Sizes, Task, Text
-from charlm.config import InputError
+from charlm.errors import InputError
 
 _GROUPS = ("training", "input", "sampling", "evaluation", "startup", "scaling")
 _STREAMS = (1, 64)

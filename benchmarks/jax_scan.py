@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.task import LEARNING_RATE, Run, Sizes, Text, timed
-from charlm.dataset import Batches
+from charlm.data.batches import Batches
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from charlm.machine import memory_bytes, num_cores, processor
+from charlm.system.machine import memory_bytes, num_cores, processor
 
 _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 

@@ -13,12 +13,12 @@ from benchmarks.task import (
   timed,
 )
 from charlm.config import Config
-from charlm.dataset import Batches
-from charlm.devices import create_strategy
-from charlm.evaluation import Evaluator
-from charlm.model import GRULM, build_model
-from charlm.sampling import GenerativeModel
-from charlm.training import Report, build_trainer
+from charlm.data.batches import Batches
+from charlm.evaluation.evaluator import Evaluator
+from charlm.model.language_model import GRULM, build_model
+from charlm.sampling.generator import GenerativeModel
+from charlm.system.devices import create_strategy
+from charlm.training.trainer import Report, build_trainer
 
 _NEVER = 2**62  # steps
 

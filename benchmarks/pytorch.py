@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from benchmarks.task import LEARNING_RATE, Run, Sizes, Text, timed
-from charlm.dataset import Batches
+from charlm.data.batches import Batches
 
 
 class CharacterModel(nn.Module):

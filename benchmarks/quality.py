@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import machine
 from benchmarks.task import Text
-from charlm.config import InputError
+from charlm.errors import InputError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05

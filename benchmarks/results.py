@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 
 from benchmarks import machine
 from benchmarks.report import table
-from charlm.command import import_quietly
-from charlm.config import Config, InputError
-from charlm.corpus import load_text, split_text
+from charlm.config import Config
+from charlm.data.corpus import load_text, split_text
+from charlm.data.vocabulary import build_vocabulary
+from charlm.errors import InputError
 from charlm.reporting.ngram import Yardstick, yardsticks
-from charlm.vocabulary import build_vocabulary
+from charlm.system.process import import_quietly
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
@@ -78,8 +79,9 @@ def _measure_run(
       args = [*args, f"--checkpoint={checkpoint}", "--json"]
       scores[protocol] = json.loads(_call("eval.py", run_dir, *args))
   import_quietly("tensorflow", "keras")
-  from charlm.metrics import read_records
-  from charlm.run_dir import RunDir
+  from charlm.runs.loading import load_model
+  from charlm.runs.metrics import read_records
+  from charlm.runs.run_dir import RunDir
 
   records = read_records(run_dir / "metrics.jsonl")
   per_step = config["batch_size"] * config["seq_length"]
@@ -87,7 +89,7 @@ def _measure_run(
     "seed": seed,
     "checkpoint": checkpoint,
     "config": config | {"corpus": corpus.name},
-    "num_weights": RunDir(run_dir).load_model("latest")[0].count_params(),
+    "num_weights": load_model(RunDir(run_dir), "latest")[0].count_params(),
     "num_characters": records[-1]["step"] * per_step,
     "hours": _training_seconds(records, per_step) / 3600,
     "scores": scores,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from charlm.config import Config
-from charlm.corpus import load_text, split_text
-from charlm.vocabulary import build_vocabulary, encode
+from charlm.data.corpus import load_text, split_text
+from charlm.data.vocabulary import build_vocabulary, encode
 
 LEARNING_RATE = 0.00125
 SAMPLE_CHARS = 1000  # characters of a text, in each stream

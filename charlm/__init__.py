@@ -8,18 +8,18 @@ from typing import Any
 
 _MODULE_OF = {
   "Config": "config",
-  "InputError": "config",
-  "load_lines": "corpus",
-  "build_vocabulary": "vocabulary",
-  "line_to_tensor": "vocabulary",
-  "text_from_ids": "vocabulary",
-  "create_batch_dataset": "dataset",
-  "split_input_target": "dataset",
-  "GRULM": "model",
-  "compile_model": "optimizer",
-  "log_perplexity": "evaluation",
-  "GenerativeModel": "sampling",
-  "temperature_random_sampling": "sampling",
+  "InputError": "errors",
+  "load_lines": "data.corpus",
+  "build_vocabulary": "data.vocabulary",
+  "line_to_tensor": "data.vocabulary",
+  "text_from_ids": "data.vocabulary",
+  "create_batch_dataset": "data.batches",
+  "split_input_target": "data.batches",
+  "GRULM": "model.language_model",
+  "compile_model": "training.optimizer",
+  "log_perplexity": "evaluation.score",
+  "GenerativeModel": "sampling.generator",
+  "temperature_random_sampling": "sampling.gumbel",
 }
 
 __all__ = list(_MODULE_OF)

@@ -1,153 +1,150 @@
-"""What determines a trained model: the flags of `train.py` that change it."""
+"""What defines a model, and what identifies a run."""
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable
 from typing import Any
+
+from charlm.errors import InputError
+from charlm.options import (
+  FRACTION,
+  NOT_NEGATIVE,
+  POSITIVE,
+  UTF8,
+  Allowed,
+  Options,
+  between,
+  is_utf8,
+  one_of,
+  option,
+)
 
 _FORMAT = 6
 
 
-class InputError(ValueError):
-  """Bad input: its text names the remedy, in one line for a terminal."""
-
-
-class DivergedError(ArithmeticError):
-  """The loss or the gradient is not finite."""
-
-
-class LostRunError(RuntimeError):
-  """A run's folder was taken away from the trainer that holds its lock."""
-
-
-def _fields(group: str) -> Callable[[Any, str], Any]:
-  """Returns what declares the fields of a group, under a title in `--help`."""
-  return lambda default, text: dataclasses.field(
-    default=default, metadata={"group": group, "help": text}
-  )
-
-
-_text = _fields("The text")
-_model = _fields("The model")
-_training = _fields("Training")
-_optimizer = _fields("The optimizer")
-
-
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Every field is a flag of `train.py` with the same name and default.
+class Config(Options):
+  """What defines a model; each field is a flag of `train.py`.
 
-  Raises InputError: a value is of the wrong type or out of range.
+  Raises InputError: a value has the wrong type or is not allowed.
   """
 
-  corpus: str = _text(
-    "shakespeare", "that name, or files, globs and folders, comma-separated"
+  corpus: str = option(
+    "shakespeare",
+    "the name shakespeare, or files, globs and folders, separated by commas",
+    Allowed(lambda value: value and is_utf8(value), "in UTF-8, not empty"),
+    group="The text",
   )
-  raw: bool = _text(False, "leave the corpus as it is: no line is cleaned")
-  lowercase: bool = _text(False, "lower-case the corpus")
-  eval_lines: int = _text(1000, "lines held out at the corpus's end")
-  eval_chars: int = _text(0, "characters held out instead; 0: eval_lines")
-  valid_lines: int = _text(
-    0, "lines before those, also left out, that choose the best checkpoint"
+  raw: bool = option(
+    False, "leave the text as it is: no line is stripped, none is dropped"
   )
-  embedding_dim: int = _model(256, "size of a character's embedding")
-  rnn_units: int = _model(512, "size of each GRU layer's state")
-  num_layers: int = _model(1, "GRU layers")
-  layer_norm: bool = _model(
-    False, "normalise what each layer's state adds to its gates"
+  lowercase: bool = option(False, "convert the text to lower case")
+  eval_lines: int = option(
+    1000,
+    "lines at the end of the corpus that are only scored",
+    between(1),
   )
-  dropout_rate: float = _model(
-    0.0, "share of the embedding's and each layer's outputs to drop"
+  eval_chars: int = option(
+    0,
+    "characters to score in place of eval_lines; 0: eval_lines",
+    Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
-  precision: str = _model(
-    "float32", "float32, or bfloat16 for the GRU's matrix products"
+  valid_lines: int = option(
+    0,
+    "lines before those that choose the best checkpoint; they are not trained "
+    "on either",
+    between(0),
   )
-  init_from: str = _model(
+  embedding_dim: int = option(
+    256, "size of a character's embedding", between(1, 2**16), group="The model"
+  )
+  rnn_units: int = option(
+    512, "units of each GRU layer, the size of its state", between(1, 2**16)
+  )
+  num_layers: int = option(1, "number of GRU layers", between(1, 100))
+  layer_norm: bool = option(
+    False, "normalize what the previous state adds to the gates of each layer"
+  )
+  dropout_rate: float = option(
+    0.0,
+    "fraction of the outputs of the embedding and of each layer that training "
+    "drops; 0 to 0.5 is usual",
+    FRACTION,
+  )
+  precision: str = option(
+    "float32",
+    "float32, or bfloat16 for the GRU's matrix products in training",
+    one_of("float32", "bfloat16"),
+  )
+  init_from: str = option(
     "",
-    "run, or file of Keras weights, to begin with; a run's characters keep "
-    "their ids, new ones follow",
+    "initial run, or file of Keras weights, to start from; the characters of "
+    "an initial run keep their ids, and new ones follow",
+    UTF8,
   )
-  seq_length: int = _training(100, "characters of a training window")
-  batch_size: int = _training(64, "windows in a step, over all replicas")
-  carry_state: bool = _training(
-    False, "each row of a batch goes on in the text where it stopped"
+  seq_length: int = option(
+    100, "characters of a training window", between(1), group="Training"
   )
-  reset_rate: float = _training(
-    0.0, "chance that a row of carry_state starts from the zero state instead"
+  batch_size: int = option(
+    64, "windows of a step, over all replicas", between(1)
   )
-  epochs: int = _training(
-    10, "passes over the text; at a constant rate more extend a run"
+  carry_state: bool = option(
+    False,
+    "continue each row of a batch, and its state, where the row stopped in the "
+    "step before",
   )
-  seed: int = _training(0, "of the weights, the shuffles and the dropout")
-  learning_rate: float = _optimizer(0.00125, "largest step size of Adam")
-  schedule: str = _optimizer(
-    "constant", "constant, or cosine: to zero at the end"
+  reset_rate: float = option(
+    0.0,
+    "with carry_state: probability that a row starts a step from the zero "
+    "state",
+    FRACTION,
   )
-  warmup_steps: int = _optimizer(
-    0, "steps in which a cosine's rate first rises"
+  epochs: int = option(
+    10,
+    "passes over the text; with a constant learning rate a larger number "
+    "extends a finished run",
+    between(0),
   )
-  weight_decay: float = _optimizer(
-    0.0, "share of each weight but biases that a rate of 1 takes"
+  seed: int = option(
+    0,
+    "seed of the initial weights, the order of the windows and the dropout",
+    between(0, 2**32 - 1),
   )
-  clip_norm: float = _optimizer(
-    0.0, "largest norm of the gradient; 0: no clipping"
+  learning_rate: float = option(
+    0.00125,
+    "learning rate of Adam, at its peak",
+    POSITIVE,
+    group="The optimizer",
+  )
+  schedule: str = option(
+    "constant",
+    "learning-rate schedule: constant, or cosine, which decays to zero at the "
+    "end of training",
+    one_of("constant", "cosine"),
+  )
+  warmup_steps: int = option(
+    0,
+    "steps in which a cosine's learning rate first rises from zero",
+    between(0),
+  )
+  weight_decay: float = option(
+    0.0,
+    "decoupled weight decay (AdamW) of all weights but biases and gains; 0.01 "
+    "to 0.5 is usual",
+    NOT_NEGATIVE,
+  )
+  clip_norm: float = option(
+    0.0,
+    "largest global norm of the gradient, above which it is scaled down; 0: no "
+    "clipping",
+    NOT_NEGATIVE,
   )
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      holds, words = _ALLOWED.get(field.name, (lambda value: True, ""))
-      if type(value) is not field.type:
-        words = f"of type {getattr(field.type, '__name__', field.type)}"
-      elif holds(value):
-        continue
-      raise InputError(f"{field.name} is {value!r}: give a value {words}")
+    super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
       raise InputError("warmup_steps need a schedule: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
-
-
-def is_utf8(text: str) -> bool:
-  """Tells whether a text, such as a file's name, can be written as UTF-8."""
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
-
-
-def _between(
-  least: int, most: int = 2**31 - 1
-) -> tuple[Callable[[Any], bool], str]:
-  return lambda value: least <= value <= most, f"between {least} and {most:,}"
-
-
-_SHARE = (lambda value: 0 <= value < 1, "in [0, 1)")
-_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "of 0 or more")
-_ALLOWED = {
-  "corpus": (lambda value: value and is_utf8(value), "in UTF-8, not empty"),
-  "init_from": (is_utf8, "in UTF-8"),
-  "eval_lines": _between(1),
-  "eval_chars": (lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
-  "valid_lines": _between(0),
-  "seq_length": _between(1),
-  "batch_size": _between(1),
-  "reset_rate": _SHARE,
-  "epochs": _between(0),
-  "embedding_dim": _between(1, 2**16),
-  "rnn_units": _between(1, 2**16),
-  "num_layers": _between(1, 100),
-  "dropout_rate": _SHARE,
-  "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
-  "schedule": (("constant", "cosine").__contains__, "of constant or cosine"),
-  "warmup_steps": _between(0),
-  "weight_decay": _NOT_NEGATIVE,
-  "clip_norm": _NOT_NEGATIVE,
-  "precision": (("float32", "bfloat16").__contains__, "of float32 or bfloat16"),
-  "seed": (lambda value: 0 <= value < 2**32, "between 0 and 2**32 - 1"),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from charlm.command import import_quietly
+from charlm.system.process import import_quietly
 
 import_quietly("tensorflow", "keras")
 import keras
 import tensorflow as tf
 
-from charlm.checkpoints import Checkpoints
 from charlm.config import Config
-from charlm.corpus import Split
-from charlm.model import build_model
-from charlm.run_dir import RunDir, experiment_of
+from charlm.data.corpus import Split
+from charlm.model.language_model import build_model
+from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.run_dir import RunDir, experiment_of
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from charlm.command import import_quietly
+from charlm.system.process import import_quietly
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # All that training can do, at sizes at which a checkpoint is never far away.

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from charlm.command import import_quietly
+from charlm.system.process import import_quietly
 
 _VOCAB_SIZES = range(3, 301)
 _UNITS = (8, 16, 48, 64, 100, 512)
@@ -162,11 +162,11 @@ def _worker() -> None:
 
 def _prepare(combination: Combination) -> Any:
   """Returns what runs a combination, with a model that is built."""
-  from charlm.dynamic import DynamicEvaluator
-  from charlm.evaluation import Evaluator
-  from charlm.linewise import LineScorer
-  from charlm.model import build_model
-  from charlm.sampling import GenerativeModel
+  from charlm.evaluation.dynamic import DynamicEvaluator
+  from charlm.evaluation.evaluator import Evaluator
+  from charlm.evaluation.per_line import LineScorer
+  from charlm.model.language_model import build_model
+  from charlm.sampling.generator import GenerativeModel
 
   size = combination.vocab_size
   vocab = ["[UNK]", "", "\n", *map(chr, range(ord("!"), ord("!") + size - 3))]

@@ -5,12 +5,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from charlm.config import Config
-from charlm.corpus import clean_lines
-from charlm.dataset import Batches
-from charlm.devices import create_strategy
-from charlm.sampling import GenerativeModel
-from charlm.training import build_trainer
-from charlm.vocabulary import build_vocabulary, decode, encode
+from charlm.data.batches import Batches
+from charlm.data.corpus import clean_lines
+from charlm.data.vocabulary import build_vocabulary, decode, encode
+from charlm.sampling.generator import GenerativeModel
+from charlm.system.devices import create_strategy
+from charlm.training.trainer import build_trainer
 
 # Everything but halves of a surrogate pair, which no UTF-8 file holds.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

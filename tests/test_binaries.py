@@ -21,9 +21,10 @@ import export as export_binary
 import report as report_binary
 import sample as sample_binary
 import train as train_binary
-from charlm.evaluation import Evaluator, Score
-from charlm.run_dir import RunDir
-from charlm.session import Session
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score
+from charlm.runs.run_dir import RunDir
+from charlm.training.session import Session
 
 BINARIES = {
   "train.py": train_binary,
@@ -771,7 +772,7 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  from charlm.training import Trainer
+  from charlm.training.trainer import Trainer
 
   run_steps = Trainer._run_steps
 
@@ -900,7 +901,7 @@ def test_another_corpus_is_refused_showing_both_hashes(
 def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
   code = (
     "import os, signal\n"
-    "from charlm.command import StopRequest\n"
+    "from charlm.system.process import StopRequest\n"
     "with StopRequest() as stop:\n"
     "  os.kill(os.getpid(), signal.SIGTERM)\n"
     "  print(stop.exit_code, flush=True)\n"
@@ -997,7 +998,7 @@ def test_a_processor_without_bfloat16_gets_a_warning(
   args.append("--precision=bfloat16")
   for flags, expected in (("fma avx2", 1), ("avx512_bf16", 0), ("", 0)):
     monkeypatch.setattr(
-      "charlm.machine._cpu_info",
+      "charlm.system.machine._cpu_info",
       lambda field, flags=flags: flags if field == "flags" else "",
     )
     assert train_binary.main(args) == 0

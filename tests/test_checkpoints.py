@@ -17,9 +17,10 @@ from conftest import (
 )
 from conftest import NumberedCheckpoints as Checkpoints
 
-from charlm.config import InputError, LostRunError
-from charlm.model import build_model
-from charlm.run_dir import RunDir
+from charlm.errors import InputError, LostRunError
+from charlm.model.language_model import build_model
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir
 
 
 def _names(folder: pathlib.Path) -> list[str]:
@@ -82,8 +83,8 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
   else:
     file.write_bytes(data if damage == "a flipped bit" else data[:100])
     with pytest.raises(InputError, match="ckpt-20 is damaged"):
-      run.load_model("latest")
-    assert run.load_model("10")[1] == 10
+      load_model(run, "latest")
+    assert load_model(run, "10")[1] == 10
   assert Checkpoints(run, 3, model=model).restore_latest() == 10
   # Data without their index are what a killed save leaves.
   expected = 0 if (damage, suffix) == ("missing", ".index") else 1
@@ -195,7 +196,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
     assert not checkpoints.save(20)
     assert not checkpoints.save(30)
   assert capsys.readouterr().err.count("is not saved") == 2
-  assert run.load_model("latest")[1] == 10
+  assert load_model(run, "latest")[1] == 10
   assert checkpoints.save(40)
   assert checkpoints.save(50)
   assert _names(run.recent) == ["ckpt-40.index", "ckpt-50.index"]
@@ -209,7 +210,7 @@ def test_a_run_that_is_moved_away_is_not_made_anew(run: RunDir) -> None:
     with pytest.raises(LostRunError, match="run was moved"):
       checkpoints.save(20)
   assert not run.path.exists()
-  assert RunDir(moved).load_model("latest")[1] == 10
+  assert load_model(RunDir(moved), "latest")[1] == 10
 
 
 def test_a_clock_that_goes_back_changes_nothing(
@@ -246,7 +247,7 @@ def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(
   for suffix in (".index", ".data-00000-of-00001"):
     checkpoint_file(run, 20, suffix).rename(checkpoint_file(run, 300, suffix))
   with pytest.raises(InputError, match=r"ckpt-300 holds step 20: give another"):
-    run.load_model("latest")
+    load_model(run, "latest")
   checkpoints = Checkpoints(run, 2, model=model)
   assert checkpoints.restore_latest() == 10
   err = capsys.readouterr().err
@@ -321,5 +322,5 @@ def test_an_error_in_reading_is_no_damage(
   with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
     Checkpoints(run, 3, model=model).restore_latest()
   with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
-    run.load_model("latest")
+    load_model(run, "latest")
   assert sorted(run.recent.iterdir()) == before

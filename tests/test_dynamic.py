@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.config import InputError
-from charlm.dynamic import _LEARNING_RATES, DynamicEvaluator
-from charlm.evaluation import Evaluator
-from charlm.model import GRULM, State, build_model
+from charlm.errors import InputError
+from charlm.evaluation.dynamic import _LEARNING_RATES, DynamicEvaluator
+from charlm.evaluation.evaluator import Evaluator
+from charlm.model.language_model import GRULM, State, build_model
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.config import InputError
-from charlm.evaluation import (
-  Evaluator,
-  Score,
-  confidence_interval,
-  log_perplexity,
-)
-from charlm.model import GRULM, build_model
+from charlm.errors import InputError
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score, confidence_interval, log_perplexity
+from charlm.model.language_model import GRULM, build_model
 
 
 @pytest.fixture(scope="module")

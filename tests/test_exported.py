@@ -13,11 +13,12 @@ from conftest import SHAKESPEARE_VOCAB
 
 import export as export_binary
 import train as train_binary
-from charlm.exported import TextModel
-from charlm.model import build_model
-from charlm.run_dir import RunDir
-from charlm.sampling import GenerativeModel
-from charlm.vocabulary import encode
+from charlm.data.vocabulary import encode
+from charlm.export.saved_model import TextModel
+from charlm.model.language_model import build_model
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir
+from charlm.sampling.generator import GenerativeModel
 
 TEXTS = ["the king of night", "my lord,\n", "ü", "x", "", "I shall not come my"]
 TEXTS += [f"not come {'I' * i}" for i in range(10)]
@@ -114,7 +115,7 @@ def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
   assert list(folder.parent.iterdir()) == [folder]
   batches = [TEXTS[:1], TEXTS[3:4], TEXTS, []]
   characters, results = _use(_USE_SAVED_MODEL, batches, folder)
-  vocab, (model, _) = run.vocabulary(), run.load_model("latest")
+  vocab, (model, _) = run.vocabulary(), load_model(run, "latest")
   assert characters == vocab
   generator = GenerativeModel(model, vocab, 0.7)
   for texts, (scores, log_probs, drawn) in zip(batches, results, strict=True):
@@ -144,7 +145,7 @@ def test_a_bound_on_the_random_numbers_changes_no_exported_text(
   model.set_weights([9 * weight for weight in model.get_weights()])
   texts = []
   for most in (2**20, 400, 1):
-    monkeypatch.setattr("charlm.exported._MAX_NUMBERS", most)
+    monkeypatch.setattr("charlm.export.saved_model._MAX_NUMBERS", most)
     generate = TextModel(model, vocab).functions()["generate"]
     drawn = generate(
       tf.constant(["abcdefgh" * 6, "", "b"]),
@@ -183,7 +184,7 @@ def test_plain_keras_opens_the_keras_file(
   assert capsys.readouterr().out == f"{file}\n{vocabulary}\n"
   batches = [["the king of"], ["the king of", "my lord, no"] * 8]
   results = _use(_USE_KERAS, batches, file, vocabulary)
-  model, vocab = run.load_model("latest")[0], run.vocabulary()
+  model, vocab = load_model(run, "latest")[0], run.vocabulary()
   for texts, log_probs in zip(batches, results, strict=True):
     ids = np.stack([encode(text, vocab).astype(int) for text in texts])
     np.testing.assert_allclose(log_probs, model(ids), atol=1e-5)

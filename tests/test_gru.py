@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.gru import FusedGRU, project, step
+from charlm.model.gru import FusedGRU, project, step
 
 _B, _T, _D, _H, _V = 3, 7, 5, 8, 11
 

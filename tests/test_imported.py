@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import eval as eval_binary
 import train as train_binary
-from charlm.vocabulary import encode, vocabulary_from_json
+from charlm.data.vocabulary import encode, vocabulary_from_json
 
 # As the reference has it; of which Keras is told by the module.
 _MODEL = """

@@ -16,11 +16,12 @@ from conftest import ROOT, VOCAB, WORDS
 
 import eval as eval_binary
 import train as train_binary
-from charlm.evaluation import Evaluator
-from charlm.linewise import LineScorer, read_lines
-from charlm.model import build_model
-from charlm.run_dir import RunDir
-from charlm.vocabulary import encode
+from charlm.data.vocabulary import encode
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.per_line import LineScorer, read_lines
+from charlm.model.language_model import build_model
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir
 
 
 def _run_filter(
@@ -48,7 +49,7 @@ def test_each_line_costs_what_it_costs_alone(
   assert (code, err) == (0, "")
   assert [row[4] for row in rows] == lines
   run = RunDir(trained_run)
-  model, vocab = run.load_model("latest")[0], run.vocabulary()
+  model, vocab = load_model(run, "latest")[0], run.vocabulary()
   for nats, number, bits, worst, line in rows[::50]:
     ids = encode(f"\n{line}\n", vocab)[np.newaxis]
     log_probs = model(ids[:, :-1]).numpy()[0]

@@ -16,10 +16,12 @@ import soak
 from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB, NumberedCheckpoints
 
 import train as train_binary
-from charlm.config import Config, LostRunError
-from charlm.metrics import Metrics, Profile
-from charlm.model import build_model
-from charlm.run_dir import RunDir
+from charlm.config import Config
+from charlm.errors import LostRunError
+from charlm.model.language_model import build_model
+from charlm.runs.metrics import Metrics
+from charlm.runs.run_dir import RunDir
+from charlm.training.profile import Profile
 
 _STEPS_PER_EPOCH = 12
 

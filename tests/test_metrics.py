@@ -12,8 +12,9 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from charlm.config import Config
-from charlm.metrics import Metrics, Profile, read_records
-from charlm.run_dir import RunDir, experiment_of
+from charlm.runs.metrics import Metrics, read_records
+from charlm.runs.run_dir import RunDir, experiment_of
+from charlm.training.profile import Profile
 
 
 def _events(run: RunDir, split: str) -> list[tuple[int, str, float | None]]:
@@ -81,7 +82,7 @@ def test_a_kill_while_both_are_cut_off_is_made_good(
 
   for part in ("_summarize", "write_atomically"):
     with monkeypatch.context() as patch:
-      patch.setattr(f"charlm.metrics.{part}", killed)
+      patch.setattr(f"charlm.runs.metrics.{part}", killed)
       with pytest.raises(KeyboardInterrupt):
         Metrics(run, 10)
   Metrics(run, 10).close()
@@ -211,7 +212,7 @@ def test_an_extended_run_shows_its_new_settings(
   # Between the steps, and while the files are made anew.
   for part in ("run_dir.write_atomically", "metrics._summarize"):
     with monkeypatch.context() as patch:
-      patch.setattr(f"charlm.{part}", killed)
+      patch.setattr(f"charlm.runs.{part}", killed)
       with pytest.raises(KeyboardInterrupt):
         start()
   start()

@@ -8,9 +8,9 @@ import tensorflow as tf
 from conftest import SHAKESPEARE_VOCAB as VOCAB
 
 import charlm
-from charlm.config import InputError
-from charlm.gru import FusedGRU
-from charlm.model import build_model, model_of, weights_of
+from charlm.errors import InputError
+from charlm.model.gru import FusedGRU
+from charlm.model.language_model import build_model, model_of, weights_of
 
 
 @pytest.fixture(
@@ -181,7 +181,7 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
 
 
 def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
-  from charlm.model import _dropout
+  from charlm.model.language_model import _dropout
 
   x = _dropout(tf.ones([40, 50, 20]), 0.3, tf.constant([1, 2]), 0).numpy()
   np.testing.assert_allclose(x[x != 0], 1 / 0.7, rtol=1e-6)

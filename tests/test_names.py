@@ -21,9 +21,10 @@ import export as export_binary
 import report as report_binary
 import sample as sample_binary
 import train as train_binary
-from charlm.imported import load_keras_weights
-from charlm.model import build_model
-from charlm.run_dir import RunDir
+from charlm.model.keras_weights import load_keras_weights
+from charlm.model.language_model import build_model
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir
 
 NAMES = [
   "run[1]",
@@ -82,7 +83,7 @@ def test_checkpoints_are_rotated_restored_and_loaded(
   assert _files(run.recent) == expected
   other = build_model(len(VOCAB), 4, 6)
   assert NumberedCheckpoints(run, 3, model=other).restore_latest() == 50
-  loaded, step = RunDir(name).load_model("best")
+  loaded, step = load_model(RunDir(name), "best")
   assert step == 40
   for weights in zip(*(m.weights for m in (model, other, loaded)), strict=True):
     np.testing.assert_array_equal(*weights[:2])

@@ -10,10 +10,11 @@ import pytest
 import eval as eval_binary
 import export as export_binary
 import train as train_binary
-from charlm.model import num_weights
-from charlm.run_dir import RunDir
-from charlm.sampling import GenerativeModel
-from charlm.vocabulary import encode
+from charlm.data.vocabulary import encode
+from charlm.model.language_model import num_weights
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir
+from charlm.sampling.generator import GenerativeModel
 
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
@@ -65,7 +66,7 @@ def test_a_run_with_layer_normalisation(
     _evals(run_dir)[-1]["loss"], abs=1e-6
   )
   run = RunDir(run_dir)
-  model, _ = run.load_model("latest")
+  model, _ = load_model(run, "latest")
   assert num_weights(run.experiment().config, len(run.vocabulary())) == (
     model.count_params()
   )
@@ -147,7 +148,7 @@ def test_no_epochs_keep_the_initial_weights(
   copy = _train(
     train_args, tmp_path / "copy", f"--init_from={trained_run}", "--epochs=0"
   )
-  models = [RunDir(run).load_model("latest")[0] for run in (trained_run, copy)]
+  models = [load_model(RunDir(run), "latest")[0] for run in (trained_run, copy)]
   for mine, other in zip(*(m.get_weights() for m in models), strict=True):
     np.testing.assert_array_equal(mine, other)
 

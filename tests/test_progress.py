@@ -3,8 +3,8 @@ import signal
 
 import pytest
 
-from charlm.command import StopRequest
-from charlm.progress import ProgressLine
+from charlm.system.process import StopRequest
+from charlm.training.progress_bar import ProgressLine
 
 
 def test_a_terminal_gets_a_bar_that_fits(

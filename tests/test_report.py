@@ -15,9 +15,9 @@ from playwright.sync_api import Browser
 
 import report as report_binary
 import train as train_binary
-from charlm.evaluation import Score
-from charlm.metrics import read_records
+from charlm.evaluation.score import Score
 from charlm.reporting.page import Result, _coloured, _curves, _short_names
+from charlm.runs.metrics import read_records
 
 _VOID = {"meta", "path", "use", "br", "image"}
 

@@ -18,10 +18,12 @@ from conftest import (
   save_checkpoints,
 )
 
-from charlm.config import Config, InputError
-from charlm.corpus import Split, sha256
-from charlm.model import build_model
-from charlm.run_dir import RunDir, experiment_of
+from charlm.config import Config
+from charlm.data.corpus import Split, sha256
+from charlm.errors import InputError
+from charlm.model.language_model import build_model
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir, experiment_of
 
 
 def test_what_was_created_is_read_back(run: RunDir) -> None:
@@ -33,7 +35,7 @@ def test_what_was_created_is_read_back(run: RunDir) -> None:
 
 def test_a_loaded_model_has_every_weight(run: RunDir) -> None:
   model = save_checkpoints(run, 10)
-  loaded, step = run.load_model("latest")
+  loaded, step = load_model(run, "latest")
   assert step == 10
   for mine, theirs in zip(model.weights, loaded.weights, strict=True):
     np.testing.assert_array_equal(mine, theirs)
@@ -45,7 +47,7 @@ def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
     str(run.path / "checkpoints" / "ckpt-3")
   )
   with pytest.raises(InputError, match="ckpt-3 is damaged"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
@@ -123,7 +125,7 @@ def test_damaged_files_are_refused_naming_them(run: RunDir, name: str) -> None:
 
 def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
   code = (
-    "import sys\nfrom charlm.run_dir import RunDir\n"
+    "import sys\nfrom charlm.runs.run_dir import RunDir\n"
     "with RunDir(sys.argv[1]).locked():\n"
     "  print('locked', flush=True)\n  input()"
   )
@@ -170,9 +172,9 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
     return read(checkpoint, path)
 
   monkeypatch.setattr(tf.train.Checkpoint, "read", rotated_meanwhile)
-  assert run.load_model("latest")[1] == 40
+  assert load_model(run, "latest")[1] == 40
   with pytest.raises(InputError, match="no checkpoint 10; it has 20, 30, 40"):
-    run.load_model("10")
+    load_model(run, "10")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_hostile_json_is_refused(
   save_checkpoints(run, 10)
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name}: .*{message}"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 def _set_field(run: RunDir, name: str, value: object) -> None:
@@ -282,7 +284,7 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
   save_checkpoints(run, 10)
   _set_field(run, field, value)
   with pytest.raises(InputError, match=message):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -295,7 +297,7 @@ def test_weights_that_are_no_numbers_are_refused(
   model.dense.bias.assign(bias)
   tf.train.Checkpoint(model=model).write(str(run.recent / "ckpt-10"))
   with pytest.raises(InputError, match="ckpt-10 is damaged"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 def test_more_characters_than_the_checkpoint_knows_are_refused(
@@ -307,7 +309,7 @@ def test_more_characters_than_the_checkpoint_knows_are_refused(
   (run.path / "vocabulary.json").write_text(text)
   _set_field(run, "vocabulary_sha256", sha256(text))
   with pytest.raises(InputError, match="does not fit"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_a_checkpoint_with_what_charlm_does_not_save_is_refused(
   model, extra = build_model(len(VOCAB), 4, 6), tf.Variable(value)
   NumberedCheckpoints(run, 3, model=model, extra=extra).save(10)
   with pytest.raises(InputError, match="does not fit"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 def test_a_folder_beside_a_checkpoint_is_not_read_in_its_place(
@@ -328,7 +330,7 @@ def test_a_folder_beside_a_checkpoint_is_not_read_in_its_place(
   save_checkpoints(run, 10)
   (run.recent / "ckpt-10").mkdir()
   with pytest.raises(InputError, match="ckpt-10 is a folder"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
@@ -336,7 +338,7 @@ def test_a_missing_file_is_named(run: RunDir, name: str) -> None:
   save_checkpoints(run, 10)
   (run.path / name).unlink()
   with pytest.raises(InputError, match=rf"{name} is missing|not a run dir"):
-    run.load_model("latest")
+    load_model(run, "latest")
 
 
 def test_leftovers_of_a_killed_write_are_removed(run: RunDir) -> None:

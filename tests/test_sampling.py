@@ -12,17 +12,15 @@ from conftest import SHAKESPEARE_VOCAB as VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import InputError
-from charlm.model import GRULM, build_model
-from charlm.sampling import (
-  GenerativeModel,
-  Sample,
-  _Tail,
-  allowed,
-  temperature_random_sampling,
-)
-from charlm.threefry import sample_keys, uniform_numbers
-from charlm.vocabulary import encode
+from charlm.data.vocabulary import encode
+from charlm.errors import InputError
+from charlm.model.language_model import GRULM, build_model
+from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.gumbel import limit, temperature_random_sampling
+from charlm.sampling.options import DrawOptions
+from charlm.sampling.sample import Sample
+from charlm.sampling.stop_buffer import StopBuffer
+from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 NUM_DRAWS = 200_000
 LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
@@ -108,7 +106,8 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
     "top_p": data.draw(st.sampled_from([0.01, 0.123, 0.51, 0.87, 0.991, 1.0])),
     "min_p": data.draw(st.sampled_from([0.0, 0.013, 0.123, 0.51, 1.0])),
   }
-  kept = allowed(tf.constant([log_probs] * 2), temperature, **limits).numpy()
+  options = DrawOptions(temperature, **limits)
+  kept = limit(tf.constant([log_probs] * 2), options).numpy()
   expected = _allowed_by_numpy(
     log_probs.astype(np.float64), temperature, **limits
   )
@@ -121,13 +120,13 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
 def test_a_limit_leaves_unlikely_ids_to_the_others() -> None:
   # Such shares are lost to rounding in a sum with that of the first one.
   log_probs = tf.constant([[0.0, -20, -30, -40, -50]])
-  kept = allowed(log_probs, 1.0, top_k=4)
+  kept = limit(log_probs, DrawOptions(top_k=4))
   np.testing.assert_array_equal(kept, [[0, -20, -30, -40, -np.inf]])
 
 
 def test_limited_draws_follow_what_is_left_of_the_softmax() -> None:
   log_probs = tf.constant([LOG_PROBS] * 20_000, tf.float32)
-  left = allowed(log_probs, 1.0, top_p=0.8)  # 0.4, 0.25 and 0.15
+  left = limit(log_probs, DrawOptions(top_p=0.8))  # 0.4, 0.25 and 0.15
   tf.random.set_seed(10)
   drawn = temperature_random_sampling(left)
   counts = np.bincount(drawn, minlength=7)
@@ -269,8 +268,8 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
 
 def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
   code = """
-from charlm.model import build_model
-from charlm.sampling import GenerativeModel
+from charlm.model.language_model import build_model
+from charlm.sampling.generator import GenerativeModel
 
 vocab = ["[UNK]", "", *"\\nabcdefghijklmnopqrstuvwxyz"]
 generator = GenerativeModel(build_model(len(vocab), 4, 8), vocab)
@@ -310,8 +309,8 @@ def test_impossible_options_are_refused(
 def test_the_outermost_options_draw_characters(model: GRULM) -> None:
   outermost = {"top_k": 10**6, "top_p": 1e-6, "min_p": 1.0}
   for temperature in (0.001, 1000.0):
-    for name, limit in outermost.items():
-      generator = GenerativeModel(model, VOCAB, temperature, **{name: limit})
+    for name, most in outermost.items():
+      generator = GenerativeModel(model, VOCAB, temperature, **{name: most})
       assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
 
 
@@ -321,8 +320,8 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
 ) -> None:
   prefix = "The " * 30
   expected = GenerativeModel(model, VOCAB, 0.8).sample(200, prefix, 9)
-  monkeypatch.setattr("charlm.sampling.num_cores", lambda: 1)
-  monkeypatch.setattr("charlm.sampling._MAX_NUMBERS", num_numbers)
+  monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
+  monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.8)
   uniform, sizes = generator._uniform, []
 
@@ -362,8 +361,8 @@ def test_an_empty_prefix_is_refused(model: GRULM) -> None:
 
 def test_the_likeliest_alone_is_greedy(model: GRULM) -> None:
   greedy = _texts(GenerativeModel(model, VOCAB, 0), 60, "The ")
-  for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
-    generator = GenerativeModel(model, VOCAB, 0.7, **limit)
+  for only in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+    generator = GenerativeModel(model, VOCAB, 0.7, **only)
     assert _texts(generator, 60, "The ") == greedy
 
 
@@ -415,11 +414,11 @@ def test_a_text_ends_before_the_string_that_stops_it(model: GRULM) -> None:
 
 
 def test_what_may_begin_the_stop_string_is_not_shown_early() -> None:
-  tail = _Tail("aab")
+  tail = StopBuffer("aab")
   shown = [tail.add(c, np.zeros(1, np.float32), False).text for c in "xaaab"]
   assert shown == ["x", "", "", "a", ""]
   assert tail.stopped
-  tail = _Tail("aab")
+  tail = StopBuffer("aab")
   ends = [tail.add(c, np.zeros(1, np.float32), c == "!").text for c in "xaa!"]
   assert ends == ["x", "", "", "aa!"]
 
@@ -432,7 +431,7 @@ def test_what_may_begin_the_stop_string_is_not_shown_early() -> None:
 def test_a_text_in_pieces_ends_where_the_whole_one_does(
   text: str, stop: str, size: int
 ) -> None:
-  tail, shown, log_probs = _Tail(stop), "", []
+  tail, shown, log_probs = StopBuffer(stop), "", []
   for start in range(0, len(text), size):
     known = text[: start + size]
     at_end = known == text

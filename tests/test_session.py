@@ -15,9 +15,10 @@ import tensorflow as tf
 from conftest import ROOT, WORDS
 
 import train as train_binary
-from charlm.evaluation import Evaluator, Score
-from charlm.run_dir import checkpoint_steps
-from charlm.session import Session
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score
+from charlm.runs.run_dir import checkpoint_steps
+from charlm.training.session import Session
 
 _FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
 _PIECES = 3  # of the held-out text; the valid one has two
@@ -97,7 +98,7 @@ def test_an_evaluation_that_is_given_up_is_made_up(
 # Ends a training around the writing of the record of a step's evaluation.
 _KILLED = """
 import os, signal, sys, train
-from charlm.metrics import Metrics
+from charlm.runs.metrics import Metrics
 
 write, when, at = Metrics.write, sys.argv.pop(1), int(sys.argv.pop(1))
 

@@ -13,7 +13,7 @@ _BUSY = """
 import contextlib
 import sys
 from absl import flags
-from charlm.command import StopRequest, import_quietly, run_command
+from charlm.system.process import StopRequest, import_quietly, run_command
 import_quietly("tensorflow")
 import tensorflow as tf
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.threefry import _threefry, sample_keys, uniform_numbers
+from charlm.sampling.threefry import _threefry, sample_keys, uniform_numbers
 
 
 @pytest.mark.parametrize(

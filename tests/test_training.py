@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.config import Config, DivergedError, InputError
-from charlm.dataset import Batches, build_batches
-from charlm.devices import create_strategy, largest_divisor
-from charlm.model import build_model
-from charlm.training import Report, Trainer, build_trainer
+from charlm.config import Config
+from charlm.data.batches import Batches, build_batches
+from charlm.errors import DivergedError, InputError
+from charlm.model.language_model import build_model
+from charlm.system.devices import create_strategy, largest_divisor
+from charlm.training.trainer import Report, Trainer, build_trainer
 
 VOCAB_SIZE = 12
 
@@ -248,9 +249,11 @@ def test_a_model_takes_four_times_its_weights_of_memory(
 ) -> None:
   """Of float32: the weights, their gradient and Adam's two means."""
   needed = 4 * 4 * sum(array.size for array in weights(trainer()))
-  monkeypatch.setattr("charlm.training.memory_bytes", lambda: needed)
+  monkeypatch.setattr("charlm.training.trainer.memory_bytes", lambda: needed)
   assert trainer().step == 0
-  monkeypatch.setattr("charlm.training.memory_bytes", lambda: needed - 1)
+  monkeypatch.setattr(
+    "charlm.training.trainer.memory_bytes", lambda: needed - 1
+  )
   with pytest.raises(InputError, match="more than the machine's memory"):
     trainer()
 
@@ -416,7 +419,7 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
     return types.SimpleNamespace(perf_counter=lambda: next(times))
 
   one, recorder = trainer(), Recorder()
-  monkeypatch.setattr("charlm.training.time", clock(0.5))
+  monkeypatch.setattr("charlm.training.trainer.time", clock(0.5))
   one.train(400, 200, recorder)
   # The report at step 200 is due within a call of 100 steps.
   ends = [0, 1, 3, 7, 15, 31, 63, 127, 200, 300, 400]
@@ -427,7 +430,7 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
     72 * 200 / 1,
   ]
   # One step at least, however long it takes.
-  monkeypatch.setattr("charlm.training.time", clock(200.0))
+  monkeypatch.setattr("charlm.training.trainer.time", clock(200.0))
   recorder = Recorder()
   one.train(503, 503, recorder)
   assert recorder.steps == [0, 500, 501, 502, 503]

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from conftest import SHAKESPEARE_VOCAB as VOCAB
 
-from charlm import vocabulary
-from charlm.config import InputError
-from charlm.corpus import load_lines
+from charlm.data import vocabulary
+from charlm.data.corpus import load_lines
+from charlm.errors import InputError
 
 
 def test_shakespeare_vocabulary(shakespeare_path: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from charlm.vocabulary import encode
+from charlm.data.vocabulary import encode
 
 MAX_ORDER = 8
 

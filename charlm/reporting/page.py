@@ -11,18 +11,15 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from charlm.corpus import Split
-from charlm.evaluation import (
-  Evaluator,
-  Score,
-  confidence_interval,
-  refuse_short,
-)
-from charlm.metrics import read_records
+from charlm.data.corpus import Split
+from charlm.data.vocabulary import encode
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score, confidence_interval, refuse_short
 from charlm.reporting import analysis
 from charlm.reporting.ngram import Yardstick, yardsticks
-from charlm.run_dir import RunDir
-from charlm.vocabulary import encode
+from charlm.runs.loading import load_model
+from charlm.runs.metrics import read_records
+from charlm.runs.run_dir import RunDir
 
 _WINDOW = 256
 _NATS_PER_BIT = float(np.log(2))
@@ -61,7 +58,7 @@ def evaluate(run: RunDir, checkpoint: str) -> Result:
 
   Raises InputError: no run, no such checkpoint, or too short a text.
   """
-  model, step = run.load_model(checkpoint)
+  model, step = load_model(run, checkpoint)
   vocab, text = run.vocabulary(), run.held_out()
   ids, evaluator = encode(text, vocab), Evaluator(model)
   refuse_short(ids, run.held_out_path)

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import Config, InputError
-from charlm.files import plain_path
-from charlm.model import GRULM, Weight, model_of, weights_of
+from charlm.config import Config
+from charlm.errors import InputError
+from charlm.model.language_model import GRULM, Weight, model_of, weights_of
+from charlm.system.files import plain_path
 
 
 def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:

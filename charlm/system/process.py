@@ -7,13 +7,16 @@ import os
 import select
 import signal
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
-from charlm.config import DivergedError, InputError, LostRunError
+from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.options import Options
+from charlm.system.flags import define_flags, help_text, options_from
+
+_Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
 BAD_INPUT = 2
@@ -23,34 +26,39 @@ _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
 def run_command(
-  command: Callable[[Any], int], flag_values: Any, argv: list[str], usage: str
+  command: Callable[[_Options], int],
+  options: type[_Options],
+  argv: list[str],
+  usage: str | None,
 ) -> int:
-  """Parses flags and runs a binary's command.
+  """Parses flags and runs a program's command.
 
   Args:
-    command: takes the parsed flags, returns the exit code.
-    flag_values: absl's `FlagValues` with a boolean `help`.
+    command: takes the options, returns the exit code.
+    options: the class whose fields are the flags.
     argv: the program's name and its arguments.
-    usage: shown by `--help` above the flags, which stand under the names of
-      their modules.
+    usage: shown by `--help` above the flags.
 
   Returns:
     The exit code: bad input, in flags or files, is one line on stderr and 2.
   """
   name = os.path.basename(argv[0])
   _replace_closed_streams()
+  values = define_flags(options)
   try:
-    extra = flag_values(argv)[1:]
+    extra = values(argv)[1:]
   except Exception as error:  # the flags module's own, or a flag file's
     return fail(name, f"{_one_line(error)}; see {name} --help")
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
   try:
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    if flag_values.help:
-      print(_help(name, usage, flag_values))
-    with _ended_by_signals():
-      exit_code = DONE if flag_values.help else command(flag_values)
+    exit_code = DONE
+    if values.help:
+      print(help_text(values, name, usage or ""))
+    else:
+      with _ended_by_signals():
+        exit_code = command(options_from(values, options))
     sys.stdout.flush()
     return exit_code
   except InputError as error:
@@ -82,29 +90,6 @@ def _replace_closed_streams() -> None:
   for stream in ("stdout", "stderr"):
     if getattr(sys, stream) is None:
       setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-
-
-def _help(name: str, usage: str, flag_values: Any) -> str:
-  """Returns what `--help` prints, at most 80 columns wide."""
-  lines = [usage, "", f"{name} [--flag=value ...]"]
-  for title, flags in flag_values.flags_by_module_dict().items():
-    lines += ["", title]
-    for flag in flags:
-      value = "" if flag.default is None else flag.default_as_str.strip("'")
-      default = "" if flag.boolean else "=" + value.removesuffix(".0")
-      words = flag.help
-      if values := getattr(flag.parser, "enum_values", None):
-        # In the place of <one|other>.
-        words = f"{', '.join(values)}: {words.partition(': ')[2]}"
-      left = f"  --{flag.name}{default}"
-      lines += textwrap.wrap(
-        words,
-        width=79,
-        initial_indent=f"{left:<33} ",
-        subsequent_indent=" " * 34,
-        break_long_words=False,
-      )
-  return "\n".join(lines)
 
 
 def import_quietly(*modules: str) -> None:

@@ -1,14 +1,31 @@
 """Saving and restoring all that training needs to go on exactly."""
 
+import collections
+import contextlib
+import hashlib
+import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import tensorflow as tf
 
-from charlm.command import warn
-from charlm.config import InputError
-from charlm.files import plain_path, write_atomically
-from charlm.run_dir import DamagedError, RunDir, checkpoint_steps
+from charlm.config import Config
+from charlm.errors import InputError
+from charlm.model.language_model import weights_of
+from charlm.runs.run_dir import RunDir, checkpoint_steps
+from charlm.system.files import (
+  CHECKPOINT_SUFFIXES,
+  plain_path,
+  write_atomically,
+)
+from charlm.system.process import warn
+
+_STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+class DamagedError(ValueError):
+  """What is wrong with a checkpoint, to be said after its name."""
 
 
 class Checkpoints:
@@ -73,7 +90,7 @@ class Checkpoints:
     """Restores a checkpoint if it is whole; tells whether it is."""
     path = folder / f"ckpt-{step}"
     try:
-      with self._run.open_checkpoint(str(path), step) as name:
+      with open_checkpoint(self._run, str(path), step) as name:
         status = self._checkpoint.restore(name)
         status.expect_partial().assert_consumed()
     except DamagedError as error:
@@ -129,3 +146,59 @@ def _clear(folder: pathlib.Path) -> None:
       data.unlink()
   for left_over in folder.glob(".checkpoint.*"):
     left_over.unlink()
+
+
+def _check(path: str, step: int, config: Config, vocab_size: int) -> None:
+  """Reads a checkpoint as a whole, a tensor at a time.
+
+  Raises DamagedError, or whatever TensorFlow raises for what is not whole.
+  """
+  if os.path.isdir(path):  # TensorFlow would read what is in it
+    raise DamagedError("is a folder, too")
+  reader = tf.compat.v1.train.NewCheckpointReader(path)
+  dtypes = reader.get_variable_to_dtype_map()
+  there = collections.Counter(
+    (dtypes[key], *shape)
+    for key, shape in reader.get_variable_to_shape_map().items()
+  )
+  weights = collections.Counter(
+    (tf.float32, *shape) for *_, shape in weights_of(config, vocab_size)
+  )
+  # Beside them and Adam's means of them: sums, carried states, and counters.
+  rows = config.batch_size if config.carry_state else 0
+  known = {*weights, (tf.float64, 3)}
+  known.add((tf.float32, config.num_layers, rows, config.rnn_units))
+  known |= {(dtype,) for dtype in (tf.float32, tf.float64, tf.int64, tf.string)}
+  # Before memory is asked for.
+  if weights - there or there.keys() - known:
+    raise DamagedError("does not fit config.json and vocabulary.json")
+  for key in dtypes:
+    reader.get_tensor(key)
+  if (held := int(reader.get_tensor(_STEP_KEY))) != step:
+    raise DamagedError(f"holds step {held}")
+
+
+@contextlib.contextmanager
+def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
+  """Checks a checkpoint, and yields a path from which TensorFlow restores it.
+
+  It is read as a whole: TensorFlow compares the checksum of each tensor.
+
+  Raises:
+    DamagedError: not whole, of other sizes, or of another step.
+    OSError: it cannot be read.
+  """
+  config, vocab_size = run.experiment().config, len(run.vocabulary())
+  with plain_path(pathlib.Path(path)) as name:
+    try:
+      _check(name, step, config, vocab_size)
+      yield name
+    except DamagedError:
+      raise
+    except Exception as error:  # TensorFlow raises all kinds for rubbish
+      # What cannot be read is not damaged for that.
+      with contextlib.suppress(FileNotFoundError):
+        for suffix in CHECKPOINT_SUFFIXES:
+          with open(path + suffix, "rb") as file:
+            hashlib.file_digest(file, "sha256")
+      raise DamagedError("is damaged") from error

@@ -12,8 +12,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from charlm.config import Config, InputError
-from charlm.gru import FusedGRU, project, step
+from charlm.config import Config
+from charlm.errors import InputError
+from charlm.model.gru import FusedGRU, project, step
 
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")

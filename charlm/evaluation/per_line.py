@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from charlm.evaluation import Evaluator
-from charlm.vocabulary import encode
+from charlm.data.vocabulary import encode
+from charlm.evaluation.evaluator import Evaluator
 
 _BLOCK = 2**16  # bytes
 _ESCAPES = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})

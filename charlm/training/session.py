@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from charlm.checkpoints import Checkpoints
-from charlm.command import DONE, LEFT_OUT, StopRequest, warn
-from charlm.config import DivergedError
-from charlm.evaluation import Evaluator, Score
-from charlm.metrics import Metrics, Profile
-from charlm.progress import ProgressLine
-from charlm.provenance import describe_start, differences
-from charlm.run_dir import RunDir
-from charlm.sampling import GenerativeModel
-from charlm.training import Report, Trainer
-from charlm.vocabulary import decode
+from charlm.data.vocabulary import decode
+from charlm.errors import DivergedError
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score
+from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.metrics import Metrics
+from charlm.runs.provenance import describe_start, differences
+from charlm.runs.run_dir import RunDir
+from charlm.sampling.generator import GenerativeModel
+from charlm.system.process import DONE, LEFT_OUT, StopRequest, warn
+from charlm.training.options import StartOptions
+from charlm.training.profile import Profile
+from charlm.training.progress_bar import ProgressLine
+from charlm.training.trainer import Report, Trainer
 
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the held-out text, which a sample continues
@@ -36,36 +39,37 @@ class Session:
 
   def __init__(
     self,
-    args: Any,
+    options: StartOptions,
+    num_epochs: int,
     run: RunDir,
     trainer: Trainer,
     vocab: list[str],
     held_out_ids: np.ndarray,
     valid_ids: np.ndarray,
-    profile_steps: tuple[int, ...] = (),
   ) -> None:
-    """Takes `train.py`'s flags, a locked run and an untrained trainer.
+    """Takes a locked run and an untrained trainer.
 
     The ids are of two texts `[N]`. If the second one is not empty it, and not
-    the first, tells which checkpoint is the best. The steps between two are
-    profiled.
+    the first, tells which checkpoint is the best.
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
-    self._num_steps = args.epochs * steps_per_epoch
-    self._report_every = args.summary_every_steps or max(
+    self._num_steps = num_epochs * steps_per_epoch
+    self._report_every = options.summary_every_steps or max(
       10, steps_per_epoch // 80
     )
-    self._eval_every = args.eval_every_steps or steps_per_epoch
-    self._save_every = args.checkpoint_every_steps or -(-steps_per_epoch // 4)
+    self._eval_every = options.eval_every_steps or steps_per_epoch
+    self._save_every = options.checkpoint_every_steps or -(
+      -steps_per_epoch // 4
+    )
     self._trainer = trainer
     self._held_out_ids, self._valid_ids = held_out_ids, valid_ids
     self._evaluator = Evaluator(trainer.model, between=self._give_up_if_asked)
     self._generator = GenerativeModel(trainer.model, vocab)
     self._prefix = decode(held_out_ids[:_PREFIX_CHARS], vocab)
-    self._profile = Profile(run, profile_steps)
+    self._profile = Profile(run, tuple(map(int, options.profile_steps)))
     self._checkpoints = Checkpoints(
       run,
-      args.max_to_keep,
+      options.max_to_keep,
       model=trainer.model,
       optimizer=trainer.optimizer,
       progress=trainer.progress,

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from charlm.config import InputError
-from charlm.machine import num_cores
+from charlm.errors import InputError
+from charlm.system.machine import num_cores
 
 
 def create_strategy(

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.machine import num_cores, processor
+from charlm.system.machine import num_cores, processor
 
 # On these, and on the versions, the last bits of all results depend.
 _FOR_EQUAL_BITS = (

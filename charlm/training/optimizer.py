@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from charlm.config import Config, InputError
+from charlm.config import Config
+from charlm.errors import InputError
 
 
 def build_optimizer(

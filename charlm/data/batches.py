@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from charlm.config import Config, InputError
-from charlm.vocabulary import encode
+from charlm.config import Config
+from charlm.data.vocabulary import encode
+from charlm.errors import InputError
 
 if TYPE_CHECKING:
   import tensorflow as tf

@@ -6,109 +6,39 @@ device.
 """
 
 import concurrent.futures
-import dataclasses
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import InputError
-from charlm.machine import num_cores
-from charlm.model import GRULM, State
-from charlm.threefry import sample_keys, uniform_numbers
-from charlm.vocabulary import (
-  NUM_SPECIAL,
+from charlm.data.vocabulary import (
   decode,
   encode,
   line_to_tensor,
   text_from_ids,
   unknown_characters,
 )
+from charlm.model.language_model import GRULM, State
+from charlm.sampling.gumbel import (
+  limit,
+  temperature_random_sampling,
+  without_special,
+)
+from charlm.sampling.options import DrawOptions
+from charlm.sampling.sample import Sample, join_pieces
+from charlm.sampling.stop_buffer import StopBuffer
+from charlm.sampling.threefry import sample_keys, uniform_numbers
+from charlm.system.machine import num_cores
 
 # Products of one row, and of more than 32, round differently, which can flip a
 # near-tie: no graph call has fewer or more rows than these.
 _MIN_ROWS, _MAX_ROWS = 2, 32
 _BUFFER = 1024  # characters of a graph call; XLA compiles for each shape
 _MAX_NUMBERS = 2**24  # random ones that are held at a time: 64 MB
-_NO_LIMITS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 _STREAMED = 64  # characters of a piece that is shown at once
-
-
-def temperature_random_sampling(
-  log_probs: tf.Tensor,
-  temperature: float | tf.Tensor = 1.0,
-  uniform: tf.Tensor | None = None,
-) -> tf.Tensor:
-  """Draws from softmax(log_probs / temperature) by the Gumbel-max trick.
-
-  Args:
-    log_probs: `[..., V]`; all of them can be drawn.
-    temperature: 0 is greedy.
-    uniform: numbers in [0, 1) shaped like `log_probs`; drawn from TensorFlow's
-      global generator if None.
-
-  Returns Ids `[...]`, int64.
-  """
-  if uniform is None:
-    uniform = tf.random.uniform(tf.shape(log_probs))
-  u = 1e-6 + uniform * (1 - 2e-6)
-  gumbel = -tf.math.log(-tf.math.log(u))
-  return tf.argmax(log_probs + temperature * gumbel, axis=-1)
-
-
-def allowed(
-  log_probs: tf.Tensor,
-  temperature: float,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  min_p: float = 0.0,
-) -> tf.Tensor:
-  """Makes all but likely ids impossible, `[B, V]` to `[B, V]`.
-
-  Probabilities are those at the temperature. Of several limits each acts on
-  what the ones before it leave.
-
-  Args:
-    log_probs: of ids; `-inf` for impossible ones.
-    temperature: 0.001 or more.
-    top_k: leaves the `top_k` likeliest; 0 for all.
-    top_p: leaves the fewest that have this share of what is left (Holtzman et
-      al. 2020); 1 for all.
-    min_p: leaves those with this share of the likeliest one's probability or
-      more (Nguyen et al. 2024); 0 for all.
-  """
-  # Equal ones stay in the order of their ids.
-  order = tf.argsort(log_probs, direction="DESCENDING", stable=True)
-  ordered = tf.gather(log_probs, order, batch_dims=1)
-  probs = tf.nn.softmax((ordered - ordered[:, :1]) / temperature)
-  keep = probs > 0
-  if top_k:
-    keep &= tf.range(tf.shape(probs)[1]) < top_k
-  if top_p < 1:
-    left = tf.where(keep, probs, 0.0)
-    total = tf.reduce_sum(left, axis=1, keepdims=True)
-    keep &= tf.cumsum(left, axis=1, exclusive=True) < top_p * total
-  if min_p:
-    keep &= probs >= min_p * probs[:, :1]
-  rank = tf.argsort(order)  # of each id
-  return tf.where(tf.gather(keep, rank, batch_dims=1), log_probs, -np.inf)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-  """A text after a prefix, or the next piece of one."""
-
-  text: str  # N characters
-  log_probs: np.ndarray  # [N] nats, as the model gave them before any limit
-  stopped: bool = False  # whether the string that ends it came next
-
-  def to_dict(self) -> dict[str, Any]:
-    """Returns what `sample.py --format=jsonl` prints of it."""
-    log_probs = [round(x, 6) for x in self.log_probs.tolist()]
-    return {"text": self.text, "log_probs": log_probs, "stopped": self.stopped}
 
 
 class GenerativeModel:
@@ -119,32 +49,19 @@ class GenerativeModel:
     model: GRULM,
     vocab: list[str],
     temperature: float = 1.0,
-    **limits: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
   ) -> None:
-    """Takes a trained model, and what `allowed` limits its draws by.
+    """Takes a trained model, and how to draw: see `DrawOptions`.
 
     Raises InputError: a temperature or a limit that is out of range.
     """
-    limits = _NO_LIMITS | limits
-    for name, value, holds, words in (
-      (
-        "temperature",
-        temperature,
-        temperature == 0 or 0.001 <= temperature <= 1000,
-        "0 (greedy), or 0.001 to 1000",
-      ),
-      ("top_k", limits["top_k"], limits["top_k"] >= 0, "0 (all) or more"),
-      ("top_p", limits["top_p"], 1e-6 <= limits["top_p"] <= 1, "1e-6 to 1"),
-      ("min_p", limits["min_p"], 0 <= limits["min_p"] <= 1, "0 to 1"),
-    ):
-      if not holds:
-        raise InputError(f"{name} is {value}: give {words}")
     self._model = model
     self._vocab = vocab
-    self._temperature = temperature
-    self._limits = {
-      name: limit for name, limit in limits.items() if limit != _NO_LIMITS[name]
-    }
+    self._options = DrawOptions(
+      float(temperature), int(top_k), float(top_p), float(min_p)
+    )
     # Of the random numbers, each core holds those of one graph call.
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
@@ -212,7 +129,7 @@ class GenerativeModel:
         if stopped.is_set():
           raise concurrent.futures.CancelledError
         pieces.append(piece)
-      return [_join(row) for row in zip(*pieces, strict=True)]
+      return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
     firsts = range(0, num_samples, self._max_rows)
     if len(firsts) == 1:  # a thread's start takes as long as 30 characters
@@ -263,7 +180,7 @@ class GenerativeModel:
     last = np.full(num_rows, prefix_ids[0], np.int32)
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
-    tails = [_Tail(stop) for _ in samples]
+    tails = [StopBuffer(stop) for _ in samples]
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
@@ -342,49 +259,8 @@ class GenerativeModel:
   def _draw(
     self, log_probs: tf.Tensor, uniform: tf.Tensor | None = None
   ) -> tf.Tensor:
+    options = self._options
     log_probs = without_special(log_probs)
-    if self._limits and self._temperature:
-      log_probs = allowed(log_probs, self._temperature, **self._limits)
-    return temperature_random_sampling(log_probs, self._temperature, uniform)
-
-
-class _Tail:
-  """The end of a text, held back while it may begin the string that ends it."""
-
-  def __init__(self, stop: str) -> None:
-    self.stopped = False
-    self._stop = stop
-    self._text, self._log_probs = "", np.empty(0, np.float32)
-
-  def add(self, text: str, log_probs: np.ndarray, at_end: bool) -> Sample:
-    """Takes the next characters; returns those that are surely in the text."""
-    if self.stopped:
-      return Sample("", log_probs[:0], True)
-    text = self._text + text
-    log_probs = np.concatenate([self._log_probs, log_probs])
-    size = text.find(self._stop) if self._stop else -1
-    self.stopped = size >= 0
-    if not self.stopped:
-      size = len(text) if at_end else len(text) - self._overlap(text)
-      self._text, self._log_probs = text[size:], log_probs[size:]
-    return Sample(text[:size], log_probs[:size], self.stopped)
-
-  def _overlap(self, text: str) -> int:
-    """Returns how many characters at the end may begin the stop string."""
-    most = min(len(text), len(self._stop) - 1)
-    sizes = range(most, 0, -1)
-    return next((n for n in sizes if self._stop.startswith(text[-n:])), 0)
-
-
-def _join(pieces: Sequence[Sample]) -> Sample:
-  return Sample(
-    "".join(piece.text for piece in pieces),
-    np.concatenate([piece.log_probs for piece in pieces]),
-    pieces[-1].stopped,
-  )
-
-
-def without_special(log_probs: tf.Tensor) -> tf.Tensor:
-  """Makes the ids that stand for no character impossible, `[B, V]`."""
-  impossible = tf.fill([tf.shape(log_probs)[0], NUM_SPECIAL], -float("inf"))
-  return tf.concat([impossible, log_probs[:, NUM_SPECIAL:]], axis=1)
+    if options.temperature:
+      log_probs = limit(log_probs, options)
+    return temperature_random_sampling(log_probs, options.temperature, uniform)

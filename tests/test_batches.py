@@ -7,41 +7,49 @@ import pytest
 import tensorflow as tf
 from conftest import SHAKESPEARE_VOCAB as VOCAB
 
-from charlm import dataset
-from charlm.config import Config, InputError
-from charlm.corpus import load_text, split_text
-from charlm.vocabulary import decode, encode
+from charlm.config import Config
+from charlm.data.batches import (
+  Batches,
+  ContinuedBatches,
+  build_batches,
+  create_batch_dataset,
+  cut_windows,
+  split_input_target,
+)
+from charlm.data.corpus import load_text, split_text
+from charlm.data.vocabulary import decode, encode
+from charlm.errors import InputError
 
 
 def test_published_windows() -> None:
   ids = encode("Hello world!\nGenerative AI", VOCAB)
-  windows = [decode(w, VOCAB) for w in dataset.cut_windows(ids, 10)]
+  windows = [decode(w, VOCAB) for w in cut_windows(ids, 10)]
   assert windows == ["Hello world", "!\nGenerativ"]
 
 
 def test_published_steps(shakespeare_path: pathlib.Path) -> None:
   text = split_text(load_text(str(shakespeare_path)), Config()).train
   ids = encode(text, VOCAB)
-  assert dataset.Batches(ids, 100, 64).steps_per_epoch == 790
-  batches = dataset.create_batch_dataset(text.split("\n"), VOCAB)
+  assert Batches(ids, 100, 64).steps_per_epoch == 790
+  batches = create_batch_dataset(text.split("\n"), VOCAB)
   assert batches.cardinality() == 790
   inputs, targets = next(iter(batches))
   assert inputs.shape == targets.shape == (64, 100)
 
 
 def test_split_input_target() -> None:
-  assert dataset.split_input_target(list("abcd")) == (
+  assert split_input_target(list("abcd")) == (
     ["a", "b", "c"],
     ["b", "c", "d"],
   )
-  inputs, targets = dataset.split_input_target(tf.constant([1, 2, 3]))
+  inputs, targets = split_input_target(tf.constant([1, 2, 3]))
   assert inputs.numpy().tolist() == [1, 2]
   assert targets.numpy().tolist() == [2, 3]
 
 
 def test_an_epoch_is_each_window_once_and_epochs_differ() -> None:
   ids = np.arange(12 * 5 + 3, dtype=np.uint8)
-  batches = dataset.Batches(ids, seq_length=4, batch_size=4, seed=3)
+  batches = Batches(ids, seq_length=4, batch_size=4, seed=3)
   assert batches.steps_per_epoch == 3
   epochs = [
     np.concatenate([batches.batch(3 * epoch + i) for i in range(3)])
@@ -58,20 +66,20 @@ def test_an_epoch_is_each_window_once_and_epochs_differ() -> None:
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
   ids = np.arange(250, dtype=np.uint8)
   args = {"seq_length": 4, "batch_size": 5}
-  in_order = dataset.Batches(ids, **args, seed=1)
+  in_order = Batches(ids, **args, seed=1)
   expected = [in_order.batch(step) for step in range(40)]
-  jumping = dataset.Batches(ids, **args, seed=1)
+  jumping = Batches(ids, **args, seed=1)
   for step in (39, 3, 17, 3):
     np.testing.assert_array_equal(jumping.batch(step), expected[step])
-  other = dataset.Batches(ids, **args, seed=2)
+  other = Batches(ids, **args, seed=2)
   assert not np.array_equal(other.batch(0), expected[0])
 
 
 def test_the_stream_of_seed_0_stays_as_it_is() -> None:
   # Golden values: another order would silently change every resumed run.
   for kind, expected in (
-    (dataset.Batches, [[190, 60, 80, 140], [10, 90, 70, 190]]),
-    (dataset.ContinuedBatches, [[6, 56, 106, 156], [13, 63, 113, 163]]),
+    (Batches, [[190, 60, 80, 140], [10, 90, 70, 190]]),
+    (ContinuedBatches, [[6, 56, 106, 156], [13, 63, 113, 163]]),
   ):
     batches = kind(np.arange(200, dtype=np.uint8), 9, 4)  # 0 is the default
     firsts = [batches.batch(step)[:, 0].tolist() for step in (0, 7)]
@@ -80,8 +88,8 @@ def test_the_stream_of_seed_0_stays_as_it_is() -> None:
 
 def test_dataset_serves_the_trainers_batches(lines: list[str]) -> None:
   ids = encode("\n".join(lines), VOCAB)
-  batches = dataset.Batches(ids, 20, 16, seed=5)
-  served = dataset.create_batch_dataset(lines, VOCAB, 20, 16, seed=5)
+  batches = Batches(ids, 20, 16, seed=5)
+  served = create_batch_dataset(lines, VOCAB, 20, 16, seed=5)
   step = 0
   for _ in range(2):
     for inputs, targets in served:
@@ -96,25 +104,25 @@ def test_dataset_serves_the_batches_of_the_default_config(
   lines: list[str],
 ) -> None:
   ids = encode("\n".join(lines), VOCAB)
-  windows = dataset.build_batches(ids, Config()).batch(0)
-  ((inputs, targets),) = dataset.create_batch_dataset(lines, VOCAB).take(1)
+  windows = build_batches(ids, Config()).batch(0)
+  ((inputs, targets),) = create_batch_dataset(lines, VOCAB).take(1)
   np.testing.assert_array_equal(inputs, windows[:, :-1])
   np.testing.assert_array_equal(targets, windows[:, 1:])
 
 
 def test_too_short_a_text_is_refused() -> None:
-  dataset.Batches(np.zeros(4 * 5, np.uint8), 4, 4)
+  Batches(np.zeros(4 * 5, np.uint8), 4, 4)
   with pytest.raises(InputError, match="fewer than one batch"):
-    dataset.Batches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
-  dataset.ContinuedBatches(np.zeros(4 * 5, np.uint8), 4, 4)
+    Batches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
+  ContinuedBatches(np.zeros(4 * 5, np.uint8), 4, 4)
   with pytest.raises(InputError, match="fewer than one batch"):
-    dataset.ContinuedBatches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
+    ContinuedBatches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
 
 
 def test_continued_rows_go_on_where_they_stopped() -> None:
   # Each id tells its place, on a ring of 97.
   ids, seq_length, rows = np.arange(97, dtype=np.uint8), 5, 4
-  batches = dataset.ContinuedBatches(ids, seq_length, rows, seed=3)
+  batches = ContinuedBatches(ids, seq_length, rows, seed=3)
   assert batches.steps_per_epoch == (97 // 4 - 1) // 5
   first_places = []
   for epoch in range(3):
@@ -138,7 +146,7 @@ def test_a_config_chooses_the_batches() -> None:
   ids = np.arange(200, dtype=np.uint8)
   config = Config(seq_length=4, batch_size=5, seed=2)
   kinds = [
-    type(dataset.build_batches(ids, dataclasses.replace(config, carry_state=c)))
+    type(build_batches(ids, dataclasses.replace(config, carry_state=c)))
     for c in (False, True)
   ]
-  assert kinds == [dataset.Batches, dataset.ContinuedBatches]
+  assert kinds == [Batches, ContinuedBatches]

@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from charlm.command import warn
-from charlm.config import InputError, LostRunError, is_utf8
-from charlm.files import write_atomically
-from charlm.run_dir import RunDir
+from charlm.config import is_utf8
+from charlm.errors import InputError
+from charlm.runs.run_dir import RunDir
+from charlm.system.files import write_atomically
+from charlm.system.process import warn
 
 _SPLITS = ("train", "eval")
 _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
@@ -122,42 +123,6 @@ class Metrics:
       _summarize(record, writers)
     self._run.outdated.unlink(missing_ok=True)
     self._writers = writers
-
-
-class Profile:
-  """TensorFlow's profile of the steps between two, for TensorBoard."""
-
-  def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
-    """Takes the first and the last step, or none."""
-    self.steps = steps
-    self._run = run
-    self._folder = os.fspath(run.summaries / "train")
-    self._running = False
-
-  def at(self, step: int) -> None:
-    """Begins or ends the profile, if this is the step for it."""
-    if step == self.steps[0]:
-      tf.profiler.experimental.start(self._folder)
-      self._running = True
-    elif step == self.steps[1]:
-      self.close()
-
-  def close(self) -> None:
-    """Ends the profile, if it has begun, and writes it."""
-    if not self._running:
-      return
-    self._running = False
-    try:
-      self._run.check_owned()
-      tf.profiler.experimental.stop()
-    except LostRunError:
-      tf.profiler.experimental.stop(save=False)
-      raise
-    except (OSError, tf.errors.OpError) as error:
-      warn(
-        f"the profile is not written ({type(error).__name__}): check the free "
-        f"space and the permissions of {self._folder}"
-      )
 
 
 def _summarize(

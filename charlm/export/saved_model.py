@@ -4,21 +4,17 @@ Shapes: B texts, T characters of the longest, L layers, H rnn_units, V
 vocabulary size.
 """
 
-import json
 import os
 import pathlib
 import tempfile
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from charlm.config import InputError
-from charlm.files import write_atomically
-from charlm.model import GRULM
-from charlm.sampling import temperature_random_sampling, without_special
-from charlm.threefry import sample_keys, uniform_numbers
-from charlm.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
+from charlm.data.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
+from charlm.model.language_model import GRULM
+from charlm.sampling.gumbel import temperature_random_sampling, without_special
+from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 _MAX_NUMBERS = 2**20  # random ones that are made at a time: 4 MB
 
@@ -45,42 +41,6 @@ def save_saved_model(
       raise OSError(error.message) from error
     os.rename(path, folder)
   return [folder]
-
-
-def save_keras(
-  model: GRULM, vocab: list[str], file: pathlib.Path
-) -> list[pathlib.Path]:
-  """Writes a model of ids `[B, T]` to log-probabilities `[B, T, V]`.
-
-  It is a functional one of Keras' own layers. Returns its path, and that of the
-  vocabulary beside it, a list of strings as JSON.
-
-  Raises:
-    InputError: a model with layer normalisation.
-    OSError: the file cannot be written.
-  """
-  if getattr(model.gru, "gain", None) is not None:
-    raise InputError(
-      "Keras' GRU has no layer normalisation: give --format=saved_model"
-    )
-  inputs = x = keras.Input([None], dtype="int32", name="ids")
-  first, last = model.embedding, model.dense
-  x = keras.layers.Embedding(
-    first.input_dim, first.output_dim, name="embedding"
-  )(x)
-  for gru in model.grus:
-    x = keras.layers.GRU(gru.units, return_sequences=True, name=gru.name)(x)
-  x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
-  plain = keras.Model(inputs, x)
-  plain.set_weights(model.get_weights())
-  file.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=file.parent) as parent:
-    path = os.path.join(parent, file.name)
-    plain.save(path)
-    os.rename(path, file)
-  vocabulary = file.with_suffix(".vocabulary.json")
-  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
-  return [file, vocabulary]
 
 
 class TextModel:

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import Config, DivergedError, InputError
-from charlm.dataset import Batches, ContinuedBatches
-from charlm.machine import memory_bytes
-from charlm.model import GRULM, model_of, num_weights
-from charlm.optimizer import build_optimizer
+from charlm.config import Config
+from charlm.data.batches import Batches, ContinuedBatches
+from charlm.errors import DivergedError, InputError
+from charlm.model.language_model import GRULM, model_of, num_weights
+from charlm.system.machine import memory_bytes
+from charlm.training.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
 _MAX_STEPS_PER_CALL = 100

@@ -13,7 +13,6 @@ summaries/outdated                         there until it is made anew
 starts.jsonl                               how and where each start ran
 """
 
-import collections
 import contextlib
 import fcntl
 import hashlib
@@ -26,21 +25,15 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import numpy as np
-import tensorflow as tf
-
-from charlm.config import Config, Experiment, InputError, LostRunError, is_utf8
-from charlm.corpus import Split, sha256
-from charlm.files import CHECKPOINT_SUFFIXES, plain_path, write_atomically
-from charlm.imported import load_keras_weights
-from charlm.model import GRULM, SIZES, model_of, weights_of
-from charlm.vocabulary import (
-  NO_CHARACTERS,
+from charlm.config import Config, Experiment, is_utf8
+from charlm.data.corpus import Split, sha256
+from charlm.data.vocabulary import (
   vocabulary_from_json,
   vocabulary_to_json,
 )
+from charlm.errors import InputError, LostRunError
+from charlm.system.files import write_atomically
 
-_STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.(config\.json|vocabulary\.json|held_out\.txt|valid\.txt|metrics\.jsonl)"
@@ -48,13 +41,8 @@ _LEFT_OVER = re.compile(  # of a write that was killed
 )
 # A vocabulary of all of Unicode takes 17 MB.
 _LARGEST_FILE = 2**25  # bytes
-_ATTEMPTS = 5
 
 _Parsed = TypeVar("_Parsed")
-
-
-class DamagedError(ValueError):
-  """What is wrong with a checkpoint, to be said after its name."""
 
 
 class RunDir:
@@ -113,7 +101,7 @@ class RunDir:
       InputError: the folder has checkpoints already.
       OSError: it cannot be written.
     """
-    if self._has_checkpoints():
+    if self.has_checkpoints():
       raise InputError(
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
@@ -258,96 +246,12 @@ class RunDir:
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")
 
-  def load_model(self, which: str) -> tuple[GRULM, int]:
-    """Returns the model of a checkpoint, and its step.
-
-    Raises InputError: no such checkpoint, or not one of this run's model.
-    """
-    self.checkpoint(which)  # before the other files: is this a run at all?
-    config, vocab_size = self.experiment().config, len(self.vocabulary())
-    for _ in range(_ATTEMPTS):
-      step, path = self.checkpoint(which)
-      try:
-        with self.open_checkpoint(path, step) as name:
-          model = model_of(config, vocab_size)
-          status = tf.train.Checkpoint(model=model).read(name)
-          # The optimizer and the progress are not wanted here, all weights are.
-          status.expect_partial().assert_existing_objects_matched()
-          if not all(np.isfinite(x).all() for x in model.get_weights()):
-            raise DamagedError("has weights that are no numbers")
-        return model, step
-      except DamagedError as error:
-        damage = error
-      # A trainer may have put a newer one in its place by now.
-      if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
-        break
-    raise InputError(
-      f"the checkpoint {path} {damage}: give another --checkpoint"
-    ) from damage
-
-  @contextlib.contextmanager
-  def open_checkpoint(self, path: str, step: int) -> Iterator[str]:
-    """Checks a checkpoint, and yields a path from which TensorFlow restores it.
-
-    It is read as a whole: TensorFlow compares the checksum of each tensor.
-
-    Raises:
-      DamagedError: not whole, of other sizes, or of another step.
-      OSError: it cannot be read.
-    """
-    config, vocab_size = self.experiment().config, len(self.vocabulary())
-    with plain_path(pathlib.Path(path)) as name:
-      try:
-        _check(name, step, config, vocab_size)
-        yield name
-      except DamagedError:
-        raise
-      except Exception as error:  # TensorFlow raises all kinds for rubbish
-        # What cannot be read is not damaged for that.
-        with contextlib.suppress(FileNotFoundError):
-          for suffix in CHECKPOINT_SUFFIXES:
-            with open(path + suffix, "rb") as file:
-              hashlib.file_digest(file, "sha256")
-        raise DamagedError("is damaged") from error
-
-  def initial_vocabulary(self, config: Config) -> list[str]:
-    """Returns the characters that this run knows before it sees its corpus."""
-    if not config.init_from:
-      return NO_CHARACTERS
-    if self.exists():
-      return self.vocabulary()
-    source = RunDir(config.init_from)
-    return source.vocabulary() if source.exists() else NO_CHARACTERS
-
-  def load_initial(self, config: Config, vocab_size: int) -> GRULM | None:
-    """Returns the model that this run begins with.
-
-    None where none is asked for, or where this run has begun. That of another
-    run may know fewer characters than the vocabulary has, that of a file knows
-    them all.
-
-    Raises InputError: no such model, or one of other sizes.
-    """
-    if not config.init_from or self._has_checkpoints():
-      return None
-    source = RunDir(config.init_from)
-    if not source.path.is_dir():
-      return load_keras_weights(config.init_from, config, vocab_size)
-    model, _ = source.load_model("latest")
-    theirs = source.experiment().config
-    for name in SIZES:
-      if (here := getattr(config, name)) != (there := getattr(theirs, name)):
-        raise InputError(
-          f"{name} is {here}, but {there} in {source.path}: give "
-          f"--{name}={there}"
-        )
-    return model
-
   def _write(self, path: pathlib.Path, text: str) -> None:
     self.check_owned()
     write_atomically(path, text.encode())
 
-  def _has_checkpoints(self) -> bool:
+  def has_checkpoints(self) -> bool:
+    """Tells whether there is a whole checkpoint."""
     return any(map(checkpoint_steps, (self.recent, self.best)))
 
   def _refuse_links(self) -> None:
@@ -401,36 +305,6 @@ def _parse(
       "--run_dir"
     )
   return parsed
-
-
-def _check(path: str, step: int, config: Config, vocab_size: int) -> None:
-  """Reads a checkpoint as a whole, a tensor at a time.
-
-  Raises DamagedError, or whatever TensorFlow raises for what is not whole.
-  """
-  if os.path.isdir(path):  # TensorFlow would read what is in it
-    raise DamagedError("is a folder, too")
-  reader = tf.compat.v1.train.NewCheckpointReader(path)
-  dtypes = reader.get_variable_to_dtype_map()
-  there = collections.Counter(
-    (dtypes[key], *shape)
-    for key, shape in reader.get_variable_to_shape_map().items()
-  )
-  weights = collections.Counter(
-    (tf.float32, *shape) for *_, shape in weights_of(config, vocab_size)
-  )
-  # Beside them and Adam's means of them: sums, carried states, and counters.
-  rows = config.batch_size if config.carry_state else 0
-  known = {*weights, (tf.float64, 3)}
-  known.add((tf.float32, config.num_layers, rows, config.rnn_units))
-  known |= {(dtype,) for dtype in (tf.float32, tf.float64, tf.int64, tf.string)}
-  # Before memory is asked for.
-  if weights - there or there.keys() - known:
-    raise DamagedError("does not fit config.json and vocabulary.json")
-  for key in dtypes:
-    reader.get_tensor(key)
-  if (held := int(reader.get_tensor(_STEP_KEY))) != step:
-    raise DamagedError(f"holds step {held}")
 
 
 def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:

@@ -1,0 +1,122 @@
+"""How well a model predicts a text: log perplexity, in nats per character."""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.evaluation.score import Score, refuse_short
+from charlm.model.language_model import GRULM, State
+
+_BATCH_SIZE, _MIN_PIECE = 64, 64
+
+
+class Evaluator:
+  """Scores texts `[N]`, a piece at a time, which only bounds the memory.
+
+  `stream` is the reference's protocol, `windows` that of models with a context
+  of fixed length, `lines` that of `log_perplexity`.
+  """
+
+  def __init__(
+    self,
+    model: GRULM,
+    piece_length: int = 1024,
+    between: Callable[[], None] = lambda: None,
+  ) -> None:
+    """Takes what is called before each piece; it raises to give up."""
+    self._model = model
+    self._piece_length = piece_length
+    self._between = between
+    # XLA makes the loop over time faster on a CPU, but knows no cuDNN.
+    xla = not tf.config.list_physical_devices("GPU")
+    self._score_piece = tf.function(self._score_piece, jit_compile=xla)
+
+  def stream(self, ids: np.ndarray) -> Score:
+    """Scores all characters but the first, given all those before.
+
+    Raises InputError: fewer than two characters.
+    """
+    refuse_short(ids)
+    (nats,) = self._score_batch([ids], 1, self._piece_length)
+    return Score(nats, ids[1:] == UNKNOWN_ID)
+
+  def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
+    """Scores the same characters, each given at most those of a window.
+
+    Each window starts from the zero state, `stride` characters after the one
+    before. The first is scored whole, of each later one the last `stride`.
+
+    Raises:
+      InputError: fewer than two characters.
+      ValueError: a stride over the window.
+    """
+    refuse_short(ids)
+    if not 1 <= stride <= window:
+      raise ValueError(f"stride is {stride}: give 1 to {window}, the window")
+    num_targets = len(ids) - 1
+    starts = range(0, max(1, num_targets - window + stride), stride)
+    rows = [ids[start : start + window + 1] for start in starts]
+    nats = self._score_rows(rows)
+    parts = [nats[0], *(x[window - stride :] for x in nats[1:])]
+    return Score(np.concatenate(parts), ids[1:] == UNKNOWN_ID)
+
+  def lines(self, ids: np.ndarray, newline: int) -> Score:
+    """Scores each line alone, up to its newline; averages the lines' means.
+
+    A line is predicted from the zero state after a newline.
+
+    Raises InputError: no character.
+    """
+    text = np.concatenate([[newline], ids])
+    refuse_short(text)
+    if text[-1] != newline:
+      text = np.append(text, newline)
+    ends = np.flatnonzero(text == newline)
+    rows = [text[a : b + 1] for a, b in itertools.pairwise(ends)]
+    return Score(
+      np.concatenate(self._score_rows(rows)),
+      np.concatenate([row[1:] == UNKNOWN_ID for row in rows]),
+      np.diff(ends),
+    )
+
+  def _score_rows(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns the nats of all characters but the first of each row."""
+    # Rows of about the same length together need little filling.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    nats: dict[int, np.ndarray] = {}
+    for first in range(0, len(rows), _BATCH_SIZE):
+      chosen = order[first : first + _BATCH_SIZE]
+      # Few lengths, since each is compiled anew.
+      longest, size = len(rows[chosen[-1]]) - 1, _MIN_PIECE
+      while size < min(longest, self._piece_length):
+        size *= 2
+      batch = [rows[i] for i in chosen]
+      scored = self._score_batch(batch, _BATCH_SIZE, size)
+      nats.update(zip(chosen, scored, strict=True))
+    return [nats[i] for i in range(len(rows))]
+
+  def _score_batch(
+    self, rows: list[np.ndarray], batch_size: int, size: int
+  ) -> list[np.ndarray]:
+    """Scores rows side by side, `size` characters at a time."""
+    states, pieces = self._model.initial_states(batch_size), []
+    for start in range(0, max(map(len, rows)) - 1, size):
+      self._between()
+      # What is missing is filled up: another shape would be compiled.
+      filled = np.full([batch_size, size + 1], PADDING_ID, np.int32)
+      for row, ids in zip(filled, rows, strict=False):
+        piece = ids[start : start + size + 1]
+        row[: len(piece)] = piece
+      nats, states = self._score_piece(filled[:, :-1], filled[:, 1:], states)
+      pieces.append(nats.numpy())
+    nats = np.concatenate(pieces, axis=1)
+    return [x[: len(row) - 1] for x, row in zip(nats, rows, strict=False)]
+
+  def _score_piece(
+    self, inputs: tf.Tensor, targets: tf.Tensor, states: State
+  ) -> tuple[tf.Tensor, State]:
+    log_probs, states = self._model(inputs, states, return_state=True)
+    return -tf.gather(log_probs, targets, batch_dims=2), states

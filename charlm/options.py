@@ -1,0 +1,95 @@
+"""Options: typed fields with a help text, checked when an object is made.
+
+The flags of each program are the fields of such a class (`system/flags.py`).
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from charlm.errors import InputError
+
+_Value = TypeVar("_Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+  """The values that an option may have."""
+
+  holds: Callable[[Any], bool]
+  words: str  # complete "give a value ..."
+
+
+ANY = Allowed(lambda value: True, "")
+FRACTION = Allowed(lambda value: 0 <= value < 1, "in [0, 1)")
+NOT_NEGATIVE = Allowed(lambda value: 0 <= value < math.inf, "of 0 or more")
+POSITIVE = Allowed(lambda value: 0 < value < math.inf, "above 0")
+
+
+def between(least: float, most: float = 2**31 - 1) -> Allowed:
+  """Allows the numbers from `least` to `most`."""
+  words = f"between {least:,} and {most:,}"
+  return Allowed(lambda value: least <= value <= most, words)
+
+
+def one_of(*values: str) -> Allowed:
+  """Allows the given strings."""
+  words = f"of {', '.join(values[:-1])} or {values[-1]}"
+  return Allowed(values.__contains__, words)
+
+
+def is_utf8(text: str) -> bool:
+  """Tells whether a text, such as a file's name, can be written as UTF-8."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+UTF8 = Allowed(is_utf8, "in UTF-8")
+
+
+def option(
+  default: _Value, help: str, allowed: Allowed = ANY, group: str = ""
+) -> _Value:
+  """Declares a field of an `Options` class.
+
+  Args:
+    default: the value where none is given.
+    help: what the option does to the result, with its unit.
+    allowed: the values that it may have.
+    group: the title under which `--help` shows this field and those after it.
+
+  Returns a dataclass field, which stands for its default.
+  """
+  metadata = {"help": help, "allowed": allowed, "group": group}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The base of all options.
+
+  Raises InputError: a value has the wrong type or is not allowed.
+  """
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      value, allowed = getattr(self, field.name), field.metadata["allowed"]
+      if not _has_type(value, field.type):
+        words = f"of type {getattr(field.type, '__name__', field.type)}"
+      elif not allowed.holds(value):
+        words = allowed.words
+      else:
+        continue
+      raise InputError(f"{field.name} is {value!r}: give a value {words}")
+
+
+def _has_type(value: object, kind: Any) -> bool:
+  if isinstance(kind, types.UnionType):
+    return type(value) in typing.get_args(kind)
+  return type(value) is (typing.get_origin(kind) or kind)

@@ -1,0 +1,79 @@
+"""Loading a run's model, and what a new run begins with."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.config import Config
+from charlm.data.vocabulary import NO_CHARACTERS
+from charlm.errors import InputError
+from charlm.model.keras_weights import load_keras_weights
+from charlm.model.language_model import GRULM, SIZES, model_of
+from charlm.runs.checkpoints import DamagedError, open_checkpoint
+from charlm.runs.run_dir import RunDir
+from charlm.system.files import CHECKPOINT_SUFFIXES
+
+_ATTEMPTS = 5
+
+
+def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
+  """Returns the model of a checkpoint, and its step.
+
+  Raises InputError: no such checkpoint, or not one of this run's model.
+  """
+  run.checkpoint(which)  # before the other files: is this a run at all?
+  config, vocab_size = run.experiment().config, len(run.vocabulary())
+  for _ in range(_ATTEMPTS):
+    step, path = run.checkpoint(which)
+    try:
+      with open_checkpoint(run, path, step) as name:
+        model = model_of(config, vocab_size)
+        status = tf.train.Checkpoint(model=model).read(name)
+        # The optimizer and the progress are not wanted here, all weights are.
+        status.expect_partial().assert_existing_objects_matched()
+        if not all(np.isfinite(x).all() for x in model.get_weights()):
+          raise DamagedError("has weights that are no numbers")
+      return model, step
+    except DamagedError as error:
+      damage = error
+    # A trainer may have put a newer one in its place by now.
+    if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
+      break
+  raise InputError(
+    f"the checkpoint {path} {damage}: give another --checkpoint"
+  ) from damage
+
+
+def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
+  """Returns the characters that this run knows before it sees its corpus."""
+  if not config.init_from:
+    return NO_CHARACTERS
+  if run.exists():
+    return run.vocabulary()
+  source = RunDir(config.init_from)
+  return source.vocabulary() if source.exists() else NO_CHARACTERS
+
+
+def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
+  """Returns the model that this run begins with.
+
+  None where none is asked for, or where this run has begun. That of another
+  run may know fewer characters than the vocabulary has, that of a file knows
+  them all.
+
+  Raises InputError: no such model, or one of other sizes.
+  """
+  if not config.init_from or run.has_checkpoints():
+    return None
+  source = RunDir(config.init_from)
+  if not source.path.is_dir():
+    return load_keras_weights(config.init_from, config, vocab_size)
+  model, _ = load_model(source, "latest")
+  theirs = source.experiment().config
+  for name in SIZES:
+    if (here := getattr(config, name)) != (there := getattr(theirs, name)):
+      raise InputError(
+        f"{name} is {here}, but {there} in {source.path}: give --{name}={there}"
+      )
+  return model

@@ -1,0 +1,68 @@
+"""Draws from a distribution by the Gumbel-max trick, and limits to them."""
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.data.vocabulary import (
+  NUM_SPECIAL,
+)
+from charlm.sampling.options import DrawOptions
+
+
+def temperature_random_sampling(
+  log_probs: tf.Tensor,
+  temperature: float | tf.Tensor = 1.0,
+  uniform: tf.Tensor | None = None,
+) -> tf.Tensor:
+  """Draws from softmax(log_probs / temperature) by the Gumbel-max trick.
+
+  Args:
+    log_probs: `[..., V]`; all of them can be drawn.
+    temperature: 0 is greedy.
+    uniform: numbers in [0, 1) shaped like `log_probs`; drawn from TensorFlow's
+      global generator if None.
+
+  Returns Ids `[...]`, int64.
+  """
+  if uniform is None:
+    uniform = tf.random.uniform(tf.shape(log_probs))
+  u = 1e-6 + uniform * (1 - 2e-6)
+  gumbel = -tf.math.log(-tf.math.log(u))
+  return tf.argmax(log_probs + temperature * gumbel, axis=-1)
+
+
+def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
+  """Makes all but likely ids impossible, `[B, V]` to `[B, V]`.
+
+  Probabilities are those at the temperature, which must not be 0. `top_p` is
+  nucleus sampling (Holtzman et al. 2020), `min_p` is that of Nguyen et al.
+  (2024).
+
+  Args:
+    log_probs: of ids; `-inf` for impossible ones.
+    options: the limits.
+  """
+  top_k, top_p, min_p = options.top_k, options.top_p, options.min_p
+  if not top_k and top_p == 1 and not min_p:
+    return log_probs
+  # Equal ones stay in the order of their ids.
+  order = tf.argsort(log_probs, direction="DESCENDING", stable=True)
+  ordered = tf.gather(log_probs, order, batch_dims=1)
+  probs = tf.nn.softmax((ordered - ordered[:, :1]) / options.temperature)
+  keep = probs > 0
+  if top_k:
+    keep &= tf.range(tf.shape(probs)[1]) < top_k
+  if top_p < 1:
+    left = tf.where(keep, probs, 0.0)
+    total = tf.reduce_sum(left, axis=1, keepdims=True)
+    keep &= tf.cumsum(left, axis=1, exclusive=True) < top_p * total
+  if min_p:
+    keep &= probs >= min_p * probs[:, :1]
+  rank = tf.argsort(order)  # of each id
+  return tf.where(tf.gather(keep, rank, batch_dims=1), log_probs, -np.inf)
+
+
+def without_special(log_probs: tf.Tensor) -> tf.Tensor:
+  """Makes the ids that stand for no character impossible, `[B, V]`."""
+  impossible = tf.fill([tf.shape(log_probs)[0], NUM_SPECIAL], -float("inf"))
+  return tf.concat([impossible, log_probs[:, NUM_SPECIAL:]], axis=1)

@@ -1,0 +1,29 @@
+"""A text that was drawn."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+  """A text after a prefix, or the next piece of one."""
+
+  text: str  # N characters
+  log_probs: np.ndarray  # [N] nats, as the model gave them before any limit
+  stopped: bool = False  # whether the string that ends it came next
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns what `sample.py --format=jsonl` prints of it."""
+    log_probs = [round(x, 6) for x in self.log_probs.tolist()]
+    return {"text": self.text, "log_probs": log_probs, "stopped": self.stopped}
+
+
+def join_pieces(pieces: Sequence[Sample]) -> Sample:
+  return Sample(
+    "".join(piece.text for piece in pieces),
+    np.concatenate([piece.log_probs for piece in pieces]),
+    pieces[-1].stopped,
+  )

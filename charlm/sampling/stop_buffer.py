@@ -1,0 +1,33 @@
+"""The end of a text, held back while it may begin the string that stops it."""
+
+import numpy as np
+
+from charlm.sampling.sample import Sample
+
+
+class StopBuffer:
+  """The end of a text, held back while it may begin the string that ends it."""
+
+  def __init__(self, stop: str) -> None:
+    self.stopped = False
+    self._stop = stop
+    self._text, self._log_probs = "", np.empty(0, np.float32)
+
+  def add(self, text: str, log_probs: np.ndarray, at_end: bool) -> Sample:
+    """Takes the next characters; returns those that are surely in the text."""
+    if self.stopped:
+      return Sample("", log_probs[:0], True)
+    text = self._text + text
+    log_probs = np.concatenate([self._log_probs, log_probs])
+    size = text.find(self._stop) if self._stop else -1
+    self.stopped = size >= 0
+    if not self.stopped:
+      size = len(text) if at_end else len(text) - self._overlap(text)
+      self._text, self._log_probs = text[size:], log_probs[size:]
+    return Sample(text[:size], log_probs[:size], self.stopped)
+
+  def _overlap(self, text: str) -> int:
+    """Returns how many characters at the end may begin the stop string."""
+    most = min(len(text), len(self._stop) - 1)
+    sizes = range(most, 0, -1)
+    return next((n for n in sizes if self._stop.startswith(text[-n:])), 0)

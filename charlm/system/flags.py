@@ -1,0 +1,76 @@
+"""Flags made of the fields of an options class; absl is used here alone."""
+
+import dataclasses
+import textwrap
+from typing import TypeVar
+
+from absl import flags
+
+from charlm.options import Options
+
+_Options = TypeVar("_Options", bound=Options)
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+  str | None: flags.DEFINE_string,
+  tuple[str, ...]: flags.DEFINE_list,
+}
+
+
+def define_flags(options: type[Options]) -> flags.FlagValues:
+  """Returns a flag for each field of an options class, and `--help`.
+
+  They are in a `FlagValues` of their own, so that several programs, or one
+  several times, can run in one process.
+  """
+  values, group = flags.FlagValues(), "Flags"
+  for field in dataclasses.fields(options):
+    group = field.metadata["group"] or group
+    default = field.default
+    _DEFINE[field.type](
+      field.name,
+      list(default) if isinstance(default, tuple) else default,
+      field.metadata["help"],
+      flag_values=values,
+      module_name=group,
+    )
+  flags.DEFINE_bool(
+    "help", False, "show this help", flag_values=values, module_name=group
+  )
+  return values
+
+
+def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
+  """Returns the options that parsed flags describe.
+
+  Raises InputError: a value is not allowed.
+  """
+  names = [field.name for field in dataclasses.fields(options)]
+  found = {name: getattr(values, name) for name in names}
+  return options(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+  )
+
+
+def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
+  """Returns what `--help` prints, at most 80 columns wide.
+
+  The flags stand under the titles of their groups.
+  """
+  lines = [usage, "", f"{name} [--flag=value ...]"]
+  for title, group in values.flags_by_module_dict().items():
+    lines += ["", title]
+    for flag in group:
+      value = "" if flag.default is None else flag.default_as_str.strip("'")
+      default = "" if flag.boolean else "=" + value.removesuffix(".0")
+      left = f"  --{flag.name}{default}"
+      lines += textwrap.wrap(
+        flag.help,
+        width=79,
+        initial_indent=f"{left:<33} ",
+        subsequent_indent=" " * 34,
+        break_long_words=False,
+      )
+  return "\n".join(lines)

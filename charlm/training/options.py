@@ -1,0 +1,60 @@
+"""How one start of a run trains: nothing of it changes the model."""
+
+import dataclasses
+
+from charlm.errors import InputError
+from charlm.options import Options, between, one_of, option
+
+
+@dataclasses.dataclass(frozen=True)
+class StartOptions(Options):
+  """Each field is a flag of `train.py`.
+
+  Raises InputError: a value is not allowed.
+  """
+
+  run_dir: str = option(
+    "runs/shakespeare", "folder of the run", group="The run"
+  )
+  num_replicas: int = option(
+    0,
+    "number of GPUs or CPU devices; 0: all GPUs, or a CPU device for each core",
+    between(0),
+  )
+  eval_every_steps: int = option(
+    0, "steps between two evaluations; 0: an epoch", between(0)
+  )
+  checkpoint_every_steps: int = option(
+    0, "steps between two checkpoints; 0: a quarter of an epoch", between(0)
+  )
+  summary_every_steps: int = option(
+    0,
+    "steps averaged in each reported loss; 0: an 80th of an epoch",
+    between(0),
+  )
+  max_to_keep: int = option(
+    3, "number of the latest checkpoints to keep", between(1)
+  )
+  gru: str = option(
+    "auto",
+    "implementation of the GRU: fused, keras, or auto, which is keras (cuDNN) "
+    "on a GPU and fused elsewhere",
+    one_of("auto", "fused", "keras"),
+  )
+  profile_steps: tuple[str, ...] = option(
+    (), "first,last: steps to profile for TensorBoard"
+  )
+  deterministic: bool = option(
+    False,
+    "repeat results bit by bit on GPUs, more slowly; CPUs always do",
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    words = ",".join(self.profile_steps)
+    steps = [int(word) for word in self.profile_steps if word.isdecimal()]
+    rise = len(steps) == 2 and 0 < steps[0] < steps[1]
+    if words and not (rise and len(self.profile_steps) == 2):
+      raise InputError(
+        f"profile_steps is {words}: give two steps, such as 10,20"
+      )

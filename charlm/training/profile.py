@@ -1,0 +1,45 @@
+"""TensorFlow's profile of some steps, for TensorBoard."""
+
+import os
+
+import tensorflow as tf
+
+from charlm.errors import LostRunError
+from charlm.runs.run_dir import RunDir
+from charlm.system.process import warn
+
+
+class Profile:
+  """TensorFlow's profile of the steps between two, for TensorBoard."""
+
+  def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
+    """Takes the first and the last step, or none."""
+    self.steps = steps
+    self._run = run
+    self._folder = os.fspath(run.summaries / "train")
+    self._running = False
+
+  def at(self, step: int) -> None:
+    """Begins or ends the profile, if this is the step for it."""
+    if step == self.steps[0]:
+      tf.profiler.experimental.start(self._folder)
+      self._running = True
+    elif step == self.steps[1]:
+      self.close()
+
+  def close(self) -> None:
+    """Ends the profile, if it has begun, and writes it."""
+    if not self._running:
+      return
+    self._running = False
+    try:
+      self._run.check_owned()
+      tf.profiler.experimental.stop()
+    except LostRunError:
+      tf.profiler.experimental.stop(save=False)
+      raise
+    except (OSError, tf.errors.OpError) as error:
+      warn(
+        f"the profile is not written ({type(error).__name__}): check the free "
+        f"space and the permissions of {self._folder}"
+      )
