@@ -3,7 +3,7 @@ import json
 import pathlib
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from charlm.config import Config, Experiment
 from charlm.errors import InputError

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 DOCUMENTS = (
   "README.md",

@@ -8,7 +8,7 @@ import sys
 import tokenize
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 # Folders and modules of the package: each imports from the rows before its own.
 ROWS = [

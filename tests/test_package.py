@@ -4,7 +4,7 @@ import subprocess
 import sys
 import zipfile
 
-from conftest import ROOT
+from helpers import ROOT
 
 
 def test_the_wheel_holds_the_package_alone(tmp_path: pathlib.Path) -> None:

@@ -3,9 +3,12 @@
 import io
 import json
 import pathlib
+import signal
+import subprocess
 import sys
 
 import pytest
+from helpers import ROOT
 
 import sample as sample_binary
 
@@ -62,3 +65,44 @@ def test_a_prefix_comes_from_a_file_or_a_pipe(
   stdin = io.TextIOWrapper(io.BytesIO(prefix.encode()))
   monkeypatch.setattr(sys, "stdin", stdin)
   assert _printed([*args, "--prefix_file=-"], capsys) == expected
+
+
+def test_samples_on_stdout_are_prefix_and_text_alone(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=40"]
+  assert sample_binary.main([*args, "--num_samples=3"]) == 0
+  captured = capsys.readouterr()
+  assert captured.err == ""
+  texts = captured.out.removesuffix("\n").split("\n" + "-" * 20 + "\n")
+  assert [len(text) for text in texts] == [40, 40, 40]
+  for more in ([], ["--prefix=\n"]):
+    assert sample_binary.main([*args, *more]) == 0
+    assert capsys.readouterr().out.removesuffix("\n").endswith(texts[0])
+  assert sample_binary.main([*args, "--seed=1"]) == 0
+  assert capsys.readouterr().out != texts[0] + "\n"
+
+
+def test_sample_names_unknown_prefix_characters(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=5"]
+  assert sample_binary.main([*args, "--prefix=kïng Z"]) == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith("kïng Z")
+  assert captured.err.count("\n") == 1
+  assert "'Z' 'ï'" in captured.err
+
+
+@pytest.mark.parametrize("flag", ["--num_chars=100000", "--help"])
+def test_a_reader_that_leaves_ends_it_quietly(
+  flag: str, trained_run: pathlib.Path
+) -> None:
+  with subprocess.Popen(
+    [sys.executable, ROOT / "sample.py", f"--run_dir={trained_run}", flag],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    process.stdout.close()
+    assert process.stderr.read() == b""
+  assert process.returncode == 128 + signal.SIGPIPE

@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHAKESPEARE_VOCAB as VOCAB
+from helpers import SHAKESPEARE_VOCAB as VOCAB
 
 from charlm.data import vocabulary
 from charlm.data.corpus import load_lines

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 # A program that stays in one call of TensorFlow, as in a compilation.
 _BUSY = """
@@ -70,3 +70,21 @@ def test_only_a_second_signal_ends_what_is_to_be_saved(
       process.wait(3)
     process.send_signal(number)
     assert process.wait(20) == 128 + number
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
+  code = (
+    "import os, signal\n"
+    "from charlm.system.process import StopRequest\n"
+    "with StopRequest() as stop:\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  print(stop.exit_code, flush=True)\n"
+    "  signal.pause()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == "143\n"
+    process.send_signal(second)
+  assert process.returncode == -second

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soak
 import tensorflow as tf
-from conftest import ROOT, WORDS
+from helpers import ROOT, WORDS
+from soak import numbers
 
 import train as train_binary
 from charlm.evaluation.evaluator import Evaluator
@@ -47,11 +48,11 @@ def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
 
 
 def _evaluated(run_dir: pathlib.Path) -> list[int]:
-  return [r["step"] for r in soak.numbers(run_dir) if r["split"] == "eval"]
+  return [r["step"] for r in numbers(run_dir) if r["split"] == "eval"]
 
 
 def _assert_equal(one: pathlib.Path, other: pathlib.Path) -> None:
-  assert soak.numbers(one) == soak.numbers(other)
+  assert numbers(one) == numbers(other)
   for name in ("checkpoints", "best"):
     assert soak.fingerprint(one / name) == soak.fingerprint(other / name)
 
@@ -199,7 +200,7 @@ def test_a_perplexity_beyond_float32_is_no_reason_to_stop(
   for epochs in (1, 2):
     assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
   assert capsys.readouterr().err == ""
-  records = [r for r in soak.numbers(run_dir) if r["split"] == "eval"]
+  records = [r for r in numbers(run_dir) if r["split"] == "eval"]
   assert [record["step"] for record in records] == [12, 24]
   for record in records:
     assert record["loss"] > 88.8
@@ -238,4 +239,4 @@ def test_numbers_beyond_float32_are_no_traceback(
   if flags[0] in ("--clip_norm=1e38", "--clip_norm=1e300"):  # clip nothing
     plain = [*train_args, f"--run_dir={tmp_path}/plain"]
     assert train_binary.main(plain) == 0
-    assert soak.numbers(tmp_path / "run") == soak.numbers(tmp_path / "plain")
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "plain")

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import (
+from helpers import (
   EXPERIMENT,
   SPLIT,
   VOCAB,
@@ -15,7 +15,7 @@ from conftest import (
   file_size_limit,
   save_checkpoints,
 )
-from conftest import NumberedCheckpoints as Checkpoints
+from helpers import NumberedCheckpoints as Checkpoints
 
 from charlm.errors import InputError, LostRunError
 from charlm.model.language_model import build_model

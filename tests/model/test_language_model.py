@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHAKESPEARE_VOCAB as VOCAB
+from helpers import SHAKESPEARE_VOCAB as VOCAB
 
 import charlm
 from charlm.errors import InputError

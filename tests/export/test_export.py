@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHAKESPEARE_VOCAB
+from helpers import SHAKESPEARE_VOCAB
 
 import export as export_binary
 import train as train_binary

@@ -6,7 +6,7 @@ import venv
 import zipfile
 
 import pytest
-from conftest import SHARED_DATA
+from helpers import SHARED_DATA
 
 from charlm.config import Config
 from charlm.data import corpus, shakespeare

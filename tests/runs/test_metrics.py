@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import EXPERIMENT, SPLIT, VOCAB, file_size_limit
+from helpers import EXPERIMENT, SPLIT, VOCAB, file_size_limit
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 

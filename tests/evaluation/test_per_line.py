@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import ROOT, VOCAB, WORDS
+from helpers import ROOT, VOCAB, WORDS
 
 import eval as eval_binary
 import train as train_binary

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHAKESPEARE_VOCAB as VOCAB
+from helpers import SHAKESPEARE_VOCAB as VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

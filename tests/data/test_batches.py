@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHAKESPEARE_VOCAB as VOCAB
+from helpers import SHAKESPEARE_VOCAB as VOCAB
 
 from charlm.config import Config
 from charlm.data.batches import (

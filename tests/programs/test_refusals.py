@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 import eval as eval_binary
 import export as export_binary

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 import soak
-from conftest import EXPERIMENT, ROOT, SPLIT, VOCAB, NumberedCheckpoints
+from helpers import EXPERIMENT, ROOT, SPLIT, VOCAB, NumberedCheckpoints
+from soak import numbers
 
 import train as train_binary
 from charlm.config import Config
@@ -71,7 +72,7 @@ def _train(args: list[str], run: pathlib.Path) -> None:
 def _assert_equal(run: pathlib.Path, other: pathlib.Path) -> None:
   for name in ("checkpoints", "best"):
     assert soak.fingerprint(run / name) == soak.fingerprint(other / name)
-  assert soak.numbers(run) == soak.numbers(other)
+  assert numbers(run) == numbers(other)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import PROGRAMS, ROOT
 
 import eval as eval_binary
 from charlm.system.process import fail, warn
@@ -106,3 +106,22 @@ def test_a_terminal_obeys_no_name(
     err = capsys.readouterr().err
     assert "\x1b" not in err
     assert r"\x1b[2J" in err
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_closed_output_is_no_error(name: str) -> None:
+  command = f"{sys.executable} {ROOT / name} --help >&-"
+  result = subprocess.run(
+    command, shell=True, capture_output=True, text=True, check=True
+  )
+  assert result.stderr == ""
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_is_no_error(
+  name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  assert PROGRAMS[name].main([name, "--help"]) == 0
+  captured = capsys.readouterr()
+  assert "--run_dir" in captured.out
+  assert captured.err == ""

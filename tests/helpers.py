@@ -1,0 +1,119 @@
+"""What the tests share and what is no fixture."""
+
+import contextlib
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import soak
+import tensorflow as tf
+
+import eval as eval_program
+import export
+import report
+import sample
+import train
+from charlm.config import Config
+from charlm.data.corpus import Split
+from charlm.model.language_model import build_model
+from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.run_dir import RunDir, experiment_of
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# The characters of shared/data/shakespeare.txt.
+SHAKESPEARE_VOCAB = ["[UNK]", "", "\t", "\n", *" !$&'(),-.0123456789:;?"]
+SHAKESPEARE_VOCAB += [
+  *"ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz|"
+]
+
+WORDS = "the king of night shall not come my lord, I".split()
+
+VOCAB = ["[UNK]", "", "\n", "a", "b"]
+SPLIT = Split("ab", "", "ab\nba")
+EXPERIMENT = experiment_of(
+  Config(embedding_dim=4, rnn_units=6), "ab\nab\nba", VOCAB, SPLIT
+)
+
+
+class NumberedCheckpoints(Checkpoints):
+  """Those of a model that is not trained: each holds the step of its name."""
+
+  def __init__(
+    self, run: RunDir, max_to_keep: int, **objects: tf.Module
+  ) -> None:
+    self._optimizer = keras.optimizers.SGD()
+    self._optimizer.build(objects["model"].trainable_variables)
+    super().__init__(run, max_to_keep, optimizer=self._optimizer, **objects)
+
+  def _save(self, *args: Any) -> bool:
+    self._optimizer.iterations.assign(args[-1])
+    return super()._save(*args)
+
+
+def save_checkpoints(
+  run: RunDir, *steps: int, best: tuple[int, ...] = ()
+) -> keras.Model:
+  """Saves a new model at some steps, or as the best; returns it."""
+  model = build_model(len(VOCAB), 4, 6)
+  checkpoints = NumberedCheckpoints(run, 3, model=model)
+  for step in steps:
+    checkpoints.save(step)
+  for step in best:
+    checkpoints.save_best(step)
+  return model
+
+
+def checkpoint_file(
+  run: RunDir, step: int, suffix: str, folder: str = "checkpoints"
+) -> pathlib.Path:
+  """Returns where a file of a checkpoint is."""
+  return run.path / folder / f"ckpt-{step}{suffix}"
+
+
+def bound_by_permissions() -> list[str]:
+  """Returns what a command of root's begins with to be refused as others are.
+
+  Another user might not reach the interpreter.
+  """
+  if os.geteuid():
+    return []
+  return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+@contextlib.contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+  """Lets no file grow beyond some bytes, as a full disk would."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+PROGRAMS = {
+  "train.py": train,
+  "eval.py": eval_program,
+  "sample.py": sample,
+  "export.py": export,
+  "report.py": report,
+}
+
+
+def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
+  """Returns the metrics of `train` or `eval`, without the speed."""
+  return [r for r in soak.numbers(run_dir) if r["split"] == split]
+
+
+def run_program(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
+  """Runs a script with its flags as a process."""
+  return subprocess.run(
+    [sys.executable, ROOT / args[0], *args[1:]], capture_output=True, text=True
+  )

@@ -1,0 +1,312 @@
+"""Bad input: one line that names the remedy, and code 2."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers import PROGRAMS, ROOT, bound_by_permissions, run_program
+from soak import numbers
+
+import train as train_binary
+from charlm.runs.run_dir import RunDir
+
+BAD_FILES = {
+  "empty.txt": b"",
+  "blank.txt": b" \n\r\n\t\n",
+  "one_line.txt": b"to be or not to be",
+  "long_line.txt": b"to be " * (50_000_000 // 6),
+  "bad.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
+  "\udce9.txt": b"to be\n",
+  "few.txt": b"to be\nor not\n!\n",
+  "a.txt": b"a\n",
+  "bad.txt": b"abc\xff",
+  "late.txt": b"to be or \n" * 9000 + b"\xc3\x28",
+  "utf16.txt": "to be or not\n".encode("utf-16"),
+}
+
+
+BAD_INPUT = [
+  ("train.py", ["--corpus={tmp}/empty.txt"], "no line of text"),
+  ("train.py", ["--corpus={tmp}/none.txt"], "no file at"),
+  ("train.py", ["--corpus={tmp}/bad.txt"], "not UTF-8 at byte 3"),
+  ("train.py", ["--corpus={tmp}/blank.txt"], "no line of text"),
+  ("train.py", ["--corpus={tmp}/one_line.txt"], "leaves nothing to train on"),
+  ("train.py", ["--corpus={tmp}/long_line.txt"], "leaves nothing to train on"),
+  ("train.py", ["--corpus={tmp}/utf16.txt"], "not UTF-8 at byte 0"),
+  ("train.py", ["--corpus={tmp}/late.txt"], "not UTF-8 at byte 90000"),
+  ("train.py", ["--corpus={tmp}/pipe"], "not a regular file"),
+  ("train.py", ["--corpus={tmp}/folder"], "no file at"),
+  ("train.py", ["--corpus={tmp}/*.md"], "no file at"),
+  ("train.py", ["--corpus={tmp}/few.txt,{tmp}/none.txt"], "none.txt"),
+  ("train.py", ["--corpus={tmp}/few.txt,"], "empty path"),
+  ("train.py", ["--corpus="], "corpus is ''"),
+  (
+    "train.py",
+    ["--corpus={tmp}/few.txt", "--eval_lines=2"],
+    "fewer than one batch",
+  ),
+  (
+    "train.py",
+    ["--corpus={tmp}/few.txt", "--eval_lines=1"],
+    "a single character",
+  ),
+  ("train.py", ["--seq_length=2000"], "fewer than one batch"),
+  ("train.py", ["--seq_length=99999999999"], "seq_length is 99999999999"),
+  ("train.py", ["--batch_size=99999999999"], "batch_size is 99999999999"),
+  ("train.py", ["--rnn_units=100000"], "between 1 and 65,536"),
+  ("train.py", ["--rnn_units=65536"], "GiB, more than the machine's memory"),
+  ("train.py", ["--num_layers=101"], "num_layers is 101"),
+  ("train.py", ["--dropout_rate=-0.1"], "dropout_rate is -0.1"),
+  ("train.py", ["--dropout_rate=nan"], "dropout_rate is nan"),
+  ("train.py", ["--learning_rate=0"], "learning_rate is 0.0"),
+  ("train.py", ["--learning_rate=-1"], "learning_rate is -1.0"),
+  ("train.py", ["--learning_rate=inf"], "learning_rate is inf"),
+  ("train.py", ["--learning_rate=fast"], "learning_rate"),
+  ("train.py", ["--clip_norm=-1"], "clip_norm is -1.0"),
+  ("train.py", ["--clip_norm=nan"], "clip_norm is nan"),
+  ("train.py", ["--schedule=linear"], "schedule is 'linear'"),
+  ("train.py", ["--warmup_steps=5"], "--schedule=cosine"),
+  ("train.py", ["--precision=float16"], "precision is 'float16'"),
+  ("train.py", ["--seed=4294967296"], "seed is 4294967296"),
+  ("train.py", ["--num_replicas=1000"], "does not divide"),
+  ("train.py", ["--eval_every_steps=-1"], "eval_every_steps"),
+  ("train.py", ["--checkpoint_every_steps=-1"], "checkpoint_every_steps"),
+  ("train.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
+  ("train.py", ["--run_dir=/proc/run"], "permissions"),  # is read-only
+  ("train.py", ["--batch_size=5000"], "fewer than one batch"),
+  ("train.py", ["--eval_lines=300"], "nothing to train on"),
+  ("train.py", ["--eval_lines=0"], "eval_lines is 0"),
+  ("train.py", ["--rnn_units=0"], "rnn_units is 0"),
+  ("train.py", ["--embedding_dim=-1"], "embedding_dim is -1"),
+  ("train.py", ["--seq_length=0"], "seq_length is 0"),
+  ("train.py", ["--num_layers=0"], "num_layers is 0"),
+  ("train.py", ["--batch_size=0"], "batch_size is 0"),
+  ("train.py", ["--epochs=-1"], "epochs is -1"),
+  ("train.py", ["--learning_rate=nan"], "learning_rate is nan"),
+  ("train.py", ["--max_to_keep=0"], "max_to_keep"),
+  ("train.py", ["--num_replicas=-1"], "num_replicas"),
+  ("train.py", ["--num_replicas=5"], "does not divide"),
+  ("train.py", ["--seed=-1"], "seed is -1"),
+  ("train.py", ["--run_dir={tmp}/empty.txt/run"], "permissions"),
+  ("train.py", ["--epoch=3"], "Did you mean: epochs"),
+  ("train.py", ["--epochs=many"], "--epochs=many"),
+  ("train.py", ["--flagfile={tmp}/none.flags"], "none.flags"),
+  ("train.py", ["3"], "unexpected 3"),
+  ("train.py", ["--gru=keras", "--precision=bfloat16"], "--gru=fused"),
+  ("train.py", ["--gru=cudnn"], "gru"),
+  ("train.py", ["--schedule=cosine", "--warmup_steps=12"], "warmup_steps"),
+  ("train.py", ["--run_dir="], "--run_dir is empty"),
+  ("train.py", ["--eval_chars=1"], "eval_chars is 1"),
+  ("train.py", ["--eval_chars=1000000"], "lower --eval_chars"),
+  ("train.py", ["--valid_lines=250"], "lower --valid_lines"),
+  ("train.py", ["--reset_rate=0.1"], "--carry_state"),
+  ("train.py", ["--carry_state", "--batch_size=512"], "fewer than one batch"),
+  ("train.py", ["--gru=keras", "--layer_norm"], "--gru=fused"),
+  ("train.py", ["--profile_steps=20,10"], "give two steps"),
+  ("train.py", ["--profile_steps=10"], "give two steps"),
+  ("train.py", ["--profile_steps=a,b"], "give two steps"),
+  ("train.py", ["--init_from={tmp}/none"], "neither a run's folder"),
+  (
+    "train.py",
+    ["--init_from={tmp}/none", "--layer_norm"],
+    "neither a run's folder",
+  ),
+  ("train.py", ["--init_from={tmp}/bad.h5", "--layer_norm"], "leave out"),
+  ("train.py", ["--init_from=\udce9"], "init_from is '\\udce9'"),
+  ("train.py", ["--corpus={tmp}/\udce9.txt"], "in UTF-8"),
+  ("train.py", ["--run_dir={tmp}/\udce9"], "rename the folder"),
+  ("train.py", ["--init_from={tmp}/folder"], "not a run directory"),
+  ("train.py", ["--init_from={tmp}/few.txt"], "neither a run's folder"),
+  ("train.py", ["--init_from={tmp}/bad.h5"], "has no weights of such a GRULM"),
+  ("train.py", ["--init_from={run}", "--rnn_units=9"], "give --rnn_units=16"),
+  ("train.py", ["--dropout_rate=1"], "dropout_rate is 1.0"),
+  ("train.py", ["--weight_decay=-1"], "weight_decay is -1.0"),
+  ("train.py", ["--corpus={tmp}/" + "x" * 300], "permissions"),
+  ("eval.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("eval.py", ["--run_dir={tmp}/none"], "not a run directory"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=7"], "no checkpoint 7"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=last"], "latest"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "permissions"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/bad.txt"], "not UTF-8"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/empty.txt"], "fewer than two"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/blank.txt"], "fewer than two"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/a.txt"], "fewer than two"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/utf16.txt"], "not UTF-8"),
+  ("eval.py", ["--run_dir={run}", "--text={tmp}/folder"], "permissions"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=-1"], "no checkpoint -1"),
+  ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
+  ("eval.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
+  ("eval.py", ["--run_dir={run}", "--protocol=words"], "protocol"),
+  ("eval.py", ["--run_dir={run}", "--window=9"], "--protocol=windows"),
+  (
+    "eval.py",
+    ["--run_dir={run}", "--protocol=windows", "--stride=300"],
+    "lower --stride",
+  ),
+  ("eval.py", ["--run_dir={run}", "--window=0"], "window"),
+  ("eval.py", ["--run_dir={run}", "--dynamic"], "--valid_lines"),
+  (
+    "eval.py",
+    ["--run_dir={run}", "--dynamic", "--protocol=lines"],
+    "--protocol=stream",
+  ),
+  ("eval.py", ["--run_dir={run}", "--per_line", "--json"], "leave out"),
+  ("eval.py", ["--run_dir={run}", "--per_line", "--dynamic"], "leave out"),
+  ("eval.py", ["--run_dir={run}", "--per_line", "--text="], "permissions"),
+  ("export.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("export.py", ["--run_dir={run}", "--format=onnx"], "format"),
+  ("export.py", ["--run_dir={run}", "--output={tmp}/few.txt"], "there already"),
+  ("export.py", ["--run_dir={run}", "--output=."], "there already"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}"], "is a folder"),
+  (
+    "export.py",
+    ["--run_dir={run}", "--format=keras", "--output={tmp}/model"],
+    "does not end with .keras",
+  ),
+  ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("sample.py", ["--run_dir={run}", "--temperature=inf"], "temperature"),
+  ("sample.py", ["--run_dir={run}", "--num_samples=-3"], "num_samples"),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--checkpoint=9" + "9" * 30],
+    "it has",
+  ),
+  ("sample.py", ["--run_dir={run}", "--prefix=a\udcff"], "not UTF-8"),
+  ("sample.py", ["--run_dir={run}", "--num_chars=1000000000"], "num_chars"),
+  ("sample.py", ["--run_dir={run}", "--temperature=-1"], "temperature"),
+  ("sample.py", ["--run_dir={run}", "--temperature=nan"], "temperature is nan"),
+  ("sample.py", ["--run_dir={run}", "--temperature=1e-9"], "0.001 to 1000"),
+  ("sample.py", ["--run_dir={run}", "--num_chars=0"], "num_chars"),
+  ("sample.py", ["--run_dir={run}", "--top_k=-1"], "top_k"),
+  ("sample.py", ["--run_dir={run}", "--top_p=0"], "top_p is 0"),
+  ("sample.py", ["--run_dir={run}", "--top_p=nan"], "top_p is nan"),
+  ("sample.py", ["--run_dir={run}", "--min_p=1.5"], "min_p"),
+  ("sample.py", ["--run_dir={run}", "--stop=\udcff"], "stop is not UTF-8"),
+  ("sample.py", ["--run_dir={run}", "--format=xml"], "format"),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--stream", "--format=jsonl"],
+    "leave out --stream",
+  ),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--prefix=a", "--prefix_file=few.txt"],
+    "two prefixes",
+  ),
+  ("sample.py", ["--run_dir={run}", "--prefix_file={tmp}/none"], "none"),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--prefix_file={tmp}/bad.txt"],
+    "at byte 3",
+  ),
+  ("sample.py", ["--run_dir={run}", "--num_samples=0"], "num_samples"),
+  ("sample.py", ["--run_dir={run}", "--seed=-1"], "seed"),
+  ("sample.py", ["--run_dir={run}", "--seed=18446744073709551616"], "seed"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "message"), BAD_INPUT)
+def test_bad_input_is_one_line_and_code_2(
+  name: str,
+  args: list[str],
+  message: str,
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  for file, data in BAD_FILES.items():
+    (tmp_path / file).write_bytes(data)
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "link").mkdir()
+  (tmp_path / "link" / "config.json").symlink_to(trained_run / "config.json")
+  before = sorted(tmp_path.rglob("*"))
+  args = [arg.format(tmp=tmp_path, run=trained_run) for arg in args]
+  if name == "train.py":
+    args = [*train_args[1:], f"--run_dir={tmp_path}/run", *args]
+  assert PROGRAMS[name].main([name, *args]) == 2
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  assert captured.err.startswith(f"{name}: ")
+  assert message in captured.err
+  assert captured.err.count("\n") == 1
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_config_is_refused_and_nothing_lost(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  before = numbers(trained_run)
+  args = [*train_args, f"--run_dir={trained_run}", "--rnn_units=17", "--seed=1"]
+  assert train_binary.main(args) == 2
+  err = capsys.readouterr().err
+  assert "rnn_units (16 there, 17 here), seed (0 there, 1 here)" in err
+  assert err.count("\n") == 1
+  assert numbers(trained_run) == before
+
+
+def test_bad_input_as_processes(
+  trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  for args, message in (
+    (["train.py", "--corpus=none.txt", f"--run_dir={tmp_path}/a"], "no file"),
+    (["eval.py", f"--run_dir={tmp_path}"], "not a run directory"),
+    (["sample.py", f"--run_dir={trained_run}", "--checkpoint=1"], "it has "),
+  ):
+    result = run_program(*args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_another_corpus_is_refused_showing_both_hashes(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "other.txt").write_text("\n".join([*lines, "more"]))
+  args = [*train_args, f"--run_dir={trained_run}", "--epochs=3"]
+  assert train_binary.main([*args, f"--corpus={tmp_path}/other.txt"]) == 2
+  err = capsys.readouterr().err
+  there, here = re.search(r"(\w{64}) there, (\w{64}) here", err).groups()
+  assert there == RunDir(trained_run).experiment().corpus_sha256 != here
+
+
+@pytest.mark.parametrize(
+  "name", ["summaries", "summaries/eval", "metrics.jsonl"]
+)
+def test_what_cannot_be_written_is_one_line_and_code_2(
+  name: str,
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  run_dir = tmp_path / "run"
+  shutil.copytree(trained_run, run_dir)
+  if name == "summaries":
+    shutil.rmtree(run_dir / name)
+    (run_dir / name).mkdir()
+  (run_dir / name).chmod(0o555)
+  command = [*bound_by_permissions(), sys.executable, *train_args, "--epochs=3"]
+  result = subprocess.run(
+    [*command, f"--run_dir={run_dir}"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  (run_dir / name).chmod(0o755)
+  assert result.returncode == 2
+  assert result.stderr.startswith("train.py: ")
+  assert result.stderr.count("\n") == 1
+  assert f"{run_dir}/{name.partition('/')[0]}" in result.stderr
+  assert "permissions" in result.stderr
+  assert numbers(run_dir) == numbers(trained_run)

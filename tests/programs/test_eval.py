@@ -1,0 +1,47 @@
+"""What `eval.py` writes."""
+
+import io
+import json
+import pathlib
+import sys
+
+import pytest
+
+import eval as eval_binary
+
+
+def test_eval_of_another_text(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  held_out = (trained_run / "held_out.txt").read_text()
+  padded = "\ufeff\r\n" + held_out.replace("\n", "  \r\n\r\n ") + "\n\n"
+  (tmp_path / "text.txt").write_text(padded, encoding="utf-8", newline="")
+  args = ["eval.py", f"--run_dir={trained_run}", "--json"]
+  scores = []
+  stdin = io.TextIOWrapper(io.BytesIO(padded.encode()))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  for more in ([], [f"--text={tmp_path}/text.txt"], ["--text=-"]):
+    assert eval_binary.main([*args, *more]) == 0
+    scores.append(json.loads(capsys.readouterr().out))
+  assert scores[0] == scores[1] == scores[2]
+
+
+def test_eval_charges_unknown_characters(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "text.txt").write_text("the kïng of nîght", encoding="utf-8")
+  args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
+  assert eval_binary.main(args) == 0
+  captured = capsys.readouterr()
+  assert "16, 2 of them unknown" in captured.out
+  assert "over the known ones" in captured.out
+  assert captured.err == "unknown to the model: 'î' 'ï'\n"
+  assert eval_binary.main([*args, "--json"]) == 0
+  score = json.loads(capsys.readouterr().out)
+  assert score["num_unknown"] == 2
+  assert score["log_perplexity_known"] < score["log_perplexity"]

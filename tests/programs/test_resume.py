@@ -1,0 +1,283 @@
+"""Runs that are stopped, killed, moved or extended."""
+
+import json
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import soak
+import tensorflow as tf
+from helpers import ROOT, metrics, run_program
+from soak import numbers
+
+import train as train_binary
+from charlm.training.session import Session
+
+
+def test_an_extended_run_equals_an_unbroken_one(
+  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  for epochs in (1, 3):
+    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+  extended = numbers(tmp_path / "run")
+  # The first run's end, step 12, is reported beside the regular steps.
+  (between,) = (
+    r for r in extended if r["step"] == 12 and r["split"] == "train"
+  )
+  unbroken = numbers(trained_run)
+  assert [r for r in extended if r["step"] not in (12, 20)] == [
+    r for r in unbroken if r["step"] not in (12, 20)
+  ]
+  assert [r for r in extended if r["split"] == "eval"] == [
+    r for r in unbroken if r["split"] == "eval"
+  ]
+  assert between["loss"] > 0
+
+
+def test_a_finished_run_only_reports_again(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "moved")
+  args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
+  assert train_binary.main(args) == 0
+  assert "trained to step 36 held out" in capsys.readouterr().out
+  assert numbers(tmp_path / "moved") == numbers(trained_run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
+  number: signal.Signals, train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=100"]
+  stopped = [*args, f"--run_dir={tmp_path}/stopped"]
+  with subprocess.Popen(
+    [sys.executable, ROOT / stopped[0], *stopped[1:]],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_bytes():
+      assert process.poll() is None
+      time.sleep(0.02)
+    process.send_signal(number)
+    out, _ = process.communicate()
+  assert process.returncode == 128 + number
+  step = int(re.search(r"stopped after step ([\d,]+)", out)[1].replace(",", ""))
+  assert 10 <= step < 1200
+  epochs = f"--epochs={step // 12 + 1}"
+  assert run_program(*stopped, epochs).returncode == 0
+  unbroken = tmp_path / "unbroken"
+  assert run_program(*args, f"--run_dir={unbroken}", epochs).returncode == 0
+  assert numbers(tmp_path / "stopped") == numbers(unbroken)
+
+
+def test_a_run_killed_in_its_last_evaluation_makes_it_again(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  evaluate = Session._evaluate
+
+  def die_at_the_end(session: Session, step: int) -> None:
+    if step == 12:
+      raise KeyboardInterrupt
+    evaluate(session, step)
+
+  args = [*train_args, "--eval_every_steps=10"]
+  killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+  with monkeypatch.context() as patch:
+    patch.setattr(Session, "_evaluate", die_at_the_end)
+    assert train_binary.main([*args, f"--run_dir={killed}"]) == 130
+  for run_dir in (killed, unbroken):
+    assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
+  assert numbers(killed) == numbers(unbroken)
+  for name in ("checkpoints", "best"):
+    mine, other = (soak.fingerprint(r / name) for r in (killed, unbroken))
+    assert mine == other
+
+
+def test_a_run_without_its_checkpoints_is_not_started_afresh(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints")
+  shutil.rmtree(tmp_path / "run" / "best")
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
+  assert train_binary.main(args) == 2
+  assert "no checkpoint is whole" in capsys.readouterr().err
+  assert numbers(tmp_path / "run") == numbers(trained_run)
+
+
+def test_a_last_save_that_fails_is_code_4(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def fail(*args: object, **kwargs: object) -> None:
+    raise tf.errors.ResourceExhaustedError(None, None, "disk full")
+
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  with monkeypatch.context() as patch:
+    patch.setattr(tf.train.CheckpointManager, "save", fail)
+    assert train_binary.main(args) == 4
+  assert train_binary.main([*args[:-1], f"--run_dir={tmp_path}/other"]) == 0
+
+
+def test_a_killed_run_goes_on_as_if_unbroken(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, "--checkpoint_every_steps=7", "--epochs=100"]
+  killed = [*args, f"--run_dir={tmp_path}/killed"]
+  for _ in range(2):
+    with subprocess.Popen(
+      [sys.executable, ROOT / killed[0], *killed[1:]],
+      stdout=subprocess.DEVNULL,
+    ) as process:
+      before = _newest(tmp_path / "killed")
+      while _newest(tmp_path / "killed") <= before:
+        assert process.poll() is None
+        time.sleep(0.01)
+      process.kill()
+  epochs = f"--epochs={_newest(tmp_path / 'killed') // 12 + 2}"
+  unbroken = [*args, f"--run_dir={tmp_path}/unbroken"]
+  assert run_program(*killed, epochs).returncode == 0
+  assert run_program(*unbroken, epochs).returncode == 0
+  assert numbers(tmp_path / "killed") == numbers(tmp_path / "unbroken")
+
+
+def test_a_run_killed_before_its_first_save_starts_again(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  args.append("--checkpoint_every_steps=10000")
+  with subprocess.Popen(
+    [sys.executable, ROOT / args[0], *args[1:], "--epochs=1000"],
+    stdout=subprocess.DEVNULL,
+  ) as process:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_bytes():
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.kill()
+  assert _newest(tmp_path / "run") == 0
+  assert train_binary.main([*args, "--epochs=3"]) == 0
+  steps = [r["step"] for r in metrics(tmp_path / "run", "train")]
+  assert steps == [10, 20, 30, 36]
+
+
+def _newest(run_dir: pathlib.Path) -> int:
+  paths = (run_dir / "checkpoints").glob("ckpt-*.index")
+  return max((int(path.stem.split("-")[1]) for path in paths), default=0)
+
+
+def test_other_software_or_threads_are_named_at_a_resume(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  starts = tmp_path / "run" / "starts.jsonl"
+  start = json.loads(starts.read_text())
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
+  assert train_binary.main(args) == 0
+  assert capsys.readouterr().err == ""
+  start["versions"]["tensorflow"] = "2.20.0"
+  start["intra_op_threads"] = 7
+  starts.write_text(json.dumps(start) + "\n")
+  assert train_binary.main(args) == 0
+  err = capsys.readouterr().err
+  assert err.count("\n") == 1
+  assert "tensorflow (2.20.0 there, 2.21" in err
+  assert "intra_op_threads (7 there" in err
+  assert "numpy" not in err
+
+
+def test_another_replica_count_goes_on_to_rounding(
+  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main([*args, "--epochs=1"]) == 0
+  assert train_binary.main([*args, "--epochs=3", "--num_replicas=4"]) == 0
+  for mine, other in zip(
+    metrics(tmp_path / "run", "eval"),
+    metrics(trained_run, "eval"),
+    strict=True,
+  ):
+    assert mine["step"] == other["step"]
+    assert mine["loss"] == pytest.approx(other["loss"], abs=1e-5)
+
+
+def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main([*args, "--epochs=1"]) == 0
+  code = (
+    "import resource, sys, train\n"
+    "most = (8000, resource.RLIM_INFINITY)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, most)\n"
+    "sys.exit(train.main(['train.py', *sys.argv[1:]]))"
+  )
+  full = subprocess.run(
+    [sys.executable, "-c", code, *args[1:], "--epochs=3"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert full.returncode == 4
+  assert "step 36 is not saved" in full.stderr
+  assert "Traceback" not in full.stderr
+  assert _newest(tmp_path / "run") == 12
+  # With room again, it goes on as if nothing had been.
+  assert train_binary.main([*args, "--epochs=3"]) == 0
+  assert [r for r in numbers(tmp_path / "run") if r["split"] == "eval"] == [
+    r for r in numbers(trained_run) if r["split"] == "eval"
+  ]
+
+
+def test_a_short_soak(
+  corpus_path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=60"]
+  flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
+  flags += ["--eval_every_steps=240", "--valid_lines=20"]
+  kills = soak.soak(flags, tmp_path, num_kills=5, seed=3)
+  assert len(kills) == 5
+  assert kills[-1].step > 0
+
+
+def test_a_folder_may_be_moved_while_it_is_trained(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=100"]
+  before, after = tmp_path / "before", tmp_path / "after"
+  with subprocess.Popen(
+    [sys.executable, ROOT / args[0], *args[1:], f"--run_dir={before}"],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    while not _newest(before):
+      assert process.poll() is None
+      time.sleep(0.01)
+    before.rename(after)
+    _, err = process.communicate()
+  assert process.returncode == 4
+  assert "before was moved" in err
+  assert err.count("\n") == 1
+  assert not before.exists()
+  unbroken = tmp_path / "unbroken"
+  for run_dir in (after, unbroken):
+    assert run_program(*args, f"--run_dir={run_dir}").returncode == 0
+  assert numbers(after) == numbers(unbroken)

@@ -1,0 +1,331 @@
+"""Training through `train.py`: what a run leaves."""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from helpers import metrics, run_program
+from soak import numbers
+
+import eval as eval_binary
+import sample as sample_binary
+import train as train_binary
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score
+from charlm.runs.run_dir import RunDir
+
+
+def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
+  train, evals = metrics(trained_run, "train"), metrics(trained_run, "eval")
+  assert [record["step"] for record in train] == [10, 20, 30, 36]
+  assert [record["step"] for record in evals] == [12, 24, 36]
+  assert train[-1]["loss"] < train[0]["loss"]
+  assert evals[-1]["loss"] < evals[0]["loss"]
+  for record in train:
+    assert set(record) == {
+      "step",
+      "split",
+      "loss",
+      "gradient_norm",
+      "learning_rate",
+      "characters_per_second",
+    }
+  for record in evals:
+    assert set(record) == {
+      "step",
+      "split",
+      "loss",
+      "perplexity",
+      "bits_per_character",
+      "sample",
+      "continuation",
+    }
+    assert len(record["sample"]) == 500
+    assert len(record["continuation"]) == 600
+
+
+def test_the_curve_of_an_epoch_has_80_points(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  args += ["--seq_length=6", "--batch_size=1", "--num_replicas=1"]
+  assert train_binary.main(args) == 0
+  *steps, last = [r["step"] for r in metrics(tmp_path / "run", "train")]
+  assert steps == list(range(last // 80, last, last // 80))
+  assert len(steps) >= 80
+  assert steps[0] > 10  # the least
+
+
+def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
+  (line,) = (trained_run / "starts.jsonl").read_text().splitlines()
+  start = json.loads(line)
+  assert start["devices"] == ["CPU:0", "CPU:1"]
+  assert start["step"] == 0
+  assert {"python", "tensorflow", "keras", "numpy"} <= start["versions"].keys()
+  assert {"command", "commit", "cores", "intra_op_threads"} <= start.keys()
+
+
+def test_the_best_checkpoint_scores_best(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  evals = metrics(trained_run, "eval")
+  best = min(evals, key=lambda record: record["loss"])
+  args = ["eval.py", f"--run_dir={trained_run}", "--checkpoint=best", "--json"]
+  assert eval_binary.main(args) == 0
+  score = json.loads(capsys.readouterr().out)
+  assert score["step"] == best["step"]
+  assert score["log_perplexity"] == pytest.approx(best["loss"], abs=1e-6)
+
+
+def test_no_epochs_make_the_folder_with_step_0(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "run"
+  args = [*train_args, f"--run_dir={run_dir}", "--epochs=0"]
+  assert train_binary.main(args) == 0
+  assert (run_dir / "checkpoints" / "ckpt-0.index").exists()
+
+
+def test_the_best_checkpoint_is_kept_while_the_loss_rises(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  scores = iter([3.0, 2.0, 2.5, 2.25, 1.5, 1.75])
+  monkeypatch.setattr(
+    Evaluator,
+    "stream",
+    lambda self, ids: Score(np.full(2, next(scores)), np.full(2, False)),
+  )
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  run = RunDir(tmp_path / "run")
+  assert train_binary.main([*args, "--epochs=3"]) == 0
+  assert run.checkpoint("best")[0] == 24
+  # A resumed run knows the best score so far: 2.25 is none.
+  assert train_binary.main([*args, "--epochs=4"]) == 0
+  assert run.checkpoint("best")[0] == 24
+  assert train_binary.main([*args, "--epochs=6"]) == 0
+  assert run.checkpoint("best")[0] == 60
+
+
+def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = RunDir(tmp_path / "run")
+
+  def scores() -> Iterator[float]:
+    yield 3.0
+    in_the_way = run.best / "ckpt-24_temp"  # of the folder of a save
+    in_the_way.touch()
+    yield 2.0
+    in_the_way.unlink()
+    yield 2.5
+
+  score = scores()
+  monkeypatch.setattr(
+    Evaluator,
+    "stream",
+    lambda self, ids: Score(np.full(2, next(score)), np.full(2, False)),
+  )
+  train_binary.main([*train_args, f"--run_dir={run.path}", "--epochs=3"])
+  assert "step 24 is not saved" in capsys.readouterr().err
+  assert run.checkpoint("best")[0] == 36
+
+
+def test_the_end_is_evaluated_whatever_the_period(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
+  assert train_binary.main(args) == 0
+  steps = [r["step"] for r in metrics(tmp_path / "run", "eval")]
+  assert steps == [10, 12]
+  assert RunDir(tmp_path / "run").checkpoint("best")[0] in steps
+
+
+def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  scores = iter([3.0, 2.0, 2.5, 2.75])
+  monkeypatch.setattr(
+    Evaluator,
+    "stream",
+    lambda self, ids: Score(np.full(2, next(scores)), np.full(2, False)),
+  )
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
+  for epochs in (1, 2):
+    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+    assert RunDir(tmp_path / "run").checkpoint("best")[0] == 12
+
+
+def test_a_score_that_is_not_finite_is_no_best_one(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main(args) == 0
+  score = Score(np.full(2, np.nan), np.full(2, False))
+  monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
+  assert train_binary.main([*args, "--epochs=2"]) == 3
+  assert "loss after step 24 is not finite" in capsys.readouterr().err
+  assert RunDir(tmp_path / "run").checkpoint("best")[0] == 12
+
+
+def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  from charlm.training.trainer import Trainer
+
+  run_steps = Trainer._run_steps
+
+  def poisoned(self: Trainer, start: int, stop: int) -> float:
+    if stop > 15:
+      self.model.dense.bias.assign(self.model.dense.bias * float("nan"))
+    return run_steps(self, start, stop)
+
+  monkeypatch.setattr(Trainer, "_run_steps", poisoned)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
+  assert train_binary.main(args) == 3
+  err = capsys.readouterr().err
+  assert "is not finite" in err
+  assert "--learning_rate" in err
+  steps = {p.stem for p in (tmp_path / "run/checkpoints").glob("*.index")}
+  assert steps == {"ckpt-9", "ckpt-12", "ckpt-15"}
+
+
+@pytest.mark.parametrize(
+  ("data", "chars"),
+  [
+    (b"\xef\xbb\xbf" + b"ab ba\n" * 99, "\n ab"),
+    (b"ab ba\r\n" * 99, "\n ab"),
+    (b"ab ba\r" * 99, "\n ab"),
+    (b"ab ba\n" * 99 + b"c", "\n abc"),
+    (b"ab\x00ba\n" * 99, "\n\x00ab"),
+    (b"aaaaaa\n" * 99, "\na"),
+    ("e\u0301\U0001f600\u200d\U0001f680\n".encode() * 99, None),
+    (
+      "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627\n".encode() * 99,
+      None,
+    ),
+    (b"ab\x0b\x1c\xe2\x80\xa8ba\n" * 99, "\n\x0b\x1cab\u2028"),
+    (b"ab" * 25_000_000 + b"\nba" * 99, "\nab"),
+  ],
+  ids=[
+    "byte-order mark",
+    "CRLF",
+    "CR",
+    "no newline at the end",
+    "NUL",
+    "one character",
+    "emoji",
+    "right to left",
+    "other separators",
+    "a line of 50 MB",
+  ],
+)
+def test_unusual_corpora_work(
+  data: bytes,
+  chars: str | None,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "corpus.txt").write_bytes(data)
+  run_dir = f"--run_dir={tmp_path}/run"
+  args = ["train.py", f"--corpus={tmp_path}/corpus.txt", run_dir, "--epochs=0"]
+  args += ["--eval_lines=20", "--seq_length=5", "--batch_size=2"]
+  args += ["--rnn_units=4", "--embedding_dim=4"]
+  assert train_binary.main(args) == 0
+  expected = set(data.decode("utf-8-sig")) if chars is None else set(chars)
+  assert set(RunDir(tmp_path / "run").vocabulary()[2:]) == expected
+  capsys.readouterr()
+  assert sample_binary.main(["sample.py", run_dir, "--num_chars=50"]) == 0
+  text = capsys.readouterr().out
+  assert len(text) == 51
+  assert set(text) <= expected | {"\n"}
+  assert eval_binary.main(["eval.py", run_dir, "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["num_unknown"] == 0
+
+
+def test_deterministic_trains_the_same(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "run"
+  args = [*train_args, f"--run_dir={run_dir}", "--deterministic"]
+  args.append("--dropout_rate=0.1")
+  assert run_program(*args).returncode == 0
+  plain = [*args[:-2], "--dropout_rate=0.1", f"--run_dir={tmp_path}/plain"]
+  assert run_program(*plain).returncode == 0
+  assert numbers(run_dir) == numbers(tmp_path / "plain")
+
+
+def test_a_processor_without_bfloat16_gets_a_warning(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=0"]
+  args.append("--precision=bfloat16")
+  for flags, expected in (("fma avx2", 1), ("avx512_bf16", 0), ("", 0)):
+    monkeypatch.setattr(
+      "charlm.system.machine._cpu_info",
+      lambda field, flags=flags: flags if field == "flags" else "",
+    )
+    assert train_binary.main(args) == 0
+    assert capsys.readouterr().err.count("no instructions") == expected
+
+
+def test_train_eval_sample_as_processes(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "a run, ü"
+  trained = run_program(*train_args, f"--run_dir={run_dir}", "--epochs=2")
+  assert (trained.returncode, trained.stderr) == (0, "")
+  assert "= 1,823 parameters" in trained.stdout
+  match = re.search(
+    r"trained to step 24 held out: log perplexity (\S+) \((\S+) bits per "
+    r"character\), perplexity (\S+)\n-{20}\n",
+    trained.stdout,
+  )
+  assert len(trained.stdout[match.end() :]) == 501
+  log_perplexity, bits, perplexity = map(float, match.groups())
+  assert perplexity == pytest.approx(2.718281828**log_perplexity, rel=1e-3)
+  assert bits == pytest.approx(log_perplexity / 0.693147, rel=1e-3)
+
+  scored = run_program("eval.py", f"--run_dir={run_dir}", "--json")
+  assert (scored.returncode, scored.stderr) == (0, "")
+  assert scored.stdout.count("\n") == 1
+  score = json.loads(scored.stdout)
+  assert score["log_perplexity"] == pytest.approx(log_perplexity, abs=1e-4)
+  assert score["step"] == 24
+  assert score["num_unknown"] == 0
+  held_out = (run_dir / "held_out.txt").read_text()
+  assert score["num_characters"] == len(held_out) - 1
+
+  sampled = run_program(
+    "sample.py", f"--run_dir={run_dir}", "--num_chars=30", "--prefix=the "
+  )
+  assert (sampled.returncode, sampled.stderr) == (0, "")
+  assert sampled.stdout.startswith("the ")
+  assert len(sampled.stdout) == len("the ") + 30 + 1
+
+  assert set(os.listdir(run_dir)) == {
+    "best",
+    "checkpoints",
+    "config.json",
+    "held_out.txt",
+    "lock",
+    "metrics.jsonl",
+    "starts.jsonl",
+    "summaries",
+    "vocabulary.json",
+  }
