@@ -120,13 +120,13 @@ def evaluate(options: EvalOptions) -> int:
         print(rows, end="", flush=True)
     return DONE if scorer.whole else LEFT_OUT
   if options.text is None:
-    name, text = str(run.held_out_path), run.held_out()
+    name, text = str(run.eval_path), run.eval_text()
   else:
     name, text = options.text, clean(read_text(options.text), **cleaning)
   ids = encode(text, vocab)
   refuse_short(ids, name)
   if options.dynamic:
-    score, protocol = score_dynamic(model, vocab, ids, run.valid())
+    score, protocol = score_dynamic(model, vocab, ids, run.valid_text())
   else:
     stride = options.stride or options.window
     score, protocol = score_text(
@@ -146,7 +146,7 @@ def evaluate(options: EvalOptions) -> int:
 def _open(run: "RunDir", text: str | None) -> BinaryIO:
   """Opens the text to score, by default the run's own."""
   if text is None:
-    return io.BytesIO(run.held_out().encode())
+    return io.BytesIO(run.eval_text().encode())
   return open_binary(text)
 
 

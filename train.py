@@ -56,7 +56,7 @@ def train(options: TrainOptions) -> int:
   first_vocab = initial_vocabulary(run, config)
   vocab = build_vocabulary(text.split("\n"), first_vocab)
   initial = load_initial(run, config, len(vocab))
-  train_ids, valid_ids, held_out_ids = (
+  train_ids, valid_ids, eval_ids = (
     encode(part, vocab) for part in dataclasses.astuple(split)
   )
   batches = build_batches(train_ids, config)
@@ -71,14 +71,14 @@ def train(options: TrainOptions) -> int:
       run.create(experiment, vocab, split)
     print(
       f"corpus   {config.corpus}: {len(train_ids):,} characters to train on, "
-      f"{len(valid_ids):,} to choose by, {len(held_out_ids):,} held out, "
+      f"{len(valid_ids):,} to choose by, {len(eval_ids):,} held out, "
       f"vocabulary of {len(vocab)}"
     )
     new = vocab[len(first_vocab) :]
     if initial and len(first_vocab) > NUM_SPECIAL and new:
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     return Session(
-      options, config.epochs, run, trainer, vocab, held_out_ids, valid_ids
+      options, config.epochs, run, trainer, vocab, eval_ids, valid_ids
     ).run()
 
 

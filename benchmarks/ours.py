@@ -80,7 +80,7 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
   """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
   evaluator = Evaluator(_model(sizes))
-  ids = text.held_out_ids
+  ids = text.eval_ids
   return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))
 
 

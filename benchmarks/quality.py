@@ -42,7 +42,7 @@ def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
       while True:
         ended = process.poll() is not None
-        losses = _held_out_losses(metrics)
+        losses = _eval_losses(metrics)
         for loss in losses[len(curve) :]:
           seconds = time.perf_counter() - start
           curve.append({"seconds": seconds, "loss": loss})
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _held_out_losses(metrics: pathlib.Path) -> list[float]:
+def _eval_losses(metrics: pathlib.Path) -> list[float]:
   if not metrics.exists():
     return []
   # A line that is being written has no end yet.

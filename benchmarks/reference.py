@@ -123,7 +123,7 @@ def train(folder: str, num_epochs: int) -> None:
     _dataset(sizes, text),
     epochs=num_epochs,
     steps_per_epoch=num_windows // sizes.batch_size,
-    callbacks=[_Scorer(text.held_out_ids)],
+    callbacks=[_Scorer(text.eval_ids)],
     verbose=0,
   )
 
@@ -188,7 +188,7 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
   """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
   model = CharacterModel(sizes)
-  ids = text.held_out_ids
+  ids = text.eval_ids
 
   def evaluate(num_blocks: int) -> None:
     part = np.resize(ids, num_blocks * BLOCK_CHARS + 1).astype(np.int64)

@@ -137,7 +137,7 @@ def measure_yardsticks(corpus: pathlib.Path) -> list[Yardstick]:
   config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
   text = load_text(str(corpus), raw=config.raw)
   split, vocab = split_text(text, config), build_vocabulary(text.split("\n"))
-  return yardsticks(split.train, split.held_out, vocab)
+  return yardsticks(split.train, split.eval, vocab)
 
 
 def to_markdown(

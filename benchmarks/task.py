@@ -63,7 +63,7 @@ class Text:
     text = load_text(corpus)
     split = split_text(text, Config())
     self._write("train.txt", split.train)
-    self._write("held_out.txt", split.held_out)
+    self._write("eval.txt", split.eval)
     vocab = build_vocabulary(text.split("\n"))
     self._write("vocabulary.json", json.dumps(vocab))
 
@@ -83,9 +83,9 @@ class Text:
     return encode(self.train, self.vocab)
 
   @property
-  def held_out_ids(self) -> np.ndarray:
+  def eval_ids(self) -> np.ndarray:
     """The held-out text as ids `[N]`."""
-    return encode(self._read("held_out.txt"), self.vocab)
+    return encode(self._read("eval.txt"), self.vocab)
 
   def _write(self, name: str, text: str) -> None:
     pathlib.Path(self.folder, name).write_bytes(text.encode())

@@ -154,7 +154,7 @@ class Experiment:
   config: Config
   corpus_sha256: str  # of the cleaned text
   vocabulary_sha256: str
-  held_out_sha256: str
+  eval_sha256: str
   valid_sha256: str  # of nothing where there is no such file
 
   def differences(self, other: "Experiment") -> list[str]:

@@ -33,7 +33,8 @@ SHAKESPEARE_VOCAB += [
   *"ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz|"
 ]
 
-WORDS = "the king of night shall not come my lord, I".split()
+WORDS = ["the", "king", "of", "night", "shall", "not", "come", "my"]
+WORDS += ["lord,", "I"]
 
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
 SPLIT = Split("ab", "", "ab\nba")

@@ -106,7 +106,7 @@ class Split:
 
   train: str
   valid: str  # may choose among checkpoints and settings; may be empty
-  held_out: str  # only scored
+  eval: str  # only scored
 
 
 def split_text(text: str, config: Config) -> Split:
@@ -119,9 +119,9 @@ def split_text(text: str, config: Config) -> Split:
   Raises InputError: a part is too short to be of use.
   """
   if config.eval_chars:
-    rest, held_out = text[: -config.eval_chars], text[-config.eval_chars :]
+    rest, eval_part = text[: -config.eval_chars], text[-config.eval_chars :]
   else:
-    rest, held_out = _cut_lines(text, config.eval_lines, "eval_lines")
+    rest, eval_part = _cut_lines(text, config.eval_lines, "eval_lines")
   train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
   if not train:
     first = "eval_chars" if config.eval_chars else "eval_lines"
@@ -131,7 +131,7 @@ def split_text(text: str, config: Config) -> Split:
       f"lower --{flag}, or give a longer corpus"
     )
   for flag, part, other in (
-    ("eval_lines", held_out, "give --eval_chars"),
+    ("eval_lines", eval_part, "give --eval_chars"),
     ("valid_lines", valid, "leave it out"),
   ):
     if len(part) < 2 and getattr(config, flag):
@@ -139,7 +139,7 @@ def split_text(text: str, config: Config) -> Split:
         f"the text held out by {flag} is a single character or none, which "
         f"leaves nothing to predict: raise --{flag}, or {other}"
       )
-  return Split(train, valid, held_out)
+  return Split(train, valid, eval_part)
 
 
 def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:

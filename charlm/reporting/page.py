@@ -59,9 +59,9 @@ def evaluate(run: RunDir, checkpoint: str) -> Result:
   Raises InputError: no run, no such checkpoint, or too short a text.
   """
   model, step = load_model(run, checkpoint)
-  vocab, text = run.vocabulary(), run.held_out()
+  vocab, text = run.vocabulary(), run.eval_text()
   ids, evaluator = encode(text, vocab), Evaluator(model)
-  refuse_short(ids, run.held_out_path)
+  refuse_short(ids, run.eval_path)
   scores = {
     "stream": evaluator.stream(ids),
     f"windows of {_WINDOW}": evaluator.windows(ids, _WINDOW, _WINDOW),

@@ -4,7 +4,7 @@ A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
 config.json vocabulary.json                written once, before step 0
-held_out.txt valid.txt                     the same; the latter if there is any
+eval.txt valid.txt                     the same; the latter if there is any
 checkpoints/ckpt-<step>.*                  the last few
 best/ckpt-<step>.*                         the best by valid, else held-out loss
 metrics.jsonl                              every number, an object a line
@@ -36,7 +36,7 @@ from charlm.system.files import write_atomically
 
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
-  r"\.(config\.json|vocabulary\.json|held_out\.txt|valid\.txt|metrics\.jsonl)"
+  r"\.(config\.json|vocabulary\.json|eval\.txt|valid\.txt|metrics\.jsonl)"
   r"\.\d+"
 )
 # A vocabulary of all of Unicode takes 17 MB.
@@ -62,7 +62,7 @@ class RunDir:
     self.recent = self.path / "checkpoints"
     self.best = self.path / "best"
     self.metrics = self.path / "metrics.jsonl"
-    self.held_out_path = self.path / "held_out.txt"
+    self.eval_path = self.path / "eval.txt"
     self.summaries = self.path / "summaries"
     self.outdated = self.summaries / "outdated"  # there until they are not
     self._config = self.path / "config.json"
@@ -107,7 +107,7 @@ class RunDir:
         "or give a new --run_dir"
       )
     self._write(self._vocabulary, vocabulary_to_json(vocab))
-    self._write(self.held_out_path, split.held_out)
+    self._write(self.eval_path, split.eval)
     if split.valid:
       self._write(self._valid, split.valid)
     # The last one, so that a run that exists is a whole one.
@@ -176,7 +176,7 @@ class RunDir:
         f"{self.path} holds another run: {', '.join(differences)}; give the "
         "same flags, or a new --run_dir"
       )
-    for read in (self.vocabulary, self.held_out, self.valid):
+    for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
     if experiment.config.epochs > mine.config.epochs:
       # TensorBoard shows the first settings that it finds in them.
@@ -192,12 +192,12 @@ class RunDir:
     digest = self.experiment().vocabulary_sha256
     return _parse(self._vocabulary, vocabulary_from_json, digest=digest)
 
-  def held_out(self) -> str:
-    """Reads `held_out.txt`."""
-    digest = self.experiment().held_out_sha256
-    return _parse(self.held_out_path, str, math.inf, digest)
+  def eval_text(self) -> str:
+    """Reads `eval.txt`."""
+    digest = self.experiment().eval_sha256
+    return _parse(self.eval_path, str, math.inf, digest)
 
-  def valid(self) -> str:
+  def valid_text(self) -> str:
     """Reads `valid.txt`; the empty text in a run that has none."""
     experiment = self.experiment()
     if not experiment.config.valid_lines:
@@ -259,7 +259,7 @@ class RunDir:
     folders += [self.summaries / split for split in ("train", "eval")]
     profiles = self.summaries / "train" / "plugins" / "profile"
     folders += [profiles.parent, profiles]
-    files = [self._config, self._vocabulary, self.held_out_path, self._valid]
+    files = [self._config, self._vocabulary, self.eval_path, self._valid]
     files += [self.metrics, self._starts, self._lock]
     within = []
     for folder in folders:
@@ -324,5 +324,5 @@ def experiment_of(
   config: Config, text: str, vocab: list[str], split: Split
 ) -> Experiment:
   """Returns what identifies a run: of a config, and a corpus with its parts."""
-  parts = (text, vocabulary_to_json(vocab), split.held_out, split.valid)
+  parts = (text, vocabulary_to_json(vocab), split.eval, split.valid)
   return Experiment(config, *map(sha256, parts))

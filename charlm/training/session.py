@@ -44,7 +44,7 @@ class Session:
     run: RunDir,
     trainer: Trainer,
     vocab: list[str],
-    held_out_ids: np.ndarray,
+    eval_ids: np.ndarray,
     valid_ids: np.ndarray,
   ) -> None:
     """Takes a locked run and an untrained trainer.
@@ -62,10 +62,10 @@ class Session:
       -steps_per_epoch // 4
     )
     self._trainer = trainer
-    self._held_out_ids, self._valid_ids = held_out_ids, valid_ids
+    self._eval_ids, self._valid_ids = eval_ids, valid_ids
     self._evaluator = Evaluator(trainer.model, between=self._give_up_if_asked)
     self._generator = GenerativeModel(trainer.model, vocab)
-    self._prefix = decode(held_out_ids[:_PREFIX_CHARS], vocab)
+    self._prefix = decode(eval_ids[:_PREFIX_CHARS], vocab)
     self._profile = Profile(run, tuple(map(int, options.profile_steps)))
     self._checkpoints = Checkpoints(
       run,
@@ -209,7 +209,7 @@ class Session:
 
   def _score(self, step: int) -> Score:
     if self._last_score[0] != step:
-      self._last_score = step, self._evaluator.stream(self._held_out_ids)
+      self._last_score = step, self._evaluator.stream(self._eval_ids)
     return self._last_score[1]
 
   def _sample(self, prefix: str = "\n", seed: int = 0) -> str:

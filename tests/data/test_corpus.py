@@ -16,9 +16,9 @@ from charlm.errors import InputError
 def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
   lines = corpus.load_lines(str(shakespeare_path))
   split = corpus.split_text("\n".join(lines), Config())
-  parts = [part.split("\n") for part in (split.train, split.held_out)]
+  parts = [part.split("\n") for part in (split.train, split.eval)]
   assert [len(part) for part in (lines, *parts)] == [125_097, 124_097, 1_000]
-  assert len(split.held_out) - 1 == 41_178
+  assert len(split.eval) - 1 == 41_178
 
 
 def test_default_corpus_is_the_plays() -> None:
@@ -245,7 +245,7 @@ def test_the_other_standard_text_is_split_as_published() -> None:
   text = corpus.load_text(str(path), raw=True)
   split = corpus.split_text(text, Config(raw=True, eval_chars=111_540))
   assert len(split.train) == 1_003_854
-  assert split.train + split.held_out == text
+  assert split.train + split.eval == text
 
 
 def test_sha256_is_of_the_cleaned_text() -> None:

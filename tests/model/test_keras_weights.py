@@ -99,7 +99,7 @@ def test_imported_weights_score_the_same(
     subprocess.run([sys.executable, "-c", code, *sizes, tmp_path], check=True)
     assert (tmp_path / "model.index").exists()
   assert _init_from(path, run, train_args) == 0
-  text = (run / "held_out.txt").read_text()
+  text = (run / "eval.txt").read_text()
   expected = _expected(model, text, vocab)
   assert abs(_score(run, capsys) - expected) < 1e-5
   # The run goes on without the file.

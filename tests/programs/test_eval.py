@@ -16,8 +16,8 @@ def test_eval_of_another_text(
   capsys: pytest.CaptureFixture[str],
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  held_out = (trained_run / "held_out.txt").read_text()
-  padded = "\ufeff\r\n" + held_out.replace("\n", "  \r\n\r\n ") + "\n\n"
+  eval_text = (trained_run / "eval.txt").read_text()
+  padded = "\ufeff\r\n" + eval_text.replace("\n", "  \r\n\r\n ") + "\n\n"
   (tmp_path / "text.txt").write_text(padded, encoding="utf-8", newline="")
   args = ["eval.py", f"--run_dir={trained_run}", "--json"]
   scores = []

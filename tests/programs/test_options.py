@@ -101,7 +101,7 @@ def test_a_raw_corpus_holds_out_characters(
 ) -> None:
   run_dir = _train(train_args, tmp_path / "run", "--raw", "--eval_chars=900")
   text = corpus_path.read_text()
-  assert (run_dir / "held_out.txt").read_text() == text[-900:]
+  assert (run_dir / "eval.txt").read_text() == text[-900:]
   (tmp_path / "same.txt").write_text(text[-900:])
   scores = [
     _score(capsys, run_dir, "--json", *more)
@@ -160,10 +160,10 @@ def test_protocols(
   stream = _score(*args)
   windows = _score(*args, "--protocol=windows", "--window=16", "--stride=4")
   lines = _score(*args, "--protocol=lines")
-  held_out = (trained_run / "held_out.txt").read_text()
+  eval_text = (trained_run / "eval.txt").read_text()
   assert stream["num_characters"] == windows["num_characters"]
-  assert stream["num_characters"] == len(held_out) - 1
-  assert lines["num_characters"] == len(held_out) + 1
+  assert stream["num_characters"] == len(eval_text) - 1
+  assert lines["num_characters"] == len(eval_text) + 1
   assert windows["protocol"] == "windows of 16, 4 apart"
   for score in (stream, windows, lines):
     low, high = score["interval"]

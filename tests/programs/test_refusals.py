@@ -56,7 +56,7 @@ def _swap_last_two(text: str) -> str:
 
 _READERS = {
   "vocabulary.json": ["eval", "eval --text=TEXT", "sample", "export", "report"],
-  "held_out.txt": ["eval", "eval --per_line", "report"],
+  "eval.txt": ["eval", "eval --per_line", "report"],
   "valid.txt": ["eval --dynamic"],
 }
 
@@ -100,7 +100,7 @@ def test_a_text_of_ones_own_needs_no_held_out_text(
   whole_run: pathlib.Path, corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   shutil.copytree(whole_run, tmp_path / "run")
-  (tmp_path / "run" / "held_out.txt").unlink()
+  (tmp_path / "run" / "eval.txt").unlink()
   run = f"--run_dir={tmp_path}/run"
   assert eval_binary.main(["eval.py", run, f"--text={corpus_path}"]) == 0
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_read_is_named_and_kept(
     "checkpoints",
     "config.json",
     "vocabulary.json",
-    "held_out.txt",
+    "eval.txt",
   ]
   shutil.copytree(whole_run, readable_path / "whole")
   whole = f"--run_dir={readable_path}/whole"

@@ -90,8 +90,8 @@ def test_samples_are_there_to_be_read(
 ) -> None:
   page.goto(f"{address}#text")
   last = _last(runs / "small" / "run", "eval")
-  held_out = (runs / "small" / "run" / "held_out.txt").read_text()
-  assert last["continuation"].startswith(held_out[:100])
+  eval_text = (runs / "small" / "run" / "eval.txt").read_text()
+  assert last["continuation"].startswith(eval_text[:100])
   for tag in ("sample", "continuation"):
     line = max(last[tag].splitlines()[:3], key=len).strip()
     expect(page.get_by_text(line).first).to_be_visible()

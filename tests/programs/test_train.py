@@ -308,8 +308,8 @@ def test_train_eval_sample_as_processes(
   assert score["log_perplexity"] == pytest.approx(log_perplexity, abs=1e-4)
   assert score["step"] == 24
   assert score["num_unknown"] == 0
-  held_out = (run_dir / "held_out.txt").read_text()
-  assert score["num_characters"] == len(held_out) - 1
+  eval_text = (run_dir / "eval.txt").read_text()
+  assert score["num_characters"] == len(eval_text) - 1
 
   sampled = run_program(
     "sample.py", f"--run_dir={run_dir}", "--num_chars=30", "--prefix=the "
@@ -322,7 +322,7 @@ def test_train_eval_sample_as_processes(
     "best",
     "checkpoints",
     "config.json",
-    "held_out.txt",
+    "eval.txt",
     "lock",
     "metrics.jsonl",
     "starts.jsonl",

@@ -130,14 +130,14 @@ def test_a_short_text_is_reported_on_or_refused(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   shutil.copytree(trained_run, tmp_path / "run")
-  (tmp_path / "run" / "held_out.txt").write_text("the"[:length])
+  (tmp_path / "run" / "eval.txt").write_text("the"[:length])
   args = ["report.py", f"--run_dir={tmp_path}/run", f"--corpus={corpus_path}"]
   args.append(f"--output={tmp_path}/page.html")
   code = report_binary.main(args)
   err = capsys.readouterr().err
   if length < 2:
     assert (code, err.count("\n")) == (2, 1)
-    assert "held_out.txt has fewer than two characters" in err
+    assert "eval.txt has fewer than two characters" in err
   else:
     assert (code, err) == (0, "")
 
@@ -176,7 +176,7 @@ def test_the_coloured_text_is_the_scored_one(
 ) -> None:
   last = page.read_text("utf-8").rpartition("<pre>")[2].partition("</pre>")[0]
   text = html.unescape(re.sub(r"<[^>]+>", "", last))
-  assert text == (trained_run / "held_out.txt").read_text()[1:]
+  assert text == (trained_run / "eval.txt").read_text()[1:]
 
 
 def test_another_corpus_is_refused(

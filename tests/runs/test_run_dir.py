@@ -30,7 +30,7 @@ def test_what_was_created_is_read_back(run: RunDir) -> None:
   assert run.exists()
   assert run.experiment() == EXPERIMENT
   assert run.vocabulary() == VOCAB
-  assert run.held_out() == "ab\nba"
+  assert run.eval_text() == "ab\nba"
 
 
 def test_a_loaded_model_has_every_weight(run: RunDir) -> None:
@@ -86,7 +86,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
 
 @pytest.mark.parametrize(
   ("name", "text"),
-  [("vocabulary.json", '["[UNK]", "", "a", "b"]'), ("held_out.txt", "ab")],
+  [("vocabulary.json", '["[UNK]", "", "a", "b"]'), ("eval.txt", "ab")],
 )
 def test_edited_files_are_refused_naming_them(
   run: RunDir, name: str, text: str
@@ -107,8 +107,8 @@ def test_a_valid_text_is_kept_as_the_held_out_one_is(
   with run.locked():
     run.create(experiment, VOCAB, split)
     run.extend(experiment)
-    assert (run.valid(), run.held_out()) == (split.valid, split.held_out)
-    for path in (run.path / "valid.txt", run.held_out_path):
+    assert (run.valid_text(), run.eval_text()) == (split.valid, split.eval)
+    for path in (run.path / "valid.txt", run.eval_path):
       text = path.read_text()
       path.write_text("ab")
       with pytest.raises(InputError, match=f"{path.name} was changed"):
