@@ -18,7 +18,7 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, build_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.system.devices import create_strategy
-from charlm.training.trainer import Report, build_trainer
+from charlm.training.trainer import TrainMetrics, build_trainer
 
 _NEVER = 2**62  # steps
 
@@ -26,11 +26,11 @@ _NEVER = 2**62  # steps
 class _NoHooks:
   """Nothing beside the steps."""
 
-  def progress(
+  def show_progress(
     self, step: int, loss: float, characters_per_second: float
   ) -> None: ...
 
-  def report(self, step: int, report: Report) -> None: ...
+  def write_metrics(self, step: int, metrics: TrainMetrics) -> None: ...
 
   def periodic(self) -> tuple[()]:
     return ()

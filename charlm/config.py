@@ -208,9 +208,8 @@ _FILES_SHA256 = _SHA256[1:]
 
 
 def _config_from(fields: dict[str, Any]) -> Config:
+  """Returns a config; a field that is missing, as an older one, is default."""
   names = {field.name for field in dataclasses.fields(Config)}
-  if missing := sorted(names - fields.keys()):
-    raise InputError(f"field {missing[0]} is missing")
   if unknown := sorted(fields.keys() - names):
     raise InputError(f"field {unknown[0]} is unknown")
   return Config(**fields)

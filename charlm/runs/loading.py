@@ -30,7 +30,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
       with open_checkpoint(run, path, step) as name:
         model = model_of(config, vocab_size)
         status = tf.train.Checkpoint(model=model).read(name)
-        # The optimizer and the progress are not wanted here, all weights are.
+        # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
         if not all(np.isfinite(x).all() for x in model.get_weights()):
           raise DamagedError("has weights that are no numbers")

@@ -9,7 +9,7 @@ import time
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class ProgressLine:
+class ProgressBar:
   """Shows loss, speed and time left."""
 
   def __init__(self, num_steps: int, steps_per_epoch: int, step: int) -> None:

@@ -20,8 +20,8 @@ from charlm.sampling.generator import GenerativeModel
 from charlm.system.process import DONE, LEFT_OUT, StopRequest, warn
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
-from charlm.training.progress_bar import ProgressLine
-from charlm.training.trainer import Report, Trainer
+from charlm.training.progress_bar import ProgressBar
+from charlm.training.trainer import Trainer, TrainMetrics
 
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the held-out text, which a sample continues
@@ -34,7 +34,7 @@ class _GivenUp(Exception):
 class Session:
   """Restores a run, trains it on, and leaves score, sample and checkpoint.
 
-  It is the trainer's hooks: it reports, evaluates and saves when that is due.
+  It is the trainer's hooks: it writes metrics, evaluates and saves when that is due.
   """
 
   def __init__(
@@ -54,7 +54,7 @@ class Session:
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
     self._num_steps = num_epochs * steps_per_epoch
-    self._report_every = options.summary_every_steps or max(
+    self._metrics_every = options.summary_every_steps or max(
       10, steps_per_epoch // 80
     )
     self._eval_every = options.eval_every_steps or steps_per_epoch
@@ -72,7 +72,7 @@ class Session:
       options.max_to_keep,
       model=trainer.model,
       optimizer=trainer.optimizer,
-      progress=trainer.progress,
+      train_state=trainer.train_state,
     )
     self._run = run
     self._last_score: tuple[int, Score | None] = (-1, None)
@@ -93,27 +93,27 @@ class Session:
     ):
       if self._lacks_evaluation(self._trainer.step):
         self._evaluate(self._trainer.step)
-      self._trainer.train(self._num_steps, self._report_every, self)
+      self._trainer.train(self._num_steps, self._metrics_every, self)
       step = self._trainer.step
       self._save(step)
     if self._stop:
-      self._line.log(f"stopped after step {step:,}: run it again to go on")
+      self._bar.log(f"stopped after step {step:,}: run it again to go on")
       return self._stop.exit_code
-    self._line.log(
+    self._bar.log(
       f"trained to {_describe_score(step, self._score(step))}\n"
       f"{'-' * 20}\n{self._sample()}"
     )
     return DONE if self._saved and self._metrics.whole else LEFT_OUT
 
-  def progress(
+  def show_progress(
     self, step: int, loss: float, characters_per_second: float
   ) -> None:
     """Redraws the progress bar."""
-    self._line.show(step, loss, characters_per_second)
+    self._bar.show(step, loss, characters_per_second)
 
-  def report(self, step: int, report: Report) -> None:
+  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers."""
-    self._metrics.write(step, "train", dataclasses.asdict(report))
+    self._metrics.write(step, "train", dataclasses.asdict(metrics))
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
     """Returns when to evaluate and when to save.
@@ -137,7 +137,7 @@ class Session:
     self._save(step)
     self._metrics = Metrics(self._run, step)
     steps_per_epoch = self._trainer.batches.steps_per_epoch
-    self._line = ProgressLine(self._num_steps, steps_per_epoch, step)
+    self._bar = ProgressBar(self._num_steps, steps_per_epoch, step)
     if self._profile.steps and not (
       step < self._profile.steps[0] < self._num_steps
     ):
@@ -152,7 +152,7 @@ class Session:
         "numbers may differ from an unbroken run's in their last digits"
       )
     self._run.log_start(start)
-    self._line.log(self._describe(start))
+    self._bar.log(self._describe(start))
 
   def _save(self, step: int) -> None:
     self._saved = self._checkpoints.save(step)
@@ -195,11 +195,11 @@ class Session:
     # The record last: after a kill between them all is done again.
     self._note_best(step, deciding.log_perplexity)
     self._metrics.write(step, "eval", numbers | samples)
-    self._line.log(_describe_score(step, score) + words)
+    self._bar.log(_describe_score(step, score) + words)
 
   def _note_best(self, step: int, loss: float) -> None:
     """Saves the checkpoint if none before was better."""
-    best = self._trainer.progress.best_loss
+    best = self._trainer.train_state.best_loss
     before = best.numpy()
     if loss >= before:
       return

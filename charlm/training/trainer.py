@@ -16,15 +16,15 @@ from charlm.model.language_model import GRULM, model_of, num_weights
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import build_optimizer
 
-_SECONDS_PER_CALL = 1.0  # how long a stop request or a progress line may wait
+_SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
 # Sets these random numbers apart from those of the layers' dropout.
 _RESETS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-  """Means over the steps since the last report."""
+class TrainMetrics:
+  """Means over the steps since the metrics were last written."""
 
   loss: float  # nats per character
   gradient_norm: float  # before clipping
@@ -35,13 +35,13 @@ class Report:
 class Hooks(Protocol):
   """What happens beside the steps. Each is called with the step reached."""
 
-  def progress(
+  def show_progress(
     self, step: int, loss: float, characters_per_second: float
   ) -> None:
     """Is called after each call of the graph function."""
 
-  def report(self, step: int, report: Report) -> None:
-    """Is called every `report_every_steps` and at the end."""
+  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
+    """Is called every `metrics_every_steps` and at the end."""
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
     """Returns how often, in steps, to do what; ties run in this order.
@@ -53,16 +53,20 @@ class Hooks(Protocol):
     """Is asked before each call of the graph function."""
 
 
-class Progress(tf.Module):
-  """What a checkpoint must hold beside models and optimizer to be exact."""
+class TrainState(tf.Module):
+  """What a checkpoint holds beside model and optimizer, to resume exactly.
+
+  The best loss is the session's, which evaluates. It stands here since it must
+  be saved with the step that it belongs to.
+  """
 
   def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
-    """Takes the shape of the states that are carried on; no rows for none."""
+    """Takes the shape of the carried states; 0 rows if none are carried."""
     super().__init__()
     # Of all replicas' rows.
     zeros = tf.zeros([num_layers, num_rows, rnn_units])
     self.states = tf.Variable(zeros, trainable=False)
-    # Loss, gradient norm and number of steps since the last report.
+    # Loss, gradient norm and number of steps since the metrics were written.
     self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
 
@@ -78,7 +82,7 @@ class Trainer:
           on each replica: loss and gradient of its rows
           sum the gradients over the replicas, clip, apply
       check that losses and norms are finite
-      report, evaluate, save: whatever is due
+      write metrics, evaluate, save: whatever is due
   """
 
   def __init__(
@@ -105,12 +109,12 @@ class Trainer:
     self._config = config
     self._carry = config.carry_state
     num_rows = config.batch_size if self._carry else 0
-    self.progress = Progress(config.num_layers, num_rows, config.rnn_units)
+    self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
     self._steps_per_call = 1
     # One trace serves any number of steps.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
-    states = tf.TensorSpec(self.progress.states.shape)
+    states = tf.TensorSpec(self.train_state.states.shape)
     self._train_steps = tf.function(self._train_steps, [windows, states])
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -129,15 +133,15 @@ class Trainer:
     return int(self.optimizer.iterations.numpy())
 
   def train(
-    self, num_steps: int, report_every_steps: int, hooks: Hooks
+    self, num_steps: int, metrics_every_steps: int, hooks: Hooks
   ) -> None:
     """Trains until step `num_steps`, or until `should_stop`.
 
-    Raises DivergedError: naming the step; nothing was reported or saved since.
+    Raises DivergedError: naming the step; nothing was written or saved since.
     """
-    characters, seconds = 0, 0.0  # since the last report
+    characters, seconds = 0, 0.0  # since the metrics were written
     actions = hooks.periodic()
-    periods = [report_every_steps, *(every for every, _ in actions)]
+    periods = [metrics_every_steps, *(every for every, _ in actions)]
     while (step := self.step) < num_steps and not hooks.should_stop():
       next_due = min((step // every + 1) * every for every in periods)
       stop = min(next_due, num_steps, step + self._steps_per_call)
@@ -148,10 +152,10 @@ class Trainer:
       call_seconds = time.perf_counter() - start
       self._adapt_steps_per_call(call_seconds / (stop - step))
       call_characters = (stop - step) * self.batches.characters_per_step
-      hooks.progress(stop, loss, call_characters / call_seconds)
+      hooks.show_progress(stop, loss, call_characters / call_seconds)
       characters, seconds = characters + call_characters, seconds + call_seconds
-      if stop % report_every_steps == 0 or stop == num_steps:
-        hooks.report(stop, self._take_report(characters / seconds))
+      if stop % metrics_every_steps == 0 or stop == num_steps:
+        hooks.write_metrics(stop, self._take_metrics(characters / seconds))
         characters, seconds = 0, 0.0
       for every, action in actions:
         if stop % every == 0 or stop == num_steps:
@@ -162,7 +166,7 @@ class Trainer:
     steps = range(start, stop)
     windows = np.stack([self.batches.batch(step) for step in steps])
     *numbers, states = self._train_steps(
-      windows, self.progress.states.read_value()
+      windows, self.train_state.states.read_value()
     )
     losses, norms = (x.numpy() for x in numbers)
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
@@ -173,15 +177,15 @@ class Trainer:
         f"epoch {epoch + 1}) is not finite: lower --learning_rate or set "
         "--clip_norm, and give a new --run_dir"
       )
-    self.progress.states.assign(states)
+    self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
-    self.progress.sums.assign_add([*sums, len(losses)])
+    self.train_state.sums.assign_add([*sums, len(losses)])
     return float(losses.mean(dtype=np.float64))
 
-  def _take_report(self, characters_per_second: float) -> Report:
-    loss, norm, num_steps = self.progress.sums.numpy()
-    self.progress.sums.assign(tf.zeros_like(self.progress.sums))
-    return Report(
+  def _take_metrics(self, characters_per_second: float) -> TrainMetrics:
+    loss, norm, num_steps = self.train_state.sums.numpy()
+    self.train_state.sums.assign(tf.zeros_like(self.train_state.sums))
+    return TrainMetrics(
       loss=loss / num_steps,
       gradient_norm=norm / num_steps,
       learning_rate=float(tf.convert_to_tensor(self.optimizer.learning_rate)),

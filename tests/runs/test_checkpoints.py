@@ -270,12 +270,12 @@ def test_of_one_step_the_best_is_restored_and_saved_as_the_recent_one(
 
   def restored() -> Checkpoints:
     best_loss.assign(np.inf)
-    checkpoints = Checkpoints(run, 3, model=model, progress=best_loss)
+    checkpoints = Checkpoints(run, 3, model=model, train_state=best_loss)
     assert checkpoints.restore_latest() == 20
     assert capsys.readouterr().err == ""
     return checkpoints
 
-  checkpoints = Checkpoints(run, 3, model=model, progress=best_loss)
+  checkpoints = Checkpoints(run, 3, model=model, train_state=best_loss)
   for step in (10, 20):
     checkpoints.save(step)
   best_loss.assign(1.5)

@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from charlm.system.process import StopRequest
-from charlm.training.progress_bar import ProgressLine
+from charlm.training.progress_bar import ProgressBar
 
 
 def test_a_terminal_gets_a_bar_that_fits(
@@ -13,7 +13,7 @@ def test_a_terminal_gets_a_bar_that_fits(
   monkeypatch.setattr("sys.stdout.isatty", lambda: True)
   for columns, expected in ((200, "[==========..........]"), (40, "loss 1.")):
     monkeypatch.setenv("COLUMNS", str(columns))
-    ProgressLine(400, 100, 0).show(150, 1.25, 45_678.9)
+    ProgressBar(400, 100, 0).show(150, 1.25, 45_678.9)
     out = capsys.readouterr().out
     assert out.startswith("\r\x1b[Kepoch 2/4 step 150/400 loss 1.")
     assert expected in out
@@ -24,7 +24,7 @@ def test_a_terminal_gets_a_bar_that_fits(
 def test_a_file_gets_few_plain_lines(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  line = ProgressLine(400, 100, 0)
+  line = ProgressBar(400, 100, 0)
   for step in (100, 200, 300, 400):
     line.show(step, 1.25, 45_678.9)
   out = capsys.readouterr().out

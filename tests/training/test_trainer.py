@@ -13,7 +13,7 @@ from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import build_model
 from charlm.system.devices import create_strategy, largest_divisor
-from charlm.training.trainer import Report, Trainer, build_trainer
+from charlm.training.trainer import Trainer, TrainMetrics, build_trainer
 
 VOCAB_SIZE = 12
 
@@ -23,18 +23,18 @@ class Recorder:
 
   def __init__(self, *periods: int, stop_at: int | None = None) -> None:
     self.events: list[tuple[str, int]] = []
-    self.reports: list[tuple[int, Report]] = []
+    self.reports: list[tuple[int, TrainMetrics]] = []
     self.steps = [0]
     self.speeds: list[float] = []
     self._periods, self._stop_at = periods, stop_at
 
-  def progress(self, step: int, loss: float, speed: float) -> None:
+  def show_progress(self, step: int, loss: float, speed: float) -> None:
     assert np.isfinite(loss)
     assert speed > 0
     self.steps.append(step)
     self.speeds.append(speed)
 
-  def report(self, step: int, report: Report) -> None:
+  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     self.reports.append((step, report))
     self.events.append(("report", step))
 
@@ -108,7 +108,7 @@ def test_replica_counts_train_the_same_model(
       start = [4 * array if array.ndim > 1 else array for array in start]
       one.model.set_weights(start)
     one.train(10, 10, Recorder())
-    results.append([*weights(one), one.progress.states.numpy()])
+    results.append([*weights(one), one.train_state.states.numpy()])
   for others in results[1:]:
     for mine, other in zip(results[0], others, strict=True):
       np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance)
@@ -188,7 +188,7 @@ def test_a_carried_state_is_that_of_the_text_before() -> None:
     log_probs, states = one.model(windows[:, :-1], states, return_state=True)
     nats = -tf.gather(log_probs, windows[:, 1:], batch_dims=2)
     assert report.loss == pytest.approx(float(tf.reduce_mean(nats)), abs=1e-6)
-  np.testing.assert_allclose(one.progress.states, states, atol=1e-6)
+  np.testing.assert_allclose(one.train_state.states, states, atol=1e-6)
 
 
 def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
@@ -360,7 +360,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     return {
       "model": one.model,
       "optimizer": one.optimizer,
-      "progress": one.progress,
+      "train_state": one.train_state,
     }
 
   unbroken, stopped, resumed = (trainer(2, **EVERYTHING) for _ in range(3))
@@ -378,7 +378,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       [
         *one.model.variables,
         *one.optimizer.variables,
-        one.progress.states,
+        one.train_state.states,
       ]
       for one in (unbroken, resumed)
     ),
