@@ -34,7 +34,8 @@ class _GivenUp(Exception):
 class Session:
   """Restores a run, trains it on, and leaves score, sample and checkpoint.
 
-  It is the trainer's hooks: it writes metrics, evaluates and saves when that is due.
+  It is the trainer's hooks: it writes metrics, evaluates and saves when that
+  is due.
   """
 
   def __init__(

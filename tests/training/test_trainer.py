@@ -35,7 +35,7 @@ class Recorder:
     self.speeds.append(speed)
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    self.reports.append((step, report))
+    self.reports.append((step, metrics))
     self.events.append(("report", step))
 
   def periodic(self) -> list:
