@@ -142,6 +142,20 @@ def test_the_curve_of_an_epoch_has_80_points(
   assert steps[0] > 10  # the least
 
 
+def test_a_profile_of_steps_that_are_past_is_told(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
+  # A profile begins after its first step, and the run has taken that.
+  assert train_binary.main([*args, "--profile_steps=36,40"]) == 0
+  assert "no profile: step 36" in capsys.readouterr().err
+  assert not list((tmp_path / "run").rglob("profile"))
+
+
 def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   (line,) = (trained_run / "starts.jsonl").read_text().splitlines()
   start = json.loads(line)
