@@ -637,6 +637,15 @@ def test_the_end_is_evaluated_whatever_the_period(
   assert RunDir(tmp_path / "run").checkpoint("best")[0] in steps
 
 
+def test_each_step_may_be_evaluated(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=1"]
+  assert train_binary.main([*args, "--batch_size=144"]) == 0
+  steps = [r["step"] for r in _metrics(tmp_path / "run", "eval")]
+  assert steps == [1, 2]
+
+
 def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
