@@ -72,6 +72,7 @@ class Session:
     )
     self._run = run
     self._last_score: tuple[int, Score | None] = (-1, None)
+    self._best_saved = True
     self._stop = StopRequest()
 
   def run(self) -> int:
@@ -99,7 +100,8 @@ class Session:
       f"trained to {_describe_score(step, self._score(step))}\n"
       f"{'-' * 20}\n{self._sample()}"
     )
-    return DONE if self._saved and self._metrics.whole else LEFT_OUT
+    whole = self._saved and self._best_saved and self._metrics.whole
+    return DONE if whole else LEFT_OUT
 
   def progress(
     self, step: int, loss: float, characters_per_second: float
@@ -141,6 +143,7 @@ class Session:
         f"no profile: step {self._profile.steps[0]} is not one of those from "
         f"{step} to {self._num_steps} that are left"
       )
+      self._profile = Profile(self._run, ())
     start = describe_start(step, self._trainer.devices)
     if (last := self._run.last_start()) and (names := differences(last, start)):
       warn(
@@ -200,7 +203,8 @@ class Session:
     if loss >= before:
       return
     best.assign(loss)
-    if not self._checkpoints.save_best(step):
+    self._best_saved = self._checkpoints.save_best(step)
+    if not self._best_saved:
       best.assign(before)
 
   def _score(self, step: int) -> Score:
