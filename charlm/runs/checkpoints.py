@@ -53,19 +53,19 @@ class Checkpoints:
       InputError: no checkpoint is whole, though the run has begun.
       OSError: one cannot be read, which does not mean that it is damaged.
     """
-    found = [
-      (step, folder)
-      for folder in (self._run.best, self._run.recent)
-      for step in checkpoint_steps(folder, whole=False)
-    ]
-    # The sort leaves the best one of a step first. It is saved first, after the
-    # evaluation, and knows its own loss: the recent one is then saved again.
-    for step, folder in sorted(found, key=lambda x: x[0], reverse=True):
-      if not self._restore(folder, step):
-        continue
-      if folder == self._run.recent:
+    # Of a step the best one first: it is the first to be saved, after the
+    # evaluation, and knows its own loss. The recent one is then saved again.
+    folders = (self._run.best, self._run.recent)
+    found = {(s, f) for f in folders for s in checkpoint_steps(f, whole=False)}
+    for step in sorted({step for step, _ in found}, reverse=True):
+      whole: list[pathlib.Path] = []
+      for folder in folders:
+        if (step, folder) in found and self._read(folder, step, not whole):
+          whole.append(folder)
+      if whole == [self._run.recent]:
         self._last_step = step
-      return step
+      if whole:
+        return step
     if found or self._run.has_begun():
       raise InputError(
         f"{self._run.path} has begun, but no checkpoint is whole: restore one, "
@@ -86,13 +86,14 @@ class Checkpoints:
     self._last_step = -1  # that of this step knows an older best loss
     return self._save(self._run.best, 1, step)
 
-  def _restore(self, folder: pathlib.Path, step: int) -> bool:
-    """Restores a checkpoint if it is whole; tells whether it is."""
+  def _read(self, folder: pathlib.Path, step: int, restore: bool) -> bool:
+    """Tells whether a checkpoint is whole; restores it if it is and should."""
     path = folder / f"ckpt-{step}"
     try:
       with open_checkpoint(self._run, str(path), step) as name:
-        status = self._checkpoint.restore(name)
-        status.expect_partial().assert_consumed()
+        if restore:
+          status = self._checkpoint.restore(name)
+          status.expect_partial().assert_consumed()
     except DamagedError as error:
       warn(f"skipped {path}: it {error}")
       return False

@@ -66,6 +66,7 @@ class GenerativeModel:
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
+    self._compiled: set[int] = set()  # for how many rows
     # AutoGraph would take longer than the first second of text.
     self._advance, self._uniform = (
       tf.function(function, jit_compile=True, autograph=False)
@@ -181,6 +182,8 @@ class GenerativeModel:
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
     tails = [StopBuffer(stop) for _ in samples]
+    if num_rows not in self._compiled:
+      self._compile(table, last, states, keys)
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
@@ -202,6 +205,26 @@ class GenerativeModel:
           tails, ids.numpy(), log_probs.numpy(), strict=False
         )
       ]
+
+  def _compile(
+    self,
+    table: tf.Tensor,
+    last: tf.Tensor,
+    states: State,
+    keys: tuple[tf.Tensor, tf.Tensor],
+  ) -> None:
+    """Compiles both functions side by side: the first character waits for both.
+
+    It takes the arguments of their first calls, and draws nothing.
+    """
+    num_rows = len(last)
+    known, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
+    shape = [self._buffer, num_rows, len(self._vocab)]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      uniform = pool.submit(self._uniform, keys, tf.constant(0))
+      self._advance(table, last, states, known, span, tf.zeros(shape))
+      uniform.result()
+    self._compiled.add(num_rows)
 
   def _uniform(
     self, keys: tuple[tf.Tensor, tf.Tensor], first: tf.Tensor

@@ -77,6 +77,7 @@ class Session:
     )
     self._run = run
     self._last_score: tuple[int, Score | None] = (-1, None)
+    self._best_saved = True
     self._stop = StopRequest()
 
   def run(self) -> int:
@@ -104,7 +105,8 @@ class Session:
       f"trained to {_describe_score(step, self._score(step))}\n"
       f"{'-' * 20}\n{self._sample()}"
     )
-    return DONE if self._saved and self._metrics.whole else LEFT_OUT
+    whole = self._saved and self._best_saved and self._metrics.whole
+    return DONE if whole else LEFT_OUT
 
   def show_progress(
     self, step: int, loss: float, characters_per_second: float
@@ -146,6 +148,7 @@ class Session:
         f"no profile: step {self._profile.steps[0]} is not one of those from "
         f"{step} to {self._num_steps} that are left"
       )
+      self._profile = Profile(self._run, ())
     start = describe_start(step, self._trainer.devices)
     if (last := self._run.last_start()) and (names := differences(last, start)):
       warn(
@@ -205,7 +208,8 @@ class Session:
     if loss >= before:
       return
     best.assign(loss)
-    if not self._checkpoints.save_best(step):
+    self._best_saved = self._checkpoints.save_best(step)
+    if not self._best_saved:
       best.assign(before)
 
   def _score(self, step: int) -> Score:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -118,12 +119,12 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
 ) -> None:
   run = RunDir(tmp_path / "run")
 
+  in_the_way = run.best / "ckpt-24_temp"  # of the folder of a save
+
   def scores() -> Iterator[float]:
     yield 3.0
-    in_the_way = run.best / "ckpt-24_temp"  # of the folder of a save
     in_the_way.touch()
     yield 2.0
-    in_the_way.unlink()
     yield 2.5
 
   score = scores()
@@ -132,8 +133,12 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
     "stream",
     lambda self, ids: Score(np.full(2, next(score)), np.full(2, False)),
   )
-  train_binary.main([*train_args, f"--run_dir={run.path}", "--epochs=3"])
+  args = [*train_args, f"--run_dir={run.path}"]
+  # At the end, what was asked for is not all there.
+  assert train_binary.main([*args, "--epochs=2"]) == 4
   assert "step 24 is not saved" in capsys.readouterr().err
+  in_the_way.unlink()
+  assert train_binary.main([*args, "--epochs=3"]) == 0
   assert run.checkpoint("best")[0] == 36
 
 
@@ -329,3 +334,30 @@ def test_train_eval_sample_as_processes(
     "summaries",
     "vocabulary.json",
   }
+
+
+def test_a_profile_of_steps_that_are_past_is_told(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "run")
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
+  # A profile begins after its first step, and the run has taken that.
+  assert train_binary.main([*args, "--profile_steps=36,40"]) == 0
+  assert "no profile: step 36" in capsys.readouterr().err
+  # Nor is there one that begins where the run ends.
+  args[-1] = "--epochs=5"
+  assert train_binary.main([*args, "--profile_steps=60,70"]) == 0
+  assert "no profile: step 60" in capsys.readouterr().err
+  assert not list((tmp_path / "run").rglob("profile"))
+
+
+def test_each_step_may_be_evaluated(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=1"]
+  assert train_binary.main([*args, "--batch_size=144"]) == 0
+  steps = [r["step"] for r in metrics(tmp_path / "run", "eval")]
+  assert steps == [1, 2]

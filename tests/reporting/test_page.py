@@ -1,5 +1,6 @@
 """The report as a file, and as a browser shows it."""
 
+import hashlib
 import html.parser
 import json
 import pathlib
@@ -130,7 +131,11 @@ def test_a_short_text_is_reported_on_or_refused(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   shutil.copytree(trained_run, tmp_path / "run")
-  (tmp_path / "run" / "eval.txt").write_text("the"[:length])
+  text, config = "the"[:length], tmp_path / "run" / "config.json"
+  (tmp_path / "run" / "eval.txt").write_text(text)
+  fields = json.loads(config.read_text())
+  fields["eval_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+  config.write_text(json.dumps(fields))
   args = ["report.py", f"--run_dir={tmp_path}/run", f"--corpus={corpus_path}"]
   args.append(f"--output={tmp_path}/page.html")
   code = report_binary.main(args)

@@ -69,6 +69,14 @@ def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
   assert profile.exists()
 
 
+def test_a_resume_that_lost_nothing_keeps_the_summaries(run: RunDir) -> None:
+  for step in (10, 20):
+    metrics = Metrics(run, step - 10)
+    metrics.write(step, "train", {"loss": float(step)})
+    metrics.close()
+  assert _events(run, "train") == [(10, "loss", 10.0), (20, "loss", 20.0)]
+
+
 def test_a_kill_while_both_are_cut_off_is_made_good(
   run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,11 @@
 """Signals end a program at once, or after what it saves."""
 
+import contextlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from helpers import ROOT
@@ -11,8 +13,9 @@ from helpers import ROOT
 # A program that stays in one call of TensorFlow, as in a compilation.
 _BUSY = """
 import contextlib
+import signal
 import sys
-from absl import flags
+from charlm.options import Options
 from charlm.system.process import StopRequest, import_quietly, run_command
 import_quietly("tensorflow")
 import tensorflow as tf
@@ -22,25 +25,29 @@ def stay():
   tf.while_loop(lambda i: True, lambda i: [i + 1], [tf.constant(0, tf.int64)])
 
 def command(args):
+  # A shell's background jobs, these tests perhaps, ignore it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   stay.get_concrete_function()
   saves = StopRequest() if sys.argv[1:] else contextlib.nullcontext()
   with saves:
     print("busy", flush=True)
     stay()
 
-values = flags.FlagValues()
-flags.DEFINE_bool("help", False, "help", flag_values=values)
-sys.exit(run_command(command, values, ["busy.py"], "help"))
+sys.exit(run_command(command, Options, ["busy.py"], "help"))
 """
 
 
-def _start(*args: str) -> subprocess.Popen:
-  process = subprocess.Popen(
+@contextlib.contextmanager
+def _start(*args: str) -> Iterator[subprocess.Popen]:
+  with subprocess.Popen(
     [sys.executable, "-c", _BUSY, *args], cwd=ROOT, stdout=subprocess.PIPE
-  )
-  assert process.stdout.readline() == b"busy\n"
-  time.sleep(0.2)  # until the call has begun
-  return process
+  ) as process:
+    try:
+      assert process.stdout.readline() == b"busy\n"
+      time.sleep(0.2)  # until the call has begun
+      yield process
+    finally:
+      process.kill()
 
 
 def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return() -> None:

@@ -25,6 +25,7 @@ class Recorder:
     self.events: list[tuple[str, int]] = []
     self.reports: list[tuple[int, TrainMetrics]] = []
     self.steps = [0]
+    self.losses: list[float] = []
     self.speeds: list[float] = []
     self._periods, self._stop_at = periods, stop_at
 
@@ -32,6 +33,7 @@ class Recorder:
     assert np.isfinite(loss)
     assert speed > 0
     self.steps.append(step)
+    self.losses.append(loss)
     self.speeds.append(speed)
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
@@ -289,6 +291,10 @@ def test_reported_means_are_those_of_the_steps() -> None:
   trainer(2, learning_rate=0.01).train(7, 1, by_step)
   losses = [report.loss for _, report in by_step.reports]
   norms = [report.gradient_norm for _, report in by_step.reports]
+  # The mean of each call, whatever the number of its steps.
+  sums = np.cumsum([0, *losses])[recorder.steps]
+  expected = np.diff(sums) / np.diff(recorder.steps)
+  np.testing.assert_allclose(recorder.losses, expected, atol=1e-6)
   assert [step for step, _ in recorder.reports] == [4, 7]
   for (_, report), part in zip(
     recorder.reports, (slice(0, 4), slice(4, 7)), strict=True
