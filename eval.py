@@ -5,7 +5,7 @@ import functools
 import io
 import json
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from charlm.data.corpus import clean, clean_line, open_binary, read_text
 from charlm.data.vocabulary import encode, unknown_characters
@@ -108,11 +108,13 @@ def evaluate(options: EvalOptions) -> int:
   run = RunDir(options.run_dir)
   model, step = load_model(run, options.checkpoint)
   vocab, config = run.vocabulary(), run.experiment().config
-  cleaning = {"lowercase": config.lowercase, "raw": config.raw}
   if options.per_line:
     newline_id(vocab)
     scorer = LineScorer(
-      Evaluator(model), vocab, functools.partial(clean_line, **cleaning), warn
+      Evaluator(model),
+      vocab,
+      functools.partial(clean_line, lowercase=config.lowercase, raw=config.raw),
+      warn,
     )
     with _open(run, options.text) as file:
       for lines in read_lines(file, config.raw):
@@ -122,7 +124,8 @@ def evaluate(options: EvalOptions) -> int:
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
-    name, text = options.text, clean(read_text(options.text), **cleaning)
+    name, text = options.text, read_text(options.text)
+    text = clean(text, config.lowercase, config.raw)
   ids = encode(text, vocab)
   refuse_short(ids, name)
   if options.dynamic:
@@ -143,7 +146,7 @@ def evaluate(options: EvalOptions) -> int:
   return DONE
 
 
-def _open(run: "RunDir", text: str | None) -> BinaryIO:
+def _open(run: "RunDir", text: str | None) -> io.BufferedIOBase:
   """Opens the text to score, by default the run's own."""
   if text is None:
     return io.BytesIO(run.eval_text().encode())

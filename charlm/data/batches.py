@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from charlm.errors import InputError
 
 if TYPE_CHECKING:
   import tensorflow as tf
-
-_Sequence = TypeVar("_Sequence")
 
 
 def cut_windows(ids: np.ndarray, seq_length: int) -> np.ndarray:
@@ -25,7 +23,7 @@ def cut_windows(ids: np.ndarray, seq_length: int) -> np.ndarray:
   return ids[: len(ids) // size * size].reshape(-1, size)
 
 
-def split_input_target(sequence: _Sequence) -> tuple[_Sequence, _Sequence]:
+def split_input_target(sequence: Any) -> tuple[Any, Any]:
   """Returns all but the last and all but the first, of a tensor or a list."""
   return sequence[:-1], sequence[1:]
 

@@ -3,11 +3,12 @@
 import dataclasses
 import glob
 import hashlib
+import io
 import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import cast
 
 from charlm.config import Config
 from charlm.data.shakespeare import plays
@@ -79,7 +80,7 @@ def decode(data: bytes, name: str) -> str:
     ) from error
 
 
-def open_binary(path: str) -> BinaryIO:
+def open_binary(path: str) -> io.BufferedIOBase:
   """Opens a file for reading, or standard input for `-`.
 
   Raises InputError: no standard input.
@@ -88,7 +89,7 @@ def open_binary(path: str) -> BinaryIO:
     return open(path, "rb")
   if sys.stdin is None:
     raise InputError("standard input is closed: give a file in place of -")
-  return sys.stdin.buffer
+  return cast(io.BufferedIOBase, sys.stdin.buffer)
 
 
 def read_text(path: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charlm.config import is_utf8
 from charlm.errors import InputError
+from charlm.options import is_utf8
 
 if TYPE_CHECKING:
   import tensorflow as tf

@@ -38,7 +38,7 @@ class DynamicEvaluator:
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
     xla = not tf.config.list_physical_devices("GPU")  # which knows no cuDNN
-    self._learn = tf.function(self._learn, jit_compile=xla)
+    self._compiled_learn = tf.function(self._learn, jit_compile=xla)
     known_ids = known_ids[-_MAX_KNOWN:]
     # Without a step, to see the gradients of the trained weights.
     self._pass(known_ids, 0.0)
@@ -75,7 +75,7 @@ class DynamicEvaluator:
     states, nats = self._model.initial_states(1), []
     rate = tf.constant(learning_rate)
     for segment in _segments(ids):
-      x, states = self._learn(segment, states, rate)
+      x, states = self._compiled_learn(segment, states, rate)
       nats.append(x.numpy())
     for weight, trained in zip(self._weights, self._trained, strict=True):
       weight.assign(trained)

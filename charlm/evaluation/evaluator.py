@@ -32,7 +32,7 @@ class Evaluator:
     self._between = between
     # XLA makes the loop over time faster on a CPU, but knows no cuDNN.
     xla = not tf.config.list_physical_devices("GPU")
-    self._score_piece = tf.function(self._score_piece, jit_compile=xla)
+    self._compiled_score_piece = tf.function(self._score_piece, jit_compile=xla)
 
   def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given all those before.
@@ -110,7 +110,9 @@ class Evaluator:
       for row, ids in zip(filled, rows, strict=False):
         piece = ids[start : start + size + 1]
         row[: len(piece)] = piece
-      nats, states = self._score_piece(filled[:, :-1], filled[:, 1:], states)
+      nats, states = self._compiled_score_piece(
+        filled[:, :-1], filled[:, 1:], states
+      )
       pieces.append(nats.numpy())
     nats = np.concatenate(pieces, axis=1)
     return [x[: len(row) - 1] for x, row in zip(nats, rows, strict=False)]

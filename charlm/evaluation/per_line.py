@@ -6,7 +6,6 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import numpy as np
 
@@ -17,7 +16,9 @@ _BLOCK = 2**16  # bytes
 _ESCAPES = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
 
-def read_lines(file: BinaryIO, raw: bool = False) -> Iterator[list[bytes]]:
+def read_lines(
+  file: io.BufferedIOBase, raw: bool = False
+) -> Iterator[list[bytes]]:
   """Yields the lines that have come, at once where there are any.
 
   They come without their ends; the last one need not have one. A carriage
@@ -77,11 +78,8 @@ class LineScorer:
       return []
     ids = encode("".join(text + "\n" for text in texts), self._vocab)
     score = self._evaluator.lines(ids, self._vocab.index("\n"))
-    ends = np.cumsum(score.row_lengths)[:-1]
-    rows = np.split(score.nats.astype(np.float64), ends)
-    return [
-      _describe(text, nats) for text, nats in zip(texts, rows, strict=True)
-    ]
+    pairs = zip(texts, score.rows(), strict=True)
+    return [_describe(text, nats) for text, nats in pairs]
 
   def _decode(self, line: bytes) -> str | None:
     self._number += 1

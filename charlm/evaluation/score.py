@@ -87,6 +87,13 @@ class Score:
       numbers["interval"] = None  # JSON knows no infinity
     return numbers
 
+  def rows(self) -> list[np.ndarray]:
+    """Returns the nats of each row, in float64; of one row without lengths."""
+    nats = self.nats.astype(np.float64)
+    if self.row_lengths is None:
+      return [nats]
+    return np.split(nats, np.cumsum(self.row_lengths)[:-1])
+
   def _units(self, counted: np.ndarray | bool = True) -> np.ndarray:
     """Returns that whose mean is the score: nats, or the rows' means.
 

@@ -100,7 +100,9 @@ class TextModel:
     )
     return {"nats": nats, "num_characters": counts, "log_perplexity": means}
 
-  def _step(self, characters: tf.Tensor, states: tf.Tensor) -> dict:
+  def _step(
+    self, characters: tf.Tensor, states: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
     """Reads a character of each text, `[B]`, from states `[B, L, H]`.
 
     The states before a text's first character are zeros.

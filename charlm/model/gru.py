@@ -282,17 +282,18 @@ def _forward(
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[2]])
   shape = state.shape
   columns = tf.zeros_like(state[:1])
-  bias, *gain = (x[:, None] + columns for x in (bias, *gain))  # broadcast once
+  bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # broadcast once
 
   def step(
     t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
   ) -> tuple[Any, ...]:
     inputs = tf.matmul(kernel, features[t])
     recurrent = tf.matmul(recurrent_kernel, tf.cast(state, features.dtype))
-    recurrent, norm = tf.cast(recurrent, dtype), ()
-    if gain:
+    recurrent = tf.cast(recurrent, dtype)
+    norm: tuple[tf.Tensor, ...] = ()
+    if gains:
       norm = _normalise(recurrent, units)
-      recurrent = norm[0] * gain[0]
+      recurrent = norm[0] * gains[0]
     input_n, input_zr = tf.split(tf.cast(inputs, dtype), [units, 2 * units])
     zr, recurrent_n = tf.split(recurrent, [2 * units, units])
     zr = tf.sigmoid(input_zr + zr)
@@ -344,7 +345,7 @@ def _backward(
   product_dtype, units = recurrent_kernel.dtype, recurrent_kernel.shape[0]
   num_steps = tf.shape(d_outputs)[0]
   shape = states.shape[1:]
-  gain = [g[:, None] + tf.zeros_like(states[0, :1]) for g in gain]
+  gains = [g[:, None] + tf.zeros_like(states[0, :1]) for g in gain]
 
   def step(
     t: tf.Tensor, d_state: tf.Tensor, d_rows: tf.TensorArray
@@ -357,9 +358,10 @@ def _backward(
     d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (states[t] - n))
     d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
     rows = [d_n, d_z, d_r, d_n * r]
-    if gain:
-      d_normal = tf.concat(rows[1:], axis=0) * gain[0]
-      rows.append(_normalise_gradient(*norm, d_normal, units))
+    if gains:
+      normal, scale = norm
+      d_normal = tf.concat(rows[1:], axis=0) * gains[0]
+      rows.append(_normalise_gradient(normal, scale, d_normal, units))
     rows = [tf.cast(d, product_dtype) for d in rows]
     rows = tf.concat(rows, axis=0)
     product = tf.matmul(recurrent_kernel, rows[-3 * units :])

@@ -177,7 +177,7 @@ def model_of(
   config: Config, vocab_size: int, gru: str = "auto", training: bool = False
 ) -> GRULM:
   """Returns the model that a config describes; for training with all of it."""
-  names = SIZES
+  names: tuple[str, ...] = SIZES
   if training:
     names += ("dropout_rate", "precision")
   options = {name: getattr(config, name) for name in names}

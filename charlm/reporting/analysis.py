@@ -64,7 +64,7 @@ def worst_passages(
   length = min(length, len(nats))
   sums = np.cumsum(np.concatenate([[0.0], nats]))
   means = (sums[length:] - sums[:-length]) / length
-  found = []
+  found: list[tuple[int, float]] = []
   while len(found) < number and np.isfinite(means).any():
     start = int(np.argmax(means))
     found.append((start, float(means[start])))
@@ -119,7 +119,7 @@ def _class_of(char: str) -> str:
 def _grouped(
   keys: np.ndarray,
   nats: np.ndarray,
-  order: Sequence,
+  order: Sequence[object],
   last: str = "",
 ) -> list[Group]:
   groups = []

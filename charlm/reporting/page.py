@@ -6,6 +6,7 @@ import io
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -48,7 +49,7 @@ class Result:
   name: str
   step: int
   num_weights: int
-  records: list[dict]  # of `metrics.jsonl`
+  records: list[dict[str, Any]]  # of `metrics.jsonl`
   text: str  # the scored one, its first character included
   scores: dict[str, Score]  # by protocol
 
@@ -137,8 +138,8 @@ def _runs(results: list[Result]) -> str:
   rows = []
   for result in results:
     score = result.scores["stream"]
-    numbers = (result.num_weights, result.step)
-    numbers += (score.num_characters, score.num_unknown)
+    numbers = [result.num_weights, result.step]
+    numbers += [score.num_characters, score.num_unknown]
     rows.append((result.name, *(f"{number:,}" for number in numbers)))
   return _table(header, rows)
 
@@ -238,15 +239,16 @@ def _yardsticks(first: Result, split: Split | None, vocab: list[str]) -> str:
 
 def _groups(results: list[Result]) -> str:
   windows = f"windows of {_WINDOW}"
-  parts = []
-  for title, groups in (
+  tables: list[tuple[str, Callable[[Result], list[analysis.Group]]]] = [
     ("character", lambda r: _by(analysis.by_class, r)),
     ("letter of a word", lambda r: _by(analysis.by_position_in_word, r)),
     (
       "characters seen before it",
       lambda r: analysis.by_context_length(r.scores[windows].nats, _WINDOW),
     ),
-  ):
+  ]
+  parts = []
+  for title, groups in tables:
     columns = [groups(result) for result in results]
     rows = [
       (

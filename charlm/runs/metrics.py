@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from charlm.config import is_utf8
 from charlm.errors import InputError
+from charlm.options import is_utf8
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
 from charlm.system.process import warn

@@ -25,13 +25,14 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from charlm.config import Config, Experiment, is_utf8
+from charlm.config import Config, Experiment
 from charlm.data.corpus import Split, sha256
 from charlm.data.vocabulary import (
   vocabulary_from_json,
   vocabulary_to_json,
 )
 from charlm.errors import InputError, LostRunError
+from charlm.options import is_utf8
 from charlm.system.files import write_atomically
 
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
@@ -261,7 +262,7 @@ class RunDir:
     folders += [profiles.parent, profiles]
     files = [self._config, self._vocabulary, self.eval_path, self._valid]
     files += [self.metrics, self._starts, self._lock]
-    within = []
+    within: list[pathlib.Path] = []
     for folder in folders:
       if folder.is_dir() and not folder.is_symlink():
         within += folder.iterdir()

@@ -68,10 +68,9 @@ class GenerativeModel:
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
     self._compiled: set[int] = set()  # for how many rows
     # AutoGraph would take longer than the first second of text.
-    self._advance, self._uniform = (
-      tf.function(function, jit_compile=True, autograph=False)
-      for function in (self._advance, self._uniform)
-    )
+    compiled = {"jit_compile": True, "autograph": False}
+    self._compiled_advance = tf.function(self._advance, **compiled)
+    self._compiled_uniform = tf.function(self._uniform, **compiled)
 
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
@@ -175,7 +174,7 @@ class GenerativeModel:
     num_known, end = len(prefix_ids), len(prefix_ids) + num_chars
     num_rows = max(len(samples), _MIN_ROWS)
     keys = sample_keys(
-      np.uint32([seed & 0xFFFFFFFF, seed >> 32]),
+      np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32),
       np.arange(samples.start, samples.start + num_rows, dtype=np.uint32),
     )
     last = np.full(num_rows, prefix_ids[0], np.int32)
@@ -188,13 +187,13 @@ class GenerativeModel:
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
       if offset == 0:
-        uniform = self._uniform(keys, tf.constant(start - num_known))
+        uniform = self._compiled_uniform(keys, tf.constant(start - num_known))
       num = min(size, self._buffer - offset, end - start)
       known = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]
       known[: len(part)] = part
-      span = np.int32([offset, num, len(part)])
-      ids, log_probs, last, states = self._advance(
+      span = np.array([offset, num, len(part)], np.int32)
+      ids, log_probs, last, states = self._compiled_advance(
         table, last, states, known, span, uniform
       )
       new = slice(len(part), num)
@@ -221,8 +220,9 @@ class GenerativeModel:
     known, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
     shape = [self._buffer, num_rows, len(self._vocab)]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      uniform = pool.submit(self._uniform, keys, tf.constant(0))
-      self._advance(table, last, states, known, span, tf.zeros(shape))
+      uniform = pool.submit(self._compiled_uniform, keys, tf.constant(0))
+      numbers = tf.zeros(shape)
+      self._compiled_advance(table, last, states, known, span, numbers)
       uniform.result()
     self._compiled.add(num_rows)
 

@@ -4,12 +4,14 @@ Threefry (Salmon et al. 2011). TensorFlow's own stateless generators give other
 numbers under XLA, and one row's would depend on how many rows there are.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 import tensorflow as tf
 
 # uint32. Only operators that both have are used: a loop of small operations is
 # much slower in TensorFlow outside a graph. Products and quotients are shifts.
-_Words = tf.Tensor | np.ndarray
+_Words: TypeAlias = "tf.Tensor | np.ndarray"
 
 
 def sample_keys(seed: _Words, samples: _Words) -> tuple[_Words, _Words]:

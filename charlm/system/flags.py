@@ -2,14 +2,15 @@
 
 import dataclasses
 import textwrap
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from absl import flags
 
 from charlm.options import Options
 
 _Options = TypeVar("_Options", bound=Options)
-_DEFINE = {
+_DEFINE: dict[Any, Callable[..., Any]] = {
   bool: flags.DEFINE_bool,
   int: flags.DEFINE_integer,
   float: flags.DEFINE_float,
@@ -63,7 +64,7 @@ def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
   for title, group in values.flags_by_module_dict().items():
     lines += ["", title]
     for flag in group:
-      value = "" if flag.default is None else flag.default_as_str.strip("'")
+      value = (flag.default_as_str or "").strip("'")
       default = "" if flag.boolean else "=" + value.removesuffix(".0")
       left = f"  --{flag.name}{default}"
       lines += textwrap.wrap(

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import select
@@ -52,7 +53,8 @@ def run_command(
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
   try:
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+      sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     exit_code = DONE
     if values.help:
       print(help_text(values, name, usage or ""))

@@ -76,7 +76,7 @@ class Session:
       train_state=trainer.train_state,
     )
     self._run = run
-    self._last_score: tuple[int, Score | None] = (-1, None)
+    self._scores: dict[int, Score] = {}  # of the step last scored
     self._best_saved = True
     self._stop = StopRequest()
 
@@ -213,9 +213,9 @@ class Session:
       best.assign(before)
 
   def _score(self, step: int) -> Score:
-    if self._last_score[0] != step:
-      self._last_score = step, self._evaluator.stream(self._eval_ids)
-    return self._last_score[1]
+    if step not in self._scores:
+      self._scores = {step: self._evaluator.stream(self._eval_ids)}
+    return self._scores[step]
 
   def _sample(self, prefix: str = "\n", seed: int = 0) -> str:
     return self._generator.sample(_SAMPLE_CHARS, prefix, 1, seed)[0].text

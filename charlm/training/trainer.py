@@ -115,7 +115,9 @@ class Trainer:
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
     states = tf.TensorSpec(self.train_state.states.shape)
-    self._train_steps = tf.function(self._train_steps, [windows, states])
+    self._compiled_train_steps = tf.function(
+      self._train_steps, [windows, states]
+    )
     with strategy.scope():
       optimizer.build(model.trainable_variables)
 
@@ -165,7 +167,7 @@ class Trainer:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     steps = range(start, stop)
     windows = np.stack([self.batches.batch(step) for step in steps])
-    *numbers, states = self._train_steps(
+    *numbers, states = self._compiled_train_steps(
       windows, self.train_state.states.read_value()
     )
     losses, norms = (x.numpy() for x in numbers)

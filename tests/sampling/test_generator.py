@@ -223,7 +223,7 @@ def test_ctrl_c_ends_many_samples_after_a_piece(
   model: GRULM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   generator = GenerativeModel(model, VOCAB)
-  advance, calls = generator._advance, []
+  advance, calls = generator._compiled_advance, []
 
   def interrupted(*args: Any) -> Any:
     calls.append(args)
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_many_samples_after_a_piece(
     assert len(calls) < 100
     return advance(*args)
 
-  monkeypatch.setattr(generator, "_advance", interrupted)
+  monkeypatch.setattr(generator, "_compiled_advance", interrupted)
   # A shell's background jobs, this process among them perhaps, ignore it.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
@@ -323,14 +323,14 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
   monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.8)
-  uniform, sizes = generator._uniform, []
+  uniform, sizes = generator._compiled_uniform, []
 
   def counted(*args: Any) -> tf.Tensor:
     numbers = uniform(*args)
     sizes.append(tf.size(numbers).numpy())
     return numbers
 
-  monkeypatch.setattr(generator, "_uniform", counted)
+  monkeypatch.setattr(generator, "_compiled_uniform", counted)
   for one, other in zip(
     generator.sample(200, prefix, 9), expected, strict=True
   ):

@@ -445,7 +445,7 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
 def test_the_graph_is_traced_once() -> None:
   one = trainer(2)
   one.train(30, 7, Recorder(4, 5))
-  assert one._train_steps.experimental_get_tracing_count() == 1
+  assert one._compiled_train_steps.experimental_get_tracing_count() == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_is_done() -> None:
