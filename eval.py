@@ -13,7 +13,7 @@ from charlm.errors import InputError
 from charlm.options import Options, between, one_of, option
 from charlm.system.process import (
   DONE,
-  LEFT_OUT,
+  INCOMPLETE,
   import_quietly,
   run_command,
   warn,
@@ -40,13 +40,15 @@ class EvalOptions(Options):
   protocol: str = option(
     "stream",
     "stream: a character is predicted from all characters before it; windows: "
-    "from those of a window; lines: from those of its line",
+    "from those in its window; lines: from those in its line",
     one_of("stream", "windows", "lines"),
     group="How it is scored",
   )
-  window: int = option(_WINDOW, "characters of a window", between(1))
+  window: int = option(_WINDOW, "with windows: characters of one", between(1))
   stride: int = option(
-    0, "characters from one window to the next; 0: a window", between(0)
+    0,
+    "with windows: characters from the start of one to the next; 0: a window",
+    between(0),
   )
   dynamic: bool = option(
     False,
@@ -65,7 +67,7 @@ class EvalOptions(Options):
     windows = (self.window, self.stride) != (_WINDOW, 0)
     if windows and self.protocol != "windows":
       raise InputError(
-        "--window and --stride are those of windows: give --protocol=windows"
+        "--window and --stride need another protocol: give --protocol=windows"
       )
     if self.stride > self.window:
       raise InputError(
@@ -120,7 +122,7 @@ def evaluate(options: EvalOptions) -> int:
       for lines in read_lines(file, config.raw):
         rows = "".join(f"{row}\n" for row in scorer.score(lines))
         print(rows, end="", flush=True)
-    return DONE if scorer.whole else LEFT_OUT
+    return DONE if scorer.whole else INCOMPLETE
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:

@@ -37,7 +37,7 @@ class _TextOptions(Options):
     1000, "largest number of characters after the prefix", between(1, 10**8)
   )
   num_samples: int = option(
-    1, "number of texts; each is the same however many", between(1, 10**6)
+    1, "number of texts; text i does not depend on it", between(1, 10**6)
   )
   seed: int = option(
     0, "the same seed gives the same texts", between(0, 2**64 - 1)
@@ -60,7 +60,7 @@ class SampleOptions(DrawOptions, _TextOptions):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.stream and self.format == "jsonl":
-      raise InputError("only text comes in pieces: leave out --stream")
+      raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and self.prefix_file:
       raise InputError("two prefixes: give --prefix or --prefix_file")
     for name in ("prefix", "stop"):
@@ -94,9 +94,8 @@ def sample(options: SampleOptions) -> int:
   vocab = run.vocabulary()
   if unknown := unknown_characters(prefix or "\n", vocab):
     warn(
-      f"the model does not know {' '.join(map(repr, unknown))} "
-      f"{'of the prefix' if prefix else 'before the text: give a --prefix'}; "
-      "it reads that as unknown"
+      f"not in the vocabulary: {' '.join(map(repr, unknown))}; the model reads "
+      f"[UNK] in its place{'' if prefix else ': give a --prefix'}"
     )
   generator = GenerativeModel(
     model,

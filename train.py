@@ -1,4 +1,4 @@
-"""Trains a character-level language model; run again, it goes on."""
+"""Trains a character-level language model; run again, it resumes."""
 
 import dataclasses
 import sys
@@ -66,12 +66,12 @@ def train(options: TrainOptions) -> int:
   experiment = experiment_of(config, text, vocab, split)
   with run.locked():
     if run.exists():
-      run.extend(experiment)
+      run.check_resume(experiment)
     else:
       run.create(experiment, vocab, split)
     print(
-      f"corpus   {config.corpus}: {len(train_ids):,} characters to train on, "
-      f"{len(valid_ids):,} to choose by, {len(eval_ids):,} held out, "
+      f"corpus   {config.corpus}: {len(train_ids):,} train characters, "
+      f"{len(valid_ids):,} valid, {len(eval_ids):,} eval, "
       f"vocabulary of {len(vocab)}"
     )
     new = vocab[len(first_vocab) :]

@@ -45,13 +45,14 @@ class Config(Options):
   )
   eval_chars: int = option(
     0,
-    "characters to score in place of eval_lines; 0: eval_lines",
+    "characters at the end that are only scored, in place of eval_lines; 0: "
+    "eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   valid_lines: int = option(
     0,
-    "lines before those that choose the best checkpoint; they are not trained "
-    "on either",
+    "lines before the eval text that choose the best checkpoint and are not "
+    "trained on; 0: the eval text chooses it",
     between(0),
   )
   embedding_dim: int = option(
@@ -62,7 +63,7 @@ class Config(Options):
   )
   num_layers: int = option(1, "number of GRU layers", between(1, 100))
   layer_norm: bool = option(
-    False, "normalize what the previous state adds to the gates of each layer"
+    False, "normalise what the previous state adds to the gates of each layer"
   )
   dropout_rate: float = option(
     0.0,
@@ -89,8 +90,8 @@ class Config(Options):
   )
   carry_state: bool = option(
     False,
-    "continue each row of a batch, and its state, where the row stopped in the "
-    "step before",
+    "each row of a batch continues the text where it stopped in the batch "
+    "before, with the state that it had there",
   )
   reset_rate: float = option(
     0.0,
@@ -111,7 +112,7 @@ class Config(Options):
   )
   learning_rate: float = option(
     0.00125,
-    "learning rate of Adam, at its peak",
+    "learning rate of Adam; with cosine its peak",
     POSITIVE,
     group="The optimizer",
   )
@@ -123,7 +124,8 @@ class Config(Options):
   )
   warmup_steps: int = option(
     0,
-    "steps in which a cosine's learning rate first rises from zero",
+    "with cosine: steps in which the learning rate first rises linearly from "
+    "zero",
     between(0),
   )
   weight_decay: float = option(
@@ -142,32 +144,32 @@ class Config(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError("warmup_steps need a schedule: give --schedule=cosine")
+      raise InputError("warmup_steps need a cosine: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A config, and the SHA-256 of the text and the files that go with it."""
+  """The identity of a run: a config, and the hashes of texts and vocabulary."""
 
   config: Config
-  corpus_sha256: str  # of the cleaned text
+  corpus_sha256: str  # of the text as the model sees it
   vocabulary_sha256: str
   eval_sha256: str
-  valid_sha256: str  # of nothing where there is no such file
+  valid_sha256: str  # of the empty text if there are no valid lines
 
   def differences(self, other: "Experiment") -> list[str]:
     """Lists each field of the identity in which `other` differs from this."""
     mine, theirs = self._fields(), other._fields()
-    # The corpus is told by its hash, not by where it came from. At a constant
-    # rate, more epochs only extend what a run already is.
+    # The hash identifies the corpus, not the path. At a constant learning rate,
+    # more epochs only extend the run.
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
     reasons = {"epochs": ", and the schedule ends with them"}
     names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
-    # What only follows from the other differences need not be told.
+    # The files' hashes are named only if nothing else differs.
     names = [name for name in names if name not in _FILES_SHA256] or names
     return [
       f"{name} ({mine[name]} there, {theirs[name]} here{reasons.get(name, '')})"
@@ -182,7 +184,7 @@ class Experiment:
   def from_json(cls, text: str) -> "Experiment":
     """Reads what `to_json` wrote.
 
-    Raises InputError: not that, naming the field at fault.
+    Raises InputError: the text is not such; the message names the field.
     """
     try:
       fields = json.loads(text)
@@ -208,7 +210,7 @@ _FILES_SHA256 = _SHA256[1:]
 
 
 def _config_from(fields: dict[str, Any]) -> Config:
-  """Returns a config; a field that is missing, as an older one, is default."""
+  """Returns a config; a field that an older file lacks has its default."""
   names = {field.name for field in dataclasses.fields(Config)}
   if unknown := sorted(fields.keys() - names):
     raise InputError(f"field {unknown[0]} is unknown")

@@ -20,7 +20,7 @@ class Allowed:
   """The values that an option may have."""
 
   holds: Callable[[Any], bool]
-  words: str  # complete "give a value ..."
+  words: str  # what follows "give a value" in the message
 
 
 ANY = Allowed(lambda value: True, "")

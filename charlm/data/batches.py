@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def cut_windows(ids: np.ndarray, seq_length: int) -> np.ndarray:
   """Cuts ids `[N]` into `[num_windows, seq_length + 1]`, without a copy.
 
-  The remainder is dropped.
+  A window has `seq_length` inputs and, shifted by one, as many targets. Windows
+  do not overlap, and the remainder is dropped.
   """
   size = seq_length + 1
   return ids[: len(ids) // size * size].reshape(-1, size)
@@ -68,8 +69,8 @@ class ContinuedBatches:
   """The endless sequence of batches whose rows go on where they stopped.
 
   Row b of a batch continues the text of row b of the batch before. The text is
-  a ring, cut into as many parts as there are rows, elsewhere in each epoch: all
-  rows start anew at its first step.
+  taken as a ring and cut into one part for each row. Each epoch cuts it in
+  other places, so all rows start from the zero state at its first step.
   """
 
   def __init__(
@@ -128,7 +129,7 @@ def create_batch_dataset(
   batch_size: int = 64,
   seed: int = 0,
 ) -> "tf.data.Dataset":
-  """Serves the trainer's batches to readers who call `model.fit`.
+  """Returns the trainer's batches as a dataset for `model.fit`.
 
   Returns:
     A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one

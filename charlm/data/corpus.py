@@ -29,7 +29,7 @@ def load_lines(spec: str, lowercase: bool = False) -> list[str]:
 
 
 def load_text(spec: str, lowercase: bool = False, raw: bool = False) -> str:
-  """Returns the text of a corpus: its cleaned lines, or raw all of it.
+  """Returns the text of a corpus: its cleaned lines or, if raw, all of it.
 
   Raises InputError: as `load_lines`.
   """
@@ -43,7 +43,7 @@ def load_text(spec: str, lowercase: bool = False, raw: bool = False) -> str:
 
 
 def clean(text: str, lowercase: bool = False, raw: bool = False) -> str:
-  """Returns what a model sees of a text: its cleaned lines, or raw all."""
+  """Returns what a model sees of a text: its cleaned lines or, if raw, all."""
   if not raw:
     return "\n".join(clean_lines(text, lowercase))
   return clean_line(text, lowercase, raw)
@@ -147,7 +147,7 @@ def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
   """Returns a text without its last lines, and these."""
   if not num_lines or not text:
     return text, ""
-  body = text.removesuffix("\n")  # at the end it begins no line
+  body = text.removesuffix("\n")  # a newline at the end begins no line
   lines = body.split("\n")
   if num_lines >= len(lines):
     remedy = f"lower --{flag}"

@@ -1,8 +1,9 @@
 """Characters and their ids.
 
 A vocabulary is a list of strings: `[UNK]` (unknown) at id 0, the empty string
-(padding) at id 1, then the characters of the corpus in sorted order, and after
-them, in a model that was trained on another corpus before, the new ones.
+(padding) at id 1, then the characters of the corpus in sorted order. A run with
+an initial run starts with its vocabulary, and appends the characters that are
+new.
 """
 
 import json
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
 
 UNKNOWN_ID = 0
 PADDING_ID = 1
-NO_CHARACTERS = ["[UNK]", ""]
-NUM_SPECIAL = len(NO_CHARACTERS)  # the ids that stand for no character
+SPECIAL = ["[UNK]", ""]
+NUM_SPECIAL = len(SPECIAL)  # the ids that stand for no character
 
 
 def build_vocabulary(
-  lines: list[str], known: Sequence[str] = tuple(NO_CHARACTERS)
+  lines: list[str], initial: Sequence[str] = tuple(SPECIAL)
 ) -> list[str]:
   """Collects the characters of the lines and of the newlines between them.
 
-  Those that another vocabulary has already are `known`: they keep their ids.
+  The entries of `initial`, an initial run's vocabulary, keep their ids.
   """
-  return [*known, *sorted(set("\n".join(lines)) - set(known))]
+  return [*initial, *sorted(set("\n".join(lines)) - set(initial))]
 
 
 def vocabulary_from_json(text: str) -> list[str]:
@@ -42,7 +43,7 @@ def vocabulary_from_json(text: str) -> list[str]:
     vocab = json.loads(text)
   except (ValueError, RecursionError) as error:
     raise InputError(f"not JSON ({error})") from error
-  if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != NO_CHARACTERS:
+  if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != SPECIAL:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
   if not all(isinstance(char, str) and len(char) == 1 for char in chars):

@@ -18,37 +18,37 @@ _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
 _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
 _DECAY = 1e-3  # the share of the way back to the trained weights in a segment
-_MAX_KNOWN = 5_000  # characters; tuning passes over them four times or more
+_MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 
 
 class DynamicEvaluator:
   """Scores texts with a model that adapts to each of them from the start."""
 
-  def __init__(self, model: GRULM, known_ids: np.ndarray) -> None:
-    """Takes a model and a text `[N]` that is not to be scored.
+  def __init__(self, model: GRULM, valid_ids: np.ndarray) -> None:
+    """Takes a model and the valid text `[N]`.
 
-    From that text come the usual size of each weight's gradient, and the
-    learning rate.
+    On it the mean squared gradient of each weight is measured, and the learning
+    rate is chosen.
 
     Raises InputError: fewer than two characters.
     """
-    refuse_short(known_ids, "the valid text")
+    refuse_short(valid_ids, "the valid text")
     self._model = model
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
-    xla = not tf.config.list_physical_devices("GPU")  # which knows no cuDNN
+    xla = not tf.config.list_physical_devices("GPU")  # XLA cannot call cuDNN
     self._compiled_learn = tf.function(self._learn, jit_compile=xla)
-    known_ids = known_ids[-_MAX_KNOWN:]
-    # Without a step, to see the gradients of the trained weights.
-    self._pass(known_ids, 0.0)
-    num_segments = -(-(len(known_ids) - 1) // _SEGMENT)
+    valid_ids = valid_ids[-_MAX_VALID:]
+    # A rate of 0 takes no step, and sums the squares of the gradients.
+    self._pass(valid_ids, 0.0)
+    num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
     for squares in self.mean_squares:
       squares.assign(squares / num_segments)
-    self.learning_rate = self._choose(known_ids)
+    self.learning_rate = self._choose(valid_ids)
 
   def stream(self, ids: np.ndarray) -> Score:
-    """Scores all characters but the first, given and taught by those before.
+    """Scores all characters but the first, learning from each segment.
 
     Raises InputError: fewer than two characters.
     """
@@ -102,8 +102,9 @@ class DynamicEvaluator:
       else:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
-        # Some weights, as those of a rare character, saw no gradient before; of
-        # a text of two characters none of the state's did.
+        # The mean bounds the step of a weight whose gradient was always 0, such
+        # as a rare character's. In a text of two characters the mean is 0, too,
+        # for the recurrent kernel.
         step = tf.math.divide_no_nan(rate * gradient, scale + mean)
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)
@@ -112,7 +113,7 @@ class DynamicEvaluator:
 
 def _segments(ids: np.ndarray) -> Iterator[np.ndarray]:
   for start in range(0, len(ids) - 1, _SEGMENT):
-    # The last one is filled up: another shape would be compiled.
+    # The last one is padded, since each shape is compiled anew.
     segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
     piece = ids[start : start + _SEGMENT + 1]
     segment[0, : len(piece)] = piece

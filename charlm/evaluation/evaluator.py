@@ -24,13 +24,20 @@ class Evaluator:
     self,
     model: GRULM,
     piece_length: int = 1024,
-    between: Callable[[], None] = lambda: None,
+    before_piece: Callable[[], None] = lambda: None,
   ) -> None:
-    """Takes what is called before each piece; it raises to give up."""
+    """Takes a model.
+
+    Args:
+      model: what scores.
+      piece_length: the most characters of a row in one graph call.
+      before_piece: is called before each piece; an exception from it ends the
+        evaluation.
+    """
     self._model = model
     self._piece_length = piece_length
-    self._between = between
-    # XLA makes the loop over time faster on a CPU, but knows no cuDNN.
+    self._before_piece = before_piece
+    # XLA makes the loop over time faster on a CPU, but cannot call cuDNN.
     xla = not tf.config.list_physical_devices("GPU")
     self._compiled_score_piece = tf.function(self._score_piece, jit_compile=xla)
 
@@ -44,10 +51,11 @@ class Evaluator:
     return Score(nats, ids[1:] == UNKNOWN_ID)
 
   def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
-    """Scores the same characters, each given at most those of a window.
+    """Scores all characters but the first, given at most `window` before each.
 
     Each window starts from the zero state, `stride` characters after the one
-    before. The first is scored whole, of each later one the last `stride`.
+    before. All targets of the first window are scored, and the last `stride` of
+    each later one.
 
     Raises:
       InputError: fewer than two characters.
@@ -84,7 +92,7 @@ class Evaluator:
 
   def _score_rows(self, rows: list[np.ndarray]) -> list[np.ndarray]:
     """Returns the nats of all characters but the first of each row."""
-    # Rows of about the same length together need little filling.
+    # Rows of about the same length need little padding.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     nats: dict[int, np.ndarray] = {}
     for first in range(0, len(rows), _BATCH_SIZE):
@@ -104,8 +112,8 @@ class Evaluator:
     """Scores rows side by side, `size` characters at a time."""
     states, pieces = self._model.initial_states(batch_size), []
     for start in range(0, max(map(len, rows)) - 1, size):
-      self._between()
-      # What is missing is filled up: another shape would be compiled.
+      self._before_piece()
+      # Short pieces are padded, since each shape is compiled anew.
       filled = np.full([batch_size, size + 1], PADDING_ID, np.int32)
       for row, ids in zip(filled, rows, strict=False):
         piece = ids[start : start + size + 1]

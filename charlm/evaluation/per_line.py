@@ -19,15 +19,16 @@ _ESCAPES = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
 def read_lines(
   file: io.BufferedIOBase, raw: bool = False
 ) -> Iterator[list[bytes]]:
-  """Yields the lines that have come, at once where there are any.
+  """Yields the lines that have arrived, without waiting for more.
 
   They come without their ends; the last one need not have one. A carriage
   return ends a line, too, with or without a line feed, unless it is raw.
   """
   with contextlib.suppress(io.UnsupportedOperation):
-    # A parent may have set it otherwise: no data would look like the end.
+    # A parent may have unset this: a lack of data would look like the end.
     os.set_blocking(file.fileno(), True)
-  pending, half = bytearray(), b""  # of an end whose line is handed on
+  # `half` is the line feed that may follow a carriage return read last.
+  pending, half = bytearray(), b""
   while data := file.read1(_BLOCK):
     if not raw:
       data = data.removeprefix(half)

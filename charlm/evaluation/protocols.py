@@ -36,7 +36,7 @@ def score_text(
 def score_dynamic(
   model: GRULM, vocab: list[str], ids: np.ndarray, valid: str
 ) -> tuple[Score, str]:
-  """Scores a text `[N]` by `stream` with a model that learns along it.
+  """Scores a text `[N]` by dynamic evaluation, along its stream.
 
   Args:
     model: is left as it was.
@@ -65,7 +65,7 @@ def newline_id(vocab: list[str]) -> int:
   """
   if "\n" not in vocab:
     raise InputError(
-      "the model knows no newline, since it was trained on one line: give "
-      "another --protocol"
+      "the vocabulary has no newline, since the corpus is one line: score it "
+      "by --protocol=stream or windows, without --per_line"
     )
   return vocab.index("\n")

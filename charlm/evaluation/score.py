@@ -34,7 +34,7 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
-  """What each scored character cost; each mean is one division."""
+  """The nats that each scored character cost, and the means over them."""
 
   nats: np.ndarray  # [N]
   unknown: np.ndarray  # [N], whether the model does not know the character
@@ -54,12 +54,12 @@ class Score:
   @property
   def log_perplexity(self) -> float:
     """Nats per character, unknown ones included."""
-    return float(self._units().mean())
+    return float(self._values().mean())
 
   @property
   def interval(self) -> tuple[float, float]:
     """The 95 % confidence interval of the log perplexity."""
-    return confidence_interval(self._units())
+    return confidence_interval(self._values())
 
   @property
   def perplexity(self) -> float:
@@ -76,7 +76,7 @@ class Score:
     """Nats per known character; None where there is none."""
     if self.unknown.all():
       return None
-    return float(self._units(~self.unknown).mean())
+    return float(self._values(~self.unknown).mean())
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the numbers that `eval.py --json` prints."""
@@ -94,8 +94,8 @@ class Score:
       return [nats]
     return np.split(nats, np.cumsum(self.row_lengths)[:-1])
 
-  def _units(self, counted: np.ndarray | bool = True) -> np.ndarray:
-    """Returns that whose mean is the score: nats, or the rows' means.
+  def _values(self, counted: np.ndarray | bool = True) -> np.ndarray:
+    """Returns the values whose mean is the score: nats, or the rows' means.
 
     Only characters that are `counted` `[N]` count, and rows with some of them.
     """
@@ -112,13 +112,13 @@ class Score:
 def confidence_interval(
   values: np.ndarray, num_resamples: int = 2000
 ) -> tuple[float, float]:
-  """Returns where 95 % of the means of resampled values `[N]` lie.
+  """Returns the 95 % confidence interval of the mean of values `[N]`.
 
-  What is hard to predict comes in passages, so the resamples are made of blocks
-  of sqrt(N) neighbours, drawn with replacement from all that there are on a
-  ring (the circular block bootstrap, Politis and Romano 1992). The spread of
-  few blocks is too small by a known factor, which is undone. A single value
-  has no spread: the interval is then unbounded.
+  It holds 95 % of the means of resamples. Neighbouring values are correlated,
+  so a resample is made of blocks of sqrt(N) neighbours, drawn with replacement
+  from the values as a ring (circular block bootstrap, Politis and Romano 1992).
+  Means of n blocks spread too little by a factor of sqrt((n - 1) / n), which
+  is corrected. A single value has no spread: its interval is unbounded.
   """
   if len(values) < 2:
     return -math.inf, math.inf

@@ -1,4 +1,4 @@
-"""Models for use without charlm: a SavedModel, and Keras' own file.
+"""A SavedModel, which takes and returns strings, for use without charlm.
 
 Shapes: B texts, T characters of the longest, L layers, H rnn_units, V
 vocabulary size.
@@ -70,7 +70,7 @@ class TextModel:
     return {"characters": tf.constant(self._vocab)}
 
   def _score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Scores texts `[B]`, each from the zero state and its second character.
+    """Scores texts `[B]` from the second character on, from the zero state.
 
     Returns:
       nats: of each character, `[B, T - 1]`, 0 after a text's end.
@@ -124,7 +124,7 @@ class TextModel:
     temperature: tf.Tensor,
     seed: tf.Tensor,
   ) -> dict[str, tf.Tensor]:
-    """Continues prefixes `[B]` by `length` characters, an empty one a newline.
+    """Continues prefixes `[B]` by `length` characters; "" reads as a newline.
 
     Text i is sample i of `sample.py` with this seed, up to rounding.
 
@@ -136,20 +136,20 @@ class TextModel:
     prefixes = tf.concat([prefixes, ["", ""]], axis=0)[: tf.size(rows)]
     prefixes = tf.where(prefixes == "", "\n", prefixes)
     ragged = line_to_tensor(prefixes, self._vocab)
-    num_known = tf.cast(ragged.row_lengths(), tf.int32)
-    known = tf.cast(ragged.to_tensor(PADDING_ID), tf.int32)
-    longest = tf.shape(known)[1]
+    num_given = tf.cast(ragged.row_lengths(), tf.int32)
+    given = tf.cast(ragged.to_tensor(PADDING_ID), tf.int32)
+    longest = tf.shape(given)[1]
     words = tf.bitcast(seed, tf.uint32)
     keys = sample_keys(words, tf.cast(rows, tf.uint32))
     read = self._model.step_fn(self._model.input_table())
     states = self._model.initial_states(tf.size(rows))
-    last, end = known[:, 0], longest + length
+    last, end = given[:, 0], longest + length
     ids = tf.TensorArray(tf.int32, end).write(0, last)
     vocab_size = len(self._vocab)
     size = tf.maximum(1, _MAX_NUMBERS // (tf.size(rows) * vocab_size))
     for first in tf.range(1, end, size):
       positions = first + tf.range(tf.minimum(size, end - first))[:, tf.newaxis]
-      positions -= num_known  # [S, B], of the characters in each sample
+      positions -= num_given  # [S, B], of the characters in each sample
       # Not in the loop over characters, which a server may compile with XLA.
       uniform = uniform_numbers(keys, positions, vocab_size)
       for i in tf.range(len(positions)):
@@ -157,10 +157,10 @@ class TextModel:
         drawn = temperature_random_sampling(
           without_special(log_probs), temperature, uniform[i]
         )
-        given = known[:, tf.minimum(first + i, longest - 1)]
+        prefix = given[:, tf.minimum(first + i, longest - 1)]
         drawn = tf.cast(drawn, tf.int32)
-        last = tf.where(positions[i] < 0, given, drawn)
+        last = tf.where(positions[i] < 0, prefix, drawn)
         ids = ids.write(first + i, last)
-    places = num_known[:, tf.newaxis] + tf.range(length)
+    places = num_given[:, tf.newaxis] + tf.range(length)
     drawn = tf.gather(tf.transpose(ids.stack()), places, batch_dims=1)
     return {"texts": text_from_ids(drawn, self._vocab)[:num_texts]}

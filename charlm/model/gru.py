@@ -2,7 +2,7 @@
 
 Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
 size. Inside, tensors are feature-major, `[T, features, B]`: the weights are the
-left factor of every matrix product, which spares a repacking of them at every
+left factor of every matrix product, which need not be repacked at every time
 step, and the gates are split and joined without strides. The three gates are
 the update gate z, the reset gate r, and the candidate n.
 """
@@ -92,10 +92,10 @@ class FusedGRU(keras.layers.GRU):
     Without a state, from zero. `precision` acts in training only. Returns the
     outputs `[B, T, H]` and the last of them, the state `[B, H]`.
 
-    Raises ValueError: a mask, which this layer does not know.
+    Raises ValueError: a mask, which this layer does not support.
     """
     if mask is not None:
-      raise ValueError("FusedGRU knows no mask: use keras.layers.GRU")
+      raise ValueError("FusedGRU supports no mask: use keras.layers.GRU")
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
@@ -239,8 +239,8 @@ def _recurrence(
 def _normalise(x: tf.Tensor, units: int) -> tuple[tf.Tensor, tf.Tensor]:
   """Gives x `[3H, B]` mean 0 and variance 1 over the units of each gate.
 
-  Returns that, and by what the deviations from the mean were multiplied,
-  `[3, 1, B]`.
+  Returns the result, and the factor `[3, 1, B]` that scaled the deviations
+  from the mean.
   """
   x = tf.reshape(x, [3, units, -1])
   x -= tf.reduce_mean(x, axis=1, keepdims=True)
@@ -336,11 +336,11 @@ def _backward(
   """Propagates the gradient of the outputs `[T, H, B]` back in time.
 
   Returns:
-    The gradient `[T, 4H, B]` of what enters n, z, r, and of the recurrent part
-    of n; with a gain `[T, 7H, B]`, since that of z, r, n before normalisation
-    follows. So the first 3H rows are that of the projected features, the last
-    3H rows that of the projected state. And the initial state's gradient
-    `[H, B]`.
+    The gradients `[T, 4H, B]` of n, z and r before their activations, and of
+    the recurrent part of n; with a gain `[T, 7H, B]`, where those of the
+    recurrent parts of z, r and n before normalisation follow. So the first 3H
+    rows are the projected features' gradient, and the last 3H the projected
+    state's. Then the initial state's gradient `[H, B]`.
   """
   product_dtype, units = recurrent_kernel.dtype, recurrent_kernel.shape[0]
   num_steps = tf.shape(d_outputs)[0]

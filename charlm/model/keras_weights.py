@@ -22,7 +22,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
   Args:
     path: of the file; of a checkpoint also without `.index`.
-    config: its sizes count.
+    config: gives the sizes of the model.
     vocab_size: V of the corpus, whose vocabulary must be that of the weights.
 
   Raises InputError: no such weights, or weights of other shapes.
@@ -77,9 +77,9 @@ def _read_h5(path: str, expected: list[Weight]) -> list[np.ndarray]:
       numbers[owner] = number + 1
       data = file[f"{owner}/vars/{number}"]
       _check_shape(path, f"{owner}/{name}", data.shape, shape)
-      # A file can claim any shape: before memory is asked for.
+      # A file can claim any shape: checked before memory is allocated.
       if data.id.get_storage_size() < data.nbytes:
-        raise ValueError(f"{data.name} is not all there")
+        raise ValueError(f"{data.name} is truncated")
       weights.append(np.asarray(data, np.float32))
   return weights
 

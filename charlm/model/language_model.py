@@ -176,7 +176,7 @@ def build_model(*args: Any, **kwargs: Any) -> GRULM:
 def model_of(
   config: Config, vocab_size: int, gru: str = "auto", training: bool = False
 ) -> GRULM:
-  """Returns the model that a config describes; for training with all of it."""
+  """Returns the model of a config; dropout and bfloat16 only for training."""
   names: tuple[str, ...] = SIZES
   if training:
     names += ("dropout_rate", "precision")
@@ -185,7 +185,7 @@ def model_of(
 
 
 def weights_of(config: Config, vocab_size: int) -> Iterator[Weight]:
-  """Yields the weights of such a model in their order, without making it."""
+  """Yields owner, name and shape of each weight of a model, in their order."""
   depth, units = config.embedding_dim, config.rnn_units
   yield "embedding", "embeddings", (vocab_size, depth)
   for gru in map(_gru_name, range(config.num_layers)):
@@ -219,7 +219,7 @@ def _build_gru(
     return FusedGRU(units, *options, name=name)
   if only_fused:
     raise InputError(
-      "bfloat16 and layer normalisation are the fused layer's alone: give "
+      "Keras' GRU has neither --precision=bfloat16 nor --layer_norm here: give "
       "--gru=fused"
     )
   return keras.layers.GRU(
@@ -230,7 +230,7 @@ def _build_gru(
 def _dropout(
   x: tf.Tensor, rate: float, seed: tf.Tensor | None, layer: int
 ) -> tf.Tensor:
-  """Zeroes elements of `x` `[B, T, D]`: a function of (seed, layer) alone.
+  """Applies dropout to `x` `[B, T, D]`; (seed, layer) determine the mask.
 
   Under a strategy the mask is drawn for the global batch and each replica takes
   its own rows, so that any number of replicas trains the same model.

@@ -25,7 +25,7 @@ _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class DamagedError(ValueError):
-  """What is wrong with a checkpoint, to be said after its name."""
+  """A checkpoint is damaged; its name and this text make a sentence."""
 
 
 class Checkpoints:
@@ -53,8 +53,9 @@ class Checkpoints:
       InputError: no checkpoint is whole, though the run has begun.
       OSError: one cannot be read, which does not mean that it is damaged.
     """
-    # Of a step the best one first: it is the first to be saved, after the
-    # evaluation, and knows its own loss. The recent one is then saved again.
+    # Of one step, the best checkpoint comes first: it is saved first, after the
+    # evaluation, and so it alone surely holds that evaluation's best loss. The
+    # recent one is then saved again.
     folders = (self._run.best, self._run.recent)
     found = {(s, f) for f in folders for s in checkpoint_steps(f, whole=False)}
     for step in sorted({step for step, _ in found}, reverse=True):
@@ -83,7 +84,7 @@ class Checkpoints:
 
   def save_best(self, step: int) -> bool:
     """Saves as the best one; tells whether that worked."""
-    self._last_step = -1  # that of this step knows an older best loss
+    self._last_step = -1  # that one holds an older best loss
     return self._save(self._run.best, 1, step)
 
   def _read(self, folder: pathlib.Path, step: int, restore: bool) -> bool:
@@ -126,13 +127,13 @@ def _write_state(folder: pathlib.Path, step: int) -> None:
   """
   state_file = folder / "checkpoint"
   state_file.unlink(missing_ok=True)
-  # The first to be named is the first to be removed: damaged ones, which were
-  # skipped, of steps that are still to come.
+  # The manager removes the first names first: here those of later steps, which
+  # were skipped as damaged.
   steps = sorted(checkpoint_steps(folder), key=lambda s: (s < step, s))
   if names := [f'"ckpt-{step}"' for step in steps]:
     state = [f"model_checkpoint_path: {names[-1]}\n"]
     state += [f"all_model_checkpoint_paths: {name}\n" for name in names]
-    # Without times, which are not needed else, none would ever be deleted.
+    # Without timestamps, whose values do not matter, it would delete none.
     state += ["all_model_checkpoint_timestamps: 1\n"] * len(names)
     write_atomically(state_file, "".join(state).encode())
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.data.vocabulary import NO_CHARACTERS
+from charlm.data.vocabulary import SPECIAL
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import GRULM, SIZES, model_of
@@ -33,7 +33,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
         if not all(np.isfinite(x).all() for x in model.get_weights()):
-          raise DamagedError("has weights that are no numbers")
+          raise DamagedError("has weights that are not finite")
       return model, step
     except DamagedError as error:
       damage = error
@@ -46,21 +46,20 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
-  """Returns the characters that this run knows before it sees its corpus."""
+  """Returns the vocabulary to extend: the run's own or its initial run's."""
   if not config.init_from:
-    return NO_CHARACTERS
+    return SPECIAL
   if run.exists():
     return run.vocabulary()
   source = RunDir(config.init_from)
-  return source.vocabulary() if source.exists() else NO_CHARACTERS
+  return source.vocabulary() if source.exists() else SPECIAL
 
 
 def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
   """Returns the model that this run begins with.
 
-  None where none is asked for, or where this run has begun. That of another
-  run may know fewer characters than the vocabulary has, that of a file knows
-  them all.
+  It is None without `init_from`, and once this run has checkpoints. An initial
+  run may have fewer characters than this run, a file of weights has them all.
 
   Raises InputError: no such model, or one of other sizes.
   """

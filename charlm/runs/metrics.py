@@ -32,10 +32,10 @@ class Metrics:
   """
 
   def __init__(self, run: RunDir, step: int) -> None:
-    """Opens both at a step, cutting off what a lost continuation wrote.
+    """Opens both at a step, and drops the records of later steps.
 
     Raises:
-      InputError: `summaries` cannot be written, be there space or not.
+      InputError: `summaries` cannot be written, and not for lack of space.
       OSError: `metrics.jsonl` cannot be written.
     """
     run.check_owned()
@@ -141,10 +141,10 @@ def _summarize(
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads `metrics.jsonl`, if there is one, but for lines that were cut off.
+  """Reads `metrics.jsonl`, if there is one, without lines that are not valid.
 
-  Each record has a step, a split, `train` or `eval`, and a loss, all as charlm
-  writes them, and else numbers, of any size, and texts.
+  Each record has a step, a split (`train` or `eval`) and a finite loss. Its
+  other fields are numbers, of any size, and texts.
   """
   records = []
   for line in path.read_bytes().splitlines() if path.exists() else ():

@@ -46,7 +46,7 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
 
 
 def differences(start: dict[str, Any], other: dict[str, Any]) -> list[str]:
-  """Lists in what this process' start, `other`, differs from one before it.
+  """Lists how `other`, this process' start, differs from an earlier one.
 
   Only what the last bits of the results depend on counts.
   """

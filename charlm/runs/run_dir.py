@@ -6,11 +6,12 @@ of it is executed, and nothing outside of it is read or written.
 config.json vocabulary.json                written once, before step 0
 eval.txt valid.txt                     the same; the latter if there is any
 checkpoints/ckpt-<step>.*                  the last few
-best/ckpt-<step>.*                         the best by valid, else held-out loss
+best/ckpt-<step>.*                         the best by valid, else by eval loss
 metrics.jsonl                              every number, an object a line
 summaries/train|eval                       the same for TensorBoard
-summaries/outdated                         there until it is made anew
+summaries/outdated                         there while they lack some metrics
 starts.jsonl                               how and where each start ran
+lock                                       held by the trainer
 """
 
 import contextlib
@@ -65,7 +66,7 @@ class RunDir:
     self.metrics = self.path / "metrics.jsonl"
     self.eval_path = self.path / "eval.txt"
     self.summaries = self.path / "summaries"
-    self.outdated = self.summaries / "outdated"  # there until they are not
+    self.outdated = self.summaries / "outdated"  # there while they are
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
     self._valid = self.path / "valid.txt"
@@ -148,7 +149,7 @@ class RunDir:
       yield
 
   def check_owned(self) -> None:
-    """Is called by whoever locked the run before each writing to its folder.
+    """Checks that the locked folder is in its place, before each write to it.
 
     Raises LostRunError: the folder or its lock is not the one that was locked.
     """
@@ -166,7 +167,7 @@ class RunDir:
           "where the run's folder is now as --run_dir"
         )
 
-  def extend(self, experiment: Experiment) -> None:
+  def check_resume(self, experiment: Experiment) -> None:
     """Checks that a run goes on as it began; notes a larger `epochs`.
 
     Raises InputError: naming each field, or the file, that differs.
@@ -324,6 +325,6 @@ def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
 def experiment_of(
   config: Config, text: str, vocab: list[str], split: Split
 ) -> Experiment:
-  """Returns what identifies a run: of a config, and a corpus with its parts."""
+  """Returns the identity of a run: a config, and hashes of its texts."""
   parts = (text, vocabulary_to_json(vocab), split.eval, split.valid)
   return Experiment(config, *map(sha256, parts))

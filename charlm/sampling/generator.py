@@ -112,9 +112,10 @@ class GenerativeModel:
   ) -> list[Sample]:
     """Continues a prefix, 32 samples side by side.
 
-    Sample i depends neither on `num_samples` nor on what came before. The seed
-    is below 2**64, the prefix not empty, and not part of the samples. A sample
-    ends after `num_chars` characters, or before it holds a string `stop`.
+    The prefix must not be empty, and is not part of the samples. Sample i
+    depends neither on `num_samples` nor on earlier calls. The seed must be
+    below 2**64. A sample ends after `num_chars` characters, or before it would
+    contain the string `stop`.
     """
 
     stopped = threading.Event()
@@ -171,7 +172,7 @@ class GenerativeModel:
     if not prefix:
       raise ValueError("an empty prefix: give a newline to start a line")
     prefix_ids = encode(prefix, self._vocab)
-    num_known, end = len(prefix_ids), len(prefix_ids) + num_chars
+    num_given, end = len(prefix_ids), len(prefix_ids) + num_chars
     num_rows = max(len(samples), _MIN_ROWS)
     keys = sample_keys(
       np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32),
@@ -187,14 +188,14 @@ class GenerativeModel:
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
       if offset == 0:
-        uniform = self._compiled_uniform(keys, tf.constant(start - num_known))
+        uniform = self._compiled_uniform(keys, tf.constant(start - num_given))
       num = min(size, self._buffer - offset, end - start)
-      known = np.zeros(self._buffer, np.int32)
+      given = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]
-      known[: len(part)] = part
+      given[: len(part)] = part
       span = np.array([offset, num, len(part)], np.int32)
       ids, log_probs, last, states = self._compiled_advance(
-        table, last, states, known, span, uniform
+        table, last, states, given, span, uniform
       )
       new = slice(len(part), num)
       start += num
@@ -217,12 +218,12 @@ class GenerativeModel:
     It takes the arguments of their first calls, and draws nothing.
     """
     num_rows = len(last)
-    known, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
+    given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
     shape = [self._buffer, num_rows, len(self._vocab)]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
       uniform = pool.submit(self._compiled_uniform, keys, tf.constant(0))
       numbers = tf.zeros(shape)
-      self._compiled_advance(table, last, states, known, span, numbers)
+      self._compiled_advance(table, last, states, given, span, numbers)
       uniform.result()
     self._compiled.add(num_rows)
 
@@ -238,24 +239,25 @@ class GenerativeModel:
     table: tf.Tensor,
     last: tf.Tensor,
     states: State,
-    known: tf.Tensor,
+    given: tf.Tensor,
     span: tf.Tensor,
     uniform: tf.Tensor,
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
-    """Reads the ids `[B]` before a span of positions, and draws those in it.
+    """Draws the ids of a span of positions, those of the prefix excepted.
 
     Args:
       table: the model's input table.
-      last: ids `[B]`.
-      states: before them.
-      known: ids of the span's first positions, `[S]`, which are not drawn.
-      span: where its random numbers begin, its length, and how many are known.
+      last: ids `[B]` before the span, which are yet to be read.
+      states: the state before those ids.
+      given: ids `[S]`; the span begins with the first of them, not drawn ids.
+      span: the offset of its random numbers in `uniform`, its length, and how
+        many of its ids come from `given`.
       uniform: random numbers, `[S, B, V]`.
 
-    Returns ids and their log-probabilities `[B, S]`, of which as many as the
-    span is long count, the last ids `[B]`, and the states before them.
+    Returns ids and their log-probabilities `[B, S]`, valid up to the length of
+    the span, its last ids `[B]`, and the state before those.
     """
-    offset, length, num_known = tf.unstack(span)
+    offset, length, num_given = tf.unstack(span)
     shape = {"size": self._buffer, "element_shape": last.shape}
     arrays = [
       tf.TensorArray(dtype, **shape) for dtype in (tf.int32, tf.float32)
@@ -269,7 +271,7 @@ class GenerativeModel:
       # A gather, since a slice would copy all of the numbers.
       numbers = tf.gather(uniform, offset + i)
       drawn = tf.cast(self._draw(log_probs, numbers), tf.int32)
-      last = tf.where(i < num_known, tf.gather(known, i), drawn)
+      last = tf.where(i < num_given, tf.gather(given, i), drawn)
       values = last, tf.gather(log_probs, last, batch_dims=1)
       pairs = zip(arrays, values, strict=True)
       return i + 1, last, states, *(a.write(i, value) for a, value in pairs)

@@ -1,4 +1,4 @@
-"""Draws from a distribution by the Gumbel-max trick, and limits to them."""
+"""Gumbel-max draws, and the limits top_k, top_p and min_p on them."""
 
 import numpy as np
 import tensorflow as tf

@@ -30,8 +30,8 @@ class DrawOptions(Options):
   )
   top_p: float = option(
     1.0,
-    "nucleus sampling: draw from the smallest set of likely characters whose "
-    "probabilities add up to this",
+    "nucleus sampling: draw from the fewest most likely characters whose "
+    "probabilities add up to this or more",
     between(1e-6, 1),
   )
   min_p: float = option(

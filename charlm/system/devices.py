@@ -38,8 +38,8 @@ def create_strategy(
       [f"GPU:{i}" for i in range(num_replicas)]
     )
   _make_cpu_devices(num_replicas)
-  # In one memory a plain sum does; collective operations, the default, also
-  # allow only one number of replicas in a process.
+  # In shared memory a plain sum is enough. Collective operations, the default,
+  # would allow only one number of replicas in a process.
   return tf.distribute.MirroredStrategy(
     [f"CPU:{i}" for i in range(num_replicas)],
     cross_device_ops=tf.distribute.ReductionToOneDevice(),
@@ -53,7 +53,7 @@ def let_gpu_memory_grow() -> None:
 
 
 def make_deterministic() -> None:
-  """Makes a GPU repeat its results bit by bit, at the cost of some speed."""
+  """Makes a GPU repeat its results bit for bit, at the cost of some speed."""
   tf.config.experimental.enable_op_determinism()
   tf.config.experimental.enable_tensor_float_32_execution(False)
 

@@ -35,10 +35,11 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def plain_path(path: pathlib.Path) -> Iterator[str]:
-  """Yields a path for TensorFlow, which would take some for patterns.
+  """Yields a name for a path that TensorFlow does not take for a pattern.
 
-  It is the path itself or, for the time, a link in the place of it: of a
-  folder, or of a checkpoint, whose files have it with a suffix each.
+  It is the path itself or, where that has characters of a pattern, a temporary
+  link. The path is a folder's, or a checkpoint's: that of its files without
+  their suffixes.
   """
   if _PATTERN.isdisjoint(os.fspath(path)):
     yield os.fspath(path)

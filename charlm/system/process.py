@@ -1,4 +1,4 @@
-"""What the binaries share: flags, errors as one line, exit codes, signals."""
+"""What the programs share: flags, errors as one line, exit codes, signals."""
 
 import contextlib
 import importlib
@@ -22,7 +22,7 @@ _Options = TypeVar("_Options", bound=Options)
 DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
-LEFT_OUT = 4  # a save failed, a line has no score, or the run was lost
+INCOMPLETE = 4  # a save failed, a line has no score, or the run was lost
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -68,21 +68,22 @@ def run_command(
   except DivergedError as error:
     return fail(name, _one_line(error), DIVERGED)
   except LostRunError as error:
-    return fail(name, _one_line(error), LEFT_OUT)
+    return fail(name, _one_line(error), INCOMPLETE)
   except BrokenPipeError:  # nobody reads on, as in `| head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
   except OSError as error:
     remedy = "check the path, its permissions and the free space"
     return fail(name, f"{_one_line(error)}: {remedy}")
-  except KeyboardInterrupt:  # before or after the steps, nothing is to save
+  except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
     return 128 + signal.SIGINT
 
 
 def _replace_closed_streams() -> None:
   """Puts the null device where a stream is closed, as by `>&-`.
 
-  The next file that is opened would get its number, and what C++ writes there.
+  Else the next file opened would get the stream's descriptor, and with it what
+  C++ writes to that stream.
   """
   for number in range(3):
     try:
@@ -104,17 +105,17 @@ def import_quietly(*modules: str) -> None:
     for module in modules:
       importlib.import_module(module)
   if level == "3":
-    # It warns of many models in one process, as of one traced again and again.
+    # Its logger takes many models in one process for one that is retraced.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-  """Lets signals end the program inside a call of TensorFlow, too.
+  """Lets signals end the program even inside a call of TensorFlow.
 
-  Python's handlers wait until the call returns, which may be a long compilation
-  or a large product. A second signal does not wait for that. Nor does the first
-  for long, if it is a Ctrl-C with which nothing is to be saved.
+  Python runs its handlers only after the call, which may be a long compilation
+  or a large product. So a thread watches, too: it ends the process at a second
+  signal or, where no `StopRequest` is to save a run, two seconds after Ctrl-C.
   """
   if threading.current_thread() is not threading.main_thread():
     yield  # signals are the main thread's
@@ -135,7 +136,10 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _watch_signals(reader: int) -> None:
-  """Reads the numbers of signals, and ends the process; returns at a zero."""
+  """Ends the process at a second signal, or when the first takes too long.
+
+  It reads the signals' numbers; a zero says that the command has ended.
+  """
   number = os.read(reader, 1)[0]
   if not number:
     return
@@ -147,7 +151,7 @@ def _watch_signals(reader: int) -> None:
 
 
 class StopRequest:
-  """SIGTERM or SIGINT, noted to be acted on; a second one acts at once."""
+  """Notes SIGTERM or SIGINT, for the caller to ask; a second ends at once."""
 
   def __init__(self) -> None:
     self._signal: signal.Signals | None = None
@@ -193,9 +197,9 @@ def _stderr_to_nowhere() -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-  """Writes a line to stderr; where that is a file on a full disk, nothing.
+  """Writes a line to stderr, unless that fails, as on a full disk.
 
-  What a terminal would obey, or not show, is written as an escape.
+  Characters that are not printable are written as escapes.
   """
   line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   with contextlib.suppress(OSError):

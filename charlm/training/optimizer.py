@@ -1,4 +1,4 @@
-"""Loss, optimizer and the schedule of its step size."""
+"""The optimizer and its learning-rate schedule, also compiled for `fit`."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def build_optimizer(
     raise InputError(
       f"warmup_steps is {config.warmup_steps} of {num_steps} steps: lower it"
     )
-  # Of larger ones NumPy warns.
+  # NumPy warns of numbers that float32 cannot hold.
   most = float(np.finfo(np.float32).max)
   learning_rate = min(config.learning_rate, most)
   if config.schedule == "cosine":
@@ -36,13 +36,13 @@ def build_optimizer(
   optimizer = keras.optimizers.AdamW(
     learning_rate, weight_decay=min(config.weight_decay, most)
   )
-  # They shift and scale: they cannot fit the training text too closely.
+  # Biases and gains only shift and scale: they hardly overfit.
   optimizer.exclude_from_weight_decay(var_names=["bias", "gain"])
   return optimizer
 
 
 def compile_model(model: keras.Model) -> keras.Model:
-  """Compiles a model for readers who call `fit`; returns it."""
+  """Compiles a model for callers of `fit`; returns it."""
   # Log-probabilities are logits too: log-softmax leaves them as they are.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   model.compile(optimizer=build_optimizer(Config(), 0), loss=loss)

@@ -1,4 +1,4 @@
-"""How one start of a run trains: nothing of it changes the model."""
+"""How one start of a run trains: the options that define no model."""
 
 import dataclasses
 
@@ -29,7 +29,8 @@ class StartOptions(Options):
   )
   summary_every_steps: int = option(
     0,
-    "steps averaged in each reported loss; 0: an 80th of an epoch",
+    "steps averaged in each entry of the training's metrics; 0: an 80th of an "
+    "epoch, but at least 10",
     between(0),
   )
   max_to_keep: int = option(
@@ -46,7 +47,7 @@ class StartOptions(Options):
   )
   deterministic: bool = option(
     False,
-    "repeat results bit by bit on GPUs, more slowly; CPUs always do",
+    "repeat results bit for bit on GPUs, more slowly; CPUs always do",
   )
 
   def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from charlm.system.process import warn
 
 
 class Profile:
-  """TensorFlow's profile of the steps between two, for TensorBoard."""
+  """TensorFlow's profile of the steps from one to another, for TensorBoard."""
 
   def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
     """Takes the first and the last step, or none."""

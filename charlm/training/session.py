@@ -1,4 +1,4 @@
-"""One start of a run: what happens before, beside and after the steps."""
+"""One start of a run: what happens before, between and after the steps."""
 
 import contextlib
 import dataclasses
@@ -17,14 +17,14 @@ from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, differences
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
-from charlm.system.process import DONE, LEFT_OUT, StopRequest, warn
+from charlm.system.process import DONE, INCOMPLETE, StopRequest, warn
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.trainer import Trainer, TrainMetrics
 
 _SAMPLE_CHARS = 500
-_PREFIX_CHARS = 100  # of the held-out text, which a sample continues
+_PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
 
 
 class _GivenUp(Exception):
@@ -34,8 +34,8 @@ class _GivenUp(Exception):
 class Session:
   """Restores a run, trains it on, and leaves score, sample and checkpoint.
 
-  It is the trainer's hooks: it writes metrics, evaluates and saves when that
-  is due.
+  It implements the trainer's `Hooks`: it writes metrics, evaluates and saves
+  when that is due.
   """
 
   def __init__(
@@ -50,8 +50,9 @@ class Session:
   ) -> None:
     """Takes a locked run and an untrained trainer.
 
-    The ids are of two texts `[N]`. If the second one is not empty it, and not
-    the first, tells which checkpoint is the best.
+    The ids are the eval and the valid text, `[N]` each. The checkpoint with the
+    lowest loss on the valid text or, if that is empty, on the eval text is the
+    best.
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
     self._num_steps = num_epochs * steps_per_epoch
@@ -64,7 +65,9 @@ class Session:
     )
     self._trainer = trainer
     self._eval_ids, self._valid_ids = eval_ids, valid_ids
-    self._evaluator = Evaluator(trainer.model, between=self._give_up_if_asked)
+    self._evaluator = Evaluator(
+      trainer.model, before_piece=self._give_up_if_asked
+    )
     self._generator = GenerativeModel(trainer.model, vocab)
     self._prefix = decode(eval_ids[:_PREFIX_CHARS], vocab)
     self._profile = Profile(run, tuple(map(int, options.profile_steps)))
@@ -85,7 +88,8 @@ class Session:
 
     Returns The exit code.
 
-    Raises DivergedError: nothing was saved since.
+    Raises DivergedError: a loss or a gradient is not finite; nothing is saved
+      after it.
     """
     self._restore()
     with (
@@ -106,7 +110,7 @@ class Session:
       f"{'-' * 20}\n{self._sample()}"
     )
     whole = self._saved and self._best_saved and self._metrics.whole
-    return DONE if whole else LEFT_OUT
+    return DONE if whole else INCOMPLETE
 
   def show_progress(
     self, step: int, loss: float, characters_per_second: float
@@ -202,7 +206,7 @@ class Session:
     self._bar.log(_describe_score(step, score) + words)
 
   def _note_best(self, step: int, loss: float) -> None:
-    """Saves the checkpoint if none before was better."""
+    """Saves a best checkpoint if its loss is lower than all before."""
     best = self._trainer.train_state.best_loss
     before = best.numpy()
     if loss >= before:
@@ -241,7 +245,7 @@ class Session:
 
 def _describe_score(step: int, score: Score) -> str:
   return (
-    f"step {step:,} held out: log perplexity {score.log_perplexity:.4f} "
+    f"step {step:,} eval: log perplexity {score.log_perplexity:.4f} "
     f"({score.bits_per_character:.4f} bits per character), "
     f"perplexity {score.perplexity:.3f}"
   )

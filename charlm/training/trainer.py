@@ -18,7 +18,7 @@ from charlm.training.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
-# Sets these random numbers apart from those of the layers' dropout.
+# Folded into the seed of the state's resets; dropout folds in a layer's number.
 _RESETS = 2**16
 
 
@@ -33,7 +33,7 @@ class TrainMetrics:
 
 
 class Hooks(Protocol):
-  """What happens beside the steps. Each is called with the step reached."""
+  """What the trainer calls between steps; `step` is the step reached."""
 
   def show_progress(
     self, step: int, loss: float, characters_per_second: float
@@ -44,9 +44,9 @@ class Hooks(Protocol):
     """Is called every `metrics_every_steps` and at the end."""
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
-    """Returns how often, in steps, to do what; ties run in this order.
+    """Returns pairs of a period in steps and an action, in order of execution.
 
-    At the end all is done that is due there or not.
+    After the last step every action runs, whether it is due or not.
     """
 
   def should_stop(self) -> bool:
@@ -56,8 +56,8 @@ class Hooks(Protocol):
 class TrainState(tf.Module):
   """What a checkpoint holds beside model and optimizer, to resume exactly.
 
-  The best loss is the session's, which evaluates. It stands here since it must
-  be saved with the step that it belongs to.
+  The best loss is set by the session, which evaluates. It is kept here because
+  it must be saved with the step that it belongs to.
   """
 
   def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
@@ -100,7 +100,7 @@ class Trainer:
       optimizer: the model's.
       batches: where the windows come from.
       strategy: the devices.
-      config: its seed, clipping, and carried state count.
+      config: what it says of seed, clipping, and the carried state is used.
     """
     self.model = model
     self.optimizer = optimizer
@@ -139,7 +139,8 @@ class Trainer:
   ) -> None:
     """Trains until step `num_steps`, or until `should_stop`.
 
-    Raises DivergedError: naming the step; nothing was written or saved since.
+    Raises DivergedError: the message names the step; nothing of its call is
+      written or saved.
     """
     characters, seconds = 0, 0.0  # since the metrics were written
     actions = hooks.periodic()
@@ -223,9 +224,10 @@ class Trainer:
   def _replica_step(
     self, windows: tf.Tensor, states: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Runs on every replica.
+    """Takes a replica's part in one step: loss, gradient, and update.
 
-    Returns its rows' part of the loss, the global norm, all rows' states.
+    Returns its rows' share of the loss, the norm of the whole gradient, and the
+    states of all rows.
     """
     context = tf.distribute.get_replica_context()
     num_replicas = context.num_replicas_in_sync
@@ -252,11 +254,11 @@ class Trainer:
       # number of characters, makes the replicas' sum the global mean.
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     gradients = tape.gradient(loss, [v.value for v in variables])
-    # The embedding's gradient comes as rows to add up: a norm needs the sums.
+    # The embedding's gradient may be `tf.IndexedSlices`: the norm needs sums.
     gradients = [tf.convert_to_tensor(g) for g in gradients]
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
-    # A larger norm has no inverse in float32, and clips nothing.
+    # A larger clip_norm has no inverse in float32, and would clip nothing.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
     # The optimizer sums over the replicas once more.
@@ -270,7 +272,7 @@ class Trainer:
     return loss, norm, states
 
   def _states_before(self, states: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """Returns the states of all rows with some of them, or all, set to zero."""
+    """Returns the states of all rows, set to zero in the rows to be reset."""
     start = step % self.batches.steps_per_epoch == 0
     seed = tf.random.experimental.stateless_fold_in(
       tf.stack([self._config.seed, step]), _RESETS
@@ -290,8 +292,8 @@ def build_trainer(
 ) -> Trainer:
   """Returns a trainer of a model.
 
-  Its weights come from the seed and, as far as it has them, from an initial
-  model of the same sizes, whose vocabulary may be shorter.
+  Its weights are those of `initial`, a model of the same sizes whose vocabulary
+  may be shorter; the seed determines the rest of them.
 
   Raises InputError: a model that the machine's memory cannot hold.
   """

@@ -94,7 +94,7 @@ def test_any_unicode_has_the_smallest_type_of_ids() -> None:
 def test_the_type_of_ids_fits_the_last_one_closely(
   size: int, dtype: type
 ) -> None:
-  vocab = [*vocabulary.NO_CHARACTERS, *map(chr, range(0x10000, 0x20000))][:size]
+  vocab = [*vocabulary.SPECIAL, *map(chr, range(0x10000, 0x20000))][:size]
   ids = vocabulary.encode(vocab[-1], vocab)
   assert (ids.dtype, ids.tolist()) == (dtype, [size - 1])
 

@@ -49,7 +49,7 @@ def test_a_finished_run_only_reports_again(
   shutil.copytree(trained_run, tmp_path / "moved")
   args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
   assert train_binary.main(args) == 0
-  assert "trained to step 36 held out" in capsys.readouterr().out
+  assert "trained to step 36 eval" in capsys.readouterr().out
   assert numbers(tmp_path / "moved") == numbers(trained_run)
 
 

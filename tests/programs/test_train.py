@@ -297,7 +297,7 @@ def test_train_eval_sample_as_processes(
   assert (trained.returncode, trained.stderr) == (0, "")
   assert "= 1,823 parameters" in trained.stdout
   match = re.search(
-    r"trained to step 24 held out: log perplexity (\S+) \((\S+) bits per "
+    r"trained to step 24 eval: log perplexity (\S+) \((\S+) bits per "
     r"character\), perplexity (\S+)\n-{20}\n",
     trained.stdout,
   )

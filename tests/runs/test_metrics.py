@@ -213,7 +213,7 @@ def test_an_extended_run_shows_its_new_settings(
     raise KeyboardInterrupt
 
   def start() -> None:
-    run.extend(longer)
+    run.check_resume(longer)
     Metrics(run, 10).close()
 
   before = run.metrics.read_text()

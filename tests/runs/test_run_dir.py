@@ -72,7 +72,7 @@ def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
   config = Config(embedding_dim=5, rnn_units=6)
   other = dataclasses.replace(EXPERIMENT, config=config)
   with pytest.raises(InputError, match=r"embedding_dim .4 there, 5 here"):
-    run.extend(other)
+    run.check_resume(other)
   assert run.experiment() == EXPERIMENT
 
 
@@ -80,7 +80,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (12, 12)):
     config = Config(epochs=epochs, **sizes)
-    run.extend(dataclasses.replace(EXPERIMENT, config=config))
+    run.check_resume(dataclasses.replace(EXPERIMENT, config=config))
     assert run.experiment().config.epochs == expected
 
 
@@ -93,7 +93,7 @@ def test_edited_files_are_refused_naming_them(
 ) -> None:
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name} was changed"):
-    run.extend(EXPERIMENT)
+    run.check_resume(EXPERIMENT)
 
 
 def test_a_valid_text_is_kept_as_the_held_out_one_is(
@@ -106,13 +106,13 @@ def test_a_valid_text_is_kept_as_the_held_out_one_is(
   run = RunDir(tmp_path / "run")
   with run.locked():
     run.create(experiment, VOCAB, split)
-    run.extend(experiment)
+    run.check_resume(experiment)
     assert (run.valid_text(), run.eval_text()) == (split.valid, split.eval)
     for path in (run.path / "valid.txt", run.eval_path):
       text = path.read_text()
       path.write_text("ab")
       with pytest.raises(InputError, match=f"{path.name} was changed"):
-        run.extend(experiment)
+        run.check_resume(experiment)
       path.write_text(text)
 
 
