@@ -45,10 +45,11 @@ class Metrics:
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
     text = self._path.read_bytes() if self._path.exists() else b""
     records = [r for r in read_records(self._path) if r["step"] <= step]
-    # Whether the step that it is opened at was evaluated.
-    self.evaluated = any(
-      record["split"] == "eval" and record["step"] == step for record in records
-    )
+    # The evaluation of the step that it is opened at, if there was one.
+    self.evaluation: dict[str, Any] | None = None
+    for record in records:
+      if record["split"] == "eval" and record["step"] == step:
+        self.evaluation = record
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
     whole = not run.outdated.exists() and all(map(run.event_files, _SPLITS))
     anew = kept != text or not whole

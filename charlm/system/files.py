@@ -6,6 +6,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from charlm.errors import InputError
+
 # What makes TensorFlow take a path for a pattern of paths.
 _PATTERN = frozenset("*?[]\\")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
@@ -44,6 +46,11 @@ def plain_path(path: pathlib.Path) -> Iterator[str]:
   if _PATTERN.isdisjoint(os.fspath(path)):
     yield os.fspath(path)
     return
+  if not _PATTERN.isdisjoint(tempfile.gettempdir()):
+    raise InputError(
+      f"{tempfile.gettempdir()} has one of the characters *?[]\\ in its name, "
+      "as has the run's folder: set TMPDIR to another folder"
+    )
   with tempfile.TemporaryDirectory() as folder:
     link = os.path.join(folder, "link")
     for suffix in ("", *CHECKPOINT_SUFFIXES):

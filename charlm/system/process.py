@@ -70,13 +70,25 @@ def run_command(
   except LostRunError as error:
     return fail(name, _one_line(error), INCOMPLETE)
   except BrokenPipeError:  # nobody reads on, as in `| head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()
     return 128 + signal.SIGPIPE
   except OSError as error:
+    _drop_output()
     remedy = "check the path, its permissions and the free space"
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
     return 128 + signal.SIGINT
+
+
+def _drop_output() -> None:
+  """Flushes standard output; if that fails, what it holds goes nowhere.
+
+  The interpreter would try again at its end, and complain.
+  """
+  try:
+    sys.stdout.flush()
+  except OSError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _replace_closed_streams() -> None:

@@ -80,7 +80,7 @@ class Session:
     )
     self._run = run
     self._scores: dict[int, Score] = {}  # of the step last scored
-    self._best_saved = True
+    self._lost_loss = math.inf  # the lowest whose checkpoint was not saved
     self._stop = StopRequest()
 
   def run(self) -> int:
@@ -102,14 +102,16 @@ class Session:
       self._trainer.train(self._num_steps, self._metrics_every, self)
       step = self._trainer.step
       self._save(step)
+    best_saved = self._trainer.train_state.best_loss.numpy() <= self._lost_loss
+    whole = self._saved and best_saved and self._metrics.whole
     if self._stop:
-      self._bar.log(f"stopped after step {step:,}: run it again to go on")
-      return self._stop.exit_code
+      to_go_on = ": run it again to go on" if self._saved else ""
+      self._bar.log(f"stopped after step {step:,}{to_go_on}")
+      return self._stop.exit_code if whole else INCOMPLETE
     self._bar.log(
       f"trained to {_describe_score(step, self._score(step))}\n"
       f"{'-' * 20}\n{self._sample()}"
     )
-    whole = self._saved and self._best_saved and self._metrics.whole
     return DONE if whole else INCOMPLETE
 
   def show_progress(
@@ -166,9 +168,15 @@ class Session:
     self._saved = self._checkpoints.save(step)
 
   def _lacks_evaluation(self, step: int) -> bool:
-    """Tells whether this start's step was to be evaluated, but was not."""
+    """Tells whether this start's step was due to be evaluated, but was not.
+
+    Nor was it as a whole if its best checkpoint could not be saved.
+    """
+    if record := self._metrics.evaluation:
+      loss: float = record.get("valid_loss", record["loss"])
+      return loss < self._trainer.train_state.best_loss.numpy()
     due = step % self._eval_every == 0 or step == self._num_steps
-    return step > 0 and due and not self._metrics.evaluated
+    return step > 0 and due
 
   def _give_up_if_asked(self) -> None:
     if self._stop:
@@ -202,7 +210,9 @@ class Session:
     }
     # The record last: after a kill between them all is done again.
     self._note_best(step, deciding.log_perplexity)
-    self._metrics.write(step, "eval", numbers | samples)
+    record = self._metrics.evaluation
+    if record is None or record["step"] != step:
+      self._metrics.write(step, "eval", numbers | samples)
     self._bar.log(_describe_score(step, score) + words)
 
   def _note_best(self, step: int, loss: float) -> None:
@@ -212,9 +222,9 @@ class Session:
     if loss >= before:
       return
     best.assign(loss)
-    self._best_saved = self._checkpoints.save_best(step)
-    if not self._best_saved:
+    if not self._checkpoints.save_best(step):
       best.assign(before)
+      self._lost_loss = min(loss, self._lost_loss)
 
   def _score(self, step: int) -> Score:
     if step not in self._scores:

@@ -1,6 +1,7 @@
 """Runs that are stopped, killed, moved or extended."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -16,6 +17,8 @@ from helpers import ROOT, metrics, run_program
 from soak import numbers
 
 import train as train_binary
+from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.run_dir import RunDir
 from charlm.training.session import Session
 
 
@@ -281,3 +284,53 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   for run_dir in (after, unbroken):
     assert run_program(*args, f"--run_dir={run_dir}").returncode == 0
   assert numbers(after) == numbers(unbroken)
+
+
+def test_a_best_checkpoint_that_was_not_saved_is_made_up(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+  args = [*train_args, f"--run_dir={run_dir}"]
+  assert train_binary.main([*args, "--epochs=1"]) == 0
+  in_the_way = run_dir / "best" / "ckpt-24_temp"  # of the folder of a save
+  save_best = Checkpoints.save_best
+
+  def fail(checkpoints: Checkpoints, step: int) -> bool:
+    in_the_way.touch()
+    saved = save_best(checkpoints, step)
+    in_the_way.unlink()
+    return saved
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Checkpoints, "save_best", fail)
+    assert train_binary.main([*args, "--epochs=2"]) == 4
+  assert RunDir(run_dir).checkpoint("best")[0] == 12
+  assert train_binary.main([*args, "--epochs=2"]) == 0
+  for epochs in (1, 2):
+    other = [*train_args, f"--run_dir={undisturbed}", f"--epochs={epochs}"]
+    assert train_binary.main(other) == 0
+  assert numbers(run_dir) == numbers(undisturbed)
+  for name in ("checkpoints", "best"):
+    mine, theirs = (soak.fingerprint(r / name) for r in (run_dir, undisturbed))
+    assert mine == theirs
+
+
+def test_a_stop_whose_save_fails_is_code_4(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  def stop_and_fail(session: Session, step: int, *numbers: float) -> None:
+    if step > 12:
+      os.kill(os.getpid(), signal.SIGTERM)
+      monkeypatch.setattr(Checkpoints, "save", lambda self, step: False)
+
+  monkeypatch.setattr(Session, "show_progress", stop_and_fail)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
+  assert train_binary.main(args) == 4
+  out = capsys.readouterr().out
+  assert "stopped after step" in out
+  assert "run it again" not in out
+  monkeypatch.undo()
+  assert train_binary.main(args) == 0

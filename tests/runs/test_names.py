@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ import export as export_binary
 import report as report_binary
 import sample as sample_binary
 import train as train_binary
+from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
+from charlm.system.files import plain_path
 
 NAMES = [
   "run[1]",
@@ -179,3 +182,17 @@ def _tree(model: tf.keras.Model) -> dict[str, tf.Module]:
     target = root["gru"].cell if owner.endswith("cell") else root[owner]
     setattr(target, name, tf.Variable(variable.value))
   return root
+
+
+def test_a_temporary_folder_that_is_a_pattern_is_blamed(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / "t[1]").mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t[1]"))
+  with plain_path(tmp_path / "run") as path:
+    assert path == str(tmp_path / "run")
+  with (
+    pytest.raises(InputError, match="set TMPDIR"),
+    plain_path(tmp_path / "a*"),
+  ):
+    pass
