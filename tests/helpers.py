@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import soak
 import tensorflow as tf
 
 import eval as eval_program
@@ -22,6 +21,7 @@ from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.model.language_model import build_model
 from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir, experiment_of
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -109,8 +109,9 @@ PROGRAMS = {
 
 
 def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
-  """Returns the metrics of `train` or `eval`, without the speed."""
-  return [r for r in soak.numbers(run_dir) if r["split"] == split]
+  """Returns the metrics of `train` or `eval`."""
+  records = read_records(run_dir / "metrics.jsonl")
+  return [record for record in records if record["split"] == split]
 
 
 def run_program(*args: str | pathlib.Path) -> subprocess.CompletedProcess:

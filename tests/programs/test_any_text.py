@@ -17,10 +17,10 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 class _NoHooks:
-  def progress(self, step: int, loss: float, speed: float) -> None:
+  def show_progress(self, step: int, loss: float, speed: float) -> None:
     assert np.isfinite(loss)
 
-  def report(self, step: int, report: object) -> None: ...
+  def write_metrics(self, step: int, metrics: object) -> None: ...
 
   def periodic(self) -> tuple[()]:
     return ()

@@ -190,7 +190,7 @@ BAD_INPUT = [
   (
     "sample.py",
     ["--run_dir={run}", "--stream", "--format=jsonl"],
-    "leave out --stream",
+    "leave out one",
   ),
   (
     "sample.py",

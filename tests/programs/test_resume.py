@@ -67,8 +67,8 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
     stdout=subprocess.PIPE,
     text=True,
   ) as process:
-    metrics = tmp_path / "stopped" / "metrics.jsonl"
-    while not metrics.exists() or not metrics.read_bytes():
+    file = tmp_path / "stopped" / "metrics.jsonl"
+    while not file.exists() or not file.read_bytes():
       assert process.poll() is None
       time.sleep(0.02)
     process.send_signal(number)
@@ -165,8 +165,8 @@ def test_a_run_killed_before_its_first_save_starts_again(
     [sys.executable, ROOT / args[0], *args[1:], "--epochs=1000"],
     stdout=subprocess.DEVNULL,
   ) as process:
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not metrics.exists() or not metrics.read_bytes():
+    file = tmp_path / "run" / "metrics.jsonl"
+    while not file.exists() or not file.read_bytes():
       assert process.poll() is None
       time.sleep(0.01)
     process.kill()
