@@ -104,10 +104,22 @@ def test_what_fills_up_the_last_segment_teaches_nothing(model: GRULM) -> None:
     np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
 
 
-def test_steps_follow_the_rule(model: GRULM) -> None:
+@pytest.mark.parametrize(
+  ("vocab_size", "embedding_dim", "period"),
+  # In the second, one weight of the embedding is the only one that is used, so
+  # that its scale is 2,000 times the mean: it goes all the way back.
+  [(12, 6, 7), (2000, 1, 1)],
+)
+def test_steps_follow_the_rule(
+  vocab_size: int, embedding_dim: int, period: int
+) -> None:
+  keras.utils.set_random_seed(5)
+  model = build_model(vocab_size, embedding_dim, 10, num_layers=2)
   # As many segments as it takes to see the way back to the trained weights.
-  known, ids = _repetitive(33, period=5), _repetitive(32 * 10 + 1)
+  ids = _repetitive(32 * 10 + 1, period)
+  known = _repetitive(33, min(period, 5))
   dynamic = DynamicEvaluator(model, known)
+  dynamic.learning_rate = 5e-3
   weights = [v.value for v in model.trainable_variables]
 
   def score(
