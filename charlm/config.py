@@ -172,7 +172,7 @@ class Experiment:
     # The files' hashes are named only if nothing else differs.
     names = [name for name in names if name not in _FILES_SHA256] or names
     return [
-      f"{name} ({mine[name]} there, {theirs[name]} here{reasons.get(name, '')})"
+      difference(name, mine[name], theirs[name], reasons.get(name, ""))
       for name in names
     ]
 
@@ -215,3 +215,8 @@ def _config_from(fields: dict[str, Any]) -> Config:
   if unknown := sorted(fields.keys() - names):
     raise InputError(f"field {unknown[0]} is unknown")
   return Config(**fields)
+
+
+def difference(name: str, there: object, here: object, why: str = "") -> str:
+  """Says how a value of this start differs from an earlier start's."""
+  return f"{name} ({there} there, {here} here{why})"

@@ -1,19 +1,15 @@
 """A GRU layer that trains several times faster on CPUs than Keras's.
 
 Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
-size. Inside, tensors are feature-major, `[T, features, B]`: the weights are the
-left factor of every matrix product, which need not be repacked at every time
-step, and the gates are split and joined without strides. The three gates are
-the update gate z, the reset gate r, and the candidate n.
+size. The gates are the update gate z, the reset gate r, and the candidate n.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-_EPSILON = 1e-3  # as Keras has it; a zero state has no variance
+from charlm.model.recurrence import normalise, recurrence
 
 
 class FusedGRU(keras.layers.GRU):
@@ -140,7 +136,7 @@ class FusedGRU(keras.layers.GRU):
     if state is None:
       state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)
-    outputs = _recurrence(
+    outputs = recurrence(
       tf.cast(features, self._product_dtype(training)),
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
       tf.convert_to_tensor(self.cell.recurrent_kernel),
@@ -164,7 +160,7 @@ def step(
   cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)
   if getattr(layer, "gain", None) is not None:
-    normal, _ = _normalise(tf.transpose(recurrent), units)
+    normal, _ = normalise(tf.transpose(recurrent), units)
     recurrent = tf.transpose(normal) * layer.gain
   sizes = [2 * units, units]
   input_zr, input_n = tf.split(projected, sizes, axis=1)
@@ -181,202 +177,3 @@ def _input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
   # The reset gate scales the candidate's recurrent bias: it is added later.
   recurrent = tf.pad(bias[1:, : -cell.units], [[0, 0], [0, cell.units]])
   return bias[:1] + recurrent
-
-
-@tf.custom_gradient
-def _recurrence(
-  features: tf.Tensor,
-  kernel: tf.Tensor,
-  recurrent_kernel: tf.Tensor,
-  bias: tf.Tensor,
-  state: tf.Tensor,
-  *gain: tf.Tensor,
-) -> tuple[tf.Tensor, Callable[..., Any]]:
-  """Returns the outputs `[B, T, H]`, and the function for the gradients.
-
-  It takes features `[T, D, B]`, whose dtype matrix products have, a kernel
-  `[D, 3H]` for n, z, r, a recurrent kernel `[H, 3H]` for z, r, n, the
-  candidate's recurrent bias `[H]`, the state `[B, H]`, and for layer
-  normalisation the gain `[3H]`.
-  """
-  dtype, units = state.dtype, state.shape[1]
-  kernel = tf.cast(kernel, features.dtype)
-  recurrent_kernel = tf.cast(recurrent_kernel, features.dtype)
-  args = (features, kernel, recurrent_kernel, bias, state, *gain)
-  states, saved = _forward(*args)
-
-  def gradient(d_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [T, H, B]
-    d_rows, d_state = _backward(
-      d_outputs, recurrent_kernel, states, saved, *gain
-    )
-    # One product over all steps for each kernel, not a sum of T products.
-    d_rows = _columns(d_rows)  # [4H or 7H, T * B]
-    d_inputs, d_recurrent = d_rows[: 3 * units], d_rows[-3 * units :]
-    d_gates = tf.cast(d_rows[units : 4 * units], dtype)  # z, r, n
-    previous = _columns(tf.cast(states[:-1], features.dtype))  # [H, T * B]
-    d_kernel = tf.matmul(_columns(features), d_inputs, transpose_b=True)
-    d_recurrent_kernel = tf.matmul(previous, d_recurrent, transpose_b=True)
-    d_features = tf.reshape(  # dropped from the graph if nothing needs it
-      tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])
-    )
-    d_gain = []
-    if gain:
-      normal = _columns(saved[-2].stack())
-      d_gain.append(tf.reduce_sum(d_gates * normal, axis=1))
-    return (
-      tf.transpose(d_features, [1, 0, 2]),
-      tf.cast(d_kernel, dtype),
-      tf.cast(d_recurrent_kernel, dtype),
-      tf.reduce_sum(d_gates[2 * units :], axis=1),
-      tf.transpose(d_state),
-      *d_gain,
-    )
-
-  return tf.transpose(states[1:], [2, 0, 1]), gradient
-
-
-def _normalise(x: tf.Tensor, units: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """Gives x `[3H, B]` mean 0 and variance 1 over the units of each gate.
-
-  Returns the result, and the factor `[3, 1, B]` that scaled the deviations
-  from the mean.
-  """
-  x = tf.reshape(x, [3, units, -1])
-  x -= tf.reduce_mean(x, axis=1, keepdims=True)
-  variance = tf.reduce_mean(tf.square(x), axis=1, keepdims=True)
-  scale = tf.math.rsqrt(variance + _EPSILON)
-  return tf.reshape(x * scale, [3 * units, -1]), scale
-
-
-def _normalise_gradient(
-  normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor, units: int
-) -> tf.Tensor:
-  """Returns the gradient `[3H, B]` of x, given `_normalise`'s results."""
-  normal, gradient = (tf.reshape(y, [3, units, -1]) for y in (normal, gradient))
-  gradient -= tf.reduce_mean(gradient, axis=1, keepdims=True)
-  product = tf.reduce_mean(gradient * normal, axis=1, keepdims=True)
-  return tf.reshape((gradient - normal * product) * scale, [3 * units, -1])
-
-
-def _columns(x: tf.Tensor) -> tf.Tensor:
-  """Sets the time steps of x `[T, N, B]` side by side: `[N, T * B]`."""
-  num_rows = x.shape[1] or tf.shape(x)[1]
-  return tf.reshape(tf.transpose(x, [1, 0, 2]), [num_rows, -1])
-
-
-def _forward(
-  features: tf.Tensor,
-  kernel: tf.Tensor,
-  recurrent_kernel: tf.Tensor,
-  bias: tf.Tensor,
-  state: tf.Tensor,
-  *gain: tf.Tensor,
-) -> tuple[tf.Tensor, tuple[tf.TensorArray, ...]]:
-  """Returns the T + 1 states `[T + 1, H, B]` and what `_backward` needs."""
-  dtype, units = state.dtype, state.shape[1]
-  num_steps = tf.shape(features)[0]
-  kernel = tf.transpose(kernel)  # once, not in every product
-  recurrent_kernel = tf.transpose(recurrent_kernel)
-  # The features may know the number of rows where the state does not.
-  state = tf.ensure_shape(tf.transpose(state), [units, features.shape[2]])
-  shape = state.shape
-  columns = tf.zeros_like(state[:1])
-  bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # broadcast once
-
-  def step(
-    t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
-  ) -> tuple[Any, ...]:
-    inputs = tf.matmul(kernel, features[t])
-    recurrent = tf.matmul(recurrent_kernel, tf.cast(state, features.dtype))
-    recurrent = tf.cast(recurrent, dtype)
-    norm: tuple[tf.Tensor, ...] = ()
-    if gains:
-      norm = _normalise(recurrent, units)
-      recurrent = norm[0] * gains[0]
-    input_n, input_zr = tf.split(tf.cast(inputs, dtype), [units, 2 * units])
-    zr, recurrent_n = tf.split(recurrent, [2 * units, units])
-    zr = tf.sigmoid(input_zr + zr)
-    z, r = tf.split(zr, 2)
-    recurrent_n += bias
-    n = tf.tanh(input_n + r * recurrent_n)
-    state = n + z * (state - n)
-    state.set_shape(shape)
-    states, *saved = arrays
-    values = zip(saved, (zr, n, recurrent_n, *norm), strict=True)
-    saved = [array.write(t, value) for array, value in values]
-    return t + 1, state, states.write(t + 1, state), *saved
-
-  shapes = [[2 * units, shape[1]], shape, shape]
-  if gain:
-    shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]
-  states, *saved = (
-    tf.TensorArray(dtype, size, element_shape=element, clear_after_read=False)
-    for size, element in [
-      (num_steps + 1, shape),
-      *((num_steps, element) for element in shapes),
-    ]
-  )
-  _, _, states, *saved = tf.while_loop(
-    lambda t, *_: t < num_steps,
-    step,
-    (0, state, states.write(0, state), *saved),
-    parallel_iterations=1,  # a step needs the one before
-  )
-  return states.stack(), tuple(saved)
-
-
-def _backward(
-  d_outputs: tf.Tensor,
-  recurrent_kernel: tf.Tensor,
-  states: tf.Tensor,
-  saved: tuple[tf.TensorArray, ...],
-  *gain: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """Propagates the gradient of the outputs `[T, H, B]` back in time.
-
-  Returns:
-    The gradients `[T, 4H, B]` of n, z and r before their activations, and of
-    the recurrent part of n; with a gain `[T, 7H, B]`, where those of the
-    recurrent parts of z, r and n before normalisation follow. So the first 3H
-    rows are the projected features' gradient, and the last 3H the projected
-    state's. Then the initial state's gradient `[H, B]`.
-  """
-  product_dtype, units = recurrent_kernel.dtype, recurrent_kernel.shape[0]
-  num_steps = tf.shape(d_outputs)[0]
-  shape = states.shape[1:]
-  gains = [g[:, None] + tf.zeros_like(states[0, :1]) for g in gain]
-
-  def step(
-    t: tf.Tensor, d_state: tf.Tensor, d_rows: tf.TensorArray
-  ) -> tuple[Any, ...]:
-    zr, n, recurrent_n, *norm = (array.read(t) for array in saved)
-    z, r = tf.split(zr, 2)
-    d_state += d_outputs[t]
-    d_kept = d_state * z
-    d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
-    d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (states[t] - n))
-    d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
-    rows = [d_n, d_z, d_r, d_n * r]
-    if gains:
-      normal, scale = norm
-      d_normal = tf.concat(rows[1:], axis=0) * gains[0]
-      rows.append(_normalise_gradient(normal, scale, d_normal, units))
-    rows = [tf.cast(d, product_dtype) for d in rows]
-    rows = tf.concat(rows, axis=0)
-    product = tf.matmul(recurrent_kernel, rows[-3 * units :])
-    d_state = d_kept + tf.cast(product, d_kept.dtype)
-    d_state.set_shape(shape)
-    return t - 1, d_state, d_rows.write(t, rows)
-
-  num_rows = (7 if gain else 4) * units
-  d_rows = tf.TensorArray(
-    product_dtype, num_steps, element_shape=[num_rows, shape[1]]
-  )
-  _, d_state, d_rows = tf.while_loop(
-    lambda t, *_: t >= 0,
-    step,
-    (num_steps - 1, tf.zeros_like(states[0]), d_rows),
-    parallel_iterations=1,
-  )
-  return d_rows.stack(), d_state

@@ -22,10 +22,10 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
   Raises InputError: no such checkpoint, or not one of this run's model.
   """
-  run.checkpoint(which)  # before the other files: is this a run at all?
+  run.find_checkpoint(which)  # before the other files: is this a run at all?
   config, vocab_size = run.experiment().config, len(run.vocabulary())
   for _ in range(_ATTEMPTS):
-    step, path = run.checkpoint(which)
+    step, path = run.find_checkpoint(which)
     try:
       with open_checkpoint(run, path, step) as name:
         model = model_of(config, vocab_size)

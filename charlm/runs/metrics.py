@@ -19,6 +19,18 @@ from charlm.system.files import write_atomically
 from charlm.system.process import warn
 
 _SPLITS = ("train", "eval")
+# TensorBoard groups its charts by what comes before the slash, in the order of
+# the names, and opens the first two groups alone.
+_TAGS = {
+  "loss": "1 loss/loss",
+  "valid_loss": "1 loss/loss of the valid text",
+  "bits_per_character": "1 loss/loss in bits",
+  "perplexity": "1 loss/perplexity",
+  "learning_rate": "2 learning rate/learning rate",
+  "gradient_norm": "3 gradient/norm before clipping",
+  "characters_per_second": "4 speed/characters per second",
+}
+_TEXT_COLUMNS = 80  # a wider text would have to be scrolled
 _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
 # Of a disk, and of a file where the system bounds its size.
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
@@ -133,12 +145,22 @@ def _summarize(
   step, writer = values.pop("step"), writers[values.pop("split")]
   with writer.as_default(step):
     for name, value in values.items():
+      tag = _TAGS.get(name, name)
       if isinstance(value, str):
-        # Indented, so that TensorBoard's Markdown keeps the lines.
-        tf.summary.text(name, "    " + value.replace("\n", "\n    "))
+        tf.summary.text(tag, _code_block(value))
       elif abs(value) <= _LARGEST:
-        tf.summary.scalar(name, float(value))
+        tf.summary.scalar(tag, float(value))
     writer.flush()
+
+
+def _code_block(text: str) -> str:
+  """Returns Markdown that shows a text's lines as they are, if not too wide."""
+  lines: list[str] = []
+  for line in text.split("\n"):
+    # By character: `textwrap` would change the white space of a raw text.
+    starts = range(0, max(1, len(line)), _TEXT_COLUMNS)
+    lines += [line[start : start + _TEXT_COLUMNS] for start in starts]
+  return "".join(f"    {line}\n" for line in lines)
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:

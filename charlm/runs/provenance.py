@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from charlm.config import difference
 from charlm.system.machine import num_cores, processor
 
 # On these, and on the versions, the last bits of all results depend.
@@ -45,17 +46,19 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
   }
 
 
-def differences(start: dict[str, Any], other: dict[str, Any]) -> list[str]:
-  """Lists how `other`, this process' start, differs from an earlier one.
+def start_differences(
+  earlier: dict[str, Any], start: dict[str, Any]
+) -> list[str]:
+  """Lists how this process' start differs from an earlier one.
 
   Only what the last bits of the results depend on counts.
   """
-  names = [*other["versions"], *_FOR_EQUAL_BITS]
-  mine, theirs = ({**s, **s["versions"]} for s in (start, other))
+  there, here = ({**s, **s["versions"]} for s in (earlier, start))
+  # A name that the earlier one lacks differs, too.
   return [
-    f"{name} ({mine.get(name)} there, {theirs.get(name)} here)"
-    for name in names
-    if mine.get(name) != theirs.get(name)
+    difference(name, there.get(name), here[name])
+    for name in (*start["versions"], *_FOR_EQUAL_BITS)
+    if there.get(name) != here[name]
   ]
 
 

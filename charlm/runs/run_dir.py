@@ -16,24 +16,20 @@ lock                                       held by the trainer
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import os
 import pathlib
 import re
-import stat
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from charlm.config import Config, Experiment
 from charlm.data.corpus import Split, sha256
-from charlm.data.vocabulary import (
-  vocabulary_from_json,
-  vocabulary_to_json,
-)
+from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.options import is_utf8
+from charlm.runs.checked_files import parse_file, refuse_links
 from charlm.system.files import write_atomically
 
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
@@ -41,10 +37,6 @@ _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.(config\.json|vocabulary\.json|eval\.txt|valid\.txt|metrics\.jsonl)"
   r"\.\d+"
 )
-# A vocabulary of all of Unicode takes 17 MB.
-_LARGEST_FILE = 2**25  # bytes
-
-_Parsed = TypeVar("_Parsed")
 
 
 class RunDir:
@@ -89,6 +81,10 @@ class RunDir:
     self.check_owned()
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
+
+  def has_checkpoints(self) -> bool:
+    """Tells whether there is a whole checkpoint."""
+    return any(map(checkpoint_steps, (self.recent, self.best)))
 
   def has_begun(self) -> bool:
     """Tells whether the run has metrics."""
@@ -187,24 +183,24 @@ class RunDir:
 
   def experiment(self) -> Experiment:
     """Reads `config.json`."""
-    return _parse(self._config, Experiment.from_json)
+    return parse_file(self._config, Experiment.from_json)
 
   def vocabulary(self) -> list[str]:
     """Reads `vocabulary.json`."""
     digest = self.experiment().vocabulary_sha256
-    return _parse(self._vocabulary, vocabulary_from_json, digest=digest)
+    return parse_file(self._vocabulary, vocabulary_from_json, digest=digest)
 
   def eval_text(self) -> str:
     """Reads `eval.txt`."""
     digest = self.experiment().eval_sha256
-    return _parse(self.eval_path, str, math.inf, digest)
+    return parse_file(self.eval_path, str, math.inf, digest)
 
   def valid_text(self) -> str:
     """Reads `valid.txt`; the empty text in a run that has none."""
     experiment = self.experiment()
     if not experiment.config.valid_lines:
       return ""
-    return _parse(self._valid, str, math.inf, experiment.valid_sha256)
+    return parse_file(self._valid, str, math.inf, experiment.valid_sha256)
 
   def last_start(self) -> dict[str, Any] | None:
     """Reads how and where the last start ran; None if nothing tells."""
@@ -221,7 +217,7 @@ class RunDir:
     with self._starts.open("a", encoding="utf-8") as file:
       file.write(json.dumps(record) + "\n")
 
-  def checkpoint(self, which: str) -> tuple[int, str]:
+  def find_checkpoint(self, which: str) -> tuple[int, str]:
     """Finds a checkpoint: `latest`, `best` or a step.
 
     Returns its step, and its path as TensorFlow wants it.
@@ -231,9 +227,9 @@ class RunDir:
     folders = {"latest": self.recent, "best": self.best}
     found = {
       name: (step, folder)
-      for known, folder in reversed(folders.items())
-      for step in checkpoint_steps(folder)
-      for name in (str(step), known)
+      for newest, folder in reversed(folders.items())
+      for step in checkpoint_steps(folder)  # the last one keeps the name
+      for name in (str(step), newest)
     }
     if not found and not self.exists():
       raise InputError(
@@ -252,61 +248,13 @@ class RunDir:
     self.check_owned()
     write_atomically(path, text.encode())
 
-  def has_checkpoints(self) -> bool:
-    """Tells whether there is a whole checkpoint."""
-    return any(map(checkpoint_steps, (self.recent, self.best)))
-
   def _refuse_links(self) -> None:
     folders = [self.recent, self.best, self.summaries]
     folders += [self.summaries / split for split in ("train", "eval")]
     profiles = self.summaries / "train" / "plugins" / "profile"
     folders += [profiles.parent, profiles]
     files = [self._config, self._vocabulary, self.eval_path, self._valid]
-    files += [self.metrics, self._starts, self._lock]
-    within: list[pathlib.Path] = []
-    for folder in folders:
-      if folder.is_dir() and not folder.is_symlink():
-        within += folder.iterdir()
-    for path in {*files, *folders, *within}:
-      try:
-        mode = os.lstat(path).st_mode
-      except (FileNotFoundError, NotADirectoryError):
-        continue
-      if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(
-          f"{path} is no plain file or folder: replace it by a copy of what it "
-          "stands for"
-        )
-      if path in (files if stat.S_ISDIR(mode) else folders):
-        kind = "file" if path in files else "folder"
-        raise InputError(f"{path} is no {kind}: move it away")
-
-
-def _parse(
-  path: pathlib.Path,
-  parse: Callable[[str], _Parsed],
-  largest: float = _LARGEST_FILE,
-  digest: str | None = None,  # SHA-256
-) -> _Parsed:
-  try:
-    if path.stat().st_size > largest:
-      raise ValueError("larger than any that charlm writes")
-    data = path.read_bytes()
-    parsed = parse(data.decode())
-  except FileNotFoundError as error:
-    raise InputError(
-      f"{path} is missing: restore it, or give another --run_dir"
-    ) from error
-  except (ValueError, RecursionError) as error:
-    raise InputError(
-      f"{path}: {error}: restore it, or give another --run_dir"
-    ) from error
-  if digest not in (None, hashlib.sha256(data).hexdigest()):
-    raise InputError(
-      f"{path} was changed since the run began: restore it, or give another "
-      "--run_dir"
-    )
-  return parsed
+    refuse_links([*files, self.metrics, self._starts, self._lock], folders)
 
 
 def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:

@@ -14,14 +14,15 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
-from charlm.runs.provenance import describe_start, differences
+from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
 from charlm.system.process import DONE, INCOMPLETE, StopRequest, warn
+from charlm.training.hooks import TrainMetrics
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
-from charlm.training.trainer import Trainer, TrainMetrics
+from charlm.training.trainer import Trainer
 
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
@@ -31,8 +32,21 @@ class _GivenUp(Exception):
   """A stop was asked for in the middle of an evaluation."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalTexts:
+  """What checkpoints are compared on, as ids `[N]` of a vocabulary.
+
+  The checkpoint with the lowest loss on the valid text or, if that is empty, on
+  the eval text is the best.
+  """
+
+  vocab: list[str]
+  eval_ids: np.ndarray
+  valid_ids: np.ndarray
+
+
 class Session:
-  """Restores a run, trains it on, and leaves score, sample and checkpoint.
+  """Trains a run from where it stands, and leaves score, sample, checkpoint.
 
   It implements the trainer's `Hooks`: it writes metrics, evaluates and saves
   when that is due.
@@ -41,21 +55,28 @@ class Session:
   def __init__(
     self,
     options: StartOptions,
-    num_epochs: int,
-    run: RunDir,
+    num_steps: int,
     trainer: Trainer,
-    vocab: list[str],
-    eval_ids: np.ndarray,
-    valid_ids: np.ndarray,
+    texts: EvalTexts,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    profile: Profile,
+    bar: ProgressBar,
   ) -> None:
-    """Takes a locked run and an untrained trainer.
+    """Takes a trainer that is restored, and what belongs to its run.
 
-    The ids are the eval and the valid text, `[N]` each. The checkpoint with the
-    lowest loss on the valid text or, if that is empty, on the eval text is the
-    best.
+    Args:
+      options: say when to evaluate and to save.
+      num_steps: the step at which training ends.
+      trainer: at the step to go on from.
+      texts: on which checkpoints are compared.
+      checkpoints: of the trainer's objects.
+      metrics: opened at the trainer's step.
+      profile: of some of the steps to come, or of none.
+      bar: shows the trainer's progress.
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
-    self._num_steps = num_epochs * steps_per_epoch
+    self._num_steps = num_steps
     self._metrics_every = options.summary_every_steps or max(
       10, steps_per_epoch // 80
     )
@@ -64,34 +85,26 @@ class Session:
       -steps_per_epoch // 4
     )
     self._trainer = trainer
-    self._eval_ids, self._valid_ids = eval_ids, valid_ids
+    self._texts = texts
+    self._checkpoints = checkpoints
+    self._metrics = metrics
+    self._profile = profile
+    self._bar = bar
     self._evaluator = Evaluator(
       trainer.model, before_piece=self._give_up_if_asked
     )
-    self._generator = GenerativeModel(trainer.model, vocab)
-    self._prefix = decode(eval_ids[:_PREFIX_CHARS], vocab)
-    self._profile = Profile(run, tuple(map(int, options.profile_steps)))
-    self._checkpoints = Checkpoints(
-      run,
-      options.max_to_keep,
-      model=trainer.model,
-      optimizer=trainer.optimizer,
-      train_state=trainer.train_state,
-    )
-    self._run = run
+    self._generator = GenerativeModel(trainer.model, texts.vocab)
+    self._prefix = decode(texts.eval_ids[:_PREFIX_CHARS], texts.vocab)
     self._scores: dict[int, Score] = {}  # of the step last scored
     self._lost_loss = math.inf  # the lowest whose checkpoint was not saved
     self._stop = StopRequest()
 
   def run(self) -> int:
-    """Restores, trains, saves, prints score and sample.
-
-    Returns The exit code.
+    """Trains, saves, prints score and sample; returns the exit code.
 
     Raises DivergedError: a loss or a gradient is not finite; nothing is saved
       after it.
     """
-    self._restore()
     with (
       self._stop,
       contextlib.closing(self._metrics),
@@ -101,11 +114,11 @@ class Session:
         self._evaluate(self._trainer.step)
       self._trainer.train(self._num_steps, self._metrics_every, self)
       step = self._trainer.step
-      self._save(step)
+      saved = self._checkpoints.save(step)
     best_saved = self._trainer.train_state.best_loss.numpy() <= self._lost_loss
-    whole = self._saved and best_saved and self._metrics.whole
+    whole = saved and best_saved and self._metrics.whole
     if self._stop:
-      to_go_on = ": run it again to go on" if self._saved else ""
+      to_go_on = ": run it again to go on" if saved else ""
       self._bar.log(f"stopped after step {step:,}{to_go_on}")
       return self._stop.exit_code if whole else INCOMPLETE
     self._bar.log(
@@ -124,14 +137,14 @@ class Session:
     """Writes the training's numbers."""
     self._metrics.write(step, "train", dataclasses.asdict(metrics))
 
-  def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
+  def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns when to evaluate and when to save.
 
     The evaluation comes first: a checkpoint holds the best loss known by then.
     """
     return (
       (self._eval_every, self._evaluate),
-      (self._save_every, self._save),
+      (self._save_every, self._checkpoints.save),
       # A step at a time, so that the profile tells them apart.
       *([(1, self._profile.at)] if self._profile.steps else []),
     )
@@ -139,33 +152,6 @@ class Session:
   def should_stop(self) -> bool:
     """Tells whether a signal came."""
     return bool(self._stop)
-
-  def _restore(self) -> None:
-    step = self._checkpoints.restore_latest()
-    # Before any metrics: a run that was killed early must find where it began.
-    self._save(step)
-    self._metrics = Metrics(self._run, step)
-    steps_per_epoch = self._trainer.batches.steps_per_epoch
-    self._bar = ProgressBar(self._num_steps, steps_per_epoch, step)
-    if self._profile.steps and not (
-      step < self._profile.steps[0] < self._num_steps
-    ):
-      warn(
-        f"no profile: step {self._profile.steps[0]} is not one of those from "
-        f"{step} to {self._num_steps} that are left"
-      )
-      self._profile = Profile(self._run, ())
-    start = describe_start(step, self._trainer.devices)
-    if (last := self._run.last_start()) and (names := differences(last, start)):
-      warn(
-        f"this start differs from the last one in {', '.join(names)}: the "
-        "numbers may differ from an unbroken run's in their last digits"
-      )
-    self._run.log_start(start)
-    self._bar.log(self._describe(start))
-
-  def _save(self, step: int) -> None:
-    self._saved = self._checkpoints.save(step)
 
   def _lacks_evaluation(self, step: int) -> bool:
     """Tells whether this start's step was due to be evaluated, but was not.
@@ -185,8 +171,8 @@ class Session:
   def _evaluate(self, step: int) -> None:
     try:
       score = deciding = self._score(step)
-      if len(self._valid_ids):
-        deciding = self._evaluator.stream(self._valid_ids)
+      if len(self._texts.valid_ids):
+        deciding = self._evaluator.stream(self._texts.valid_ids)
     except _GivenUp:  # the next start makes it up
       return
     numbers = {
@@ -195,7 +181,7 @@ class Session:
       "bits_per_character": score.bits_per_character,
     }
     words = ""
-    if len(self._valid_ids):
+    if len(self._texts.valid_ids):
       numbers["valid_loss"] = deciding.log_perplexity
       words = f", valid: log perplexity {deciding.log_perplexity:.4f}"
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
@@ -228,29 +214,11 @@ class Session:
 
   def _score(self, step: int) -> Score:
     if step not in self._scores:
-      self._scores = {step: self._evaluator.stream(self._eval_ids)}
+      self._scores = {step: self._evaluator.stream(self._texts.eval_ids)}
     return self._scores[step]
 
   def _sample(self, prefix: str = "\n", seed: int = 0) -> str:
     return self._generator.sample(_SAMPLE_CHARS, prefix, 1, seed)[0].text
-
-  def _describe(self, start: dict[str, Any]) -> str:
-    model, batches = self._trainer.model, self._trainer.batches
-    counts = [
-      f"{layer.name} {layer.count_params():,}" for layer in model.layers
-    ]
-    num_epochs = self._num_steps // batches.steps_per_epoch
-    versions = [f"{name} {v}" for name, v in start["versions"].items()]
-    return (
-      f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
-      f"steps    {self._num_steps:,} ({num_epochs} epochs of "
-      f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
-      f"characters each, from step {start['step']:,}\n"
-      f"devices  {', '.join(start['devices'])} (intra-op threads: "
-      f"{start['intra_op_threads'] or 'automatic'})\n"
-      f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
-      f"run      {self._run.path}"
-    )
 
 
 def _describe_score(step: int, score: Score) -> str:
@@ -258,4 +226,76 @@ def _describe_score(step: int, score: Score) -> str:
     f"step {step:,} eval: log perplexity {score.log_perplexity:.4f} "
     f"({score.bits_per_character:.4f} bits per character), "
     f"perplexity {score.perplexity:.3f}"
+  )
+
+
+def run_session(
+  options: StartOptions,
+  num_epochs: int,
+  run: RunDir,
+  trainer: Trainer,
+  texts: EvalTexts,
+) -> int:
+  """Restores a locked run, trains it on, and returns the exit code.
+
+  The trainer is one that has not trained; after `num_epochs` it ends.
+
+  Raises DivergedError: a loss or a gradient is not finite.
+  """
+  checkpoints = Checkpoints(
+    run,
+    options.max_to_keep,
+    model=trainer.model,
+    optimizer=trainer.optimizer,
+    train_state=trainer.train_state,
+  )
+  step = checkpoints.restore_latest()
+  # Before any metrics: a run that was killed early must find where it began.
+  checkpoints.save(step)
+  metrics = Metrics(run, step)
+  num_steps = num_epochs * trainer.batches.steps_per_epoch
+  steps = tuple(map(int, options.profile_steps))
+  if steps and not step < steps[0] < num_steps:
+    warn(
+      f"no profile: step {steps[0]} is not one of those from {step} to "
+      f"{num_steps} that are left"
+    )
+    steps = ()
+  start = describe_start(step, trainer.devices)
+  if (last := run.last_start()) and (names := start_differences(last, start)):
+    warn(
+      f"this start differs from the last one in {', '.join(names)}: the "
+      "numbers may differ from an unbroken run's in their last digits"
+    )
+  run.log_start(start)
+  bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
+  bar.log(_describe(run, trainer, num_steps, start))
+  return Session(
+    options,
+    num_steps,
+    trainer,
+    texts,
+    checkpoints,
+    metrics,
+    Profile(run, steps),
+    bar,
+  ).run()
+
+
+def _describe(
+  run: RunDir, trainer: Trainer, num_steps: int, start: dict[str, Any]
+) -> str:
+  model, batches = trainer.model, trainer.batches
+  counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
+  num_epochs = num_steps // batches.steps_per_epoch
+  versions = [f"{name} {v}" for name, v in start["versions"].items()]
+  return (
+    f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
+    f"steps    {num_steps:,} ({num_epochs} epochs of "
+    f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
+    f"characters each, from step {start['step']:,}\n"
+    f"devices  {', '.join(start['devices'])} (intra-op threads: "
+    f"{start['intra_op_threads'] or 'automatic'})\n"
+    f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
+    f"run      {run.path}"
   )

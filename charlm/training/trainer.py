@@ -1,9 +1,6 @@
 """The training loop: a gradient step inside `tf.function` under a strategy."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import keras
 import numpy as np
@@ -14,43 +11,13 @@ from charlm.data.batches import Batches, ContinuedBatches
 from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import GRULM, model_of, num_weights
 from charlm.system.machine import memory_bytes
+from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.optimizer import build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
 # Folded into the seed of the state's resets; dropout folds in a layer's number.
 _RESETS = 2**16
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainMetrics:
-  """Means over the steps since the metrics were last written."""
-
-  loss: float  # nats per character
-  gradient_norm: float  # before clipping
-  learning_rate: float  # of the step to come
-  characters_per_second: float
-
-
-class Hooks(Protocol):
-  """What the trainer calls between steps; `step` is the step reached."""
-
-  def show_progress(
-    self, step: int, loss: float, characters_per_second: float
-  ) -> None:
-    """Is called after each call of the graph function."""
-
-  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    """Is called every `metrics_every_steps` and at the end."""
-
-  def periodic(self) -> Sequence[tuple[int, Callable[[int], None]]]:
-    """Returns pairs of a period in steps and an action, in order of execution.
-
-    After the last step every action runs, whether it is due or not.
-    """
-
-  def should_stop(self) -> bool:
-    """Is asked before each call of the graph function."""
 
 
 class TrainState(tf.Module):

@@ -304,7 +304,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_made_up(
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Checkpoints, "save_best", fail)
     assert train_binary.main([*args, "--epochs=2"]) == 4
-  assert RunDir(run_dir).checkpoint("best")[0] == 12
+  assert RunDir(run_dir).find_checkpoint("best")[0] == 12
   assert train_binary.main([*args, "--epochs=2"]) == 0
   for epochs in (1, 2):
     other = [*train_args, f"--run_dir={undisturbed}", f"--epochs={epochs}"]

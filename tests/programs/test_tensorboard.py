@@ -70,7 +70,16 @@ def test_training_and_held_out_curves_share_a_chart(
   runs: pathlib.Path, address: str, page: Page
 ) -> None:
   page.goto(f"{address}#timeseries")
-  page.get_by_role("combobox", name="Filter tags").fill("^loss$")
+  # The first two groups are open.
+  groups = page.locator(".group-title")
+  expect(groups.first).to_be_visible()
+  assert groups.all_inner_texts() == [
+    "1 loss",
+    "2 learning rate",
+    "3 gradient",
+    "4 speed",
+  ]
+  page.get_by_role("combobox", name="Filter tags").fill("loss/loss$")
   card = page.locator("card-view").filter(has_text="loss").first
   table = card.locator("tb-data-table")
   for name in _UNITS:
@@ -108,13 +117,13 @@ def test_a_table_holds_the_settings_and_scores_of_all_runs(
   # A row's cells follow each other.
   texts = [text.strip() for text in cells.all_inner_texts()]
   columns = texts[: texts.index("")]
-  assert {"rnn_units", "loss", "bits_per_character"} <= set(columns)
+  assert {"rnn_units", "1 loss/loss", "1 loss/loss in bits"} <= set(columns)
   for name, units in _UNITS.items():
     start = texts.index(f"{name}/summaries/eval")
     row = dict(zip(columns, texts[start:], strict=False))
     last = _last(runs / name, "eval")
     assert float(row["rnn_units"]) == units
-    assert float(row["loss"]) == pytest.approx(last["loss"], rel=1e-4)
+    assert float(row["1 loss/loss"]) == pytest.approx(last["loss"], rel=1e-4)
 
 
 def test_a_profile_shows_the_steps(address: str, page: Page) -> None:

@@ -103,12 +103,12 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   run = RunDir(tmp_path / "run")
   assert train_binary.main([*args, "--epochs=3"]) == 0
-  assert run.checkpoint("best")[0] == 24
+  assert run.find_checkpoint("best")[0] == 24
   # A resumed run knows the best score so far: 2.25 is none.
   assert train_binary.main([*args, "--epochs=4"]) == 0
-  assert run.checkpoint("best")[0] == 24
+  assert run.find_checkpoint("best")[0] == 24
   assert train_binary.main([*args, "--epochs=6"]) == 0
-  assert run.checkpoint("best")[0] == 60
+  assert run.find_checkpoint("best")[0] == 60
 
 
 def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
@@ -138,7 +138,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   # Not all that was asked for is there: step 24 was better than the best one.
   assert train_binary.main([*args, "--epochs=3"]) == 4
   assert "step 24 is not saved" in capsys.readouterr().err
-  assert run.checkpoint("best")[0] == 36
+  assert run.find_checkpoint("best")[0] == 36
 
 
 def test_the_end_is_evaluated_whatever_the_period(
@@ -148,7 +148,7 @@ def test_the_end_is_evaluated_whatever_the_period(
   assert train_binary.main(args) == 0
   steps = [r["step"] for r in metrics(tmp_path / "run", "eval")]
   assert steps == [10, 12]
-  assert RunDir(tmp_path / "run").checkpoint("best")[0] in steps
+  assert RunDir(tmp_path / "run").find_checkpoint("best")[0] in steps
 
 
 def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
@@ -163,7 +163,7 @@ def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
   for epochs in (1, 2):
     assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
-    assert RunDir(tmp_path / "run").checkpoint("best")[0] == 12
+    assert RunDir(tmp_path / "run").find_checkpoint("best")[0] == 12
 
 
 def test_a_score_that_is_not_finite_is_no_best_one(
@@ -178,7 +178,7 @@ def test_a_score_that_is_not_finite_is_no_best_one(
   monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
   assert train_binary.main([*args, "--epochs=2"]) == 3
   assert "loss after step 24 is not finite" in capsys.readouterr().err
-  assert RunDir(tmp_path / "run").checkpoint("best")[0] == 12
+  assert RunDir(tmp_path / "run").find_checkpoint("best")[0] == 12
 
 
 def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(

@@ -33,9 +33,9 @@ def test_the_newest_checkpoints_and_the_best_are_kept(run: RunDir) -> None:
     f"ckpt-{step}.index" for step in (20, 30, 40)
   ]
   assert _names(run.path / "best") == ["ckpt-30.index"]
-  assert run.checkpoint("latest")[0] == 40
-  assert run.checkpoint("20")[0] == 20
-  assert run.checkpoint("best") == (30, str(run.path / "best" / "ckpt-30"))
+  assert run.find_checkpoint("latest")[0] == 40
+  assert run.find_checkpoint("20")[0] == 20
+  assert run.find_checkpoint("best") == (30, str(run.path / "best" / "ckpt-30"))
 
 
 def test_a_later_start_goes_on_rotating(run: RunDir) -> None:
@@ -131,7 +131,7 @@ def test_what_a_killed_save_left_is_removed(run: RunDir) -> None:
   (left_over / "part-00000-of-00001.data").touch()
   save_checkpoints(run, 30)
   assert not left_over.exists()
-  assert run.checkpoint("latest")[0] == 30
+  assert run.find_checkpoint("latest")[0] == 30
 
 
 def test_a_save_that_fails_is_told_and_harms_nothing(
@@ -142,10 +142,10 @@ def test_a_save_that_fails_is_told_and_harms_nothing(
   (run.path / "checkpoints" / "ckpt-20_temp").touch()  # in the way of a folder
   assert not checkpoints.save(20)
   assert "step 20 is not saved" in capsys.readouterr().err
-  assert run.checkpoint("latest")[0] == 10
+  assert run.find_checkpoint("latest")[0] == 10
   (run.path / "checkpoints" / "ckpt-20_temp").unlink()
   assert checkpoints.save(20)
-  assert run.checkpoint("latest")[0] == 20
+  assert run.find_checkpoint("latest")[0] == 20
 
 
 def test_half_a_checkpoint_is_removed(

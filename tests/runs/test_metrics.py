@@ -16,6 +16,8 @@ from charlm.runs.metrics import Metrics, read_records
 from charlm.runs.run_dir import RunDir, experiment_of
 from charlm.training.profile import Profile
 
+_LOSS = "1 loss/loss"  # the tag in TensorBoard
+
 
 def _events(run: RunDir, split: str) -> list[tuple[int, str, float | None]]:
   """Returns all but the settings, which an event file of `eval` begins with."""
@@ -43,8 +45,32 @@ def test_metrics_are_lines_and_summaries(run: RunDir) -> None:
     {"step": 10, "split": "train", "loss": 2.5},
     {"step": 20, "split": "eval", "loss": 2.0, "sample": "ab\nba"},
   ]
-  assert _events(run, "train") == [(10, "loss", 2.5)]
-  assert _events(run, "eval") == [(20, "loss", 2.0), (20, "sample", None)]
+  assert _events(run, "train") == [(10, _LOSS, 2.5)]
+  assert _events(run, "eval") == [(20, _LOSS, 2.0), (20, "sample", None)]
+
+
+def test_texts_are_wrapped_without_a_change_of_their_white_space(
+  run: RunDir,
+) -> None:
+  text = f"{'ab ' * 40}\n\n\t{'c' * 80}\n"
+  metrics = Metrics(run, 0)
+  metrics.write(1, "eval", {"loss": 1.0, "sample": text})
+  metrics.close()
+  (path,) = (run.path / "summaries" / "eval").glob("events.*")
+  (shown,) = (
+    tf.make_ndarray(value.tensor).item().decode()
+    for event in map(
+      tf.compat.v1.Event.FromString,
+      (record.numpy() for record in tf.data.TFRecordDataset(str(path))),
+    )
+    for value in event.summary.value
+    if value.tag == "sample"
+  )
+  lines = shown.splitlines()
+  assert all(line.startswith("    ") for line in lines)
+  widths = [len(line) - 4 for line in lines]
+  assert widths == [80, 40, 0, 80, 1, 0]
+  assert "".join(line[4:] for line in lines) == text.replace("\n", "")
 
 
 def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
@@ -62,9 +88,9 @@ def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
   lines = (run.path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["loss"] for line in lines] == [10, 20, 33]
   assert _events(run, "train") == [
-    (10, "loss", 10.0),
-    (20, "loss", 20.0),
-    (30, "loss", 33.0),
+    (10, _LOSS, 10.0),
+    (20, _LOSS, 20.0),
+    (30, _LOSS, 33.0),
   ]
   assert profile.exists()
 
@@ -74,7 +100,7 @@ def test_a_resume_that_lost_nothing_keeps_the_summaries(run: RunDir) -> None:
     metrics = Metrics(run, step - 10)
     metrics.write(step, "train", {"loss": float(step)})
     metrics.close()
-  assert _events(run, "train") == [(10, "loss", 10.0), (20, "loss", 20.0)]
+  assert _events(run, "train") == [(10, _LOSS, 10.0), (20, _LOSS, 20.0)]
 
 
 def test_a_kill_while_both_are_cut_off_is_made_good(
@@ -94,7 +120,7 @@ def test_a_kill_while_both_are_cut_off_is_made_good(
       with pytest.raises(KeyboardInterrupt):
         Metrics(run, 10)
   Metrics(run, 10).close()
-  assert _events(run, "train") == [(10, "loss", 10.0)]
+  assert _events(run, "train") == [(10, _LOSS, 10.0)]
   assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
@@ -115,7 +141,7 @@ def test_a_full_disk_is_waited_out(
   assert [json.loads(line)["step"] for line in lines] == [10, 20, 30, 40, 50]
   steps = [step for step, _, _ in _events(run, "train")]
   assert steps == [10, 20, 30, 40]
-  assert _events(run, "eval") == [(50, "loss", 5.0)]
+  assert _events(run, "eval") == [(50, _LOSS, 5.0)]
 
 
 def test_event_files_that_cannot_grow_are_made_anew(run: RunDir) -> None:
@@ -128,9 +154,9 @@ def test_event_files_that_cannot_grow_are_made_anew(run: RunDir) -> None:
   metrics.close()
   assert metrics.whole
   assert _events(run, "eval") == [
-    (10, "loss", 6.0),
+    (10, _LOSS, 6.0),
     (10, "sample", None),
-    (20, "loss", 5.0),
+    (20, _LOSS, 5.0),
   ]
 
 
@@ -164,7 +190,7 @@ def test_numbers_beyond_float32_are_kept_but_not_drawn(run: RunDir) -> None:
   values = {"a": 2**64, "b": 1.7e308, "c": -1.7e308, "d": 10**400}
   values |= {"e": math.inf, "f": most, "g": True, "h": -most}
   metrics.write(2**63 - 1, "train", {"loss": most, **values})
-  drawn = {"loss": most, "a": 2.0**64, "f": most, "g": 1.0, "h": -most}
+  drawn = {_LOSS: most, "a": 2.0**64, "f": most, "g": 1.0, "h": -most}
   for missing in (run.summaries, run.summaries / "train"):
     assert metrics.whole
     metrics.close()
@@ -225,8 +251,8 @@ def test_an_extended_run_shows_its_new_settings(
         start()
   start()
   assert [start["epochs"] for start in _settings(run)] == [20]
-  assert _events(run, "train") == [(10, "loss", 1.0)]
-  assert _events(run, "eval") == [(10, "loss", 2.0)]
+  assert _events(run, "train") == [(10, _LOSS, 1.0)]
+  assert _events(run, "eval") == [(10, _LOSS, 2.0)]
   assert run.metrics.read_text() == before
 
 
@@ -263,8 +289,8 @@ def test_no_space_for_the_summaries_at_a_start_is_waited_out(
   metrics.write(20, "train", {"loss": 2.0})
   assert metrics.whole
   metrics.close()
-  assert _events(run, "eval") == [(10, "loss", 1.0)]
-  assert _events(run, "train") == [(20, "loss", 2.0)]
+  assert _events(run, "eval") == [(10, _LOSS, 1.0)]
+  assert _events(run, "train") == [(20, _LOSS, 2.0)]
 
 
 def test_a_profile_that_cannot_be_written_is_told(

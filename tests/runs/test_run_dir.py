@@ -53,12 +53,12 @@ def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
 def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
   with pytest.raises(InputError, match=r"no checkpoint .*--checkpoint"):
-    run.checkpoint(which)
+    run.find_checkpoint(which)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
   with pytest.raises(InputError, match="not a run directory"):
-    RunDir(tmp_path).checkpoint("latest")
+    RunDir(tmp_path).find_checkpoint("latest")
 
 
 def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:

@@ -13,7 +13,8 @@ from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import build_model
 from charlm.system.devices import create_strategy, largest_divisor
-from charlm.training.trainer import Trainer, TrainMetrics, build_trainer
+from charlm.training.hooks import TrainMetrics
+from charlm.training.trainer import Trainer, build_trainer
 
 VOCAB_SIZE = 12
 

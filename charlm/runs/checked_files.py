@@ -1,0 +1,83 @@
+"""Reading a run's folder, which may come from elsewhere or be damaged."""
+
+import hashlib
+import os
+import pathlib
+import stat
+from collections.abc import Callable
+from typing import TypeVar
+
+from charlm.errors import InputError
+
+# A vocabulary of all of Unicode takes 17 MB.
+_LARGEST_FILE = 2**25  # bytes
+
+_Parsed = TypeVar("_Parsed")
+
+
+def parse_file(
+  path: pathlib.Path,
+  parse: Callable[[str], _Parsed],
+  largest: float = _LARGEST_FILE,
+  digest: str | None = None,
+) -> _Parsed:
+  """Reads a file of UTF-8 and returns what `parse` makes of its text.
+
+  Args:
+    path: of the file.
+    parse: raises ValueError for what it cannot read.
+    largest: the most bytes that such a file can have.
+    digest: the SHA-256 that the file must have, if it is known.
+
+  Raises InputError: no such file, or another content.
+  """
+  try:
+    # Before it is read: a sparse file of any size takes no room on a disk.
+    if path.stat().st_size > largest:
+      raise ValueError("larger than any that charlm writes")
+    data = path.read_bytes()
+    parsed = parse(data.decode())
+  except FileNotFoundError as error:
+    raise InputError(
+      f"{path} is missing: restore it, or give another --run_dir"
+    ) from error
+  except (ValueError, RecursionError) as error:
+    raise InputError(
+      f"{path}: {error}: restore it, or give another --run_dir"
+    ) from error
+  # After the parsing, whose message says more.
+  if digest not in (None, hashlib.sha256(data).hexdigest()):
+    raise InputError(
+      f"{path} was changed since the run began: restore it, or give another "
+      "--run_dir"
+    )
+  return parsed
+
+
+def refuse_links(
+  files: list[pathlib.Path], folders: list[pathlib.Path]
+) -> None:
+  """Refuses links and devices, in the folders or in the place of either.
+
+  A link could lead a reader, or the removal of old checkpoints, to any file of
+  the machine.
+
+  Raises InputError: one that is there is no plain file, or no folder.
+  """
+  within: list[pathlib.Path] = []
+  for folder in folders:
+    if folder.is_dir() and not folder.is_symlink():
+      within += folder.iterdir()
+  for path in {*files, *folders, *within}:
+    try:
+      mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+      continue
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+      raise InputError(
+        f"{path} is no plain file or folder: replace it by a copy of what it "
+        "stands for"
+      )
+    if path in (files if stat.S_ISDIR(mode) else folders):
+      kind = "file" if path in files else "folder"
+      raise InputError(f"{path} is no {kind}: move it away")

@@ -1,0 +1,36 @@
+"""What the trainer tells, and asks, between its steps."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainMetrics:
+  """Means over the steps since the metrics were last written."""
+
+  loss: float  # nats per character
+  gradient_norm: float  # before clipping
+  learning_rate: float  # of the step to come
+  characters_per_second: float
+
+
+class Hooks(Protocol):
+  """What the trainer calls between steps; `step` is the step reached."""
+
+  def show_progress(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    """Is called after each call of the graph function."""
+
+  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
+    """Is called every `metrics_every_steps` and at the end."""
+
+  def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
+    """Returns pairs of a period in steps and an action, in order of execution.
+
+    After the last step every action runs, whether it is due or not.
+    """
+
+  def should_stop(self) -> bool:
+    """Is asked before each call of the graph function."""
