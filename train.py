@@ -41,7 +41,8 @@ def train(options: TrainOptions) -> int:
   from charlm.runs.loading import initial_vocabulary, load_initial
   from charlm.runs.run_dir import RunDir, experiment_of
   from charlm.system.devices import create_strategy, make_deterministic
-  from charlm.training.session import EvalTexts, run_session
+  from charlm.training.session import EvalTexts
+  from charlm.training.start import start_run
   from charlm.training.trainer import build_trainer
 
   if options.deterministic:
@@ -78,7 +79,7 @@ def train(options: TrainOptions) -> int:
     if initial and len(first_vocab) > NUM_SPECIAL and new:
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     texts = EvalTexts(vocab, eval_ids, valid_ids)
-    return run_session(options, config.epochs, run, trainer, texts)
+    return start_run(options, config.epochs, run, trainer, texts)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from charlm.options import (
   option,
 )
 
+# Raised only when an older folder cannot be read any more: a field that is new
+# reads as its default without that.
 _FORMAT = 6
 
 
@@ -162,14 +164,16 @@ class Experiment:
   def differences(self, other: "Experiment") -> list[str]:
     """Lists each field of the identity in which `other` differs from this."""
     mine, theirs = self._fields(), other._fields()
-    # The hash identifies the corpus, not the path. At a constant learning rate,
-    # more epochs only extend the run.
+    # The hash identifies the corpus, not the path: files may be moved. At a
+    # constant learning rate, more epochs only extend the run; a cosine ends
+    # with them, so that their number has an effect on every step.
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
     reasons = {"epochs": ", and the schedule ends with them"}
     names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
-    # The files' hashes are named only if nothing else differs.
+    # The files' hashes are named only if nothing else differs: another number
+    # of eval lines, for one, changes them, too.
     names = [name for name in names if name not in _FILES_SHA256] or names
     return [
       difference(name, mine[name], theirs[name], reasons.get(name, ""))
@@ -188,7 +192,7 @@ class Experiment:
     """
     try:
       fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the latter for "[[[[..."
       raise InputError(f"not JSON ({error})") from error
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")

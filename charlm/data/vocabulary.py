@@ -46,6 +46,7 @@ def vocabulary_from_json(text: str) -> list[str]:
   if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != SPECIAL:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
+  # In any order: a run with an initial run has that one's characters first.
   if not all(isinstance(char, str) and len(char) == 1 for char in chars):
     raise InputError("an entry is not a single character")
   if not is_utf8("".join(chars)):
@@ -66,6 +67,7 @@ def encode(text: str, vocab: list[str]) -> np.ndarray:
   Unknown characters become id 0.
   """
   table = _id_of_code_point(vocab)
+  # All code points at once, instead of a look-up for each character.
   # Lone surrogates, which no UTF-8 holds, are unknown characters too.
   data = text.encode("utf-32-le", "surrogatepass")
   code_points = np.frombuffer(data, np.uint32)

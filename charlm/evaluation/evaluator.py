@@ -10,6 +10,7 @@ from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM, State
 
+# Rows of a batch, and the fewest characters that one is padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
 
 
@@ -47,6 +48,7 @@ class Evaluator:
     Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
+    # One row: what comes before a character cannot be cut into parallel parts.
     (nats,) = self._score_batch([ids], 1, self._piece_length)
     return Score(nats, ids[1:] == UNKNOWN_ID)
 
@@ -65,6 +67,7 @@ class Evaluator:
     if not 1 <= stride <= window:
       raise ValueError(f"stride is {stride}: give 1 to {window}, the window")
     num_targets = len(ids) - 1
+    # Up to the first window that holds the last character.
     starts = range(0, max(1, num_targets - window + stride), stride)
     rows = [ids[start : start + window + 1] for start in starts]
     nats = self._score_rows(rows)
@@ -78,6 +81,7 @@ class Evaluator:
 
     Raises InputError: no character.
     """
+    # The first line follows a newline, too.
     text = np.concatenate([[newline], ids])
     refuse_short(text)
     if text[-1] != newline:
@@ -129,4 +133,4 @@ class Evaluator:
     self, inputs: tf.Tensor, targets: tf.Tensor, states: State
   ) -> tuple[tf.Tensor, State]:
     log_probs, states = self._model(inputs, states, return_state=True)
-    return -tf.gather(log_probs, targets, batch_dims=2), states
+    return -tf.gather(log_probs, targets, batch_dims=2), states  # [B, T]

@@ -29,7 +29,7 @@ def read_lines(
     os.set_blocking(file.fileno(), True)
   # `half` is the line feed that may follow a carriage return read last.
   pending, half = bytearray(), b""
-  while data := file.read1(_BLOCK):
+  while data := file.read1(_BLOCK):  # what is there, without waiting for more
     if not raw:
       data = data.removeprefix(half)
       half = b"\n" if data.endswith(b"\r") else b""
@@ -84,6 +84,7 @@ class LineScorer:
 
   def _decode(self, line: bytes) -> str | None:
     self._number += 1
+    # Some editors begin a file with a byte-order mark, which is no text.
     mark = codecs.BOM_UTF8 if self._number == 1 else b""
     try:
       return self._clean(line.removeprefix(mark).decode())

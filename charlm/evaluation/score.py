@@ -64,6 +64,7 @@ class Score:
   @property
   def perplexity(self) -> float:
     """The exponential of the log perplexity, at most the largest float."""
+    # A model that diverged can lose more nats than a float can raise e to.
     return math.exp(min(self.log_perplexity, math.log(sys.float_info.max)))
 
   @property
@@ -100,6 +101,7 @@ class Score:
     Only characters that are `counted` `[N]` count, and rows with some of them.
     """
     counted = np.broadcast_to(counted, self.nats.shape)
+    # A mean of millions of float32 can lose its last digits.
     nats = self.nats.astype(np.float64)
     if self.row_lengths is None:
       return nats[counted]
@@ -126,7 +128,7 @@ def confidence_interval(
   num_blocks = -(-len(values) // size)
   ends = np.cumsum([0.0, *values, *values[: size - 1]])
   blocks = ends[size:] - ends[:-size]
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(0)  # the same scores give the same interval
   mean, means = float(values.mean()), []
   for _ in range(num_resamples):
     drawn = blocks[rng.integers(len(values), size=num_blocks)]

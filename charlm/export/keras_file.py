@@ -37,8 +37,9 @@ def save_keras(
     x = keras.layers.GRU(gru.units, return_sequences=True, name=gru.name)(x)
   x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
   plain = keras.Model(inputs, x)
-  plain.set_weights(model.get_weights())
+  plain.set_weights(model.get_weights())  # their order is the same
   file.parent.mkdir(parents=True, exist_ok=True)
+  # Under another name until it is whole.
   with tempfile.TemporaryDirectory(dir=file.parent) as parent:
     path = os.path.join(parent, file.name)
     plain.save(path)

@@ -28,6 +28,7 @@ def save_saved_model(
   """
   functions = TextModel(model, vocab).functions()
   module = tf.Module()
+  # TensorFlow's own variables: whoever loads the model needs no Keras.
   module.weights = [variable.value for variable in model.variables]
   for name, function in functions.items():
     setattr(module, name, function)
@@ -111,6 +112,7 @@ class TextModel:
       log_probs: of the next character, `[B, V]`, in the vocabulary's order.
       states: `[B, L, H]`.
     """
+    # A character each: of a longer string only the first one is read.
     ids = line_to_tensor(characters, self._vocab).to_tensor(shape=[None, 1])
     read = self._model.step_fn(self._model.input_table())
     layers = tuple(tf.unstack(states, self._model.num_layers, axis=1))
@@ -133,6 +135,7 @@ class TextModel:
     num_texts = tf.size(prefixes)
     # A product of one row rounds differently.
     rows = tf.range(tf.maximum(num_texts, 2))
+    # To two rows at least.
     prefixes = tf.concat([prefixes, ["", ""]], axis=0)[: tf.size(rows)]
     prefixes = tf.where(prefixes == "", "\n", prefixes)
     ragged = line_to_tensor(prefixes, self._vocab)
@@ -157,6 +160,7 @@ class TextModel:
         drawn = temperature_random_sampling(
           without_special(log_probs), temperature, uniform[i]
         )
+        # The prefixes end in different places, and then drawn ids follow.
         prefix = given[:, tf.minimum(first + i, longest - 1)]
         drawn = tf.cast(drawn, tf.int32)
         last = tf.where(positions[i] < 0, prefix, drawn)

@@ -135,7 +135,7 @@ class FusedGRU(keras.layers.GRU):
     """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
     if state is None:
       state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
-    (state,) = tf.nest.flatten(state)
+    (state,) = tf.nest.flatten(state)  # Keras hands over a list of one
     outputs = recurrence(
       tf.cast(features, self._product_dtype(training)),
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
@@ -153,7 +153,7 @@ def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
   return tf.matmul(inputs, cell.kernel) + _input_bias(cell)
 
 
-def step(
+def step_gru(
   layer: keras.layers.GRU, projected: tf.Tensor, state: tf.Tensor
 ) -> tf.Tensor:
   """Returns the state `[B, H]` after one projected input `[B, 3H]`."""

@@ -46,6 +46,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       weights = _read_checkpoint(prefix, expected)
   except InputError:
     raise
+  # What h5py and TensorFlow raise for damaged files, and for other kinds.
   except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as error:
     raise InputError(
       f"{path} has no weights of such a GRULM ({error}): save them with its "

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU, project, step
+from charlm.model.gru import FusedGRU, project, step_gru
 
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
@@ -123,11 +123,13 @@ class GRULM(keras.Model):
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
+    # As for Keras' `fit`; the trainer gives a seed of its own for each step.
     if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
     layers = zip(self.grus, states, strict=True)
     for i, (gru, state) in enumerate(layers):
+      # Dropout on the embeddings needs the embedding of each position.
       if i == 0 and not rate and isinstance(gru, FusedGRU):
         x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
       else:
@@ -159,7 +161,7 @@ class GRULM(keras.Model):
       x, new_states = tf.gather(table, ids), []
       layers = zip(self.grus, states, strict=True)
       for i, (gru, state) in enumerate(layers):
-        x = step(gru, project(gru.cell, x) if i else x, state)
+        x = step_gru(gru, project(gru.cell, x) if i else x, state)
         new_states.append(x)  # [B, H]
       return self.dense(x), tuple(new_states)
 

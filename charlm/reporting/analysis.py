@@ -73,16 +73,16 @@ def worst_passages(
 
 
 def verbatim_share(
-  known: np.ndarray, ids: np.ndarray, length: int = 50
+  train_ids: np.ndarray, ids: np.ndarray, length: int = 50
 ) -> float:
-  """Returns which share of a text `[N]` lies in passages that another holds.
+  """Returns the fraction of a text `[N]` that was copied from the train text.
 
-  They are of `length` characters or more. Passages are compared by 64-bit
-  hashes.
+  A character counts if it lies in a passage of `length` characters or more that
+  the train text holds, too. Passages are compared by 64-bit hashes.
   """
-  if len(ids) < length or len(known) < length:
+  if len(ids) < length or len(train_ids) < length:
     return 0.0
-  found = np.isin(_hashes(ids, length), _hashes(known, length))
+  found = np.isin(_hashes(ids, length), _hashes(train_ids, length))
   # Each passage found covers `length` characters from its start.
   edges = np.zeros(len(ids) + 1, int)
   edges[: len(found)] += found

@@ -40,11 +40,14 @@ def yardsticks(train: str, text: str, vocab: list[str]) -> list[Yardstick]:
   return [*sticks, Yardstick("xz", bits * math.log(2), size)]
 
 
-def xz_bits_per_character(known: str, text: str) -> float:
-  """Returns what a text adds to its size when xz has just packed another."""
+def xz_bits_per_character(train: str, text: str) -> float:
+  """Returns the bits that a text adds to the compressed train text.
+
+  Both are compressed by xz as one file, then the train text alone.
+  """
   with_text, without = (
     len(lzma.compress(part.encode(), preset=9 | lzma.PRESET_EXTREME))
-    for part in (known + text, known)
+    for part in (train + text, train)
   )
   return 8 * (with_text - without) / len(text)
 

@@ -23,7 +23,6 @@ from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir
 
 _WINDOW = 256
-_NATS_PER_BIT = float(np.log(2))
 _MAX_COLOURED = 20_000  # characters
 _LEVELS = 8  # of surprise, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
@@ -155,9 +154,8 @@ def _curves(results: list[Result]) -> str:
     name = html.escape(result.name)
     names.append(f'<span style="color:{color}">&#9473;</span> {name}')
     for split, style in (("train", ":"), ("eval", "-")):
-      points = [
-        (r["step"], r["loss"]) for r in result.records if r["split"] == split
-      ]
+      chosen = [r for r in result.records if r["split"] == split]
+      points = [(r["step"], r["loss"]) for r in chosen]
       if points:
         axes.plot(*zip(*points, strict=True), style, color=color)
   if not axes.lines:
@@ -270,9 +268,8 @@ def _by(
 
 
 def _worst(first: Result) -> str:
-  nats = first.scores["stream"].nats
   parts = [_note(f"The costliest passages of 100 characters of {first.name}.")]
-  for start, mean in analysis.worst_passages(nats):
+  for start, mean in analysis.worst_passages(first.scores["stream"].nats):
     passage = html.escape(first.text[start + 1 : start + 101])
     parts.append(
       f"<p>{mean:.2f} nats per character, from character {start + 1:,}</p>"

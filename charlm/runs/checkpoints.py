@@ -105,11 +105,13 @@ class Checkpoints:
       self._run.check_owned()
       folder.mkdir(exist_ok=True)
       _write_state(folder, step)
+      # A new manager each time reads the state file that was just written.
       with plain_path(folder) as name:
         tf.train.CheckpointManager(
           self._checkpoint, name, max_to_keep, checkpoint_name="ckpt"
         ).save(checkpoint_number=step)
     except (OSError, tf.errors.OpError) as error:
+      # If the folder is gone, that is what is wrong.
       self._run.check_owned()
       warn(
         f"step {step} is not saved ({type(error).__name__}): check the free "
@@ -150,7 +152,7 @@ def _clear(folder: pathlib.Path) -> None:
     left_over.unlink()
 
 
-def _check(path: str, step: int, config: Config, vocab_size: int) -> None:
+def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
   """Reads a checkpoint as a whole, a tensor at a time.
 
   Raises DamagedError, or whatever TensorFlow raises for what is not whole.
@@ -168,12 +170,14 @@ def _check(path: str, step: int, config: Config, vocab_size: int) -> None:
   )
   # Beside them and Adam's means of them: sums, carried states, and counters.
   rows = config.batch_size if config.carry_state else 0
-  known = {*weights, (tf.float64, 3)}
-  known.add((tf.float32, config.num_layers, rows, config.rnn_units))
-  known |= {(dtype,) for dtype in (tf.float32, tf.float64, tf.int64, tf.string)}
+  allowed = {*weights, (tf.float64, 3)}
+  allowed.add((tf.float32, config.num_layers, rows, config.rnn_units))
+  scalars = (tf.float32, tf.float64, tf.int64, tf.string)
+  allowed |= {(dtype,) for dtype in scalars}
   # Before memory is asked for.
-  if weights - there or there.keys() - known:
+  if weights - there or there.keys() - allowed:
     raise DamagedError("does not fit config.json and vocabulary.json")
+  # Reading compares checksums.
   for key in dtypes:
     reader.get_tensor(key)
   if (held := int(reader.get_tensor(_STEP_KEY))) != step:
@@ -193,7 +197,7 @@ def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
   config, vocab_size = run.experiment().config, len(run.vocabulary())
   with plain_path(pathlib.Path(path)) as name:
     try:
-      _check(name, step, config, vocab_size)
+      _read_whole(name, step, config, vocab_size)
       yield name
     except DamagedError:
       raise

@@ -14,7 +14,7 @@ from charlm.runs.checkpoints import DamagedError, open_checkpoint
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import CHECKPOINT_SUFFIXES
 
-_ATTEMPTS = 5
+_ATTEMPTS = 5  # a trainer can replace a checkpoint while it is read
 
 
 def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
@@ -49,6 +49,7 @@ def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
   """Returns the vocabulary to extend: the run's own or its initial run's."""
   if not config.init_from:
     return SPECIAL
+  # Its own, since the initial run may have been moved or trained on.
   if run.exists():
     return run.vocabulary()
   source = RunDir(config.init_from)

@@ -75,8 +75,10 @@ class Metrics:
         "its permissions"
       ) from error
     if kept != text:
-      # The file last: after a kill between them it asks for both again.
+      # The file last: after a kill between the two it still has the lines to be
+      # dropped, so that the next start rewrites both.
       write_atomically(self._path, kept)
+    # Without a buffer, a kill loses no line and cuts off one at most.
     self._file = self._path.open("ab", buffering=0)
 
   @property
@@ -150,7 +152,7 @@ def _summarize(
         tf.summary.text(tag, _code_block(value))
       elif abs(value) <= _LARGEST:
         tf.summary.scalar(tag, float(value))
-    writer.flush()
+    writer.flush()  # for whoever watches, and to learn of a full disk
 
 
 def _code_block(text: str) -> str:

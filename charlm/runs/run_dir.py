@@ -104,6 +104,7 @@ class RunDir:
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
       )
+    # The texts are kept: a score needs no corpus, and cannot be of another one.
     self._write(self._vocabulary, vocabulary_to_json(vocab))
     self._write(self.eval_path, split.eval)
     if split.valid:
@@ -125,6 +126,7 @@ class RunDir:
       folder = os.open(self.path, os.O_RDONLY)
       stack.callback(os.close, folder)
       lock = stack.enter_context(self._lock.open("a+"))
+      # The system gives it back when the process ends, however that happens.
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
@@ -174,6 +176,7 @@ class RunDir:
         f"{self.path} holds another run: {', '.join(differences)}; give the "
         "same flags, or a new --run_dir"
       )
+    # Each of them compares its file's hash.
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
     if experiment.config.epochs > mine.config.epochs:

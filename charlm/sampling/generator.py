@@ -173,7 +173,7 @@ class GenerativeModel:
       raise ValueError("an empty prefix: give a newline to start a line")
     prefix_ids = encode(prefix, self._vocab)
     num_given, end = len(prefix_ids), len(prefix_ids) + num_chars
-    num_rows = max(len(samples), _MIN_ROWS)
+    num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
     keys = sample_keys(
       np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32),
       np.arange(samples.start, samples.start + num_rows, dtype=np.uint32),
@@ -185,10 +185,12 @@ class GenerativeModel:
     if num_rows not in self._compiled:
       self._compile(table, last, states, keys)
     start = 1
+    # `start` is the position of the next character; the first is in `last`.
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
       if offset == 0:
         uniform = self._compiled_uniform(keys, tf.constant(start - num_given))
+      # To the end of the buffer at most, for which random numbers are there.
       num = min(size, self._buffer - offset, end - start)
       given = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]

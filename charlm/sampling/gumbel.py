@@ -3,9 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.vocabulary import (
-  NUM_SPECIAL,
-)
+from charlm.data.vocabulary import NUM_SPECIAL
 from charlm.sampling.options import DrawOptions
 
 
@@ -26,7 +24,7 @@ def temperature_random_sampling(
   """
   if uniform is None:
     uniform = tf.random.uniform(tf.shape(log_probs))
-  u = 1e-6 + uniform * (1 - 2e-6)
+  u = 1e-6 + uniform * (1 - 2e-6)  # the logarithms of 0 and 1 are not finite
   gumbel = -tf.math.log(-tf.math.log(u))
   return tf.argmax(log_probs + temperature * gumbel, axis=-1)
 
@@ -48,11 +46,14 @@ def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
   # Equal ones stay in the order of their ids.
   order = tf.argsort(log_probs, direction="DESCENDING", stable=True)
   ordered = tf.gather(log_probs, order, batch_dims=1)
+  # The largest is subtracted first: after the division by a low temperature,
+  # the difference of two large numbers would be inexact.
   probs = tf.nn.softmax((ordered - ordered[:, :1]) / options.temperature)
   keep = probs > 0
   if top_k:
     keep &= tf.range(tf.shape(probs)[1]) < top_k
   if top_p < 1:
+    # A share of what top_k leaves.
     left = tf.where(keep, probs, 0.0)
     total = tf.reduce_sum(left, axis=1, keepdims=True)
     keep &= tf.cumsum(left, axis=1, exclusive=True) < top_p * total

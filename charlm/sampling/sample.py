@@ -22,6 +22,7 @@ class Sample:
 
 
 def join_pieces(pieces: Sequence[Sample]) -> Sample:
+  """Returns the text whose pieces these are, in their order; one at least."""
   return Sample(
     "".join(piece.text for piece in pieces),
     np.concatenate([piece.log_probs for piece in pieces]),

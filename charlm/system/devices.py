@@ -19,6 +19,7 @@ def create_strategy(
   Raises InputError: a number of replicas that cannot be had.
   """
   gpus = tf.config.list_physical_devices("GPU")
+  # Each replica takes as many rows, so that their sums have equal weights.
   if num_replicas and batch_size % num_replicas:
     raise InputError(
       f"num_replicas is {num_replicas}, which does not divide the batch size "
@@ -55,6 +56,7 @@ def let_gpu_memory_grow() -> None:
 def make_deterministic() -> None:
   """Makes a GPU repeat its results bit for bit, at the cost of some speed."""
   tf.config.experimental.enable_op_determinism()
+  # TensorFloat-32 rounds factors to 10 bits, as only some GPUs do.
   tf.config.experimental.enable_tensor_float_32_execution(False)
 
 

@@ -18,16 +18,20 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
   Raises OSError: the old file, if any, is then untouched.
   """
+  # In the same folder: a rename is atomic only within one file system.
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:
     with temporary.open("wb") as file:
       file.write(data)
       file.flush()
+      # Before the rename: after a power failure, the name could otherwise stand
+      # for an empty file.
       os.fsync(file.fileno())
     os.replace(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+  # The rename is lasting once the folder is synced, too.
   folder = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(folder)

@@ -10,6 +10,7 @@ from absl import flags
 from charlm.options import Options
 
 _Options = TypeVar("_Options", bound=Options)
+# By the annotation of a field.
 _DEFINE: dict[Any, Callable[..., Any]] = {
   bool: flags.DEFINE_bool,
   int: flags.DEFINE_integer,
@@ -26,7 +27,7 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   They are in a `FlagValues` of their own, so that several programs, or one
   several times, can run in one process.
   """
-  values, group = flags.FlagValues(), "Flags"
+  values, group = flags.FlagValues(), "Flags"  # the title, if none is given
   for field in dataclasses.fields(options):
     group = field.metadata["group"] or group
     default = field.default
@@ -65,6 +66,7 @@ def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
     lines += ["", title]
     for flag in group:
       value = (flag.default_as_str or "").strip("'")
+      # A boolean is given as --flag or --noflag.
       default = "" if flag.boolean else "=" + value.removesuffix(".0")
       left = f"  --{flag.name}{default}"
       lines += textwrap.wrap(

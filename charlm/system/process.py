@@ -44,6 +44,7 @@ def run_command(
     The exit code: bad input, in flags or files, is one line on stderr and 2.
   """
   name = os.path.basename(argv[0])
+  # First of all: the next file to be opened would take a stream's place.
   _replace_closed_streams()
   values = define_flags(options)
   try:
@@ -53,6 +54,8 @@ def run_command(
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
   try:
+    # Texts are UTF-8 whatever the locale; half a character, as in a file's
+    # name, is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
       sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     exit_code = DONE
@@ -61,6 +64,7 @@ def run_command(
     else:
       with _ended_by_signals():
         exit_code = command(options_from(values, options))
+    # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
     return exit_code
   except InputError as error:
@@ -132,8 +136,10 @@ def _ended_by_signals() -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
     yield  # signals are the main thread's
     return
+  # The interpreter's C handler writes each signal's number to the pipe at once,
+  # whatever the main thread does.
   reader, writer = os.pipe()
-  os.set_blocking(writer, False)
+  os.set_blocking(writer, False)  # which `set_wakeup_fd` asks for
   previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   watch = threading.Thread(target=_watch_signals, args=[reader], daemon=True)
   watch.start()
@@ -155,6 +161,7 @@ def _watch_signals(reader: int) -> None:
   number = os.read(reader, 1)[0]
   if not number:
     return
+  # A `StopRequest` has put its own handler there: a save may take its time.
   interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
   patience = _PATIENCE if interrupts else None
   ready, _, _ = select.select([reader], [], [], patience)
@@ -190,6 +197,7 @@ class StopRequest:
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     self._signal = signal.Signals(number)
+    # Whoever asks twice does not want to wait for the save.
     for each in self._previous:
       signal.signal(each, signal.SIG_DFL)
 
@@ -213,6 +221,7 @@ def warn(text: str) -> None:
 
   Characters that are not printable are written as escapes.
   """
+  # A name may hold codes that move the cursor, or colour what follows.
   line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   with contextlib.suppress(OSError):
     print(line, file=sys.stderr, flush=True)
@@ -225,4 +234,5 @@ def fail(name: str, text: str, exit_code: int = BAD_INPUT) -> int:
 
 
 def _one_line(error: Exception) -> str:
+  # Messages of absl and of the system may have several.
   return " ".join(str(error).split())

@@ -31,6 +31,7 @@ def build_optimizer(
       warmup_target=learning_rate,
       warmup_steps=config.warmup_steps,
     )
+  # Plain Adam, since AdamW with a decay of 0 would still compute it.
   if not config.weight_decay:
     return keras.optimizers.Adam(learning_rate)
   optimizer = keras.optimizers.AdamW(

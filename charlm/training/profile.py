@@ -31,7 +31,7 @@ class Profile:
     """Ends the profile, if it has begun, and writes it."""
     if not self._running:
       return
-    self._running = False
+    self._running = False  # first, so that an error does not end it twice
     try:
       self._run.check_owned()
       tf.profiler.experimental.stop()

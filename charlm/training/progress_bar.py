@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 10.0  # in a log, where each line stays
 
 
 class ProgressBar:
@@ -25,7 +25,7 @@ class ProgressBar:
     now = time.monotonic()
     due = now - self._last_line >= _SECONDS_BETWEEN_LINES
     if self._on_terminal:
-      self._print("\r\x1b[K" + text)
+      self._print("\r\x1b[K" + text)  # over the last one
     elif due or step == self._num_steps:
       self._print(text + "\n")
       self._last_line = now

@@ -1,10 +1,9 @@
-"""One start of a run: what happens before, between and after the steps."""
+"""What happens between and after the steps of one start of a run."""
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,10 +13,8 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
-from charlm.runs.provenance import describe_start, start_differences
-from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
-from charlm.system.process import DONE, INCOMPLETE, StopRequest, warn
+from charlm.system.process import DONE, INCOMPLETE, StopRequest
 from charlm.training.hooks import TrainMetrics
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
@@ -170,6 +167,7 @@ class Session:
 
   def _evaluate(self, step: int) -> None:
     try:
+      # The valid text, if there is one, decides which checkpoint is the best.
       score = deciding = self._score(step)
       if len(self._texts.valid_ids):
         deciding = self._evaluator.stream(self._texts.valid_ids)
@@ -194,7 +192,8 @@ class Session:
       "sample": self._sample(),
       "continuation": self._prefix + self._sample(self._prefix, 1),
     }
-    # The record last: after a kill between them all is done again.
+    # The record last: after a kill between the two the next start finds no
+    # record, and does all of this again.
     self._note_best(step, deciding.log_perplexity)
     record = self._metrics.evaluation
     if record is None or record["step"] != step:
@@ -209,10 +208,12 @@ class Session:
       return
     best.assign(loss)
     if not self._checkpoints.save_best(step):
+      # The next start is to find this evaluation incomplete.
       best.assign(before)
       self._lost_loss = min(loss, self._lost_loss)
 
   def _score(self, step: int) -> Score:
+    # At the end it is asked for twice: for the metrics, and to be printed.
     if step not in self._scores:
       self._scores = {step: self._evaluator.stream(self._texts.eval_ids)}
     return self._scores[step]
@@ -226,76 +227,4 @@ def _describe_score(step: int, score: Score) -> str:
     f"step {step:,} eval: log perplexity {score.log_perplexity:.4f} "
     f"({score.bits_per_character:.4f} bits per character), "
     f"perplexity {score.perplexity:.3f}"
-  )
-
-
-def run_session(
-  options: StartOptions,
-  num_epochs: int,
-  run: RunDir,
-  trainer: Trainer,
-  texts: EvalTexts,
-) -> int:
-  """Restores a locked run, trains it on, and returns the exit code.
-
-  The trainer is one that has not trained; after `num_epochs` it ends.
-
-  Raises DivergedError: a loss or a gradient is not finite.
-  """
-  checkpoints = Checkpoints(
-    run,
-    options.max_to_keep,
-    model=trainer.model,
-    optimizer=trainer.optimizer,
-    train_state=trainer.train_state,
-  )
-  step = checkpoints.restore_latest()
-  # Before any metrics: a run that was killed early must find where it began.
-  checkpoints.save(step)
-  metrics = Metrics(run, step)
-  num_steps = num_epochs * trainer.batches.steps_per_epoch
-  steps = tuple(map(int, options.profile_steps))
-  if steps and not step < steps[0] < num_steps:
-    warn(
-      f"no profile: step {steps[0]} is not one of those from {step} to "
-      f"{num_steps} that are left"
-    )
-    steps = ()
-  start = describe_start(step, trainer.devices)
-  if (last := run.last_start()) and (names := start_differences(last, start)):
-    warn(
-      f"this start differs from the last one in {', '.join(names)}: the "
-      "numbers may differ from an unbroken run's in their last digits"
-    )
-  run.log_start(start)
-  bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
-  bar.log(_describe(run, trainer, num_steps, start))
-  return Session(
-    options,
-    num_steps,
-    trainer,
-    texts,
-    checkpoints,
-    metrics,
-    Profile(run, steps),
-    bar,
-  ).run()
-
-
-def _describe(
-  run: RunDir, trainer: Trainer, num_steps: int, start: dict[str, Any]
-) -> str:
-  model, batches = trainer.model, trainer.batches
-  counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
-  num_epochs = num_steps // batches.steps_per_epoch
-  versions = [f"{name} {v}" for name, v in start["versions"].items()]
-  return (
-    f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
-    f"steps    {num_steps:,} ({num_epochs} epochs of "
-    f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
-    f"characters each, from step {start['step']:,}\n"
-    f"devices  {', '.join(start['devices'])} (intra-op threads: "
-    f"{start['intra_op_threads'] or 'automatic'})\n"
-    f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
-    f"run      {run.path}"
   )

@@ -75,16 +75,18 @@ class Trainer:
     self._strategy = strategy
     self._config = config
     self._carry = config.carry_state
+    # Without rows it takes no room in a checkpoint.
     num_rows = config.batch_size if self._carry else 0
     self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
     self._steps_per_call = 1
-    # One trace serves any number of steps.
+    # One trace serves any number of steps: tracing takes seconds.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
     states = tf.TensorSpec(self.train_state.states.shape)
     self._compiled_train_steps = tf.function(
       self._train_steps, [windows, states]
     )
+    # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
 
@@ -138,7 +140,7 @@ class Trainer:
     *numbers, states = self._compiled_train_steps(
       windows, self.train_state.states.read_value()
     )
-    losses, norms = (x.numpy() for x in numbers)
+    losses, norms = (x.numpy() for x in numbers)  # [stop - start] each
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
       epoch, index = divmod(step, self.batches.steps_per_epoch)
@@ -200,7 +202,8 @@ class Trainer:
     num_replicas = context.num_replicas_in_sync
     rows = tf.shape(windows)[0] // num_replicas
     first = context.replica_id_in_sync_group * rows
-    mine = tf.cast(windows[first : first + rows], tf.int64)
+    # Windows come in the smallest type that holds the ids, and are cast here.
+    mine = tf.cast(windows[first : first + rows], tf.int64)  # [rows, T + 1]
     inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
@@ -246,6 +249,7 @@ class Trainer:
     )
     shape = [1, states.shape[1], 1]
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+    # An epoch begins elsewhere in the text: no state goes on there.
     return tf.where(start | (uniform < self._config.reset_rate), 0.0, states)
 
 

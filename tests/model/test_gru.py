@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.model.gru import FusedGRU, project, step
+from charlm.model.gru import FusedGRU, project, step_gru
 
 _B, _T, _D, _H, _V = 3, 7, 5, 8, 11
 
@@ -179,7 +179,7 @@ def test_layer_normalisation_steps_as_it_runs() -> None:
   x, state = _normal(_B, _T, _D), _normal(_B, _H)
   expected, _ = layer(x, initial_state=state)
   for t in range(_T):
-    state = step(layer, project(layer.cell, x[:, t]), state)
+    state = step_gru(layer, project(layer.cell, x[:, t]), state)
     np.testing.assert_allclose(state, expected[:, t], atol=2e-6)
 
 

@@ -1,0 +1,86 @@
+"""One start of a run: it is restored, described, and trained on."""
+
+from typing import Any
+
+from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.metrics import Metrics
+from charlm.runs.provenance import describe_start, start_differences
+from charlm.runs.run_dir import RunDir
+from charlm.system.process import warn
+from charlm.training.options import StartOptions
+from charlm.training.profile import Profile
+from charlm.training.progress_bar import ProgressBar
+from charlm.training.session import EvalTexts, Session
+from charlm.training.trainer import Trainer
+
+
+def start_run(
+  options: StartOptions,
+  num_epochs: int,
+  run: RunDir,
+  trainer: Trainer,
+  texts: EvalTexts,
+) -> int:
+  """Restores a locked run, trains it on, and returns the exit code.
+
+  The trainer is one that has not trained; after `num_epochs` it ends.
+
+  Raises DivergedError: a loss or a gradient is not finite.
+  """
+  checkpoints = Checkpoints(
+    run,
+    options.max_to_keep,
+    model=trainer.model,
+    optimizer=trainer.optimizer,
+    train_state=trainer.train_state,
+  )
+  step = checkpoints.restore_latest()
+  # Before any metrics: a run that was killed early must find where it began.
+  checkpoints.save(step)
+  metrics = Metrics(run, step)
+  num_steps = num_epochs * trainer.batches.steps_per_epoch
+  steps = tuple(map(int, options.profile_steps))
+  if steps and not step < steps[0] < num_steps:
+    warn(
+      f"no profile: step {steps[0]} is not one of those from {step} to "
+      f"{num_steps} that are left"
+    )
+    steps = ()
+  start = describe_start(step, trainer.devices)
+  if (last := run.last_start()) and (names := start_differences(last, start)):
+    warn(
+      f"this start differs from the last one in {', '.join(names)}: the "
+      "numbers may differ from an unbroken run's in their last digits"
+    )
+  run.log_start(start)
+  bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
+  bar.log(_describe(run, trainer, num_steps, start))
+  return Session(
+    options,
+    num_steps,
+    trainer,
+    texts,
+    checkpoints,
+    metrics,
+    Profile(run, steps),
+    bar,
+  ).run()
+
+
+def _describe(
+  run: RunDir, trainer: Trainer, num_steps: int, start: dict[str, Any]
+) -> str:
+  model, batches = trainer.model, trainer.batches
+  counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
+  num_epochs = num_steps // batches.steps_per_epoch
+  versions = [f"{name} {v}" for name, v in start["versions"].items()]
+  return (
+    f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
+    f"steps    {num_steps:,} ({num_epochs} epochs of "
+    f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
+    f"characters each, from step {start['step']:,}\n"
+    f"devices  {', '.join(start['devices'])} (intra-op threads: "
+    f"{start['intra_op_threads'] or 'automatic'})\n"
+    f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
+    f"run      {run.path}"
+  )
