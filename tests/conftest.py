@@ -84,6 +84,19 @@ def trained_run(
 
 
 @pytest.fixture(scope="session")
+def valid_run(
+  train_args: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run with a valid text of 30 lines; only to be read."""
+  import train
+
+  path = tmp_path_factory.mktemp("runs") / "valid"
+  args = [*train_args, f"--run_dir={path}", "--valid_lines=30", "--epochs=4"]
+  assert train.main(args) == 0
+  return path
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
   """Debian's Chromium, without a window."""
   chromium = shutil.which("chromium")

@@ -46,7 +46,6 @@ FLAGS = (
 # From which event the delay to a kill is counted, and how often which.
 _INSTANTS = {"start": 1, "first steps": 3, "begin of a save": 4}
 _SECONDS_BETWEEN_LOOKS = 0.0005
-_MAX_SECONDS_TO_KILL = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +58,15 @@ class Kill:
 
 
 def soak(
-  flags: list[str], folder: pathlib.Path, num_kills: int, seed: int
+  flags: list[str],
+  folder: pathlib.Path,
+  num_kills: int,
+  seed: int,
+  max_delay: float = 3.0,
 ) -> list[Kill]:
   """Trains a run undisturbed and another one through kills.
+
+  A kill comes up to `max_delay` seconds after its event.
 
   Raises AssertionError: the two are not equal.
   """
@@ -70,7 +75,7 @@ def soak(
   rng, kills = random.Random(seed), []
   while len(kills) < num_kills:
     (after,) = rng.choices([*_INSTANTS], [*_INSTANTS.values()])
-    delay = rng.uniform(0, _MAX_SECONDS_TO_KILL)
+    delay = rng.uniform(0, max_delay)
     process = _start(disturbed, flags)
     if not _wait(process, disturbed, after, delay):
       break

@@ -83,7 +83,7 @@ def run(
   """A run whose model has the layers that a test asks for, or one, or two."""
   path = tmp_path_factory.mktemp("runs") / "run"
   args = [f"--run_dir={path}", *request.param]
-  assert train_binary.main([*train_args, *args]) == 0
+  assert train_binary.main([*train_args, *args, "--epochs=0"]) == 0
   return RunDir(path)
 
 
@@ -101,7 +101,7 @@ def _use(code: str, data: list, *args: str | pathlib.Path) -> list:
 
 @pytest.mark.parametrize(
   "run",
-  [["--num_layers=1"], ["--num_layers=2"], ["--num_layers=2", "--layer_norm"]],
+  [["--num_layers=1"], ["--num_layers=2", "--layer_norm"]],
   indirect=True,
   ids=" ".join,
 )
@@ -130,7 +130,7 @@ def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
       np.testing.assert_allclose(scores["nats"][i], costs, atol=1e-5)
       mean = costs.sum() / max(1, number)
       assert scores["log_perplexity"][i] == pytest.approx(mean, abs=1e-5)
-      samples = generator.sample(40, text or "\n", i + 1, seed=5 + 2**33)
+      samples = generator.sample(40, text or "\n", 16, seed=5 + 2**33)
       assert drawn[i] == samples[i].text
     expected = model(encode("th", vocab)[np.newaxis].astype(int))[0, -1]
     if texts:

@@ -36,14 +36,11 @@ def _evals(run_dir: pathlib.Path) -> list[dict]:
 
 
 def test_the_valid_text_chooses_the_best(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
+  valid_run: pathlib.Path,
   lines: list[str],
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  run_dir = _train(
-    train_args, tmp_path / "run", "--valid_lines=30", "--epochs=4"
-  )
+  run_dir = valid_run
   assert (run_dir / "valid.txt").read_text() == "\n".join(lines[220:250])
   evals = _evals(run_dir)
   best = min(evals, key=lambda record: record["valid_loss"])
@@ -175,13 +172,12 @@ def test_protocols(
 
 
 def test_short_texts_have_a_score_or_a_line_that_says_why_not(
-  train_args: list[str],
+  valid_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  run_dir = _train(train_args, tmp_path / "run", "--valid_lines=30")
   file = tmp_path / "text.txt"
-  args = ["eval.py", f"--run_dir={run_dir}", f"--text={file}"]
+  args = ["eval.py", f"--run_dir={valid_run}", f"--text={file}"]
   for how in (
     ["--json"],
     ["--json", "--protocol=windows", "--window=1"],
@@ -207,12 +203,12 @@ def test_short_texts_have_a_score_or_a_line_that_says_why_not(
 
 
 def test_a_valid_text_that_is_too_short_is_named(
-  train_args: list[str],
+  valid_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  run_dir = _train(train_args, tmp_path / "run", "--valid_lines=30")
-  capsys.readouterr()
+  run_dir = tmp_path / "run"
+  shutil.copytree(valid_run, run_dir)
   for text in ("", "a"):
     (run_dir / "valid.txt").write_text(text)
     args = ["eval.py", f"--run_dir={run_dir}", "--dynamic"]
@@ -223,12 +219,9 @@ def test_a_valid_text_that_is_too_short_is_named(
 
 
 def test_dynamic_evaluation(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
+  valid_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  run_dir = _train(train_args, tmp_path / "run", "--valid_lines=30")
-  static = _score(capsys, run_dir, "--json")
-  dynamic = _score(capsys, run_dir, "--json", "--dynamic")
+  static = _score(capsys, valid_run, "--json")
+  dynamic = _score(capsys, valid_run, "--json", "--dynamic")
   assert "dynamic at a learning rate of" in dynamic["protocol"]
   assert dynamic["log_perplexity"] < static["log_perplexity"]

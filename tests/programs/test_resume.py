@@ -13,7 +13,7 @@ import time
 import pytest
 import soak
 import tensorflow as tf
-from helpers import ROOT, metrics, run_program
+from helpers import ROOT, metrics
 from soak import numbers
 
 import train as train_binary
@@ -77,9 +77,9 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
   step = int(re.search(r"stopped after step ([\d,]+)", out)[1].replace(",", ""))
   assert 10 <= step < 1200
   epochs = f"--epochs={step // 12 + 1}"
-  assert run_program(*stopped, epochs).returncode == 0
+  assert train_binary.main([*stopped, epochs]) == 0
   unbroken = tmp_path / "unbroken"
-  assert run_program(*args, f"--run_dir={unbroken}", epochs).returncode == 0
+  assert train_binary.main([*args, f"--run_dir={unbroken}", epochs]) == 0
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
@@ -132,28 +132,6 @@ def test_a_last_save_that_fails_is_code_4(
     patch.setattr(tf.train.CheckpointManager, "save", fail)
     assert train_binary.main(args) == 4
   assert train_binary.main([*args[:-1], f"--run_dir={tmp_path}/other"]) == 0
-
-
-def test_a_killed_run_goes_on_as_if_unbroken(
-  train_args: list[str], tmp_path: pathlib.Path
-) -> None:
-  args = [*train_args, "--checkpoint_every_steps=7", "--epochs=100"]
-  killed = [*args, f"--run_dir={tmp_path}/killed"]
-  for _ in range(2):
-    with subprocess.Popen(
-      [sys.executable, ROOT / killed[0], *killed[1:]],
-      stdout=subprocess.DEVNULL,
-    ) as process:
-      before = _newest(tmp_path / "killed")
-      while _newest(tmp_path / "killed") <= before:
-        assert process.poll() is None
-        time.sleep(0.01)
-      process.kill()
-  epochs = f"--epochs={_newest(tmp_path / 'killed') // 12 + 2}"
-  unbroken = [*args, f"--run_dir={tmp_path}/unbroken"]
-  assert run_program(*killed, epochs).returncode == 0
-  assert run_program(*unbroken, epochs).returncode == 0
-  assert numbers(tmp_path / "killed") == numbers(tmp_path / "unbroken")
 
 
 def test_a_run_killed_before_its_first_save_starts_again(
@@ -252,18 +230,18 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
 def test_a_short_soak(
   corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=60"]
+  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=30"]
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
-  flags += ["--eval_every_steps=240", "--valid_lines=20"]
-  kills = soak.soak(flags, tmp_path, num_kills=5, seed=3)
-  assert len(kills) == 5
+  flags += ["--eval_every_steps=120", "--valid_lines=20"]
+  kills = soak.soak(flags, tmp_path, num_kills=2, seed=7, max_delay=1)
+  assert len(kills) == 2
   assert kills[-1].step > 0
 
 
 def test_a_folder_may_be_moved_while_it_is_trained(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=100"]
+  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=30"]
   before, after = tmp_path / "before", tmp_path / "after"
   with subprocess.Popen(
     [sys.executable, ROOT / args[0], *args[1:], f"--run_dir={before}"],
@@ -282,7 +260,7 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert not before.exists()
   unbroken = tmp_path / "unbroken"
   for run_dir in (after, unbroken):
-    assert run_program(*args, f"--run_dir={run_dir}").returncode == 0
+    assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
   assert numbers(after) == numbers(unbroken)
 
 

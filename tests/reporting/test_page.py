@@ -74,14 +74,8 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
 def test_a_run_may_have_any_name(
   trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  names = [
-    "$a_b_c$",
-    "_x",
-    "<b>&",
-    "莎士比亚",
-    "\u05e9\u05dc\u05d5\u05dd",
-    "^{",
-  ]
+  # The first two are mathematics to matplotlib, and none of a legend's names.
+  names = ["$a_b_c$", "_x^{", "<b>& 莎士比亚 \u05e9\u05dc\u05d5\u05dd"]
   for name in names:
     shutil.copytree(trained_run, tmp_path / name)
   result = subprocess.run(

@@ -103,18 +103,14 @@ def test_no_other_folder_matches_the_name(tmp_path: pathlib.Path) -> None:
   assert [_files(other.recent) for other in others] == before
 
 
-@pytest.mark.parametrize(
-  "name",
-  ["run[1]", "[a] b/back\\slash/<b> & $HOME '\" l\u00e4uf/", "a*b?c"],
-)
 def test_all_programs_work_there(
-  name: str,
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   monkeypatch.chdir(tmp_path)
+  name = "[a] b*c?/back\\slash/<b> & $HOME '\" l\u00e4uf/"
   run = f"--run_dir={name}"
   args = [*train_args, run, "--checkpoint_every_steps=3", "--max_to_keep=2"]
   assert train_binary.main([*args, "--profile_steps=1,2"]) == 0

@@ -88,22 +88,22 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize(
-  ("config", "tolerance"),
+  ("config", "replicas", "tolerance"),
   [
-    ({}, 1e-6),
-    ({"clip_norm": 0.1}, 1e-6),
-    ({"dropout_rate": 0.3}, 1e-6),
-    ({"carry_state": True}, 1e-6),
-    (EVERYTHING, 1e-6),
-    ({"layer_norm": True}, 1e-5),
-    (EVERYTHING | {"layer_norm": True}, 1e-5),
+    ({}, (1, 2), 1e-6),
+    ({"clip_norm": 0.1}, (1, 2), 1e-6),
+    ({"dropout_rate": 0.3}, (1, 2), 1e-6),
+    ({"carry_state": True}, (1, 2), 1e-6),
+    (EVERYTHING, (1, 2, 4), 1e-6),
+    ({"layer_norm": True}, (1, 2), 1e-5),
+    (EVERYTHING | {"layer_norm": True}, (1, 4), 1e-5),
   ],
 )
 def test_replica_counts_train_the_same_model(
-  config: dict, tolerance: float
+  config: dict, replicas: tuple[int, ...], tolerance: float
 ) -> None:
   results = []
-  for num_replicas in (1, 2, 4):
+  for num_replicas in replicas:
     one = trainer(num_replicas, **({"num_layers": 2} | config))
     start = weights(one)
     if config.get("layer_norm"):
@@ -121,11 +121,11 @@ def test_replica_counts_train_the_same_model(
 
 def test_replica_counts_agree_in_bfloat16() -> None:
   losses = []
-  for num_replicas in (1, 2, 4):
+  for num_replicas in (1, 2):
     recorder = Recorder()
     trainer(num_replicas, precision="bfloat16").train(10, 1, recorder)
     losses.append([report.loss for _, report in recorder.reports])
-  np.testing.assert_allclose(losses[1:], [losses[0]] * 2, atol=1e-4)
+  np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
