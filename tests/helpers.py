@@ -1,14 +1,21 @@
 """What the tests share and what is no fixture."""
 
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import resource
+import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from charlm.system.process import import_quietly
+
+import_quietly("tensorflow", "keras")
 import keras
 import tensorflow as tf
 
@@ -114,8 +121,76 @@ def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
   return [record for record in records if record["split"] == split]
 
 
-def run_program(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
+# Its processes are forked from one that has imported TensorFlow, which takes as
+# long as a small training.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["helpers"])
+
+
+class Program:
+  """A script that runs as a process, with the methods of `subprocess.Popen`."""
+
+  def __init__(
+    self, *args: str | pathlib.Path, cwd: pathlib.Path = ROOT
+  ) -> None:
+    self._output: tuple[str, str] | None = None
+    self._folder = pathlib.Path(tempfile.mkdtemp())
+    for name in "12":
+      (self._folder / name).touch()
+    argv = [str(ROOT / args[0]), *map(str, args[1:])]
+    self._process = _FORKS.Process(
+      target=_run_script, args=(argv, cwd, self._folder)
+    )
+    self._process.start()
+
+  def __enter__(self) -> "Program":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if exception[0]:
+      self.kill()
+    self.wait()
+
+  @property
+  def returncode(self) -> int | None:
+    return self._process.exitcode
+
+  def poll(self) -> int | None:
+    return self._process.exitcode
+
+  def wait(self) -> int:
+    self._process.join()
+    if self._output is None:
+      out, err = ((self._folder / n).read_text("utf-8") for n in "12")
+      self._output = out, err
+      shutil.rmtree(self._folder)
+    return self._process.exitcode
+
+  def send_signal(self, number: int) -> None:
+    os.kill(self._process.pid, number)
+
+  def kill(self) -> None:
+    self._process.kill()
+
+  def communicate(self) -> tuple[str, str]:
+    self.wait()
+    return self._output
+
+
+def _run_script(
+  argv: list[str], cwd: pathlib.Path, folder: pathlib.Path
+) -> None:
+  for name in "12":
+    os.dup2(os.open(folder / name, os.O_WRONLY), int(name))
+  os.chdir(cwd)
+  sys.argv = argv
+  runpy.run_path(argv[0], run_name="__main__")
+
+
+def run_program(
+  *args: str | pathlib.Path, cwd: pathlib.Path = ROOT
+) -> subprocess.CompletedProcess:
   """Runs a script with its flags as a process."""
-  return subprocess.run(
-    [sys.executable, ROOT / args[0], *args[1:]], capture_output=True, text=True
-  )
+  program = Program(*args, cwd=cwd)
+  out, err = program.communicate()
+  return subprocess.CompletedProcess(args, program.returncode, out, err)

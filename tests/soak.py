@@ -10,6 +10,7 @@ bit by bit, in the newest checkpoint and in the best.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 from charlm.system.process import import_quietly
 
@@ -63,20 +66,23 @@ def soak(
   num_kills: int,
   seed: int,
   max_delay: float = 3.0,
+  start: Callable[..., Any] | None = None,
 ) -> list[Kill]:
   """Trains a run undisturbed and another one through kills.
 
-  A kill comes up to `max_delay` seconds after its event.
+  A kill comes up to `max_delay` seconds after its event. Trainers are started
+  by `start`, which takes the script and its flags, or else as any process.
 
   Raises AssertionError: the two are not equal.
   """
   undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
-  assert _start(undisturbed, flags).wait() == 0
+  train = functools.partial(start or _start, "train.py", *flags)
+  assert train(f"--run_dir={undisturbed}").wait() == 0
   rng, kills = random.Random(seed), []
   while len(kills) < num_kills:
     (after,) = rng.choices([*_INSTANTS], [*_INSTANTS.values()])
     delay = rng.uniform(0, max_delay)
-    process = _start(disturbed, flags)
+    process = train(f"--run_dir={disturbed}")
     if not _wait(process, disturbed, after, delay):
       break
     process.send_signal(signal.SIGKILL)
@@ -84,7 +90,7 @@ def soak(
     kill = _look_at(disturbed, after)
     kills.append(kill)
     print(f"kill {len(kills)}: {kill}", flush=True)
-  assert _start(disturbed, flags).wait() == 0
+  assert train(f"--run_dir={disturbed}").wait() == 0
   for name in ("checkpoints", "best"):
     assert fingerprint(disturbed / name) == fingerprint(undisturbed / name)
   assert numbers(disturbed) == numbers(undisturbed)
@@ -117,11 +123,9 @@ def numbers(run_dir: pathlib.Path) -> list[dict]:
   return records
 
 
-def _start(run_dir: pathlib.Path, flags: list[str]) -> subprocess.Popen:
-  command = [sys.executable, str(_ROOT / "train.py"), *flags]
-  return subprocess.Popen(
-    [*command, f"--run_dir={run_dir}"], stdout=subprocess.DEVNULL
-  )
+def _start(script: str, *flags: str) -> subprocess.Popen:
+  command = [sys.executable, str(_ROOT / script), *flags]
+  return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 def _wait(

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, run_program
 
 import eval as eval_binary
 import export as export_binary
@@ -119,11 +119,7 @@ def test_a_damaged_checkpoint_is_one_line_and_no_more(
     (["eval.py"], 2, "eval.py: the checkpoint {} is damaged: give another"),
     (args, 0, "skipped {}: it is damaged"),
   ):
-    result = subprocess.run(
-      [sys.executable, ROOT / program[0], *program[1:], f"--run_dir={run}"],
-      capture_output=True,
-      text=True,
-    )
+    result = run_program(*program, f"--run_dir={run}")
     assert result.returncode == code
     path = data.with_name("ckpt-12")
     assert result.stderr.startswith(message.format(path))

@@ -13,7 +13,7 @@ import time
 import pytest
 import soak
 import tensorflow as tf
-from helpers import ROOT, metrics
+from helpers import ROOT, Program, metrics
 from soak import numbers
 
 import train as train_binary
@@ -62,11 +62,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
 ) -> None:
   args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=100"]
   stopped = [*args, f"--run_dir={tmp_path}/stopped"]
-  with subprocess.Popen(
-    [sys.executable, ROOT / stopped[0], *stopped[1:]],
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as process:
+  with Program(*stopped) as process:
     file = tmp_path / "stopped" / "metrics.jsonl"
     while not file.exists() or not file.read_bytes():
       assert process.poll() is None
@@ -139,10 +135,7 @@ def test_a_run_killed_before_its_first_save_starts_again(
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   args.append("--checkpoint_every_steps=10000")
-  with subprocess.Popen(
-    [sys.executable, ROOT / args[0], *args[1:], "--epochs=1000"],
-    stdout=subprocess.DEVNULL,
-  ) as process:
+  with Program(*args, "--epochs=1000") as process:
     file = tmp_path / "run" / "metrics.jsonl"
     while not file.exists() or not file.read_bytes():
       assert process.poll() is None
@@ -233,7 +226,9 @@ def test_a_short_soak(
   flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=30"]
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
   flags += ["--eval_every_steps=120", "--valid_lines=20"]
-  kills = soak.soak(flags, tmp_path, num_kills=2, seed=7, max_delay=1)
+  kills = soak.soak(
+    flags, tmp_path, num_kills=2, seed=7, max_delay=1, start=Program
+  )
   assert len(kills) == 2
   assert kills[-1].step > 0
 
@@ -243,12 +238,7 @@ def test_a_folder_may_be_moved_while_it_is_trained(
 ) -> None:
   args = [*train_args, "--checkpoint_every_steps=9", "--epochs=30"]
   before, after = tmp_path / "before", tmp_path / "after"
-  with subprocess.Popen(
-    [sys.executable, ROOT / args[0], *args[1:], f"--run_dir={before}"],
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  ) as process:
+  with Program(*args, f"--run_dir={before}") as process:
     while not _newest(before):
       assert process.poll() is None
       time.sleep(0.01)

@@ -6,12 +6,10 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import run_program
 from playwright.sync_api import Browser
 
 import report as report_binary
@@ -78,11 +76,8 @@ def test_a_run_may_have_any_name(
   names = ["$a_b_c$", "_x^{", "<b>& 莎士比亚 \u05e9\u05dc\u05d5\u05dd"]
   for name in names:
     shutil.copytree(trained_run, tmp_path / name)
-  result = subprocess.run(
-    [sys.executable, ROOT / "report.py", f"--run_dir={','.join(names)}"],
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
+  result = run_program(
+    "report.py", f"--run_dir={','.join(names)}", cwd=tmp_path
   )
   assert (result.returncode, result.stderr) == (0, "")
   text = (tmp_path / "report.html").read_text("utf-8")

@@ -6,14 +6,12 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 import soak
-from helpers import EXPERIMENT, ROOT, SPLIT, VOCAB, NumberedCheckpoints
+from helpers import EXPERIMENT, SPLIT, VOCAB, NumberedCheckpoints, Program
 from soak import numbers
 
 import train as train_binary
@@ -33,13 +31,7 @@ def _paused(args: list[str], run: pathlib.Path) -> Iterator[int]:
 
   Yields the step of the last one. Going on, it must find the run to be lost.
   """
-  command = [sys.executable, ROOT / args[0], *args[1:]]
-  with subprocess.Popen(
-    [*command, f"--run_dir={run}", "--epochs=1000"],
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  ) as process:
+  with Program(*args, f"--run_dir={run}", "--epochs=1000") as process:
     while not (step := _newest(run)):
       assert process.poll() is None
       time.sleep(0.005)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soak
 import tensorflow as tf
-from helpers import ROOT, WORDS
+from helpers import ROOT, WORDS, Program
 from soak import numbers
 
 import train as train_binary
@@ -175,17 +175,13 @@ def test_a_long_evaluation_ends_at_a_signal(
   (tmp_path / "long.txt").write_text("\n".join(lines))
   args = [*train_args, "--eval_every_steps=10", f"--run_dir={tmp_path}/run"]
   args += [f"--corpus={tmp_path}/long.txt", "--eval_lines=39750"]
-  with subprocess.Popen(
-    [sys.executable, ROOT / args[0], *args[1:]],
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as process:
+  with Program(*args) as process:
     metrics = tmp_path / "run" / "metrics.jsonl"
     # The training's numbers of a step come before its evaluation.
     while not metrics.exists() or b'"step": 10,' not in metrics.read_bytes():
       assert process.poll() is None
       time.sleep(0.01)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()
   assert process.returncode == 128 + signal.SIGTERM
   assert "stopped after step 10: run it again to go on" in out
