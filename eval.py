@@ -44,22 +44,22 @@ class EvalOptions(Options):
     one_of("stream", "windows", "lines"),
     group="How it is scored",
   )
-  window: int = option(_WINDOW, "with windows: characters of one", between(1))
+  window: int = option(_WINDOW, "with windows: characters in each", between(1))
   stride: int = option(
     0,
-    "with windows: characters from the start of one to the next; 0: a window",
+    "with windows: characters between the starts of two windows; 0: --window",
     between(0),
   )
   dynamic: bool = option(
     False,
-    "dynamic evaluation: the model learns from each part of the stream once it "
-    "is scored",
+    "dynamic evaluation: the model learns from each segment of the stream once "
+    "it is scored",
   )
   json: bool = option(False, "print one JSON object", group="Output")
   per_line: bool = option(
     False,
-    "score each line as it comes, alone: its nats, characters, bits per "
-    "character, the character that cost the most, and the line",
+    "score each line alone, as it comes; print its nats, characters, bits per "
+    "character, the character with the highest loss, and the line",
   )
 
   def __post_init__(self) -> None:
@@ -81,8 +81,8 @@ class EvalOptions(Options):
     others = self.dynamic or self.json or self.protocol != "stream"
     if self.per_line and others:
       raise InputError(
-        "--per_line has its own protocol and format: leave out --dynamic, "
-        "--protocol and --json"
+        "--per_line always scores by lines, in a format of its own: leave out "
+        "--dynamic, --protocol and --json"
       )
 
 
@@ -144,7 +144,7 @@ def evaluate(options: EvalOptions) -> int:
   print(_describe(score, step, protocol))
   if score.num_unknown:
     unknown = unknown_characters(text, vocab)
-    warn(f"unknown to the model: {' '.join(map(repr, unknown))}")
+    warn(f"not in the vocabulary: {' '.join(map(repr, unknown))}")
   return DONE
 
 
@@ -169,7 +169,7 @@ def _describe(score: "Score", step: int, protocol: str) -> str:
   ]
   if score.log_perplexity_known is not None and score.num_unknown:
     nats = f"{score.log_perplexity_known:.4f} nats per character"
-    lines.append(f"over the known ones {nats}")
+    lines.append(f"without unknown     {nats}")
   return "\n".join(lines)
 
 

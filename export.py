@@ -16,7 +16,7 @@ class ExportOptions(Options):
   run_dir: str = option("runs/shakespeare", "folder of the run")
   checkpoint: str = option("latest", "latest, best, or a step")
   output: str | None = option(
-    None, "folder, or file.keras; default: exported, or model.keras"
+    None, "folder or NAME.keras to write; default: exported or model.keras"
   )
   format: str = option(
     "saved_model",
@@ -34,7 +34,7 @@ class ExportOptions(Options):
     super().__post_init__()
     if self.format == "keras" and self.path.suffix != ".keras":
       raise InputError(
-        f"{self.path} does not end with .keras: give such an --output"
+        f"{self.path} does not end with .keras: give an --output that does"
       )
 
 

@@ -1,4 +1,4 @@
-"""Writes a page about one run or several: curves, scores, hard passages."""
+"""Writes a page on runs: curves, scores, passages with the highest loss."""
 
 import dataclasses
 import pathlib
@@ -24,7 +24,7 @@ class ReportOptions(Options):
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   corpus: str | None = option(
-    None, "corpus of the first run, which n-grams and xz are measured on"
+    None, "corpus of the first run; adds n-grams and xz to the page"
   )
   output: str = option("report.html", "file of the page")
 
@@ -54,13 +54,13 @@ def report(options: ReportOptions) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
-  from charlm.reporting.page import evaluate, page
+  from charlm.reporting.page import page, score_run
   from charlm.runs.run_dir import RunDir
   from charlm.system.devices import let_gpu_memory_grow
 
   let_gpu_memory_grow()
   runs = [RunDir(path) for path in options.run_dir]
-  results = [evaluate(run, options.checkpoint) for run in runs]
+  results = [score_run(run, options.checkpoint) for run in runs]
   split = _split(options.corpus, runs[0]) if options.corpus else None
   text = page(results, split, runs[0].vocabulary())
   write_atomically(output, text.encode())
@@ -79,7 +79,7 @@ def _split(corpus: str, run: "RunDir") -> Split:
   if (found := sha256(text)) != experiment.corpus_sha256:
     raise InputError(
       f"{corpus} is not the corpus of {run.path} ({found} here, "
-      f"{experiment.corpus_sha256} there): give that one"
+      f"{experiment.corpus_sha256} there): give the corpus of that run"
     )
   return split_text(text, config)
 

@@ -95,7 +95,7 @@ def sample(options: SampleOptions) -> int:
   if unknown := unknown_characters(prefix or "\n", vocab):
     warn(
       f"not in the vocabulary: {' '.join(map(repr, unknown))}; the model reads "
-      f"[UNK] in its place{'' if prefix else ': give a --prefix'}"
+      f"[UNK] for each{'' if prefix else ': give a --prefix'}"
     )
   generator = GenerativeModel(
     model,

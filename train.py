@@ -1,4 +1,4 @@
-"""Trains a character-level language model; run again, it resumes."""
+"""Trains a character-level language model; the same command resumes it."""
 
 import dataclasses
 import sys
@@ -13,11 +13,11 @@ from charlm.training.options import StartOptions
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(StartOptions, Config):
-  """The flags: what defines the model, then where and how to train it."""
+  """The flags: what defines the run, then where and how to train."""
 
   @property
   def config(self) -> Config:
-    """What defines the model."""
+    """What defines the run."""
     names = [field.name for field in dataclasses.fields(Config)]
     return Config(**{name: getattr(self, name) for name in names})
 
@@ -31,7 +31,7 @@ def train(options: TrainOptions) -> int:
   """Trains by the flags; returns the exit code.
 
   Raises:
-    InputError: bad input; no run was begun or changed then.
+    InputError: bad input; no step was taken.
   """
   config = options.config
   text = load_text(config.corpus, config.lowercase, config.raw)
@@ -41,7 +41,7 @@ def train(options: TrainOptions) -> int:
   from charlm.runs.loading import initial_vocabulary, load_initial
   from charlm.runs.run_dir import RunDir, experiment_of
   from charlm.system.devices import create_strategy, make_deterministic
-  from charlm.training.session import EvalTexts
+  from charlm.training.session import HeldOutTexts
   from charlm.training.start import start_run
   from charlm.training.trainer import build_trainer
 
@@ -49,13 +49,13 @@ def train(options: TrainOptions) -> int:
     make_deterministic()
   if config.precision == "bfloat16" and not has_bfloat16():
     warn(
-      "this processor has no instructions for bfloat16, which float32 may then "
-      "outrun: see --precision"
+      "this processor has no bfloat16 instructions: --precision=float32 may be "
+      "faster"
     )
   strategy = create_strategy(options.num_replicas, config.batch_size)
   run = RunDir(options.run_dir)
-  first_vocab = initial_vocabulary(run, config)
-  vocab = build_vocabulary(text.split("\n"), first_vocab)
+  initial_vocab = initial_vocabulary(run, config)
+  vocab = build_vocabulary(text.split("\n"), initial_vocab)
   initial = load_initial(run, config, len(vocab))
   train_ids, valid_ids, eval_ids = (
     encode(part, vocab) for part in dataclasses.astuple(split)
@@ -75,10 +75,10 @@ def train(options: TrainOptions) -> int:
       f"{len(valid_ids):,} valid, {len(eval_ids):,} eval, "
       f"vocabulary of {len(vocab)}"
     )
-    new = vocab[len(first_vocab) :]
-    if initial and len(first_vocab) > NUM_SPECIAL and new:
+    new = vocab[len(initial_vocab) :]
+    if initial and len(initial_vocab) > NUM_SPECIAL and new:
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
-    texts = EvalTexts(vocab, eval_ids, valid_ids)
+    texts = HeldOutTexts(vocab, eval_ids, valid_ids)
     return start_run(options, config.epochs, run, trainer, texts)
 
 

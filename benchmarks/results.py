@@ -22,7 +22,7 @@ from charlm.config import Config
 from charlm.data.corpus import load_text, split_text
 from charlm.data.vocabulary import build_vocabulary
 from charlm.errors import InputError
-from charlm.reporting.ngram import Yardstick, yardsticks
+from charlm.reporting.ngram import Baseline, baselines
 from charlm.system.process import import_quietly
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ checkpoint was scored or the best one, which the valid text chose. The columns
 are wall time, so whatever else the machine did meanwhile is in them.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
-The yardsticks score the same text by Kneser-Ney n-grams and by the compressor
+The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz, both given the training text. Their last column is the memory that each must
 keep: the tables of counts, or the training text itself."""
 _CURVES = """\
@@ -131,17 +131,17 @@ def _call(script: str, run_dir: pathlib.Path, *args: str) -> str:
   return result.stdout
 
 
-def measure_yardsticks(corpus: pathlib.Path) -> list[Yardstick]:
-  """Scores a corpus' held-out text by n-grams and by xz."""
+def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
+  """Scores a corpus' eval text by n-grams and by xz."""
   tiny = corpus.name == _CORPORA["tinyshakespeare"]
   config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
   text = load_text(str(corpus), raw=config.raw)
   split, vocab = split_text(text, config), build_vocabulary(text.split("\n"))
-  return yardsticks(split.train, split.eval, vocab)
+  return baselines(split.train, split.eval, vocab)
 
 
 def to_markdown(
-  results: dict[str, Any], sticks: dict[str, list[Yardstick]]
+  results: dict[str, Any], scored: dict[str, list[Baseline]]
 ) -> str:
   """Returns the text of `results/README.md`."""
   lines = ["# Results of the recipes", "", _INTRODUCTION]
@@ -154,9 +154,9 @@ def to_markdown(
       for recipe, result in results.items()
       if result["corpus"] == corpus
     ]
-    yardsticks = [stick.cells() for stick in sticks[corpus]]
+    cells = [baseline.cells() for baseline in scored[corpus]]
     lines += [table(header, rows), ""]
-    lines += [table(("yardstick", "nats", "bits", "MiB"), yardsticks)]
+    lines += [table(("baseline", "nats", "bits", "MiB"), cells)]
   described = sorted({machine.in_words(r["machine"]) for r in results.values()})
   lines += ["", "## Learning curves", "", _CURVES, ""]
   lines += ["![Learning curves](curves.svg)", ""]
@@ -232,12 +232,12 @@ def _write(data: pathlib.Path) -> None:
   files = sorted(_FOLDER.glob("*.json"))
   results = {path.stem: json.loads(path.read_text()) for path in files}
   if results:
-    sticks = {
-      corpus: measure_yardsticks(data / corpus)
+    scored = {
+      corpus: measure_baselines(data / corpus)
       for corpus in {result["corpus"] for result in results.values()}
     }
     plot_curves(results, _FOLDER / "curves.svg")
-    (_FOLDER / "README.md").write_text(to_markdown(results, sticks))
+    (_FOLDER / "README.md").write_text(to_markdown(results, scored))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What defines a model, and what identifies a run."""
+"""What defines a run, and what identifies it."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ from charlm.options import (
   option,
 )
 
-# Raised only when an older folder cannot be read any more: a field that is new
-# reads as its default without that.
+# Incremented only when older folders become unreadable: a new field needs no
+# new format, since it reads as its default where it is missing.
 _FORMAT = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Options):
-  """What defines a model; each field is a flag of `train.py`.
+  """What defines a run; each field is a flag of `train.py`.
 
   Raises InputError: a value has the wrong type or is not allowed.
   """
@@ -42,12 +42,12 @@ class Config(Options):
   lowercase: bool = option(False, "convert the text to lower case")
   eval_lines: int = option(
     1000,
-    "lines at the end of the corpus that are only scored",
+    "lines at the end of the corpus that are scored, not trained on",
     between(1),
   )
   eval_chars: int = option(
     0,
-    "characters at the end that are only scored, in place of eval_lines; 0: "
+    "characters at the end that are scored, in place of eval_lines; 0: "
     "eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
@@ -65,7 +65,7 @@ class Config(Options):
   )
   num_layers: int = option(1, "number of GRU layers", between(1, 100))
   layer_norm: bool = option(
-    False, "normalise what the previous state adds to the gates of each layer"
+    False, "layer normalisation of what the state adds to each layer's gates"
   )
   dropout_rate: float = option(
     0.0,
@@ -85,19 +85,19 @@ class Config(Options):
     UTF8,
   )
   seq_length: int = option(
-    100, "characters of a training window", between(1), group="Training"
+    100, "characters per window", between(1), group="Training"
   )
   batch_size: int = option(
-    64, "windows of a step, over all replicas", between(1)
+    64, "windows per step, over all replicas", between(1)
   )
   carry_state: bool = option(
     False,
     "each row of a batch continues the text where it stopped in the batch "
-    "before, with the state that it had there",
+    "before, with the state that it had there (Keras' stateful)",
   )
   reset_rate: float = option(
     0.0,
-    "with carry_state: probability that a row starts a step from the zero "
+    "with carry_state: probability that a row starts a window from the zero "
     "state",
     FRACTION,
   )
@@ -114,7 +114,7 @@ class Config(Options):
   )
   learning_rate: float = option(
     0.00125,
-    "learning rate of Adam; with cosine its peak",
+    "learning rate of Adam, or the peak of the cosine schedule",
     POSITIVE,
     group="The optimizer",
   )
@@ -138,15 +138,15 @@ class Config(Options):
   )
   clip_norm: float = option(
     0.0,
-    "largest global norm of the gradient, above which it is scaled down; 0: no "
-    "clipping",
+    "largest global norm of the gradient, above which the gradient is scaled "
+    "down (Keras' global_clipnorm); 0: no clipping",
     NOT_NEGATIVE,
   )
 
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError("warmup_steps need a cosine: give --schedule=cosine")
+      raise InputError("warmup_steps needs a cosine: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
 
@@ -170,7 +170,7 @@ class Experiment:
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
-    reasons = {"epochs": ", and the schedule ends with them"}
+    reasons = {"epochs": ", on which the schedule depends"}
     names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
     # The files' hashes are named only if nothing else differs: another number
     # of eval lines, for one, changes them, too.
@@ -188,7 +188,7 @@ class Experiment:
   def from_json(cls, text: str) -> "Experiment":
     """Reads what `to_json` wrote.
 
-    Raises InputError: the text is not such; the message names the field.
+    Raises InputError: another format; the message names the field.
     """
     try:
       fields = json.loads(text)
@@ -197,7 +197,7 @@ class Experiment:
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
-      raise InputError(f"field format is not {_FORMAT}: from another version")
+      raise InputError(f"field format is not {_FORMAT}: of another version")
     hashes = [fields.pop(name, None) for name in _SHA256]
     for name, sha256 in zip(_SHA256, hashes, strict=True):
       if not isinstance(sha256, str) or len(sha256) != 64:
@@ -223,4 +223,4 @@ def _config_from(fields: dict[str, Any]) -> Config:
 
 def difference(name: str, there: object, here: object, why: str = "") -> str:
   """Says how a value of this start differs from an earlier start's."""
-  return f"{name} ({there} there, {here} here{why})"
+  return f"{name} ({there} before, {here} now{why})"

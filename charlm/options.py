@@ -78,8 +78,8 @@ class Options:
   Raises InputError: a value has the wrong type or is not allowed.
   """
 
-  # Here, not where flags are parsed: a config can also come from a file, or
-  # from a caller of the package.
+  # Checked here, not where flags are parsed: a config can also come from a
+  # file, or from a caller of the package.
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value, allowed = getattr(self, field.name), field.metadata["allowed"]

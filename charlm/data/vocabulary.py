@@ -2,8 +2,8 @@
 
 A vocabulary is a list of strings: `[UNK]` (unknown) at id 0, the empty string
 (padding) at id 1, then the characters of the corpus in sorted order. A run with
-an initial run starts with its vocabulary, and appends the characters that are
-new.
+an initial run starts with the initial run's vocabulary, and appends the
+characters that are new.
 """
 
 import json
@@ -35,7 +35,7 @@ def build_vocabulary(
 
 
 def vocabulary_from_json(text: str) -> list[str]:
-  """Reads `vocabulary.json`, a list since newline and space are entries.
+  """Reads `vocabulary.json`, a JSON list, since newline and space are entries.
 
   Raises InputError: not a list of `[UNK]`, "" and distinct characters.
   """
@@ -46,13 +46,13 @@ def vocabulary_from_json(text: str) -> list[str]:
   if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != SPECIAL:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
-  # In any order: a run with an initial run has that one's characters first.
+  # In any order: the characters of an initial run come first.
   if not all(isinstance(char, str) and len(char) == 1 for char in chars):
     raise InputError("an entry is not a single character")
   if not is_utf8("".join(chars)):
-    raise InputError("an entry is half of a character")
+    raise InputError("an entry is a lone surrogate")
   if not chars or len(set(chars)) < len(chars):
-    raise InputError("the characters are not distinct")
+    raise InputError("the characters are missing or not distinct")
   return vocab
 
 

@@ -22,13 +22,13 @@ _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 
 
 class DynamicEvaluator:
-  """Scores texts with a model that adapts to each of them from the start."""
+  """Scores texts with a model that adapts to each of them afresh."""
 
   def __init__(self, model: GRULM, valid_ids: np.ndarray) -> None:
     """Takes a model and the valid text `[N]`.
 
-    On it the mean squared gradient of each weight is measured, and the learning
-    rate is chosen.
+    The valid text gives the mean squared gradient of each weight, and the
+    learning rate.
 
     Raises InputError: fewer than two characters.
     """

@@ -22,7 +22,7 @@ def read_lines(
   """Yields the lines that have arrived, without waiting for more.
 
   They come without their ends; the last one need not have one. A carriage
-  return ends a line, too, with or without a line feed, unless it is raw.
+  return ends a line, too, with or without a line feed, unless `raw`.
   """
   with contextlib.suppress(io.UnsupportedOperation):
     # A parent may have unset this: a lack of data would look like the end.
@@ -56,8 +56,8 @@ class LineScorer:
     """Takes a model that knows the newline.
 
     Args:
-      evaluator: of the model.
-      vocab: the model's.
+      evaluator: scores with the model.
+      vocab: the model's vocabulary.
       clean: what is done to a line before the model sees it.
       warn: is told of each line that is not UTF-8.
     """
@@ -72,7 +72,7 @@ class LineScorer:
     """Scores the next lines, leaving out those that are not UTF-8.
 
     Returns for each: nats, characters with the newline, bits per character,
-    the character that cost the most, and the line, separated by tabs.
+    the character with the highest loss, and the line, separated by tabs.
     """
     texts = [text for line in lines if (text := self._decode(line)) is not None]
     if not texts:

@@ -40,7 +40,7 @@ def score_dynamic(
 
   Args:
     model: is left as it was.
-    vocab: the model's.
+    vocab: the model's vocabulary.
     ids: the text.
     valid: the valid text, on which the learning rate is chosen.
 
@@ -51,7 +51,7 @@ def score_dynamic(
   if not valid:
     raise InputError(
       "dynamic evaluation chooses its learning rate on text that is neither "
-      "trained on nor scored: give train.py --valid_lines"
+      "trained on nor scored: train a run with --valid_lines"
     )
   evaluator = DynamicEvaluator(model, encode(valid, vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
@@ -65,7 +65,7 @@ def newline_id(vocab: list[str]) -> int:
   """
   if "\n" not in vocab:
     raise InputError(
-      "the vocabulary has no newline, since the corpus is one line: score it "
-      "by --protocol=stream or windows, without --per_line"
+      "the vocabulary has no newline, since the corpus is one line: give "
+      "--protocol=stream or windows, and leave out --per_line"
     )
   return vocab.index("\n")

@@ -13,14 +13,14 @@ from charlm.errors import InputError
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Averages each sequence over its unpadded positions, then the sequences.
+  """Averages each sequence's nats, then the sequences, as `lines` does.
 
   Args:
     preds: log-probabilities `[B, T, V]`.
     target: ids `[B, T]`; padding (id 1) does not count, nor does a sequence
       of padding alone.
 
-  Returns Nats per character, a scalar.
+  Returns nats per character, a scalar.
   """
   preds = tf.convert_to_tensor(preds)
   target = tf.cast(target, tf.int32)
@@ -38,17 +38,17 @@ class Score:
 
   nats: np.ndarray  # [N]
   unknown: np.ndarray  # [N], whether the model does not know the character
-  # [num_rows] characters of each row, where the rows' means are averaged.
+  # [num_rows] characters of each row, if the score is the mean of their means.
   row_lengths: np.ndarray | None = None
 
   @property
   def num_characters(self) -> int:
-    """N."""
+    """How many characters are scored, N."""
     return len(self.nats)
 
   @property
   def num_unknown(self) -> int:
-    """How many of them the model does not know."""
+    """How many scored characters the model does not know."""
     return int(np.count_nonzero(self.unknown))
 
   @property
@@ -64,7 +64,7 @@ class Score:
   @property
   def perplexity(self) -> float:
     """The exponential of the log perplexity, at most the largest float."""
-    # A model that diverged can lose more nats than a float can raise e to.
+    # The loss of a model that diverged can be too large for `math.exp`.
     return math.exp(min(self.log_perplexity, math.log(sys.float_info.max)))
 
   @property
@@ -89,7 +89,7 @@ class Score:
     return numbers
 
   def rows(self) -> list[np.ndarray]:
-    """Returns the nats of each row, in float64; of one row without lengths."""
+    """Returns the nats of each row, in float64; without lengths, of one row."""
     nats = self.nats.astype(np.float64)
     if self.row_lengths is None:
       return [nats]

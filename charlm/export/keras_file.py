@@ -15,10 +15,10 @@ from charlm.system.files import write_atomically
 def save_keras(
   model: GRULM, vocab: list[str], file: pathlib.Path
 ) -> list[pathlib.Path]:
-  """Writes a model of ids `[B, T]` to log-probabilities `[B, T, V]`.
+  """Writes a functional model of Keras' own layers.
 
-  It is a functional one of Keras' own layers. Returns its path, and that of the
-  vocabulary beside it, a list of strings as JSON.
+  It maps ids `[B, T]` to log-probabilities `[B, T, V]`. Returns its path, and
+  that of the vocabulary beside it, a list of strings as JSON.
 
   Raises:
     InputError: a model with layer normalisation.

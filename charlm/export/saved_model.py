@@ -1,7 +1,7 @@
 """A SavedModel, which takes and returns strings, for use without charlm.
 
-Shapes: B texts, T characters of the longest, L layers, H rnn_units, V
-vocabulary size.
+Shapes: B texts, T characters of the longest, S positions for which random
+numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
 """
 
 import os
@@ -82,7 +82,7 @@ class TextModel:
     ids = ragged.to_tensor(PADDING_ID)
     counts = tf.maximum(ragged.row_lengths() - 1, 0)
     num_targets = tf.maximum(tf.shape(ids)[1] - 1, 0)
-    # A column that is cut off again, since there must be one.
+    # One more column, cut off below, since there must be one.
     ids = tf.pad(ids, [[0, 0], [0, 2]], constant_values=PADDING_ID)
     # Character by character: a saved model cannot hold the fused layer's own
     # gradient.
@@ -112,7 +112,7 @@ class TextModel:
       log_probs: of the next character, `[B, V]`, in the vocabulary's order.
       states: `[B, L, H]`.
     """
-    # A character each: of a longer string only the first one is read.
+    # One character of each text: the others of a longer string are not read.
     ids = line_to_tensor(characters, self._vocab).to_tensor(shape=[None, 1])
     read = self._model.step_fn(self._model.input_table())
     layers = tuple(tf.unstack(states, self._model.num_layers, axis=1))
@@ -133,9 +133,8 @@ class TextModel:
     Returns texts: `[B]`, without the prefixes.
     """
     num_texts = tf.size(prefixes)
-    # A product of one row rounds differently.
+    # At least two rows, since a product of one row rounds differently.
     rows = tf.range(tf.maximum(num_texts, 2))
-    # To two rows at least.
     prefixes = tf.concat([prefixes, ["", ""]], axis=0)[: tf.size(rows)]
     prefixes = tf.where(prefixes == "", "\n", prefixes)
     ragged = line_to_tensor(prefixes, self._vocab)

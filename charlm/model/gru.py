@@ -1,4 +1,4 @@
-"""A GRU layer that trains several times faster on CPUs than Keras's.
+"""A GRU layer that trains faster than Keras' on CPUs.
 
 Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
 size. The gates are the update gate z, the reset gate r, and the candidate n.
@@ -21,8 +21,8 @@ class FusedGRU(keras.layers.GRU):
   names its layers by class). Its gradients cannot be differentiated again.
 
   With layer normalisation (Ba et al. 2016), what the previous state adds to a
-  gate has mean 0 and variance 1 over the gate's units, times a gain of each
-  unit's own.
+  gate has mean 0 and variance 1 over the gate's units, and is scaled by one
+  gain for each unit.
   """
 
   def __init__(
@@ -85,8 +85,9 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window `[B, T, D]`, T at least 1, from a state `[B, H]`.
 
-    Without a state, from zero. `precision` acts in training only. Returns the
-    outputs `[B, T, H]` and the last of them, the state `[B, H]`.
+    Without `initial_state` it starts from zeros. `precision` acts in training
+    only. Returns the outputs `[B, T, H]` and the last of them, the state
+    `[B, H]`.
 
     Raises ValueError: a mask, which this layer does not support.
     """
@@ -109,12 +110,12 @@ class FusedGRU(keras.layers.GRU):
 
     Each embedding is projected once, not at each of its occurrences.
 
-    The ids `[B, T]` must be below V, of embeddings `[V, D]`: others read as
-    zeros.
+    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others read
+    as zeros.
     """
     embeddings = tf.convert_to_tensor(embeddings)
-    # A product with one-hot columns looks up: on CPUs it is as fast as a gather
-    # and a transposition, and its gradient is faster than sums by id.
+    # The lookup is a product with one-hot columns: on CPUs it is as fast as a
+    # gather and a transposition, and its gradient is faster than sums by id.
     depth = embeddings.shape[0] or tf.shape(embeddings)[0]
     dtype = self._product_dtype(training)
     features = tf.one_hot(tf.transpose(ids), depth, axis=1, dtype=dtype)
@@ -172,7 +173,7 @@ def step_gru(
 
 
 def _input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
-  """Returns both biases' sum `[1, 3H]`, of the candidate only the input's."""
+  """Returns the sum of both biases `[1, 3H]`; of n, only the input's bias."""
   bias = tf.convert_to_tensor(cell.bias)
   # The reset gate scales the candidate's recurrent bias: it is added later.
   recurrent = tf.pad(bias[1:, : -cell.units], [[0, 0], [0, cell.units]])

@@ -13,7 +13,12 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.language_model import GRULM, Weight, model_of, weights_of
+from charlm.model.language_model import (
+  GRULM,
+  WeightSpec,
+  model_of,
+  weight_specs,
+)
 from charlm.system.files import plain_path
 
 
@@ -21,7 +26,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   """Returns a model of a config's sizes with the weights of a file.
 
   Args:
-    path: of the file; of a checkpoint also without `.index`.
+    path: the file; for a checkpoint, `.index` may be left out.
     config: gives the sizes of the model.
     vocab_size: V of the corpus, whose vocabulary must be that of the weights.
 
@@ -38,42 +43,42 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       "Keras' GRU has no layer normalisation: leave out --layer_norm, or "
       f"--init_from={path}"
     )
-  expected = list(weights_of(config, vocab_size))
+  specs = list(weight_specs(config, vocab_size))
   try:
     if path.endswith(".h5"):
-      weights = _read_h5(path, expected)
+      weights = _read_h5(path, specs)
     else:
-      weights = _read_checkpoint(prefix, expected)
+      weights = _read_checkpoint(prefix, specs)
   except InputError:
     raise
   # What h5py and TensorFlow raise for damaged files, and for other kinds.
   except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as error:
     raise InputError(
-      f"{path} has no weights of such a GRULM ({error}): save them with its "
-      "save_weights, and give its --num_layers"
+      f"{path} has no weights of a GRULM of these sizes ({error}): save them "
+      "with save_weights, and give the model's --num_layers"
     ) from error
   model = model_of(config, vocab_size)
   model.set_weights(weights)
   return model
 
 
-def _read_checkpoint(prefix: str, expected: list[Weight]) -> list[np.ndarray]:
+def _read_checkpoint(prefix: str, specs: list[WeightSpec]) -> list[np.ndarray]:
   weights = []
   with plain_path(pathlib.Path(prefix)) as path:
     reader = tf.compat.v1.train.NewCheckpointReader(path)
     shapes = reader.get_variable_to_shape_map()
-    for owner, name, shape in expected:
+    for owner, name, shape in specs:
       key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
       weights.append(reader.get_tensor(key))
   return weights
 
 
-def _read_h5(path: str, expected: list[Weight]) -> list[np.ndarray]:
+def _read_h5(path: str, specs: list[WeightSpec]) -> list[np.ndarray]:
   numbers: dict[str, int] = {}  # of the next variable of an owner
   weights = []
   with h5py.File(path) as file:
-    for owner, name, shape in expected:
+    for owner, name, shape in specs:
       number = numbers.get(owner, 0)
       numbers[owner] = number + 1
       data = file[f"{owner}/vars/{number}"]
@@ -90,7 +95,7 @@ def _check_shape(
 ) -> None:
   if there != here:
     raise InputError(
-      f"{name} has the shape {list(there)} in {path}, but {list(here)} by the "
-      "corpus' vocabulary and the flags: give the corpus and the sizes that it "
-      "was trained with"
+      f"{name} has the shape {list(there)} in {path}, but the vocabulary and "
+      f"the flags give {list(here)}: give the corpus and the sizes that it was "
+      "trained with"
     )

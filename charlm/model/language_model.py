@@ -1,7 +1,7 @@
 """What the model is: embedding, GRU layers, log-probabilities.
 
 Shapes: B rows of a batch, T characters of a window, D embedding_dim,
-H rnn_units, V vocabulary size. A state is a tuple of one tensor `[B, H]` a
+H rnn_units, V vocabulary size. A state is a tuple of one tensor `[B, H]` per
 layer.
 """
 
@@ -20,7 +20,7 @@ from charlm.model.gru import FusedGRU, project, step_gru
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
 State = tuple[tf.Tensor, ...]
-Weight = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
+WeightSpec = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
 
 
 class GRULM(keras.Model):
@@ -47,7 +47,7 @@ class GRULM(keras.Model):
       vocab_size: V.
       embedding_dim: D.
       rnn_units: H.
-      num_layers: GRU layers.
+      num_layers: number of GRU layers.
       dropout_rate: share of the outputs dropped in training.
       gru: `fused`, this package's layer; `keras`, Keras' layer, which is
         cuDNN's on a GPU; `auto`, the first on a CPU and the second on a GPU.
@@ -59,18 +59,18 @@ class GRULM(keras.Model):
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
-    # All that cuDNN cannot do.
+    # What cuDNN cannot do.
     only_fused = precision != "float32" or layer_norm
     self.rnn_units = rnn_units
-    # Five times Keras' scale. Keras' Adam counts each occurrence of a character
-    # apart, which makes its embeddings grow fast; from here, an Adam that sees
-    # the whole gradient follows the same learning curve.
+    # Five times Keras' scale. Keras' Adam squares the gradient of each
+    # occurrence of a character separately, so its embeddings grow fast; from
+    # ±0.25, an Adam that sees the whole gradient follows the same curve.
     initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
     self.num_layers = num_layers
-    # One attribute a layer: a checkpoint may not see into a list of them.
+    # One attribute per layer: a checkpoint may not track the layers in a list.
     for i in range(num_layers):
       name = _gru_name(i)
       layer = _build_gru(
@@ -118,12 +118,12 @@ class GRULM(keras.Model):
       dropout_seed: `[2]` integers that determine the dropout masks; drawn from
         TensorFlow's global generator if None.
 
-    Returns Log-probabilities `[B, T, V]`, and the state if asked for.
+    Returns log-probabilities `[B, T, V]`, and the state if asked for.
     """
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
-    # As for Keras' `fit`; the trainer gives a seed of its own for each step.
+    # Keras' `fit` gives no seed; the trainer gives one for each step.
     if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
@@ -186,7 +186,7 @@ def model_of(
   return build_model(vocab_size, gru=gru, **options)
 
 
-def weights_of(config: Config, vocab_size: int) -> Iterator[Weight]:
+def weight_specs(config: Config, vocab_size: int) -> Iterator[WeightSpec]:
   """Yields owner, name and shape of each weight of a model, in their order."""
   depth, units = config.embedding_dim, config.rnn_units
   yield "embedding", "embeddings", (vocab_size, depth)
@@ -202,8 +202,8 @@ def weights_of(config: Config, vocab_size: int) -> Iterator[Weight]:
 
 
 def num_weights(config: Config, vocab_size: int) -> int:
-  """Returns how many numbers these weights are."""
-  return sum(math.prod(shape) for *_, shape in weights_of(config, vocab_size))
+  """Returns the total size of these weights, as `count_params` does."""
+  return sum(math.prod(shape) for *_, shape in weight_specs(config, vocab_size))
 
 
 def _gru_name(layer: int) -> str:

@@ -5,6 +5,15 @@ feature-major, `[T, features, B]`: the weights are the left factor of every
 matrix product, which need not be repacked at every time step, and the gates are
 split and joined without strides. The gates are the update gate z, the reset
 gate r, and the candidate n.
+
+Keras has the gates in the order z, r, n. The recurrent kernel and the gain keep
+it, but the input's kernel is rolled to n, z, r. So the gradients of a time step
+are one block of 4H rows: of n, z and r before their activations, then of the
+recurrent part of n. The first 3H rows are the gradient of the input's product
+(n, z, r), and the last 3H that of the recurrent product (z, r, n): both share
+the rows of z and r. With layer normalisation these last 3H are the gradient of
+the normalised product times its gain. That of the product itself, 3H more rows
+for z, r, n, follows them, which makes 7H.
 """
 
 from collections.abc import Callable
@@ -26,13 +35,13 @@ def recurrence(
 ) -> tuple[tf.Tensor, Callable[..., Any]]:
   """Returns the outputs `[B, T, H]`, and the function for the gradients.
 
-  It takes features `[T, D, B]`, whose dtype matrix products have, a kernel
-  `[D, 3H]` for n, z, r, a recurrent kernel `[H, 3H]` for z, r, n, the
+  Features `[T, D, B]` have the dtype of the matrix products. The others are a
+  kernel `[D, 3H]` for n, z, r, a recurrent kernel `[H, 3H]` for z, r, n, the
   candidate's recurrent bias `[H]`, the state `[B, H]`, and for layer
   normalisation the gain `[3H]`.
   """
   dtype, units = state.dtype, state.shape[1]
-  # Cast here, so that the gradients below are of what the products saw.
+  # Cast here, so that the gradients below are those of the cast values.
   kernel = tf.cast(kernel, features.dtype)
   recurrent_kernel = tf.cast(recurrent_kernel, features.dtype)
   args = (features, kernel, recurrent_kernel, bias, state, *gain)
@@ -118,8 +127,8 @@ def _forward(
     saved = [array.write(t, value) for array, value in values]
     return t + 1, state, states.write(t + 1, state), *saved
 
-  # Of what the gradient needs: z and r, n, and the recurrent part of n; with a
-  # gain also the normalised products and their scales.
+  # The shapes of what the gradient needs: z and r, n, and the recurrent part of
+  # n; with a gain also the normalised products and their scales.
   shapes = [[2 * units, shape[1]], shape, shape]
   if gain:
     shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]

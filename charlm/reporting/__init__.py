@@ -1,1 +1,1 @@
-"""What is made of finished runs: yardsticks, analyses, a page."""
+"""What is made of finished runs: baselines, analyses, a page."""

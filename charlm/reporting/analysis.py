@@ -1,7 +1,7 @@
 """Where in a text a model does well or badly.
 
 All functions take the scored characters `[N]` (a text without its first
-character) and what each cost in nats, `[N]`.
+character) and the loss of each in nats, `[N]`.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 _WORD = re.compile(r"[^\W\d_]+")
-# An odd one, so that a product of 64 bits loses nothing of what is in it.
+# Odd, so that products modulo 2**64 lose no information.
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Characters of a kind."""
+  """Characters of one kind, and their mean loss."""
 
   name: str
   num_characters: int
@@ -36,7 +36,7 @@ def by_position_in_word(text: str, nats: np.ndarray) -> list[Group]:
   places = np.zeros(len(text), int)
   for word in _WORD.finditer(text):
     places[word.start() : word.end()] = np.arange(1, len(word[0]) + 1)
-  return _grouped(np.minimum(places, 10), nats, range(1, 11), last="10 and on")
+  return _grouped(np.minimum(places, 10), nats, range(1, 11), last="10 or more")
 
 
 def by_context_length(nats: np.ndarray, window: int) -> list[Group]:
@@ -57,7 +57,7 @@ def by_context_length(nats: np.ndarray, window: int) -> list[Group]:
 def worst_passages(
   nats: np.ndarray, length: int = 100, number: int = 5
 ) -> list[tuple[int, float]]:
-  """Finds the passages that cost the most, none of which overlap.
+  """Finds the passages with the highest loss, none of which overlap.
 
   Returns the start of each and its mean nats.
   """
@@ -75,7 +75,7 @@ def worst_passages(
 def verbatim_share(
   train_ids: np.ndarray, ids: np.ndarray, length: int = 50
 ) -> float:
-  """Returns the fraction of a text `[N]` that was copied from the train text.
+  """Returns the fraction of a text `[N]` that the train text holds verbatim.
 
   A character counts if it lies in a passage of `length` characters or more that
   the train text holds, too. Passages are compared by 64-bit hashes.
@@ -112,7 +112,7 @@ def _class_of(char: str) -> str:
   if char.isspace():
     return "space"
   if char.isalpha():
-    return "capital letter" if char.isupper() else "small letter"
+    return "capital letter" if char.isupper() else "other letter"
   return "digit" if char.isdigit() else "punctuation"
 
 

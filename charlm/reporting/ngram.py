@@ -1,4 +1,4 @@
-"""Yardsticks that need no training: counts of n-grams, and a compressor."""
+"""Baselines that need no training: counts of n-grams, and a compressor."""
 
 import dataclasses
 import lzma
@@ -12,12 +12,12 @@ MAX_ORDER = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Yardstick:
-  """What another way to predict a text makes of it."""
+class Baseline:
+  """The score of a baseline on a text."""
 
   name: str
   nats: float  # per character
-  num_bytes: int  # what it must keep of the training text
+  num_bytes: int  # what it must store
 
   def cells(self) -> tuple[str, ...]:
     """Returns name, nats, bits and MiB as a table shows them."""
@@ -25,19 +25,19 @@ class Yardstick:
     return self.name, f"{self.nats:.4f}", f"{bits:.4f}", f"{mib:,.1f}"
 
 
-def yardsticks(train: str, text: str, vocab: list[str]) -> list[Yardstick]:
+def baselines(train: str, text: str, vocab: list[str]) -> list[Baseline]:
   """Scores a text by n-grams of all orders, and by xz, given another text."""
   train_ids, ids = encode(train, vocab), encode(text, vocab)
   model = KneserNey(train_ids, len(vocab))
-  sticks = [
-    Yardstick(
+  ngrams = [
+    Baseline(
       f"Kneser-Ney, order {order}", float(nats.mean()), model.num_bytes(order)
     )
     for order, nats in enumerate(model.nats(ids), 1)
   ]
   bits = xz_bits_per_character(train, text)
   size = len(train.encode())
-  return [*sticks, Yardstick("xz", bits * math.log(2), size)]
+  return [*ngrams, Baseline("xz", bits * math.log(2), size)]
 
 
 def xz_bits_per_character(train: str, text: str) -> float:
@@ -54,7 +54,7 @@ def xz_bits_per_character(train: str, text: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Counts:
-  """How often each gram of one length occurs, or what stands for that.
+  """The counts of all n-grams of one length, or their continuation counts.
 
   A gram is a number whose digits, in base V, are its ids, the newest last. Its
   context is the gram without the newest.
@@ -76,9 +76,9 @@ class _Counts:
 class KneserNey:
   """Interpolated Kneser-Ney models of the orders 1 to `max_order` of a text.
 
-  After Chen and Goodman (1999), with one discount an order. An order's model
-  counts occurrences of its longest grams and, of all shorter ones, the
-  characters that come before them.
+  After Chen and Goodman (1999), with one discount per order. An order's model
+  counts how often its longest grams occur and, for all shorter ones, how many
+  distinct characters come before them.
   """
 
   def __init__(self, ids: np.ndarray, vocab_size: int) -> None:
@@ -160,9 +160,9 @@ class KneserNey:
 
 
 def _discount(counts: np.ndarray) -> float:
-  """Returns what is taken off each count, from how rare rare ones are."""
+  """Returns the discount of Kneser-Ney, from the counts that are 1 and 2."""
   once, twice = (np.count_nonzero(counts == n) for n in (1, 2))
-  # Without any that are rare, a usual value.
+  # Without any seen once, a usual value.
   return float(once / (once + 2 * twice)) if once else 0.5
 
 
@@ -179,5 +179,5 @@ def _look_up(
 
 def _smallest(array: np.ndarray) -> np.ndarray:
   smallest = np.min_scalar_type(int(array.max(initial=0)))
-  # Beside signed numbers, NumPy would turn these into floats.
+  # Together with signed numbers, NumPy would turn uint64 into floats.
   return array.astype(np.int64 if smallest == np.uint64 else smallest)

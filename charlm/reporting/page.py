@@ -1,4 +1,4 @@
-"""Runs side by side on one page: curves, scores, yardsticks, hard passages."""
+"""Runs side by side on one page: curves, scores, baselines, passages."""
 
 import dataclasses
 import html
@@ -17,14 +17,14 @@ from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score, confidence_interval, refuse_short
 from charlm.reporting import analysis
-from charlm.reporting.ngram import Yardstick, yardsticks
+from charlm.reporting.ngram import Baseline, baselines
 from charlm.runs.loading import load_model
 from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir
 
 _WINDOW = 256
 _MAX_COLOURED = 20_000  # characters
-_LEVELS = 8  # of surprise, from 0 nats to `_MOST_NATS` and more
+_LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
@@ -53,8 +53,8 @@ class Result:
   scores: dict[str, Score]  # by protocol
 
 
-def evaluate(run: RunDir, checkpoint: str) -> Result:
-  """Scores a run's held-out text in all protocols.
+def score_run(run: RunDir, checkpoint: str) -> Result:
+  """Scores a run's eval text by all protocols.
 
   Raises InputError: no run, no such checkpoint, or too short a text.
   """
@@ -80,7 +80,7 @@ def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
   Args:
     results: of the runs; those whose text is not the first one's are only
       compared by their scores.
-    split: the corpus of the first run, without which what needs the training
+    split: the corpus of the first run; without it, whatever needs the training
       text is left out.
     vocab: the first run's vocabulary.
   """
@@ -96,10 +96,10 @@ def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
     ("Learning curves", _curves(results)),
     ("Scores", _scores(results)),
     ("Differences", _differences(same)),
-    ("Yardsticks", _yardsticks(first, split, vocab)),
-    ("Where the nats go", _groups(same)),
-    ("Worst passages", _worst(first)),
-    ("Surprise", _coloured(first)),
+    ("Baselines", _baselines(first, split, vocab)),
+    ("Loss by kind of character, place and context", _groups(same)),
+    ("Passages with the highest loss", _worst(first)),
+    ("Loss by character", _coloured(first)),
   ]
   body = "".join(f"<h2>{title}</h2>\n{text}" for title, text in sections)
   return (
@@ -148,8 +148,7 @@ def _curves(results: list[Result]) -> str:
   axes = figure.subplots()
   names = []
   for i, result in enumerate(results):
-    # A name is none of matplotlib's business, which takes it for mathematics or
-    # knows no such letters.
+    # matplotlib reads $ in a name as mathematics, and lacks some letters.
     color = to_hex(f"C{i}")
     name = html.escape(result.name)
     names.append(f'<span style="color:{color}">&#9473;</span> {name}')
@@ -165,7 +164,7 @@ def _curves(results: list[Result]) -> str:
   # The first steps would hide all others.
   losses = np.concatenate([line.get_ydata() for line in axes.lines])
   low, high = losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3
-  if low < high:  # as numbers so small beside the losses may not make it
+  if low < high:  # rounding can make them equal where the losses are huge
     axes.set_ylim(low, high)
   axes.grid(alpha=0.3)
   svg = io.StringIO()
@@ -211,20 +210,20 @@ def _differences(results: list[Result]) -> str:
       )
     )
   if not rows:
-    return _note("Give several runs with the same held-out text.")
-  header = ("stream, nats per character", "mean", "95 % interval", "clear")
+    return _note("Give several runs with the same eval text.")
+  header = ("stream, nats per character", "mean", "95 % interval", "excludes 0")
   return _table(header, rows)
 
 
-def _yardsticks(first: Result, split: Split | None, vocab: list[str]) -> str:
+def _baselines(first: Result, split: Split | None, vocab: list[str]) -> str:
   if split is None:
-    return _note("Give the training text as --corpus.")
+    return _note("Give the corpus of the first run as --corpus.")
   nats = first.scores["stream"].log_perplexity
-  sticks = [
-    *yardsticks(split.train, first.text, vocab),
-    Yardstick(first.name, nats, 4 * first.num_weights),
+  models = [
+    *baselines(split.train, first.text, vocab),
+    Baseline(first.name, nats, 4 * first.num_weights),
   ]
-  rows = [stick.cells() for stick in sticks]
+  rows = [model.cells() for model in models]
   header = ("model", "nats per character", "bits", "MiB")
   share = analysis.verbatim_share(
     encode(split.train, vocab), encode(first.text, vocab)
@@ -268,7 +267,7 @@ def _by(
 
 
 def _worst(first: Result) -> str:
-  parts = [_note(f"The costliest passages of 100 characters of {first.name}.")]
+  parts = [_note(f"100 characters each, by the loss of {first.name}.")]
   for start, mean in analysis.worst_passages(first.scores["stream"].nats):
     passage = html.escape(first.text[start + 1 : start + 101])
     parts.append(
@@ -293,8 +292,8 @@ def _coloured(first: Result) -> str:
     )
   return (
     _note(
-      f"The first {len(nats):,} characters; the redder, the more surprising "
-      f"to {first.name}: from 0 to {_MOST_NATS:g} nats and more."
+      f"The first {len(nats):,} characters; the redder, the higher the loss "
+      f"of {first.name}: from 0 to {_MOST_NATS:g} nats and more."
     )
     + f"<pre>{''.join(spans)}</pre>\n"
   )

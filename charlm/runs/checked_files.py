@@ -11,6 +11,7 @@ from charlm.errors import InputError
 
 # A vocabulary of all of Unicode takes 17 MB.
 _LARGEST_FILE = 2**25  # bytes
+_REMEDY = "restore it, or give another --run_dir"
 
 _Parsed = TypeVar("_Parsed")
 
@@ -24,7 +25,7 @@ def parse_file(
   """Reads a file of UTF-8 and returns what `parse` makes of its text.
 
   Args:
-    path: of the file.
+    path: the file.
     parse: raises ValueError for what it cannot read.
     largest: the most bytes that such a file can have.
     digest: the SHA-256 that the file must have, if it is known.
@@ -38,31 +39,24 @@ def parse_file(
     data = path.read_bytes()
     parsed = parse(data.decode())
   except FileNotFoundError as error:
-    raise InputError(
-      f"{path} is missing: restore it, or give another --run_dir"
-    ) from error
+    raise InputError(f"{path} is missing: {_REMEDY}") from error
   except (ValueError, RecursionError) as error:
-    raise InputError(
-      f"{path}: {error}: restore it, or give another --run_dir"
-    ) from error
+    raise InputError(f"{path}: {error}: {_REMEDY}") from error
   # After the parsing, whose message says more.
   if digest not in (None, hashlib.sha256(data).hexdigest()):
-    raise InputError(
-      f"{path} was changed since the run began: restore it, or give another "
-      "--run_dir"
-    )
+    raise InputError(f"{path} was changed since the run began: {_REMEDY}")
   return parsed
 
 
 def refuse_links(
   files: list[pathlib.Path], folders: list[pathlib.Path]
 ) -> None:
-  """Refuses links and devices, in the folders or in the place of either.
+  """Refuses links and devices in the folders, and in place of a file or folder.
 
   A link could lead a reader, or the removal of old checkpoints, to any file of
   the machine.
 
-  Raises InputError: one that is there is no plain file, or no folder.
+  Raises InputError: one of them is not a plain file, or not a folder.
   """
   within: list[pathlib.Path] = []
   for folder in folders:
@@ -75,9 +69,9 @@ def refuse_links(
       continue
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
       raise InputError(
-        f"{path} is no plain file or folder: replace it by a copy of what it "
-        "stands for"
+        f"{path} is not a plain file or folder: replace it with a copy of what "
+        "it stands for"
       )
     if path in (files if stat.S_ISDIR(mode) else folders):
       kind = "file" if path in files else "folder"
-      raise InputError(f"{path} is no {kind}: move it away")
+      raise InputError(f"{path} is not a {kind}: move it away")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.language_model import weights_of
+from charlm.model.language_model import weight_specs
 from charlm.runs.run_dir import RunDir, checkpoint_steps
 from charlm.system.files import (
   CHECKPOINT_SUFFIXES,
@@ -29,7 +29,7 @@ class DamagedError(ValueError):
 
 
 class Checkpoints:
-  """The recent checkpoints and the best one of a run that is being trained."""
+  """The latest checkpoints and the best one of a run that is being trained."""
 
   def __init__(
     self, run: RunDir, max_to_keep: int, **objects: tf.Module
@@ -37,15 +37,15 @@ class Checkpoints:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run = run
     self._max_to_keep = max_to_keep
-    self._last_step = -1  # of the newest checkpoint that is known to be whole
+    self._last_step = -1  # of the latest checkpoint that is known to be whole
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
-    for folder in (run.recent, run.best):
+    for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
       _clear(folder)
 
   def restore_latest(self) -> int:
-    """Restores the newest whole checkpoint; warns of damaged ones.
+    """Restores the latest whole checkpoint; warns of damaged ones.
 
     Returns its step, 0 for a new run.
 
@@ -55,36 +55,37 @@ class Checkpoints:
     """
     # Of one step, the best checkpoint comes first: it is saved first, after the
     # evaluation, and so it alone surely holds that evaluation's best loss. The
-    # recent one is then saved again.
-    folders = (self._run.best, self._run.recent)
+    # one in `latest` is then saved again.
+    folders = (self._run.best, self._run.latest)
     found = {(s, f) for f in folders for s in checkpoint_steps(f, whole=False)}
     for step in sorted({step for step, _ in found}, reverse=True):
       whole: list[pathlib.Path] = []
       for folder in folders:
         if (step, folder) in found and self._read(folder, step, not whole):
           whole.append(folder)
-      if whole == [self._run.recent]:
+      if whole == [self._run.latest]:
         self._last_step = step
       if whole:
         return step
     if found or self._run.has_begun():
       raise InputError(
-        f"{self._run.path} has begun, but no checkpoint is whole: restore one, "
-        "or give a new --run_dir"
+        f"the run in {self._run.path} has no whole checkpoint: restore one, or "
+        "give a new --run_dir"
       )
     return 0
 
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
     if step != self._last_step:
-      if not self._save(self._run.recent, self._max_to_keep, step):
+      if not self._save(self._run.latest, self._max_to_keep, step):
         return False
       self._last_step = step
     return True
 
   def save_best(self, step: int) -> bool:
     """Saves as the best one; tells whether that worked."""
-    self._last_step = -1  # that one holds an older best loss
+    # Its checkpoint in `latest`, if any, holds an older best loss.
+    self._last_step = -1
     return self._save(self._run.best, 1, step)
 
   def _read(self, folder: pathlib.Path, step: int, restore: bool) -> bool:
@@ -114,8 +115,8 @@ class Checkpoints:
       # If the folder is gone, that is what is wrong.
       self._run.check_owned()
       warn(
-        f"step {step} is not saved ({type(error).__name__}): check the free "
-        f"space and the permissions of {folder}"
+        f"step {step} could not be saved ({type(error).__name__}): check the "
+        f"free space and the permissions of {folder}"
       )
       return False
     return True
@@ -124,8 +125,8 @@ class Checkpoints:
 def _write_state(folder: pathlib.Path, step: int) -> None:
   """Tells TensorFlow's manager which checkpoints there are.
 
-  It believes its state file, which can be missing, garbled or name other
-  folders' files.
+  It trusts its state file, which can be missing or garbled, or name files of
+  other folders.
   """
   state_file = folder / "checkpoint"
   state_file.unlink(missing_ok=True)
@@ -153,7 +154,7 @@ def _clear(folder: pathlib.Path) -> None:
 
 
 def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
-  """Reads a checkpoint as a whole, a tensor at a time.
+  """Reads all of a checkpoint, one tensor at a time.
 
   Raises DamagedError, or whatever TensorFlow raises for what is not whole.
   """
@@ -166,15 +167,16 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
     for key, shape in reader.get_variable_to_shape_map().items()
   )
   weights = collections.Counter(
-    (tf.float32, *shape) for *_, shape in weights_of(config, vocab_size)
+    (tf.float32, *shape) for *_, shape in weight_specs(config, vocab_size)
   )
-  # Beside them and Adam's means of them: sums, carried states, and counters.
+  # Besides the weights and Adam's two means of each: sums, carried states, and
+  # counters.
   rows = config.batch_size if config.carry_state else 0
   allowed = {*weights, (tf.float64, 3)}
   allowed.add((tf.float32, config.num_layers, rows, config.rnn_units))
   scalars = (tf.float32, tf.float64, tf.int64, tf.string)
   allowed |= {(dtype,) for dtype in scalars}
-  # Before memory is asked for.
+  # Checked before any memory is allocated.
   if weights - there or there.keys() - allowed:
     raise DamagedError("does not fit config.json and vocabulary.json")
   # Reading compares checksums.
@@ -202,7 +204,7 @@ def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
     except DamagedError:
       raise
     except Exception as error:  # TensorFlow raises all kinds for rubbish
-      # What cannot be read is not damaged for that.
+      # A file that cannot be read is not therefore damaged: `open` says why.
       with contextlib.suppress(FileNotFoundError):
         for suffix in CHECKPOINT_SUFFIXES:
           with open(path + suffix, "rb") as file:

@@ -40,16 +40,14 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
     # A trainer may have put a newer one in its place by now.
     if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
       break
-  raise InputError(
-    f"the checkpoint {path} {damage}: give another --checkpoint"
-  ) from damage
+  raise InputError(f"{path} {damage}: give another --checkpoint") from damage
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
   """Returns the vocabulary to extend: the run's own or its initial run's."""
   if not config.init_from:
     return SPECIAL
-  # Its own, since the initial run may have been moved or trained on.
+  # Its own, since the initial run may have been moved or trained further.
   if run.exists():
     return run.vocabulary()
   source = RunDir(config.init_from)

@@ -1,4 +1,4 @@
-"""The curves of a run, as lines of JSON and as TensorBoard's summaries."""
+"""The metrics of a run, as lines of JSON and as TensorBoard's summaries."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ _TAGS = {
 }
 _TEXT_COLUMNS = 80  # a wider text would have to be scrolled
 _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
-# Of a disk, and of a file where the system bounds its size.
+# For a full disk, and for a file at the system's size limit.
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
 
 
@@ -116,8 +116,8 @@ class Metrics:
     self._run.check_owned()
     self._writers = {}
     warn(
-      f"{what} are not written ({type(error).__name__}): check the free space "
-      f"and the permissions of {self._path.parent}"
+      f"{what} could not be written ({type(error).__name__}): check the free "
+      f"space and the permissions of {self._path.parent}"
     )
 
   def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:
@@ -132,7 +132,7 @@ class Metrics:
       for split in _SPLITS
     }
     with writers["eval"].as_default():
-      # Without an id, which runs that differ in nothing else would share.
+      # No trial id: runs with equal settings would share one.
       hparams.hparams(self._hparams, trial_id="")
     for record in records or ():
       _summarize(record, writers)

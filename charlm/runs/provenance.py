@@ -15,7 +15,7 @@ import tensorflow as tf
 from charlm.config import difference
 from charlm.system.machine import num_cores, processor
 
-# On these, and on the versions, the last bits of all results depend.
+# The last bits of all results depend on these, and on the versions.
 _FOR_EQUAL_BITS = (
   "processor",
   "devices",
@@ -51,7 +51,7 @@ def start_differences(
 ) -> list[str]:
   """Lists how this process' start differs from an earlier one.
 
-  Only what the last bits of the results depend on counts.
+  It counts only what the last bits of the results depend on.
   """
   there, here = ({**s, **s["versions"]} for s in (earlier, start))
   # A name that the earlier one lacks differs, too.

@@ -1,13 +1,13 @@
-"""The run directory: the only module that knows its file names.
+"""A run's folder: the names of its files, its lock, and its checks.
 
 A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
 config.json vocabulary.json                written once, before step 0
 eval.txt valid.txt                     the same; the latter if there is any
-checkpoints/ckpt-<step>.*                  the last few
+checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
-metrics.jsonl                              every number, an object a line
+metrics.jsonl                              every number, one object per line
 summaries/train|eval                       the same for TensorBoard
 summaries/outdated                         there while they lack some metrics
 starts.jsonl                               how and where each start ran
@@ -53,18 +53,18 @@ class RunDir:
     if not is_utf8(os.fspath(path)):
       raise InputError(f"{os.fspath(path)!r} is not UTF-8: rename the folder")
     self.path = pathlib.Path(path)
-    self.recent = self.path / "checkpoints"
+    self.latest = self.path / "checkpoints"
     self.best = self.path / "best"
     self.metrics = self.path / "metrics.jsonl"
     self.eval_path = self.path / "eval.txt"
     self.summaries = self.path / "summaries"
-    self.outdated = self.summaries / "outdated"  # there while they are
+    self.outdated = self.summaries / "outdated"  # exists while they are
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
     self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
-    # Open descriptors, so that no other file can have their numbers.
+    # Kept open, so that no other file can get their inode numbers.
     self._held: dict[pathlib.Path, int] = {}
     self._refuse_links()
 
@@ -77,14 +77,14 @@ class RunDir:
     return list((self.summaries / split).glob("events.out.*"))
 
   def outdate_summaries(self) -> None:
-    """Notes that these files are to be made anew from the metrics."""
+    """Notes that TensorBoard's files are to be made anew from the metrics."""
     self.check_owned()
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
 
   def has_checkpoints(self) -> bool:
-    """Tells whether there is a whole checkpoint."""
-    return any(map(checkpoint_steps, (self.recent, self.best)))
+    """Tells whether there is a checkpoint with both of its files."""
+    return any(map(checkpoint_steps, (self.latest, self.best)))
 
   def has_begun(self) -> bool:
     """Tells whether the run has metrics."""
@@ -126,14 +126,14 @@ class RunDir:
       folder = os.open(self.path, os.O_RDONLY)
       stack.callback(os.close, folder)
       lock = stack.enter_context(self._lock.open("a+"))
-      # The system gives it back when the process ends, however that happens.
+      # The system releases the lock when the process ends, however it ends.
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
         lock.seek(0)
         raise InputError(
-          f"process {lock.read().strip()} trains in {self.path}: wait for it, "
-          "or give another --run_dir"
+          f"process {lock.read().strip()} is training in {self.path}: wait for "
+          "it, or give another --run_dir"
         ) from error
       self._held = {self.path: folder, self._lock: lock.fileno()}
       stack.callback(self._held.clear)
@@ -160,9 +160,9 @@ class RunDir:
         continue
       if not same:
         raise LostRunError(
-          f"{path} was moved, removed or replaced while this training held it, "
-          "which ends here and writes nothing more: to go on, give the place "
-          "where the run's folder is now as --run_dir"
+          f"{path} was moved, removed or replaced during this training, which "
+          "ends here and writes nothing more: to resume, give the run's folder "
+          "in its new place as --run_dir"
         )
 
   def check_resume(self, experiment: Experiment) -> None:
@@ -206,7 +206,7 @@ class RunDir:
     return parse_file(self._valid, str, math.inf, experiment.valid_sha256)
 
   def last_start(self) -> dict[str, Any] | None:
-    """Reads how and where the last start ran; None if nothing tells."""
+    """Reads how and where the last start ran; None if that is unknown."""
     try:
       *_, line = self._starts.read_bytes().splitlines()
       start = json.loads(line)
@@ -227,16 +227,16 @@ class RunDir:
 
     Raises InputError: there is no such checkpoint.
     """
-    folders = {"latest": self.recent, "best": self.best}
+    folders = {"latest": self.latest, "best": self.best}
     found = {
       name: (step, folder)
-      for newest, folder in reversed(folders.items())
+      for word, folder in reversed(folders.items())
       for step in checkpoint_steps(folder)  # the last one keeps the name
-      for name in (str(step), newest)
+      for name in (str(step), word)
     }
     if not found and not self.exists():
       raise InputError(
-        f"{self.path} is not a run directory: train one, "
+        f"{self.path} is not a run's folder: train a run there, "
         f"for example with train.py --run_dir={self.path}"
       )
     if which not in found:
@@ -252,7 +252,7 @@ class RunDir:
     write_atomically(path, text.encode())
 
   def _refuse_links(self) -> None:
-    folders = [self.recent, self.best, self.summaries]
+    folders = [self.latest, self.best, self.summaries]
     folders += [self.summaries / split for split in ("train", "eval")]
     profiles = self.summaries / "train" / "plugins" / "profile"
     folders += [profiles.parent, profiles]

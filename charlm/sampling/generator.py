@@ -1,8 +1,11 @@
 """Text from a model: Gumbel-max sampling.
 
-Every sample has its own stream of random numbers, a function of (seed, sample,
-position), so a text depends neither on how many are drawn beside it nor on the
-device.
+Every sample has its own stream of random numbers, on any device a function of
+(seed, sample, position), so a text does not depend on how many are drawn beside
+it.
+
+Shapes: B rows, V vocabulary size, S positions for which random numbers are
+drawn at a time, which is `_buffer`. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
@@ -62,12 +65,12 @@ class GenerativeModel:
     self._options = DrawOptions(
       float(temperature), int(top_k), float(top_p), float(min_p)
     )
-    # Of the random numbers, each core holds those of one graph call.
+    # Each core holds the random numbers of one graph call.
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
     self._compiled: set[int] = set()  # for how many rows
-    # AutoGraph would take longer than the first second of text.
+    # AutoGraph's conversion would delay the first text.
     compiled = {"jit_compile": True, "autograph": False}
     self._compiled_advance = tf.function(self._advance, **compiled)
     self._compiled_uniform = tf.function(self._uniform, **compiled)
@@ -97,7 +100,7 @@ class GenerativeModel:
     """
     if unknown := unknown_characters(prefix, self._vocab):
       warnings.warn(
-        f"the model reads {' '.join(map(repr, unknown))} as unknown",
+        f"not in the vocabulary: {' '.join(map(repr, unknown))}",
         stacklevel=2,
       )
     return prefix + self.sample(num_chars, prefix, 1, seed)[0].text
@@ -152,7 +155,7 @@ class GenerativeModel:
     seed: int = 0,
     stop: str = "",
   ) -> Iterator[Sample]:
-    """Yields what `sample` returns of one sample, in pieces as it is drawn."""
+    """Yields the text of one sample, in pieces as it is drawn."""
     samples = range(sample, sample + 1)
     for (piece,) in self._pieces(
       num_chars, prefix, samples, seed, stop, _STREAMED
@@ -184,13 +187,13 @@ class GenerativeModel:
     tails = [StopBuffer(stop) for _ in samples]
     if num_rows not in self._compiled:
       self._compile(table, last, states, keys)
+    # The position of the next character; that before it is in `last`, unread.
     start = 1
-    # `start` is the position of the next character; the first is in `last`.
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
       if offset == 0:
         uniform = self._compiled_uniform(keys, tf.constant(start - num_given))
-      # To the end of the buffer at most, for which random numbers are there.
+      # To the end of the buffer at most: `uniform` holds no numbers beyond it.
       num = min(size, self._buffer - offset, end - start)
       given = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]
@@ -245,15 +248,15 @@ class GenerativeModel:
     span: tf.Tensor,
     uniform: tf.Tensor,
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
-    """Draws the ids of a span of positions, those of the prefix excepted.
+    """Draws the next ids of each row; where the prefix goes on, takes its ids.
 
     Args:
       table: the model's input table.
       last: ids `[B]` before the span, which are yet to be read.
       states: the state before those ids.
-      given: ids `[S]`; the span begins with the first of them, not drawn ids.
-      span: the offset of its random numbers in `uniform`, its length, and how
-        many of its ids come from `given`.
+      given: ids `[S]`, of which the first are the prefix' part of the span.
+      span: its offset in `uniform`, its length, and how many ids of it are
+        from `given`, before those that are drawn.
       uniform: random numbers, `[S, B, V]`.
 
     Returns ids and their log-probabilities `[B, S]`, valid up to the length of

@@ -20,7 +20,7 @@ def temperature_random_sampling(
     uniform: numbers in [0, 1) shaped like `log_probs`; drawn from TensorFlow's
       global generator if None.
 
-  Returns Ids `[...]`, int64.
+  Returns ids `[...]`, int64.
   """
   if uniform is None:
     uniform = tf.random.uniform(tf.shape(log_probs))
@@ -32,12 +32,12 @@ def temperature_random_sampling(
 def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
   """Makes all but likely ids impossible, `[B, V]` to `[B, V]`.
 
-  Probabilities are those at the temperature, which must not be 0. `top_p` is
-  nucleus sampling (Holtzman et al. 2020), `min_p` is that of Nguyen et al.
-  (2024).
+  Probabilities are those after the division by the temperature, which must not
+  be 0. `top_p` is nucleus sampling (Holtzman et al. 2020), `min_p` is that of
+  Nguyen et al. (2024).
 
   Args:
-    log_probs: of ids; `-inf` for impossible ones.
+    log_probs: `[B, V]`; `-inf` for impossible ids.
     options: the limits.
   """
   top_k, top_p, min_p = options.top_k, options.top_p, options.min_p

@@ -9,8 +9,8 @@ from charlm.options import Allowed, Options, between, option
 class DrawOptions(Options):
   """Each field is a flag of `sample.py`.
 
-  The limits act in the order of the fields, by the probabilities at the
-  temperature; each acts on what those before it leave.
+  The limits act in the order of the fields, by the probabilities after the
+  division by the temperature; each acts on what those before it leave.
 
   Raises InputError: a value is not allowed.
   """

@@ -2,6 +2,8 @@
 
 Threefry (Salmon et al. 2011). TensorFlow's own stateless generators give other
 numbers under XLA, and one row's would depend on how many rows there are.
+
+Shapes: B rows, each with a sample of its own, S positions in the samples.
 """
 
 from typing import TypeAlias
@@ -9,8 +11,9 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 
-# uint32. Only operators that both have are used: a loop of small operations is
-# much slower in TensorFlow outside a graph. Products and quotients are shifts.
+# uint32 in TensorFlow or NumPy. Only operators that both have are used, since a
+# loop of small operations is slow in TensorFlow outside a graph. Products and
+# quotients are shifts.
 _Words: TypeAlias = "tf.Tensor | np.ndarray"
 
 

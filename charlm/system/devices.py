@@ -13,13 +13,14 @@ def create_strategy(
 
   Args:
     num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
-      for all GPUs or one device a core, lowered to a divisor of the batch size.
+      for all GPUs or one device per core, lowered to a divisor of the batch
+      size.
     batch_size: global; a number of replicas given must divide it.
 
   Raises InputError: a number of replicas that cannot be had.
   """
   gpus = tf.config.list_physical_devices("GPU")
-  # Each replica takes as many rows, so that their sums have equal weights.
+  # All replicas take the same number of rows, so their sums have equal weights.
   if num_replicas and batch_size % num_replicas:
     raise InputError(
       f"num_replicas is {num_replicas}, which does not divide the batch size "
@@ -48,7 +49,7 @@ def create_strategy(
 
 
 def let_gpu_memory_grow() -> None:
-  """Leaves GPU memory that is not needed to others, such as a sampler."""
+  """Leaves unneeded GPU memory to other processes, such as a sampler."""
   for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)
 
@@ -74,7 +75,7 @@ def _make_cpu_devices(num_devices: int) -> None:
     threads = max(1, num_cores() // num_devices)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:
-    # TensorFlow has started already: what it has must do.
+    # TensorFlow has started already: its devices must do.
     if len(tf.config.list_logical_devices("CPU")) < num_devices:
       raise InputError(
         f"num_replicas is {num_devices}, but TensorFlow has started with fewer "

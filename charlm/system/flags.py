@@ -59,7 +59,7 @@ def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
 def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
   """Returns what `--help` prints, at most 80 columns wide.
 
-  The flags stand under the titles of their groups.
+  The flags are under the titles of their groups.
   """
   lines = [usage, "", f"{name} [--flag=value ...]"]
   for title, group in values.flags_by_module_dict().items():

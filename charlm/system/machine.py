@@ -24,7 +24,7 @@ def processor() -> str:
 
 
 def has_bfloat16() -> bool:
-  """Tells whether products of bfloat16 are fast here, as far as is known."""
+  """Tells whether the processor has instructions for bfloat16, or may have."""
   flags = _cpu_info("flags") or _cpu_info("Features")
   fast = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
   return not flags or not fast.isdisjoint(flags.split())

@@ -55,7 +55,7 @@ def run_command(
   if extra:
     return fail(name, f"unexpected {extra[0]}; see {name} --help")
   try:
-    # Texts are UTF-8 whatever the locale; half a character, as in a file's
+    # Texts are UTF-8 whatever the locale; a lone surrogate, as in a file's
     # name, is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
       sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -167,7 +167,7 @@ def _watch_signals(reader: int) -> None:
   number = os.read(reader, 1)[0]
   if not number:
     return
-  # A `StopRequest` has put its own handler there: a save may take its time.
+  # A `StopRequest` replaces this handler, since its save may take its time.
   interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
   patience = _PATIENCE if interrupts else None
   ready, _, _ = select.select([reader], [], [], patience)
@@ -176,7 +176,7 @@ def _watch_signals(reader: int) -> None:
 
 
 class StopRequest:
-  """Notes SIGTERM or SIGINT, for the caller to ask; a second ends at once."""
+  """Notes SIGTERM or SIGINT for its caller; a second one ends the process."""
 
   def __init__(self) -> None:
     self._signal: signal.Signals | None = None

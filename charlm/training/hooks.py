@@ -7,10 +7,10 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class TrainMetrics:
-  """Means over the steps since the metrics were last written."""
+  """Numbers of the steps since the metrics were last written."""
 
-  loss: float  # nats per character
-  gradient_norm: float  # before clipping
+  loss: float  # the mean, in nats per character
+  gradient_norm: float  # the mean, before clipping
   learning_rate: float  # of the step to come
   characters_per_second: float
 
@@ -21,10 +21,10 @@ class Hooks(Protocol):
   def show_progress(
     self, step: int, loss: float, characters_per_second: float
   ) -> None:
-    """Is called after each call of the graph function."""
+    """The trainer calls this after each call of the graph function."""
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    """Is called every `metrics_every_steps` and at the end."""
+    """The trainer calls this every `metrics_every_steps` and at the end."""
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns pairs of a period in steps and an action, in order of execution.
@@ -33,4 +33,4 @@ class Hooks(Protocol):
     """
 
   def should_stop(self) -> bool:
-    """Is asked before each call of the graph function."""
+    """The trainer asks this before each call of the graph function."""

@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedule, also compiled for `fit`."""
+"""The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
 import keras
 import numpy as np
@@ -18,7 +18,8 @@ def build_optimizer(
   """
   if 0 < num_steps <= config.warmup_steps:
     raise InputError(
-      f"warmup_steps is {config.warmup_steps} of {num_steps} steps: lower it"
+      f"warmup_steps is {config.warmup_steps} of {num_steps} steps: lower "
+      "--warmup_steps"
     )
   # NumPy warns of numbers that float32 cannot hold.
   most = float(np.finfo(np.float32).max)

@@ -1,4 +1,4 @@
-"""How one start of a run trains: the options that define no model."""
+"""How one start of a run trains: the options that do not define the run."""
 
 import dataclasses
 
@@ -18,7 +18,8 @@ class StartOptions(Options):
   )
   num_replicas: int = option(
     0,
-    "number of GPUs or CPU devices; 0: all GPUs, or a CPU device for each core",
+    "number of GPUs, or of CPU devices without a GPU; 0: the most that divide "
+    "batch_size, at most one for each GPU or core",
     between(0),
   )
   eval_every_steps: int = option(
@@ -29,7 +30,7 @@ class StartOptions(Options):
   )
   summary_every_steps: int = option(
     0,
-    "steps averaged in each entry of the training's metrics; 0: an 80th of an "
+    "steps averaged in each training record of metrics.jsonl; 0: an 80th of an "
     "epoch, but at least 10",
     between(0),
   )
@@ -43,7 +44,7 @@ class StartOptions(Options):
     one_of("auto", "fused", "keras"),
   )
   profile_steps: tuple[str, ...] = option(
-    (), "first,last: steps to profile for TensorBoard"
+    (), "first,last: profile from one step to the other, for TensorBoard"
   )
   deterministic: bool = option(
     False,

@@ -1,4 +1,4 @@
-"""TensorFlow's profile of some steps, for TensorBoard."""
+"""TensorFlow's profile of part of a run, for TensorBoard."""
 
 import os
 
@@ -10,7 +10,7 @@ from charlm.system.process import warn
 
 
 class Profile:
-  """TensorFlow's profile of the steps from one to another, for TensorBoard."""
+  """TensorFlow's profile from one step to another, for TensorBoard."""
 
   def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
     """Takes the first and the last step, or none."""
@@ -40,6 +40,6 @@ class Profile:
       raise
     except (OSError, tf.errors.OpError) as error:
       warn(
-        f"the profile is not written ({type(error).__name__}): check the free "
-        f"space and the permissions of {self._folder}"
+        f"the profile could not be written ({type(error).__name__}): check the "
+        f"free space and the permissions of {self._folder}"
       )

@@ -30,7 +30,7 @@ class _GivenUp(Exception):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EvalTexts:
+class HeldOutTexts:
   """What checkpoints are compared on, as ids `[N]` of a vocabulary.
 
   The checkpoint with the lowest loss on the valid text or, if that is empty, on
@@ -43,10 +43,21 @@ class EvalTexts:
 
 
 class Session:
-  """Trains a run from where it stands, and leaves score, sample, checkpoint.
+  """Continues a run to its end, and leaves score, sample, and checkpoint.
 
   It implements the trainer's `Hooks`: it writes metrics, evaluates and saves
   when that is due.
+
+  An evaluation scores the texts, then saves the best checkpoint if the loss is
+  the lowest so far, then writes its record to the metrics; the step's own
+  checkpoint follows. A signal gives up an evaluation before its best
+  checkpoint, and a kill can come between any two of these. Either leaves a
+  step that may be saved, as the latest checkpoint or as the best one, but has
+  no record: the next start that begins at it repeats the evaluation first. If
+  the best checkpoint could not be saved, the record is written, but the train
+  state keeps the best loss of before. So the next start finds a record whose
+  loss is lower than that, and repeats the evaluation to save the best
+  checkpoint, without a second record.
   """
 
   def __init__(
@@ -54,7 +65,7 @@ class Session:
     options: StartOptions,
     num_steps: int,
     trainer: Trainer,
-    texts: EvalTexts,
+    texts: HeldOutTexts,
     checkpoints: Checkpoints,
     metrics: Metrics,
     profile: Profile,
@@ -65,11 +76,11 @@ class Session:
     Args:
       options: say when to evaluate and to save.
       num_steps: the step at which training ends.
-      trainer: at the step to go on from.
-      texts: on which checkpoints are compared.
-      checkpoints: of the trainer's objects.
+      trainer: at the step to continue from.
+      texts: what checkpoints are compared on.
+      checkpoints: saves the trainer's objects.
       metrics: opened at the trainer's step.
-      profile: of some of the steps to come, or of none.
+      profile: profiles some of the steps to come, or none.
       bar: shows the trainer's progress.
     """
     steps_per_epoch = trainer.batches.steps_per_epoch
@@ -115,8 +126,8 @@ class Session:
     best_saved = self._trainer.train_state.best_loss.numpy() <= self._lost_loss
     whole = saved and best_saved and self._metrics.whole
     if self._stop:
-      to_go_on = ": run it again to go on" if saved else ""
-      self._bar.log(f"stopped after step {step:,}{to_go_on}")
+      to_resume = ": run the same command to resume" if saved else ""
+      self._bar.log(f"stopped after step {step:,}{to_resume}")
       return self._stop.exit_code if whole else INCOMPLETE
     self._bar.log(
       f"trained to {_describe_score(step, self._score(step))}\n"
@@ -151,9 +162,9 @@ class Session:
     return bool(self._stop)
 
   def _lacks_evaluation(self, step: int) -> bool:
-    """Tells whether this start's step was due to be evaluated, but was not.
+    """Tells whether the step that this start begins at lacks its evaluation.
 
-    Nor was it as a whole if its best checkpoint could not be saved.
+    It does, too, if the best checkpoint of that step could not be saved.
     """
     if record := self._metrics.evaluation:
       loss: float = record.get("valid_loss", record["loss"])
@@ -171,7 +182,7 @@ class Session:
       score = deciding = self._score(step)
       if len(self._texts.valid_ids):
         deciding = self._evaluator.stream(self._texts.valid_ids)
-    except _GivenUp:  # the next start makes it up
+    except _GivenUp:  # the next start repeats it
       return
     numbers = {
       "loss": score.log_perplexity,
@@ -181,7 +192,7 @@ class Session:
     words = ""
     if len(self._texts.valid_ids):
       numbers["valid_loss"] = deciding.log_perplexity
-      words = f", valid: log perplexity {deciding.log_perplexity:.4f}"
+      words = f", valid log perplexity {deciding.log_perplexity:.4f}"
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
       raise DivergedError(
         f"the loss after step {step} is not finite: lower --learning_rate or "
@@ -192,8 +203,8 @@ class Session:
       "sample": self._sample(),
       "continuation": self._prefix + self._sample(self._prefix, 1),
     }
-    # The record last: after a kill between the two the next start finds no
-    # record, and does all of this again.
+    # The record comes after the best checkpoint: after a kill between them, the
+    # next start finds no record, and does all of this again.
     self._note_best(step, deciding.log_perplexity)
     record = self._metrics.evaluation
     if record is None or record["step"] != step:
@@ -224,7 +235,7 @@ class Session:
 
 def _describe_score(step: int, score: Score) -> str:
   return (
-    f"step {step:,} eval: log perplexity {score.log_perplexity:.4f} "
+    f"step {step:,}: eval log perplexity {score.log_perplexity:.4f} "
     f"({score.bits_per_character:.4f} bits per character), "
     f"perplexity {score.perplexity:.3f}"
   )

@@ -1,4 +1,4 @@
-"""One start of a run: it is restored, described, and trained on."""
+"""One start of a run: it is restored, described, and continued."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from charlm.system.process import warn
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
-from charlm.training.session import EvalTexts, Session
+from charlm.training.session import HeldOutTexts, Session
 from charlm.training.trainer import Trainer
 
 
@@ -19,9 +19,9 @@ def start_run(
   num_epochs: int,
   run: RunDir,
   trainer: Trainer,
-  texts: EvalTexts,
+  texts: HeldOutTexts,
 ) -> int:
-  """Restores a locked run, trains it on, and returns the exit code.
+  """Restores a locked run, continues it, and returns the exit code.
 
   The trainer is one that has not trained; after `num_epochs` it ends.
 
@@ -35,15 +35,16 @@ def start_run(
     train_state=trainer.train_state,
   )
   step = checkpoints.restore_latest()
-  # Before any metrics: a run that was killed early must find where it began.
+  # Saved before any metrics: a run that was killed early must find where it
+  # began.
   checkpoints.save(step)
   metrics = Metrics(run, step)
   num_steps = num_epochs * trainer.batches.steps_per_epoch
   steps = tuple(map(int, options.profile_steps))
   if steps and not step < steps[0] < num_steps:
     warn(
-      f"no profile: step {steps[0]} is not one of those from {step} to "
-      f"{num_steps} that are left"
+      f"no profile: step {steps[0]} is not between step {step} and step "
+      f"{num_steps}"
     )
     steps = ()
   start = describe_start(step, trainer.devices)
@@ -75,7 +76,7 @@ def _describe(
   num_epochs = num_steps // batches.steps_per_epoch
   versions = [f"{name} {v}" for name, v in start["versions"].items()]
   return (
-    f"model    {' + '.join(counts)} = {model.count_params():,} parameters\n"
+    f"model    {' + '.join(counts)} = {model.count_params():,} weights\n"
     f"steps    {num_steps:,} ({num_epochs} epochs of "
     f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
     f"characters each, from step {start['step']:,}\n"

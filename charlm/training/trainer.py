@@ -21,7 +21,7 @@ _RESETS = 2**16
 
 
 class TrainState(tf.Module):
-  """What a checkpoint holds beside model and optimizer, to resume exactly.
+  """What a checkpoint holds besides model and optimizer, to resume exactly.
 
   The best loss is set by the session, which evaluates. It is kept here because
   it must be saved with the step that it belongs to.
@@ -30,7 +30,7 @@ class TrainState(tf.Module):
   def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
     """Takes the shape of the carried states; 0 rows if none are carried."""
     super().__init__()
-    # Of all replicas' rows.
+    # The states of the rows of all replicas.
     zeros = tf.zeros([num_layers, num_rows, rnn_units])
     self.states = tf.Variable(zeros, trainable=False)
     # Loss, gradient norm and number of steps since the metrics were written.
@@ -67,7 +67,7 @@ class Trainer:
       optimizer: the model's.
       batches: where the windows come from.
       strategy: the devices.
-      config: what it says of seed, clipping, and the carried state is used.
+      config: gives the sizes, the seed, the clipping, and what is carried.
     """
     self.model = model
     self.optimizer = optimizer
@@ -174,7 +174,7 @@ class Trainer:
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes one step for each of the batches `[num_steps, B, T + 1]`.
 
-    Returns Loss and gradient norm of each step, `[num_steps]` each, and the
+    Returns loss and gradient norm of each step, `[num_steps]` each, and the
       states `[num_layers, B, H]` that the next step goes on from.
     """
     num_steps = tf.shape(windows)[0]
@@ -186,7 +186,7 @@ class Trainer:
       sum_loss = self._strategy.reduce("SUM", loss, axis=None)
       losses = losses.write(i, sum_loss)
       norms = norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
-      # All replicas have those of all rows.
+      # All replicas have the states of all rows.
       states = self._strategy.experimental_local_results(new_states)[0]
     return losses.stack(), norms.stack(), states
 
@@ -285,7 +285,7 @@ def build_trainer(
 
 
 def _copy_weights(source: GRULM, target: GRULM) -> None:
-  """Copies weights; of a longer vocabulary only the first rows, or columns."""
+  """Copies weights; a longer vocabulary keeps its own last rows or columns."""
   weights = target.get_weights()
   for old, new in zip(source.get_weights(), weights, strict=True):
     new[tuple(slice(size) for size in old.shape)] = old

@@ -115,9 +115,9 @@ def test_json_round_trip() -> None:
     ('["a", "b"]', "not a list that starts"),
     ('["[UNK]", "", "ab"]', "not a single character"),
     ('["[UNK]", "", 3]', "not a single character"),
-    ('["[UNK]", "", "b", "b"]', "not distinct"),
-    ('["[UNK]", "", "a", "a"]', "not distinct"),
-    ('["[UNK]", ""]', "not distinct"),
+    ('["[UNK]", "", "b", "b"]', "missing or not distinct"),
+    ('["[UNK]", "", "a", "a"]', "missing or not distinct"),
+    ('["[UNK]", ""]', "missing or not distinct"),
   ],
 )
 def test_damaged_json_is_refused(text: str, message: str) -> None:

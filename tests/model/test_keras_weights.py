@@ -120,15 +120,15 @@ def test_weights_that_do_not_fit_are_refused(
   assert _init_from(path, tmp_path / "run", train_args) == 2
   err = capsys.readouterr().err
   there, here = [len(vocab) + 1, 8], [len(vocab), 8]
-  assert (
-    f"embedding/embeddings has the shape {there} in {path}, but {here}" in (err)
-  )
+  differs = f"has the shape {there} in {path}, but the vocabulary and the flags"
+  assert f"embedding/embeddings {differs} give {here}: give the corpus" in err
   _reference(len(vocab)).save_weights(path)
   assert _init_from(path, tmp_path / "run", train_args, "--rnn_units=9") == 2
   err = capsys.readouterr().err
-  assert f"gru/cell/kernel has the shape [8, 48] in {path}, but [8, 27]" in err
+  differs = f"has the shape [8, 48] in {path}, but the vocabulary and the flags"
+  assert f"gru/cell/kernel {differs} give [8, 27]: give the corpus" in err
   assert _init_from(path, tmp_path / "run", train_args, "--num_layers=2") == 2
-  assert "has no weights of such a GRULM" in capsys.readouterr().err
+  assert "has no weights of a GRULM of these sizes" in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
 
 
@@ -149,4 +149,4 @@ def test_a_file_that_claims_more_than_it_has_is_refused(
     assert _init_from(path, tmp_path / "run", train_args, *huge) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "has no weights of such a GRULM" in err
+    assert "has no weights of a GRULM of these sizes" in err

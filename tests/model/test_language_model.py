@@ -10,7 +10,7 @@ from helpers import SHAKESPEARE_VOCAB as VOCAB
 import charlm
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import build_model, model_of, weights_of
+from charlm.model.language_model import build_model, model_of, weight_specs
 
 
 @pytest.fixture(
@@ -147,7 +147,7 @@ def test_the_list_of_weights_is_that_of_the_model(
   config = charlm.Config(
     embedding_dim=3, rnn_units=5, num_layers=num_layers, layer_norm=layer_norm
   )
-  listed = weights_of(config, 7)
+  listed = weight_specs(config, 7)
   for variable, (owner, name, shape) in zip(
     model_of(config, 7).weights, listed, strict=True
   ):

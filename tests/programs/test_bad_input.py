@@ -75,7 +75,7 @@ BAD_INPUT = [
   ("train.py", ["--num_replicas=1000"], "does not divide"),
   ("train.py", ["--eval_every_steps=-1"], "eval_every_steps"),
   ("train.py", ["--checkpoint_every_steps=-1"], "checkpoint_every_steps"),
-  ("train.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
+  ("train.py", ["--run_dir={tmp}/link"], "not a plain file or folder"),
   ("train.py", ["--run_dir=/proc/run"], "permissions"),  # is read-only
   ("train.py", ["--batch_size=5000"], "fewer than one batch"),
   ("train.py", ["--eval_lines=300"], "nothing to train on"),
@@ -119,15 +119,19 @@ BAD_INPUT = [
   ("train.py", ["--init_from=\udce9"], "init_from is '\\udce9'"),
   ("train.py", ["--corpus={tmp}/\udce9.txt"], "in UTF-8"),
   ("train.py", ["--run_dir={tmp}/\udce9"], "rename the folder"),
-  ("train.py", ["--init_from={tmp}/folder"], "not a run directory"),
+  ("train.py", ["--init_from={tmp}/folder"], "not a run's folder"),
   ("train.py", ["--init_from={tmp}/few.txt"], "neither a run's folder"),
-  ("train.py", ["--init_from={tmp}/bad.h5"], "has no weights of such a GRULM"),
+  (
+    "train.py",
+    ["--init_from={tmp}/bad.h5"],
+    "has no weights of a GRULM of these sizes",
+  ),
   ("train.py", ["--init_from={run}", "--rnn_units=9"], "give --rnn_units=16"),
   ("train.py", ["--dropout_rate=1"], "dropout_rate is 1.0"),
   ("train.py", ["--weight_decay=-1"], "weight_decay is -1.0"),
   ("train.py", ["--corpus={tmp}/" + "x" * 300], "permissions"),
-  ("eval.py", ["--run_dir={tmp}"], "not a run directory"),
-  ("eval.py", ["--run_dir={tmp}/none"], "not a run directory"),
+  ("eval.py", ["--run_dir={tmp}"], "not a run's folder"),
+  ("eval.py", ["--run_dir={tmp}/none"], "not a run's folder"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=7"], "no checkpoint 7"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=last"], "latest"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "permissions"),
@@ -139,7 +143,7 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--text={tmp}/folder"], "permissions"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=-1"], "no checkpoint -1"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
-  ("eval.py", ["--run_dir={tmp}/link"], "no plain file or folder"),
+  ("eval.py", ["--run_dir={tmp}/link"], "not a plain file or folder"),
   ("eval.py", ["--run_dir={run}", "--protocol=words"], "protocol"),
   ("eval.py", ["--run_dir={run}", "--window=9"], "--protocol=windows"),
   (
@@ -157,7 +161,7 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--per_line", "--json"], "leave out"),
   ("eval.py", ["--run_dir={run}", "--per_line", "--dynamic"], "leave out"),
   ("eval.py", ["--run_dir={run}", "--per_line", "--text="], "permissions"),
-  ("export.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("export.py", ["--run_dir={tmp}"], "not a run's folder"),
   ("export.py", ["--run_dir={run}", "--format=onnx"], "format"),
   ("export.py", ["--run_dir={run}", "--output={tmp}/few.txt"], "there already"),
   ("export.py", ["--run_dir={run}", "--output=."], "there already"),
@@ -167,7 +171,7 @@ BAD_INPUT = [
     ["--run_dir={run}", "--format=keras", "--output={tmp}/model"],
     "does not end with .keras",
   ),
-  ("sample.py", ["--run_dir={tmp}"], "not a run directory"),
+  ("sample.py", ["--run_dir={tmp}"], "not a run's folder"),
   ("sample.py", ["--run_dir={run}", "--temperature=inf"], "temperature"),
   ("sample.py", ["--run_dir={run}", "--num_samples=-3"], "num_samples"),
   (
@@ -247,7 +251,7 @@ def test_another_config_is_refused_and_nothing_lost(
   args = [*train_args, f"--run_dir={trained_run}", "--rnn_units=17", "--seed=1"]
   assert train_binary.main(args) == 2
   err = capsys.readouterr().err
-  assert "rnn_units (16 there, 17 here), seed (0 there, 1 here)" in err
+  assert "rnn_units (16 before, 17 now), seed (0 before, 1 now)" in err
   assert err.count("\n") == 1
   assert numbers(trained_run) == before
 
@@ -276,8 +280,8 @@ def test_another_corpus_is_refused_showing_both_hashes(
   args = [*train_args, f"--run_dir={trained_run}", "--epochs=3"]
   assert train_binary.main([*args, f"--corpus={tmp_path}/other.txt"]) == 2
   err = capsys.readouterr().err
-  there, here = re.search(r"(\w{64}) there, (\w{64}) here", err).groups()
-  assert there == RunDir(trained_run).experiment().corpus_sha256 != here
+  before, now = re.search(r"(\w{64}) before, (\w{64}) now", err).groups()
+  assert before == RunDir(trained_run).experiment().corpus_sha256 != now
 
 
 @pytest.mark.parametrize(

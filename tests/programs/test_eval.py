@@ -39,8 +39,8 @@ def test_eval_charges_unknown_characters(
   assert eval_binary.main(args) == 0
   captured = capsys.readouterr()
   assert "16, 2 of them unknown" in captured.out
-  assert "over the known ones" in captured.out
-  assert captured.err == "unknown to the model: 'î' 'ï'\n"
+  assert "without unknown     " in captured.out
+  assert captured.err == "not in the vocabulary: 'î' 'ï'\n"
   assert eval_binary.main([*args, "--json"]) == 0
   score = json.loads(capsys.readouterr().out)
   assert score["num_unknown"] == 2

@@ -52,7 +52,7 @@ def test_a_finished_run_only_reports_again(
   shutil.copytree(trained_run, tmp_path / "moved")
   args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
   assert train_binary.main(args) == 0
-  assert "trained to step 36 eval" in capsys.readouterr().out
+  assert "trained to step 36: eval" in capsys.readouterr().out
   assert numbers(tmp_path / "moved") == numbers(trained_run)
 
 
@@ -113,7 +113,7 @@ def test_a_run_without_its_checkpoints_is_not_started_afresh(
   shutil.rmtree(tmp_path / "run" / "best")
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
   assert train_binary.main(args) == 2
-  assert "no checkpoint is whole" in capsys.readouterr().err
+  assert "has no whole checkpoint" in capsys.readouterr().err
   assert numbers(tmp_path / "run") == numbers(trained_run)
 
 
@@ -170,8 +170,8 @@ def test_other_software_or_threads_are_named_at_a_resume(
   assert train_binary.main(args) == 0
   err = capsys.readouterr().err
   assert err.count("\n") == 1
-  assert "tensorflow (2.20.0 there, 2.21" in err
-  assert "intra_op_threads (7 there" in err
+  assert "tensorflow (2.20.0 before, 2.21" in err
+  assert "intra_op_threads (7 before" in err
   assert "numpy" not in err
 
 
@@ -210,7 +210,7 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
     text=True,
   )
   assert full.returncode == 4
-  assert "step 36 is not saved" in full.stderr
+  assert "step 36 could not be saved" in full.stderr
   assert "Traceback" not in full.stderr
   assert _newest(tmp_path / "run") == 12
   # With room again, it goes on as if nothing had been.
@@ -299,6 +299,6 @@ def test_a_stop_whose_save_fails_is_code_4(
   assert train_binary.main(args) == 4
   out = capsys.readouterr().out
   assert "stopped after step" in out
-  assert "run it again" not in out
+  assert "run the same command" not in out
   monkeypatch.undo()
   assert train_binary.main(args) == 0

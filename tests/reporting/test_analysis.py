@@ -12,7 +12,7 @@ def test_classes_cover_all_characters() -> None:
   means = {group.name: group.mean_nats for group in groups}
   assert means == {
     "capital letter": (0 + 7) / 2,
-    "small letter": (1 + 3 + 9) / 3,
+    "other letter": (1 + 3 + 9) / 3,
     "space": (2 + 8 + 10) / 3,
     "newline": 4,
     "digit": 5,
@@ -27,7 +27,7 @@ def test_positions_in_words() -> None:
   nats[[16, 17]] = 1  # the 11th and the 12th
   groups = analysis.by_position_in_word(text, nats)
   assert [group.name for group in groups] == (
-    [*map(str, range(1, 10)), "10 and on"]
+    [*map(str, range(1, 10)), "10 or more"]
   )
   assert [group.num_characters for group in groups] == [3, 3, *[1] * 7, 3]
   assert groups[0].mean_nats == 3

@@ -62,7 +62,8 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   assert tags.open == []
   assert not re.search(r"<(script|link|img|iframe)|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
-  for title in ("Learning curves", "Differences", "Yardsticks", "Surprise"):
+  titles = ("Learning curves", "Differences", "Baselines", "Loss by character")
+  for title in titles:
     assert f"<h2>{title}</h2>" in text
   assert text.count("Kneser-Ney, order") == 8
   # Both runs by three protocols.

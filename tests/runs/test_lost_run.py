@@ -170,7 +170,9 @@ def test_a_folder_that_cannot_be_looked_at_is_not_lost(
     finally:
       os.seteuid(os.getuid())
       run.path.parent.chmod(0o700)
-    assert "step 1 is not saved (PermissionError)" in capsys.readouterr().err
+    assert (
+      "step 1 could not be saved (PermissionError)" in capsys.readouterr().err
+    )
     assert checkpoints.save(1)
 
 

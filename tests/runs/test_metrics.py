@@ -133,7 +133,7 @@ def test_a_full_disk_is_waited_out(
     for step in (20, 30, 40):
       metrics.write(step, "train", {"loss": float(step)})
     assert not metrics.whole
-  assert capsys.readouterr().err.count("are not written") == 3
+  assert capsys.readouterr().err.count("could not be written") == 3
   metrics.write(50, "eval", {"loss": 5.0})
   assert metrics.whole
   metrics.close()
@@ -281,7 +281,7 @@ def test_no_space_for_the_summaries_at_a_start_is_waited_out(
       assert not metrics.whole
       metrics.close()
     err = capsys.readouterr().err
-    assert err.startswith("the summaries are not written (")
+    assert err.startswith("the summaries could not be written (")
     assert err.count("\n") == 1
     assert run.metrics.read_bytes() == before
   with file_size_limit(len(before) + 1):
@@ -300,5 +300,5 @@ def test_a_profile_that_cannot_be_written_is_told(
   profile.at(3)
   with file_size_limit(100):
     profile.at(5)
-  assert "the profile is not written" in capsys.readouterr().err
+  assert "the profile could not be written" in capsys.readouterr().err
   profile.close()

@@ -83,7 +83,7 @@ def test_checkpoints_are_rotated_restored_and_loaded(
   expected = {"checkpoint"}
   for step in (30, 40, 50):
     expected |= {f"ckpt-{step}.index", f"ckpt-{step}.data-00000-of-00001"}
-  assert _files(run.recent) == expected
+  assert _files(run.latest) == expected
   other = build_model(len(VOCAB), 4, 6)
   assert NumberedCheckpoints(run, 3, model=other).restore_latest() == 50
   loaded, step = load_model(RunDir(name), "best")
@@ -97,10 +97,10 @@ def test_no_other_folder_matches_the_name(tmp_path: pathlib.Path) -> None:
   others = [_make(tmp_path / name) for name in ("axb", "axxb")]
   for other in others:
     save_checkpoints(other, 10, 20, 30)
-  before = [_files(other.recent) for other in others]
+  before = [_files(other.latest) for other in others]
   for name in ("a?b", "a*b"):
     save_checkpoints(_make(tmp_path / name), 10, 20, 30, 40, 50)
-  assert [_files(other.recent) for other in others] == before
+  assert [_files(other.latest) for other in others] == before
 
 
 def test_all_programs_work_there(

@@ -57,7 +57,7 @@ def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
-  with pytest.raises(InputError, match="not a run directory"):
+  with pytest.raises(InputError, match="not a run's folder"):
     RunDir(tmp_path).find_checkpoint("latest")
 
 
@@ -71,7 +71,7 @@ def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
 def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
   config = Config(embedding_dim=5, rnn_units=6)
   other = dataclasses.replace(EXPERIMENT, config=config)
-  with pytest.raises(InputError, match=r"embedding_dim .4 there, 5 here"):
+  with pytest.raises(InputError, match=r"embedding_dim .4 before, 5 now"):
     run.check_resume(other)
   assert run.experiment() == EXPERIMENT
 
@@ -137,7 +137,7 @@ def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
     text=True,
   ) as other:
     assert other.stdout.readline() == "locked\n"
-    with pytest.raises(InputError, match=f"process {other.pid} trains"):
+    with pytest.raises(InputError, match=f"process {other.pid} is training"):
       run.locked().__enter__()
     other.communicate("\n")
   with run.locked():
@@ -197,7 +197,7 @@ def test_a_link_is_refused_naming_it(run: RunDir, name: str) -> None:
   if path.exists():
     path.rename(target)
   path.symlink_to(target)
-  with pytest.raises(InputError, match=f"{name} is no plain file or folder"):
+  with pytest.raises(InputError, match=f"{name} is not a plain file or folder"):
     RunDir(run.path)
 
 
@@ -220,14 +220,14 @@ def test_a_file_is_no_folder_and_a_folder_no_file(
   path.unlink(missing_ok=True)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.mkdir() if kind == "file" else path.touch()
-  with pytest.raises(InputError, match=f"{name} is no {kind}: move it"):
+  with pytest.raises(InputError, match=f"{name} is not a {kind}: move it"):
     RunDir(run.path)
 
 
 def test_a_pipe_is_refused_rather_than_waited_for(run: RunDir) -> None:
   (run.path / "config.json").unlink()
   os.mkfifo(run.path / "config.json")
-  with pytest.raises(InputError, match=r"config\.json is no plain file"):
+  with pytest.raises(InputError, match=r"config\.json is not a plain file"):
     RunDir(run.path)
 
 
@@ -247,7 +247,7 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
     ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
     ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
     ("vocabulary.json", '["[UNK]", "", "../x"]', "single character"),
-    ("vocabulary.json", '["[UNK]", "", "\\ud800"]', "half of a character"),
+    ("vocabulary.json", '["[UNK]", "", "\\ud800"]', "a lone surrogate"),
     ("vocabulary.json", '["[UNK]", "", "\\ud83d", "\\ude00"]', "half of a"),
   ],
 )
@@ -295,7 +295,7 @@ def test_weights_that_are_no_numbers_are_refused(
   bias = model.dense.bias.numpy()
   bias[-1] = value
   model.dense.bias.assign(bias)
-  tf.train.Checkpoint(model=model).write(str(run.recent / "ckpt-10"))
+  tf.train.Checkpoint(model=model).write(str(run.latest / "ckpt-10"))
   with pytest.raises(InputError, match="ckpt-10 is damaged"):
     load_model(run, "latest")
 
@@ -328,7 +328,7 @@ def test_a_folder_beside_a_checkpoint_is_not_read_in_its_place(
   run: RunDir,
 ) -> None:
   save_checkpoints(run, 10)
-  (run.recent / "ckpt-10").mkdir()
+  (run.latest / "ckpt-10").mkdir()
   with pytest.raises(InputError, match="ckpt-10 is a folder"):
     load_model(run, "latest")
 
@@ -337,7 +337,9 @@ def test_a_folder_beside_a_checkpoint_is_not_read_in_its_place(
 def test_a_missing_file_is_named(run: RunDir, name: str) -> None:
   save_checkpoints(run, 10)
   (run.path / name).unlink()
-  with pytest.raises(InputError, match=rf"{name} is missing|not a run dir"):
+  with pytest.raises(
+    InputError, match=rf"{name} is missing|not a run's folder"
+  ):
     load_model(run, "latest")
 
 

@@ -79,7 +79,7 @@ def test_an_evaluation_that_is_given_up_is_made_up(
   # In the middle of the first text, or of the second.
   pieces, look = (_PIECES + 2, _PIECES + 2) if valid else (_PIECES, 2)
   _stop(stopped, len(done) * pieces + look, monkeypatch)
-  said = f"stopped after step {step}: run it again to go on"
+  said = f"stopped after step {step}: run the same command to resume"
   assert said in capsys.readouterr().out
   assert _evaluated(run_dir) == done
   # Given up once more.
@@ -184,7 +184,7 @@ def test_a_long_evaluation_ends_at_a_signal(
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()
   assert process.returncode == 128 + signal.SIGTERM
-  assert "stopped after step 10: run it again to go on" in out
+  assert "stopped after step 10: run the same command to resume" in out
   assert _evaluated(tmp_path / "run") == []
 
 
