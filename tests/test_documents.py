@@ -256,9 +256,11 @@ def test_files_and_tests_that_are_named_exist(name: str) -> None:
       assert word in names, word
 
 
-def test_the_layout_names_every_room() -> None:
+def test_the_layout_names_every_component() -> None:
   folders = (ROOT / "charlm").glob("*/__init__.py")
-  rooms = {f"charlm/{path.parent.name}/" for path in folders}
-  rooms |= {f"charlm/{path.name}" for path in (ROOT / "charlm").glob("*.py")}
+  components = {f"charlm/{path.parent.name}/" for path in folders}
+  components |= {
+    f"charlm/{path.name}" for path in (ROOT / "charlm").glob("*.py")
+  }
   table = re.findall(r"^\| `(charlm/\S+)` \|", _prose("BUILD.md"), re.MULTILINE)
-  assert set(table) == rooms
+  assert set(table) == components

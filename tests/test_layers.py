@@ -22,8 +22,8 @@ ROWS = [
 MODULES = sorted((ROOT / "charlm").rglob("*.py"))
 
 
-def _room(path: str) -> str:
-  """Returns the first name below the package in `charlm/room/module.py`."""
+def _component(path: str) -> str:
+  """Returns the first name below the package in `charlm/name/module.py`."""
   return path.split("/")[1].removesuffix(".py")
 
 
@@ -41,21 +41,21 @@ def _imports(path: pathlib.Path) -> set[str]:
 @pytest.mark.parametrize(
   "path", MODULES, ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_a_room_imports_from_the_rows_before_its_own(
+def test_a_component_imports_from_the_rows_before_its_own(
   path: pathlib.Path,
 ) -> None:
-  room = _room(str(path.relative_to(ROOT)))
+  component = _component(str(path.relative_to(ROOT)))
   imported = _imports(path)
   scripts = {"train", "eval", "sample", "report", "export", "tests"}
   assert not {name.split(".")[0] for name in imported} & scripts
   absl = any(name.startswith("absl") for name in imported)
   assert absl == (path.name == "flags.py")
-  if room == "__init__":
+  if component == "__init__":
     return
-  row = next(i for i, rooms in enumerate(ROWS) if room in rooms)
-  allowed = {room}.union(*ROWS[:row])
+  row = next(i for i, components in enumerate(ROWS) if component in components)
+  allowed = {component}.union(*ROWS[:row])
   ours = {name.replace(".", "/") for name in imported}
-  ours = {_room(name) for name in ours if name.startswith("charlm/")}
+  ours = {_component(name) for name in ours if name.startswith("charlm/")}
   assert ours <= allowed
 
 
