@@ -100,9 +100,8 @@ def _forward(
   # The features may know the number of rows where the state does not.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[2]])
   shape = state.shape
-  columns = tf.zeros_like(state[:1])
-  # Broadcast once to [N, B]: in the loop it would be done at every step.
-  bias, *gains = (x[:, None] + columns for x in (bias, *gain))
+  columns = tf.zeros_like(state[:1])  # to broadcast once, not at every step
+  bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # [N, B]
 
   def step(
     t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
@@ -127,8 +126,7 @@ def _forward(
     saved = [array.write(t, value) for array, value in values]
     return t + 1, state, states.write(t + 1, state), *saved
 
-  # The shapes of what the gradient needs: z and r, n, and the recurrent part of
-  # n; with a gain also the normalised products and their scales.
+  # The shapes of what `_backward` needs: zr, n, recurrent_n, and the two of norm.
   shapes = [[2 * units, shape[1]], shape, shape]
   if gain:
     shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]

@@ -187,7 +187,9 @@ class GenerativeModel:
     tails = [StopBuffer(stop) for _ in samples]
     if num_rows not in self._compiled:
       self._compile(table, last, states, keys)
-    # The position of the next character; that before it is in `last`, unread.
+    # `start` is the position, in prefix and sample, of the next character; the
+    # one before is in `last`, unread. A span of `num` characters from there has
+    # the prefix' part in `given`, and its random numbers from `offset` on.
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer

@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_one_line_and_no_more(
   text[len(text) // 2] ^= 1
   data.write_bytes(text)
   for program, code, message in (
-    (["eval.py"], 2, "eval.py: the checkpoint {} is damaged: give another"),
+    (["eval.py"], 2, "eval.py: {} is damaged: give another"),
     (args, 0, "skipped {}: it is damaged"),
   ):
     result = run_program(*program, f"--run_dir={run}")
