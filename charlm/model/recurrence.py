@@ -126,7 +126,7 @@ def _forward(
     saved = [array.write(t, value) for array, value in values]
     return t + 1, state, states.write(t + 1, state), *saved
 
-  # The shapes of what `_backward` needs: zr, n, recurrent_n, and the two of norm.
+  # The shapes of what `_backward` needs: zr, n, recurrent_n, and norm.
   shapes = [[2 * units, shape[1]], shape, shape]
   if gain:
     shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]
