@@ -18,7 +18,6 @@ BAD_FILES = {
   "empty.txt": b"",
   "blank.txt": b" \n\r\n\t\n",
   "one_line.txt": b"to be or not to be",
-  "long_line.txt": b"to be " * (50_000_000 // 6),
   "bad.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
   "\udce9.txt": b"to be\n",
   "few.txt": b"to be\nor not\n!\n",
@@ -35,7 +34,6 @@ BAD_INPUT = [
   ("train.py", ["--corpus={tmp}/bad.txt"], "not UTF-8 at byte 3"),
   ("train.py", ["--corpus={tmp}/blank.txt"], "no line of text"),
   ("train.py", ["--corpus={tmp}/one_line.txt"], "leaves nothing to train on"),
-  ("train.py", ["--corpus={tmp}/long_line.txt"], "leaves nothing to train on"),
   ("train.py", ["--corpus={tmp}/utf16.txt"], "not UTF-8 at byte 0"),
   ("train.py", ["--corpus={tmp}/late.txt"], "not UTF-8 at byte 90000"),
   ("train.py", ["--corpus={tmp}/pipe"], "not a regular file"),
@@ -240,6 +238,20 @@ def test_bad_input_is_one_line_and_code_2(
   assert message in captured.err
   assert captured.err.count("\n") == 1
   assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_line_of_50_mb_is_refused(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "long.txt").write_bytes(b"to be " * (50_000_000 // 6))
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  assert train_binary.main([*args, f"--corpus={tmp_path}/long.txt"]) == 2
+  err = capsys.readouterr().err
+  assert err.count("\n") == 1
+  assert "leaves nothing to train on" in err
+  assert not (tmp_path / "run").exists()
 
 
 def test_another_config_is_refused_and_nothing_lost(

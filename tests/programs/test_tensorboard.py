@@ -74,6 +74,7 @@ def test_training_and_held_out_curves_share_a_chart(
   groups = page.locator(".group-title")
   expect(groups.first).to_be_visible()
   assert groups.all_inner_texts() == [
+    "Pinned",  # TensorBoard's own, for whatever is put there
     "1 loss",
     "2 learning rate",
     "3 gradient",
