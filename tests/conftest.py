@@ -1,4 +1,10 @@
-"""What the tests share: logical CPU devices, small corpora and small runs."""
+"""What the tests share: logical CPU devices, small corpora and small runs.
+
+The folders are those of the package, and `programs/` for the scripts. Read
+first `programs/test_train.py`, what a run leaves; then
+`training/test_trainer.py`, what a step computes; then
+`programs/test_resume.py`, what survives stops and kills.
+"""
 
 import os
 import pathlib
