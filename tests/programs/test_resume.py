@@ -6,14 +6,12 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import soak
 import tensorflow as tf
-from helpers import ROOT, Program, metrics
+from helpers import Program, metrics, run_program
 from soak import numbers
 
 import train as train_binary
@@ -197,18 +195,14 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   assert train_binary.main([*args, "--epochs=1"]) == 0
-  code = (
+  script = tmp_path / "full.py"
+  script.write_text(
     "import resource, sys, train\n"
     "most = (8000, resource.RLIM_INFINITY)\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, most)\n"
     "sys.exit(train.main(['train.py', *sys.argv[1:]]))"
   )
-  full = subprocess.run(
-    [sys.executable, "-c", code, *args[1:], "--epochs=3"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  full = run_program(script, *args[1:], "--epochs=3")
   assert full.returncode == 4
   assert "step 36 could not be saved" in full.stderr
   assert "Traceback" not in full.stderr
@@ -223,11 +217,12 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
 def test_a_short_soak(
   corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=30"]
+  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=20"]
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
-  flags += ["--eval_every_steps=120", "--valid_lines=20"]
+  flags += ["--eval_every_steps=90", "--valid_lines=20", "--num_replicas=1"]
+  flags += ["--embedding_dim=8", "--rnn_units=16"]
   kills = soak.soak(
-    flags, tmp_path, num_kills=2, seed=1, max_delay=1, start=Program
+    flags, tmp_path, num_kills=2, seed=1, max_delay=0.5, start=Program
   )
   assert len(kills) == 2
   assert kills[-1].step > 0
@@ -236,7 +231,7 @@ def test_a_short_soak(
 def test_a_folder_may_be_moved_while_it_is_trained(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=30"]
+  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=15"]
   before, after = tmp_path / "before", tmp_path / "after"
   with Program(*args, f"--run_dir={before}") as process:
     while not _newest(before):

@@ -4,15 +4,13 @@ import itertools
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import soak
 import tensorflow as tf
-from helpers import ROOT, WORDS, Program
+from helpers import WORDS, Program, run_program
 from soak import numbers
 
 import train as train_binary
@@ -143,9 +141,10 @@ def test_kills_around_the_record_of_an_evaluation_lose_nothing(
   done = steps[: steps.index(step)]
   _stop(killed, len(done) * _PIECES + 2, monkeypatch)
   assert checkpoint_steps(run_dir / "best") == [done[-1]]
+  script = tmp_path / "killed.py"
+  script.write_text(_KILLED)
   for when, last in (("before", []), ("after", [step])):
-    command = [sys.executable, "-c", _KILLED, when, str(step), *killed[1:]]
-    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    result = run_program(script, when, str(step), *killed[1:])
     assert result.returncode == -signal.SIGKILL
     assert checkpoint_steps(run_dir / "best") == [step]
     assert _evaluated(run_dir) == done + last
