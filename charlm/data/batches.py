@@ -1,17 +1,11 @@
 """From ids to batches: the batch of a step is a function of (seed, step)."""
 
-import itertools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.vocabulary import encode
 from charlm.errors import InputError
-
-if TYPE_CHECKING:
-  import tensorflow as tf
 
 
 def cut_windows(ids: np.ndarray, seq_length: int) -> np.ndarray:
@@ -124,34 +118,3 @@ def _too_short(length: int, seq_length: int, batch_size: int) -> str:
     f"{batch_size} windows of {seq_length} + 1 characters: give a longer "
     "--corpus, or lower --batch_size or --seq_length"
   )
-
-
-def create_batch_dataset(
-  lines: list[str],
-  vocab: list[str],
-  seq_length: int = 100,
-  batch_size: int = 64,
-  seed: int = 0,
-) -> "tf.data.Dataset":
-  """Returns the trainer's batches as a dataset for `model.fit`.
-
-  Returns:
-    A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one
-    epoch long; every iteration of it is the next epoch's shuffle.
-  """
-  import tensorflow as tf
-
-  ids = encode("\n".join(lines), vocab).astype(np.int64)
-  batches = Batches(ids, seq_length, batch_size, seed)
-  first_steps = itertools.count(step=batches.steps_per_epoch)
-
-  def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    first = next(first_steps)
-    for step in range(first, first + batches.steps_per_epoch):
-      windows = batches.batch(step)
-      yield windows[:, :-1], windows[:, 1:]
-
-  spec = tf.TensorSpec([batch_size, seq_length], tf.int64)
-  dataset = tf.data.Dataset.from_generator(epoch, output_signature=(spec, spec))
-  cardinality = tf.data.experimental.assert_cardinality(batches.steps_per_epoch)
-  return dataset.apply(cardinality).prefetch(tf.data.AUTOTUNE)

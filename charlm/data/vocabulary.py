@@ -8,15 +8,11 @@ characters that are new.
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from charlm.errors import InputError
 from charlm.options import is_utf8
-
-if TYPE_CHECKING:
-  import tensorflow as tf
 
 UNKNOWN_ID = 0
 PADDING_ID = 1
@@ -66,7 +62,7 @@ def encode(text: str, vocab: list[str]) -> np.ndarray:
 
   Unknown characters become id 0.
   """
-  table = _id_of_code_point(vocab)
+  table = id_of_code_point(vocab)
   # All code points at once, instead of a look-up for each character.
   # Lone surrogates, which no UTF-8 holds, are unknown characters too.
   data = text.encode("utf-32-le", "surrogatepass")
@@ -85,41 +81,7 @@ def unknown_characters(text: str, vocab: list[str]) -> list[str]:
   return sorted(set(text) - set(vocab))
 
 
-def line_to_tensor(
-  line: "str | list[str] | tf.Tensor", vocab: list[str]
-) -> "tf.Tensor | tf.RaggedTensor":
-  """Converts UTF-8 characters to int64 ids.
-
-  Args:
-    line: a string, or a list or tensor of strings.
-    vocab: the vocabulary.
-
-  Returns:
-    `[N]` for a string, else one ragged row each. Unknown characters are id 0.
-  """
-  import tensorflow as tf
-
-  table = tf.constant(_id_of_code_point(vocab))
-  code_points = tf.strings.unicode_decode(line, "UTF-8")
-  return tf.ragged.map_flat_values(
-    lambda c: tf.gather(table, tf.minimum(c, len(table) - 1)), code_points
-  )
-
-
-def text_from_ids(
-  ids: "tf.Tensor | tf.RaggedTensor", vocab: list[str]
-) -> "tf.Tensor":
-  """Joins the characters of ids `[..., N]` into string tensors `[...]`.
-
-  Padding disappears, unknown characters read `[UNK]`.
-  """
-  import tensorflow as tf
-
-  ids = tf.cast(ids, tf.int64)
-  return tf.strings.reduce_join(tf.gather(vocab, ids), axis=-1)
-
-
-def _id_of_code_point(vocab: list[str]) -> np.ndarray:
+def id_of_code_point(vocab: list[str]) -> np.ndarray:
   """Returns a table `[largest code point + 2]` of ids; its last one is 0."""
   code_points = [ord(char) for char in vocab[NUM_SPECIAL:]]
   table = np.zeros(max(code_points, default=0) + 2, np.int64)

@@ -11,7 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from charlm.data.vocabulary import PADDING_ID, line_to_tensor, text_from_ids
+from charlm.data.tensors import line_to_tensor, text_from_ids
+from charlm.data.vocabulary import PADDING_ID
 from charlm.model.language_model import GRULM
 from charlm.sampling.gumbel import temperature_random_sampling, without_special
 from charlm.sampling.threefry import sample_keys, uniform_numbers
@@ -54,9 +55,8 @@ class TextModel:
   def functions(self) -> dict[str, Any]:
     """Returns the graph functions by name: `score`, `step`, and so on."""
     strings = tf.TensorSpec([None], tf.string)
-    states = tf.TensorSpec(
-      [None, self._model.num_layers, self._model.rnn_units]
-    )
+    model = self._model
+    states = tf.TensorSpec([None, model.num_layers, model.rnn_units])
     types = {"length": tf.int32, "temperature": tf.float32, "seed": tf.int64}
     numbers = [tf.TensorSpec([], dtype, name) for name, dtype in types.items()]
     return {
@@ -86,19 +86,18 @@ class TextModel:
     ids = tf.pad(ids, [[0, 0], [0, 2]], constant_values=PADDING_ID)
     # Character by character: a saved model cannot hold the fused layer's own
     # gradient.
-    read = self._model.step_fn(self._model.input_table())
+    table = self._model.input_table()
     states = self._model.initial_states(tf.size(texts))
     columns = tf.TensorArray(tf.float32, num_targets + 1)
     for t in tf.range(num_targets + 1):
-      log_probs, states = read(ids[:, t], states)
+      log_probs, states = self._model.read(table, ids[:, t], states)
       nats = -tf.gather(log_probs, ids[:, t + 1], batch_dims=1)
       columns = columns.write(t, nats)
     scored = tf.sequence_mask(counts, num_targets)
     nats = tf.transpose(columns.stack())[:, :num_targets]
     nats = tf.where(scored, nats, 0.0)
-    means = tf.math.divide_no_nan(
-      tf.reduce_sum(nats, axis=1), tf.cast(counts, nats.dtype)
-    )
+    sums = tf.reduce_sum(nats, axis=1)
+    means = tf.math.divide_no_nan(sums, tf.cast(counts, nats.dtype))
     return {"nats": nats, "num_characters": counts, "log_perplexity": means}
 
   def _step(
@@ -114,9 +113,9 @@ class TextModel:
     """
     # One character of each text: the others of a longer string are not read.
     ids = line_to_tensor(characters, self._vocab).to_tensor(shape=[None, 1])
-    read = self._model.step_fn(self._model.input_table())
+    table = self._model.input_table()
     layers = tuple(tf.unstack(states, self._model.num_layers, axis=1))
-    log_probs, layers = read(ids[:, 0], layers)
+    log_probs, layers = self._model.read(table, ids[:, 0], layers)
     return {"log_probs": log_probs, "states": tf.stack(layers, axis=1)}
 
   def _generate(
@@ -143,7 +142,7 @@ class TextModel:
     longest = tf.shape(given)[1]
     words = tf.bitcast(seed, tf.uint32)
     keys = sample_keys(words, tf.cast(rows, tf.uint32))
-    read = self._model.step_fn(self._model.input_table())
+    table = self._model.input_table()
     states = self._model.initial_states(tf.size(rows))
     last, end = given[:, 0], longest + length
     ids = tf.TensorArray(tf.int32, end).write(0, last)
@@ -155,10 +154,9 @@ class TextModel:
       # Not in the loop over characters, which a server may compile with XLA.
       uniform = uniform_numbers(keys, positions, vocab_size)
       for i in tf.range(len(positions)):
-        log_probs, states = read(last, states)
-        drawn = temperature_random_sampling(
-          without_special(log_probs), temperature, uniform[i]
-        )
+        log_probs, states = self._model.read(table, last, states)
+        log_probs = without_special(log_probs)
+        drawn = temperature_random_sampling(log_probs, temperature, uniform[i])
         # The prefixes end in different places, and then drawn ids follow.
         prefix = given[:, tf.minimum(first + i, longest - 1)]
         drawn = tf.cast(drawn, tf.int32)

@@ -50,14 +50,9 @@ class FusedGRU(keras.layers.GRU):
     """
     if precision not in ("float32", "bfloat16"):
       raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
-    super().__init__(
-      units,
-      return_sequences=True,
-      return_state=True,
-      name=name,
-      dtype=dtype,
-      trainable=trainable,
-    )
+    outputs = {"return_sequences": True, "return_state": True}
+    options = {"name": name, "dtype": dtype, "trainable": trainable}
+    super().__init__(units, **outputs, **options)
     self.precision = precision
     self.layer_norm = layer_norm
     self.gain = None  # [3H], for z, r, n
@@ -127,11 +122,7 @@ class FusedGRU(keras.layers.GRU):
     return tf.bfloat16 if low else tf.as_dtype(self.compute_dtype)
 
   def _run(
-    self,
-    features: tf.Tensor,
-    kernel: tf.Tensor,
-    state: Any,
-    training: bool,
+    self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
     if state is None:

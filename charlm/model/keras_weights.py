@@ -4,8 +4,10 @@ Keras 3 writes `NAME.weights.h5`, Keras 2 a TensorFlow checkpoint `NAME.index`
 and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 """
 
+import collections
 import os
 import pathlib
+from collections.abc import Iterator
 
 import h5py
 import numpy as np
@@ -43,12 +45,9 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       "Keras' GRU has no layer normalisation: leave out --layer_norm, or "
       f"--init_from={path}"
     )
-  specs = list(weight_specs(config, vocab_size))
+  read = _read_h5 if path.endswith(".h5") else _read_checkpoint
   try:
-    if path.endswith(".h5"):
-      weights = _read_h5(path, specs)
-    else:
-      weights = _read_checkpoint(prefix, specs)
+    weights = list(read(prefix, weight_specs(config, vocab_size)))
   except InputError:
     raise
   # What h5py and TensorFlow raise for damaged files, and for other kinds.
@@ -62,32 +61,29 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   return model
 
 
-def _read_checkpoint(prefix: str, specs: list[WeightSpec]) -> list[np.ndarray]:
-  weights = []
+def _read_checkpoint(
+  prefix: str, specs: Iterator[WeightSpec]
+) -> Iterator[np.ndarray]:
   with plain_path(pathlib.Path(prefix)) as path:
     reader = tf.compat.v1.train.NewCheckpointReader(path)
     shapes = reader.get_variable_to_shape_map()
     for owner, name, shape in specs:
       key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
-      weights.append(reader.get_tensor(key))
-  return weights
+      yield reader.get_tensor(key)
 
 
-def _read_h5(path: str, specs: list[WeightSpec]) -> list[np.ndarray]:
-  numbers: dict[str, int] = {}  # of the next variable of an owner
-  weights = []
+def _read_h5(path: str, specs: Iterator[WeightSpec]) -> Iterator[np.ndarray]:
+  numbers = collections.Counter[str]()  # of the next variable of an owner
   with h5py.File(path) as file:
     for owner, name, shape in specs:
-      number = numbers.get(owner, 0)
-      numbers[owner] = number + 1
-      data = file[f"{owner}/vars/{number}"]
+      data = file[f"{owner}/vars/{numbers[owner]}"]
+      numbers[owner] += 1
       _check_shape(path, f"{owner}/{name}", data.shape, shape)
       # A file can claim any shape: checked before memory is allocated.
       if data.id.get_storage_size() < data.nbytes:
         raise ValueError(f"{data.name} is truncated")
-      weights.append(np.asarray(data, np.float32))
-  return weights
+      yield np.asarray(data, np.float32)
 
 
 def _check_shape(

@@ -6,7 +6,7 @@ layer.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -59,8 +59,6 @@ class GRULM(keras.Model):
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
-    # What cuDNN cannot do.
-    only_fused = precision != "float32" or layer_norm
     self.rnn_units = rnn_units
     # Five times Keras' scale. Keras' Adam squares the gradient of each
     # occurrence of a character separately, so its embeddings grow fast; from
@@ -73,9 +71,7 @@ class GRULM(keras.Model):
     # One attribute per layer: a checkpoint may not track the layers in a list.
     for i in range(num_layers):
       name = _gru_name(i)
-      layer = _build_gru(
-        gru, only_fused, rnn_units, precision, layer_norm, name=name
-      )
+      layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
       setattr(self, name, layer)
     # The name, not the function: a saved model can only be loaded by name.
     self.dense = keras.layers.Dense(
@@ -127,8 +123,7 @@ class GRULM(keras.Model):
     if rate and dropout_seed is None:
       dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
-    layers = zip(self.grus, states, strict=True)
-    for i, (gru, state) in enumerate(layers):
+    for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
       # Dropout on the embeddings needs the embedding of each position.
       if i == 0 and not rate and isinstance(gru, FusedGRU):
         x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
@@ -139,33 +134,26 @@ class GRULM(keras.Model):
       x = _dropout(x, rate, dropout_seed, i + 1)  # [B, T, H]
       new_states.append(state)
     log_probs = self.dense(x)  # [B, T, V]
-    if not return_state:
-      return log_probs
-    return log_probs, tuple(new_states)
+    return (log_probs, tuple(new_states)) if return_state else log_probs
 
   def input_table(self) -> tf.Tensor:
     """Returns what each character adds to the first gates, `[V, 3H]`."""
     return project(self.gru.cell, self.embedding.embeddings)
 
-  def step_fn(
-    self, table: tf.Tensor
-  ) -> Callable[[tf.Tensor, State], tuple[tf.Tensor, State]]:
-    """Returns a function that reads one character, for loops over characters.
+  def read(
+    self, table: tf.Tensor, ids: tf.Tensor, states: State
+  ) -> tuple[tf.Tensor, State]:
+    """Reads one character of each row, in loops over characters.
 
-    It takes ids `[B]` and the state before them, and returns log-probabilities
-    `[B, V]` and the state after. The table is `input_table`, which such a loop
-    computes once.
+    The table is `input_table`, which such a loop computes once. It takes ids
+    `[B]` and the state before them, and returns log-probabilities `[B, V]` and
+    the state after.
     """
-
-    def read(ids: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
-      x, new_states = tf.gather(table, ids), []
-      layers = zip(self.grus, states, strict=True)
-      for i, (gru, state) in enumerate(layers):
-        x = step_gru(gru, project(gru.cell, x) if i else x, state)
-        new_states.append(x)  # [B, H]
-      return self.dense(x), tuple(new_states)
-
-    return read
+    x, new_states = tf.gather(table, ids), []
+    for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
+      x = step_gru(gru, project(gru.cell, x) if i else x, state)
+      new_states.append(x)  # [B, H]
+    return self.dense(x), tuple(new_states)
 
 
 def build_model(*args: Any, **kwargs: Any) -> GRULM:
@@ -211,14 +199,15 @@ def _gru_name(layer: int) -> str:
 
 
 def _build_gru(
-  kind: str, only_fused: bool, units: int, *options: Any, name: str
+  name: str, kind: str, units: int, precision: str, layer_norm: bool
 ) -> keras.layers.GRU:
+  only_fused = precision != "float32" or layer_norm  # cuDNN has neither
   if kind == "auto":
     # cuDNN is the faster one on a GPU.
     cudnn = not only_fused and tf.config.list_physical_devices("GPU")
     kind = "keras" if cudnn else "fused"
   if kind == "fused":
-    return FusedGRU(units, *options, name=name)
+    return FusedGRU(units, precision, layer_norm, name=name)
   if only_fused:
     raise InputError(
       "Keras' GRU has neither --precision=bfloat16 nor --layer_norm here: give "
@@ -242,9 +231,8 @@ def _dropout(
   context = tf.distribute.get_replica_context()
   rows = tf.shape(x)[0]
   first = context.replica_id_in_sync_group * rows
-  shape = tf.concat(
-    [[rows * context.num_replicas_in_sync], tf.shape(x)[1:]], axis=0
-  )
+  all_rows = rows * context.num_replicas_in_sync
+  shape = tf.concat([[all_rows], tf.shape(x)[1:]], axis=0)
   seed = tf.random.experimental.stateless_fold_in(seed, layer)
   uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
   keep = uniform[first : first + rows] >= rate

@@ -16,10 +16,13 @@ the normalised product times its gain. That of the product itself, 3H more rows
 for z, r, n, follows them, which makes 7H.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
+
+_Vars: TypeAlias = "tuple[Any, ...]"  # of a loop: time step, state, arrays
 
 _EPSILON = 1e-3  # as Keras has it; a zero state has no variance
 
@@ -58,13 +61,10 @@ def recurrence(
     d_rows = _columns(d_rows)  # [4H or 7H, T * B]
     d_inputs, d_recurrent = d_rows[: 3 * units], d_rows[-3 * units :]
     d_gates = tf.cast(d_rows[units : 4 * units], dtype)  # z, r, n
-    d_kernel = tf.matmul(  # [D, 3H]
-      _columns(features), d_inputs, transpose_b=True
-    )
-    previous = _columns(tf.cast(states[:-1], features.dtype))  # [H, T * B]
-    d_recurrent_kernel = tf.matmul(  # [H, 3H]
-      previous, d_recurrent, transpose_b=True
-    )
+    # [D, 3H], and from [H, T * B] [H, 3H]
+    d_kernel = tf.matmul(_columns(features), d_inputs, transpose_b=True)
+    previous = _columns(tf.cast(states[:-1], features.dtype))
+    d_recurrent_kernel = tf.matmul(previous, d_recurrent, transpose_b=True)
     d_features = tf.reshape(  # dropped from the graph if nothing needs it
       tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])
     )
@@ -103,9 +103,7 @@ def _forward(
   columns = tf.zeros_like(state[:1])  # to broadcast once, not at every step
   bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # [N, B]
 
-  def step(
-    t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
-  ) -> tuple[Any, ...]:
+  def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> _Vars:
     inputs = tf.matmul(kernel, features[t])  # [3H, B]
     recurrent = tf.matmul(recurrent_kernel, tf.cast(state, features.dtype))
     recurrent = tf.cast(recurrent, dtype)  # [3H, B]
@@ -130,18 +128,13 @@ def _forward(
   shapes = [[2 * units, shape[1]], shape, shape]
   if gain:
     shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]
-  states, *saved = (
-    tf.TensorArray(dtype, size, element_shape=element, clear_after_read=False)
-    for size, element in [
-      (num_steps + 1, shape),
-      *((num_steps, element) for element in shapes),
-    ]
-  )
+  array = functools.partial(tf.TensorArray, dtype, clear_after_read=False)
+  states = array(num_steps + 1, element_shape=shape)
+  saved = [array(num_steps, element_shape=element) for element in shapes]
+  start = (0, state, states.write(0, state), *saved)
+  # One at a time: a step needs the one before.
   _, _, states, *saved = tf.while_loop(
-    lambda t, *_: t < num_steps,
-    step,
-    (0, state, states.write(0, state), *saved),
-    parallel_iterations=1,  # a step needs the one before
+    lambda t, *_: t < num_steps, step, start, parallel_iterations=1
   )
   return states.stack(), tuple(saved)
 
@@ -167,9 +160,7 @@ def _backward(
   shape = states.shape[1:]
   gains = [g[:, None] + tf.zeros_like(states[0, :1]) for g in gain]
 
-  def step(
-    t: tf.Tensor, d_state: tf.Tensor, d_rows: tf.TensorArray
-  ) -> tuple[Any, ...]:
+  def step(t: tf.Tensor, d_state: tf.Tensor, d_rows: tf.TensorArray) -> _Vars:
     # [2H, B], [H, B], [H, B], and with a gain [3H, B] and [3, 1, B]
     zr, n, recurrent_n, *norm = (array.read(t) for array in saved)
     z, r = tf.split(zr, 2)
@@ -185,22 +176,17 @@ def _backward(
       normal, scale = norm
       d_normal = tf.concat(rows[1:], axis=0) * gains[0]
       rows.append(_normalise_gradient(normal, scale, d_normal, units))
-    rows = [tf.cast(d, product_dtype) for d in rows]
-    rows = tf.concat(rows, axis=0)
+    rows = tf.concat([tf.cast(d, product_dtype) for d in rows], axis=0)
     product = tf.matmul(recurrent_kernel, rows[-3 * units :])
     d_state = d_kept + tf.cast(product, d_kept.dtype)
     d_state.set_shape(shape)
     return t - 1, d_state, d_rows.write(t, rows)
 
-  num_rows = (7 if gain else 4) * units
-  d_rows = tf.TensorArray(
-    product_dtype, num_steps, element_shape=[num_rows, shape[1]]
-  )
+  row_shape = [(7 if gain else 4) * units, shape[1]]
+  d_rows = tf.TensorArray(product_dtype, num_steps, element_shape=row_shape)
+  start = (num_steps - 1, tf.zeros_like(states[0]), d_rows)
   _, d_state, d_rows = tf.while_loop(
-    lambda t, *_: t >= 0,
-    step,
-    (num_steps - 1, tf.zeros_like(states[0]), d_rows),
-    parallel_iterations=1,
+    lambda t, *_: t >= 0, step, start, parallel_iterations=1
   )
   return d_rows.stack(), d_state
 

@@ -17,23 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.vocabulary import (
-  decode,
-  encode,
-  line_to_tensor,
-  text_from_ids,
-  unknown_characters,
-)
+from charlm.data.tensors import line_to_tensor, text_from_ids
+from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.model.language_model import GRULM, State
-from charlm.sampling.gumbel import (
-  limit,
-  temperature_random_sampling,
-  without_special,
-)
+from charlm.sampling.gumbel import draw
 from charlm.sampling.options import DrawOptions
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
-from charlm.sampling.threefry import sample_keys, uniform_numbers
+from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
 
 # Products of one row, and of more than 32, round differently, which can flip a
@@ -62,9 +53,8 @@ class GenerativeModel:
     """
     self._model = model
     self._vocab = vocab
-    self._options = DrawOptions(
-      float(temperature), int(top_k), float(top_p), float(min_p)
-    )
+    limits = int(top_k), float(top_p), float(min_p)
+    self._options = DrawOptions(float(temperature), *limits)
     # Each core holds the random numbers of one graph call.
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
@@ -90,7 +80,7 @@ class GenerativeModel:
         "the inputs differ in length: give strings of one length"
       )
     log_probs, states = self._model(ids, states, return_state=True)
-    chosen = self._draw(log_probs[:, -1])
+    chosen = draw(log_probs[:, -1], self._options)
     return text_from_ids(chosen[:, tf.newaxis], self._vocab), states
 
   def generate_n_chars(self, num_chars: int, prefix: str, seed: int = 0) -> str:
@@ -99,10 +89,8 @@ class GenerativeModel:
     Warns of characters of the prefix that the model does not know.
     """
     if unknown := unknown_characters(prefix, self._vocab):
-      warnings.warn(
-        f"not in the vocabulary: {' '.join(map(repr, unknown))}",
-        stacklevel=2,
-      )
+      words = " ".join(map(repr, unknown))
+      warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
     return prefix + self.sample(num_chars, prefix, 1, seed)[0].text
 
   def sample(
@@ -127,9 +115,8 @@ class GenerativeModel:
       number = min(num_samples - first, self._max_rows)
       samples = range(first, first + number)
       pieces = [[Sample("", np.empty(0, np.float32))] * number]
-      for piece in self._pieces(
-        num_chars, prefix, samples, seed, stop, self._buffer
-      ):
+      drawn = self._pieces(num_chars, prefix, samples, seed, stop, self._buffer)
+      for piece in drawn:
         if stopped.is_set():
           raise concurrent.futures.CancelledError
         pieces.append(piece)
@@ -157,10 +144,8 @@ class GenerativeModel:
   ) -> Iterator[Sample]:
     """Yields the text of one sample, in pieces as it is drawn."""
     samples = range(sample, sample + 1)
-    for (piece,) in self._pieces(
-      num_chars, prefix, samples, seed, stop, _STREAMED
-    ):
-      yield piece
+    pieces = self._pieces(num_chars, prefix, samples, seed, stop, _STREAMED)
+    yield from (piece for (piece,) in pieces)
 
   def _pieces(
     self,
@@ -177,10 +162,9 @@ class GenerativeModel:
     prefix_ids = encode(prefix, self._vocab)
     num_given, end = len(prefix_ids), len(prefix_ids) + num_chars
     num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
-    keys = sample_keys(
-      np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32),
-      np.arange(samples.start, samples.start + num_rows, dtype=np.uint32),
-    )
+    words = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+    rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)
+    keys = sample_keys(words, rows)
     last = np.full(num_rows, prefix_ids[0], np.int32)
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
@@ -206,19 +190,14 @@ class GenerativeModel:
       )
       new = slice(len(part), num)
       start += num
+      drawn = zip(tails, ids.numpy(), log_probs.numpy(), strict=False)
       yield [
         tail.add(decode(row[new], self._vocab), nats[new], start == end)
-        for tail, row, nats in zip(
-          tails, ids.numpy(), log_probs.numpy(), strict=False
-        )
+        for tail, row, nats in drawn
       ]
 
   def _compile(
-    self,
-    table: tf.Tensor,
-    last: tf.Tensor,
-    states: State,
-    keys: tuple[tf.Tensor, tf.Tensor],
+    self, table: tf.Tensor, last: tf.Tensor, states: State, keys: Pair
   ) -> None:
     """Compiles both functions side by side: the first character waits for both.
 
@@ -234,9 +213,7 @@ class GenerativeModel:
       uniform.result()
     self._compiled.add(num_rows)
 
-  def _uniform(
-    self, keys: tuple[tf.Tensor, tf.Tensor], first: tf.Tensor
-  ) -> tf.Tensor:
+  def _uniform(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
     """Returns random numbers for positions from `first` on, `[S, B, V]`."""
     positions = first + tf.range(self._buffer)[:, tf.newaxis]
     return uniform_numbers(keys, positions, len(self._vocab))
@@ -266,18 +243,15 @@ class GenerativeModel:
     """
     offset, length, num_given = tf.unstack(span)
     shape = {"size": self._buffer, "element_shape": last.shape}
-    arrays = [
-      tf.TensorArray(dtype, **shape) for dtype in (tf.int32, tf.float32)
-    ]
-    read = self._model.step_fn(table)
+    arrays = [tf.TensorArray(kind, **shape) for kind in (tf.int32, tf.float32)]
 
     def step(
       i: tf.Tensor, last: tf.Tensor, states: State, *arrays: tf.TensorArray
     ) -> tuple[Any, ...]:
-      log_probs, states = read(last, states)
+      log_probs, states = self._model.read(table, last, states)
       # A gather, since a slice would copy all of the numbers.
       numbers = tf.gather(uniform, offset + i)
-      drawn = tf.cast(self._draw(log_probs, numbers), tf.int32)
+      drawn = tf.cast(draw(log_probs, self._options, numbers), tf.int32)
       last = tf.where(i < num_given, tf.gather(given, i), drawn)
       values = last, tf.gather(log_probs, last, batch_dims=1)
       pairs = zip(arrays, values, strict=True)
@@ -287,12 +261,3 @@ class GenerativeModel:
       lambda i, *_: i < length, step, (0, last, states, *arrays)
     )
     return *(tf.transpose(array.stack()) for array in arrays), last, states
-
-  def _draw(
-    self, log_probs: tf.Tensor, uniform: tf.Tensor | None = None
-  ) -> tf.Tensor:
-    options = self._options
-    log_probs = without_special(log_probs)
-    if options.temperature:
-      log_probs = limit(log_probs, options)
-    return temperature_random_sampling(log_probs, options.temperature, uniform)

@@ -7,6 +7,19 @@ from charlm.data.vocabulary import NUM_SPECIAL
 from charlm.sampling.options import DrawOptions
 
 
+def draw(
+  log_probs: tf.Tensor, options: DrawOptions, uniform: tf.Tensor | None = None
+) -> tf.Tensor:
+  """Draws ids of characters from log-probabilities `[B, V]`, within limits.
+
+  Random numbers and result are those of `temperature_random_sampling`.
+  """
+  log_probs = without_special(log_probs)
+  if options.temperature:
+    log_probs = limit(log_probs, options)
+  return temperature_random_sampling(log_probs, options.temperature, uniform)
+
+
 def temperature_random_sampling(
   log_probs: tf.Tensor,
   temperature: float | tf.Tensor = 1.0,

@@ -15,9 +15,10 @@ import tensorflow as tf
 # loop of small operations is slow in TensorFlow outside a graph. Products and
 # quotients are shifts.
 _Words: TypeAlias = "tf.Tensor | np.ndarray"
+Pair: TypeAlias = tuple[_Words, _Words]
 
 
-def sample_keys(seed: _Words, samples: _Words) -> tuple[_Words, _Words]:
+def sample_keys(seed: _Words, samples: _Words) -> Pair:
   """Returns two words `[B]` for each sample's random numbers.
 
   Args:
@@ -27,9 +28,7 @@ def sample_keys(seed: _Words, samples: _Words) -> tuple[_Words, _Words]:
   return _threefry(seed[0], seed[1], samples, 0 * samples)
 
 
-def uniform_numbers(
-  keys: tuple[_Words, _Words], positions: tf.Tensor, size: int
-) -> tf.Tensor:
+def uniform_numbers(keys: Pair, positions: tf.Tensor, size: int) -> tf.Tensor:
   """Returns numbers in [0, 1) `[S, B, size]`, a function of all arguments.
 
   Compiled with XLA, this belongs in a function of its own, without a reduction:
@@ -50,9 +49,7 @@ def uniform_numbers(
   return tf.cast(tf.cast(bits // 2**8, tf.int32), tf.float32) * 2.0**-24
 
 
-def _threefry(
-  key0: _Words, key1: _Words, x0: _Words, x1: _Words
-) -> tuple[_Words, _Words]:
+def _threefry(key0: _Words, key1: _Words, x0: _Words, x1: _Words) -> Pair:
   """Returns two words of Threefry-2x32 with 20 rounds."""
   keys = (key0, key1, key0 ^ key1 ^ 0x1BD11BDA)
   x0, x1 = x0 + key0, x1 + key1

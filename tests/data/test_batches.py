@@ -12,11 +12,11 @@ from charlm.data.batches import (
   Batches,
   ContinuedBatches,
   build_batches,
-  create_batch_dataset,
   cut_windows,
   split_input_target,
 )
 from charlm.data.corpus import load_text, split_text
+from charlm.data.tensors import create_batch_dataset
 from charlm.data.vocabulary import decode, encode
 from charlm.errors import InputError
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import SHAKESPEARE_VOCAB as VOCAB
 
-from charlm.data import vocabulary
+from charlm.data import tensors, vocabulary
 from charlm.data.corpus import load_lines
 from charlm.errors import InputError
 
@@ -40,7 +40,7 @@ def test_published_ids() -> None:
   ],
 )
 def test_line_to_tensor_and_encode_agree(line: str, ids: list[int]) -> None:
-  tensor = vocabulary.line_to_tensor(line, VOCAB)
+  tensor = tensors.line_to_tensor(line, VOCAB)
   assert tensor.dtype == tf.int64
   assert tensor.numpy().tolist() == ids
   array = vocabulary.encode(line, VOCAB)
@@ -50,24 +50,24 @@ def test_line_to_tensor_and_encode_agree(line: str, ids: list[int]) -> None:
 
 @pytest.mark.parametrize("kind", [list, tf.constant])
 def test_several_lines_give_a_row_each(kind: type) -> None:
-  ids = vocabulary.line_to_tensor(kind(["ab", "é", "abc"]), VOCAB)
+  ids = tensors.line_to_tensor(kind(["ab", "é", "abc"]), VOCAB)
   assert ids.to_list() == [[55, 56], [0], [55, 56, 57]]
-  texts = vocabulary.text_from_ids(ids, VOCAB)
+  texts = tensors.text_from_ids(ids, VOCAB)
   assert texts.numpy().tolist() == [b"ab", b"[UNK]", b"abc"]
 
 
 def test_round_trip() -> None:
   text = "".join(VOCAB[2:])
-  ids = vocabulary.line_to_tensor(text, VOCAB)
-  assert vocabulary.text_from_ids(ids, VOCAB).numpy().decode() == text
+  ids = tensors.line_to_tensor(text, VOCAB)
+  assert tensors.text_from_ids(ids, VOCAB).numpy().decode() == text
   assert vocabulary.decode(vocabulary.encode(text, VOCAB), VOCAB) == text
 
 
 def test_padding_disappears() -> None:
   ids = vocabulary.encode("ab", VOCAB)
-  assert vocabulary.text_from_ids(ids, VOCAB).numpy() == b"ab"
+  assert tensors.text_from_ids(ids, VOCAB).numpy() == b"ab"
   ids = tf.constant([[55, 56, 1, 1], [55, 1, 1, 1]])
-  texts = vocabulary.text_from_ids(ids, VOCAB)
+  texts = tensors.text_from_ids(ids, VOCAB)
   assert texts.numpy().tolist() == [b"ab", b"a"]
   assert vocabulary.decode(np.array([55, 1, 56]), VOCAB) == "ab"
 
@@ -78,7 +78,7 @@ def test_any_unicode_has_the_smallest_type_of_ids() -> None:
   ids = vocabulary.encode(text, vocab)
   assert ids.dtype == np.uint16
   assert vocabulary.decode(ids, vocab) == text
-  assert vocabulary.line_to_tensor(text, vocab).numpy().tolist() == ids.tolist()
+  assert tensors.line_to_tensor(text, vocab).numpy().tolist() == ids.tolist()
   assert vocabulary.encode("\ud800\U0010ffff", vocab).tolist() == [0, 0]
 
 

@@ -72,9 +72,9 @@ def test_a_carried_state_joins_two_pieces(model: charlm.GRULM) -> None:
 
 def test_steps_of_one_character_equal_a_window(model: charlm.GRULM) -> None:
   ids = _ids(3, 6)
-  step, states = model.step_fn(model.input_table()), model.initial_states(3)
+  table, states = model.input_table(), model.initial_states(3)
   for t, expected in enumerate(tf.unstack(model(ids), axis=1)):
-    log_probs, states = step(ids[:, t], states)
+    log_probs, states = model.read(table, ids[:, t], states)
     np.testing.assert_allclose(log_probs, expected, atol=1e-6)
 
 

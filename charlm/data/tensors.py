@@ -1,0 +1,69 @@
+"""Texts and batches as TensorFlow's tensors and datasets."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.data.batches import Batches
+from charlm.data.vocabulary import encode, id_of_code_point
+
+
+def line_to_tensor(
+  line: str | list[str] | tf.Tensor, vocab: list[str]
+) -> tf.Tensor | tf.RaggedTensor:
+  """Converts UTF-8 characters to int64 ids.
+
+  Args:
+    line: a string, or a list or tensor of strings.
+    vocab: the vocabulary.
+
+  Returns:
+    `[N]` for a string, else one ragged row each. Unknown characters are id 0.
+  """
+  table = tf.constant(id_of_code_point(vocab))
+  code_points = tf.strings.unicode_decode(line, "UTF-8")
+  return tf.ragged.map_flat_values(
+    lambda c: tf.gather(table, tf.minimum(c, len(table) - 1)), code_points
+  )
+
+
+def text_from_ids(
+  ids: tf.Tensor | tf.RaggedTensor, vocab: list[str]
+) -> tf.Tensor:
+  """Joins the characters of ids `[..., N]` into string tensors `[...]`.
+
+  Padding disappears, unknown characters read `[UNK]`.
+  """
+  ids = tf.cast(ids, tf.int64)
+  return tf.strings.reduce_join(tf.gather(vocab, ids), axis=-1)
+
+
+def create_batch_dataset(
+  lines: list[str],
+  vocab: list[str],
+  seq_length: int = 100,
+  batch_size: int = 64,
+  seed: int = 0,
+) -> tf.data.Dataset:
+  """Returns the trainer's batches as a dataset for `model.fit`.
+
+  Returns:
+    A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one
+    epoch long; every iteration of it is the next epoch's shuffle.
+  """
+  ids = encode("\n".join(lines), vocab).astype(np.int64)
+  batches = Batches(ids, seq_length, batch_size, seed)
+  first_steps = itertools.count(step=batches.steps_per_epoch)
+
+  def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    first = next(first_steps)
+    for step in range(first, first + batches.steps_per_epoch):
+      windows = batches.batch(step)
+      yield windows[:, :-1], windows[:, 1:]
+
+  spec = tf.TensorSpec([batch_size, seq_length], tf.int64)
+  dataset = tf.data.Dataset.from_generator(epoch, output_signature=(spec, spec))
+  cardinality = tf.data.experimental.assert_cardinality(batches.steps_per_epoch)
+  return dataset.apply(cardinality).prefetch(tf.data.AUTOTUNE)
