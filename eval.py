@@ -98,9 +98,9 @@ def evaluate(options: EvalOptions) -> int:
     InputError: bad input.
   """
   import_quietly("tensorflow", "keras")
-  from charlm.evaluation.evaluator import Evaluator
+  from charlm.evaluation.dynamic import score_dynamic
+  from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
   from charlm.evaluation.per_line import LineScorer, read_lines
-  from charlm.evaluation.protocols import newline_id, score_dynamic, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir

@@ -27,9 +27,7 @@ _NEVER = 2**62  # steps
 class _NoHooks:
   """Nothing beside the steps."""
 
-  def show_progress(
-    self, step: int, loss: float, characters_per_second: float
-  ) -> None: ...
+  def show_progress(self, step: int, loss: float, speed: float) -> None: ...
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None: ...
 

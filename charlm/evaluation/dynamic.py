@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID, encode
+from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM, State
 
@@ -53,8 +54,7 @@ class DynamicEvaluator:
     Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
-    nats = self._pass(ids, self.learning_rate)
-    return Score(nats, ids[1:] == UNKNOWN_ID)
+    return Score(self._pass(ids, self.learning_rate), ids[1:] == UNKNOWN_ID)
 
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""
@@ -86,10 +86,8 @@ class DynamicEvaluator:
   ) -> tuple[tf.Tensor, State]:
     """Scores a segment `[1, T + 1]` and takes a step; returns `[T]` nats."""
     with tf.GradientTape() as tape:
-      log_probs, states = self._model(
-        segment[:, :-1], states, return_state=True
-      )
-      targets = segment[:, 1:]
+      inputs, targets = segment[:, :-1], segment[:, 1:]
+      log_probs, states = self._model(inputs, states, return_state=True)
       nats = -tf.gather(log_probs, targets, batch_dims=2)
       nats = tf.where(targets == PADDING_ID, 0.0, nats)
     gradients = tape.gradient(nats, self._weights)
@@ -118,3 +116,28 @@ def _segments(ids: np.ndarray) -> Iterator[np.ndarray]:
     piece = ids[start : start + _SEGMENT + 1]
     segment[0, : len(piece)] = piece
     yield segment
+
+
+def score_dynamic(
+  model: GRULM, vocab: list[str], ids: np.ndarray, valid: str
+) -> tuple[Score, str]:
+  """Scores a text `[N]` by dynamic evaluation, along its stream.
+
+  Args:
+    model: is left as it was.
+    vocab: the model's vocabulary.
+    ids: the text.
+    valid: the valid text, on which the learning rate is chosen.
+
+  Returns the score, and the protocol in words.
+
+  Raises InputError: no valid text.
+  """
+  if not valid:
+    raise InputError(
+      "dynamic evaluation chooses its learning rate on text that is neither "
+      "trained on nor scored: train a run with --valid_lines"
+    )
+  evaluator = DynamicEvaluator(model, encode(valid, vocab))
+  words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
+  return evaluator.stream(ids), words

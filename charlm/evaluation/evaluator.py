@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM, State
 
@@ -88,11 +89,8 @@ class Evaluator:
       text = np.append(text, newline)
     ends = np.flatnonzero(text == newline)
     rows = [text[a : b + 1] for a, b in itertools.pairwise(ends)]
-    return Score(
-      np.concatenate(self._score_rows(rows)),
-      np.concatenate([row[1:] == UNKNOWN_ID for row in rows]),
-      np.diff(ends),
-    )
+    nats = np.concatenate(self._score_rows(rows))
+    return Score(nats, text[1:] == UNKNOWN_ID, np.diff(ends))
 
   def _score_rows(self, rows: list[np.ndarray]) -> list[np.ndarray]:
     """Returns the nats of all characters but the first of each row."""
@@ -122,9 +120,8 @@ class Evaluator:
       for row, ids in zip(filled, rows, strict=False):
         piece = ids[start : start + size + 1]
         row[: len(piece)] = piece
-      nats, states = self._compiled_score_piece(
-        filled[:, :-1], filled[:, 1:], states
-      )
+      inputs, targets = filled[:, :-1], filled[:, 1:]
+      nats, states = self._compiled_score_piece(inputs, targets, states)
       pieces.append(nats.numpy())
     nats = np.concatenate(pieces, axis=1)
     return [x[: len(row) - 1] for x, row in zip(nats, rows, strict=False)]
@@ -134,3 +131,39 @@ class Evaluator:
   ) -> tuple[tf.Tensor, State]:
     log_probs, states = self._model(inputs, states, return_state=True)
     return -tf.gather(log_probs, targets, batch_dims=2), states  # [B, T]
+
+
+def score_text(
+  model: GRULM,
+  vocab: list[str],
+  ids: np.ndarray,
+  protocol: str,
+  window: int,
+  stride: int,
+) -> tuple[Score, str]:
+  """Scores a text `[N]` by a protocol: `stream`, `windows` or `lines`.
+
+  Returns the score, and the protocol in words.
+
+  Raises InputError: `lines`, of a model that does not know the newline.
+  """
+  evaluator = Evaluator(model)
+  if protocol == "windows":
+    words = f"windows of {window}, {stride} apart"
+    return evaluator.windows(ids, window, stride), words
+  if protocol == "lines":
+    return evaluator.lines(ids, newline_id(vocab)), "lines"
+  return evaluator.stream(ids), "stream"
+
+
+def newline_id(vocab: list[str]) -> int:
+  """Returns the newline's id.
+
+  Raises InputError: the vocabulary has no newline.
+  """
+  if "\n" not in vocab:
+    raise InputError(
+      "the vocabulary has no newline, since the corpus is one line: give "
+      "--protocol=stream or windows, and leave out --per_line"
+    )
+  return vocab.index("\n")

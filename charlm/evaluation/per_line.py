@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -43,30 +44,16 @@ def read_lines(
     yield [bytes(pending)]
 
 
+@dataclasses.dataclass(eq=False)
 class LineScorer:
   """Scores each line alone, after a newline and up to its own newline."""
 
-  def __init__(
-    self,
-    evaluator: Evaluator,
-    vocab: list[str],
-    clean: Callable[[str], str],
-    warn: Callable[[str], None],
-  ) -> None:
-    """Takes a model that knows the newline.
-
-    Args:
-      evaluator: scores with the model.
-      vocab: the model's vocabulary.
-      clean: what is done to a line before the model sees it.
-      warn: is told of each line that is not UTF-8.
-    """
-    self._evaluator = evaluator
-    self._vocab = vocab
-    self._clean = clean
-    self._warn = warn
-    self._number = 0  # of lines so far
-    self.whole = True  # whether no line was left out
+  evaluator: Evaluator  # of a model that knows the newline
+  vocab: list[str]  # the model's
+  clean: Callable[[str], str]  # what is done to a line before it is scored
+  warn: Callable[[str], None]  # is told of each line that is not UTF-8
+  _number: int = dataclasses.field(default=0, init=False)  # of lines so far
+  whole: bool = dataclasses.field(default=True, init=False)  # none is left out
 
   def score(self, lines: list[bytes]) -> list[str]:
     """Scores the next lines, leaving out those that are not UTF-8.
@@ -77,8 +64,8 @@ class LineScorer:
     texts = [text for line in lines if (text := self._decode(line)) is not None]
     if not texts:
       return []
-    ids = encode("".join(text + "\n" for text in texts), self._vocab)
-    score = self._evaluator.lines(ids, self._vocab.index("\n"))
+    ids = encode("".join(text + "\n" for text in texts), self.vocab)
+    score = self.evaluator.lines(ids, self.vocab.index("\n"))
     pairs = zip(texts, score.rows(), strict=True)
     return [_describe(text, nats) for text, nats in pairs]
 
@@ -87,11 +74,11 @@ class LineScorer:
     # Some editors begin a file with a byte-order mark, which is no text.
     mark = codecs.BOM_UTF8 if self._number == 1 else b""
     try:
-      return self._clean(line.removeprefix(mark).decode())
+      return self.clean(line.removeprefix(mark).decode())
     except UnicodeDecodeError as error:
       self.whole = False
       offset = error.start + len(line) - len(error.object)
-      self._warn(
+      self.warn(
         f"line {self._number} is not UTF-8 at byte {offset}: it is left out"
       )
       return None

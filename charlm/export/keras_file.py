@@ -1,12 +1,12 @@
 """A `.keras` file of Keras' own layers."""
 
-import json
 import os
 import pathlib
 import tempfile
 
 import keras
 
+from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM
 from charlm.system.files import write_atomically
@@ -30,9 +30,8 @@ def save_keras(
     )
   inputs = x = keras.Input([None], dtype="int32", name="ids")
   first, last = model.embedding, model.dense
-  x = keras.layers.Embedding(
-    first.input_dim, first.output_dim, name="embedding"
-  )(x)
+  sizes = first.input_dim, first.output_dim
+  x = keras.layers.Embedding(*sizes, name="embedding")(x)
   for gru in model.grus:
     x = keras.layers.GRU(gru.units, return_sequences=True, name=gru.name)(x)
   x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
@@ -45,5 +44,5 @@ def save_keras(
     plain.save(path)
     os.rename(path, file)
   vocabulary = file.with_suffix(".vocabulary.json")
-  write_atomically(vocabulary, (json.dumps(vocab) + "\n").encode())
+  write_atomically(vocabulary, vocabulary_to_json(vocab).encode())
   return [file, vocabulary]

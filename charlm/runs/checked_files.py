@@ -58,10 +58,8 @@ def refuse_links(
 
   Raises InputError: one of them is not a plain file, or not a folder.
   """
-  within: list[pathlib.Path] = []
-  for folder in folders:
-    if folder.is_dir() and not folder.is_symlink():
-      within += folder.iterdir()
+  plain = [f for f in folders if f.is_dir() and not f.is_symlink()]
+  within = [path for folder in plain for path in folder.iterdir()]
   for path in {*files, *folders, *within}:
     try:
       mode = os.lstat(path).st_mode

@@ -1,11 +1,11 @@
 """Saving and restoring all that training needs to go on exactly."""
 
-import collections
 import contextlib
 import hashlib
 import os
 import pathlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -19,7 +19,7 @@ from charlm.system.files import (
   plain_path,
   write_atomically,
 )
-from charlm.system.process import warn
+from charlm.system.process import warn, warn_unsaved
 
 _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -114,10 +114,7 @@ class Checkpoints:
     except (OSError, tf.errors.OpError) as error:
       # If the folder is gone, that is what is wrong.
       self._run.check_owned()
-      warn(
-        f"step {step} could not be saved ({type(error).__name__}): check the "
-        f"free space and the permissions of {folder}"
-      )
+      warn_unsaved(f"step {step} could not be saved", error, folder)
       return False
     return True
 
@@ -162,13 +159,10 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
     raise DamagedError("is a folder, too")
   reader = tf.compat.v1.train.NewCheckpointReader(path)
   dtypes = reader.get_variable_to_dtype_map()
-  there = collections.Counter(
-    (dtypes[key], *shape)
-    for key, shape in reader.get_variable_to_shape_map().items()
-  )
-  weights = collections.Counter(
-    (tf.float32, *shape) for *_, shape in weight_specs(config, vocab_size)
-  )
+  shapes = reader.get_variable_to_shape_map()
+  specs = weight_specs(config, vocab_size)
+  there = Counter((dtypes[key], *shape) for key, shape in shapes.items())
+  weights = Counter((tf.float32, *shape) for *_, shape in specs)
   # Besides the weights and Adam's two means of each: sums, carried states, and
   # counters.
   rows = config.batch_size if config.carry_state else 0

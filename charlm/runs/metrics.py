@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from charlm.errors import InputError
 from charlm.options import is_utf8
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
-from charlm.system.process import warn
+from charlm.system.process import warn_unsaved
 
 _SPLITS = ("train", "eval")
 # TensorBoard groups its charts by what comes before the slash, in the order of
@@ -30,7 +30,9 @@ _TAGS = {
   "gradient_norm": "3 gradient/norm before clipping",
   "characters_per_second": "4 speed/characters per second",
 }
-_TEXT_COLUMNS = 80  # a wider text would have to be scrolled
+# Each line of a text in pieces of 80 columns: a wider one would have to be
+# scrolled. `textwrap` would change the white space of a raw text.
+_PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
 _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
 # For a full disk, and for a file at the system's size limit.
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
@@ -58,10 +60,8 @@ class Metrics:
     text = self._path.read_bytes() if self._path.exists() else b""
     records = [r for r in read_records(self._path) if r["step"] <= step]
     # The evaluation of the step that it is opened at, if there was one.
-    self.evaluation: dict[str, Any] | None = None
-    for record in records:
-      if record["split"] == "eval" and record["step"] == step:
-        self.evaluation = record
+    at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
+    self.evaluation = at_step[-1] if at_step else None
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
     whole = not run.outdated.exists() and all(map(run.event_files, _SPLITS))
     anew = kept != text or not whole
@@ -115,10 +115,7 @@ class Metrics:
   def _give_up_for_now(self, what: str, error: Exception) -> None:
     self._run.check_owned()
     self._writers = {}
-    warn(
-      f"{what} could not be written ({type(error).__name__}): check the free "
-      f"space and the permissions of {self._path.parent}"
-    )
+    warn_unsaved(f"{what} could not be written", error, self._run.path)
 
   def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:
     """Opens the event files; given records, makes them anew."""
@@ -126,11 +123,8 @@ class Metrics:
       self._run.outdate_summaries()
       for events in itertools.chain(*map(self._run.event_files, _SPLITS)):
         events.unlink()
-    folder = os.fspath(self._run.summaries)
-    writers = {
-      split: tf.summary.create_file_writer(os.path.join(folder, split))
-      for split in _SPLITS
-    }
+    folder, create = self._run.summaries, tf.summary.create_file_writer
+    writers = {split: create(f"{folder}/{split}") for split in _SPLITS}
     with writers["eval"].as_default():
       # No trial id: runs with equal settings would share one.
       hparams.hparams(self._hparams, trial_id="")
@@ -157,12 +151,7 @@ def _summarize(
 
 def _code_block(text: str) -> str:
   """Returns Markdown that shows a text's lines as they are, if not too wide."""
-  lines: list[str] = []
-  for line in text.split("\n"):
-    # By character: `textwrap` would change the white space of a raw text.
-    starts = range(0, max(1, len(line)), _TEXT_COLUMNS)
-    lines += [line[start : start + _TEXT_COLUMNS] for start in starts]
-  return "".join(f"    {line}\n" for line in lines)
+  return "".join(f"    {piece}\n" for piece in _PIECES.findall(text))
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -181,9 +170,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
         and 0 <= record["step"] < 2**63
         and abs(record["loss"]) <= _LARGEST
         and record["split"] in _SPLITS
-        and all(
-          isinstance(value, int | float | str) for value in record.values()
-        )
+        and all(isinstance(x, int | float | str) for x in record.values())
         and is_utf8(json.dumps(record, ensure_ascii=False))
       ):
         records.append(record)

@@ -15,29 +15,19 @@ import tensorflow as tf
 from charlm.config import difference
 from charlm.system.machine import num_cores, processor
 
-# The last bits of all results depend on these, and on the versions.
-_FOR_EQUAL_BITS = (
-  "processor",
-  "devices",
-  "cores",
-  "intra_op_threads",
-  "inter_op_threads",
-)
+# The last bits of all results depend on each version, and on all but these.
+_WITHOUT_EFFECT = {"time", "step", "command", "commit", "versions"}
 
 
 def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
   """Returns command, commit, versions, devices and threads of this process."""
+  versions = {x.__name__: x.__version__ for x in (tf, keras, np)}
   return {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "step": step,
     "command": sys.argv,
     "commit": _git_commit(),
-    "versions": {
-      "python": platform.python_version(),
-      "tensorflow": tf.__version__,
-      "keras": keras.__version__,
-      "numpy": np.__version__,
-    },
+    "versions": {"python": platform.python_version(), **versions},
     "processor": processor(),
     "devices": devices,
     "cores": num_cores(),
@@ -53,12 +43,12 @@ def start_differences(
 
   It counts only what the last bits of the results depend on.
   """
-  there, here = ({**s, **s["versions"]} for s in (earlier, start))
+  there, here = ({**s["versions"], **s} for s in (earlier, start))
   # A name that the earlier one lacks differs, too.
   return [
-    difference(name, there.get(name), here[name])
-    for name in (*start["versions"], *_FOR_EQUAL_BITS)
-    if there.get(name) != here[name]
+    difference(name, there.get(name), value)
+    for name, value in here.items()
+    if name not in _WITHOUT_EFFECT and there.get(name) != value
   ]
 
 

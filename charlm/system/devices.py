@@ -31,21 +31,18 @@ def create_strategy(
       f"num_replicas is {num_replicas}, but {len(gpus)} GPUs are visible: "
       "lower it"
     )
-  num_replicas = num_replicas or largest_divisor(
-    batch_size, at_most=len(gpus) or num_cores()
-  )
+  at_most = len(gpus) or num_cores()
+  num_replicas = num_replicas or largest_divisor(batch_size, at_most)
+  kind = "GPU" if gpus else "CPU"
+  devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if gpus:
     let_gpu_memory_grow()
-    return tf.distribute.MirroredStrategy(
-      [f"GPU:{i}" for i in range(num_replicas)]
-    )
+    return tf.distribute.MirroredStrategy(devices)
   _make_cpu_devices(num_replicas)
   # In shared memory a plain sum is enough. Collective operations, the default,
   # would allow only one number of replicas in a process.
-  return tf.distribute.MirroredStrategy(
-    [f"CPU:{i}" for i in range(num_replicas)],
-    cross_device_ops=tf.distribute.ReductionToOneDevice(),
-  )
+  plain_sum = tf.distribute.ReductionToOneDevice()
+  return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
 
 
 def let_gpu_memory_grow() -> None:

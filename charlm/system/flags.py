@@ -51,9 +51,8 @@ def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
   """
   names = [field.name for field in dataclasses.fields(options)]
   found = {name: getattr(values, name) for name in names}
-  return options(
-    **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-  )
+  tuples = {k: tuple(v) for k, v in found.items() if isinstance(v, list)}
+  return options(**found | tuples)
 
 
 def help_text(values: flags.FlagValues, name: str, usage: str) -> str:

@@ -21,9 +21,7 @@ from charlm.system.flags import define_flags, help_text, options_from
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
-BAD_INPUT = 2
-DIVERGED = 3
-INCOMPLETE = 4  # a save failed, a line has no score, or the run was lost
+INCOMPLETE = LostRunError.exit_code  # or a save failed, a line has no score
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -68,12 +66,8 @@ def run_command(
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
     return exit_code
-  except InputError as error:
-    return fail(name, _one_line(error))
-  except DivergedError as error:
-    return fail(name, _one_line(error), DIVERGED)
-  except LostRunError as error:
-    return fail(name, _one_line(error), INCOMPLETE)
+  except (InputError, DivergedError, LostRunError) as error:
+    return fail(name, _one_line(error), error.exit_code)
   except BrokenPipeError:  # nobody reads on, as in `| head`
     _drop_output()
     return 128 + signal.SIGPIPE
@@ -179,13 +173,11 @@ class StopRequest:
   """Notes SIGTERM or SIGINT for its caller; a second one ends the process."""
 
   def __init__(self) -> None:
-    self._signal: signal.Signals | None = None
+    self.exit_code = DONE  # the shell's code for the signal, once one came
 
   def __enter__(self) -> "StopRequest":
-    self._previous = {
-      number: signal.signal(number, self._note)
-      for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    self._previous = {n: signal.signal(n, self._note) for n in numbers}
     return self
 
   def __exit__(self, *exception: object) -> None:
@@ -194,15 +186,10 @@ class StopRequest:
 
   def __bool__(self) -> bool:
     """Tells whether a signal came."""
-    return self._signal is not None
-
-  @property
-  def exit_code(self) -> int:
-    """The shell's code for the signal that came, 0 without one."""
-    return 128 + self._signal if self._signal else DONE
+    return self.exit_code != DONE
 
   def _note(self, number: int, frame: FrameType | None) -> None:
-    self._signal = signal.Signals(number)
+    self.exit_code = 128 + number
     # Whoever asks twice does not want to wait for the save.
     for each in self._previous:
       signal.signal(each, signal.SIG_DFL)
@@ -233,7 +220,14 @@ def warn(text: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def fail(name: str, text: str, exit_code: int = BAD_INPUT) -> int:
+def warn_unsaved(what: str, error: Exception, place: object) -> None:
+  """Warns that something could not be saved, and says what to check."""
+  kind = type(error).__name__
+  remedy = f"check the free space and the permissions of {place}"
+  warn(f"{what} ({kind}): {remedy}")
+
+
+def fail(name: str, text: str, exit_code: int = InputError.exit_code) -> int:
   """Writes one line to stderr; returns the exit code."""
   warn(f"{name}: {text}")
   return exit_code

@@ -18,13 +18,14 @@ class TrainMetrics:
 class Hooks(Protocol):
   """What the trainer calls between steps; `step` is the step reached."""
 
-  def show_progress(
-    self, step: int, loss: float, characters_per_second: float
-  ) -> None:
-    """The trainer calls this after each call of the graph function."""
+  def show_progress(self, step: int, loss: float, speed: float) -> None:
+    """The trainer calls this after each call of the graph function.
+
+    The speed is in characters per second.
+    """
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    """The trainer calls this every `metrics_every_steps` and at the end."""
+    """The trainer calls this every `metrics_every` steps and at the end."""
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns pairs of a period in steps and an action, in order of execution.

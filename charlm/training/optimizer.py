@@ -35,9 +35,8 @@ def build_optimizer(
   # Plain Adam, since AdamW with a decay of 0 would still compute it.
   if not config.weight_decay:
     return keras.optimizers.Adam(learning_rate)
-  optimizer = keras.optimizers.AdamW(
-    learning_rate, weight_decay=min(config.weight_decay, most)
-  )
+  decay = min(config.weight_decay, most)
+  optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=decay)
   # Biases and gains only shift and scale: they hardly overfit.
   optimizer.exclude_from_weight_decay(var_names=["bias", "gain"])
   return optimizer

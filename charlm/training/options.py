@@ -47,8 +47,7 @@ class StartOptions(Options):
     (), "first,last: profile from one step to the other, for TensorBoard"
   )
   deterministic: bool = option(
-    False,
-    "repeat results bit for bit on GPUs, more slowly; CPUs always do",
+    False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"
   )
 
   def __post_init__(self) -> None:

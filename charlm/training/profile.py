@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from charlm.errors import LostRunError
 from charlm.runs.run_dir import RunDir
-from charlm.system.process import warn
+from charlm.system.process import warn_unsaved
 
 
 class Profile:
@@ -39,7 +39,4 @@ class Profile:
       tf.profiler.experimental.stop(save=False)
       raise
     except (OSError, tf.errors.OpError) as error:
-      warn(
-        f"the profile could not be written ({type(error).__name__}): check the "
-        f"free space and the permissions of {self._folder}"
-      )
+      warn_unsaved("the profile could not be written", error, self._folder)

@@ -60,6 +60,5 @@ class ProgressBar:
   def _time_left(self, step: int) -> datetime.timedelta:
     first, start = self._start
     per_step = (time.monotonic() - start) / max(1, step - first)
-    return datetime.timedelta(
-      seconds=round(per_step * (self._num_steps - step))
-    )
+    seconds = per_step * (self._num_steps - step)
+    return datetime.timedelta(seconds=round(seconds))

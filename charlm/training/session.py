@@ -1,9 +1,9 @@
 """What happens between and after the steps of one start of a run."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -83,24 +83,19 @@ class Session:
       profile: profiles some of the steps to come, or none.
       bar: shows the trainer's progress.
     """
-    steps_per_epoch = trainer.batches.steps_per_epoch
+    epoch = trainer.batches.steps_per_epoch
     self._num_steps = num_steps
-    self._metrics_every = options.summary_every_steps or max(
-      10, steps_per_epoch // 80
-    )
-    self._eval_every = options.eval_every_steps or steps_per_epoch
-    self._save_every = options.checkpoint_every_steps or -(
-      -steps_per_epoch // 4
-    )
+    self._metrics_every = options.summary_every_steps or max(10, epoch // 80)
+    self._eval_every = options.eval_every_steps or epoch
+    self._save_every = options.checkpoint_every_steps or -(-epoch // 4)
     self._trainer = trainer
     self._texts = texts
     self._checkpoints = checkpoints
     self._metrics = metrics
     self._profile = profile
     self._bar = bar
-    self._evaluator = Evaluator(
-      trainer.model, before_piece=self._give_up_if_asked
-    )
+    give_up = self._give_up_if_asked
+    self._evaluator = Evaluator(trainer.model, before_piece=give_up)
     self._generator = GenerativeModel(trainer.model, texts.vocab)
     self._prefix = decode(texts.eval_ids[:_PREFIX_CHARS], texts.vocab)
     self._scores: dict[int, Score] = {}  # of the step last scored
@@ -113,11 +108,7 @@ class Session:
     Raises DivergedError: a loss or a gradient is not finite; nothing is saved
       after it.
     """
-    with (
-      self._stop,
-      contextlib.closing(self._metrics),
-      contextlib.closing(self._profile),
-    ):
+    with self._stop, closing(self._metrics), closing(self._profile):
       if self._lacks_evaluation(self._trainer.step):
         self._evaluate(self._trainer.step)
       self._trainer.train(self._num_steps, self._metrics_every, self)
@@ -129,17 +120,13 @@ class Session:
       to_resume = ": run the same command to resume" if saved else ""
       self._bar.log(f"stopped after step {step:,}{to_resume}")
       return self._stop.exit_code if whole else INCOMPLETE
-    self._bar.log(
-      f"trained to {_describe_score(step, self._score(step))}\n"
-      f"{'-' * 20}\n{self._sample()}"
-    )
+    words = _describe_score(step, self._score(step))
+    self._bar.log(f"trained to {words}\n{'-' * 20}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
 
-  def show_progress(
-    self, step: int, loss: float, characters_per_second: float
-  ) -> None:
+  def show_progress(self, step: int, loss: float, speed: float) -> None:
     """Redraws the progress bar."""
-    self._bar.show(step, loss, characters_per_second)
+    self._bar.show(step, loss, speed)
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers."""

@@ -27,12 +27,9 @@ def start_run(
 
   Raises DivergedError: a loss or a gradient is not finite.
   """
+  others = {"optimizer": trainer.optimizer, "train_state": trainer.train_state}
   checkpoints = Checkpoints(
-    run,
-    options.max_to_keep,
-    model=trainer.model,
-    optimizer=trainer.optimizer,
-    train_state=trainer.train_state,
+    run, options.max_to_keep, model=trainer.model, **others
   )
   step = checkpoints.restore_latest()
   # Saved before any metrics: a run that was killed early must find where it
@@ -56,16 +53,11 @@ def start_run(
   run.log_start(start)
   bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
   bar.log(_describe(run, trainer, num_steps, start))
-  return Session(
-    options,
-    num_steps,
-    trainer,
-    texts,
-    checkpoints,
-    metrics,
-    Profile(run, steps),
-    bar,
-  ).run()
+  profile = Profile(run, steps)
+  session = Session(
+    options, num_steps, trainer, texts, checkpoints, metrics, profile, bar
+  )
+  return session.run()
 
 
 def _describe(

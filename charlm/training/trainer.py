@@ -69,23 +69,17 @@ class Trainer:
       strategy: the devices.
       config: gives the sizes, the seed, the clipping, and what is carried.
     """
-    self.model = model
-    self.optimizer = optimizer
-    self.batches = batches
-    self._strategy = strategy
-    self._config = config
-    self._carry = config.carry_state
+    self.model, self.optimizer, self.batches = model, optimizer, batches
+    self._strategy, self._config = strategy, config
     # Without rows it takes no room in a checkpoint.
-    num_rows = config.batch_size if self._carry else 0
+    num_rows = config.batch_size if config.carry_state else 0
     self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
     self._steps_per_call = 1
     # One trace serves any number of steps: tracing takes seconds.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
-    states = tf.TensorSpec(self.train_state.states.shape)
-    self._compiled_train_steps = tf.function(
-      self._train_steps, [windows, states]
-    )
+    specs = [windows, tf.TensorSpec(self.train_state.states.shape)]
+    self._compiled_train_steps = tf.function(self._train_steps, specs)
     # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -93,19 +87,15 @@ class Trainer:
   @property
   def devices(self) -> list[str]:
     """The replicas' devices, such as `CPU:0`."""
-    return [
-      device.rpartition("device:")[2]
-      for device in self._strategy.extended.worker_devices
-    ]
+    names = self._strategy.extended.worker_devices
+    return [name.rpartition("device:")[2] for name in names]
 
   @property
   def step(self) -> int:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
-  def train(
-    self, num_steps: int, metrics_every_steps: int, hooks: Hooks
-  ) -> None:
+  def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
     """Trains until step `num_steps`, or until `should_stop`.
 
     Raises DivergedError: the message names the step; nothing of its call is
@@ -113,7 +103,7 @@ class Trainer:
     """
     characters, seconds = 0, 0.0  # since the metrics were written
     actions = hooks.periodic()
-    periods = [metrics_every_steps, *(every for every, _ in actions)]
+    periods = [metrics_every, *(every for every, _ in actions)]
     while (step := self.step) < num_steps and not hooks.should_stop():
       next_due = min((step // every + 1) * every for every in periods)
       stop = min(next_due, num_steps, step + self._steps_per_call)
@@ -122,11 +112,13 @@ class Trainer:
       with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
         loss = self._run_steps(step, stop)
       call_seconds = time.perf_counter() - start
-      self._adapt_steps_per_call(call_seconds / (stop - step))
+      # The first call is slow, since it traces; later ones soon make up for it.
+      in_time = int(_SECONDS_PER_CALL / (call_seconds / (stop - step)))
+      self._steps_per_call = max(1, min(in_time, _MAX_STEPS_PER_CALL))
       call_characters = (stop - step) * self.batches.characters_per_step
       hooks.show_progress(stop, loss, call_characters / call_seconds)
       characters, seconds = characters + call_characters, seconds + call_seconds
-      if stop % metrics_every_steps == 0 or stop == num_steps:
+      if stop % metrics_every == 0 or stop == num_steps:
         hooks.write_metrics(stop, self._take_metrics(characters / seconds))
         characters, seconds = 0, 0.0
       for every, action in actions:
@@ -137,9 +129,8 @@ class Trainer:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     steps = range(start, stop)
     windows = np.stack([self.batches.batch(step) for step in steps])
-    *numbers, states = self._compiled_train_steps(
-      windows, self.train_state.states.read_value()
-    )
+    before = self.train_state.states.read_value()
+    *numbers, states = self._compiled_train_steps(windows, before)
     losses, norms = (x.numpy() for x in numbers)  # [stop - start] each
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
@@ -164,11 +155,6 @@ class Trainer:
       characters_per_second=characters_per_second,
     )
 
-  def _adapt_steps_per_call(self, seconds_per_step: float) -> None:
-    # The first call is slow, since it traces; later ones soon make up for it.
-    steps = int(_SECONDS_PER_CALL / seconds_per_step)
-    self._steps_per_call = max(1, min(steps, _MAX_STEPS_PER_CALL))
-
   def _train_steps(
     self, windows: tf.Tensor, states: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -177,17 +163,15 @@ class Trainer:
     Returns loss and gradient norm of each step, `[num_steps]` each, and the
       states `[num_layers, B, H]` that the next step goes on from.
     """
-    num_steps = tf.shape(windows)[0]
+    strategy, num_steps = self._strategy, tf.shape(windows)[0]
     losses = tf.TensorArray(tf.float32, num_steps)
     norms = tf.TensorArray(tf.float32, num_steps)
     for i in tf.range(num_steps):
-      results = self._strategy.run(self._replica_step, (windows[i], states))
-      loss, norm, new_states = results
-      sum_loss = self._strategy.reduce("SUM", loss, axis=None)
-      losses = losses.write(i, sum_loss)
-      norms = norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
+      loss, norm, after = strategy.run(self._replica_step, (windows[i], states))
+      losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
+      norms = norms.write(i, strategy.reduce("MEAN", norm, axis=None))
       # All replicas have the states of all rows.
-      states = self._strategy.experimental_local_results(new_states)[0]
+      states = strategy.experimental_local_results(after)[0]
     return losses.stack(), norms.stack(), states
 
   def _replica_step(
@@ -207,17 +191,14 @@ class Trainer:
     inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
+    seed = tf.stack([self._config.seed, step])
     before = None
-    if self._carry:
+    if self._config.carry_state:
       before = self._states_before(states, step)[:, first : first + rows]
       before = tuple(tf.unstack(before))
     with tf.GradientTape() as tape:
       log_probs, after = self.model(
-        inputs,
-        before,
-        return_state=True,
-        training=True,
-        dropout_seed=tf.stack([self._config.seed, step]),
+        inputs, before, return_state=True, training=True, dropout_seed=seed
       )
       nats = -tf.gather(log_probs, targets, batch_dims=2)  # [rows, T]
       # Each replica sees some of the rows only: its sum, divided by the global
@@ -234,7 +215,7 @@ class Trainer:
     # The optimizer sums over the replicas once more.
     gradients = [g / num_replicas for g in gradients]
     self.optimizer.apply(gradients, variables)
-    if self._carry:
+    if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
       others = [[0, 0], [first, tf.shape(windows)[0] - first - rows], [0, 0]]
       after = tf.pad(tf.stack(after), others)
@@ -244,9 +225,8 @@ class Trainer:
   def _states_before(self, states: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Returns the states of all rows, set to zero in the rows to be reset."""
     start = step % self.batches.steps_per_epoch == 0
-    seed = tf.random.experimental.stateless_fold_in(
-      tf.stack([self._config.seed, step]), _RESETS
-    )
+    seed = tf.stack([self._config.seed, step])
+    seed = tf.random.experimental.stateless_fold_in(seed, _RESETS)
     shape = [1, states.shape[1], 1]
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
     # An epoch begins elsewhere in the text: no state goes on there.
