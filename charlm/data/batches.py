@@ -38,8 +38,7 @@ class Batches:
     Raises InputError: the text does not fill one batch of windows.
     """
     self._windows = cut_windows(ids, seq_length)
-    self._batch_size = batch_size
-    self._seed = seed
+    self._batch_size, self._seed = batch_size, seed
     self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = len(self._windows) // batch_size
@@ -76,9 +75,7 @@ class ContinuedBatches:
 
     Raises InputError: the text does not fill one batch of windows.
     """
-    self._ids = ids
-    self._seq_length = seq_length
-    self._seed = seed
+    self._ids, self._seq_length, self._seed = ids, seq_length, seed
     # Where each row starts, counted from where the epoch starts.
     self._starts = len(ids) * np.arange(batch_size) // batch_size
     self._window = np.arange(seq_length + 1)

@@ -36,8 +36,7 @@ class Evaluator:
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
     """
-    self._model = model
-    self._piece_length = piece_length
+    self._model, self._piece_length = model, piece_length
     self._before_piece = before_piece
     # XLA makes the loop over time faster on a CPU, but cannot call cuDNN.
     xla = not tf.config.list_physical_devices("GPU")
@@ -70,8 +69,7 @@ class Evaluator:
     num_targets = len(ids) - 1
     # Up to the first window that holds the last character.
     starts = range(0, max(1, num_targets - window + stride), stride)
-    rows = [ids[start : start + window + 1] for start in starts]
-    nats = self._score_rows(rows)
+    nats = self._score_rows([ids[a : a + window + 1] for a in starts])
     parts = [nats[0], *(x[window - stride :] for x in nats[1:])]
     return Score(np.concatenate(parts), ids[1:] == UNKNOWN_ID)
 

@@ -7,7 +7,7 @@ numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
 import os
 import pathlib
 import tempfile
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -18,6 +18,8 @@ from charlm.sampling.gumbel import temperature_random_sampling, without_special
 from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 _MAX_NUMBERS = 2**20  # random ones that are made at a time: 4 MB
+
+_Tensors: TypeAlias = dict[str, tf.Tensor]  # by what a signature calls them
 
 
 def save_saved_model(
@@ -49,8 +51,7 @@ class TextModel:
   """A model that takes and returns strings."""
 
   def __init__(self, model: GRULM, vocab: list[str]) -> None:
-    self._model = model
-    self._vocab = vocab
+    self._model, self._vocab = model, vocab
 
   def functions(self) -> dict[str, Any]:
     """Returns the graph functions by name: `score`, `step`, and so on."""
@@ -66,11 +67,11 @@ class TextModel:
       "vocabulary": tf.function(self._vocabulary, []),
     }
 
-  def _vocabulary(self) -> dict[str, tf.Tensor]:
+  def _vocabulary(self) -> _Tensors:
     """Returns characters: those of each id, `[V]`."""
     return {"characters": tf.constant(self._vocab)}
 
-  def _score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+  def _score(self, texts: tf.Tensor) -> _Tensors:
     """Scores texts `[B]` from the second character on, from the zero state.
 
     Returns:
@@ -100,9 +101,7 @@ class TextModel:
     means = tf.math.divide_no_nan(sums, tf.cast(counts, nats.dtype))
     return {"nats": nats, "num_characters": counts, "log_perplexity": means}
 
-  def _step(
-    self, characters: tf.Tensor, states: tf.Tensor
-  ) -> dict[str, tf.Tensor]:
+  def _step(self, characters: tf.Tensor, states: tf.Tensor) -> _Tensors:
     """Reads a character of each text, `[B]`, from states `[B, L, H]`.
 
     The states before a text's first character are zeros.
@@ -124,7 +123,7 @@ class TextModel:
     length: tf.Tensor,
     temperature: tf.Tensor,
     seed: tf.Tensor,
-  ) -> dict[str, tf.Tensor]:
+  ) -> _Tensors:
     """Continues prefixes `[B]` by `length` characters; "" reads as a newline.
 
     Text i is sample i of `sample.py` with this seed, up to rounding.

@@ -53,16 +53,14 @@ class FusedGRU(keras.layers.GRU):
     outputs = {"return_sequences": True, "return_state": True}
     options = {"name": name, "dtype": dtype, "trainable": trainable}
     super().__init__(units, **outputs, **options)
-    self.precision = precision
-    self.layer_norm = layer_norm
+    self.precision, self.layer_norm = precision, layer_norm
     self.gain = None  # [3H], for z, r, n
 
   def build(self, input_shape: Any) -> None:
     """Makes the weights; Keras calls this."""
     super().build(input_shape)
     if self.layer_norm:
-      shape = [3 * self.units]
-      self.gain = self.add_weight(shape, initializer="ones", name="gain")
+      self.gain = self.add_weight([3 * self.units], "ones", name="gain")
 
   def get_config(self) -> dict[str, Any]:
     """Returns the arguments of an equal layer, for Keras' `from_config`."""

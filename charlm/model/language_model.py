@@ -59,7 +59,7 @@ class GRULM(keras.Model):
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
-    self.rnn_units = rnn_units
+    self.rnn_units, self.num_layers = rnn_units, num_layers
     # Five times Keras' scale. Keras' Adam squares the gradient of each
     # occurrence of a character separately, so its embeddings grow fast; from
     # ±0.25, an Adam that sees the whole gradient follows the same curve.
@@ -67,16 +67,13 @@ class GRULM(keras.Model):
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
-    self.num_layers = num_layers
     # One attribute per layer: a checkpoint may not track the layers in a list.
     for i in range(num_layers):
       name = _gru_name(i)
       layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
       setattr(self, name, layer)
     # The name, not the function: a saved model can only be loaded by name.
-    self.dense = keras.layers.Dense(
-      vocab_size, activation="log_softmax", name="dense"
-    )
+    self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
 
   @property
   def grus(self) -> list[keras.layers.GRU]:
@@ -145,9 +142,8 @@ class GRULM(keras.Model):
   ) -> tuple[tf.Tensor, State]:
     """Reads one character of each row, in loops over characters.
 
-    The table is `input_table`, which such a loop computes once. It takes ids
-    `[B]` and the state before them, and returns log-probabilities `[B, V]` and
-    the state after.
+    Takes the `input_table`, which such a loop computes once, ids `[B]`, and the
+    state before them. Returns log-probabilities `[B, V]` and the state after.
     """
     x, new_states = tf.gather(table, ids), []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
@@ -167,9 +163,7 @@ def model_of(
   config: Config, vocab_size: int, gru: str = "auto", training: bool = False
 ) -> GRULM:
   """Returns the model of a config; dropout and bfloat16 only for training."""
-  names: tuple[str, ...] = SIZES
-  if training:
-    names += ("dropout_rate", "precision")
+  names = (*SIZES, "dropout_rate", "precision") if training else SIZES
   options = {name: getattr(config, name) for name in names}
   return build_model(vocab_size, gru=gru, **options)
 

@@ -61,9 +61,9 @@ def recurrence(
     d_rows = _columns(d_rows)  # [4H or 7H, T * B]
     d_inputs, d_recurrent = d_rows[: 3 * units], d_rows[-3 * units :]
     d_gates = tf.cast(d_rows[units : 4 * units], dtype)  # z, r, n
-    # [D, 3H], and from [H, T * B] [H, 3H]
+    # The kernels' gradients, [D, 3H] and [H, 3H].
     d_kernel = tf.matmul(_columns(features), d_inputs, transpose_b=True)
-    previous = _columns(tf.cast(states[:-1], features.dtype))
+    previous = _columns(tf.cast(states[:-1], features.dtype))  # [H, T * B]
     d_recurrent_kernel = tf.matmul(previous, d_recurrent, transpose_b=True)
     d_features = tf.reshape(  # dropped from the graph if nothing needs it
       tf.matmul(kernel, d_inputs), tf.gather(tf.shape(features), [1, 0, 2])

@@ -35,8 +35,7 @@ class Checkpoints:
     self, run: RunDir, max_to_keep: int, **objects: tf.Module
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
-    self._run = run
-    self._max_to_keep = max_to_keep
+    self._run, self._max_to_keep = run, max_to_keep
     self._last_step = -1  # of the latest checkpoint that is known to be whole
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
@@ -94,8 +93,7 @@ class Checkpoints:
     try:
       with open_checkpoint(self._run, str(path), step) as name:
         if restore:
-          status = self._checkpoint.restore(name)
-          status.expect_partial().assert_consumed()
+          self._checkpoint.restore(name).expect_partial().assert_consumed()
     except DamagedError as error:
       warn(f"skipped {path}: it {error}")
       return False

@@ -15,7 +15,8 @@ import tensorflow as tf
 from charlm.config import difference
 from charlm.system.machine import num_cores, processor
 
-# The last bits of all results depend on each version, and on all but these.
+# The last bits of all results depend on everything else that a start records.
+# The versions are compared one by one.
 _WITHOUT_EFFECT = {"time", "step", "command", "commit", "versions"}
 
 

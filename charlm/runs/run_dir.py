@@ -34,8 +34,7 @@ from charlm.system.files import write_atomically
 
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
-  r"\.(config\.json|vocabulary\.json|eval\.txt|valid\.txt|metrics\.jsonl)"
-  r"\.\d+"
+  r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
 )
 
 
@@ -252,10 +251,8 @@ class RunDir:
     write_atomically(path, text.encode())
 
   def _refuse_links(self) -> None:
-    folders = [self.latest, self.best, self.summaries]
-    folders += [self.summaries / split for split in ("train", "eval")]
-    profiles = self.summaries / "train" / "plugins" / "profile"
-    folders += [profiles.parent, profiles]
+    within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
+    folders = [self.latest, self.best, *(self.summaries / x for x in within)]
     files = [self._config, self._vocabulary, self.eval_path, self._valid]
     refuse_links([*files, self.metrics, self._starts, self._lock], folders)
 

@@ -51,8 +51,7 @@ class GenerativeModel:
 
     Raises InputError: a temperature or a limit that is out of range.
     """
-    self._model = model
-    self._vocab = vocab
+    self._model, self._vocab = model, vocab
     limits = int(top_k), float(top_p), float(min_p)
     self._options = DrawOptions(float(temperature), *limits)
     # Each core holds the random numbers of one graph call.
@@ -205,10 +204,9 @@ class GenerativeModel:
     """
     num_rows = len(last)
     given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
-    shape = [self._buffer, num_rows, len(self._vocab)]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
       uniform = pool.submit(self._compiled_uniform, keys, tf.constant(0))
-      numbers = tf.zeros(shape)
+      numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])
       self._compiled_advance(table, last, states, given, span, numbers)
       uniform.result()
     self._compiled.add(num_rows)

@@ -36,7 +36,6 @@ class DrawOptions(Options):
   )
   min_p: float = option(
     0.0,
-    "draw from the characters whose probability is at least this fraction of "
-    "the highest one",
+    "draw from characters at least this fraction as likely as the likeliest",
     between(0, 1),
   )

@@ -222,9 +222,8 @@ def warn(text: str) -> None:
 
 def warn_unsaved(what: str, error: Exception, place: object) -> None:
   """Warns that something could not be saved, and says what to check."""
-  kind = type(error).__name__
   remedy = f"check the free space and the permissions of {place}"
-  warn(f"{what} ({kind}): {remedy}")
+  warn(f"{what} ({type(error).__name__}): {remedy}")
 
 
 def fail(name: str, text: str, exit_code: int = InputError.exit_code) -> int:

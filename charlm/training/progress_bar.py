@@ -13,8 +13,7 @@ class ProgressBar:
   """Shows loss, speed and time left."""
 
   def __init__(self, num_steps: int, steps_per_epoch: int, step: int) -> None:
-    self._num_steps = num_steps
-    self._steps_per_epoch = steps_per_epoch
+    self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
     self._start = step, time.monotonic()
     self._last_line = float("-inf")
     self._on_terminal = sys.stdout.isatty()

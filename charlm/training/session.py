@@ -88,12 +88,9 @@ class Session:
     self._metrics_every = options.summary_every_steps or max(10, epoch // 80)
     self._eval_every = options.eval_every_steps or epoch
     self._save_every = options.checkpoint_every_steps or -(-epoch // 4)
-    self._trainer = trainer
-    self._texts = texts
-    self._checkpoints = checkpoints
-    self._metrics = metrics
-    self._profile = profile
-    self._bar = bar
+    self._trainer, self._texts = trainer, texts
+    self._checkpoints, self._metrics = checkpoints, metrics
+    self._profile, self._bar = profile, bar
     give_up = self._give_up_if_asked
     self._evaluator = Evaluator(trainer.model, before_piece=give_up)
     self._generator = GenerativeModel(trainer.model, texts.vocab)

@@ -145,15 +145,11 @@ class Trainer:
     self.train_state.sums.assign_add([*sums, len(losses)])
     return float(losses.mean(dtype=np.float64))
 
-  def _take_metrics(self, characters_per_second: float) -> TrainMetrics:
+  def _take_metrics(self, speed: float) -> TrainMetrics:
     loss, norm, num_steps = self.train_state.sums.numpy()
     self.train_state.sums.assign(tf.zeros_like(self.train_state.sums))
-    return TrainMetrics(
-      loss=loss / num_steps,
-      gradient_norm=norm / num_steps,
-      learning_rate=float(tf.convert_to_tensor(self.optimizer.learning_rate)),
-      characters_per_second=characters_per_second,
-    )
+    rate = float(tf.convert_to_tensor(self.optimizer.learning_rate))
+    return TrainMetrics(loss / num_steps, norm / num_steps, rate, speed)
 
   def _train_steps(
     self, windows: tf.Tensor, states: tf.Tensor
