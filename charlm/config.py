@@ -41,11 +41,14 @@ class Config(Options):
   )
   lowercase: bool = option(False, "convert the text to lower case")
   eval_lines: int = option(
-    1000, "lines at the end that are scored, not trained on", between(1)
+    1000,
+    "lines at the end of the corpus that are scored, not trained on",
+    between(1),
   )
   eval_chars: int = option(
     0,
-    "characters at the end to score in place of eval_lines; 0: eval_lines",
+    "characters at the end that are scored, in place of eval_lines; 0: "
+    "eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   valid_lines: int = option(
@@ -66,7 +69,8 @@ class Config(Options):
   )
   dropout_rate: float = option(
     0.0,
-    "fraction of embeddings and layer outputs to drop; 0 to 0.5 is usual",
+    "fraction of the outputs of the embedding and of each layer that training "
+    "drops; 0 to 0.5 is usual",
     FRACTION,
   )
   precision: str = option(
@@ -83,18 +87,24 @@ class Config(Options):
   seq_length: int = option(
     100, "characters per window", between(1), group="Training"
   )
-  batch_size: int = option(64, "windows per step, of all replicas", between(1))
+  batch_size: int = option(
+    64, "windows per step, over all replicas", between(1)
+  )
   carry_state: bool = option(
-    False, "rows continue text and state of the batch before (Keras' stateful)"
+    False,
+    "each row of a batch continues the text where it stopped in the batch "
+    "before, with the state that it had there (Keras' stateful)",
   )
   reset_rate: float = option(
     0.0,
-    "with carry_state: probability that a window starts from the zero state",
+    "with carry_state: probability that a row starts a window from the zero "
+    "state",
     FRACTION,
   )
   epochs: int = option(
     10,
-    "passes over the text; at a constant learning rate, more extend a run",
+    "passes over the text; with a constant learning rate a larger number "
+    "extends a finished run",
     between(0),
   )
   seed: int = option(
@@ -110,17 +120,20 @@ class Config(Options):
   )
   schedule: str = option(
     "constant",
-    "learning-rate schedule: constant, or cosine, decaying to zero at the end",
+    "learning-rate schedule: constant, or cosine, which decays to zero at the "
+    "end of training",
     one_of("constant", "cosine"),
   )
   warmup_steps: int = option(
     0,
-    "with cosine: first steps, in which the rate rises linearly from zero",
+    "with cosine: steps in which the learning rate first rises linearly from "
+    "zero",
     between(0),
   )
   weight_decay: float = option(
     0.0,
-    "weight decay (AdamW) of all but biases and gains; 0.01 to 0.5 is usual",
+    "decoupled weight decay (AdamW) of all weights but biases and gains; 0.01 "
+    "to 0.5 is usual",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(

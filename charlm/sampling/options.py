@@ -36,6 +36,7 @@ class DrawOptions(Options):
   )
   min_p: float = option(
     0.0,
-    "draw from characters at least this fraction as likely as the likeliest",
+    "draw from the characters whose probability is at least this fraction of "
+    "the highest one",
     between(0, 1),
   )

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.options import Options
@@ -22,6 +22,7 @@ _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
 INCOMPLETE = LostRunError.exit_code  # or a save failed, a line has no score
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -174,10 +175,11 @@ class StopRequest:
 
   def __init__(self) -> None:
     self.exit_code = DONE  # the shell's code for the signal, once one came
+    self._previous: dict[int, Any] = {}  # handlers
 
   def __enter__(self) -> "StopRequest":
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    self._previous = {n: signal.signal(n, self._note) for n in numbers}
+    for number in _STOPS:
+      self._previous[number] = signal.signal(number, self._note)
     return self
 
   def __exit__(self, *exception: object) -> None:
@@ -191,7 +193,7 @@ class StopRequest:
   def _note(self, number: int, frame: FrameType | None) -> None:
     self.exit_code = 128 + number
     # Whoever asks twice does not want to wait for the save.
-    for each in self._previous:
+    for each in _STOPS:
       signal.signal(each, signal.SIG_DFL)
 
 

@@ -34,10 +34,13 @@ class StartOptions(Options):
     "epoch, but at least 10",
     between(0),
   )
-  max_to_keep: int = option(3, "latest checkpoints to keep", between(1))
+  max_to_keep: int = option(
+    3, "number of the latest checkpoints to keep", between(1)
+  )
   gru: str = option(
     "auto",
-    "GRU layer: fused or keras; auto: keras (cuDNN) on a GPU, else fused",
+    "implementation of the GRU: fused, keras, or auto, which is keras (cuDNN) "
+    "on a GPU and fused elsewhere",
     one_of("auto", "fused", "keras"),
   )
   profile_steps: tuple[str, ...] = option(
