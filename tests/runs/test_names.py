@@ -141,17 +141,17 @@ def test_a_leading_dash_and_a_pattern_as_a_process(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args[1:], "--run_dir=-[x]/", "--max_to_keep=1"]
-  for epochs in (1, 2):
-    result = subprocess.run(
-      [sys.executable, ROOT / "train.py", *args, f"--epochs={epochs}"],
-      cwd=tmp_path,
-      env={"TMPDIR": str(tmp_path / "temporary")},
-      capture_output=True,
-      text=True,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+  result = subprocess.run(
+    [sys.executable, ROOT / "train.py", *args],
+    cwd=tmp_path,
+    env={"TMPDIR": str(tmp_path / "temporary")},
+    capture_output=True,
+    text=True,
+  )
+  assert (result.returncode, result.stderr) == (0, "")
+  # The last of one for each quarter of the epoch.
   indices = (tmp_path / "-[x]" / "checkpoints").glob("*.index")
-  assert [path.name for path in indices] == ["ckpt-24.index"]
+  assert [path.name for path in indices] == ["ckpt-12.index"]
 
 
 def test_keras_weights_may_have_such_a_name(tmp_path: pathlib.Path) -> None:

@@ -38,6 +38,18 @@ def model() -> GRULM:
   return model
 
 
+@pytest.fixture(scope="module")
+def generator(model: GRULM) -> GenerativeModel:
+  """One at temperature 1, which compiles each number of rows once."""
+  return GenerativeModel(model, VOCAB)
+
+
+@pytest.fixture(scope="module")
+def cooler(model: GRULM) -> GenerativeModel:
+  """One at temperature 0.8."""
+  return GenerativeModel(model, VOCAB, 0.8)
+
+
 def _texts(generator: GenerativeModel, *args: Any, **kwargs: Any) -> list[str]:
   return [sample.text for sample in generator.sample(*args, **kwargs)]
 
@@ -142,8 +154,9 @@ def test_temperature_0_is_argmax() -> None:
   np.testing.assert_array_equal(drawn, log_probs.argmax(-1))
 
 
-def test_the_same_seed_gives_the_same_text(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB)
+def test_the_same_seed_gives_the_same_text(
+  model: GRULM, generator: GenerativeModel
+) -> None:
   text = generator.generate_n_chars(60, "ROMEO ", seed=3)
   assert text.startswith("ROMEO ")
   assert len(text) == 66
@@ -160,17 +173,18 @@ def test_the_same_seed_gives_the_same_text(model: GRULM) -> None:
 
 def test_the_default_is_one_text_of_seed_0_at_temperature_1(
   model: GRULM,
+  generator: GenerativeModel,
 ) -> None:
   explicit = GenerativeModel(model, VOCAB, temperature=1.0)
   expected = _texts(explicit, 30, "a", num_samples=1, seed=0)
-  generator = GenerativeModel(model, VOCAB)
   assert _texts(generator, 30, "a") == expected
   assert "".join(p.text for p in generator.stream(30, "a")) == expected[0]
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
 
 
-def test_a_sample_does_not_depend_on_the_others(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB)
+def test_a_sample_does_not_depend_on_the_others(
+  generator: GenerativeModel,
+) -> None:
   samples = _texts(generator, 50, "\n", num_samples=9)
   assert len(set(samples)) == 9
   for num_samples in (1, 2, 5):
@@ -189,8 +203,9 @@ def test_a_sample_does_not_depend_on_many_others_at_full_size() -> None:
   assert _texts(generator, 300, "\n", num_samples=34) == many[:34]
 
 
-def test_a_shorter_text_starts_the_longer_one(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB)
+def test_a_shorter_text_starts_the_longer_one(
+  generator: GenerativeModel,
+) -> None:
   long = _texts(generator, 1100, "a")[0]
   assert len(long) == 1100
   assert _texts(generator, 30, "a")[0] == long[:30]
@@ -257,9 +272,8 @@ def test_unknown_and_padding_are_never_drawn(temperature: float) -> None:
 
 
 def test_unknown_characters_of_a_prefix_are_read_as_unknown(
-  model: GRULM,
+  generator: GenerativeModel,
 ) -> None:
-  generator = GenerativeModel(model, VOCAB)
   assert _texts(generator, 20, "é😀") == _texts(generator, 20, "ßà")
   assert _texts(generator, 20, "é") != _texts(generator, 20, "e")
   with pytest.warns(UserWarning, match="not in the vocabulary: 'é'"):
@@ -307,19 +321,24 @@ def test_impossible_options_are_refused(
 
 
 def test_the_outermost_options_draw_characters(model: GRULM) -> None:
-  outermost = {"top_k": 10**6, "top_p": 1e-6, "min_p": 1.0}
-  for temperature in (0.001, 1000.0):
-    for name, most in outermost.items():
-      generator = GenerativeModel(model, VOCAB, temperature, **{name: most})
-      assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
+  for temperature, outermost in (
+    (0.001, {"top_k": 10**6, "top_p": 1e-6}),
+    (1000.0, {"top_k": 10**6, "min_p": 1.0}),
+    (1000.0, {"top_p": 1e-6}),
+  ):
+    generator = GenerativeModel(model, VOCAB, temperature, **outermost)
+    assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
 
 
 @pytest.mark.parametrize("num_numbers", [1, 82 * 2 * 7, 82 * 5 * 70])
 def test_a_bound_on_the_random_numbers_changes_no_text(
-  model: GRULM, num_numbers: int, monkeypatch: pytest.MonkeyPatch
+  model: GRULM,
+  cooler: GenerativeModel,
+  num_numbers: int,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   prefix = "The " * 30
-  expected = GenerativeModel(model, VOCAB, 0.8).sample(200, prefix, 9)
+  expected = cooler.sample(200, prefix, 9)
   monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.8)
@@ -341,8 +360,7 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
   assert "".join(piece.text for piece in streamed) == expected[4].text
 
 
-def test_no_characters_are_an_empty_text(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB)
+def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
   for prefix in ("a", "abc"):
     assert generator.generate_n_chars(0, prefix) == prefix
     assert not generator.sample(0, prefix)[0].stopped
@@ -366,17 +384,20 @@ def test_the_likeliest_alone_is_greedy(model: GRULM) -> None:
     assert _texts(generator, 60, "The ") == greedy
 
 
-def test_limits_that_limit_nothing_change_nothing(model: GRULM) -> None:
-  free = _texts(GenerativeModel(model, VOCAB), 200, "The ")
+def test_limits_that_limit_nothing_change_nothing(
+  model: GRULM, generator: GenerativeModel
+) -> None:
+  free = _texts(generator, 200, "The ")
   limits = {"top_k": 10**6, "top_p": 1.0, "min_p": 0.0}
   assert _texts(GenerativeModel(model, VOCAB, **limits), 200, "The ") == free
 
 
 def test_log_probabilities_are_those_of_the_model(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
+  predict = tf.function(model)  # one graph call, not one for each step
   for sample in generator.sample(1500, "The ", num_samples=3):
     ids = encode("The " + sample.text, VOCAB)[np.newaxis].astype(np.int32)
-    log_probs = model(ids[:, :-1]).numpy()[0, 3:]
+    log_probs = predict(tf.constant(ids[:, :-1])).numpy()[0, 3:]
     expected = log_probs[np.arange(1500), ids[0, 4:]]
     np.testing.assert_allclose(sample.log_probs, expected, atol=2e-4)
 
@@ -387,24 +408,26 @@ def _assert_same(one: Sample, other: Sample) -> None:
 
 
 @pytest.mark.parametrize("stop", ["", "e", "th", "zzzz"])
-def test_a_streamed_sample_is_the_same(model: GRULM, stop: str) -> None:
-  generator = GenerativeModel(model, VOCAB, 0.8)
-  samples = generator.sample(1300, "The ", 3, seed=5, stop=stop)
+def test_a_streamed_sample_is_the_same(
+  cooler: GenerativeModel, stop: str
+) -> None:
+  samples = cooler.sample(1300, "The ", 3, seed=5, stop=stop)
   for i, sample in enumerate(samples):
-    pieces = list(generator.stream(1300, "The ", i, seed=5, stop=stop))
+    pieces = list(cooler.stream(1300, "The ", i, seed=5, stop=stop))
     assert "".join(piece.text for piece in pieces) == sample.text
     log_probs = np.concatenate([piece.log_probs for piece in pieces])
     whole = Sample(sample.text, log_probs, pieces[-1].stopped)
     _assert_same(whole, sample)
 
 
-def test_a_text_ends_before_the_string_that_stops_it(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB, 0.8)
-  whole = generator.sample(2000, "The ", 9)
+def test_a_text_ends_before_the_string_that_stops_it(
+  cooler: GenerativeModel,
+) -> None:
+  whole = cooler.sample(2000, "The ", 9)
   for size in (1, 2, 3):
     # Such that it lies across two pieces in one of them.
     stop = whole[0].text[64 - size + 1 : 65]
-    cut = generator.sample(2000, "The ", 9, stop=stop)
+    cut = cooler.sample(2000, "The ", 9, stop=stop)
     for sample, text in zip(
       cut, (sample.text for sample in whole), strict=True
     ):

@@ -146,11 +146,11 @@ def test_both_gru_layers_train_the_same_model(num_layers: int) -> None:
 
 
 def test_replicas_hold_the_same_weights_after_training() -> None:
-  one = trainer(4, dropout_rate=0.3)
+  one = trainer(2, dropout_rate=0.3)
   one.train(5, 5, Recorder())
   for variable in one.model.trainable_variables:
     copies = [copy.numpy() for copy in variable.value.values]
-    assert len(copies) == 4
+    assert len(copies) == 2
     for copy in copies[1:]:
       np.testing.assert_array_equal(copies[0], copy)
 
@@ -216,7 +216,7 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
 
 def test_weight_decay_shrinks_all_but_biases_and_gains() -> None:
   decayed, plain = (
-    trainer(2, weight_decay=decay, learning_rate=0.01, layer_norm=True)
+    trainer(1, weight_decay=decay, learning_rate=0.01, layer_norm=True)
     for decay in (0.5, 0.0)
   )
   start = weights(decayed)
@@ -285,11 +285,11 @@ def test_bfloat16_acts_in_training_alone() -> None:
 
 
 def test_reported_means_are_those_of_the_steps() -> None:
-  one = trainer(2, learning_rate=0.01)
+  one = trainer(learning_rate=0.01)
   recorder = Recorder()
   one.train(7, 4, recorder)
   by_step = Recorder()
-  trainer(2, learning_rate=0.01).train(7, 1, by_step)
+  trainer(learning_rate=0.01).train(7, 1, by_step)
   losses = [report.loss for _, report in by_step.reports]
   norms = [report.gradient_norm for _, report in by_step.reports]
   # The mean of each call, whatever the number of its steps.
@@ -352,7 +352,7 @@ def test_cosine_rises_and_falls_to_zero() -> None:
 
 
 def test_training_learns() -> None:
-  one = trainer(2, learning_rate=0.01)
+  one = trainer(learning_rate=0.01)
   recorder = Recorder()
   one.train(150, 50, recorder)
   losses = [report.loss for _, report in recorder.reports]
@@ -370,7 +370,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       "train_state": one.train_state,
     }
 
-  unbroken, stopped, resumed = (trainer(2, **EVERYTHING) for _ in range(3))
+  unbroken, stopped, resumed = (trainer(1, **EVERYTHING) for _ in range(3))
   whole, rest = Recorder(), Recorder()
   unbroken.train(12, 5, whole)
   stopped.train(12, 5, Recorder(1, stop_at=7))
@@ -466,7 +466,7 @@ def test_a_gradient_that_is_not_finite_on_one_replica_stops_it_too() -> None:
   # One character of its own, in a window that only one replica reads.
   ids[404] = 3
   one = build_trainer(
-    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(4), gru="keras"
+    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(2), gru="keras"
   )
   embeddings = one.model.embedding.embeddings
   poison = np.zeros(embeddings.shape, np.float32)
