@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from charlm.system.machine import num_cores
 from charlm.system.process import import_quietly
 
 import_quietly("tensorflow", "keras")
@@ -33,11 +32,6 @@ assert len(tf.config.list_logical_devices("CPU")) == 4
 
 # The default corpus is cached in the checkout, not in the user's home.
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache" / "xdg")
-
-
-def pytest_xdist_auto_num_workers() -> int:
-  """One more than there are cores: tests wait for processes and a browser."""
-  return num_cores() + 1
 
 
 @pytest.fixture(scope="session")
