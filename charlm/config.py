@@ -162,18 +162,18 @@ class Experiment:
   valid_sha256: str  # of the empty text if there are no valid lines
 
   def differences(self, other: "Experiment") -> list[str]:
-    """Lists each field of the identity in which `other` differs from this."""
+    """Lists the fields in which `other`, a later start's, differs from this."""
     mine, theirs = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. At a
     # constant learning rate, more epochs only extend the run; a cosine ends
-    # with them, so that their number has an effect on every step.
+    # with the last one, so that their number has an effect on every step.
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
     reasons = {"epochs": ", on which the schedule depends"}
     names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
-    # The files' hashes are named only if nothing else differs: another number
-    # of eval lines, for one, changes them, too.
+    # The hashes of the run folder's files are named only if nothing else
+    # differs: another number of eval lines, for one, changes them, too.
     names = [name for name in names if name not in _FILES_SHA256] or names
     return [
       difference(name, mine[name], theirs[name], reasons.get(name, ""))

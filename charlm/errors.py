@@ -14,6 +14,6 @@ class DivergedError(ArithmeticError):
 
 
 class LostRunError(RuntimeError):
-  """A run's folder was taken away from the trainer that holds its lock."""
+  """A run's folder was taken away from the process that holds its lock."""
 
   exit_code = 4

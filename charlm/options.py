@@ -64,7 +64,7 @@ def option(
     allowed: the values that it may have.
     group: the title under which `--help` shows this field and those after it.
 
-  Returns a dataclass field, which stands for its default.
+  Returns a dataclass field, typed as its default, as `dataclasses.field` is.
   """
   # A dataclass lets a field carry such a dictionary, and ignores it.
   metadata = {"help": help, "allowed": allowed, "group": group}

@@ -26,8 +26,9 @@ def split_input_target(sequence: Any) -> tuple[Any, Any]:
 class Batches:
   """The endless sequence of training batches.
 
-  Each epoch is a new full shuffle of all windows, so a step's batch needs
-  nothing but the seed and the step: to resume is to ask for the next step.
+  Each epoch is a new full shuffle of all windows, keyed by seed and epoch. So a
+  step's batch needs nothing but the seed and the step: to resume is to ask for
+  the next step.
   """
 
   def __init__(

@@ -152,7 +152,7 @@ def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
   lines = body.split("\n")
   if num_lines >= len(lines):
     remedy = f"lower --{flag}"
-    if flag == "eval_lines" and len(lines) == 1:  # which is as low as it can be
+    if flag == "eval_lines" and len(lines) == 1:  # 1 is too many, too
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
       f"{flag} is {num_lines} of {len(lines)} lines, which leaves nothing to "

@@ -51,7 +51,7 @@ def create_batch_dataset(
 
   Returns:
     A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one
-    epoch long; every iteration of it is the next epoch's shuffle.
+    epoch long; each pass over it has the shuffle of the next epoch.
   """
   ids = encode("\n".join(lines), vocab).astype(np.int64)
   batches = Batches(ids, seq_length, batch_size, seed)

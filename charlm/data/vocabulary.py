@@ -1,8 +1,8 @@
 """Characters and their ids.
 
 A vocabulary is a list of strings: `[UNK]` (unknown) at id 0, the empty string
-(padding) at id 1, then the characters of the corpus in sorted order. A run with
-an initial run starts with the initial run's vocabulary, and appends the
+(padding) at id 1, then the characters of the corpus in sorted order. A run
+that begins from an initial run takes that run's vocabulary, and appends the
 characters that are new.
 """
 

@@ -11,7 +11,7 @@ from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM, State
 
-# Rows of a batch, and the fewest characters that one is padded to.
+# Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
 
 
@@ -61,7 +61,7 @@ class Evaluator:
 
     Raises:
       InputError: fewer than two characters.
-      ValueError: a stride over the window.
+      ValueError: a stride below 1 or above the window.
     """
     refuse_short(ids)
     if not 1 <= stride <= window:

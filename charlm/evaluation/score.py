@@ -13,7 +13,7 @@ from charlm.errors import InputError
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Averages each sequence's nats, then the sequences, as `lines` does.
+  """Averages each sequence's nats, then the sequences, as `Evaluator.lines`.
 
   Args:
     preds: log-probabilities `[B, T, V]`.
@@ -126,12 +126,12 @@ def confidence_interval(
     return -math.inf, math.inf
   size = round(len(values) ** 0.5)
   num_blocks = -(-len(values) // size)
-  ends = np.cumsum([0.0, *values, *values[: size - 1]])
-  blocks = ends[size:] - ends[:-size]
+  sums = np.cumsum([0.0, *values, *values[: size - 1]])
+  block_sums = sums[size:] - sums[:-size]
   rng = np.random.default_rng(0)  # the same scores give the same interval
   mean, means = float(values.mean()), []
   for _ in range(num_resamples):
-    drawn = blocks[rng.integers(len(values), size=num_blocks)]
+    drawn = block_sums[rng.integers(len(values), size=num_blocks)]
     means.append(drawn.sum() / (num_blocks * size))
   scale = (num_blocks / (num_blocks - 1)) ** 0.5
   low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)

@@ -83,7 +83,8 @@ class TextModel:
     ids = ragged.to_tensor(PADDING_ID)
     counts = tf.maximum(ragged.row_lengths() - 1, 0)
     num_targets = tf.maximum(tf.shape(ids)[1] - 1, 0)
-    # One more column, cut off below, since there must be one.
+    # One more column of nats, cut off below, since there must be one. It takes
+    # two ids, which empty texts lack.
     ids = tf.pad(ids, [[0, 0], [0, 2]], constant_values=PADDING_ID)
     # Character by character: a saved model cannot hold the fused layer's own
     # gradient.

@@ -122,7 +122,7 @@ class FusedGRU(keras.layers.GRU):
   def _run(
     self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over features `[T, D, B]` with the kernel `[D, 3H]`."""
+    """Runs over features `[T, N, B]`, kernel `[N, 3H]`; N is D + 1 or V."""
     if state is None:
       state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)  # Keras hands over a list of one

@@ -50,8 +50,8 @@ class GRULM(keras.Model):
       num_layers: number of GRU layers.
       dropout_rate: share of the outputs dropped in training.
       gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, the first on a CPU and the second on a GPU.
-        The weights are the same.
+        cuDNN's on a GPU; `auto`, the second on a GPU, if it has what is asked
+        for, else the first. The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
       layer_norm: whether the fused layer normalises what the state adds to its
         gates.
@@ -61,18 +61,20 @@ class GRULM(keras.Model):
     self._dropout_rate = dropout_rate
     self.rnn_units, self.num_layers = rnn_units, num_layers
     # Five times Keras' scale. Keras' Adam squares the gradient of each
-    # occurrence of a character separately, so its embeddings grow fast; from
-    # ±0.25, an Adam that sees the whole gradient follows the same curve.
+    # occurrence of a character separately, so embeddings grow fast with it;
+    # from ±0.25, an Adam that sees the whole gradient, as in the trainer, has
+    # the same learning curve.
     initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
-    # One attribute per layer: a checkpoint may not track the layers in a list.
+    # One attribute per layer: a checkpoint might not track layers in a list.
     for i in range(num_layers):
       name = _gru_name(i)
       layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
       setattr(self, name, layer)
-    # The name, not the function: a saved model can only be loaded by name.
+    # The activation's name, not a function: with that, a saved model could not
+    # be loaded.
     self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
 
   @property
@@ -134,7 +136,7 @@ class GRULM(keras.Model):
     return (log_probs, tuple(new_states)) if return_state else log_probs
 
   def input_table(self) -> tf.Tensor:
-    """Returns what each character adds to the first gates, `[V, 3H]`."""
+    """Returns what each character adds to the first GRU's gates, `[V, 3H]`."""
     return project(self.gru.cell, self.embedding.embeddings)
 
   def read(
@@ -184,7 +186,7 @@ def weight_specs(config: Config, vocab_size: int) -> Iterator[WeightSpec]:
 
 
 def num_weights(config: Config, vocab_size: int) -> int:
-  """Returns the total size of these weights, as `count_params` does."""
+  """Returns the number of a model's weights, as `count_params` does."""
   return sum(math.prod(shape) for *_, shape in weight_specs(config, vocab_size))
 
 
@@ -195,7 +197,7 @@ def _gru_name(layer: int) -> str:
 def _build_gru(
   name: str, kind: str, units: int, precision: str, layer_norm: bool
 ) -> keras.layers.GRU:
-  only_fused = precision != "float32" or layer_norm  # cuDNN has neither
+  only_fused = precision != "float32" or layer_norm  # Keras' has neither here
   if kind == "auto":
     # cuDNN is the faster one on a GPU.
     cudnn = not only_fused and tf.config.list_physical_devices("GPU")

@@ -1,9 +1,9 @@
 """The loop over time of the fused GRU, and its gradient.
 
 Shapes: B rows of a batch, T time steps, D input features, H units. Tensors are
-feature-major, `[T, features, B]`: the weights are the left factor of every
-matrix product, which need not be repacked at every time step, and the gates are
-split and joined without strides. The gates are the update gate z, the reset
+feature-major, `[T, features, B]`: the weights, as the left factor of every
+matrix product, need not be repacked at every time step, and the gates are split
+and joined without strides. The gates are the update gate z, the reset
 gate r, and the candidate n.
 
 Keras has the gates in the order z, r, n. The recurrent kernel and the gain keep

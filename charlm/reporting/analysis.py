@@ -1,7 +1,7 @@
 """Where in a text a model does well or badly.
 
-All functions take the scored characters `[N]` (a text without its first
-character) and the loss of each in nats, `[N]`.
+`text` is the scored characters `[N]` (a text without its first character), and
+`nats` the loss of each, `[N]`.
 """
 
 import dataclasses

@@ -105,7 +105,7 @@ class KneserNey:
   def nats(self, ids: np.ndarray) -> list[np.ndarray]:
     """Scores all characters of a text `[N]` but the first, given those before.
 
-    Returns the nats `[N - 1]` of each order's model, the first one's first.
+    Returns the nats `[N - 1]` of each order's model, from order 1 up.
     """
     shorter = np.full(len(ids) - 1, 1 / self._base)
     results = []
@@ -126,7 +126,7 @@ class KneserNey:
     character is too short or was never seen.
     """
     result = shorter.copy()
-    # Of an order above 1 the first gram ends at the character `order - 1`.
+    # The first gram of order 1 is the first character, which is not scored.
     grams = self._grams(ids, order)[1 if order == 1 else 0 :]
     target = slice(len(result) - len(grams), None)
     discount = _discount(table.counts)

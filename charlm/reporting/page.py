@@ -79,7 +79,7 @@ def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
 
   Args:
     results: of the runs; those whose text is not the first one's are only
-      compared by their scores.
+      compared by their curves and scores.
     split: the corpus of the first run; without it, whatever needs the training
       text is left out.
     vocab: the first run's vocabulary.

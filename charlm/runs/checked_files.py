@@ -30,7 +30,7 @@ def parse_file(
     largest: the most bytes that such a file can have.
     digest: the SHA-256 that the file must have, if it is known.
 
-  Raises InputError: no such file, or another content.
+  Raises InputError: no such file, or one with other content.
   """
   try:
     # Before it is read: a sparse file of any size takes no room on a disk.

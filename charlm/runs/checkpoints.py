@@ -36,7 +36,7 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    self._last_step = -1  # of the latest checkpoint that is known to be whole
+    self._last_step = -1  # that `latest` holds with its best loss; -1: none
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
     for folder in (run.latest, run.best):
@@ -88,7 +88,7 @@ class Checkpoints:
     return self._save(self._run.best, 1, step)
 
   def _read(self, folder: pathlib.Path, step: int, restore: bool) -> bool:
-    """Tells whether a checkpoint is whole; restores it if it is and should."""
+    """Tells whether a checkpoint is whole; then restores it, if asked to."""
     path = folder / f"ckpt-{step}"
     try:
       with open_checkpoint(self._run, str(path), step) as name:

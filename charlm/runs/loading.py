@@ -14,7 +14,7 @@ from charlm.runs.checkpoints import DamagedError, open_checkpoint
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import CHECKPOINT_SUFFIXES
 
-_ATTEMPTS = 5  # a trainer can replace a checkpoint while it is read
+_ATTEMPTS = 5  # training can replace a checkpoint while it is read
 
 
 def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
@@ -37,7 +37,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
       return model, step
     except DamagedError as error:
       damage = error
-    # A trainer may have put a newer one in its place by now.
+    # Training may have put a newer one in its place by now.
     if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
       break
   raise InputError(f"{path} {damage}: give another --checkpoint") from damage

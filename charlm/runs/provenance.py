@@ -17,7 +17,7 @@ from charlm.system.machine import num_cores, processor
 
 # The last bits of all results depend on everything else that a start records.
 # The versions are compared one by one.
-_WITHOUT_EFFECT = {"time", "step", "command", "commit", "versions"}
+_NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 
 def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def start_differences(
   return [
     difference(name, there.get(name), value)
     for name, value in here.items()
-    if name not in _WITHOUT_EFFECT and there.get(name) != value
+    if name not in _NOT_COMPARED and there.get(name) != value
   ]
 
 

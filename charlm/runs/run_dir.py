@@ -11,7 +11,7 @@ metrics.jsonl                              every number, one object per line
 summaries/train|eval                       the same for TensorBoard
 summaries/outdated                         there while they lack some metrics
 starts.jsonl                               how and where each start ran
-lock                                       held by the trainer
+lock                                       held by the process that trains
 """
 
 import contextlib
@@ -63,7 +63,8 @@ class RunDir:
     self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
-    # Kept open, so that no other file can get their inode numbers.
+    # Descriptors of the folder and its lock, kept open so that no other file
+    # can get their inode numbers.
     self._held: dict[pathlib.Path, int] = {}
     self._refuse_links()
 
@@ -113,10 +114,10 @@ class RunDir:
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
-    """Makes the folder and keeps other trainers out of it.
+    """Makes the folder and keeps others from training in it.
 
     Raises:
-      InputError: another trainer is at work there.
+      InputError: another process is training there.
       LostRunError: as `check_owned`.
       OSError: it cannot be written.
     """
@@ -179,7 +180,7 @@ class RunDir:
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
     if experiment.config.epochs > mine.config.epochs:
-      # TensorBoard shows the first settings that it finds in them.
+      # Of several settings in the summaries, TensorBoard shows the first.
       self.outdate_summaries()
       self._write(self._config, experiment.to_json())
 

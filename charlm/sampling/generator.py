@@ -69,7 +69,7 @@ class GenerativeModel:
   ) -> tuple[tf.Tensor, State]:
     """Draws the next character of each text, from TensorFlow's generator.
 
-    It takes strings `[B]` of one length and the states that it returned for
+    It takes strings `[B]` of one length and the states that it returned with
     them, None at the start of a text. Returns characters `[B]` and the states.
     """
     ragged = line_to_tensor(inputs, self._vocab)
@@ -100,7 +100,7 @@ class GenerativeModel:
     seed: int = 0,
     stop: str = "",
   ) -> list[Sample]:
-    """Continues a prefix, 32 samples side by side.
+    """Continues a prefix, in blocks of up to 32 samples side by side.
 
     The prefix must not be empty, and is not part of the samples. Sample i
     depends neither on `num_samples` nor on earlier calls. The seed must be

@@ -12,7 +12,7 @@ def draw(
 ) -> tf.Tensor:
   """Draws ids of characters from log-probabilities `[B, V]`, within limits.
 
-  Random numbers and result are those of `temperature_random_sampling`.
+  `uniform` and the result are as in `temperature_random_sampling`.
   """
   log_probs = without_special(log_probs)
   if options.temperature:
@@ -43,7 +43,7 @@ def temperature_random_sampling(
 
 
 def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
-  """Makes all but likely ids impossible, `[B, V]` to `[B, V]`.
+  """Makes all ids beyond the limits impossible, `[B, V]` to `[B, V]`.
 
   Probabilities are those after the division by the temperature, which must not
   be 0. `top_p` is nucleus sampling (Holtzman et al. 2020), `min_p` is that of

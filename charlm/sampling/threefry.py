@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 
-# uint32 in TensorFlow or NumPy. Only operators that both have are used, since a
-# loop of small operations is slow in TensorFlow outside a graph. Products and
-# quotients are shifts.
+# uint32 in TensorFlow or NumPy. Only operators that both have are used, so that
+# NumPy can make the keys: a loop of small operations is slow in TensorFlow
+# outside a graph. Shifts are written as products and quotients.
 _Words: TypeAlias = "tf.Tensor | np.ndarray"
 Pair: TypeAlias = tuple[_Words, _Words]
 

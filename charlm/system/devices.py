@@ -20,7 +20,7 @@ def create_strategy(
   Raises InputError: a number of replicas that cannot be had.
   """
   gpus = tf.config.list_physical_devices("GPU")
-  # All replicas take the same number of rows, so their sums have equal weights.
+  # All replicas take the same number of rows: a remainder would be left out.
   if num_replicas and batch_size % num_replicas:
     raise InputError(
       f"num_replicas is {num_replicas}, which does not divide the batch size "
@@ -54,7 +54,8 @@ def let_gpu_memory_grow() -> None:
 def make_deterministic() -> None:
   """Makes a GPU repeat its results bit for bit, at the cost of some speed."""
   tf.config.experimental.enable_op_determinism()
-  # TensorFloat-32 rounds factors to 10 bits, as only some GPUs do.
+  # TensorFloat-32, which only some GPUs have, rounds the factors of a product
+  # to 10 bits of mantissa.
   tf.config.experimental.enable_tensor_float_32_execution(False)
 
 

@@ -21,7 +21,7 @@ from charlm.system.flags import define_flags, help_text, options_from
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
-INCOMPLETE = LostRunError.exit_code  # or a save failed, a line has no score
+INCOMPLETE = LostRunError.exit_code  # or a failed save, or an unscored line
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
@@ -70,17 +70,17 @@ def run_command(
   except (InputError, DivergedError, LostRunError) as error:
     return fail(name, _one_line(error), error.exit_code)
   except BrokenPipeError:  # nobody reads on, as in `| head`
-    _drop_output()
+    _flush_or_drop_output()
     return 128 + signal.SIGPIPE
   except OSError as error:
-    _drop_output()
+    _flush_or_drop_output()
     remedy = "check the path, its permissions and the free space"
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
     return 128 + signal.SIGINT
 
 
-def _drop_output() -> None:
+def _flush_or_drop_output() -> None:
   """Flushes standard output; if that fails, what it holds goes nowhere.
 
   The interpreter would try again at its end, and complain.
@@ -108,7 +108,7 @@ def _replace_closed_streams() -> None:
 
 
 def import_quietly(*modules: str) -> None:
-  """Imports TensorFlow modules without the noise that they make on stderr.
+  """Imports modules without the noise that TensorFlow makes on stderr.
 
   A `TF_CPP_MIN_LOG_LEVEL` below 3 in the environment brings it back.
   """
@@ -122,7 +122,8 @@ def import_quietly(*modules: str) -> None:
   gc.freeze()
   gc.enable()
   if level == "3":
-    # Its logger takes many models in one process for one that is retraced.
+    # TensorFlow's logger takes many models in one process for one that is
+    # retraced.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 

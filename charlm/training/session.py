@@ -50,12 +50,12 @@ class Session:
 
   An evaluation scores the texts, then saves the best checkpoint if the loss is
   the lowest so far, then writes its record to the metrics; the step's own
-  checkpoint follows. A signal gives up an evaluation before its best
+  checkpoint follows. A signal ends an evaluation before its best
   checkpoint, and a kill can come between any two of these. Either leaves a
   step that may be saved, as the latest checkpoint or as the best one, but has
   no record: the next start that begins at it repeats the evaluation first. If
   the best checkpoint could not be saved, the record is written, but the train
-  state keeps the best loss of before. So the next start finds a record whose
+  state keeps the earlier best loss. So the next start finds a record whose
   loss is lower than that, and repeats the evaluation to save the best
   checkpoint, without a second record.
   """

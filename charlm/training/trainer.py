@@ -71,7 +71,7 @@ class Trainer:
     """
     self.model, self.optimizer, self.batches = model, optimizer, batches
     self._strategy, self._config = strategy, config
-    # Without rows it takes no room in a checkpoint.
+    # Without rows the states take no room in a checkpoint.
     num_rows = config.batch_size if config.carry_state else 0
     self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
     self._steps_per_call = 1
