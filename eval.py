@@ -44,7 +44,9 @@ class EvalOptions(Options):
     one_of("stream", "windows", "lines"),
     group="How it is scored",
   )
-  window: int = option(_WINDOW, "with windows: characters in each", between(1))
+  window: int = option(
+    _WINDOW, "with windows: characters per window", between(1)
+  )
   stride: int = option(
     0,
     "with windows: characters between the starts of two windows; 0: --window",

@@ -78,8 +78,8 @@ def _split(corpus: str, run: "RunDir") -> Split:
   text = load_text(corpus, config.lowercase, config.raw)
   if (found := sha256(text)) != experiment.corpus_sha256:
     raise InputError(
-      f"{corpus} is not the corpus of {run.path} ({found} here, "
-      f"{experiment.corpus_sha256} there): give the corpus of that run"
+      f"{corpus} is not the corpus of {run.path} (SHA-256 {found}, not "
+      f"{experiment.corpus_sha256}): give the corpus of that run"
     )
   return split_text(text, config)
 

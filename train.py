@@ -1,4 +1,4 @@
-"""Trains a character-level language model; the same command resumes it."""
+"""Trains a character-level language model; the same command resumes a run."""
 
 import dataclasses
 import sys

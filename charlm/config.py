@@ -65,7 +65,7 @@ class Config(Options):
   )
   num_layers: int = option(1, "number of GRU layers", between(1, 100))
   layer_norm: bool = option(
-    False, "layer normalisation of what the state adds to each layer's gates"
+    False, "layer normalisation of each layer's state times recurrent kernel"
   )
   dropout_rate: float = option(
     0.0,
@@ -146,7 +146,7 @@ class Config(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError("warmup_steps needs a cosine: give --schedule=cosine")
+      raise InputError("warmup_steps has no effect: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
 
@@ -197,7 +197,7 @@ class Experiment:
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
-      raise InputError(f"field format is not {_FORMAT}: of another version")
+      raise InputError(f"written by another version (format is not {_FORMAT})")
     hashes = [fields.pop(name, None) for name in _SHA256]
     for name, sha256 in zip(_SHA256, hashes, strict=True):
       if not isinstance(sha256, str) or len(sha256) != 64:

@@ -50,7 +50,7 @@ def plays() -> str:
     write_atomically(cached, data)
   except OSError as error:
     warn(
-      f"cannot cache the corpus at {cached} ({error.strerror}): the next run "
+      f"cannot cache the corpus at {cached} ({error.strerror}): the next start "
       "fetches it again"
     )
   return data.decode()

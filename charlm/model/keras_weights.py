@@ -38,7 +38,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   if not path.endswith(".h5") and not os.path.exists(f"{prefix}.index"):
     raise InputError(
       f"{path} is neither a run's folder nor weights that Keras saved: give "
-      "NAME.weights.h5, or NAME of NAME.index"
+      "NAME.weights.h5, or NAME for NAME.index"
     )
   if config.layer_norm:
     raise InputError(

@@ -35,7 +35,7 @@ def parse_file(
   try:
     # Before it is read: a sparse file of any size takes no room on a disk.
     if path.stat().st_size > largest:
-      raise ValueError("larger than any that charlm writes")
+      raise ValueError("larger than any such file of charlm")
     data = path.read_bytes()
     parsed = parse(data.decode())
   except FileNotFoundError as error:
@@ -44,7 +44,7 @@ def parse_file(
     raise InputError(f"{path}: {error}: {_REMEDY}") from error
   # After the parsing, whose message says more.
   if digest not in (None, hashlib.sha256(data).hexdigest()):
-    raise InputError(f"{path} was changed since the run began: {_REMEDY}")
+    raise InputError(f"{path} has changed since the run began: {_REMEDY}")
   return parsed
 
 

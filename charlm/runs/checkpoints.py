@@ -154,7 +154,7 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
   Raises DamagedError, or whatever TensorFlow raises for what is not whole.
   """
   if os.path.isdir(path):  # TensorFlow would read what is in it
-    raise DamagedError("is a folder, too")
+    raise DamagedError("is a folder")
   reader = tf.compat.v1.train.NewCheckpointReader(path)
   dtypes = reader.get_variable_to_dtype_map()
   shapes = reader.get_variable_to_shape_map()

@@ -40,7 +40,9 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
     # Training may have put a newer one in its place by now.
     if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
       break
-  raise InputError(f"{path} {damage}: give another --checkpoint") from damage
+  raise InputError(
+    f"{path} {damage}: give another --checkpoint or run"
+  ) from damage
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:

@@ -53,7 +53,7 @@ def plain_path(path: pathlib.Path) -> Iterator[str]:
   if not _PATTERN.isdisjoint(tempfile.gettempdir()):
     raise InputError(
       f"{tempfile.gettempdir()} has one of the characters *?[]\\ in its name, "
-      "as has the run's folder: set TMPDIR to another folder"
+      f"as has {path}: set TMPDIR to another folder"
     )
   with tempfile.TemporaryDirectory() as folder:
     link = os.path.join(folder, "link")

@@ -52,7 +52,7 @@ def run_command(
   except Exception as error:  # the flags module's own, or a flag file's
     return fail(name, f"{_one_line(error)}; see {name} --help")
   if extra:
-    return fail(name, f"unexpected {extra[0]}; see {name} --help")
+    return fail(name, f"unexpected argument {extra[0]}; see {name} --help")
   try:
     # Texts are UTF-8 whatever the locale; a lone surrogate, as in a file's
     # name, is no reason to fail.

@@ -18,7 +18,7 @@ class StartOptions(Options):
   )
   num_replicas: int = option(
     0,
-    "number of GPUs, or of CPU devices without a GPU; 0: the most that divide "
+    "number of GPUs or, without a GPU, of CPU devices; 0: the most that divide "
     "batch_size, at most one for each GPU or core",
     between(0),
   )
@@ -40,7 +40,7 @@ class StartOptions(Options):
   gru: str = option(
     "auto",
     "implementation of the GRU: fused, keras, or auto, which is keras (cuDNN) "
-    "on a GPU and fused elsewhere",
+    "on a GPU, but fused elsewhere and for bfloat16 and layer_norm",
     one_of("auto", "fused", "keras"),
   )
   profile_steps: tuple[str, ...] = option(

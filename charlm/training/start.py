@@ -48,7 +48,7 @@ def start_run(
   if (last := run.last_start()) and (names := start_differences(last, start)):
     warn(
       f"this start differs from the last one in {', '.join(names)}: the "
-      "numbers may differ from an unbroken run's in their last digits"
+      "numbers may differ from an uninterrupted run's in their last digits"
     )
   run.log_start(start)
   bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)

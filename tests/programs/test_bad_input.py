@@ -93,7 +93,7 @@ BAD_INPUT = [
   ("train.py", ["--epoch=3"], "Did you mean: epochs"),
   ("train.py", ["--epochs=many"], "--epochs=many"),
   ("train.py", ["--flagfile={tmp}/none.flags"], "none.flags"),
-  ("train.py", ["3"], "unexpected 3"),
+  ("train.py", ["3"], "unexpected argument 3"),
   ("train.py", ["--gru=keras", "--precision=bfloat16"], "--gru=fused"),
   ("train.py", ["--gru=cudnn"], "gru"),
   ("train.py", ["--schedule=cosine", "--warmup_steps=12"], "warmup_steps"),

@@ -91,7 +91,7 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
     assert BINARIES[program].main([program, *flags]) == 2, flags
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"{run / name} was changed" in captured.err
+    assert f"{run / name} has changed" in captured.err
     assert captured.err.count("\n") == 1
   assert _files(tmp_path) == before
 

@@ -92,7 +92,7 @@ def test_edited_files_are_refused_naming_them(
   run: RunDir, name: str, text: str
 ) -> None:
   (run.path / name).write_text(text)
-  with pytest.raises(InputError, match=f"{name} was changed"):
+  with pytest.raises(InputError, match=f"{name} has changed"):
     run.check_resume(EXPERIMENT)
 
 
@@ -111,7 +111,7 @@ def test_a_valid_text_is_kept_as_the_held_out_one_is(
     for path in (run.path / "valid.txt", run.eval_path):
       text = path.read_text()
       path.write_text("ab")
-      with pytest.raises(InputError, match=f"{path.name} was changed"):
+      with pytest.raises(InputError, match=f"{path.name} has changed"):
         run.check_resume(experiment)
       path.write_text(text)
 
