@@ -94,10 +94,7 @@ def test_a_run_killed_in_its_last_evaluation_makes_it_again(
     assert train_binary.main([*args, f"--run_dir={killed}"]) == 130
   for run_dir in (killed, unbroken):
     assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
-  assert numbers(killed) == numbers(unbroken)
-  for name in ("checkpoints", "best"):
-    mine, other = (soak.fingerprint(r / name) for r in (killed, unbroken))
-    assert mine == other
+  soak.assert_equal_runs(killed, unbroken)
 
 
 def test_a_run_without_its_checkpoints_is_not_started_afresh(
@@ -272,10 +269,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_made_up(
   for epochs in (1, 2):
     other = [*train_args, f"--run_dir={undisturbed}", f"--epochs={epochs}"]
     assert train_binary.main(other) == 0
-  assert numbers(run_dir) == numbers(undisturbed)
-  for name in ("checkpoints", "best"):
-    mine, theirs = (soak.fingerprint(r / name) for r in (run_dir, undisturbed))
-    assert mine == theirs
+  soak.assert_equal_runs(run_dir, undisturbed)
 
 
 def test_a_stop_whose_save_fails_is_code_4(

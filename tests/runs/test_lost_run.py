@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import pytest
 import soak
 from helpers import EXPERIMENT, SPLIT, VOCAB, NumberedCheckpoints, Program
-from soak import numbers
 
 import train as train_binary
 from charlm.config import Config
@@ -61,12 +60,6 @@ def _train(args: list[str], run: pathlib.Path) -> None:
   assert train_binary.main([*args, f"--run_dir={run}"]) == 0
 
 
-def _assert_equal(run: pathlib.Path, other: pathlib.Path) -> None:
-  for name in ("checkpoints", "best"):
-    assert soak.fingerprint(run / name) == soak.fingerprint(other / name)
-  assert numbers(run) == numbers(other)
-
-
 @pytest.fixture(scope="module")
 def args(train_args: list[str]) -> list[str]:
   return [*train_args, "--checkpoint_every_steps=60", "--eval_every_steps=60"]
@@ -83,7 +76,7 @@ def test_a_new_run_in_the_place_of_a_removed_one_is_left_alone(
     files = _files(run)
   assert _files(run) == files
   _train(second, undisturbed)
-  _assert_equal(run, undisturbed)
+  soak.assert_equal_runs(run, undisturbed)
 
 
 def test_a_second_trainer_past_a_removed_lock_is_left_alone(
@@ -97,7 +90,7 @@ def test_a_second_trainer_past_a_removed_lock_is_left_alone(
     files = _files(run)
   assert _files(run) == files
   _train(second, unbroken)
-  _assert_equal(run, unbroken)
+  soak.assert_equal_runs(run, unbroken)
 
 
 def _begin_profile(run: RunDir) -> Profile:

@@ -49,12 +49,6 @@ def _evaluated(run_dir: pathlib.Path) -> list[int]:
   return [r["step"] for r in numbers(run_dir) if r["split"] == "eval"]
 
 
-def _assert_equal(one: pathlib.Path, other: pathlib.Path) -> None:
-  assert numbers(one) == numbers(other)
-  for name in ("checkpoints", "best"):
-    assert soak.fingerprint(one / name) == soak.fingerprint(other / name)
-
-
 @pytest.mark.parametrize(
   ("which", "valid"), [(1, False), (-1, True)], ids=["periodic", "end, valid"]
 )
@@ -89,10 +83,10 @@ def test_an_evaluation_that_is_given_up_is_made_up(
   assert capsys.readouterr().out.partition("trained to")[2] == expected
   # Each text was scored once an evaluation, and not again at the end.
   assert looks.number == pieces * len(left)
-  _assert_equal(run_dir, unbroken)
+  soak.assert_equal_runs(run_dir, unbroken)
   # What is there is not evaluated again.
   assert train_binary.main(stopped) == 0
-  _assert_equal(run_dir, unbroken)
+  soak.assert_equal_runs(run_dir, unbroken)
 
 
 # Ends a training around the writing of the record of a step's evaluation.
@@ -149,7 +143,7 @@ def test_kills_around_the_record_of_an_evaluation_lose_nothing(
     assert checkpoint_steps(run_dir / "best") == [step]
     assert _evaluated(run_dir) == done + last
   assert train_binary.main(killed) == 0
-  _assert_equal(run_dir, unbroken)
+  soak.assert_equal_runs(run_dir, unbroken)
 
 
 def test_a_loss_that_is_not_finite_is_told_when_it_is_made_up(
