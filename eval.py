@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate(options: EvalOptions) -> int:
-  """Evaluates by the flags; returns the exit code.
+  """Evaluates as the flags say; returns the exit code.
 
   Raises:
     InputError: bad input.

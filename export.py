@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def export(options: ExportOptions) -> int:
-  """Exports by the flags; returns the exit code.
+  """Exports as the flags say; returns the exit code.
 
   Raises:
     InputError: bad input; nothing was written then.

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(options: ReportOptions) -> int:
-  """Reports by the flags; returns the exit code.
+  """Reports as the flags say; returns the exit code.
 
   Raises:
     InputError: bad input.

@@ -37,7 +37,10 @@ class _TextOptions(Options):
     1000, "largest number of characters after the prefix", between(1, 10**8)
   )
   num_samples: int = option(
-    1, "number of texts; text i does not depend on it", between(1, 10**6)
+    1,
+    "number of texts; a larger number adds texts and leaves the others as they "
+    "are",
+    between(1, 10**6),
   )
   seed: int = option(
     0, "the same seed gives the same texts", between(0, 2**64 - 1)
@@ -74,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def sample(options: SampleOptions) -> int:
-  """Samples by the flags; returns the exit code.
+  """Samples as the flags say; returns the exit code.
 
   Raises:
     InputError: bad input.

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
 
 def train(options: TrainOptions) -> int:
-  """Trains by the flags; returns the exit code.
+  """Trains as the flags say; returns the exit code.
 
   Raises:
     InputError: bad input; no step was taken.

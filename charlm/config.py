@@ -65,7 +65,9 @@ class Config(Options):
   )
   num_layers: int = option(1, "number of GRU layers", between(1, 100))
   layer_norm: bool = option(
-    False, "layer normalisation of each layer's state times recurrent kernel"
+    False,
+    "layer normalisation, in each GRU layer, of the product of state and "
+    "recurrent kernel",
   )
   dropout_rate: float = option(
     0.0,
@@ -132,8 +134,8 @@ class Config(Options):
   )
   weight_decay: float = option(
     0.0,
-    "decoupled weight decay (AdamW) of all weights but biases and gains; 0.01 "
-    "to 0.5 is usual",
+    "decoupled weight decay (AdamW) of all weights but biases and the gains of "
+    "layer normalisation (Keras' gamma); 0.01 to 0.5 is usual",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(
@@ -159,14 +161,14 @@ class Experiment:
   corpus_sha256: str  # of the text as the model sees it
   vocabulary_sha256: str
   eval_sha256: str
-  valid_sha256: str  # of the empty text if there are no valid lines
+  valid_sha256: str  # of the empty text if `valid_lines` is 0
 
   def differences(self, other: "Experiment") -> list[str]:
-    """Lists the fields in which `other`, a later start's, differs from this."""
+    """Lists the fields in which `other`, that of a later start, differs."""
     mine, theirs = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. At a
-    # constant learning rate, more epochs only extend the run; a cosine ends
-    # with the last one, so that their number has an effect on every step.
+    # constant learning rate, more epochs only extend the run; a cosine schedule
+    # ends with the last epoch, so their number affects every step.
     ignored = {"corpus"}
     if self.config.schedule == "constant":
       ignored.add("epochs")
@@ -188,7 +190,7 @@ class Experiment:
   def from_json(cls, text: str) -> "Experiment":
     """Reads what `to_json` wrote.
 
-    Raises InputError: another format; the message names the field.
+    Raises InputError: not what `to_json` writes; the message says why.
     """
     try:
       fields = json.loads(text)

@@ -114,9 +114,9 @@ class Split:
 def split_text(text: str, config: Config) -> Split:
   """Holds out the end of a text, then the end of what is left.
 
-  Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines;
-  `valid_lines` are cut off before them. A newline between two parts that
-  are made of lines belongs to neither.
+  Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines; the
+  `valid_lines` lines that precede them are the valid text. A newline between
+  two parts that are made of lines belongs to neither.
 
   Raises InputError: a part is too short to be of use.
   """
@@ -155,8 +155,8 @@ def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
     if flag == "eval_lines" and len(lines) == 1:  # 1 is too many, too
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
-      f"{flag} is {num_lines} of {len(lines)} lines, which leaves nothing to "
-      f"train on: {remedy}"
+      f"{flag} is {num_lines}, but there are only {len(lines)} lines to take "
+      f"them from, which leaves nothing to train on: {remedy}"
     )
   first = len(lines) - num_lines
   return "\n".join(lines[:first]), "\n".join(lines[first:]) + text[len(body) :]

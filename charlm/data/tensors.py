@@ -20,7 +20,8 @@ def line_to_tensor(
     vocab: the vocabulary.
 
   Returns:
-    `[N]` for a string, else one ragged row each. Unknown characters are id 0.
+    `[N]` for a string, else a ragged row for each string. Unknown characters
+    are id 0.
   """
   table = tf.constant(id_of_code_point(vocab))
   code_points = tf.strings.unicode_decode(line, "UTF-8")

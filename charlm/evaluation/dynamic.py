@@ -18,7 +18,8 @@ from charlm.model.language_model import GRULM, State
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
 _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
-_DECAY = 1e-3  # mean share of the way back to the trained weights, a segment
+# Mean fraction of the way back to the trained weights, per segment.
+_DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 
 

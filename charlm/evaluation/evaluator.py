@@ -18,8 +18,9 @@ _BATCH_SIZE, _MIN_PIECE = 64, 64
 class Evaluator:
   """Scores texts `[N]`, a piece at a time, which only bounds the memory.
 
-  `stream` is the reference's protocol, `windows` that of models with a context
-  of fixed length, `lines` that of `log_perplexity`.
+  `stream` is the protocol of the reference (the Keras notebook that trains
+  `GRULM`), `windows` that of models with a context of fixed length, `lines`
+  that of `log_perplexity`.
   """
 
   def __init__(
@@ -31,7 +32,7 @@ class Evaluator:
     """Takes a model.
 
     Args:
-      model: what scores.
+      model: the model that predicts the texts.
       piece_length: the most characters of a row in one graph call.
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
@@ -74,7 +75,7 @@ class Evaluator:
     return Score(np.concatenate(parts), ids[1:] == UNKNOWN_ID)
 
   def lines(self, ids: np.ndarray, newline: int) -> Score:
-    """Scores each line alone, up to its newline; averages the lines' means.
+    """Scores each line alone, including its newline; averages their means.
 
     A line is predicted from the zero state after a newline.
 

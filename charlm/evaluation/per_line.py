@@ -46,7 +46,7 @@ def read_lines(
 
 @dataclasses.dataclass(eq=False)
 class LineScorer:
-  """Scores each line alone, after a newline and up to its own newline."""
+  """Scores each line alone, after a newline and including its own newline."""
 
   evaluator: Evaluator  # of a model that knows the newline
   vocab: list[str]  # the model's
@@ -58,8 +58,9 @@ class LineScorer:
   def score(self, lines: list[bytes]) -> list[str]:
     """Scores the next lines, leaving out those that are not UTF-8.
 
-    Returns for each: nats, characters with the newline, bits per character,
-    the character with the highest loss, and the line, separated by tabs.
+    Returns for each a string of fields separated by tabs: total nats, number of
+    characters including the newline, bits per character, the character with the
+    highest loss, and the line.
     """
     texts = [text for line in lines if (text := self._decode(line)) is not None]
     if not texts:

@@ -13,7 +13,7 @@ from charlm.errors import InputError
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Averages each sequence's nats, then the sequences, as `Evaluator.lines`.
+  """Averages each sequence's nats, then the means, as `Evaluator.lines` does.
 
   Args:
     preds: log-probabilities `[B, T, V]`.
@@ -139,7 +139,7 @@ def confidence_interval(
 
 
 def refuse_short(ids: np.ndarray, name: object = "the text") -> None:
-  """Raises InputError, naming it, for a text `[N]` with nothing to predict."""
+  """Raises InputError, which names the text, for fewer than two ids `[N]`."""
   if len(ids) < 2:
     raise InputError(
       f"{name} has fewer than two characters, which leaves nothing to predict: "

@@ -18,7 +18,8 @@ def save_keras(
   """Writes a functional model of Keras' own layers.
 
   It maps ids `[B, T]` to log-probabilities `[B, T, V]`. Returns its path, and
-  that of the vocabulary beside it, a list of strings as JSON.
+  that of the file beside it that holds the vocabulary as a JSON list of
+  strings.
 
   Raises:
     InputError: a model with layer normalisation.

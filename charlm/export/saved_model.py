@@ -17,7 +17,7 @@ from charlm.model.language_model import GRULM
 from charlm.sampling.gumbel import temperature_random_sampling, without_special
 from charlm.sampling.threefry import sample_keys, uniform_numbers
 
-_MAX_NUMBERS = 2**20  # random ones that are made at a time: 4 MB
+_MAX_NUMBERS = 2**20  # random numbers made at a time: 4 MB
 
 _Tensors: TypeAlias = dict[str, tf.Tensor]  # by what a signature calls them
 
@@ -68,7 +68,11 @@ class TextModel:
     }
 
   def _vocabulary(self) -> _Tensors:
-    """Returns characters: those of each id, `[V]`."""
+    """Lists the vocabulary.
+
+    Returns:
+      characters: the string of each id, `[V]`.
+    """
     return {"characters": tf.constant(self._vocab)}
 
   def _score(self, texts: tf.Tensor) -> _Tensors:
@@ -83,8 +87,9 @@ class TextModel:
     ids = ragged.to_tensor(PADDING_ID)
     counts = tf.maximum(ragged.row_lengths() - 1, 0)
     num_targets = tf.maximum(tf.shape(ids)[1] - 1, 0)
-    # One more column of nats, cut off below, since there must be one. It takes
-    # two ids, which empty texts lack.
+    # One more column of nats, cut off below, so that there is at least one to
+    # stack even where nothing is scored. It needs two ids, which empty texts
+    # lack.
     ids = tf.pad(ids, [[0, 0], [0, 2]], constant_values=PADDING_ID)
     # Character by character: a saved model cannot hold the fused layer's own
     # gradient.
@@ -129,7 +134,8 @@ class TextModel:
 
     Text i is sample i of `sample.py` with this seed, up to rounding.
 
-    Returns texts: `[B]`, without the prefixes.
+    Returns:
+      texts: the continuations `[B]`, without the prefixes.
     """
     num_texts = tf.size(prefixes)
     # At least two rows, since a product of one row rounds differently.

@@ -17,12 +17,13 @@ class FusedGRU(keras.layers.GRU):
 
   Without layer normalisation it computes what keras.layers.GRU(units,
   return_sequences=True, return_state=True) does, and their weights and
-  checkpoints are interchangeable (but a .weights.h5 file of a functional model
-  names its layers by class). Its gradients cannot be differentiated again.
+  checkpoints are interchangeable (except .weights.h5 files of functional
+  models, which name layers by their class). Its gradients cannot be
+  differentiated again.
 
   With layer normalisation (Ba et al. 2016), what the previous state adds to a
-  gate has mean 0 and variance 1 over the gate's units, and is scaled by one
-  gain for each unit.
+  gate is normalised to mean 0 and variance 1 over the gate's units, then
+  multiplied by a gain for each unit of each gate.
   """
 
   def __init__(

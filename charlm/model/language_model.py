@@ -50,8 +50,8 @@ class GRULM(keras.Model):
       num_layers: number of GRU layers.
       dropout_rate: share of the outputs dropped in training.
       gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, the second on a GPU, if it has what is asked
-        for, else the first. The weights are the same.
+        cuDNN's on a GPU; `auto`, `keras` on a GPU unless `precision` or
+        `layer_norm` needs `fused`, else `fused`. The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
       layer_norm: whether the fused layer normalises what the state adds to its
         gates.
@@ -60,10 +60,10 @@ class GRULM(keras.Model):
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
     self.rnn_units, self.num_layers = rnn_units, num_layers
-    # Five times Keras' scale. Keras' Adam squares the gradient of each
-    # occurrence of a character separately, so embeddings grow fast with it;
-    # from ±0.25, an Adam that sees the whole gradient, as in the trainer, has
-    # the same learning curve.
+    # Five times Keras' scale. Under `fit`, Keras' Adam squares the gradient of
+    # each occurrence of a character separately, so that embeddings grow fast.
+    # The trainer's Adam gets the summed gradient; starting from ±0.25, its
+    # learning curve is about that of `fit` from ±0.05.
     initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
@@ -142,10 +142,11 @@ class GRULM(keras.Model):
   def read(
     self, table: tf.Tensor, ids: tf.Tensor, states: State
   ) -> tuple[tf.Tensor, State]:
-    """Reads one character of each row, in loops over characters.
+    """Reads one character of each row; meant for loops over characters.
 
-    Takes the `input_table`, which such a loop computes once, ids `[B]`, and the
-    state before them. Returns log-probabilities `[B, V]` and the state after.
+    Takes the `input_table`, which the caller computes once before the loop, ids
+    `[B]`, and the state before them. Returns log-probabilities `[B, V]` and the
+    state after.
     """
     x, new_states = tf.gather(table, ids), []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
@@ -197,7 +198,7 @@ def _gru_name(layer: int) -> str:
 def _build_gru(
   name: str, kind: str, units: int, precision: str, layer_norm: bool
 ) -> keras.layers.GRU:
-  only_fused = precision != "float32" or layer_norm  # Keras' has neither here
+  only_fused = precision != "float32" or layer_norm
   if kind == "auto":
     # cuDNN is the faster one on a GPU.
     cudnn = not only_fused and tf.config.list_physical_devices("GPU")
@@ -206,8 +207,8 @@ def _build_gru(
     return FusedGRU(units, precision, layer_norm, name=name)
   if only_fused:
     raise InputError(
-      "Keras' GRU has neither --precision=bfloat16 nor --layer_norm here: give "
-      "--gru=fused"
+      "--gru=keras supports neither --precision=bfloat16 nor --layer_norm: "
+      "give --gru=fused, or leave those out"
     )
   return keras.layers.GRU(
     units, return_sequences=True, return_state=True, name=name

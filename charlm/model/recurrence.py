@@ -11,9 +11,10 @@ it, but the input's kernel is rolled to n, z, r. So the gradients of a time step
 are one block of 4H rows: of n, z and r before their activations, then of the
 recurrent part of n. The first 3H rows are the gradient of the input's product
 (n, z, r), and the last 3H that of the recurrent product (z, r, n): both share
-the rows of z and r. With layer normalisation these last 3H are the gradient of
-the normalised product times its gain. That of the product itself, 3H more rows
-for z, r, n, follows them, which makes 7H.
+the rows of z and r. With layer normalisation, rows H to 4H are the gradient
+with respect to the product after normalisation and gain. The gradient with
+respect to the product itself, 3H more rows for z, r, n, follows: 7H rows in
+all, and again the last 3H are the recurrent product's.
 """
 
 import functools

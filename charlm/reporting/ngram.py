@@ -26,7 +26,7 @@ class Baseline:
 
 
 def baselines(train: str, text: str, vocab: list[str]) -> list[Baseline]:
-  """Scores a text by n-grams of all orders, and by xz, given another text."""
+  """Scores a text by n-grams of all orders and by xz, given the train text."""
   train_ids, ids = encode(train, vocab), encode(text, vocab)
   model = KneserNey(train_ids, len(vocab))
   ngrams = [
@@ -41,9 +41,10 @@ def baselines(train: str, text: str, vocab: list[str]) -> list[Baseline]:
 
 
 def xz_bits_per_character(train: str, text: str) -> float:
-  """Returns the bits that a text adds to the compressed train text.
+  """Returns the bits per character that a text adds to the train text in xz.
 
-  Both are compressed by xz as one file, then the train text alone.
+  The two are compressed as one file, and the train text alone; the difference
+  of the sizes counts.
   """
   with_text, without = (
     len(lzma.compress(part.encode(), preset=9 | lzma.PRESET_EXTREME))

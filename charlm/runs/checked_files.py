@@ -56,7 +56,8 @@ def refuse_links(
   A link could lead a reader, or the removal of old checkpoints, to any file of
   the machine.
 
-  Raises InputError: one of them is not a plain file, or not a folder.
+  Raises InputError: a link or device, a folder in the place of a file, or a
+    file in the place of a folder.
   """
   plain = [f for f in folders if f.is_dir() and not f.is_symlink()]
   within = [path for folder in plain for path in folder.iterdir()]
@@ -67,8 +68,8 @@ def refuse_links(
       continue
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
       raise InputError(
-        f"{path} is not a plain file or folder: replace it with a copy of what "
-        "it stands for"
+        f"{path} is a link or a special file: replace it with a copy of its "
+        "contents"
       )
     if path in (files if stat.S_ISDIR(mode) else folders):
       kind = "file" if path in files else "folder"

@@ -36,7 +36,8 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    self._last_step = -1  # that `latest` holds with its best loss; -1: none
+    # The step that `latest` holds with the best loss up to date; -1: none.
+    self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
     for folder in (run.latest, run.best):
@@ -52,9 +53,9 @@ class Checkpoints:
       InputError: no checkpoint is whole, though the run has begun.
       OSError: one cannot be read, which does not mean that it is damaged.
     """
-    # Of one step, the best checkpoint comes first: it is saved first, after the
-    # evaluation, and so it alone surely holds that evaluation's best loss. The
-    # one in `latest` is then saved again.
+    # If both folders hold the same step, the one in `best` is tried first: it
+    # was saved after the step's evaluation, so only it is certain to hold the
+    # best loss. The one in `latest`, perhaps saved before, is then saved again.
     folders = (self._run.best, self._run.latest)
     found = {(s, f) for f in folders for s in checkpoint_steps(f, whole=False)}
     for step in sorted({step for step, _ in found}, reverse=True):
@@ -83,7 +84,7 @@ class Checkpoints:
 
   def save_best(self, step: int) -> bool:
     """Saves as the best one; tells whether that worked."""
-    # Its checkpoint in `latest`, if any, holds an older best loss.
+    # A checkpoint of this step in `latest`, if any, holds an older best loss.
     self._last_step = -1
     return self._save(self._run.best, 1, step)
 
@@ -161,8 +162,8 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
   specs = weight_specs(config, vocab_size)
   there = Counter((dtypes[key], *shape) for key, shape in shapes.items())
   weights = Counter((tf.float32, *shape) for *_, shape in specs)
-  # Besides the weights and Adam's two means of each: sums, carried states, and
-  # counters.
+  # Besides the weights and Adam's two means of each: the sums, the carried
+  # states, and scalars such as the step and the best loss.
   rows = config.batch_size if config.carry_state else 0
   allowed = {*weights, (tf.float64, 3)}
   allowed.add((tf.float32, config.num_layers, rows, config.rnn_units))
@@ -182,7 +183,7 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
 def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
   """Checks a checkpoint, and yields a path from which TensorFlow restores it.
 
-  It is read as a whole: TensorFlow compares the checksum of each tensor.
+  All of it is read, so that TensorFlow compares the checksum of each tensor.
 
   Raises:
     DamagedError: not whole, of other sizes, or of another step.

@@ -59,8 +59,9 @@ def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
 def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
   """Returns the model that this run begins with.
 
-  It is None without `init_from`, and once this run has checkpoints. An initial
-  run may have fewer characters than this run, a file of weights has them all.
+  It is None without `init_from`, and once this run has checkpoints. The
+  vocabulary of an initial run may be shorter than this run's; a file of weights
+  must cover all of it.
 
   Raises InputError: no such model, or one of other sizes.
   """

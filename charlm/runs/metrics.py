@@ -20,7 +20,7 @@ from charlm.system.process import warn_unsaved
 
 _SPLITS = ("train", "eval")
 # TensorBoard groups its charts by what comes before the slash, in the order of
-# the names, and opens the first two groups alone.
+# the names, and opens only the first two groups.
 _TAGS = {
   "loss": "1 loss/loss",
   "valid_loss": "1 loss/loss of the valid text",
@@ -155,7 +155,7 @@ def _code_block(text: str) -> str:
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads `metrics.jsonl`, if there is one, without lines that are not valid.
+  """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
 
   Each record has a step, a split (`train` or `eval`) and a finite loss. Its
   other fields are numbers, of any size, and texts.

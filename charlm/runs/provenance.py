@@ -15,8 +15,9 @@ import tensorflow as tf
 from charlm.config import difference
 from charlm.system.machine import num_cores, processor
 
-# The last bits of all results depend on everything else that a start records.
-# The versions are compared one by one.
+# Fields that are not compared: the last bits of results do not depend on them,
+# unless the commit changed the code. The entries of `versions` are compared one
+# by one.
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 
@@ -42,7 +43,7 @@ def start_differences(
 ) -> list[str]:
   """Lists how this process' start differs from an earlier one.
 
-  It counts only what the last bits of the results depend on.
+  It compares only what the last bits of the results depend on.
   """
   there, here = ({**s["versions"], **s} for s in (earlier, start))
   # A name that the earlier one lacks differs, too.

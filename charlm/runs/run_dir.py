@@ -4,12 +4,13 @@ A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
 config.json vocabulary.json                written once, before step 0
-eval.txt valid.txt                     the same; the latter if there is any
+eval.txt                                   likewise
+valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
 metrics.jsonl                              every number, one object per line
-summaries/train|eval                       the same for TensorBoard
-summaries/outdated                         there while they lack some metrics
+summaries/train|eval                       these numbers for TensorBoard
+summaries/outdated                         there until they are made anew
 starts.jsonl                               how and where each start ran
 lock                                       held by the process that trains
 """
@@ -57,7 +58,8 @@ class RunDir:
     self.metrics = self.path / "metrics.jsonl"
     self.eval_path = self.path / "eval.txt"
     self.summaries = self.path / "summaries"
-    self.outdated = self.summaries / "outdated"  # exists while they are
+    # Exists while the summaries are to be made anew from the metrics.
+    self.outdated = self.summaries / "outdated"
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
     self._valid = self.path / "valid.txt"
@@ -104,7 +106,8 @@ class RunDir:
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
       )
-    # The texts are kept: a score needs no corpus, and cannot be of another one.
+    # The held-out texts are kept, so that scoring needs no corpus and cannot
+    # use the wrong one.
     self._write(self._vocabulary, vocabulary_to_json(vocab))
     self._write(self.eval_path, split.eval)
     if split.valid:
@@ -174,7 +177,7 @@ class RunDir:
     if differences := mine.differences(experiment):
       raise InputError(
         f"{self.path} holds another run: {', '.join(differences)}; give the "
-        "same flags, or a new --run_dir"
+        "same flags and the same corpus, or a new --run_dir"
       )
     # Each of them compares its file's hash.
     for read in (self.vocabulary, self.eval_text, self.valid_text):
@@ -228,10 +231,11 @@ class RunDir:
     Raises InputError: there is no such checkpoint.
     """
     folders = {"latest": self.latest, "best": self.best}
+    # A later entry replaces an earlier one of the same name.
     found = {
       name: (step, folder)
       for word, folder in reversed(folders.items())
-      for step in checkpoint_steps(folder)  # the last one keeps the name
+      for step in checkpoint_steps(folder)
       for name in (str(step), word)
     }
     if not found and not self.exists():

@@ -31,7 +31,7 @@ from charlm.system.machine import num_cores
 # near-tie: no graph call has fewer or more rows than these.
 _MIN_ROWS, _MAX_ROWS = 2, 32
 _BUFFER = 1024  # characters of a graph call; XLA compiles for each shape
-_MAX_NUMBERS = 2**24  # random ones that are held at a time: 64 MB
+_MAX_NUMBERS = 2**24  # random numbers held at a time: 64 MB
 _STREAMED = 64  # characters of a piece that is shown at once
 
 
@@ -69,8 +69,9 @@ class GenerativeModel:
   ) -> tuple[tf.Tensor, State]:
     """Draws the next character of each text, from TensorFlow's generator.
 
-    It takes strings `[B]` of one length and the states that it returned with
-    them, None at the start of a text. Returns characters `[B]` and the states.
+    Takes strings `[B]` of one length, and the states before them: None at the
+    start of a text; later, with the characters that a call returned, the states
+    that it returned. Returns characters `[B]` and the states after the inputs.
     """
     ragged = line_to_tensor(inputs, self._vocab)
     ids = ragged.to_tensor()
@@ -170,9 +171,11 @@ class GenerativeModel:
     tails = [StopBuffer(stop) for _ in samples]
     if num_rows not in self._compiled:
       self._compile(table, last, states, keys)
-    # `start` is the position, in prefix and sample, of the next character; the
-    # one before is in `last`, unread. A span of `num` characters from there has
-    # the prefix' part in `given`, and its random numbers from `offset` on.
+    # `start` is the position of the next character in the text made of prefix
+    # and sample; the model has yet to read the character before it, which is in
+    # `last`. A span is `num` characters from `start` on: `given` holds those of
+    # them that are in the prefix, and its random numbers are in `uniform` from
+    # `offset` on.
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer

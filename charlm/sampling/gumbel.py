@@ -37,7 +37,7 @@ def temperature_random_sampling(
   """
   if uniform is None:
     uniform = tf.random.uniform(tf.shape(log_probs))
-  u = 1e-6 + uniform * (1 - 2e-6)  # the logarithms of 0 and 1 are not finite
+  u = 1e-6 + uniform * (1 - 2e-6)  # log(0) and log(-log(1)) are not finite
   gumbel = -tf.math.log(-tf.math.log(u))
   return tf.argmax(log_probs + temperature * gumbel, axis=-1)
 
@@ -66,7 +66,7 @@ def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
   if top_k:
     keep &= tf.range(tf.shape(probs)[1]) < top_k
   if top_p < 1:
-    # A share of what top_k leaves.
+    # top_p is a share of the probability that top_k leaves.
     left = tf.where(keep, probs, 0.0)
     total = tf.reduce_sum(left, axis=1, keepdims=True)
     keep &= tf.cumsum(left, axis=1, exclusive=True) < top_p * total

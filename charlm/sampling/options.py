@@ -30,8 +30,8 @@ class DrawOptions(Options):
   )
   top_p: float = option(
     1.0,
-    "nucleus sampling: draw from the fewest most likely characters whose "
-    "probabilities add up to this or more",
+    "nucleus sampling: draw from the smallest set of most likely characters "
+    "whose probabilities add up to at least this",
     between(1e-6, 1),
   )
   min_p: float = option(

@@ -12,7 +12,9 @@ class Sample:
   """A text after a prefix, or the next piece of one."""
 
   text: str  # N characters
-  log_probs: np.ndarray  # [N] nats, as the model gave them before any limit
+  # [N], natural logarithms, as the model gave them: before temperature and
+  # limits.
+  log_probs: np.ndarray
   stopped: bool = False  # whether the string that ends it came next
 
   def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The end of a text, held back while it may begin the string that stops it."""
+"""Ending a text before the string that stops it."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from charlm.sampling.sample import Sample
 
 
 class StopBuffer:
-  """The end of a text, held back while it may begin the string that ends it."""
+  """Holds back the end of a text while it may be the start of `stop`."""
 
   def __init__(self, stop: str) -> None:
     self.stopped = False
@@ -27,7 +27,7 @@ class StopBuffer:
     return Sample(text[:size], log_probs[:size], self.stopped)
 
   def _overlap(self, text: str) -> int:
-    """Returns how many characters at the end may begin the stop string."""
+    """Returns how many characters at the end may be the start of `stop`."""
     most = min(len(text), len(self._stop) - 1)
     sizes = range(most, 0, -1)
     return next((n for n in sizes if self._stop.startswith(text[-n:])), 0)

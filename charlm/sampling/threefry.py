@@ -31,10 +31,10 @@ def sample_keys(seed: _Words, samples: _Words) -> Pair:
 def uniform_numbers(keys: Pair, positions: tf.Tensor, size: int) -> tf.Tensor:
   """Returns numbers in [0, 1) `[S, B, size]`, a function of all arguments.
 
-  Compiled with XLA, this belongs in a function of its own, without a reduction:
-  in a loop whose trip count is a multiple of 8 and that carries a maximum, LLVM
-  takes a chain of XORs for a checksum, and follows both operands of each, which
-  never ends.
+  Where XLA compiles it, call this in a compiled function of its own, without a
+  reduction: in a loop whose trip count is a multiple of 8 and that carries a
+  maximum, LLVM takes the chain of XORs for a checksum and follows both operands
+  of each, so that the compilation never ends.
 
   Args:
     keys: `sample_keys`, `[B]` each.

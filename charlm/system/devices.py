@@ -15,7 +15,7 @@ def create_strategy(
     num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
       for all GPUs or one device per core, lowered to a divisor of the batch
       size.
-    batch_size: global; a number of replicas given must divide it.
+    batch_size: global; `num_replicas`, unless 0, must divide it.
 
   Raises InputError: a number of replicas that cannot be had.
   """

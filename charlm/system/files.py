@@ -16,7 +16,8 @@ CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
   """Writes a file under a temporary name, syncs it and renames it.
 
-  Raises OSError: the old file, if any, is then untouched.
+  Raises OSError: the file is then still the old one, if any; or, if only the
+    sync of the folder failed, the whole new one.
   """
   # In the same folder: a rename is atomic only within one file system.
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -31,7 +32,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
-  # The rename is lasting once the folder is synced, too.
+  # The rename is durable only once the folder is synced, too.
   folder = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(folder)
@@ -41,7 +42,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def plain_path(path: pathlib.Path) -> Iterator[str]:
-  """Yields a name for a path that TensorFlow does not take for a pattern.
+  """Yields, for a path, a name that TensorFlow does not take for a pattern.
 
   It is the path itself or, where that has characters of a pattern, a temporary
   link. The path is a folder's, or a checkpoint's: that of its files without

@@ -1,4 +1,4 @@
-"""Flags made of the fields of an options class; absl is used here alone."""
+"""Flags made of the fields of an options class; no other module uses absl."""
 
 import dataclasses
 import textwrap

@@ -21,7 +21,8 @@ from charlm.system.flags import define_flags, help_text, options_from
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
-INCOMPLETE = LostRunError.exit_code  # or a failed save, or an unscored line
+# The exit code also of a failed save or an unscored line.
+INCOMPLETE = LostRunError.exit_code
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
@@ -122,8 +123,8 @@ def import_quietly(*modules: str) -> None:
   gc.freeze()
   gc.enable()
   if level == "3":
-    # TensorFlow's logger takes many models in one process for one that is
-    # retraced.
+    # With many models in one process, TensorFlow would warn of retracing, as if
+    # they were one model.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 

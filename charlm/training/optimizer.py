@@ -18,8 +18,8 @@ def build_optimizer(
   """
   if 0 < num_steps <= config.warmup_steps:
     raise InputError(
-      f"warmup_steps is {config.warmup_steps} of {num_steps} steps: lower "
-      "--warmup_steps"
+      f"warmup_steps is {config.warmup_steps}, but the run has {num_steps} "
+      "steps, which leaves none after the warm-up: lower --warmup_steps"
     )
   # NumPy warns of numbers that float32 cannot hold.
   most = float(np.finfo(np.float32).max)

@@ -1,4 +1,7 @@
-"""How one start of a run trains: the options that do not define the run."""
+"""Options of one start, which do not define the run.
+
+A start is one execution of `train.py`.
+"""
 
 import dataclasses
 
@@ -18,8 +21,8 @@ class StartOptions(Options):
   )
   num_replicas: int = option(
     0,
-    "number of GPUs or, without a GPU, of CPU devices; 0: the most that divide "
-    "batch_size, at most one for each GPU or core",
+    "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
+    "that divides batch_size and is at most the number of GPUs or cores",
     between(0),
   )
   eval_every_steps: int = option(

@@ -38,7 +38,7 @@ class ProgressBar:
       print(text, end="", flush=True)
     except BrokenPipeError:  # nobody reads on, which is no reason to stop
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except OSError:  # a log on a full disk: it is written with the next line
+    except OSError:  # a full disk: the text is written with the next line
       pass
 
   def _text(self, step: int, loss: float, characters_per_second: float) -> str:

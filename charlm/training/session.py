@@ -48,16 +48,15 @@ class Session:
   It implements the trainer's `Hooks`: it writes metrics, evaluates and saves
   when that is due.
 
-  An evaluation scores the texts, then saves the best checkpoint if the loss is
-  the lowest so far, then writes its record to the metrics; the step's own
-  checkpoint follows. A signal ends an evaluation before its best
-  checkpoint, and a kill can come between any two of these. Either leaves a
-  step that may be saved, as the latest checkpoint or as the best one, but has
-  no record: the next start that begins at it repeats the evaluation first. If
-  the best checkpoint could not be saved, the record is written, but the train
-  state keeps the earlier best loss. So the next start finds a record whose
-  loss is lower than that, and repeats the evaluation to save the best
-  checkpoint, without a second record.
+  An evaluation scores the texts, saves the best checkpoint if the loss is the
+  lowest so far, and then writes its record to the metrics; the step's own
+  checkpoint, if it is due, follows. A signal can end an evaluation while it
+  scores, and a kill can end it anywhere. If the step then has a checkpoint (the
+  latest or the best) but no record, the next start, which begins at that step,
+  repeats the evaluation first. If the best checkpoint could not be saved, the
+  record is written, but the train state keeps the earlier best loss. So the
+  next start finds a record whose loss is lower than that, and repeats the
+  evaluation to save the best checkpoint, without a second record.
   """
 
   def __init__(
@@ -96,7 +95,8 @@ class Session:
     self._generator = GenerativeModel(trainer.model, texts.vocab)
     self._prefix = decode(texts.eval_ids[:_PREFIX_CHARS], texts.vocab)
     self._scores: dict[int, Score] = {}  # of the step last scored
-    self._lost_loss = math.inf  # the lowest whose checkpoint was not saved
+    # The lowest loss whose best checkpoint could not be saved.
+    self._lost_loss = math.inf
     self._stop = StopRequest()
 
   def run(self) -> int:
@@ -137,7 +137,8 @@ class Session:
     return (
       (self._eval_every, self._evaluate),
       (self._save_every, self._checkpoints.save),
-      # A step at a time, so that the profile tells them apart.
+      # A period of 1 makes each graph call run one step: the profile then
+      # shows the steps one by one.
       *([(1, self._profile.at)] if self._profile.steps else []),
     )
 
@@ -148,7 +149,7 @@ class Session:
   def _lacks_evaluation(self, step: int) -> bool:
     """Tells whether the step that this start begins at lacks its evaluation.
 
-    It does, too, if the best checkpoint of that step could not be saved.
+    A step whose best checkpoint could not be saved counts as lacking it, too.
     """
     if record := self._metrics.evaluation:
       loss: float = record.get("valid_loss", record["loss"])
@@ -182,7 +183,8 @@ class Session:
         f"the loss after step {step} is not finite: lower --learning_rate or "
         "set --clip_norm, and give a new --run_dir"
       )
-    # From fixed prefixes and seeds, so that those of two steps compare.
+    # From fixed prefixes and seeds, so that the samples of two steps can be
+    # compared.
     samples = {
       "sample": self._sample(),
       "continuation": self._prefix + self._sample(self._prefix, 1),

@@ -1,4 +1,4 @@
-"""One start of a run: it is restored, described, and continued."""
+"""One start of a run: restores, describes, and continues the run."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def start_run(
 ) -> int:
   """Restores a locked run, continues it, and returns the exit code.
 
-  The trainer is one that has not trained; after `num_epochs` it ends.
+  The trainer must not have trained yet. Training ends after `num_epochs`.
 
   Raises DivergedError: a loss or a gradient is not finite.
   """
@@ -32,8 +32,8 @@ def start_run(
     run, options.max_to_keep, model=trainer.model, **others
   )
   step = checkpoints.restore_latest()
-  # Saved before any metrics: a run that was killed early must find where it
-  # began.
+  # Saved before any metrics: a run that was killed early must have a checkpoint
+  # to resume from.
   checkpoints.save(step)
   metrics = Metrics(run, step)
   num_steps = num_epochs * trainer.batches.steps_per_epoch
@@ -47,8 +47,8 @@ def start_run(
   start = describe_start(step, trainer.devices)
   if (last := run.last_start()) and (names := start_differences(last, start)):
     warn(
-      f"this start differs from the last one in {', '.join(names)}: the "
-      "numbers may differ from an uninterrupted run's in their last digits"
+      f"this start differs from the last one in {', '.join(names)}: rounding "
+      "may make the numbers differ from an uninterrupted run's"
     )
   run.log_start(start)
   bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)

@@ -63,8 +63,8 @@ class Trainer:
     """Takes what `build_trainer` builds.
 
     Args:
-      model: built in the strategy's scope, as is all that has variables.
-      optimizer: the model's.
+      model: built in the strategy's scope.
+      optimizer: the model's, made in the same scope.
       batches: where the windows come from.
       strategy: the devices.
       config: gives the sizes, the seed, the clipping, and what is carried.
@@ -98,8 +98,8 @@ class Trainer:
   def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
     """Trains until step `num_steps`, or until `should_stop`.
 
-    Raises DivergedError: the message names the step; nothing of its call is
-      written or saved.
+    Raises DivergedError: the message names the step; nothing of the graph call
+      that ran this step is written or saved.
     """
     characters, seconds = 0, 0.0  # since the metrics were written
     actions = hooks.periodic()
@@ -112,7 +112,8 @@ class Trainer:
       with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
         loss = self._run_steps(step, stop)
       call_seconds = time.perf_counter() - start
-      # The first call is slow, since it traces; later ones soon make up for it.
+      # The first call is slow, since it traces, which makes this estimate too
+      # low; later calls correct it.
       in_time = int(_SECONDS_PER_CALL / (call_seconds / (stop - step)))
       self._steps_per_call = max(1, min(in_time, _MAX_STEPS_PER_CALL))
       call_characters = (stop - step) * self.batches.characters_per_step
@@ -239,8 +240,8 @@ def build_trainer(
 ) -> Trainer:
   """Returns a trainer of a model.
 
-  Its weights are those of `initial`, a model of the same sizes whose vocabulary
-  may be shorter; the seed determines the rest of them.
+  If there is an `initial` model, of the same sizes but perhaps with a shorter
+  vocabulary, the new model takes its weights; the seed determines the others.
 
   Raises InputError: a model that the machine's memory cannot hold.
   """
@@ -261,7 +262,11 @@ def build_trainer(
 
 
 def _copy_weights(source: GRULM, target: GRULM) -> None:
-  """Copies weights; a longer vocabulary keeps its own last rows or columns."""
+  """Copies the weights of `source` into `target`.
+
+  Where `target` has a longer vocabulary, the rows or columns of its new
+  characters stay as they are.
+  """
   weights = target.get_weights()
   for old, new in zip(source.get_weights(), weights, strict=True):
     new[tuple(slice(size) for size in old.shape)] = old

@@ -155,9 +155,9 @@ def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_split_needs_both_sides() -> None:
   for text, config, message in (
-    ("a\nb", {"eval_lines": 2}, "nothing to train on"),
+    ("a\nb", {"eval_lines": 2}, "only 2 lines to take them from"),
     ("a\nb", {"eval_lines": 1}, "nothing to predict"),
-    ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 2}, "nothing to train on"),
+    ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 2}, "but there are only 2"),
     ("a\nb\ncd", {"eval_lines": 1, "valid_lines": 1}, "nothing to predict"),
     ("abcd", {"eval_chars": 4}, "lower --eval_chars"),
     ("\nab\ncd", {"raw": True, "eval_lines": 2}, "lower --eval_lines"),

@@ -73,7 +73,7 @@ BAD_INPUT = [
   ("train.py", ["--num_replicas=1000"], "does not divide"),
   ("train.py", ["--eval_every_steps=-1"], "eval_every_steps"),
   ("train.py", ["--checkpoint_every_steps=-1"], "checkpoint_every_steps"),
-  ("train.py", ["--run_dir={tmp}/link"], "not a plain file or folder"),
+  ("train.py", ["--run_dir={tmp}/link"], "is a link or a special file"),
   ("train.py", ["--run_dir=/proc/run"], "permissions"),  # is read-only
   ("train.py", ["--batch_size=5000"], "fewer than one batch"),
   ("train.py", ["--eval_lines=300"], "nothing to train on"),
@@ -96,7 +96,7 @@ BAD_INPUT = [
   ("train.py", ["3"], "unexpected argument 3"),
   ("train.py", ["--gru=keras", "--precision=bfloat16"], "--gru=fused"),
   ("train.py", ["--gru=cudnn"], "gru"),
-  ("train.py", ["--schedule=cosine", "--warmup_steps=12"], "warmup_steps"),
+  ("train.py", ["--schedule=cosine", "--warmup_steps=12"], "none after the"),
   ("train.py", ["--run_dir="], "--run_dir is empty"),
   ("train.py", ["--eval_chars=1"], "eval_chars is 1"),
   ("train.py", ["--eval_chars=1000000"], "lower --eval_chars"),
@@ -141,7 +141,7 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--text={tmp}/folder"], "permissions"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=-1"], "no checkpoint -1"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
-  ("eval.py", ["--run_dir={tmp}/link"], "not a plain file or folder"),
+  ("eval.py", ["--run_dir={tmp}/link"], "is a link or a special file"),
   ("eval.py", ["--run_dir={run}", "--protocol=words"], "protocol"),
   ("eval.py", ["--run_dir={run}", "--window=9"], "--protocol=windows"),
   (

@@ -197,7 +197,7 @@ def test_a_link_is_refused_naming_it(run: RunDir, name: str) -> None:
   if path.exists():
     path.rename(target)
   path.symlink_to(target)
-  with pytest.raises(InputError, match=f"{name} is not a plain file or folder"):
+  with pytest.raises(InputError, match=f"{name} is a link or a special file"):
     RunDir(run.path)
 
 
@@ -227,7 +227,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(
 def test_a_pipe_is_refused_rather_than_waited_for(run: RunDir) -> None:
   (run.path / "config.json").unlink()
   os.mkfifo(run.path / "config.json")
-  with pytest.raises(InputError, match=r"config\.json is not a plain file"):
+  with pytest.raises(InputError, match=r"config\.json is a link or a special"):
     RunDir(run.path)
 
 
