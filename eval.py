@@ -1,20 +1,23 @@
 """Scores a text with a trained model: log perplexity in nats per character."""
 
 import dataclasses
-import functools
 import io
 import json
 import sys
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from charlm.data.corpus import clean, clean_line, open_binary, read_text
-from charlm.data.vocabulary import encode, unknown_characters
+from charlm.data.reading import read_corpus
+from charlm.data.sources import Source
+from charlm.data.text import Ids, codec, encode_text
+from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import Options, between, one_of, option
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
   import_quietly,
+  print_in,
   run_command,
   warn,
 )
@@ -112,28 +115,25 @@ def evaluate(options: EvalOptions) -> int:
   run = RunDir(options.run_dir)
   model, step = load_model(run, options.checkpoint)
   vocab, config = run.vocabulary(), run.experiment().config
+  print_in(codec(config.unit))
   if options.per_line:
     newline_id(vocab)
-    scorer = LineScorer(
-      Evaluator(model),
-      vocab,
-      functools.partial(clean_line, lowercase=config.lowercase, raw=config.raw),
-      warn,
-    )
+    scorer = LineScorer(Evaluator(model), vocab, config, warn)
     with _open(run, options.text) as file:
-      for lines in read_lines(file, config.raw):
+      for lines in read_lines(file, config.keeps_text):
         rows = "".join(f"{row}\n" for row in scorer.score(lines))
         print(rows, end="", flush=True)
     return DONE if scorer.whole else INCOMPLETE
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
-    name, text = options.text, read_text(options.text)
-    text = clean(text, config.lowercase, config.raw)
-  ids = encode(text, vocab)
+    pieces = read_corpus(config, options.text)
+    name, text = options.text, encode_text(pieces, codec(config.unit)).text
+  ids = Ids(text, vocab)
   refuse_short(ids, name)
   if options.dynamic:
-    score, protocol = score_dynamic(model, vocab, ids, run.valid_text())
+    valid_ids = Ids(run.valid_text(), vocab)
+    score, protocol = score_dynamic(model, ids, valid_ids)
   else:
     stride = options.stride or options.window
     score, protocol = score_text(
@@ -145,16 +145,16 @@ def evaluate(options: EvalOptions) -> int:
     return DONE
   print(_describe(score, step, protocol))
   if score.num_unknown:
-    unknown = unknown_characters(text, vocab)
+    unknown = unknown_characters(text.characters, vocab)
     warn(f"not in the vocabulary: {' '.join(map(repr, unknown))}")
   return DONE
 
 
-def _open(run: "RunDir", text: str | None) -> io.BufferedIOBase:
+def _open(
+  run: "RunDir", text: str | None
+) -> AbstractContextManager[io.BufferedIOBase]:
   """Opens the text to score, by default the run's own."""
-  if text is None:
-    return io.BytesIO(run.eval_text().encode())
-  return open_binary(text)
+  return Source(text).open() if text else run.eval_path.open("rb")
 
 
 def _describe(score: "Score", step: int, protocol: str) -> str:

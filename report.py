@@ -5,7 +5,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from charlm.data.corpus import Split, load_text, sha256, split_text
+from charlm.data.corpus import Split, load_corpus, split_corpus
 from charlm.errors import InputError
 from charlm.options import Options, option
 from charlm.system.files import write_atomically
@@ -63,7 +63,7 @@ def report(options: ReportOptions) -> int:
   results = [score_run(run, options.checkpoint) for run in runs]
   split = _split(options.corpus, runs[0]) if options.corpus else None
   text = page(results, split, runs[0].vocabulary())
-  write_atomically(output, text.encode())
+  write_atomically(output, [text.encode()])
   print(output)
   return DONE
 
@@ -75,13 +75,13 @@ def _split(corpus: str, run: "RunDir") -> Split:
   """
   experiment = run.experiment()
   config = experiment.config
-  text = load_text(corpus, config.lowercase, config.raw)
-  if (found := sha256(text)) != experiment.corpus_sha256:
+  loaded = load_corpus(config, corpus)
+  if loaded.sha256 != experiment.corpus_sha256:
     raise InputError(
-      f"{corpus} is not the corpus of {run.path} (SHA-256 {found}, not "
+      f"{corpus} is not the corpus of {run.path} (SHA-256 {loaded.sha256}, not "
       f"{experiment.corpus_sha256}): give the corpus of that run"
     )
-  return split_text(text, config)
+  return split_corpus(loaded, config, lambda name: load_corpus(config, name))
 
 
 if __name__ == "__main__":

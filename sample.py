@@ -5,12 +5,20 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from charlm.data.corpus import read_text
+from charlm.data.reading import decode_chunks
+from charlm.data.sources import Source
+from charlm.data.text import codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import Options, between, is_utf8, one_of, option
 from charlm.sampling.options import DrawOptions
-from charlm.system.process import DONE, import_quietly, run_command, warn
+from charlm.system.process import (
+  DONE,
+  import_quietly,
+  print_in,
+  run_command,
+  warn,
+)
 
 if TYPE_CHECKING:  # it imports TensorFlow
   from charlm.sampling.generator import GenerativeModel
@@ -82,9 +90,6 @@ def sample(options: SampleOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  prefix = options.prefix
-  if options.prefix_file:
-    prefix = read_text(options.prefix_file)
   import_quietly("tensorflow", "keras")
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
@@ -94,7 +99,14 @@ def sample(options: SampleOptions) -> int:
   let_gpu_memory_grow()
   run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
-  vocab = run.vocabulary()
+  vocab, encoding = run.vocabulary(), codec(run.experiment().config.unit)
+  # Bytes are characters here: those of the flags, and of what is written.
+  print_in(encoding)
+  stop = options.stop.encode().decode(encoding)
+  prefix = options.prefix.encode().decode(encoding)
+  if options.prefix_file:
+    chunks = Source(options.prefix_file).read()
+    prefix = "".join(decode_chunks(chunks, options.prefix_file, encoding))
   if unknown := unknown_characters(prefix or "\n", vocab):
     warn(
       f"not in the vocabulary: {' '.join(map(repr, unknown))}; the model reads "
@@ -109,14 +121,14 @@ def sample(options: SampleOptions) -> int:
     options.min_p,
   )
   if options.stream:
-    _stream(options, generator, prefix)
+    _stream(options, generator, prefix, stop)
     return DONE
   samples = generator.sample(
     options.num_chars,
     prefix or "\n",
     options.num_samples,
     options.seed,
-    options.stop,
+    stop,
   )
   if options.format == "jsonl":
     for i, sample in enumerate(samples):
@@ -128,12 +140,12 @@ def sample(options: SampleOptions) -> int:
 
 
 def _stream(
-  options: SampleOptions, generator: "GenerativeModel", prefix: str
+  options: SampleOptions, generator: "GenerativeModel", prefix: str, stop: str
 ) -> None:
   for i in range(options.num_samples):
     print(f"\n{SEPARATOR}\n" if i else "", prefix, sep="", end="", flush=True)
     for piece in generator.stream(
-      options.num_chars, prefix or "\n", i, options.seed, options.stop
+      options.num_chars, prefix or "\n", i, options.seed, stop
     ):
       print(piece.text, end="", flush=True)
   print()

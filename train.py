@@ -1,11 +1,22 @@
 """Trains a character-level language model; the same command resumes a run."""
 
 import dataclasses
+import functools
 import sys
 
 from charlm.config import Config
-from charlm.data.corpus import load_text, split_text
-from charlm.data.vocabulary import NUM_SPECIAL, build_vocabulary, encode
+from charlm.data.corpus import (
+  Split,
+  count_shared_lines,
+  load_corpus,
+  split_corpus,
+)
+from charlm.data.text import Corpus, Ids, sha256
+from charlm.data.vocabulary import (
+  NUM_SPECIAL,
+  extend_vocabulary,
+  unknown_characters,
+)
 from charlm.system.machine import has_bfloat16
 from charlm.system.process import import_quietly, run_command, warn
 from charlm.training.options import StartOptions
@@ -34,8 +45,14 @@ def train(options: TrainOptions) -> int:
     InputError: bad input; no step was taken.
   """
   config = options.config
-  text = load_text(config.corpus, config.lowercase, config.raw)
-  split = split_text(text, config)
+  load = functools.partial(
+    load_corpus,
+    config,
+    folder=options.corpus_cache,
+    verify=options.verify_corpus,
+  )
+  corpus = load(config.corpus)
+  split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
   from charlm.data.batches import build_batches
   from charlm.runs.loading import initial_vocabulary, load_initial
@@ -55,31 +72,65 @@ def train(options: TrainOptions) -> int:
   strategy = create_strategy(options.num_replicas, config.batch_size)
   run = RunDir(options.run_dir)
   initial_vocab = initial_vocabulary(run, config)
-  vocab = build_vocabulary(text.split("\n"), initial_vocab)
+  frequent = corpus.frequent(config.min_count)
+  vocab = extend_vocabulary(initial_vocab, frequent)
   initial = load_initial(run, config, len(vocab))
-  train_ids, valid_ids, eval_ids = (
-    encode(part, vocab) for part in dataclasses.astuple(split)
-  )
-  batches = build_batches(train_ids, config)
+  batches = build_batches(Ids(split.train, vocab), config)
   trainer = build_trainer(
     config, len(vocab), batches, strategy, options.gru, initial
   )
-  experiment = experiment_of(config, text, vocab, split)
+  experiment = experiment_of(config, corpus, vocab, split)
   with run.locked():
     if run.exists():
       run.check_resume(experiment)
     else:
+      _warn_of_held_out(config, split, vocab)
       run.create(experiment, vocab, split)
-    print(
-      f"corpus   {config.corpus}: {len(train_ids):,} train characters, "
-      f"{len(valid_ids):,} valid, {len(eval_ids):,} eval, "
-      f"vocabulary of {len(vocab)}"
-    )
+    print(_describe(config, corpus, split, vocab))
     new = vocab[len(initial_vocab) :]
     if initial and len(initial_vocab) > NUM_SPECIAL and new:
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
-    texts = HeldOutTexts(vocab, eval_ids, valid_ids)
-    return start_run(options, config.epochs, run, trainer, texts)
+    texts = HeldOutTexts(vocab, Ids(split.eval, vocab), Ids(split.valid, vocab))
+    num_steps = config.num_steps(batches.steps_per_epoch)
+    return start_run(options, num_steps, run, trainer, texts)
+
+
+def _describe(
+  config: Config, corpus: Corpus, split: Split, vocab: list[str]
+) -> str:
+  """Returns name, size and SHA-256 of the corpus and of its parts."""
+  cut = [split.eval] if not config.eval_corpus else []
+  cut += [split.valid] if not config.valid_corpus else []
+  # The train text may be too large to be counted and hashed at each start: it
+  # is what the others leave, but for newlines between them.
+  num_bytes = corpus.num_bytes - sum(part.num_bytes() for part in cut)
+  num_bytes -= len(corpus.text) - len(split.train) - sum(map(len, cut))
+  lines = [
+    f"corpus   {config.corpus}: {len(corpus.text):,} characters, "
+    f"{corpus.num_bytes:,} bytes, SHA-256 {corpus.sha256}",
+    f"train    {len(split.train):,} characters, {num_bytes:,} bytes",
+  ]
+  lines += [
+    f"{name:<8} {len(part):,} characters, {part.num_bytes():,} bytes, "
+    f"SHA-256 {sha256(part.data())}"
+    for name, part in (("valid", split.valid), ("eval", split.eval))
+    if len(part)
+  ]
+  rare = corpus.counts[corpus.counts < config.min_count]
+  words = f": {len(rare):,} characters, {rare.sum():,} times, read as [UNK]"
+  lines.append(f"vocab    {len(vocab):,} entries{words if len(rare) else ''}")
+  return "\n".join(lines)
+
+
+def _warn_of_held_out(config: Config, split: Split, vocab: list[str]) -> None:
+  """Warns of what is wrong with texts from files of their own."""
+  for name, part in (("valid", split.valid), ("eval", split.eval)):
+    files = getattr(config, f"{name}_corpus")
+    if files and (number := count_shared_lines(split.train, part)):
+      warn(f"{number:,} lines of {files} are in the train text, too")
+    if files and (unknown := unknown_characters(part.characters, vocab)):
+      words = " ".join(map(repr, unknown[:20]))
+      warn(f"{len(unknown):,} characters of {files} are read as [UNK]: {words}")
 
 
 if __name__ == "__main__":

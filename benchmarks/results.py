@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from benchmarks import machine
 from benchmarks.report import table
 from charlm.config import Config
-from charlm.data.corpus import load_text, split_text
-from charlm.data.vocabulary import build_vocabulary
+from charlm.data.corpus import load_corpus, split_text
+from charlm.data.vocabulary import SPECIAL, extend_vocabulary
 from charlm.errors import InputError
 from charlm.reporting.ngram import Baseline, baselines
 from charlm.system.process import import_quietly
@@ -135,9 +135,10 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   """Scores a corpus' eval text by n-grams and by xz."""
   tiny = corpus.name == _CORPORA["tinyshakespeare"]
   config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
-  text = load_text(str(corpus), raw=config.raw)
-  split, vocab = split_text(text, config), build_vocabulary(text.split("\n"))
-  return baselines(split.train, split.eval, vocab)
+  loaded = load_corpus(config, str(corpus))
+  split = split_text(loaded.text, config)
+  vocab = extend_vocabulary(SPECIAL, loaded.text.characters)
+  return baselines(str(split.train), str(split.eval), vocab)
 
 
 def to_markdown(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.corpus import load_text, split_text
-from charlm.data.vocabulary import build_vocabulary, encode
+from charlm.data.corpus import load_corpus, split_text
+from charlm.data.vocabulary import SPECIAL, encode, extend_vocabulary
 
 LEARNING_RATE = 0.00125
 SAMPLE_CHARS = 1000  # characters of a text, in each stream
@@ -60,11 +60,11 @@ class Text:
 
   def write(self, corpus: str) -> None:
     """Writes a corpus that `charlm.load_lines` knows."""
-    text = load_text(corpus)
-    split = split_text(text, Config())
-    self._write("train.txt", split.train)
-    self._write("eval.txt", split.eval)
-    vocab = build_vocabulary(text.split("\n"))
+    loaded = load_corpus(Config(), corpus)
+    split = split_text(loaded.text, Config())
+    self._write("train.txt", str(split.train))
+    self._write("eval.txt", str(split.eval))
+    vocab = extend_vocabulary(SPECIAL, loaded.text.characters)
     self._write("vocabulary.json", json.dumps(vocab))
 
   @property

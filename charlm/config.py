@@ -32,14 +32,33 @@ class Config(Options):
 
   corpus: str = option(
     "shakespeare",
-    "the name shakespeare, or files, globs and folders, separated by commas",
+    "the name shakespeare, - for standard input, or files, globs and folders, "
+    "separated by commas",
     Allowed(lambda value: value and is_utf8(value), "in UTF-8, not empty"),
     group="The text",
+  )
+  unit: str = option(
+    "character",
+    "what is predicted: character, or byte, which takes any file as it is",
+    one_of("character", "byte"),
+  )
+  field: str = option(
+    "",
+    "in files named .jsonl: the field of each object that holds its text",
+    UTF8,
+  )
+  skip_bad: bool = option(
+    False, "with field: leave out lines without a text in that field"
   )
   raw: bool = option(
     False, "leave the text as it is: no line is stripped, none is dropped"
   )
   lowercase: bool = option(False, "convert the text to lower case")
+  min_count: int = option(
+    1,
+    "characters that occur fewer times in the corpus are read as [UNK]",
+    between(1),
+  )
   eval_lines: int = option(
     1000,
     "lines at the end of the corpus that are scored, not trained on",
@@ -56,6 +75,18 @@ class Config(Options):
     "lines before the eval text that choose the best checkpoint and are not "
     "trained on; 0: the eval text chooses it",
     between(0),
+  )
+  valid_chars: int = option(
+    0,
+    "characters before the eval text, in place of valid_lines; 0: valid_lines "
+    "decides",
+    Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
+  )
+  eval_corpus: str = option(
+    "", "files that are the eval text, in place of the corpus' end", UTF8
+  )
+  valid_corpus: str = option(
+    "", "files that are the valid text, in place of a part of the corpus", UTF8
   )
   embedding_dim: int = option(
     256, "size of a character's embedding", between(1, 2**16), group="The model"
@@ -109,6 +140,11 @@ class Config(Options):
     "extends a finished run",
     between(0),
   )
+  max_steps: int = option(
+    0,
+    "end after so many steps, before the epochs do; 0: they decide",
+    between(0),
+  )
   seed: int = option(
     0,
     "seed of the initial weights, the order of the windows and the dropout",
@@ -151,6 +187,37 @@ class Config(Options):
       raise InputError("warmup_steps has no effect: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
+    if self.skip_bad and not self.field:
+      raise InputError(
+        "skip_bad has no effect: give the --field of .jsonl files"
+      )
+    if self.unit == "byte" and (self.lowercase or self.min_count > 1):
+      raise InputError(
+        "unit is byte, which knows no letters and lacks no byte: leave out "
+        "--lowercase and --min_count"
+      )
+    for part in ("eval", "valid"):
+      files, chars = f"{part}_corpus", f"{part}_chars"
+      lines = self.valid_lines if part == "valid" else 0
+      if getattr(self, files) and (getattr(self, chars) or lines):
+        raise InputError(
+          f"two {part} texts: give --{files}, or a part of the corpus"
+        )
+
+  @property
+  def keeps_text(self) -> bool:
+    """Whether the text stays as it is, with blanks and empty lines."""
+    return self.raw or self.unit == "byte"
+
+  @property
+  def has_valid(self) -> bool:
+    """Whether there is a valid text."""
+    return bool(self.valid_lines or self.valid_chars or self.valid_corpus)
+
+  def num_steps(self, steps_per_epoch: int) -> int:
+    """Returns the step at which training ends."""
+    num_steps = self.epochs * steps_per_epoch
+    return min(num_steps, self.max_steps or num_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,18 +228,19 @@ class Experiment:
   corpus_sha256: str  # of the text as the model sees it
   vocabulary_sha256: str
   eval_sha256: str
-  valid_sha256: str  # of the empty text if `valid_lines` is 0
+  valid_sha256: str  # of the empty text if there is no valid text
 
   def differences(self, other: "Experiment") -> list[str]:
     """Lists the fields in which `other`, that of a later start, differs."""
     mine, theirs = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. At a
     # constant learning rate, more epochs only extend the run; a cosine schedule
-    # ends with the last epoch, so their number affects every step.
-    ignored = {"corpus"}
+    # ends with the last step, so their number affects every step.
+    ignored = {"corpus", "eval_corpus", "valid_corpus"}
     if self.config.schedule == "constant":
-      ignored.add("epochs")
-    reasons = {"epochs": ", on which the schedule depends"}
+      ignored |= {"epochs", "max_steps"}
+    why = ", on which the schedule depends"
+    reasons = {"epochs": why, "max_steps": why}
     names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
     # The hashes of the run folder's files are named only if nothing else
     # differs: another number of eval lines, for one, changes them, too.

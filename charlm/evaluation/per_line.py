@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from charlm.config import Config
+from charlm.data.reading import clean_line
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator
 
@@ -50,7 +52,7 @@ class LineScorer:
 
   evaluator: Evaluator  # of a model that knows the newline
   vocab: list[str]  # the model's
-  clean: Callable[[str], str]  # what is done to a line before it is scored
+  config: Config  # says how a line is read
   warn: Callable[[str], None]  # is told of each line that is not UTF-8
   _number: int = dataclasses.field(default=0, init=False)  # of lines so far
   whole: bool = dataclasses.field(default=True, init=False)  # none is left out
@@ -73,9 +75,10 @@ class LineScorer:
   def _decode(self, line: bytes) -> str | None:
     self._number += 1
     # Some editors begin a file with a byte-order mark, which is no text.
-    mark = codecs.BOM_UTF8 if self._number == 1 else b""
+    begins = self._number == 1 and self.config.unit == "character"
+    mark = codecs.BOM_UTF8 if begins else b""
     try:
-      return self.clean(line.removeprefix(mark).decode())
+      return clean_line(self.config, line.removeprefix(mark))
     except UnicodeDecodeError as error:
       self.whole = False
       offset = error.start + len(line) - len(error.object)

@@ -45,5 +45,5 @@ def save_keras(
     plain.save(path)
     os.rename(path, file)
   vocabulary = file.with_suffix(".vocabulary.json")
-  write_atomically(vocabulary, vocabulary_to_json(vocab).encode())
+  write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
   return [file, vocabulary]

@@ -59,7 +59,7 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
   Raises InputError: no run, no such checkpoint, or too short a text.
   """
   model, step = load_model(run, checkpoint)
-  vocab, text = run.vocabulary(), run.eval_text()
+  vocab, text = run.vocabulary(), str(run.eval_text())
   ids, evaluator = encode(text, vocab), Evaluator(model)
   refuse_short(ids, run.eval_path)
   scores = {
@@ -220,13 +220,13 @@ def _baselines(first: Result, split: Split | None, vocab: list[str]) -> str:
     return _note("Give the corpus of the first run as --corpus.")
   nats = first.scores["stream"].log_perplexity
   models = [
-    *baselines(split.train, first.text, vocab),
+    *baselines(str(split.train), first.text, vocab),
     Baseline(first.name, nats, 4 * first.num_weights),
   ]
   rows = [model.cells() for model in models]
   header = ("model", "nats per character", "bits", "MiB")
   share = analysis.verbatim_share(
-    encode(split.train, vocab), encode(first.text, vocab)
+    encode(str(split.train), vocab), encode(first.text, vocab)
   )
   return _table(header, rows) + _note(
     f"{share:.2%} of the scored text lies in passages of 50 characters or more "

@@ -1,16 +1,21 @@
 """Reading a run's folder, which may come from elsewhere or be damaged."""
 
+import codecs
+import contextlib
+import functools
 import hashlib
 import os
 import pathlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from charlm.data.text import Text, encode_text
 from charlm.errors import InputError
 
 # A vocabulary of all of Unicode takes 17 MB.
 _LARGEST_FILE = 2**25  # bytes
+_CHUNK = 2**20  # bytes
 _REMEDY = "restore it, or give another --run_dir"
 
 _Parsed = TypeVar("_Parsed")
@@ -19,7 +24,6 @@ _Parsed = TypeVar("_Parsed")
 def parse_file(
   path: pathlib.Path,
   parse: Callable[[str], _Parsed],
-  largest: float = _LARGEST_FILE,
   digest: str | None = None,
 ) -> _Parsed:
   """Reads a file of UTF-8 and returns what `parse` makes of its text.
@@ -27,25 +31,44 @@ def parse_file(
   Args:
     path: the file.
     parse: raises ValueError for what it cannot read.
-    largest: the most bytes that such a file can have.
     digest: the SHA-256 that the file must have, if it is known.
 
   Raises InputError: no such file, or one with other content.
   """
-  try:
+  with _named(path):
     # Before it is read: a sparse file of any size takes no room on a disk.
-    if path.stat().st_size > largest:
+    if path.stat().st_size > _LARGEST_FILE:
       raise ValueError("larger than any such file of charlm")
     data = path.read_bytes()
     parsed = parse(data.decode())
-  except FileNotFoundError as error:
-    raise InputError(f"{path} is missing: {_REMEDY}") from error
-  except (ValueError, RecursionError) as error:
-    raise InputError(f"{path}: {error}: {_REMEDY}") from error
   # After the parsing, whose message says more.
   if digest not in (None, hashlib.sha256(data).hexdigest()):
     raise InputError(f"{path} has changed since the run began: {_REMEDY}")
   return parsed
+
+
+def read_text_file(path: pathlib.Path, codec: str, digest: str) -> Text:
+  """Reads a text of any size.
+
+  Raises InputError: no such file, or one with another SHA-256.
+  """
+  with _named(path), path.open("rb") as file:
+    chunks = iter(functools.partial(file.read, _CHUNK), b"")
+    corpus = encode_text(codecs.iterdecode(chunks, codec), codec)
+  if corpus.sha256 != digest:
+    raise InputError(f"{path} has changed since the run began: {_REMEDY}")
+  return corpus.text
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+  """Names the file in errors, and a remedy."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise InputError(f"{path} is missing: {_REMEDY}") from error
+  except (ValueError, RecursionError) as error:
+    raise InputError(f"{path}: {error}: {_REMEDY}") from error
 
 
 def refuse_links(

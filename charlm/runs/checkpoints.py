@@ -134,7 +134,7 @@ def _write_state(folder: pathlib.Path, step: int) -> None:
     state += [f"all_model_checkpoint_paths: {name}\n" for name in names]
     # Without timestamps, whose values do not matter, it would delete none.
     state += ["all_model_checkpoint_timestamps: 1\n"] * len(names)
-    write_atomically(state_file, "".join(state).encode())
+    write_atomically(state_file, [line.encode() for line in state])
 
 
 def _clear(folder: pathlib.Path) -> None:

@@ -18,19 +18,23 @@ lock                                       held by the process that trains
 import contextlib
 import fcntl
 import json
-import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from charlm.config import Config, Experiment
-from charlm.data.corpus import Split, sha256
+from charlm.data.corpus import Split
+from charlm.data.text import Corpus, Text, codec, encode_text, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.options import is_utf8
-from charlm.runs.checked_files import parse_file, refuse_links
+from charlm.runs.checked_files import (
+  parse_file,
+  read_text_file,
+  refuse_links,
+)
 from charlm.system.files import write_atomically
 
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
@@ -108,12 +112,12 @@ class RunDir:
       )
     # The held-out texts are kept, so that scoring needs no corpus and cannot
     # use the wrong one.
-    self._write(self._vocabulary, vocabulary_to_json(vocab))
-    self._write(self.eval_path, split.eval)
-    if split.valid:
-      self._write(self._valid, split.valid)
+    self._write(self._vocabulary, [vocabulary_to_json(vocab).encode()])
+    self._write(self.eval_path, split.eval.data())
+    if len(split.valid):
+      self._write(self._valid, split.valid.data())
     # The last one, so that a run that exists is a whole one.
-    self._write(self._config, experiment.to_json())
+    self._write(self._config, [experiment.to_json().encode()])
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
@@ -169,7 +173,7 @@ class RunDir:
         )
 
   def check_resume(self, experiment: Experiment) -> None:
-    """Checks that a run goes on as it began; notes a larger `epochs`.
+    """Checks that a run goes on as it began; notes another length.
 
     Raises InputError: naming each field, or the file, that differs.
     """
@@ -182,10 +186,11 @@ class RunDir:
     # Each of them compares its file's hash.
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
-    if experiment.config.epochs > mine.config.epochs:
+    there, here = mine.config, experiment.config
+    if here.epochs > there.epochs or here.max_steps != there.max_steps:
       # Of several settings in the summaries, TensorBoard shows the first.
       self.outdate_summaries()
-      self._write(self._config, experiment.to_json())
+      self._write(self._config, [experiment.to_json().encode()])
 
   def experiment(self) -> Experiment:
     """Reads `config.json`."""
@@ -196,17 +201,19 @@ class RunDir:
     digest = self.experiment().vocabulary_sha256
     return parse_file(self._vocabulary, vocabulary_from_json, digest=digest)
 
-  def eval_text(self) -> str:
+  def eval_text(self) -> Text:
     """Reads `eval.txt`."""
-    digest = self.experiment().eval_sha256
-    return parse_file(self.eval_path, str, math.inf, digest)
+    experiment = self.experiment()
+    unit = experiment.config.unit
+    return read_text_file(self.eval_path, codec(unit), experiment.eval_sha256)
 
-  def valid_text(self) -> str:
+  def valid_text(self) -> Text:
     """Reads `valid.txt`; the empty text in a run that has none."""
     experiment = self.experiment()
-    if not experiment.config.valid_lines:
-      return ""
-    return parse_file(self._valid, str, math.inf, experiment.valid_sha256)
+    if not experiment.config.has_valid:
+      return encode_text([]).text
+    unit = experiment.config.unit
+    return read_text_file(self._valid, codec(unit), experiment.valid_sha256)
 
   def last_start(self) -> dict[str, Any] | None:
     """Reads how and where the last start ran; None if that is unknown."""
@@ -252,9 +259,9 @@ class RunDir:
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")
 
-  def _write(self, path: pathlib.Path, text: str) -> None:
+  def _write(self, path: pathlib.Path, chunks: Iterable[bytes]) -> None:
     self.check_owned()
-    write_atomically(path, text.encode())
+    write_atomically(path, chunks)
 
   def _refuse_links(self) -> None:
     within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
@@ -277,8 +284,9 @@ def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
 
 
 def experiment_of(
-  config: Config, text: str, vocab: list[str], split: Split
+  config: Config, corpus: Corpus, vocab: list[str], split: Split
 ) -> Experiment:
   """Returns the identity of a run: a config, and hashes of its texts."""
-  parts = (text, vocabulary_to_json(vocab), split.eval, split.valid)
-  return Experiment(config, *map(sha256, parts))
+  vocabulary = [vocabulary_to_json(vocab).encode()]
+  parts = (vocabulary, split.eval.data(), split.valid.data())
+  return Experiment(config, corpus.sha256, *map(sha256, parts))

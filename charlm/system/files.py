@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from charlm.errors import InputError
 
@@ -13,7 +13,13 @@ _PATTERN = frozenset("*?[]\\")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
 
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
+def cache_folder() -> pathlib.Path:
+  """Returns the user's folder for what charlm can make again."""
+  cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(os.path.expanduser(cache_home)) / "charlm"
+
+
+def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:
   """Writes a file under a temporary name, syncs it and renames it.
 
   Raises OSError: the file is then still the old one, if any; or, if only the
@@ -23,7 +29,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:
     with temporary.open("wb") as file:
-      file.write(data)
+      file.writelines(chunks)
       file.flush()
       # Before the rename: after a power failure, the name could otherwise stand
       # for an empty file.

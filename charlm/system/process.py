@@ -55,10 +55,7 @@ def run_command(
   if extra:
     return fail(name, f"unexpected argument {extra[0]}; see {name} --help")
   try:
-    # Texts are UTF-8 whatever the locale; a lone surrogate, as in a file's
-    # name, is no reason to fail.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-      sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    print_in("utf-8")  # whatever the locale
     exit_code = DONE
     if values.help:
       print(help_text(values, name, usage or ""))
@@ -79,6 +76,15 @@ def run_command(
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
     return 128 + signal.SIGINT
+
+
+def print_in(encoding: str) -> None:
+  """Sets the encoding of standard output.
+
+  What it lacks, such as a lone surrogate in a file's name, is escaped.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _flush_or_drop_output() -> None:

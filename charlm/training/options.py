@@ -19,6 +19,14 @@ class StartOptions(Options):
   run_dir: str = option(
     "runs/shakespeare", "folder of the run", group="The run"
   )
+  corpus_cache: str = option(
+    "",
+    "folder that keeps the encoded corpus; default: only a corpus of more than "
+    "256 MB of ids is kept, in ~/.cache/charlm",
+  )
+  verify_corpus: bool = option(
+    False, "compare the checksums of an encoded corpus that was kept"
+  )
   num_replicas: int = option(
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "

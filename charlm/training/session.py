@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-import numpy as np
-
+from charlm.data.text import Ids
 from charlm.data.vocabulary import decode
 from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
@@ -38,8 +37,8 @@ class HeldOutTexts:
   """
 
   vocab: list[str]
-  eval_ids: np.ndarray
-  valid_ids: np.ndarray
+  eval_ids: Ids
+  valid_ids: Ids
 
 
 class Session:

@@ -16,14 +16,14 @@ from charlm.training.trainer import Trainer
 
 def start_run(
   options: StartOptions,
-  num_epochs: int,
+  num_steps: int,
   run: RunDir,
   trainer: Trainer,
   texts: HeldOutTexts,
 ) -> int:
   """Restores a locked run, continues it, and returns the exit code.
 
-  The trainer must not have trained yet. Training ends after `num_epochs`.
+  The trainer must not have trained yet. Training ends after `num_steps`.
 
   Raises DivergedError: a loss or a gradient is not finite.
   """
@@ -36,7 +36,6 @@ def start_run(
   # to resume from.
   checkpoints.save(step)
   metrics = Metrics(run, step)
-  num_steps = num_epochs * trainer.batches.steps_per_epoch
   steps = tuple(map(int, options.profile_steps))
   if steps and not step < steps[0] < num_steps:
     warn(
@@ -65,13 +64,12 @@ def _describe(
 ) -> str:
   model, batches = trainer.model, trainer.batches
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
-  num_epochs = num_steps // batches.steps_per_epoch
   versions = [f"{name} {v}" for name, v in start["versions"].items()]
   return (
     f"model    {' + '.join(counts)} = {model.count_params():,} weights\n"
-    f"steps    {num_steps:,} ({num_epochs} epochs of "
-    f"{batches.steps_per_epoch:,}), {batches.characters_per_step:,} "
-    f"characters each, from step {start['step']:,}\n"
+    f"steps    {num_steps:,} (an epoch has {batches.steps_per_epoch:,}), "
+    f"{batches.characters_per_step:,} characters each, from step "
+    f"{start['step']:,}\n"
     f"devices  {', '.join(start['devices'])} (intra-op threads: "
     f"{start['intra_op_threads'] or 'automatic'})\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"

@@ -257,7 +257,9 @@ def build_trainer(
     model = model_of(config, vocab_size, gru, training=True)
     if initial:
       _copy_weights(initial, model)
-    optimizer = build_optimizer(config, config.epochs * batches.steps_per_epoch)
+    optimizer = build_optimizer(
+      config, config.num_steps(batches.steps_per_epoch)
+    )
   return Trainer(model, optimizer, batches, strategy, config)
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,23 +13,24 @@ from charlm.data.batches import (
   Batches,
   ContinuedBatches,
   build_batches,
-  cut_windows,
   split_input_target,
 )
-from charlm.data.corpus import load_text, split_text
+from charlm.data.corpus import load_corpus, split_text
 from charlm.data.tensors import create_batch_dataset
-from charlm.data.vocabulary import decode, encode
+from charlm.data.text import Ids, encode_text
+from charlm.data.vocabulary import build_vocabulary, decode, encode
 from charlm.errors import InputError
 
 
 def test_published_windows() -> None:
   ids = encode("Hello world!\nGenerative AI", VOCAB)
-  windows = [decode(w, VOCAB) for w in cut_windows(ids, 10)]
-  assert windows == ["Hello world", "!\nGenerativ"]
+  windows = [decode(w, VOCAB) for w in Batches(ids, 10, 2).batch(0)]
+  assert sorted(windows) == ["!\nGenerativ", "Hello world"]
 
 
 def test_published_steps(shakespeare_path: pathlib.Path) -> None:
-  text = split_text(load_text(str(shakespeare_path)), Config()).train
+  corpus = load_corpus(Config(), str(shakespeare_path))
+  text = str(split_text(corpus.text, Config()).train)
   ids = encode(text, VOCAB)
   assert Batches(ids, 100, 64).steps_per_epoch == 790
   batches = create_batch_dataset(text.split("\n"), VOCAB)
@@ -150,3 +152,59 @@ def test_a_config_chooses_the_batches() -> None:
     for c in (False, True)
   ]
   assert kinds == [Batches, ContinuedBatches]
+
+
+@pytest.mark.parametrize("kind", [Batches, ContinuedBatches])
+@pytest.mark.parametrize("in_memory", [0, 2**20])
+def test_ids_in_a_file_give_the_batches_of_ids_in_memory(
+  kind: type, in_memory: int, lines: list[str]
+) -> None:
+  text = "\n".join(lines)
+  vocab = build_vocabulary(lines, ["[UNK]", "", *"zyx"])
+  ids = Ids(encode_text([text], in_memory=in_memory).text, vocab)
+  expected = kind(encode(text, vocab), 13, 5, seed=4)
+  batches = kind(ids, 13, 5, seed=4)
+  assert batches.steps_per_epoch == expected.steps_per_epoch
+  for step in range(0, 2 * batches.steps_per_epoch, 7):
+    batch = batches.batch(step)
+    assert batch.dtype == np.uint8
+    np.testing.assert_array_equal(batch, expected.batch(step))
+
+
+def test_a_shuffle_without_memory_shows_each_window_once_an_epoch() -> None:
+  ids = np.arange(40 * 5, dtype=np.uint8)
+  args = {"seq_length": 4, "batch_size": 4, "seed": 3, "max_shuffled": 39}
+  batches = Batches(ids, **args)
+  epochs = [
+    np.concatenate([batches.batch(10 * epoch + i)[:, 0] for i in range(10)])
+    for epoch in range(3)
+  ]
+  for starts in epochs:
+    assert sorted(starts.tolist()) == list(range(0, 200, 5))
+  assert len({tuple(starts) for starts in epochs}) == 3
+  jumping = Batches(ids, **args)
+  for step in (29, 3, 17):
+    np.testing.assert_array_equal(jumping.batch(step), batches.batch(step))
+
+
+def test_a_batch_of_a_huge_text_needs_no_memory() -> None:
+  class Huge:
+    """As many ids as 10**10 windows of 100 take, all alike."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+      return 101 * 10**10
+
+    def __getitem__(self, key: slice) -> np.ndarray:
+      assert key.start % 101 == 0
+      return np.full(key.stop - key.start, key.start // 101 % 251, np.uint8)
+
+  batches = Batches(Huge(), 100, 64)
+  assert batches.steps_per_epoch == 10**10 // 64
+  tracemalloc.start()
+  batch = batches.batch(batches.steps_per_epoch - 1)
+  assert tracemalloc.get_traced_memory()[1] < 2**20
+  tracemalloc.stop()
+  assert batch.shape == (64, 101)
+  assert len(set(batch[:, 0])) > 32

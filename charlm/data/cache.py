@@ -1,0 +1,146 @@
+"""Encoded corpora in files, so that a large one is encoded once.
+
+A file has the ids, a JSON object that describes them, the object's size in
+eight bytes, and a mark. It is found by the names of the corpus' files and by
+the flags of reading, and counts only if these files have kept their sizes and
+modification times.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import time
+import zlib
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from charlm.config import Config
+from charlm.data.sources import Source
+from charlm.data.text import Corpus, StoredIds, Text, codec
+from charlm.system.process import warn
+
+_MARK = b"charlm 1"  # with another version's mark, the file is written anew
+_TAIL = len(_MARK) + 8
+_BLOCK = 2**24  # ids that have one checksum
+_READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
+
+
+class Cache:
+  """The place of one encoded corpus."""
+
+  def __init__(
+    self, folder: pathlib.Path, config: Config, sources: list[Source]
+  ) -> None:
+    """Takes a folder, which need not exist, and what is encoded."""
+    # Lists, as JSON has them.
+    self._stamps = [s and [*s] for s in (x.stamp() for x in sources)]
+    names = [stamp and stamp[0] for stamp in self._stamps]
+    flags = [getattr(config, name) for name in _READING]
+    key = hashlib.sha256(json.dumps([names, flags]).encode()).hexdigest()[:32]
+    self._folder, self._codec = folder, codec(config.unit)
+    self._path = folder / f"{key}.ids"
+    self._temporary: list[str] = []  # the files that are not saved yet
+
+  def load(self, verify: bool = False) -> Corpus | None:
+    """Opens the corpus; None if it is not there, or its files have changed.
+
+    Args:
+      verify: compare the checksums of the ids, too.
+    """
+    try:
+      file = self._path.open("rb")
+    except FileNotFoundError:
+      return None
+    try:
+      about = _read_about(file)
+      # Standard input, which has no stamp, is another text in each start.
+      if None in self._stamps or about["stamps"] != self._stamps:
+        return None
+      dtype = np.dtype(about["dtype"])
+      ids = StoredIds(file, dtype, 0, about["size"])
+      if verify and about["crc32"] != _checksums(ids):
+        raise ValueError("its checksums differ")
+      text = Text(ids, np.array(about["characters"], np.uint32), self._codec)
+      return Corpus(text, np.array(about["counts"]), about["sha256"])
+    except (ValueError, TypeError, LookupError) as error:
+      warn(f"{self._path} is damaged ({error}): the corpus is encoded again")
+      return None
+
+  def open_file(self) -> BinaryIO:
+    """Opens a new file in the folder for `save`.
+
+    Raises OSError: it cannot be written.
+    """
+    self._folder.mkdir(parents=True, exist_ok=True)
+    for path in self._folder.glob(f".{self._path.name}.*"):
+      _remove_left_over(path)
+    handle, name = tempfile.mkstemp("", f".{self._path.name}.", self._folder)
+    self._temporary.append(name)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as long as the file is in use
+    return cast(BinaryIO, os.fdopen(handle, "w+b"))
+
+  def save(self, corpus: Corpus) -> None:
+    """Keeps a corpus whose ids are in a file of `open_file`.
+
+    Raises OSError: it cannot be written.
+    """
+    ids = corpus.text.ids
+    if not isinstance(ids, StoredIds) or None in self._stamps:
+      return
+    about = {
+      "stamps": self._stamps,
+      "dtype": ids.dtype.name,
+      "size": len(ids),
+      "characters": [ord(char) for char in corpus.text.characters],
+      "counts": corpus.counts.tolist(),
+      "sha256": corpus.sha256,
+      "crc32": _checksums(ids),
+    }
+    data = json.dumps(about).encode()
+    ids.file.seek(0, os.SEEK_END)
+    ids.file.write(data + len(data).to_bytes(8, "little") + _MARK)
+    ids.file.flush()
+    os.fsync(ids.file.fileno())
+    os.replace(self._temporary.pop(), self._path)
+
+  def discard(self) -> None:
+    """Removes what was opened and not saved."""
+    while self._temporary:
+      os.unlink(self._temporary.pop())
+
+
+def _remove_left_over(path: pathlib.Path) -> None:
+  """Removes a file that no process holds, as after a kill."""
+  with contextlib.suppress(OSError), path.open("rb") as file:
+    # A new one may not be locked yet.
+    if time.time() - os.fstat(file.fileno()).st_mtime > 60:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      path.unlink()
+
+
+def _read_about(file: BinaryIO) -> dict[str, Any]:
+  """Reads what describes the ids of a file.
+
+  Raises ValueError: it is not whole, or of another version.
+  """
+  end = file.seek(0, os.SEEK_END)
+  file.seek(max(0, end - _TAIL))
+  tail = file.read()
+  if len(tail) < _TAIL or not tail.endswith(_MARK):
+    raise ValueError("cut off, or of another version")
+  start = end - _TAIL - int.from_bytes(tail[:8], "little")
+  file.seek(max(0, start))
+  about: dict[str, Any] = json.loads(file.read()[:-_TAIL])
+  if start != about["size"] * np.dtype(about["dtype"]).itemsize:
+    raise ValueError("cut off")
+  return about
+
+
+def _checksums(ids: StoredIds) -> list[int]:
+  starts = range(0, len(ids), _BLOCK)
+  return [zlib.crc32(ids[start : start + _BLOCK].data) for start in starts]

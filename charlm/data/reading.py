@@ -1,0 +1,140 @@
+"""From the bytes of files to the text that a model sees, piece by piece."""
+
+import codecs
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+
+from charlm.config import Config
+from charlm.data.sources import Source, find_sources
+from charlm.data.text import codec
+from charlm.errors import InputError
+from charlm.options import is_utf8
+from charlm.system.process import warn
+
+_LONG = 2**20  # characters of a line that are held; of more, parts are yielded
+
+
+def read_corpus(config: Config, spec: str) -> Iterator[str]:
+  """Yields the text of a corpus in pieces, decoded and cleaned.
+
+  Raises InputError: nothing there, or content that cannot be read.
+  """
+  yield from read_sources(config, find_sources(spec))
+
+
+def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
+  """Yields the text of files, one after the other, as `read_corpus` does."""
+  texts = (_read_source(config, source) for source in sources)
+  if config.keeps_text:
+    for piece in itertools.chain.from_iterable(texts):
+      yield piece.lower() if config.lowercase else piece
+  else:
+    # The last line of a file need not have a newline.
+    pieces = (piece for text in texts for piece in itertools.chain(text, "\n"))
+    yield from clean_pieces(pieces, config.lowercase)
+
+
+def _read_source(config: Config, source: Source) -> Iterator[str]:
+  pieces = decode_chunks(source.read(), source.name, codec(config.unit))
+  if config.field and source.is_json_lines:
+    return _read_field(pieces, config, source.name)
+  return pieces
+
+
+def decode_chunks(
+  chunks: Iterable[bytes], name: str, encoding: str = "utf-8"
+) -> Iterator[str]:
+  """Decodes UTF-8, dropping a byte-order mark, or Latin-1.
+
+  Raises InputError: not UTF-8; it names `name` and the first bad byte's offset.
+  """
+  decoder = codecs.getincrementaldecoder(encoding)()
+  size, mark = 0, "" if encoding == "latin-1" else "\ufeff"
+  for chunk in itertools.chain(chunks, [b""]):
+    held = decoder.getstate()[0]  # the beginning of a character
+    try:
+      text = decoder.decode(chunk, final=not chunk)
+    except UnicodeDecodeError as error:
+      raise InputError(
+        f"{name} is not UTF-8 at byte {size - len(held) + error.start}: "
+        "--unit=byte takes any file, or convert it, for example with iconv "
+        "-t UTF-8"
+      ) from error
+    size += len(chunk)
+    if text:
+      yield text.removeprefix(mark)
+      mark = ""
+
+
+def _read_field(
+  pieces: Iterable[str], config: Config, name: str
+) -> Iterator[str]:
+  """Yields the texts in a field of the objects of JSON Lines, a line each."""
+  bad: list[int] = []
+  lines = split_lines(pieces)
+  for number, line in enumerate(lines, 1):
+    try:
+      text = json.loads(line)[config.field] if line.strip() else ""
+      if not isinstance(text, str) or not is_utf8(text):
+        raise TypeError
+    except (ValueError, TypeError, LookupError, RecursionError):
+      bad.append(number)
+    else:
+      yield f"{text}\n" if line.strip() else ""
+  if bad:
+    words = (
+      f"{name} has {len(bad):,} lines without a text in the field "
+      f"{config.field!r}, the first is line {bad[0]:,}"
+    )
+    if not config.skip_bad:
+      raise InputError(f"{words}: give another --field, or --skip_bad")
+    warn(f"{words}: they are left out")
+
+
+def split_lines(pieces: Iterable[str]) -> Iterator[str]:
+  """Yields the lines of a text, which line feeds end."""
+  rest = ""
+  for piece in pieces:
+    *lines, rest = (rest + piece).split("\n")
+    yield from lines
+  yield rest
+
+
+def clean_line(config: Config, line: bytes) -> str:
+  """Returns what a model sees of a line.
+
+  Raises UnicodeDecodeError: not in the encoding of the run's texts.
+  """
+  text = line.decode(codec(config.unit))
+  text = text.lower() if config.lowercase else text
+  return text if config.keeps_text else text.strip()
+
+
+def clean_pieces(pieces: Iterable[str], lowercase: bool) -> Iterator[str]:
+  """Strips each line, drops empty ones, optionally lower-cases.
+
+  Only line feeds, carriage returns and their pair end a line. Yields the lines,
+  joined by newlines, in pieces.
+  """
+  # Not `splitlines`, which ends a line at form feeds and Unicode's separators.
+  ends = io.IncrementalNewlineDecoder(None, translate=True)
+  separator = ""  # what precedes the next line: nothing precedes the first
+  rest, begun = "", False  # of a line whose end is yet to come
+  for piece in itertools.chain(pieces, ["\n"]):
+    *lines, rest = (rest + str(ends.decode(piece))).split("\n")
+    cleaned = ""
+    if begun and lines:
+      cleaned, begun = lines.pop(0).rstrip(), False
+    if stripped := [text for line in lines if (text := line.strip())]:
+      cleaned += separator + "\n".join(stripped)
+      separator = "\n"
+    if len(rest) > _LONG:
+      head = rest if begun else rest.lstrip()
+      part = head.rstrip()
+      rest = head[len(part) :]  # blanks, which the end of the line would strip
+      if part:
+        cleaned += part if begun else separator + part
+        separator, begun = "\n", True
+    yield cleaned.lower() if lowercase else cleaned

@@ -1,0 +1,307 @@
+"""A text as ids of its own characters, in memory or in a file.
+
+The characters have ids in the order in which they first occur, so that a text
+of any size is encoded in one pass, before its vocabulary is known. `Ids` then
+reads the text in the ids of a vocabulary.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from charlm.data.vocabulary import UNKNOWN_ID
+from charlm.errors import InputError
+
+_BLOCK = 2**20  # characters
+_PIECE = 2**15  # characters that are encoded at a time
+_NUM_CODE_POINTS = 0x110000
+
+
+def codec(unit: str) -> str:
+  """Returns the encoding of texts whose unit is `character` or `byte`.
+
+  Bytes are read as the characters from U+0000 to U+00FF.
+  """
+  return "latin-1" if unit == "byte" else "utf-8"
+
+
+class StoredIds:
+  """Ids `[N]` in a file, which are read where a slice asks for them.
+
+  Not a memory map, which would end the process where the file is cut off.
+  """
+
+  def __init__(
+    self, file: BinaryIO, dtype: np.dtype, start: int, stop: int
+  ) -> None:
+    """Takes a file of ids, and which of them: from `start` to `stop`."""
+    self.file, self.dtype = file, dtype
+    self._start, self._stop = start, stop
+
+  def __len__(self) -> int:
+    return self._stop - self._start
+
+  def __getitem__(self, key: slice) -> np.ndarray:
+    start, stop, _ = key.indices(len(self))
+    width = self.dtype.itemsize
+    num_bytes = max(0, stop - start) * width
+    offset = (self._start + start) * width
+    data = os.pread(self.file.fileno(), num_bytes, offset)
+    if len(data) < num_bytes:
+      raise InputError("the encoded corpus was cut off: start again")
+    return np.frombuffer(data, self.dtype)
+
+  def part(self, start: int, stop: int) -> "StoredIds":
+    """Returns the ids from `start` to `stop`, unread."""
+    first = self._start
+    return StoredIds(self.file, self.dtype, first + start, first + stop)
+
+
+class Text:
+  """A text `[N]`, or a part of one."""
+
+  def __init__(
+    self, ids: np.ndarray | StoredIds, code_points: np.ndarray, codec: str
+  ) -> None:
+    """Takes ids and what they mean.
+
+    Args:
+      ids: `[N]`.
+      code_points: the character of each id, uint32.
+      codec: `utf-8`, or `latin-1` for a text of bytes.
+    """
+    self.ids, self._code_points, self.codec = ids, code_points, codec
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __str__(self) -> str:
+    return "".join(self.pieces())
+
+  @property
+  def characters(self) -> list[str]:
+    """The characters in the order of their ids; a part may lack some."""
+    return [chr(x) for x in self._code_points]
+
+  def part(self, start: int, stop: int) -> "Text":
+    """Returns the characters from `start` to `stop`."""
+    ids, stop = self.ids, max(start, stop)
+    part = (
+      ids.part(start, stop) if isinstance(ids, StoredIds) else ids[start:stop]
+    )
+    return Text(part, self._code_points, self.codec)
+
+  def pieces(self) -> Iterator[str]:
+    """Yields the text in pieces."""
+    for _, ids in self._blocks():
+      yield self._code_points[ids].tobytes().decode("utf-32-le")
+
+  def data(self) -> Iterator[bytes]:
+    """Yields the text in pieces, in its encoding."""
+    return (piece.encode(self.codec) for piece in self.pieces())
+
+  def counts(self) -> np.ndarray:
+    """Counts how often each character occurs, in the order of their ids."""
+    counts = np.zeros(len(self._code_points), np.int64)
+    for _, ids in self._blocks():
+      counts += np.bincount(ids, minlength=len(counts))
+    return counts
+
+  def num_bytes(self, counts: np.ndarray | None = None) -> int:
+    """Returns the size in the text's encoding; its counts save a pass."""
+    sizes = [len(char.encode(self.codec)) for char in self.characters]
+    return int(np.dot(sizes, self.counts() if counts is None else counts))
+
+  def ends_with(self, character: str) -> bool:
+    """Tells whether a character is the last one."""
+    return (
+      len(self) > 0
+      and chr(self._code_points[self.ids[len(self) - 1 :][0]]) == character
+    )
+
+  def count(self, character: str) -> int:
+    """Counts a character."""
+    pairs = zip(self.characters, self.counts().tolist(), strict=True)
+    return dict(pairs).get(character, 0)
+
+  def rfind(self, character: str, number: int, stop: int) -> int:
+    """Finds a character before `stop`, counting from the end.
+
+    Returns the position of the `number`-th one, or -1.
+    """
+    (found,) = np.nonzero(self._code_points == ord(character))
+    for start, ids in self._blocks(reverse=True) if len(found) else ():
+      places = np.flatnonzero(ids[: max(0, stop - start)] == found[0])
+      if number <= len(places):
+        return start + int(places[-number])
+      number -= len(places)
+    return -1
+
+  def _blocks(self, reverse: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+    starts = range(0, len(self), _BLOCK)
+    for start in reversed(starts) if reverse else starts:
+      yield start, self.ids[start : start + _BLOCK]
+
+
+class Ids:
+  """A text `[N]` in the ids of a vocabulary, which are read in parts."""
+
+  def __init__(self, text: Text, vocab: list[str]) -> None:
+    """Takes a text; characters that the vocabulary lacks become id 0."""
+    ids = {char: i for i, char in enumerate(vocab)}
+    self.dtype = np.min_scalar_type(len(vocab) - 1)
+    table = [ids.get(char, UNKNOWN_ID) for char in text.characters]
+    self.stored, self.table = text.ids, np.array(table, self.dtype)
+
+  def __len__(self) -> int:
+    return len(self.stored)
+
+  def __getitem__(self, key: slice) -> np.ndarray:
+    ids: np.ndarray = self.table[self.stored[key]]
+    return ids
+
+
+def gather(
+  ids: np.ndarray | StoredIds | Ids, starts: np.ndarray, size: int
+) -> np.ndarray:
+  """Returns `size` ids from each of the starts on, `[len(starts), size]`.
+
+  The text, of at least `size` characters, is a ring: its first character
+  follows its last.
+  """
+  if isinstance(ids, Ids):
+    rows: np.ndarray = ids.table[gather(ids.stored, starts, size)]
+    return rows
+  places = starts[:, np.newaxis] + np.arange(size)
+  if isinstance(ids, np.ndarray):
+    return ids[places % len(ids)]
+  rows = []
+  for start in (starts % len(ids)).tolist():
+    row = ids[start : start + size]
+    if beyond := size - len(row):
+      row = np.concatenate([row, ids[:beyond]])
+    rows.append(row)
+  return np.stack(rows)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+  """A whole text, and what was found while it was encoded."""
+
+  text: Text
+  counts: np.ndarray  # of each of the text's characters
+  sha256: str  # of the text in its encoding
+
+  def frequent(self, min_count: int) -> list[str]:
+    """Lists the characters that occur so often at least."""
+    pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
+    return [char for char, count in pairs if count >= max(1, min_count)]
+
+  @property
+  def num_bytes(self) -> int:
+    """The size of the text in its encoding."""
+    return self.text.num_bytes(self.counts)
+
+
+class _Encoder:
+  """What `encode_text` does with each piece."""
+
+  def __init__(
+    self, codec: str, open_file: Callable[[], BinaryIO], in_memory: int
+  ) -> None:
+    self._codec, self._open_file, self._in_memory = codec, open_file, in_memory
+    self._digest = hashlib.sha256()
+    self._code_points = np.zeros(0, np.uint32)  # in the order of their ids
+    self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
+    self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
+    self._dtype, self._size = np.dtype(np.uint8), 0
+    self._file: BinaryIO = io.BytesIO()
+    if codec == "latin-1":  # all bytes, so that the file is the text itself
+      self._learn(np.arange(256, dtype=np.uint32))
+
+  def add(self, piece: str) -> None:
+    # Short ones: in most texts many of these are ASCII, which is faster.
+    for start in range(0, len(piece), _PIECE):
+      self._add(piece[start : start + _PIECE])
+
+  def _add(self, piece: str) -> None:
+    data = piece.encode(self._codec)
+    self._digest.update(data)
+    if len(data) == len(piece):  # a byte for each character
+      codes = np.frombuffer(data, np.uint8)
+    else:
+      codes = np.frombuffer(piece.encode("utf-32-le"), np.uint32)
+    counts = np.bincount(codes)
+    self._counts[: len(counts)] += counts
+    ids = self._ids[codes]
+    if len(new := codes[ids < 0]):
+      self._learn(new)
+      ids = self._ids[codes]
+    self._size += len(ids)
+    dtype = np.min_scalar_type(len(self._code_points) - 1)
+    large = self._size * dtype.itemsize > self._in_memory
+    if dtype != self._dtype or large == isinstance(self._file, io.BytesIO):
+      self._move(dtype, self._open_file() if large else io.BytesIO())
+    self._file.write(ids.astype(dtype).data)
+
+  def finish(self) -> Corpus:
+    ids: np.ndarray | StoredIds
+    if isinstance(self._file, io.BytesIO):
+      ids = np.frombuffer(self._file.getbuffer(), self._dtype)
+    else:
+      self._file.flush()
+      ids = StoredIds(self._file, self._dtype, 0, self._size)
+    text = Text(ids, self._code_points, self._codec)
+    counts = self._counts[self._code_points]
+    return Corpus(text, counts, self._digest.hexdigest())
+
+  def _learn(self, code_points: np.ndarray) -> None:
+    """Gives ids to new characters, in the order in which they first occur."""
+    new, first = np.unique(code_points, return_index=True)
+    new = new[np.argsort(first)].astype(np.uint32)
+    self._ids[new] = len(self._code_points) + np.arange(len(new))
+    self._code_points = np.append(self._code_points, new)
+
+  def _move(self, dtype: np.dtype, target: BinaryIO) -> None:
+    """Moves the ids to another file, in a type that may be a wider one."""
+    self._file.seek(0)
+    while data := self._file.read(_BLOCK):
+      target.write(np.frombuffer(data, self._dtype).astype(dtype).data)
+    self._file.close()
+    self._file, self._dtype = target, dtype
+
+
+def encode_text(
+  pieces: Iterable[str],
+  codec: str = "utf-8",
+  open_file: Callable[[], BinaryIO] = tempfile.TemporaryFile,
+  in_memory: int = 2**23,
+) -> Corpus:
+  """Encodes a text that comes in pieces.
+
+  Args:
+    pieces: of the text, of any lengths.
+    codec: `utf-8`, or `latin-1` for a text of bytes.
+    open_file: opens a file for the ids if they are many.
+    in_memory: the most bytes of ids that are kept in memory.
+
+  Raises OSError: the file cannot be written.
+  """
+  encoder = _Encoder(codec, open_file, in_memory)
+  for piece in pieces:
+    encoder.add(piece)
+  return encoder.finish()
+
+
+def sha256(chunks: Iterable[bytes]) -> str:
+  """Hashes what is yielded, as one."""
+  digest = hashlib.sha256()
+  for chunk in chunks:
+    digest.update(chunk)
+  return digest.hexdigest()

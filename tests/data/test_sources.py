@@ -1,0 +1,154 @@
+import bz2
+import functools
+import gzip
+import importlib
+import io
+import lzma
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from charlm.data import sources
+from charlm.data.sources import Source, find_sources
+from charlm.errors import InputError
+
+zstd = importlib.import_module("backports.zstd")
+COMPRESS = {
+  "gz": gzip.compress,
+  "bz2": bz2.compress,
+  "xz": lzma.compress,
+  "zst": functools.partial(
+    zstd.compress, options={zstd.CompressionParameter.checksum_flag: 1}
+  ),
+}
+compressions = pytest.mark.parametrize(
+  ("suffix", "compress"), COMPRESS.items(), ids=COMPRESS
+)
+
+
+def names(spec: str, folder: pathlib.Path) -> list[str]:
+  found = (source.name for source in find_sources(spec))
+  return [os.path.relpath(name, folder) for name in found]
+
+
+def test_specs(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "sub" / "sub").mkdir(parents=True)
+  for name in ("b.txt", "a.txt", "c.md", "sub/d.md", "sub/sub/e.md"):
+    (tmp_path / name).write_text(f"{name}\n")
+  for spec, expected in (
+    ("{}/c.md", ["c.md"]),
+    ("{}", ["a.txt", "b.txt"]),
+    ("{}/*.[tm]*", ["a.txt", "b.txt", "c.md"]),
+    ("{0}/c.md,{0}", ["c.md", "a.txt", "b.txt"]),
+    ("{}/**/*.md", ["c.md", "sub/d.md", "sub/sub/e.md"]),
+    ("{}/sub/**", ["sub/d.md", "sub/sub/e.md"]),
+  ):
+    assert names(spec.format(tmp_path), tmp_path) == expected, spec
+
+
+@pytest.mark.parametrize("name", ["[a].txt", "a,b.txt", "ü a.txt"])
+def test_a_file_may_have_any_name(tmp_path: pathlib.Path, name: str) -> None:
+  (tmp_path / name).write_text("text")
+  assert names(f"{tmp_path}/{name}", tmp_path) == [name]
+
+
+def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
+  os.mkfifo(tmp_path / "fifo")
+  for spec, message in (
+    (f"{tmp_path}/fifo", "not a regular file"),
+    (str(tmp_path), r"no file at .*\*\.txt"),
+    (f"{tmp_path}/none.txt", "no file at"),
+    ("", "empty path"),
+  ):
+    with pytest.raises(InputError, match=message):
+      find_sources(spec)
+
+
+def read(path: pathlib.Path) -> bytes:
+  return b"".join(Source(str(path)).read())
+
+
+@compressions
+def test_compressed_files_are_known_by_content(
+  suffix: str, compress: Callable[[bytes], bytes], tmp_path: pathlib.Path
+) -> None:
+  data = os.urandom(3_000_000)
+  for name in (f"a.{suffix}", "a"):
+    (tmp_path / name).write_bytes(compress(data[:9]) + compress(data[9:]))
+    assert read(tmp_path / name) == data
+  (tmp_path / "empty").write_bytes(compress(b""))
+  assert read(tmp_path / "empty") == b""
+
+
+@compressions
+def test_a_file_that_is_cut_off_or_damaged_is_named(
+  suffix: str, compress: Callable[[bytes], bytes], tmp_path: pathlib.Path
+) -> None:
+  path = tmp_path / f"a.{suffix}"
+  whole = compress(os.urandom(300_000))
+  for size in (20, 1000, len(whole) - 1):
+    path.write_bytes(whole[:size])
+    with pytest.raises(InputError, match=f"data, cut off at byte {size}"):
+      read(path)
+  damaged = bytearray(whole)
+  damaged[len(whole) // 2] ^= 255
+  path.write_bytes(damaged)
+  with pytest.raises(InputError, match="but damaged"):
+    read(path)
+  path.write_bytes(b"plain text")
+  with pytest.raises(InputError, match=r"is no .* data"):
+    read(path)
+
+
+def test_text_that_begins_as_bzip2_data_is_text(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "a.txt").write_bytes(b"BZh is how bzip2 begins")
+  assert read(tmp_path / "a.txt").startswith(b"BZh is")
+
+
+@compressions
+def test_a_bomb_is_refused(
+  suffix: str,
+  compress: Callable[[bytes], bytes],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(sources, "_ALWAYS_ALLOWED", 2**20)
+  monkeypatch.setattr(sources, "_MAX_EXPANSION", 500)
+  path = tmp_path / f"a.{suffix}"
+  path.write_bytes(compress(bytes(2**23)))
+  with pytest.raises(InputError, match="more than 500 times as large"):
+    read(path)
+
+
+def test_without_the_extra_zstd_is_named(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
+  monkeypatch.setitem(sys.modules, "backports.zstd", None)
+  with pytest.raises(InputError, match="needs the extra zstd"):
+    read(tmp_path / "a.zst")
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / "a.txt"
+  path.write_bytes(bytes(5_000_000))
+  chunks = Source(str(path)).read()
+  next(chunks)
+  with path.open("ab") as file:
+    file.write(b"more")
+  with pytest.raises(InputError, match="changed while it was read"):
+    list(chunks)
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+  stdin = io.TextIOWrapper(io.BytesIO(gzip.compress(b"text")))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  assert b"".join(Source("-").read()) == b"text"
+  monkeypatch.setattr(sys, "stdin", None)
+  with pytest.raises(InputError, match="standard input is closed"):
+    list(Source("-").read())
