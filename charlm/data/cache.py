@@ -21,7 +21,7 @@ import numpy as np
 
 from charlm.config import Config
 from charlm.data.sources import Source
-from charlm.data.text import Corpus, StoredIds, Text, codec
+from charlm.data.text import Corpus, OpenFile, StoredIds, Text, codec
 from charlm.system.process import warn
 
 _MARK = b"charlm 1"  # with another version's mark, the file is written anew
@@ -53,16 +53,16 @@ class Cache:
       verify: compare the checksums of the ids, too.
     """
     try:
-      file = self._path.open("rb")
+      opened = OpenFile(self._path.open("rb"))
     except FileNotFoundError:
       return None
     try:
-      about = _read_about(file)
+      about = _read_about(opened.file)
       # Standard input, which has no stamp, is another text in each start.
       if None in self._stamps or about["stamps"] != self._stamps:
         return None
       dtype = np.dtype(about["dtype"])
-      ids = StoredIds(file, dtype, 0, about["size"])
+      ids = StoredIds(opened, dtype, 0, about["size"])
       if verify and about["crc32"] != _checksums(ids):
         raise ValueError("its checksums differ")
       text = Text(ids, np.array(about["characters"], np.uint32), self._codec)
@@ -102,10 +102,11 @@ class Cache:
       "crc32": _checksums(ids),
     }
     data = json.dumps(about).encode()
-    ids.file.seek(0, os.SEEK_END)
-    ids.file.write(data + len(data).to_bytes(8, "little") + _MARK)
-    ids.file.flush()
-    os.fsync(ids.file.fileno())
+    file = ids.opened.file
+    file.seek(0, os.SEEK_END)
+    file.write(data + len(data).to_bytes(8, "little") + _MARK)
+    file.flush()
+    os.fsync(file.fileno())
     os.replace(self._temporary.pop(), self._path)
 
   def discard(self) -> None:

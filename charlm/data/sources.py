@@ -11,7 +11,6 @@ import lzma
 import os
 import pathlib
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -141,12 +140,12 @@ def _decompressed(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
         f"{name} is {kind and kind.name} data, cut off at byte "
         f"{counted.num_bytes}: give the whole file"
       ) from error
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError) as error:
-      raise _damaged(name, kind, error) from error
-    except OSError as error:
-      if error.errno is None and kind:  # what bz2 raises
-        raise _damaged(name, kind, error) from error
-      raise
+    except Exception as error:  # each library has its own
+      if not kind or getattr(error, "errno", None):
+        raise  # from the system
+      raise InputError(
+        f"{name} is {kind.name} data, but damaged ({error}): give a whole copy"
+      ) from error
     if not chunk:
       return
     size += len(chunk)
@@ -156,15 +155,6 @@ def _decompressed(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
         "is decompressed: if that is right, decompress it and give the result"
       )
     yield chunk
-
-
-def _damaged(
-  name: str, kind: _Compression | None, error: Exception
-) -> InputError:
-  return InputError(
-    f"{name} is {kind and kind.name} data, but damaged ({error}): give a whole "
-    "copy"
-  )
 
 
 def _compression(name: str, start: bytes) -> _Compression | None:

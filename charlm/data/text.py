@@ -31,6 +31,16 @@ def codec(unit: str) -> str:
   return "latin-1" if unit == "byte" else "utf-8"
 
 
+class OpenFile:
+  """A file that is closed when nothing refers to it any more."""
+
+  def __init__(self, file: BinaryIO) -> None:
+    self.file = file
+
+  def __del__(self) -> None:
+    self.file.close()
+
+
 class StoredIds:
   """Ids `[N]` in a file, which are read where a slice asks for them.
 
@@ -38,10 +48,10 @@ class StoredIds:
   """
 
   def __init__(
-    self, file: BinaryIO, dtype: np.dtype, start: int, stop: int
+    self, opened: OpenFile, dtype: np.dtype, start: int, stop: int
   ) -> None:
     """Takes a file of ids, and which of them: from `start` to `stop`."""
-    self.file, self.dtype = file, dtype
+    self.opened, self.dtype = opened, dtype
     self._start, self._stop = start, stop
 
   def __len__(self) -> int:
@@ -52,7 +62,7 @@ class StoredIds:
     width = self.dtype.itemsize
     num_bytes = max(0, stop - start) * width
     offset = (self._start + start) * width
-    data = os.pread(self.file.fileno(), num_bytes, offset)
+    data = os.pread(self.opened.file.fileno(), num_bytes, offset)
     if len(data) < num_bytes:
       raise InputError("the encoded corpus was cut off: start again")
     return np.frombuffer(data, self.dtype)
@@ -60,7 +70,7 @@ class StoredIds:
   def part(self, start: int, stop: int) -> "StoredIds":
     """Returns the ids from `start` to `stop`, unread."""
     first = self._start
-    return StoredIds(self.file, self.dtype, first + start, first + stop)
+    return StoredIds(self.opened, self.dtype, first + start, first + stop)
 
 
 class Text:
@@ -256,10 +266,13 @@ class _Encoder:
       ids = np.frombuffer(self._file.getbuffer(), self._dtype)
     else:
       self._file.flush()
-      ids = StoredIds(self._file, self._dtype, 0, self._size)
+      ids = StoredIds(OpenFile(self._file), self._dtype, 0, self._size)
     text = Text(ids, self._code_points, self._codec)
     counts = self._counts[self._code_points]
     return Corpus(text, counts, self._digest.hexdigest())
+
+  def close(self) -> None:
+    self._file.close()
 
   def _learn(self, code_points: np.ndarray) -> None:
     """Gives ids to new characters, in the order in which they first occur."""
@@ -294,9 +307,13 @@ def encode_text(
   Raises OSError: the file cannot be written.
   """
   encoder = _Encoder(codec, open_file, in_memory)
-  for piece in pieces:
-    encoder.add(piece)
-  return encoder.finish()
+  try:
+    for piece in pieces:
+      encoder.add(piece)
+    return encoder.finish()
+  except BaseException:
+    encoder.close()
+    raise
 
 
 def sha256(chunks: Iterable[bytes]) -> str:

@@ -1,0 +1,177 @@
+import json
+import os
+import pathlib
+from typing import Any
+
+import pytest
+from helpers import Program, file_size_limit
+
+from charlm.config import Config
+from charlm.data import cache, corpus
+from charlm.data.corpus import load_corpus
+from charlm.data.text import StoredIds
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+  path = tmp_path / "a.txt"
+  path.write_text("to be or not to be\n" * 100)
+  return path
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+  return tmp_path / "new" / "cache"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+  """Grows with each time that a corpus is read."""
+  reads: list[int] = []
+  real = corpus.read_sources
+
+  def read(*args: Any) -> Any:
+    reads.append(1)
+    return real(*args)
+
+  monkeypatch.setattr(corpus, "read_sources", read)
+  return reads
+
+
+def load(path: pathlib.Path, folder: pathlib.Path, **flags: Any) -> str:
+  verify = flags.pop("verify", False)
+  loaded = load_corpus(Config(**flags), str(path), str(folder), verify)
+  assert isinstance(loaded.text.ids, StoredIds)
+  in_memory = load_corpus(Config(**flags), str(path))
+  assert loaded.sha256 == in_memory.sha256
+  assert loaded.text.characters == in_memory.text.characters
+  assert loaded.counts.tolist() == in_memory.counts.tolist()
+  assert str(loaded.text) == str(in_memory.text)
+  return str(loaded.text)
+
+
+def test_a_corpus_is_encoded_once(
+  path: pathlib.Path, folder: pathlib.Path, reads: list[int]
+) -> None:
+  for _ in range(3):
+    load(path, folder)
+  assert len(reads) == 1 + 3  # those in memory are read each time
+  (kept,) = folder.iterdir()
+  assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_other_flags_or_files_have_caches_of_their_own(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  for flags in ({}, {"raw": True}, {"lowercase": True}, {"unit": "byte"}):
+    load(path, folder, **flags)
+  other = path.with_name("b.txt")
+  other.write_text("another text")
+  load(other, folder)
+  assert len(list(folder.iterdir())) == 5
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_file_that_has_changed_is_read_again(
+  change: str, path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  load(path, folder)
+  text = path.read_text()
+  status = path.stat()
+  path.write_text(text + "more" if change == "size" else text.replace("b", "c"))
+  if change == "size":
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+  else:
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+  assert load(path, folder) == path.read_text().rstrip("\n")
+  assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("size", [0, 5, 16, 500, -1])
+def test_a_cache_that_is_cut_off_is_made_anew(
+  size: int,
+  path: pathlib.Path,
+  folder: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  load(path, folder)
+  (kept,) = folder.iterdir()
+  data = kept.read_bytes()
+  kept.write_bytes(data[:size])
+  load(path, folder)
+  err = capsys.readouterr().err
+  assert err.count("\n") == 1
+  assert "is damaged" in err
+  assert kept.read_bytes() == data
+
+
+def test_another_versions_cache_is_made_anew(
+  path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(cache, "_MARK", b"charlm 0")
+  load(path, folder)
+  monkeypatch.undo()
+  load(path, folder)
+  load(path, folder)
+
+
+def test_ids_are_compared_when_asked_for(
+  path: pathlib.Path,
+  folder: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  load(path, folder)
+  (kept,) = folder.iterdir()
+  data = bytearray(kept.read_bytes())
+  data[7] ^= 1
+  kept.write_bytes(data)
+  damaged = load_corpus(Config(), str(path), str(folder))
+  assert str(damaged.text) != path.read_text().rstrip("\n")
+  load(path, folder, verify=True)
+  assert "checksums differ" in capsys.readouterr().err
+  load(path, folder)
+
+
+def test_no_half_of_a_cache_is_left(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  with file_size_limit(1000), pytest.raises(OSError, match="too large"):
+    load_corpus(Config(), str(path), str(folder))
+  assert not list(folder.iterdir())
+  path.write_bytes(path.read_bytes() + b"\xff")
+  with pytest.raises(ValueError, match="not UTF-8"):
+    load_corpus(Config(), str(path), str(folder))
+  assert not list(folder.iterdir())
+
+
+def test_left_overs_of_a_kill_are_removed(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  load(path, folder)
+  (kept,) = folder.iterdir()
+  old, fresh = (folder / f".{kept.name}.{name}" for name in ("old", "fresh"))
+  for left in (old, fresh):
+    left.touch()
+  os.utime(old, (0, 0))
+  kept.unlink()
+  load(path, folder)
+  assert set(folder.iterdir()) == {kept, fresh}
+
+
+def test_two_runs_may_make_one_cache_at_once(
+  train_args: list[str], folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  programs = [
+    Program(
+      *train_args, f"--run_dir={tmp_path}/{i}", f"--corpus_cache={folder}"
+    )
+    for i in range(2)
+  ]
+  for program in programs:
+    program.communicate()
+    assert program.returncode == 0
+  (kept,) = folder.iterdir()
+  assert not kept.name.startswith(".")
+  configs = [(tmp_path / f"{i}" / "config.json").read_text() for i in range(2)]
+  assert configs[0] == configs[1]
+  assert json.loads(configs[0])["corpus_sha256"]
