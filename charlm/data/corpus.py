@@ -2,15 +2,17 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from charlm.config import Config
 from charlm.data.cache import Cache
 from charlm.data.reading import read_sources, split_lines
-from charlm.data.sources import find_sources
+from charlm.data.sources import Source, find_sources
 from charlm.data.text import Corpus, Text, codec, encode_text
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
+from charlm.system.process import show
 
 _IN_MEMORY = 2**28  # bytes of ids; of more, the ids are in a file
 
@@ -51,7 +53,7 @@ def load_corpus(
   if corpus := cache.load(verify):
     return corpus
   in_memory = 0 if folder else _IN_MEMORY
-  pieces = read_sources(config, sources)
+  pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, codec(config.unit), cache.open_file, in_memory)
     cache.save(corpus)
@@ -62,6 +64,19 @@ def load_corpus(
       f"the corpus {spec} has no line of text: give another --corpus"
     )
   return corpus
+
+
+def _shown(pieces: Iterator[str], sources: list[Source]) -> Iterator[str]:
+  """Yields the pieces, and shows on a terminal how much is read."""
+  megabytes = sum((x.stamp() or ("", 0, 0))[1] for x in sources) / 1e6
+  shown = time.monotonic()
+  for piece in pieces:
+    if time.monotonic() > shown + 0.2:
+      read = sum(source.num_read for source in sources) / 1e6
+      show(f"encoding the corpus: {read:,.0f} of {megabytes:,.0f} MB")
+      shown = time.monotonic()
+    yield piece
+  show("")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

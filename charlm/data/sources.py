@@ -24,11 +24,28 @@ _MAX_EXPANSION = 1000
 _ALWAYS_ALLOWED = 2**28  # bytes
 
 
-@dataclasses.dataclass(frozen=True)
+class _Counted(io.RawIOBase):
+  """A file that counts the bytes read from it."""
+
+  def __init__(self, file: io.BufferedIOBase) -> None:
+    self._file, self.num_bytes = file, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    data = self._file.read(len(buffer))
+    buffer[: len(data)] = data
+    self.num_bytes += len(data)
+    return len(data)
+
+
+@dataclasses.dataclass
 class Source:
   """A file, the plays, or standard input."""
 
   name: str  # a path, `shakespeare`, or `-`
+  num_read: int = 0  # bytes of the file so far
 
   @property
   def path(self) -> pathlib.Path | None:
@@ -73,7 +90,10 @@ class Source:
     """
     before = self.stamp()
     with self.open() as file:
-      yield from _decompressed(self.name, file)
+      counted = _Counted(file)
+      for chunk in _decompressed(self.name, counted):
+        self.num_read = counted.num_bytes
+        yield chunk
     if self.stamp() != before:
       raise InputError(
         f"{self.name} changed while it was read: start again when it is whole"
@@ -111,24 +131,7 @@ _COMPRESSIONS = (
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # after the level; of no blocks
 
 
-class _Counted(io.RawIOBase):
-  """A file that counts the bytes read from it."""
-
-  def __init__(self, file: io.BufferedIOBase) -> None:
-    self._file, self.num_bytes = file, 0
-
-  def readable(self) -> bool:
-    return True
-
-  def readinto(self, buffer: Any) -> int:
-    data = self._file.read(len(buffer))
-    buffer[: len(data)] = data
-    self.num_bytes += len(data)
-    return len(data)
-
-
-def _decompressed(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
-  counted = _Counted(file)
+def _decompressed(name: str, counted: _Counted) -> Iterator[bytes]:
   content = io.BufferedReader(counted, CHUNK)
   kind = _compression(name, content.peek(10)[:10])
   stream, size = kind.open(content) if kind else content, 0

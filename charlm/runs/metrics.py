@@ -115,6 +115,9 @@ class Metrics:
   def _give_up_for_now(self, what: str, error: Exception) -> None:
     self._run.check_owned()
     self._writers = {}
+    # For the next start, if none succeeds in this one.
+    with contextlib.suppress(OSError):
+      self._run.outdate_summaries()
     warn_unsaved(f"{what} could not be written", error, self._run.path)
 
   def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:

@@ -219,6 +219,12 @@ def _stderr_to_nowhere() -> Iterator[None]:
     os.close(nowhere)
 
 
+def show(text: str) -> None:
+  """Writes over the last line that it wrote, if stderr is a terminal."""
+  if sys.stderr.isatty():
+    print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
   """Writes a line to stderr, unless that fails, as on a full disk.
 

@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from charlm.config import Config
+from charlm.runs import metrics as metrics_module
 from charlm.runs.metrics import Metrics, read_records
 from charlm.runs.run_dir import RunDir, experiment_of
 from charlm.training.profile import Profile
@@ -158,6 +159,23 @@ def test_event_files_that_cannot_grow_are_made_anew(run: RunDir) -> None:
     (10, "sample", None),
     (20, _LOSS, 5.0),
   ]
+
+
+def test_summaries_that_stayed_short_are_made_anew_by_the_next_start(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(10, "train", {"loss": 2.0})
+
+  def fail(*_: object) -> None:
+    raise tf.errors.ResourceExhaustedError(None, None, "no space")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics_module, "_summarize", fail)
+    metrics.write(20, "train", {"loss": 1.0})
+  metrics.close()
+  Metrics(run, 20).close()
+  assert [step for step, _, _ in _events(run, "train")] == [10, 20]
 
 
 @pytest.mark.parametrize("sign", ["", "-"])
