@@ -7,9 +7,10 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from charlm.data.encoding import encode_text
 from charlm.data.reading import read_corpus
 from charlm.data.sources import Source
-from charlm.data.text import Ids, codec, encode_text
+from charlm.data.text import Ids, codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import Options, between, one_of, option

@@ -11,7 +11,8 @@ from charlm.data.corpus import (
   load_corpus,
   split_corpus,
 )
-from charlm.data.text import Corpus, Ids, sha256
+from charlm.data.encoding import Corpus
+from charlm.data.text import Ids, sha256
 from charlm.data.vocabulary import (
   NUM_SPECIAL,
   extend_vocabulary,

@@ -1,8 +1,6 @@
-"""What defines a run, and what identifies it."""
+"""What defines a run."""
 
 import dataclasses
-import json
-from typing import Any
 
 from charlm.errors import InputError
 from charlm.options import (
@@ -17,10 +15,6 @@ from charlm.options import (
   one_of,
   option,
 )
-
-# Incremented only when older folders become unreadable: a new field needs no
-# new format, since it reads as its default where it is missing.
-_FORMAT = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,79 +212,3 @@ class Config(Options):
     """Returns the step at which training ends."""
     num_steps = self.epochs * steps_per_epoch
     return min(num_steps, self.max_steps or num_steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-  """The identity of a run: a config, and the hashes of texts and vocabulary."""
-
-  config: Config
-  corpus_sha256: str  # of the text as the model sees it
-  vocabulary_sha256: str
-  eval_sha256: str
-  valid_sha256: str  # of the empty text if there is no valid text
-
-  def differences(self, other: "Experiment") -> list[str]:
-    """Lists the fields in which `other`, that of a later start, differs."""
-    mine, theirs = self._fields(), other._fields()
-    # The hash identifies the corpus, not the path: files may be moved. At a
-    # constant learning rate, more epochs only extend the run; a cosine schedule
-    # ends with the last step, so their number affects every step.
-    ignored = {"corpus", "eval_corpus", "valid_corpus"}
-    if self.config.schedule == "constant":
-      ignored |= {"epochs", "max_steps"}
-    why = ", on which the schedule depends"
-    reasons = {"epochs": why, "max_steps": why}
-    names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
-    # The hashes of the run folder's files are named only if nothing else
-    # differs: another number of eval lines, for one, changes them, too.
-    names = [name for name in names if name not in _FILES_SHA256] or names
-    return [
-      difference(name, mine[name], theirs[name], reasons.get(name, ""))
-      for name in names
-    ]
-
-  def to_json(self) -> str:
-    """Returns the text of `config.json`."""
-    return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"
-
-  @classmethod
-  def from_json(cls, text: str) -> "Experiment":
-    """Reads what `to_json` wrote.
-
-    Raises InputError: not what `to_json` writes; the message says why.
-    """
-    try:
-      fields = json.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter for "[[[[..."
-      raise InputError(f"not JSON ({error})") from error
-    if not isinstance(fields, dict):
-      raise InputError("not a JSON object")
-    if fields.pop("format", None) != _FORMAT:
-      raise InputError(f"written by another version (format is not {_FORMAT})")
-    hashes = [fields.pop(name, None) for name in _SHA256]
-    for name, sha256 in zip(_SHA256, hashes, strict=True):
-      if not isinstance(sha256, str) or len(sha256) != 64:
-        raise InputError(f"field {name} is not 64 hexadecimal digits")
-    return cls(_config_from(fields), *hashes)
-
-  def _fields(self) -> dict[str, Any]:
-    fields = dataclasses.asdict(self)
-    return fields.pop("config") | fields
-
-
-_SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
-_FILES_SHA256 = _SHA256[1:]
-
-
-def _config_from(fields: dict[str, Any]) -> Config:
-  """Returns a config; a field that an older file lacks has its default."""
-  names = {field.name for field in dataclasses.fields(Config)}
-  if unknown := sorted(fields.keys() - names):
-    raise InputError(f"field {unknown[0]} is unknown")
-  return Config(**fields)
-
-
-def difference(name: str, there: object, here: object, why: str = "") -> str:
-  """Says how a value of this start differs from an earlier start's."""
-  return f"{name} ({there} before, {here} now{why})"

@@ -26,7 +26,7 @@ import sample
 import train
 from charlm.config import Config
 from charlm.data.corpus import Split
-from charlm.data.text import encode_text
+from charlm.data.encoding import encode_text
 from charlm.model.language_model import build_model
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records

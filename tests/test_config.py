@@ -5,8 +5,9 @@ import pathlib
 import pytest
 from helpers import ROOT
 
-from charlm.config import Config, Experiment
+from charlm.config import Config
 from charlm.errors import InputError
+from charlm.experiment import Experiment
 from charlm.system.flags import define_flags, options_from
 from train import TrainOptions
 
@@ -26,6 +27,7 @@ def test_fields_are_flags_one_to_one() -> None:
   others = {"run_dir", "num_replicas", "max_to_keep", "gru", "deterministic"}
   others |= {"checkpoint_every_steps", "summary_every_steps"}
   others |= {"profile_steps", "eval_every_steps"}
+  others |= {"corpus_cache", "verify_corpus"}
   assert names == others | {field.name for field in dataclasses.fields(Config)}
 
 
@@ -44,6 +46,14 @@ def test_defaults_are_the_references_recipe() -> None:
     "eval_lines": 1000,
     "eval_chars": 0,
     "valid_lines": 0,
+    "valid_chars": 0,
+    "eval_corpus": "",
+    "valid_corpus": "",
+    "unit": "character",
+    "field": "",
+    "skip_bad": False,
+    "min_count": 1,
+    "max_steps": 0,
     "seq_length": 100,
     "batch_size": 64,
     "carry_state": False,

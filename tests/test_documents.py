@@ -48,6 +48,8 @@ FILES_OF_OTHERS = {
 }
 # Later flags win.
 SMALL = [
+  "--eval_chars=0",
+  "--valid_chars=0",
   "--eval_lines=50",
   "--seq_length=20",
   "--batch_size=24",

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from charlm.config import Config
+from charlm.data.encoding import Corpus
 from charlm.data.sources import Source
-from charlm.data.text import Corpus, OpenFile, StoredIds, Text, codec
+from charlm.data.text import OpenFile, StoredIds, Text, codec
 from charlm.system.process import warn
 
 _MARK = b"charlm 1"  # with another version's mark, the file is written anew

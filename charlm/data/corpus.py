@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 from charlm.config import Config
 from charlm.data.cache import Cache
+from charlm.data.encoding import Corpus, encode_text
 from charlm.data.reading import read_sources, split_lines
 from charlm.data.sources import Source, find_sources
-from charlm.data.text import Corpus, Text, codec, encode_text
+from charlm.data.text import Text, codec
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show

@@ -5,12 +5,9 @@ of any size is encoded in one pass, before its vocabulary is known. `Ids` then
 reads the text in the ids of a vocabulary.
 """
 
-import dataclasses
 import hashlib
-import io
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -19,8 +16,6 @@ from charlm.data.vocabulary import UNKNOWN_ID
 from charlm.errors import InputError
 
 _BLOCK = 2**20  # characters
-_PIECE = 2**15  # characters that are encoded at a time
-_NUM_CODE_POINTS = 0x110000
 
 
 def codec(unit: str) -> str:
@@ -198,122 +193,6 @@ def gather(
       row = np.concatenate([row, ids[:beyond]])
     rows.append(row)
   return np.stack(rows)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Corpus:
-  """A whole text, and what was found while it was encoded."""
-
-  text: Text
-  counts: np.ndarray  # of each of the text's characters
-  sha256: str  # of the text in its encoding
-
-  def frequent(self, min_count: int) -> list[str]:
-    """Lists the characters that occur so often at least."""
-    pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
-    return [char for char, count in pairs if count >= max(1, min_count)]
-
-  @property
-  def num_bytes(self) -> int:
-    """The size of the text in its encoding."""
-    return self.text.num_bytes(self.counts)
-
-
-class _Encoder:
-  """What `encode_text` does with each piece."""
-
-  def __init__(
-    self, codec: str, open_file: Callable[[], BinaryIO], in_memory: int
-  ) -> None:
-    self._codec, self._open_file, self._in_memory = codec, open_file, in_memory
-    self._digest = hashlib.sha256()
-    self._code_points = np.zeros(0, np.uint32)  # in the order of their ids
-    self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
-    self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
-    self._dtype, self._size = np.dtype(np.uint8), 0
-    self._file: BinaryIO = io.BytesIO()
-    if codec == "latin-1":  # all bytes, so that the file is the text itself
-      self._learn(np.arange(256, dtype=np.uint32))
-
-  def add(self, piece: str) -> None:
-    # Short ones: in most texts many of these are ASCII, which is faster.
-    for start in range(0, len(piece), _PIECE):
-      self._add(piece[start : start + _PIECE])
-
-  def _add(self, piece: str) -> None:
-    data = piece.encode(self._codec)
-    self._digest.update(data)
-    if len(data) == len(piece):  # a byte for each character
-      codes = np.frombuffer(data, np.uint8)
-    else:
-      codes = np.frombuffer(piece.encode("utf-32-le"), np.uint32)
-    counts = np.bincount(codes)
-    self._counts[: len(counts)] += counts
-    ids = self._ids[codes]
-    if len(new := codes[ids < 0]):
-      self._learn(new)
-      ids = self._ids[codes]
-    self._size += len(ids)
-    dtype = np.min_scalar_type(len(self._code_points) - 1)
-    large = self._size * dtype.itemsize > self._in_memory
-    if dtype != self._dtype or large == isinstance(self._file, io.BytesIO):
-      self._move(dtype, self._open_file() if large else io.BytesIO())
-    self._file.write(ids.astype(dtype).data)
-
-  def finish(self) -> Corpus:
-    ids: np.ndarray | StoredIds
-    if isinstance(self._file, io.BytesIO):
-      ids = np.frombuffer(self._file.getbuffer(), self._dtype)
-    else:
-      self._file.flush()
-      ids = StoredIds(OpenFile(self._file), self._dtype, 0, self._size)
-    text = Text(ids, self._code_points, self._codec)
-    counts = self._counts[self._code_points]
-    return Corpus(text, counts, self._digest.hexdigest())
-
-  def close(self) -> None:
-    self._file.close()
-
-  def _learn(self, code_points: np.ndarray) -> None:
-    """Gives ids to new characters, in the order in which they first occur."""
-    new, first = np.unique(code_points, return_index=True)
-    new = new[np.argsort(first)].astype(np.uint32)
-    self._ids[new] = len(self._code_points) + np.arange(len(new))
-    self._code_points = np.append(self._code_points, new)
-
-  def _move(self, dtype: np.dtype, target: BinaryIO) -> None:
-    """Moves the ids to another file, in a type that may be a wider one."""
-    self._file.seek(0)
-    while data := self._file.read(_BLOCK):
-      target.write(np.frombuffer(data, self._dtype).astype(dtype).data)
-    self._file.close()
-    self._file, self._dtype = target, dtype
-
-
-def encode_text(
-  pieces: Iterable[str],
-  codec: str = "utf-8",
-  open_file: Callable[[], BinaryIO] = tempfile.TemporaryFile,
-  in_memory: int = 2**23,
-) -> Corpus:
-  """Encodes a text that comes in pieces.
-
-  Args:
-    pieces: of the text, of any lengths.
-    codec: `utf-8`, or `latin-1` for a text of bytes.
-    open_file: opens a file for the ids if they are many.
-    in_memory: the most bytes of ids that are kept in memory.
-
-  Raises OSError: the file cannot be written.
-  """
-  encoder = _Encoder(codec, open_file, in_memory)
-  try:
-    for piece in pieces:
-      encoder.add(piece)
-    return encoder.finish()
-  except BaseException:
-    encoder.close()
-    raise
 
 
 def sha256(chunks: Iterable[bytes]) -> str:

@@ -10,7 +10,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from charlm.data.text import Text, encode_text
+from charlm.data.encoding import encode_text
+from charlm.data.text import Text
 from charlm.errors import InputError
 
 # A vocabulary of all of Unicode takes 17 MB.

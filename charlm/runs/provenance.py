@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import difference
+from charlm.experiment import difference
 from charlm.system.machine import num_cores, processor
 
 # Fields that are not compared: the last bits of results do not depend on them,

@@ -24,11 +24,13 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from charlm.config import Config, Experiment
+from charlm.config import Config
 from charlm.data.corpus import Split
-from charlm.data.text import Corpus, Text, codec, encode_text, sha256
+from charlm.data.encoding import Corpus, encode_text
+from charlm.data.text import Text, codec, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
+from charlm.experiment import Experiment
 from charlm.options import is_utf8
 from charlm.runs.checked_files import (
   parse_file,

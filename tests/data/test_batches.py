@@ -16,8 +16,9 @@ from charlm.data.batches import (
   split_input_target,
 )
 from charlm.data.corpus import load_corpus, split_text
+from charlm.data.encoding import encode_text
 from charlm.data.tensors import create_batch_dataset
-from charlm.data.text import Ids, encode_text
+from charlm.data.text import Ids
 from charlm.data.vocabulary import build_vocabulary, decode, encode
 from charlm.errors import InputError
 

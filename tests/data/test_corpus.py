@@ -10,8 +10,8 @@ from helpers import SHARED_DATA
 from charlm.config import Config
 from charlm.data import corpus, shakespeare
 from charlm.data import text as text_module
+from charlm.data.encoding import encode_text
 from charlm.data.reading import clean_pieces
-from charlm.data.text import encode_text
 from charlm.errors import InputError
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from charlm.data import text as text_module
-from charlm.data.text import Ids, StoredIds, Text, encode_text, sha256
+from charlm.data.encoding import encode_text
+from charlm.data.text import Ids, StoredIds, Text, sha256
 from charlm.data.vocabulary import build_vocabulary, encode
 from charlm.errors import InputError
 
