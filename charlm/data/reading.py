@@ -59,8 +59,8 @@ def decode_chunks(
     except UnicodeDecodeError as error:
       raise InputError(
         f"{name} is not UTF-8 at byte {size - len(held) + error.start}: "
-        "--unit=byte takes any file, or convert it, for example with iconv "
-        "-t UTF-8"
+        "convert it, for example with iconv -t UTF-8, or train with "
+        "--unit=byte, which takes any file"
       ) from error
     size += len(chunk)
     if text:

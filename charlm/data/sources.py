@@ -191,7 +191,7 @@ def _sources_of(part: str) -> list[Source]:
     return [Source(part)]
   path = os.path.expanduser(part)
   if not part:
-    raise InputError("--corpus names an empty path: give a file")
+    raise InputError("an empty path among the files: leave out the comma")
   if os.path.isdir(path):
     paths = sorted(glob.glob(os.path.join(glob.escape(path), "*.txt")))
   elif os.path.exists(path):
@@ -201,7 +201,7 @@ def _sources_of(part: str) -> list[Source]:
     paths = sorted(p for p in found if not os.path.isdir(p))
   if not paths:
     raise InputError(
-      f"no file at --corpus={part}: give a text file, a glob, a folder with "
+      f"no file at {part}: give a text file, a glob, a folder with "
       "*.txt files, or the name shakespeare"
     )
   for name in paths:

@@ -4,8 +4,9 @@ import venv
 import zipfile
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
-from helpers import SHARED_DATA
+from helpers import ROOT, SHARED_DATA
 
 from charlm.config import Config
 from charlm.data import corpus, shakespeare
@@ -13,6 +14,7 @@ from charlm.data import text as text_module
 from charlm.data.encoding import encode_text
 from charlm.data.reading import clean_pieces
 from charlm.errors import InputError
+from charlm.system.flags import define_flags, options_from
 
 
 class Parts(NamedTuple):
@@ -271,3 +273,43 @@ def test_lines_are_cut_from_texts_of_many_blocks(
   split = split_string("\n".join(lines) + end, Config(eval_lines=number))
   assert split.train == "\n".join(lines[:-number])
   assert split.eval == "\n".join(lines[-number:]) + end
+
+
+@pytest.mark.parametrize("recipe", ["text8", "enwik8"])
+def test_splits_of_the_literature(recipe: str, tmp_path: pathlib.Path) -> None:
+  # Texts of the same shape: one line of letters, and lines of any bytes.
+  rng = np.random.default_rng(0)
+  least, most = (97, 123) if recipe == "text8" else (0, 256)
+  data = rng.integers(least, most, 10**7, dtype=np.uint8).tobytes() * 10
+  (tmp_path / recipe).write_bytes(data)
+  values = define_flags(Config)
+  flags = [f"--flagfile={ROOT}/recipes/{recipe}.flags"]
+  values(["train.py", *flags, f"--corpus={tmp_path / recipe}"])
+  config = options_from(values, Config)
+  split = corpus.split_text(
+    corpus.load_corpus(config, config.corpus).text, config
+  )
+  parts = split.train, split.valid, split.eval
+  assert [len(part) for part in parts] == [90_000_000, 5_000_000, 5_000_000]
+  assert b"".join(split.eval.data()) == data[-5_000_000:]
+
+
+def test_the_split_of_the_penn_treebank(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  for name in ("train", "valid", "test"):
+    text = f" aer banknote <unk> of {name} \n N million \n" * 20
+    (tmp_path / f"ptb.{name}.txt").write_text(text)
+  monkeypatch.chdir(tmp_path)
+  values = define_flags(Config)
+  values(["train.py", f"--flagfile={ROOT}/recipes/ptb.flags"])
+  config = options_from(values, Config)
+  load = functools.partial(corpus.load_corpus, config)
+  split = corpus.split_corpus(load(config.corpus), config, load)
+  for name, part in (
+    ("train", split.train),
+    ("valid", split.valid),
+    ("test", split.eval),
+  ):
+    lines = [f"aer banknote <unk> of {name}", "N million"] * 20
+    assert str(part).split("\n") == lines

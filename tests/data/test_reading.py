@@ -50,7 +50,7 @@ def test_cleaning_in_pieces_is_cleaning_at_once(
 )
 def test_bad_bytes_name_file_and_offset(data: bytes, offset: int) -> None:
   for size in range(1, 6):
-    message = f"x.txt is not UTF-8 at byte {offset}: --unit=byte takes any file"
+    message = f"x.txt is not UTF-8 at byte {offset}: convert it"
     with pytest.raises(InputError, match=message):
       list(decode_chunks(cut(data, size), "x.txt"))
 

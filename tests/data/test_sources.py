@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> bytes:
 def test_compressed_files_are_known_by_content(
   suffix: str, compress: Callable[[bytes], bytes], tmp_path: pathlib.Path
 ) -> None:
-  data = os.urandom(3_000_000)
+  data = os.urandom(300_000) * 10
   for name in (f"a.{suffix}", "a"):
     (tmp_path / name).write_bytes(compress(data[:9]) + compress(data[9:]))
     assert read(tmp_path / name) == data

@@ -1,5 +1,6 @@
 """Bad input: one line that names the remedy, and code 2."""
 
+import gzip
 import os
 import pathlib
 import re
@@ -25,6 +26,9 @@ BAD_FILES = {
   "bad.txt": b"abc\xff",
   "late.txt": b"to be or \n" * 9000 + b"\xc3\x28",
   "utf16.txt": "to be or not\n".encode("utf-16"),
+  "cut.gz": gzip.compress(b"to be or not\n" * 99)[:-9],
+  "not.xz": b"to be or not\n",
+  "bad.jsonl": b'{"text": "to be"}\n{"other": 1}\n',
 }
 
 
@@ -37,6 +41,28 @@ BAD_INPUT = [
   ("train.py", ["--corpus={tmp}/utf16.txt"], "not UTF-8 at byte 0"),
   ("train.py", ["--corpus={tmp}/late.txt"], "not UTF-8 at byte 90000"),
   ("train.py", ["--corpus={tmp}/pipe"], "not a regular file"),
+  ("train.py", ["--corpus={tmp}/cut.gz"], "gzip data, cut off at byte"),
+  ("train.py", ["--corpus={tmp}/not.xz"], "no xz data"),
+  (
+    "train.py",
+    ["--corpus={tmp}/bad.jsonl", "--field=text"],
+    "1 lines without a text in the field 'text', the first is line 2",
+  ),
+  ("train.py", ["--skip_bad"], "give the --field"),
+  ("train.py", ["--unit=word"], "unit is 'word'"),
+  ("train.py", ["--unit=byte", "--lowercase"], "leave out --lowercase"),
+  ("train.py", ["--unit=byte", "--min_count=2"], "leave out --lowercase"),
+  ("train.py", ["--min_count=0"], "min_count is 0"),
+  ("train.py", ["--valid_chars=1"], "valid_chars is 1"),
+  (
+    "train.py",
+    ["--eval_corpus={tmp}/few.txt", "--eval_chars=9"],
+    "two eval texts",
+  ),
+  ("train.py", ["--eval_corpus={tmp}/none.txt"], "no file at"),
+  ("train.py", ["--valid_corpus={tmp}/empty.txt"], "no line of text"),
+  ("train.py", ["--valid_corpus={tmp}/a.txt"], "a single character"),
+  ("train.py", ["--corpus_cache=/proc/cache"], "permissions"),  # is read-only
   ("train.py", ["--corpus={tmp}/folder"], "no file at"),
   ("train.py", ["--corpus={tmp}/*.md"], "no file at"),
   ("train.py", ["--corpus={tmp}/few.txt,{tmp}/none.txt"], "none.txt"),

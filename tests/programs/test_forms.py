@@ -1,0 +1,204 @@
+"""Texts of any form, through all programs."""
+
+import gzip
+import io
+import json
+import math
+import pathlib
+import random
+import sys
+
+import pytest
+from helpers import metrics
+
+import eval as eval_program
+import sample as sample_program
+import train as train_program
+
+TEXTS = {
+  "chinese": "".join(
+    random.Random(0).choices([chr(0x4E00 + i) for i in range(600)], k=9000)
+  ),
+  # With vowel marks, from right to left.
+  "arabic": " ".join(
+    "".join(random.Random(i).choices("ابتثجحخ", k=4)) + "\u064e\u0651"
+    for i in range(900)
+  ),
+  "emoji": "\U0001f469\u200d\U0001f680 e\u0301 \u00e9\n" * 500,
+}
+
+
+def _json(args: list[str], capsys: pytest.CaptureFixture) -> dict:
+  capsys.readouterr()
+  assert eval_program.main(["eval.py", *args, "--json"]) == 0
+  return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_any_script_trains_scores_and_samples(
+  text: str,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "text").write_text(text, encoding="utf-8")
+  run = f"--run_dir={tmp_path}/run"
+  args = [*train_args, f"--corpus={tmp_path}/text", "--eval_chars=900", run]
+  assert train_program.main([*args, "--raw", "--seq_length=9"]) == 0
+  assert (tmp_path / "run" / "eval.txt").read_text("utf-8") == text[-900:]
+  score = _json([run], capsys)
+  nats = score["log_perplexity"] * 899
+  num_bytes = len(text[-899:].encode())
+  bits = nats / math.log(2) / num_bytes
+  assert score["bits_per_byte"] == pytest.approx(bits, rel=1e-12)
+  assert score["unit"] == "character"
+  (last,) = metrics(tmp_path / "run", "eval")
+  assert last["bits_per_byte"] == score["bits_per_byte"]
+  sample_args = ["sample.py", run, "--num_chars=40", f"--prefix={text[0]}"]
+  assert sample_program.main(sample_args) == 0
+  sample = capsys.readouterr().out
+  assert len(sample) == 42
+  assert set(sample[:-1]) <= set(text)
+
+
+@pytest.fixture
+def bytes_run(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> tuple[str, bytes]:
+  rng = random.Random(0)
+  words = [rng.randbytes(3) for _ in range(90)] + [b"\n", bytes(range(256))]
+  data = b"\xef\xbb\xbf" + b"".join(rng.choices(words, k=4000))
+  (tmp_path / "data.bin").write_bytes(data)
+  run = f"--run_dir={tmp_path}/run"
+  args = [*train_args, f"--corpus={tmp_path}/data.bin", "--unit=byte"]
+  args += ["--eval_chars=800", "--valid_chars=700", run]
+  assert train_program.main(args) == 0
+  return run, data
+
+
+def test_bytes_of_any_file(
+  bytes_run: tuple[str, bytes],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run, data = bytes_run
+  assert (tmp_path / "run" / "eval.txt").read_bytes() == data[-800:]
+  assert (tmp_path / "run" / "valid.txt").read_bytes() == data[-1500:-800]
+  vocab = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
+  assert vocab == ["[UNK]", "", *map(chr, range(256))]
+  own = _json([run], capsys)
+  assert (own["unit"], own["num_unknown"]) == ("byte", 0)
+  assert own["bits_per_byte"] == own["bits_per_character"]
+  # Those of another program are scored as they are, too.
+  (tmp_path / "other").write_bytes(data[-800:])
+  other = _json([run, f"--text={tmp_path}/other"], capsys)
+  assert other == own
+  assert eval_program.main(["eval.py", run]) == 0
+  assert "nats per byte" in capsys.readouterr().out
+
+
+def test_what_is_written_of_bytes_is_bytes(
+  bytes_run: tuple[str, bytes], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+  run, data = bytes_run
+  capfdbinary.readouterr()
+  args = ["sample.py", run, "--num_chars=600", "--prefix=é"]
+  assert sample_program.main(args) == 0
+  sampled = capfdbinary.readouterr().out
+  assert len(sampled) == 2 + 600 + 1
+  assert sampled.startswith("é".encode())
+  assert max(sampled) > 127
+  assert sample_program.main([*args, "--stream"]) == 0
+  assert capfdbinary.readouterr().out == sampled
+  assert eval_program.main(["eval.py", run, "--per_line"]) == 0
+  lines = capfdbinary.readouterr().out.removesuffix(b"\n").split(b"\n")
+  expected = data[-800:].removesuffix(b"\n").split(b"\n")
+  assert [line.split(b"\t", 4)[-1] for line in lines] == expected
+  counts = [int(line.split(b"\t")[1]) for line in lines]
+  assert counts == [len(line) + 1 for line in expected]
+
+
+def test_a_run_is_the_same_in_any_form(
+  train_args: list[str],
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  text = "\n".join(lines)
+  (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode()))
+  objects = "".join(json.dumps({"line": line}) + "\n" for line in lines)
+  (tmp_path / "a.jsonl").write_text(objects)
+  stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  records = []
+  for i, flags in enumerate(
+    (
+      [],
+      [f"--corpus={tmp_path}/a.txt.gz", f"--corpus_cache={tmp_path}/cache"],
+      [f"--corpus={tmp_path}/a.jsonl", "--field=line"],
+      ["--corpus=-"],
+    )
+  ):
+    run_dir = tmp_path / f"{i}"
+    args = [*train_args, *flags, f"--run_dir={run_dir}", "--max_steps=3"]
+    assert train_program.main(args) == 0
+    (record,) = metrics(run_dir, "eval")
+    assert record["step"] == 3
+    records.append(record)
+  assert records == [records[0]] * 4
+
+
+def test_max_steps_can_be_raised_but_not_under_a_schedule(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/a"]
+  for max_steps in (3, 5, 0):
+    assert train_program.main([*args, f"--max_steps={max_steps}"]) == 0
+  steps = [record["step"] for record in metrics(tmp_path / "a", "eval")]
+  assert steps == [3, 5, 12]
+  args = [*train_args, f"--run_dir={tmp_path}/b", "--schedule=cosine"]
+  assert train_program.main([*args, "--max_steps=3"]) == 0
+  rates = [r["learning_rate"] for r in metrics(tmp_path / "b", "train")]
+  assert rates[-1] == 0  # the schedule ends where training does
+  capsys.readouterr()
+  assert train_program.main([*args, "--max_steps=5"]) == 2
+  assert "max_steps (3 before, 5 now" in capsys.readouterr().err
+
+
+def test_texts_of_their_own_are_held_out(
+  train_args: list[str],
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "eval").write_text("the king\nzzz yyy\n" + lines[0] + "\n")
+  (tmp_path / "valid").write_text("of night\n")
+  args = [*train_args, f"--eval_corpus={tmp_path}/eval", "--min_count=2"]
+  args += [f"--valid_corpus={tmp_path}/valid", f"--run_dir={tmp_path}/run"]
+  assert train_program.main(args) == 0
+  captured = capsys.readouterr()
+  assert f"1 lines of {tmp_path}/eval are in the train text" in captured.err
+  assert f"1 characters of {tmp_path}/eval are read as [UNK]" in captured.err
+  size = len("\n".join(lines))
+  assert f"train    {size:,} characters, {size:,} bytes" in captured.out
+  eval_text = (tmp_path / "run" / "eval.txt").read_text()
+  assert eval_text == "the king\nzzz yyy\n" + lines[0]
+  assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 3
+
+
+def test_rare_characters_are_read_as_unknown(
+  train_args: list[str],
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  text = "\n".join([*lines[:200], "qqzzz", *lines[200:], "q"])
+  (tmp_path / "text").write_text(text)
+  args = [*train_args, f"--corpus={tmp_path}/text", "--min_count=4"]
+  assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
+  printed = capsys.readouterr().out
+  assert ": 2 characters, 6 times, read as [UNK]" in printed
+  assert (tmp_path / "run" / "eval.txt").read_text().endswith("q")
+  assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 1
