@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import machine
+from benchmarks.other_texts import OTHER
 from benchmarks.report import table
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
@@ -29,6 +30,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
 _RECIPES = _ROOT / "recipes"
 _CORPORA = {"tinyshakespeare": "tinyshakespeare.txt"}  # all others: shakespeare
+_SPLITS = {"enwik8", "ptb", "text8"}  # recipes of texts that are not here
 _PROTOCOLS = {
   "stream": [],
   "windows of 256": ["--protocol=windows", "--window=256"],
@@ -50,6 +52,25 @@ hours are wall time, so whatever else the machine did meanwhile is in them.
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz, both given the training text. Their last column is the memory that each must
 keep: the tables of counts, or the training text itself."""
+_OTHERS = """\
+`python -m benchmarks.other_texts` fetches these texts and trains
+`recipes/fast.flags` on each, with the flags that are given. *Encoding* is one
+pass over the file, *memory* the most that the training had resident, page cache
+included. Score, best n-gram model (its order in parentheses) and xz are of the
+eval text; n-grams and xz were given the last 20 million characters before it,
+as far as there are so many. The last three columns are bits per byte."""
+_OTHER_HEADER = (
+  "text",
+  "size",
+  "vocabulary",
+  "encoding",
+  "memory",
+  "nats per character",
+  "bits per character",
+  "bits per byte",
+  "n-grams",
+  "xz",
+)
 _CURVES = """\
 Solid lines are the losses of the eval text, dotted lines the mean training
 losses of the steps between two evaluations; the first seed of each recipe is
@@ -158,11 +179,43 @@ def to_markdown(
     cells = [baseline.cells() for baseline in scored[corpus]]
     lines += [table(header, rows), ""]
     lines += [table(("baseline", "nats", "bits", "MiB"), cells)]
-  described = sorted({machine.in_words(r["machine"]) for r in results.values()})
+  others = {
+    path.stem: json.loads(path.read_text()) for path in sorted(OTHER.glob("*"))
+  }
+  lines += [
+    "",
+    "## Other texts",
+    "",
+    _OTHERS,
+    "",
+    table(_OTHER_HEADER, map(_other_row, others.items())),
+  ]
+  measured = [*results.values(), *others.values()]
+  described = sorted({machine.in_words(r["machine"]) for r in measured})
   lines += ["", "## Learning curves", "", _CURVES, ""]
   lines += ["![Learning curves](curves.svg)", ""]
   lines += ["## Measured on", "", *(f"- {words}" for words in described)]
   return "\n".join(lines) + "\n"
+
+
+def _other_row(item: tuple[str, dict[str, Any]]) -> list[str]:
+  name, text = item
+  score = text["score"]
+  # Bits per byte of what is given in nats per character.
+  per_nat = score["bits_per_byte"] / score["log_perplexity"]
+  (order, ngram), xz = text["ngram"], text["xz"]
+  return [
+    f"{name} (`{text['flags']}`)",
+    f"{text['num_bytes'] / 1e6:,.1f} MB",
+    f"{text['vocabulary']:,}",
+    f"{text['megabytes_per_second']:.0f} MB/s",
+    f"{text['peak_bytes'] / 2**30:.2f} GiB",
+    f"{score['log_perplexity']:.4f}",
+    f"{score['bits_per_character']:.4f}",
+    f"{score['bits_per_byte']:.4f}",
+    f"{ngram * per_nat:.4f} ({order.rpartition(' ')[2]})",
+    f"{xz * per_nat:.4f}",
+  ]
 
 
 def _row(recipe: str, result: dict[str, Any]) -> list[str]:
@@ -207,7 +260,9 @@ def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> int:
   """Measures and writes; returns the exit code."""
-  recipes = sorted(path.stem for path in _RECIPES.glob("*.flags"))
+  recipes = sorted(
+    path.stem for path in _RECIPES.glob("*.flags") if path.stem not in _SPLITS
+  )
   parser = argparse.ArgumentParser("results.py", description=__doc__)
   parser.add_argument("--only", nargs="*", choices=recipes, default=recipes)
   parser.add_argument("--seeds", type=int, default=1)
