@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import sys
 
+import numpy as np
+
 from charlm.config import Config
 from charlm.data.corpus import (
   Split,
@@ -100,23 +102,16 @@ def _describe(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
   """Returns name, size and SHA-256 of the corpus and of its parts."""
-  cut = [split.eval] if not config.eval_corpus else []
-  cut += [split.valid] if not config.valid_corpus else []
-  # The train text may be too large to be counted and hashed at each start: it
-  # is what the others leave, but for newlines between them.
-  num_bytes = corpus.num_bytes - sum(part.num_bytes() for part in cut)
-  num_bytes -= len(corpus.text) - len(split.train) - sum(map(len, cut))
   lines = [
     f"corpus   {config.corpus}: {len(corpus.text):,} characters, "
-    f"{corpus.num_bytes:,} bytes, SHA-256 {corpus.sha256}",
-    f"train    {len(split.train):,} characters, {num_bytes:,} bytes",
+    f"{corpus.num_bytes:,} bytes, SHA-256 {corpus.sha256}"
   ]
-  lines += [
-    f"{name:<8} {len(part):,} characters, {part.num_bytes():,} bytes, "
-    f"SHA-256 {sha256(part.data())}"
-    for name, part in (("valid", split.valid), ("eval", split.eval))
-    if len(part)
-  ]
+  for name, part in vars(split).items():
+    line = f"{name:<8} {len(part):,} characters"
+    # A start is not to wait for that of a huge train text.
+    if part is not split.train or isinstance(part.ids, np.ndarray):
+      line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
+    lines += [line] if len(part) else []
   rare = corpus.counts[corpus.counts < config.min_count]
   words = f": {len(rare):,} characters, {rare.sum():,} times, read as [UNK]"
   lines.append(f"vocab    {len(vocab):,} entries{words if len(rare) else ''}")

@@ -182,7 +182,9 @@ def test_texts_of_their_own_are_held_out(
   assert f"1 lines of {tmp_path}/eval are in the train text" in captured.err
   assert f"1 characters of {tmp_path}/eval are read as [UNK]" in captured.err
   size = len("\n".join(lines))
-  assert f"train    {size:,} characters, {size:,} bytes" in captured.out
+  assert (
+    f"train    {size:,} characters, {size:,} bytes, SHA-256" in captured.out
+  )
   eval_text = (tmp_path / "run" / "eval.txt").read_text()
   assert eval_text == "the king\nzzz yyy\n" + lines[0]
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 3
