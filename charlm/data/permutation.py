@@ -1,38 +1,34 @@
 """A keyed permutation that needs no memory: each place is computed alone."""
 
-import numpy as np
+import math
 
-_ROUNDS = 8
+import numpy as np
 
 
 def permute(places: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
   """Returns where a permutation of `range(size)` sends some places.
 
-  A Feistel network (Luby and Rackoff 1988) permutes the numbers of an even
-  number of bits, and what it sends beyond `size` is sent on until it is below
-  (cycle walking, Black and Rogaway 2002): on average less than four times.
+  A Feistel network (Luby and Rackoff 1988) permutes the pairs of two numbers,
+  of which there are hardly more than `size`; what it sends beyond `size` is
+  sent on until it is below (cycle walking, Black and Rogaway 2002).
 
   Args:
     places: `[N]` numbers below `size`.
-    size: how many places there are, at most 2**62.
-    key: eight words, uint64.
+    size: how many places there are.
+    key: an even number of words, uint64; eight are enough.
   """
-  half = max(1, -(-(size - 1).bit_length() // 2))
+  columns = np.uint64(math.isqrt(size - 1) + 1)
+  rows = np.uint64(-(-size // int(columns)))
   places = np.array(places, np.uint64)
   outside = np.ones(len(places), bool)
   while outside.any():
-    places[outside] = _network(places[outside], np.uint64(half), key)
+    row, column = np.divmod(places[outside], columns)
+    for even, odd in key.reshape(-1, 2):
+      row = (row + _mix(column ^ even) % rows) % rows
+      column = (column + _mix(row ^ odd) % columns) % columns
+    places[outside] = row * columns + column
     outside = places >= size
   return places.astype(np.int64)
-
-
-def _network(x: np.ndarray, half: np.uint64, key: np.ndarray) -> np.ndarray:
-  """Permutes numbers of `2 * half` bits."""
-  mask = (np.uint64(1) << half) - np.uint64(1)
-  left, right = x >> half, x & mask
-  for word in key[:_ROUNDS]:
-    left, right = right, left ^ (_mix(right ^ word) & mask)
-  return (left << half) | right
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

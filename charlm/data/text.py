@@ -54,13 +54,24 @@ class StoredIds:
 
   def __getitem__(self, key: slice) -> np.ndarray:
     start, stop, _ = key.indices(len(self))
+    return np.frombuffer(self._read(start, max(start, stop)), self.dtype)
+
+  def gather(self, starts: np.ndarray, size: int) -> np.ndarray:
+    """Returns what the function `gather` does."""
+    data, end = [], len(self)
+    for start in (starts % end).tolist():
+      data.append(self._read(start, min(start + size, end)))
+      if start + size > end:
+        data.append(self._read(0, start + size - end))
+    return np.frombuffer(b"".join(data), self.dtype).reshape(-1, size)
+
+  def _read(self, start: int, stop: int) -> bytes:
     width = self.dtype.itemsize
-    num_bytes = max(0, stop - start) * width
-    offset = (self._start + start) * width
+    num_bytes, offset = (stop - start) * width, (self._start + start) * width
     data = os.pread(self.opened.file.fileno(), num_bytes, offset)
     if len(data) < num_bytes:
       raise InputError("the encoded corpus was cut off: start again")
-    return np.frombuffer(data, self.dtype)
+    return data
 
   def part(self, start: int, stop: int) -> "StoredIds":
     """Returns the ids from `start` to `stop`, unread."""
@@ -183,16 +194,9 @@ def gather(
   if isinstance(ids, Ids):
     rows: np.ndarray = ids.table[gather(ids.stored, starts, size)]
     return rows
-  places = starts[:, np.newaxis] + np.arange(size)
-  if isinstance(ids, np.ndarray):
-    return ids[places % len(ids)]
-  rows = []
-  for start in (starts % len(ids)).tolist():
-    row = ids[start : start + size]
-    if beyond := size - len(row):
-      row = np.concatenate([row, ids[:beyond]])
-    rows.append(row)
-  return np.stack(rows)
+  if isinstance(ids, StoredIds):
+    return ids.gather(starts, size)
+  return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]
 
 
 def sha256(chunks: Iterable[bytes]) -> str:

@@ -18,7 +18,7 @@ from charlm.data.batches import (
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.encoding import encode_text
 from charlm.data.tensors import create_batch_dataset
-from charlm.data.text import Ids
+from charlm.data.text import Ids, StoredIds
 from charlm.data.vocabulary import build_vocabulary, decode, encode
 from charlm.errors import InputError
 
@@ -189,17 +189,15 @@ def test_a_shuffle_without_memory_shows_each_window_once_an_epoch() -> None:
 
 
 def test_a_batch_of_a_huge_text_needs_no_memory() -> None:
-  class Huge:
-    """As many ids as 10**10 windows of 100 take, all alike."""
+  class Huge(StoredIds):
+    """As many ids as 10**10 windows of 100 take, those of a window alike."""
 
-    dtype = np.dtype(np.uint8)
+    def __init__(self) -> None:
+      super().__init__(None, np.dtype(np.uint8), 0, 101 * 10**10)
 
-    def __len__(self) -> int:
-      return 101 * 10**10
-
-    def __getitem__(self, key: slice) -> np.ndarray:
-      assert key.start % 101 == 0
-      return np.full(key.stop - key.start, key.start // 101 % 251, np.uint8)
+    def _read(self, start: int, stop: int) -> bytes:
+      assert start % 101 == 0
+      return bytes([start // 101 % 251]) * (stop - start)
 
   batches = Batches(Huge(), 100, 64)
   assert batches.steps_per_epoch == 10**10 // 64
