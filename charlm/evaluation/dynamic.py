@@ -89,8 +89,7 @@ class DynamicEvaluator:
     """Scores a segment `[1, T + 1]` and takes a step; returns `[T]` nats."""
     with tf.GradientTape() as tape:
       inputs, targets = segment[:, :-1], segment[:, 1:]
-      log_probs, states = self._model(inputs, states, return_state=True)
-      nats = -tf.gather(log_probs, targets, batch_dims=2)
+      nats, states = self._model.nats(inputs, targets, states)
       nats = tf.where(targets == PADDING_ID, 0.0, nats)
     gradients = tape.gradient(nats, self._weights)
     for weight, trained, squares, gradient in zip(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_short
-from charlm.model.language_model import GRULM, State
+from charlm.model.language_model import GRULM
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
@@ -41,7 +41,7 @@ class Evaluator:
     self._before_piece = before_piece
     # XLA makes the loop over time faster on a CPU, but cannot call cuDNN.
     xla = not tf.config.list_physical_devices("GPU")
-    self._compiled_score_piece = tf.function(self._score_piece, jit_compile=xla)
+    self._compiled_nats = tf.function(model.nats, jit_compile=xla)
 
   def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given all those before.
@@ -120,16 +120,10 @@ class Evaluator:
         piece = ids[start : start + size + 1]
         row[: len(piece)] = piece
       inputs, targets = filled[:, :-1], filled[:, 1:]
-      nats, states = self._compiled_score_piece(inputs, targets, states)
+      nats, states = self._compiled_nats(inputs, targets, states)
       pieces.append(nats.numpy())
     nats = np.concatenate(pieces, axis=1)
     return [x[: len(row) - 1] for x, row in zip(nats, rows, strict=False)]
-
-  def _score_piece(
-    self, inputs: tf.Tensor, targets: tf.Tensor, states: State
-  ) -> tuple[tf.Tensor, State]:
-    log_probs, states = self._model(inputs, states, return_state=True)
-    return -tf.gather(log_probs, targets, batch_dims=2), states  # [B, T]
 
 
 def score_text(

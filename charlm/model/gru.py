@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
 
+# Embeddings up to which a product with one-hot columns was the faster look-up.
+_MAX_ONE_HOT = 400
+
 
 class FusedGRU(keras.layers.GRU):
   """A `keras.layers.GRU` with the same weights and a faster loop over time.
@@ -102,12 +105,17 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
-    Each embedding is projected once, not at each of its occurrences.
+    Each embedding is projected once, not at each of its occurrences, if they
+    are few.
 
-    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others read
-    as zeros.
+    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others may
+    read as zeros.
     """
     embeddings = tf.convert_to_tensor(embeddings)
+    if (embeddings.shape[0] or 0) > _MAX_ONE_HOT:
+      return self.call(
+        tf.gather(embeddings, ids), initial_state, None, training
+      )
     # The lookup is a product with one-hot columns: on CPUs it is as fast as a
     # gather and a transposition, and its gradient is faster than sums by id.
     depth = embeddings.shape[0] or tf.shape(embeddings)[0]

@@ -15,6 +15,7 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU, project, step_gru
+from charlm.model.output import MAX_LOGITS, chunked_nats
 
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
@@ -115,6 +116,43 @@ class GRULM(keras.Model):
 
     Returns log-probabilities `[B, T, V]`, and the state if asked for.
     """
+    x, states = self._outputs(inputs, states, training, dropout_seed)
+    log_probs = self.dense(x)  # [B, T, V]
+    return (log_probs, states) if return_state else log_probs
+
+  def nats(
+    self,
+    inputs: tf.Tensor,
+    targets: tf.Tensor,
+    states: State | None = None,
+    training: bool = False,
+    dropout_seed: tf.Tensor | None = None,
+  ) -> tuple[tf.Tensor, State]:
+    """Returns the nats of the targets `[B, T]`, and the state after them.
+
+    They are those of `call`, whose arguments these are. Log-probabilities
+    `[B, T, V]` above a bound are never held, if B and T are known.
+    """
+    x, states = self._outputs(inputs, states, training, dropout_seed)
+    num_targets = targets.shape.num_elements() or 0
+    if num_targets * self.dense.units <= MAX_LOGITS:
+      return -tf.gather(self.dense(x), targets, batch_dims=2), states
+    nats = chunked_nats(
+      tf.reshape(x, [num_targets, self.rnn_units]),
+      tf.convert_to_tensor(self.dense.kernel),
+      tf.convert_to_tensor(self.dense.bias),
+      tf.reshape(targets, [num_targets]),
+    )
+    return tf.reshape(nats, targets.shape), states
+
+  def _outputs(
+    self,
+    inputs: tf.Tensor,
+    states: State | None,
+    training: bool,
+    dropout_seed: tf.Tensor | None,
+  ) -> tuple[tf.Tensor, State]:
+    """Returns what the dense layer reads, `[B, T, H]`, and the state after."""
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
@@ -132,8 +170,7 @@ class GRULM(keras.Model):
         x, state = gru(x, initial_state=state, training=training)
       x = _dropout(x, rate, dropout_seed, i + 1)  # [B, T, H]
       new_states.append(state)
-    log_probs = self.dense(x)  # [B, T, V]
-    return (log_probs, tuple(new_states)) if return_state else log_probs
+    return x, tuple(new_states)
 
   def input_table(self) -> tf.Tensor:
     """Returns what each character adds to the first GRU's gates, `[V, 3H]`."""

@@ -194,10 +194,9 @@ class Trainer:
       before = self._states_before(states, step)[:, first : first + rows]
       before = tuple(tf.unstack(before))
     with tf.GradientTape() as tape:
-      log_probs, after = self.model(
-        inputs, before, return_state=True, training=True, dropout_seed=seed
-      )
-      nats = -tf.gather(log_probs, targets, batch_dims=2)  # [rows, T]
+      nats, after = self.model.nats(
+        inputs, targets, before, training=True, dropout_seed=seed
+      )  # [rows, T]
       # Each replica sees some of the rows only: its sum, divided by the global
       # number of characters, makes the replicas' sum the global mean.
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
