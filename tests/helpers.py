@@ -17,6 +17,7 @@ from charlm.system.process import import_quietly
 
 import_quietly("tensorflow", "keras")
 import keras
+import pytest
 import tensorflow as tf
 
 import eval as eval_program
@@ -27,6 +28,7 @@ import train
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.encoding import encode_text
+from charlm.model import language_model, output
 from charlm.model.language_model import build_model
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
@@ -57,6 +59,23 @@ SPLIT = split_of("ab", "", "ab\nba")
 EXPERIMENT = experiment_of(
   Config(embedding_dim=4, rnn_units=6), CORPUS, VOCAB, SPLIT
 )
+
+
+def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
+  """Bounds the logits that are held; returns how many a chunk then holds."""
+  held = []
+  original = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits
+
+  def cross_entropy(features: tf.Tensor, labels: tf.Tensor) -> Any:
+    held.append(features.shape.num_elements())
+    return original(features=features, labels=labels)
+
+  monkeypatch.setattr(language_model, "MAX_LOGITS", max_logits)
+  monkeypatch.setattr(output, "MAX_LOGITS", max_logits)
+  monkeypatch.setattr(
+    tf.raw_ops, "SparseSoftmaxCrossEntropyWithLogits", cross_entropy
+  )
+  return held
 
 
 class NumberedCheckpoints(Checkpoints):

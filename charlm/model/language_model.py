@@ -134,6 +134,7 @@ class GRULM(keras.Model):
     `[B, T, V]` above a bound are never held, if B and T are known.
     """
     x, states = self._outputs(inputs, states, training, dropout_seed)
+    targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
     if num_targets * self.dense.units <= MAX_LOGITS:
       return -tf.gather(self.dense(x), targets, batch_dims=2), states

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import bound_logits
 
 from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
@@ -117,6 +118,17 @@ def test_replica_counts_train_the_same_model(
       np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance)
   moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
+
+
+def test_chunks_train_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+  config = {"dropout_rate": 0.2, "carry_state": True}
+  whole, chunked = (trainer(2, **config) for _ in range(2))
+  whole.train(5, 5, Recorder())
+  held = bound_logits(monkeypatch, 20 * VOCAB_SIZE)
+  chunked.train(5, 5, Recorder())
+  assert 0 < max(held) <= 20 * VOCAB_SIZE
+  for mine, other in zip(weights(chunked), weights(whole), strict=True):
+    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
 
 
 def test_replica_counts_agree_in_bfloat16() -> None:
