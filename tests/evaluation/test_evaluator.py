@@ -79,7 +79,7 @@ def test_one_compilation_serves_all_lengths(model: GRULM) -> None:
   evaluator = Evaluator(model, 16)
   for length in (2, 16, 17, 18, 100):
     evaluator.stream(_ids(length))
-  assert evaluator._compiled_score_piece.experimental_get_tracing_count() == 1
+  assert evaluator._compiled_nats.experimental_get_tracing_count() == 1
 
 
 def test_unknown_characters_are_charged_and_counted(model: GRULM) -> None:
