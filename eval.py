@@ -107,7 +107,7 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
   from charlm.evaluation.per_line import LineScorer, read_lines
-  from charlm.evaluation.score import refuse_short
+  from charlm.evaluation.score import refuse_short, scored_bytes
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
   from charlm.system.devices import let_gpu_memory_grow
@@ -119,7 +119,8 @@ def evaluate(options: EvalOptions) -> int:
   print_in(codec(config.unit))
   if options.per_line:
     newline_id(vocab)
-    scorer = LineScorer(Evaluator(model), vocab, config, warn)
+    evaluator = Evaluator(model, keep_nats=True)
+    scorer = LineScorer(evaluator, vocab, config, warn)
     with _open(run, options.text) as file:
       for lines in read_lines(file, config.keeps_text):
         rows = "".join(f"{row}\n" for row in scorer.score(lines))
@@ -140,6 +141,8 @@ def evaluate(options: EvalOptions) -> int:
     score, protocol = score_text(
       model, vocab, ids, options.protocol, options.window, stride
     )
+  num_bytes = scored_bytes(text, options.protocol == "lines")
+  score = dataclasses.replace(score, num_bytes=num_bytes, unit=config.unit)
   if options.json:
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     print(json.dumps(result))
@@ -160,18 +163,21 @@ def _open(
 
 def _describe(score: "Score", step: int, protocol: str) -> str:
   low, high = score.interval
+  bits = [f"bits per byte       {score.bits_per_byte:.4f}"]
+  if score.unit != "byte":
+    bits.insert(0, f"bits per {score.unit}  {score.bits_per_character:.4f}")
   lines = [
     f"step                {step:,}",
     f"protocol            {protocol}",
-    f"log perplexity      {score.log_perplexity:.4f} nats per character "
+    f"log perplexity      {score.log_perplexity:.4f} nats per {score.unit} "
     f"(95 % interval {low:.4f} to {high:.4f})",
     f"perplexity          {score.perplexity:.4f}",
-    f"bits per character  {score.bits_per_character:.4f}",
-    f"characters scored   {score.num_characters:,}, "
+    *bits,
+    f"{score.unit + 's scored':20}{score.num_characters:,}, "
     f"{score.num_unknown:,} of them unknown",
   ]
   if score.log_perplexity_known is not None and score.num_unknown:
-    nats = f"{score.log_perplexity_known:.4f} nats per character"
+    nats = f"{score.log_perplexity_known:.4f} nats per {score.unit}"
     lines.append(f"without unknown     {nats}")
   return "\n".join(lines)
 

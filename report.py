@@ -54,7 +54,8 @@ def report(options: ReportOptions) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
-  from charlm.reporting.page import page, score_run
+  from charlm.reporting.page import page
+  from charlm.reporting.result import score_run
   from charlm.runs.run_dir import RunDir
   from charlm.system.devices import let_gpu_memory_grow
 

@@ -58,6 +58,7 @@ def train(options: TrainOptions) -> int:
   split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
   from charlm.data.batches import build_batches
+  from charlm.evaluation.score import scored_bytes
   from charlm.runs.loading import initial_vocabulary, load_initial
   from charlm.runs.run_dir import RunDir, experiment_of
   from charlm.system.devices import create_strategy, make_deterministic
@@ -93,7 +94,9 @@ def train(options: TrainOptions) -> int:
     new = vocab[len(initial_vocab) :]
     if initial and len(initial_vocab) > NUM_SPECIAL and new:
       print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
-    texts = HeldOutTexts(vocab, Ids(split.eval, vocab), Ids(split.valid, vocab))
+    eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
+    num_bytes = scored_bytes(split.eval)
+    texts = HeldOutTexts(vocab, eval_ids, valid_ids, num_bytes, config.unit)
     num_steps = config.num_steps(batches.steps_per_epoch)
     return start_run(options, num_steps, run, trainer, texts)
 

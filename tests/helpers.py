@@ -1,6 +1,7 @@
 """What the tests share and what is no fixture."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -17,6 +18,7 @@ from charlm.system.process import import_quietly
 
 import_quietly("tensorflow", "keras")
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -28,6 +30,7 @@ import train
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.encoding import encode_text
+from charlm.evaluation.score import Score, Tally
 from charlm.model import language_model, output
 from charlm.model.language_model import build_model
 from charlm.runs.checkpoints import Checkpoints
@@ -76,6 +79,17 @@ def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
     tf.raw_ops, "SparseSoftmaxCrossEntropyWithLogits", cross_entropy
   )
   return held
+
+
+def score_of(
+  nats: np.ndarray,
+  unknown: np.ndarray | bool = False,
+  lengths: np.ndarray | None = None,
+) -> Score:
+  """Returns a score of characters or, with lengths, of rows of them."""
+  tally = Tally(len(nats if lengths is None else lengths), keep_nats=True)
+  tally.add(nats, np.where(np.broadcast_to(unknown, nats.shape), 0, 2), lengths)
+  return dataclasses.replace(tally.score(), num_bytes=len(nats))
 
 
 class NumberedCheckpoints(Checkpoints):

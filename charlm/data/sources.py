@@ -105,10 +105,10 @@ class _Compression:
   name: str
   suffix: str
   magic: bytes  # what its data begins with
-  open: Callable[[io.BufferedReader], Any]
+  open: Callable[..., Any]
 
 
-def _open_zstd(file: io.BufferedReader) -> Any:
+def _open_zstd(file: Any) -> Any:
   # The standard library has it from Python 3.14 on.
   try:
     zstd = importlib.import_module("backports.zstd")
@@ -132,7 +132,7 @@ _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # after the level; of no blocks
 
 
 def _decompressed(name: str, counted: _Counted) -> Iterator[bytes]:
-  content = io.BufferedReader(counted, CHUNK)
+  content: Any = io.BufferedReader(counted, CHUNK)
   kind = _compression(name, content.peek(10)[:10])
   stream, size = kind.open(content) if kind else content, 0
   while True:

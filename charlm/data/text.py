@@ -8,7 +8,7 @@ reads the text in the ids of a vocabulary.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -163,6 +163,20 @@ class Text:
     starts = range(0, len(self), _BLOCK)
     for start in reversed(starts) if reverse else starts:
       yield start, self.ids[start : start + _BLOCK]
+
+
+class IdsLike(Protocol):
+  """The ids of a text `[N]`: an array, or what reads its slices from a file."""
+
+  @property
+  def dtype(self) -> np.dtype[Any]:
+    """The type of a slice's elements."""
+
+  def __len__(self) -> int:
+    """Returns N."""
+
+  def __getitem__(self, part: slice, /) -> np.ndarray:
+    """Returns the ids from `part.start` up to `part.stop`."""
 
 
 class Ids:

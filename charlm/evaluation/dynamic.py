@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import Ids
-from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.data.text import IdsLike
+from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, refuse_short
+from charlm.evaluation.score import Score, Tally, refuse_short
 from charlm.model.language_model import GRULM, State
 
 _SEGMENT = 32  # characters that are scored, then learned from
@@ -27,7 +27,7 @@ _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 class DynamicEvaluator:
   """Scores texts with a model that adapts to each of them afresh."""
 
-  def __init__(self, model: GRULM, valid_ids: np.ndarray) -> None:
+  def __init__(self, model: GRULM, valid_ids: IdsLike) -> None:
     """Takes a model and the valid text `[N]`.
 
     The valid text gives the mean squared gradient of each weight, and the
@@ -42,21 +42,30 @@ class DynamicEvaluator:
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
     xla = not tf.config.list_physical_devices("GPU")  # XLA cannot call cuDNN
     self._compiled_learn = tf.function(self._learn, jit_compile=xla)
-    valid_ids = valid_ids[-_MAX_VALID:]
+    size = len(valid_ids)
+    valid_ids = valid_ids[max(0, size - _MAX_VALID) : size]
     # A rate of 0 takes no step, and sums the squares of the gradients.
-    self._pass(valid_ids, 0.0)
+    self._loss(valid_ids, 0.0)
     num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
     for squares in self.mean_squares:
       squares.assign(squares / num_segments)
     self.learning_rate = self._choose(valid_ids)
 
-  def stream(self, ids: np.ndarray) -> Score:
+  def stream(self, ids: IdsLike) -> Score:
     """Scores all characters but the first, learning from each segment.
 
     Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
-    return Score(self._pass(ids, self.learning_rate), ids[1:] == UNKNOWN_ID)
+    tally, start = Tally(len(ids) - 1), 1
+    for nats in self._pass(ids, self.learning_rate):
+      tally.add(nats, ids[start : start + len(nats)])
+      start += len(nats)
+    return tally.score()
+
+  def _loss(self, ids: np.ndarray, learning_rate: float) -> float:
+    """Returns the mean nats of a pass."""
+    return np.concatenate([*self._pass(ids, learning_rate)]).mean()
 
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""
@@ -64,7 +73,7 @@ class DynamicEvaluator:
 
     @functools.cache
     def loss(i: int) -> float:
-      return self._pass(ids, _LEARNING_RATES[i]).mean()
+      return self._loss(ids, _LEARNING_RATES[i])
 
     best = last // 2
     for step in (1, -1):
@@ -72,16 +81,16 @@ class DynamicEvaluator:
         best += step
     return _LEARNING_RATES[best]
 
-  def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
-    """Returns the nats of a pass, which leaves the model as it was."""
-    states, nats = self._model.initial_states(1), []
+  def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
+    """Yields the nats of each segment, then restores the model's weights."""
+    states, left = self._model.initial_states(1), len(ids) - 1
     rate = tf.constant(learning_rate)
     for segment in _segments(ids):
-      x, states = self._compiled_learn(segment, states, rate)
-      nats.append(x.numpy())
+      nats, states = self._compiled_learn(segment, states, rate)
+      yield nats.numpy()[:left]
+      left -= _SEGMENT
     for weight, trained in zip(self._weights, self._trained, strict=True):
       weight.assign(trained)
-    return np.concatenate(nats)[: len(ids) - 1]
 
   def _learn(
     self, segment: tf.Tensor, states: State, rate: tf.Tensor
@@ -110,16 +119,18 @@ class DynamicEvaluator:
     return nats[0], states
 
 
-def _segments(ids: np.ndarray) -> Iterator[np.ndarray]:
+def _segments(ids: IdsLike) -> Iterator[np.ndarray]:
   for start in range(0, len(ids) - 1, _SEGMENT):
     # The last one is padded, since each shape is compiled anew.
     segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
-    piece = ids[start : start + _SEGMENT + 1]
+    piece = ids[start : min(start + _SEGMENT + 1, len(ids))]
     segment[0, : len(piece)] = piece
     yield segment
 
 
-def score_dynamic(model: GRULM, ids: Ids, valid_ids: Ids) -> tuple[Score, str]:
+def score_dynamic(
+  model: GRULM, ids: IdsLike, valid_ids: IdsLike
+) -> tuple[Score, str]:
   """Scores a text `[N]` by dynamic evaluation, along its stream.
 
   Args:

@@ -1,22 +1,24 @@
 """How well a model predicts a text: log perplexity, in nats per character."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
+from charlm.data.text import IdsLike
+from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, refuse_short
+from charlm.evaluation.score import Score, Tally, refuse_short
 from charlm.model.language_model import GRULM
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
+BLOCK = 2**20  # characters of lines that are sorted by their length
 
 
 class Evaluator:
-  """Scores texts `[N]`, a piece at a time, which only bounds the memory.
+  """Scores texts `[N]`, a piece at a time, in memory that has a bound.
 
   `stream` is the protocol of the reference (the Keras notebook that trains
   `GRULM`), `windows` that of models with a context of fixed length, `lines`
@@ -28,6 +30,7 @@ class Evaluator:
     model: GRULM,
     piece_length: int = 1024,
     before_piece: Callable[[], None] = lambda: None,
+    keep_nats: bool = False,
   ) -> None:
     """Takes a model.
 
@@ -36,24 +39,24 @@ class Evaluator:
       piece_length: the most characters of a row in one graph call.
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
+      keep_nats: keeps those of each character in the scores, for which the
+        memory has no bound.
     """
     self._model, self._piece_length = model, piece_length
-    self._before_piece = before_piece
+    self._before_piece, self._keep_nats = before_piece, keep_nats
     # XLA makes the loop over time faster on a CPU, but cannot call cuDNN.
     xla = not tf.config.list_physical_devices("GPU")
     self._compiled_nats = tf.function(model.nats, jit_compile=xla)
 
-  def stream(self, ids: np.ndarray) -> Score:
+  def stream(self, ids: IdsLike) -> Score:
     """Scores all characters but the first, given all those before.
 
     Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
-    # One row: what comes before a character cannot be cut into parallel parts.
-    (nats,) = self._score_batch([ids], 1, self._piece_length)
-    return Score(nats, ids[1:] == UNKNOWN_ID)
+    return self._stream(ids, 0, len(ids) - 1)
 
-  def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
+  def windows(self, ids: IdsLike, window: int, stride: int) -> Score:
     """Scores all characters but the first, given at most `window` before each.
 
     Each window starts from the zero state, `stride` characters after the one
@@ -68,68 +71,150 @@ class Evaluator:
     if not 1 <= stride <= window:
       raise ValueError(f"stride is {stride}: give 1 to {window}, the window")
     num_targets = len(ids) - 1
+    tally = Tally(num_targets, self._keep_nats)
     # Up to the first window that holds the last character.
     starts = range(0, max(1, num_targets - window + stride), stride)
-    nats = self._score_rows([ids[a : a + window + 1] for a in starts])
-    parts = [nats[0], *(x[window - stride :] for x in nats[1:])]
-    return Score(np.concatenate(parts), ids[1:] == UNKNOWN_ID)
+    for i in range(0, len(starts), _BATCH_SIZE):
+      first = np.array(starts[i : i + _BATCH_SIZE])
+      end = min(first[-1] + window, num_targets)
+      lengths = np.minimum(window, num_targets - first)
+      text = ids[first[0] : end + 1]
+      nats = self._score_rows(text, first - first[0], lengths, window - stride)
+      seen = window - stride if i else 0
+      tally.add(nats[seen:], text[seen + 1 :])
+    return tally.score()
 
-  def lines(self, ids: np.ndarray, newline: int) -> Score:
+  def lines(self, ids: IdsLike, newline: int) -> Score:
     """Scores each line alone, including its newline; averages their means.
 
     A line is predicted from the zero state after a newline.
 
     Raises InputError: no character.
     """
-    # The first line follows a newline, too.
-    text = np.concatenate([[newline], ids])
+    text = _Lines(ids, newline)
     refuse_short(text)
-    if text[-1] != newline:
-      text = np.append(text, newline)
-    ends = np.flatnonzero(text == newline)
-    rows = [text[a : b + 1] for a, b in itertools.pairwise(ends)]
-    nats = np.concatenate(self._score_rows(rows))
-    return Score(nats, text[1:] == UNKNOWN_ID, np.diff(ends))
+    # Kept nats take far more memory than the ids.
+    size = len(text) if self._keep_nats else BLOCK
+    num_lines = sum(
+      int(np.count_nonzero(text[i : i + size] == newline))
+      for i in range(1, len(text), size)
+    )
+    tally, start = Tally(num_lines, self._keep_nats), 0
+    while start < len(text) - 1:
+      block = text[start : start + size + 1]
+      ends = np.flatnonzero(block == newline)  # that before the block, too
+      if len(ends) > 1:
+        first, lengths = ends[:-1], np.diff(ends)
+        block = block[: ends[-1] + 1]
+        nats = self._score_rows(block, first, lengths)
+        tally.add(nats, block[1:], lengths)
+        start += len(block) - 1
+      else:  # a line that is longer than the block
+        stop = start + size
+        while not np.isin(newline, text[stop + 1 : stop + size + 1]):
+          stop += size
+        stop += 1 + int(np.argmax(text[stop + 1 : stop + size + 1] == newline))
+        tally.add_row(self._stream(text, start, stop))
+        start = stop
+    return tally.score()
 
-  def _score_rows(self, rows: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns the nats of all characters but the first of each row."""
+  def _stream(self, text: IdsLike, start: int, stop: int) -> Score:
+    """Scores the characters after `start` up to that at `stop`, one by one."""
+    tally = Tally(stop - start, self._keep_nats)
+    # One row: what comes before a character cannot be cut into parallel parts.
+    pieces = self._pieces(text, [start], [stop - start], 1, self._piece_length)
+    first = start + 1
+    while held := list(itertools.islice(pieces, _BATCH_SIZE)):
+      nats = np.concatenate([nats[0] for _, nats in held])
+      targets = text[first : min(first + len(nats), stop + 1)]
+      tally.add(nats[: len(targets)], targets)
+      first += len(targets)
+    return tally.score()
+
+  def _score_rows(
+    self,
+    text: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    seen: int = 0,
+  ) -> np.ndarray:
+    """Scores rows `[R]`: the characters after each of `starts`, from zero.
+
+    The rows cover the text, but each later one leaves out the first `seen` of
+    its characters. Returns the nats of the text `[N]`, `[N - 1]`.
+    """
+    found = np.empty(len(text) - 1, np.float32)
     # Rows of about the same length need little padding.
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    nats: dict[int, np.ndarray] = {}
-    for first in range(0, len(rows), _BATCH_SIZE):
-      chosen = order[first : first + _BATCH_SIZE]
+    order = np.argsort(lengths, kind="stable")
+    for i in range(0, len(order), _BATCH_SIZE):
+      rows = order[i : i + _BATCH_SIZE]
       # Few lengths, since each is compiled anew.
-      longest, size = len(rows[chosen[-1]]) - 1, _MIN_PIECE
+      longest, size = lengths[rows[-1]], _MIN_PIECE
       while size < min(longest, self._piece_length):
         size *= 2
-      batch = [rows[i] for i in chosen]
-      scored = self._score_batch(batch, _BATCH_SIZE, size)
-      nats.update(zip(chosen, scored, strict=True))
-    return [nats[i] for i in range(len(rows))]
+      batch = starts[rows].tolist(), lengths[rows].tolist()
+      for done, nats in self._pieces(text, *batch, _BATCH_SIZE, size):
+        for row, start, length, scored in zip(rows, *batch, nats, strict=False):
+          first = max(done, seen if row else 0)
+          stop = min(done + size, length)
+          if first < stop:
+            found[start + first : start + stop] = scored[
+              first - done : stop - done
+            ]
+    return found
 
-  def _score_batch(
-    self, rows: list[np.ndarray], batch_size: int, size: int
-  ) -> list[np.ndarray]:
-    """Scores rows side by side, `size` characters at a time."""
-    states, pieces = self._model.initial_states(batch_size), []
-    for start in range(0, max(map(len, rows)) - 1, size):
+  def _pieces(
+    self,
+    text: IdsLike,
+    starts: list[int],
+    lengths: list[int],
+    batch_size: int,
+    size: int,
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Scores rows side by side, `size` characters at a time.
+
+    Yields, for each piece, where in the rows it is, and nats
+    `[batch_size, size]`, which mean nothing after the end of a row.
+    """
+    states = self._model.initial_states(batch_size)
+    for done in range(0, max(lengths), size):
       self._before_piece()
       # Short pieces are padded, since each shape is compiled anew.
       filled = np.full([batch_size, size + 1], PADDING_ID, np.int32)
-      for row, ids in zip(filled, rows, strict=False):
-        piece = ids[start : start + size + 1]
-        row[: len(piece)] = piece
+      for row, start, length in zip(filled, starts, lengths, strict=False):
+        if done < length:
+          stop = start + min(done + size, length) + 1
+          row[: stop - start - done] = text[start + done : stop]
       inputs, targets = filled[:, :-1], filled[:, 1:]
       nats, states = self._compiled_nats(inputs, targets, states)
-      pieces.append(nats.numpy())
-    nats = np.concatenate(pieces, axis=1)
-    return [x[: len(row) - 1] for x, row in zip(nats, rows, strict=False)]
+      yield done, nats.numpy()
+
+
+class _Lines:
+  """A text between a newline and that at its end, which may be missing."""
+
+  def __init__(self, ids: IdsLike, newline: int) -> None:
+    self._ids, self.dtype, size = ids, ids.dtype, len(ids)
+    self._newline = np.full(1, newline, ids.dtype)
+    ended = size == 0 or ids[size - 1 : size][0] == newline
+    self._length = 1 + size + (not ended)
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, part: slice) -> np.ndarray:
+    start, stop, _ = part.indices(self._length)
+    size = len(self._ids)
+    ids = self._ids[max(start - 1, 0) : min(max(stop - 1, 0), size)]
+    before = self._newline[start:]
+    after = self._newline[: max(stop - 1 - size, 0)]
+    return np.concatenate([before, ids, after])
 
 
 def score_text(
   model: GRULM,
   vocab: list[str],
-  ids: np.ndarray,
+  ids: IdsLike,
   protocol: str,
   window: int,
   stride: int,

@@ -50,7 +50,7 @@ def read_lines(
 class LineScorer:
   """Scores each line alone, after a newline and including its own newline."""
 
-  evaluator: Evaluator  # of a model that knows the newline
+  evaluator: Evaluator  # keeps nats; of a model that knows the newline
   vocab: list[str]  # the model's
   config: Config  # says how a line is read
   warn: Callable[[str], None]  # is told of each line that is not UTF-8
@@ -69,8 +69,9 @@ class LineScorer:
       return []
     ids = encode("".join(text + "\n" for text in texts), self.vocab)
     score = self.evaluator.lines(ids, self.vocab.index("\n"))
-    pairs = zip(texts, score.rows(), strict=True)
-    return [_describe(text, nats) for text, nats in pairs]
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    rows = np.split(score.nats.astype(np.float64), ends[:-1])
+    return [_describe(*pair) for pair in zip(texts, rows, strict=True)]
 
   def _decode(self, line: bytes) -> str | None:
     self._number += 1

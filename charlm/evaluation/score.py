@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.vocabulary import PADDING_ID
+from charlm.data.text import IdsLike, Text
+from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
+
+MAX_BLOCKS = 2**20  # whose sums a score holds
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -34,32 +37,29 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
-  """The nats that each scored character cost, and the means over them."""
+  """The mean of values: the nats of characters or, by lines, of lines' means.
 
-  nats: np.ndarray  # [N]
-  unknown: np.ndarray  # [N], whether the model does not know the character
-  # [num_rows] characters of each row, if the score is the mean of their means.
-  row_lengths: np.ndarray | None = None
+  Values are held one by one up to `MAX_BLOCKS`. Of more, blocks of neighbours
+  are held, the last of which can have fewer.
+  """
 
-  @property
-  def num_characters(self) -> int:
-    """How many characters are scored, N."""
-    return len(self.nats)
-
-  @property
-  def num_unknown(self) -> int:
-    """How many scored characters the model does not know."""
-    return int(np.count_nonzero(self.unknown))
+  values: np.ndarray  # [2, M], of each block: the sum, and how many there are
+  known: np.ndarray  # [2, M], the same over known characters alone
+  num_characters: int  # that are scored
+  num_unknown: int  # of these, those that the model does not know
+  nats: np.ndarray  # [num_characters], or [0] where they are not kept
+  num_bytes: int = 0  # of the scored characters as UTF-8, where counted
+  unit: str = "character"
 
   @property
   def log_perplexity(self) -> float:
-    """Nats per character, unknown ones included."""
-    return float(self._values().mean())
+    """Nats per unit, unknown ones included."""
+    return _mean(*self.values)
 
   @property
   def interval(self) -> tuple[float, float]:
     """The 95 % confidence interval of the log perplexity."""
-    return confidence_interval(self._values())
+    return confidence_interval(*self.values)
 
   @property
   def perplexity(self) -> float:
@@ -69,76 +69,150 @@ class Score:
 
   @property
   def bits_per_character(self) -> float:
-    """The log perplexity in bits."""
+    """The log perplexity in bits, per unit."""
     return self.log_perplexity / math.log(2)
+
+  @property
+  def bits_per_byte(self) -> float:
+    """The same per byte of the text, in which texts of any unit compare."""
+    return self.bits_per_character * self.num_characters / self.num_bytes
+
+  @property
+  def in_bits(self) -> str:
+    """The bits per unit and per byte, in words."""
+    per_byte = f"{self.bits_per_byte:.4f} bits per byte"
+    if self.unit == "byte":
+      return per_byte
+    return f"{self.bits_per_character:.4f} bits per {self.unit}, {per_byte}"
 
   @property
   def log_perplexity_known(self) -> float | None:
     """Nats per known character; None where there is none."""
-    if self.unknown.all():
-      return None
-    return float(self._values(~self.unknown).mean())
+    return _mean(*self.known) if self.known[1].any() else None
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the numbers that `eval.py --json` prints."""
-    names = ["log_perplexity", "interval", "perplexity", "bits_per_character"]
-    names += ["num_characters", "num_unknown", "log_perplexity_known"]
+    names = ["unit", "log_perplexity", "interval", "perplexity"]
+    names += ["bits_per_character", "bits_per_byte", "num_characters"]
+    names += ["num_unknown", "log_perplexity_known"]
     numbers = {name: getattr(self, name) for name in names}
     if not math.isfinite(numbers["interval"][0]):
       numbers["interval"] = None  # JSON knows no infinity
     return numbers
 
-  def rows(self) -> list[np.ndarray]:
-    """Returns the nats of each row, in float64; without lengths, of one row."""
-    nats = self.nats.astype(np.float64)
-    if self.row_lengths is None:
-      return [nats]
-    return np.split(nats, np.cumsum(self.row_lengths)[:-1])
 
-  def _values(self, counted: np.ndarray | bool = True) -> np.ndarray:
-    """Returns the values whose mean is the score: nats, or the rows' means.
+class Tally:
+  """Adds up a score, from the pieces of a text in their order."""
 
-    Only characters that are `counted` `[N]` count, and rows with some of them.
+  def __init__(self, num_values: int, keep_nats: bool = False) -> None:
+    """Takes the number of values to come; the score holds nats if asked to."""
+    self._length = max(1, -(-num_values // MAX_BLOCKS))  # values of a block
+    self._blocks = np.zeros([4, -(-num_values // self._length)])
+    self._done = self._num_characters = self._num_unknown = 0
+    self._keep_nats, self._nats = keep_nats, [np.empty(0, np.float32)]
+
+  def add(
+    self, nats: np.ndarray, ids: np.ndarray, lengths: np.ndarray | None = None
+  ) -> None:
+    """Adds characters: nats `[n]`, ids `[n]`, and the lengths of whole rows.
+
+    Without lengths, each character is a value; with them, each row's mean.
     """
-    counted = np.broadcast_to(counted, self.nats.shape)
+    if self._keep_nats:
+      self._nats.append(nats)
+    known = ids != UNKNOWN_ID
+    self._num_characters += len(nats)
+    self._num_unknown += len(nats) - int(np.count_nonzero(known))
+    ones, of_known = np.ones(len(nats)), np.where(known, nats, 0)
     # A mean of millions of float32 can lose its last digits.
-    nats = self.nats.astype(np.float64)
-    if self.row_lengths is None:
-      return nats[counted]
-    first = np.cumsum(self.row_lengths) - self.row_lengths
-    sums = np.add.reduceat(np.where(counted, nats, 0), first)
-    counts = np.add.reduceat(counted, first, dtype=np.int64)
-    return sums[counts > 0] / counts[counts > 0]
+    values = np.stack([nats, ones, of_known, known], dtype=np.float64)
+    if lengths is not None:
+      first = np.cumsum(lengths) - lengths
+      values = np.add.reduceat(values, first, axis=1)
+      values[::2] /= np.maximum(values[1::2], 1)
+      values[1::2] = values[1::2] > 0
+    self._add_values(values)
+
+  def add_row(self, row: Score) -> None:
+    """Adds the mean of a row that was scored by itself."""
+    self._num_characters += row.num_characters
+    self._num_unknown += row.num_unknown
+    known = row.log_perplexity_known
+    values = [row.log_perplexity, 1, known or 0, known is not None]
+    self._add_values(np.array(values)[:, np.newaxis])
+
+  def score(self) -> Score:
+    """Returns the score of all that was added."""
+    return Score(
+      self._blocks[:2],
+      self._blocks[2:],
+      self._num_characters,
+      self._num_unknown,
+      np.concatenate(self._nats),
+    )
+
+  def _add_values(self, values: np.ndarray) -> None:
+    """Adds values `[4, n]` to their blocks."""
+    end = self._done + values.shape[1]
+    low, high = self._done // self._length, -(-end // self._length)
+    first = np.arange(low, high) * self._length - self._done
+    sums = np.add.reduceat(values, np.maximum(first, 0), axis=1)
+    self._blocks[:, low:high] += sums
+    self._done = end
+
+
+def _mean(sums: np.ndarray, counts: np.ndarray) -> float:
+  return float(sums[counts > 0].sum() / counts.sum())
 
 
 def confidence_interval(
-  values: np.ndarray, num_resamples: int = 2000
+  sums: np.ndarray, counts: np.ndarray | None = None, num_resamples: int = 2000
 ) -> tuple[float, float]:
-  """Returns the 95 % confidence interval of the mean of values `[N]`.
+  """Returns the 95 % confidence interval of the mean of N values.
 
   It holds 95 % of the means of resamples. Neighbouring values are correlated,
-  so a resample is made of blocks of sqrt(N) neighbours, drawn with replacement
-  from the values as a ring (circular block bootstrap, Politis and Romano 1992).
-  Means of n blocks spread too little by a factor of sqrt((n - 1) / n), which
-  is corrected. A single value has no spread: its interval is unbounded.
+  so a resample is made of stretches of sqrt(N) neighbours, drawn with
+  replacement from the values as a ring (circular block bootstrap, Politis and
+  Romano 1992). Means of n stretches spread too little by a factor of
+  sqrt((n - 1) / n), which is corrected. A single value has no spread: its
+  interval is unbounded.
+
+  Args:
+    sums: of the values in each block `[M]`. A stretch is made of whole blocks.
+    counts: the numbers of values in the blocks `[M]`, equal but for the last;
+      by default 1.
+    num_resamples: how many are drawn.
   """
-  if len(values) < 2:
+  if len(sums) < 2:
     return -math.inf, math.inf
-  size = round(len(values) ** 0.5)
-  num_blocks = -(-len(values) // size)
-  sums = np.cumsum([0.0, *values, *values[: size - 1]])
-  block_sums = sums[size:] - sums[:-size]
+  counts = np.ones(len(sums)) if counts is None else counts
+  size = max(1, round(counts.sum() ** 0.5 / counts[0]))  # blocks of a stretch
+  num_drawn = -(-len(sums) // size)
+  ring = np.stack([sums, counts])
+  ring = np.concatenate([np.zeros([2, 1]), ring, ring[:, : size - 1]], axis=1)
+  ring = np.cumsum(ring, axis=1)
+  stretches = ring[:, size:] - ring[:, :-size]
   rng = np.random.default_rng(0)  # the same scores give the same interval
-  mean, means = float(values.mean()), []
+  mean, means = float(sums.sum() / counts.sum()), []
   for _ in range(num_resamples):
-    drawn = block_sums[rng.integers(len(values), size=num_blocks)]
-    means.append(drawn.sum() / (num_blocks * size))
-  scale = (num_blocks / (num_blocks - 1)) ** 0.5
+    drawn = rng.integers(len(sums), size=num_drawn)
+    means.append(stretches[0, drawn].sum() / stretches[1, drawn].sum())
+  scale = (num_drawn / (num_drawn - 1)) ** 0.5
   low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)
   return float(low), float(high)
 
 
-def refuse_short(ids: np.ndarray, name: object = "the text") -> None:
+def scored_bytes(text: Text, by_lines: bool = False) -> int:
+  """Returns the bytes of the characters that are scored of a text.
+
+  They are all but the first or, by lines, all and the last line's newline.
+  """
+  if by_lines:
+    return text.num_bytes() + (not text.ends_with("\n"))
+  return text.part(min(1, len(text)), len(text)).num_bytes()
+
+
+def refuse_short(ids: IdsLike, name: object = "the text") -> None:
   """Raises InputError, which names the text, for fewer than two ids `[N]`."""
   if len(ids) < 2:
     raise InputError(

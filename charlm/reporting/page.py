@@ -6,7 +6,6 @@ import io
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -14,15 +13,11 @@ from matplotlib.figure import Figure
 
 from charlm.data.corpus import Split
 from charlm.data.vocabulary import encode
-from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score, confidence_interval, refuse_short
+from charlm.evaluation.score import confidence_interval
 from charlm.reporting import analysis
 from charlm.reporting.ngram import Baseline, baselines
-from charlm.runs.loading import load_model
-from charlm.runs.metrics import read_records
-from charlm.runs.run_dir import RunDir
+from charlm.reporting.result import WINDOW, Result
 
-_WINDOW = 256
 _MAX_COLOURED = 20_000  # characters
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
@@ -39,39 +34,6 @@ pre { white-space: pre-wrap; line-height: 1.45; }
 svg { max-width: 100%; height: auto; }
 p.note { color: #555; }
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """What the page says of a run."""
-
-  name: str
-  step: int
-  num_weights: int
-  records: list[dict[str, Any]]  # of `metrics.jsonl`
-  text: str  # the scored one, its first character included
-  scores: dict[str, Score]  # by protocol
-
-
-def score_run(run: RunDir, checkpoint: str) -> Result:
-  """Scores a run's eval text by all protocols.
-
-  Raises InputError: no run, no such checkpoint, or too short a text.
-  """
-  model, step = load_model(run, checkpoint)
-  vocab, text = run.vocabulary(), str(run.eval_text())
-  ids, evaluator = encode(text, vocab), Evaluator(model)
-  refuse_short(ids, run.eval_path)
-  scores = {
-    "stream": evaluator.stream(ids),
-    f"windows of {_WINDOW}": evaluator.windows(ids, _WINDOW, _WINDOW),
-  }
-  if "\n" in vocab:
-    scores["lines"] = evaluator.lines(ids, vocab.index("\n"))
-  records = read_records(run.metrics)
-  return Result(
-    str(run.path), step, model.count_params(), records, text, scores
-  )
 
 
 def page(results: list[Result], split: Split | None, vocab: list[str]) -> str:
@@ -174,7 +136,8 @@ def _curves(results: list[Result]) -> str:
 
 
 def _scores(results: list[Result]) -> str:
-  header = ("run", "protocol", "nats per character", "95 % interval", "bits")
+  header = ["run", "protocol", "nats per character", "95 % interval", "bits"]
+  header.append("bits per byte")
   rows = []
   for result in results:
     for protocol, score in result.scores.items():
@@ -186,6 +149,7 @@ def _scores(results: list[Result]) -> str:
           f"{score.log_perplexity:.4f}",
           f"{low:.4f} to {high:.4f}",
           f"{score.bits_per_character:.4f}",
+          f"{score.bits_per_byte:.4f}",
         )
       )
   return _table(header, rows) + _note(
@@ -235,13 +199,13 @@ def _baselines(first: Result, split: Split | None, vocab: list[str]) -> str:
 
 
 def _groups(results: list[Result]) -> str:
-  windows = f"windows of {_WINDOW}"
+  windows = f"windows of {WINDOW}"
   tables: list[tuple[str, Callable[[Result], list[analysis.Group]]]] = [
     ("character", lambda r: _by(analysis.by_class, r)),
     ("letter of a word", lambda r: _by(analysis.by_position_in_word, r)),
     (
       "characters seen before it",
-      lambda r: analysis.by_context_length(r.scores[windows].nats, _WINDOW),
+      lambda r: analysis.by_context_length(r.scores[windows].nats, WINDOW),
     ),
   ]
   parts = []

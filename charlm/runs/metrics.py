@@ -25,6 +25,7 @@ _TAGS = {
   "loss": "1 loss/loss",
   "valid_loss": "1 loss/loss of the valid text",
   "bits_per_character": "1 loss/loss in bits",
+  "bits_per_byte": "1 loss/loss in bits per byte",
   "perplexity": "1 loss/perplexity",
   "learning_rate": "2 learning rate/learning rate",
   "gradient_norm": "3 gradient/norm before clipping",

@@ -39,6 +39,8 @@ class HeldOutTexts:
   vocab: list[str]
   eval_ids: Ids
   valid_ids: Ids
+  eval_bytes: int  # of all characters of the eval text but the first
+  unit: str = "character"
 
 
 class Session:
@@ -172,6 +174,7 @@ class Session:
       "loss": score.log_perplexity,
       "perplexity": score.perplexity,
       "bits_per_character": score.bits_per_character,
+      "bits_per_byte": score.bits_per_byte,
     }
     words = ""
     if len(self._texts.valid_ids):
@@ -211,7 +214,12 @@ class Session:
   def _score(self, step: int) -> Score:
     # At the end it is asked for twice: for the metrics, and to be printed.
     if step not in self._scores:
-      self._scores = {step: self._evaluator.stream(self._texts.eval_ids)}
+      score = self._evaluator.stream(self._texts.eval_ids)
+      texts = self._texts
+      score = dataclasses.replace(
+        score, num_bytes=texts.eval_bytes, unit=texts.unit
+      )
+      self._scores = {step: score}
     return self._scores[step]
 
   def _sample(self, prefix: str = "\n", seed: int = 0) -> str:
@@ -221,6 +229,5 @@ class Session:
 def _describe_score(step: int, score: Score) -> str:
   return (
     f"step {step:,}: eval log perplexity {score.log_perplexity:.4f} "
-    f"({score.bits_per_character:.4f} bits per character), "
-    f"perplexity {score.perplexity:.3f}"
+    f"({score.in_bits}), perplexity {score.perplexity:.3f}"
   )

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import _LEARNING_RATES, DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Ids
 from charlm.model.language_model import GRULM, State, build_model
 
 
@@ -31,12 +33,13 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   assert score.num_characters == static.num_characters
   assert score.log_perplexity < static.log_perplexity - 0.05
   # Nothing is known of a text before its first segment is scored.
-  np.testing.assert_allclose(score.nats[:32], static.nats[:32], atol=1e-5)
-  assert (score.nats[32:] != static.nats[32:]).any()
+  nats, others = score.values[0], static.values[0]
+  np.testing.assert_allclose(nats[:32], others[:32], atol=1e-5)
+  assert (nats[32:] != others[32:]).any()
   for old, new in zip(before, model.get_weights(), strict=True):
     np.testing.assert_array_equal(old, new)
   again = dynamic.stream(ids)
-  np.testing.assert_array_equal(score.nats, again.nats)
+  np.testing.assert_array_equal(score.values, again.values)
 
 
 @pytest.mark.parametrize("best", _LEARNING_RATES)
@@ -44,9 +47,9 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   class Slope(DynamicEvaluator):
     """Loses more the farther a learning rate is from the best."""
 
-    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
+    def _pass(self, ids: Ids, learning_rate: float) -> Iterator[np.ndarray]:
       distance = abs(math.log(learning_rate / best)) if learning_rate else 0
-      return np.array([1.0, distance])
+      yield np.array([1.0, distance])
 
   assert Slope(model, _repetitive(40)).learning_rate == best
 
@@ -57,16 +60,16 @@ def test_what_a_pass_is_given(model: GRULM) -> None:
   class Idle(DynamicEvaluator):
     """Notes what it would pass over."""
 
-    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
+    def _pass(self, ids: Ids, learning_rate: float) -> Iterator[np.ndarray]:
       passed.append(ids)
-      return np.zeros(len(ids) - 1)
+      yield np.zeros(len(ids) - 1)
 
   known = np.arange(6000)
   dynamic = Idle(model, known)
   for ids in passed:
     np.testing.assert_array_equal(ids, known[1000:])
   score = dynamic.stream(np.array([0, 5, 0, 7]))
-  assert score.unknown.tolist() == [False, True, False]
+  assert score.known[1].tolist() == [1, 0, 1]
   with pytest.raises(ValueError, match="fewer than two"):
     dynamic.stream(known[:1])
 
@@ -75,7 +78,7 @@ def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
   model: GRULM,
 ) -> None:
   ids = _repetitive(100)
-  nats = DynamicEvaluator(model, ids[:2]).stream(ids).nats
+  nats = DynamicEvaluator(model, ids[:2]).stream(ids).values[0]
   assert np.isfinite(nats).all()
 
 
@@ -146,5 +149,5 @@ def test_steps_follow_the_rule(
       back = tf.minimum(0.001 * scale / mean, 1)
       weight.assign_add(back * (trained - weight) - step)
   model.set_weights(before)
-  nats = dynamic.stream(ids).nats
+  nats = dynamic.stream(ids).values[0]
   np.testing.assert_allclose(nats, np.concatenate(expected), atol=1e-5)

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import score_of
 
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score, confidence_interval, log_perplexity
+from charlm.evaluation.score import confidence_interval, log_perplexity
 from charlm.model.language_model import GRULM, build_model
 
 
@@ -99,33 +100,34 @@ def test_all_protocols_count_the_same_unknown_characters(model: GRULM) -> None:
   ids[[0, 5, 20]] = 0
   evaluator = Evaluator(model, 64)
   for score in (evaluator.stream(ids), evaluator.windows(ids, 16, 8)):
-    np.testing.assert_array_equal(score.unknown, ids[1:] == 0)
+    assert score.num_unknown == 2
+    np.testing.assert_array_equal(score.known[1], ids[1:] != 0)
   # Here the first is scored too, and the last line's end.
   lines = evaluator.lines(ids, newline=2)
-  np.testing.assert_array_equal(lines.unknown, [*(ids == 0), False])
+  assert (lines.num_characters, lines.num_unknown) == (41, 3)
 
 
 def test_known_characters_are_averaged_by_line() -> None:
   nats, unknown = np.array([1, 3, 5, 9, 4]), np.array([0, 1, 0, 0, 1], bool)
-  score = Score(nats, unknown, row_lengths=np.array([2, 2, 1]))
+  score = score_of(nats, unknown, np.array([2, 2, 1]))
   assert score.log_perplexity == pytest.approx((2 + 7 + 4) / 3)
   assert score.log_perplexity_known == pytest.approx((1 + 7) / 2)
 
 
 def test_a_text_of_unknown_characters_has_no_known_score() -> None:
-  score = Score(np.full(3, 2.0), np.full(3, True))
+  score = score_of(np.full(3, 2.0), np.full(3, True))
   assert score.log_perplexity == 2
   assert score.log_perplexity_known is None
 
 
 def test_a_huge_perplexity_is_still_a_number() -> None:
-  assert 1e308 < Score(np.full(9, 1e5), np.full(9, False)).perplexity < math.inf
+  assert 1e308 < score_of(np.full(9, 1e5)).perplexity < math.inf
 
 
 @pytest.fixture(scope="module")
 def evaluator(model: GRULM) -> Evaluator:
   """One for all tests that ask for no other, which compiles each size once."""
-  return Evaluator(model)
+  return Evaluator(model, keep_nats=True)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3])
@@ -144,9 +146,9 @@ def test_too_short_a_text_is_refused(evaluator: Evaluator, length: int) -> None:
 
 
 def test_an_evaluation_can_be_given_up(model: GRULM) -> None:
-  evaluator = Evaluator(model, 16, iter([None, None]).__next__)
+  evaluator = Evaluator(model, 16, [None, None].pop)
   evaluator.stream(_ids(2 * 16 + 1))
-  with pytest.raises(StopIteration):
+  with pytest.raises(IndexError):
     evaluator.stream(_ids(2))
 
 
@@ -184,7 +186,7 @@ def test_lines_are_scored_alone(model: GRULM, evaluator: Evaluator) -> None:
   by_line = [
     _nats(model, np.concatenate([[newline], line, [newline]])) for line in lines
   ]
-  score = Evaluator(model, piece_length=128).lines(ids, newline)
+  score = Evaluator(model, 128, keep_nats=True).lines(ids, newline)
   np.testing.assert_allclose(score.nats, np.concatenate(by_line), atol=1e-5)
   expected = np.mean([nats.mean() for nats in by_line])
   assert score.log_perplexity == pytest.approx(expected, abs=1e-6)
@@ -238,7 +240,7 @@ def test_intervals_whose_resamples_can_be_listed(
 
 def test_an_interval_needs_two_values() -> None:
   assert confidence_interval(np.ones(1)) == (-math.inf, math.inf)
-  assert Score(np.ones(1), np.full(1, False)).to_dict()["interval"] is None
+  assert score_of(np.ones(1)).to_dict()["interval"] is None
   low, high = confidence_interval(np.array([0.0, 1.0]))
   assert low < 0.5 < high
 

@@ -164,7 +164,10 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
 
 def test_a_tab_in_a_line_leaves_the_columns_before_it_whole() -> None:
   scorer = LineScorer(
-    Evaluator(build_model(len(VOCAB), 4, 6)), VOCAB, str, pytest.fail
+    Evaluator(build_model(len(VOCAB), 4, 6), keep_nats=True),
+    VOCAB,
+    str,
+    pytest.fail,
   )
   (row,) = scorer.score([b"a\tb\tb"])
   cells = row.split("\t", 4)

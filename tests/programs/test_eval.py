@@ -1,11 +1,14 @@
 """What `eval.py` writes."""
 
+import dataclasses
 import io
 import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
+from helpers import score_of
 
 import eval as eval_binary
 
@@ -45,3 +48,33 @@ def test_eval_charges_unknown_characters(
   score = json.loads(capsys.readouterr().out)
   assert score["num_unknown"] == 2
   assert score["log_perplexity_known"] < score["log_perplexity"]
+
+
+def test_eval_gives_bits_per_byte_of_the_text(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "text.txt").write_text("the kïng of nîght", encoding="utf-8")
+  args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
+  # Lines have the first character and a newline at the end, too.
+  for protocol, share in (("stream", 16 / 18), ("lines", 18 / 20)):
+    more = [f"--protocol={protocol}"]
+    assert eval_binary.main([*args, *more, "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["unit"] == "character"
+    expected = pytest.approx(score["bits_per_character"] * share)
+    assert score["bits_per_byte"] == expected
+    assert eval_binary.main([*args, *more]) == 0
+    out = capsys.readouterr().out
+    assert f"\nbits per byte       {score['bits_per_byte']:.4f}\n" in out
+
+
+def test_a_score_of_bytes_says_so() -> None:
+  score = dataclasses.replace(score_of(np.log([2.0, 8.0])), unit="byte")
+  lines = eval_binary._describe(score, 1, "stream").split("\n")
+  assert "1.3863 nats per byte (" in lines[2]
+  assert lines[4:] == [
+    "bits per byte       2.0000",
+    "bytes scored        2, 0 of them unknown",
+  ]

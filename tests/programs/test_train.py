@@ -9,14 +9,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from helpers import metrics, run_program
+from helpers import metrics, run_program, score_of
 from soak import numbers
 
 import eval as eval_binary
 import sample as sample_binary
 import train as train_binary
 from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score
 from charlm.runs.run_dir import RunDir
 
 
@@ -42,6 +41,7 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "loss",
       "perplexity",
       "bits_per_character",
+      "bits_per_byte",
       "sample",
       "continuation",
     }
@@ -98,7 +98,7 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   monkeypatch.setattr(
     Evaluator,
     "stream",
-    lambda self, ids: Score(np.full(2, next(scores)), np.full(2, False)),
+    lambda self, ids: score_of(np.full(2, next(scores))),
   )
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   run = RunDir(tmp_path / "run")
@@ -132,7 +132,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   monkeypatch.setattr(
     Evaluator,
     "stream",
-    lambda self, ids: Score(np.full(2, next(score)), np.full(2, False)),
+    lambda self, ids: score_of(np.full(2, next(score))),
   )
   args = [*train_args, f"--run_dir={run.path}"]
   # Not all that was asked for is there: step 24 was better than the best one.
@@ -158,7 +158,7 @@ def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
   monkeypatch.setattr(
     Evaluator,
     "stream",
-    lambda self, ids: Score(np.full(2, next(scores)), np.full(2, False)),
+    lambda self, ids: score_of(np.full(2, next(scores))),
   )
   args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
   for epochs in (1, 2):
@@ -174,7 +174,7 @@ def test_a_score_that_is_not_finite_is_no_best_one(
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   assert train_binary.main(args) == 0
-  score = Score(np.full(2, np.nan), np.full(2, False))
+  score = score_of(np.full(2, np.nan))
   monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
   assert train_binary.main([*args, "--epochs=2"]) == 3
   assert "loss after step 24 is not finite" in capsys.readouterr().err
@@ -297,7 +297,7 @@ def test_train_eval_sample_as_processes(
   assert "= 1,823 weights" in trained.stdout
   match = re.search(
     r"trained to step 24: eval log perplexity (\S+) \((\S+) bits per "
-    r"character\), perplexity (\S+)\n-{20}\n",
+    r"character, \S+ bits per byte\), perplexity (\S+)\n-{20}\n",
     trained.stdout,
   )
   assert len(trained.stdout[match.end() :]) == 501

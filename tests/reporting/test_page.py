@@ -9,12 +9,11 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import run_program
+from helpers import run_program, score_of
 from playwright.sync_api import Browser
 
 import report as report_binary
 import train as train_binary
-from charlm.evaluation.score import Score
 from charlm.reporting.page import Result, _coloured, _curves, _short_names
 from charlm.runs.metrics import read_records
 
@@ -139,7 +138,7 @@ def test_a_short_text_is_reported_on_or_refused(
 
 def test_costs_of_any_size_are_coloured() -> None:
   costs = np.array([0, 5.9, 1e3, 3e38], np.float32)
-  score = Score(costs, np.full(4, False))
+  score = score_of(costs)
   page = _coloured(Result("run", 1, 1, [], "-abcd", {"stream": score}))
   shades = re.findall(r"90% (\d+)%\)\">(\w+)", page)
   assert shades == [("100", "a"), ("60", "bcd")]

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import soak
 import tensorflow as tf
-from helpers import WORDS, Program, run_program
+from helpers import WORDS, Program, run_program, score_of
 from soak import numbers
 
 import train as train_binary
 from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score
 from charlm.runs.run_dir import checkpoint_steps
 from charlm.training.session import Session
 
@@ -154,7 +153,7 @@ def test_a_loss_that_is_not_finite_is_told_when_it_is_made_up(
 ) -> None:
   args = [*train_args, *_FLAGS, f"--run_dir={tmp_path}/run"]
   _stop(args, 2, monkeypatch)
-  score = Score(np.full(2, np.nan), np.full(2, False))
+  score = score_of(np.full(2, np.nan))
   monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
   assert train_binary.main(args) == 3
   assert "loss after step 5 is not finite" in capsys.readouterr().err
