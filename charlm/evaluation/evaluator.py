@@ -111,9 +111,9 @@ class Evaluator:
         start += len(block) - 1
       else:  # a line that is longer than the block
         stop = start + size
-        while not np.isin(newline, text[stop + 1 : stop + size + 1]):
+        while newline not in (ahead := text[stop + 1 : stop + size + 1]):
           stop += size
-        stop += 1 + int(np.argmax(text[stop + 1 : stop + size + 1] == newline))
+        stop += 1 + int(np.argmax(ahead == newline))
         tally.add_row(self._stream(text, start, stop))
         start = stop
     return tally.score()
@@ -155,12 +155,10 @@ class Evaluator:
       batch = starts[rows].tolist(), lengths[rows].tolist()
       for done, nats in self._pieces(text, *batch, _BATCH_SIZE, size):
         for row, start, length, scored in zip(rows, *batch, nats, strict=False):
-          first = max(done, seen if row else 0)
-          stop = min(done + size, length)
-          if first < stop:
-            found[start + first : start + stop] = scored[
-              first - done : stop - done
-            ]
+          begin, end = max(done, seen if row else 0), min(done + size, length)
+          if begin < end:
+            new = scored[begin - done : end - done]
+            found[start + begin : start + end] = new
     return found
 
   def _pieces(
