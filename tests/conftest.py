@@ -72,7 +72,7 @@ def train_args(corpus_path: pathlib.Path) -> list[str]:
     "--embedding_dim=8",
     "--rnn_units=16",
     "--learning_rate=0.01",
-    "--num_replicas=2",
+    "--num_replicas=1",
     "--epochs=1",
   ]
 

@@ -59,6 +59,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
   number: signal.Signals, train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=100"]
+  args += ["--num_replicas=2"]
   stopped = [*args, f"--run_dir={tmp_path}/stopped"]
   with Program(*stopped) as process:
     file = tmp_path / "stopped" / "metrics.jsonl"
