@@ -39,7 +39,9 @@ class EvalOptions(Options):
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   text: str | None = option(
-    None, "file to score, - for standard input; default: the run's eval text"
+    None,
+    "text to score, given as a corpus is; with per_line one plain file; - for "
+    "standard input; default: the run's eval text",
   )
   protocol: str = option(
     "stream",

@@ -115,9 +115,13 @@ def _describe(
     if part is not split.train or isinstance(part.ids, np.ndarray):
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
-  rare = corpus.counts[corpus.counts < config.min_count]
-  words = f": {len(rare):,} characters, {rare.sum():,} times, read as [UNK]"
-  lines.append(f"vocab    {len(vocab):,} entries{words if len(rare) else ''}")
+  counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
+  rare = [counts[char] for char in counts.keys() - set(vocab)]
+  words = (
+    f"; {len(rare):,} rare characters ({sum(rare):,} occurrences) are read as "
+    "[UNK]"
+  )
+  lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
   return "\n".join(lines)
 
 
@@ -126,10 +130,16 @@ def _warn_of_held_out(config: Config, split: Split, vocab: list[str]) -> None:
   for name, part in (("valid", split.valid), ("eval", split.eval)):
     files = getattr(config, f"{name}_corpus")
     if files and (number := count_shared_lines(split.train, part)):
-      warn(f"{number:,} lines of {files} are in the train text, too")
+      warn(
+        f"{number:,} distinct lines of {files} are in the train text, too: the "
+        "score may be too good"
+      )
     if files and (unknown := unknown_characters(part.characters, vocab)):
       words = " ".join(map(repr, unknown[:20]))
-      warn(f"{len(unknown):,} characters of {files} are read as [UNK]: {words}")
+      warn(
+        f"{len(unknown):,} distinct characters of {files} are read as [UNK], "
+        f"first {words}"
+      )
 
 
 if __name__ == "__main__":

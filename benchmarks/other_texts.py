@@ -1,9 +1,9 @@
-"""Trains and scores texts of other kinds, sizes and scripts.
+"""Trains on texts of other kinds, sizes and writing systems, and scores them.
 
     python -m benchmarks.other_texts --only kjv quran --folder runs/texts
 
-The texts come from package indexes: two wheels of PyPI, the standard library of
-this Python, and Debian's `linux-source`. What was measured of each is kept as
+The texts are two wheels of PyPI, the standard library of this Python, and
+Debian's `linux-source`. What was measured of each is kept as
 JSON in `results/other/`, for the table of `results/README.md`.
 """
 
@@ -30,7 +30,9 @@ from charlm.system.flags import define_flags, options_from
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 OTHER = _ROOT / "results" / "other"
 _FIRST = 100_000_000  # bytes of the source of Linux
-_SCORED = 20_000_000  # characters of the train text that n-grams and xz read
+_READ_BY_BASELINES = (
+  20_000_000  # characters of the train text that n-grams and xz read
+)
 
 
 def _wheel(name: str, folder: pathlib.Path) -> zipfile.ZipFile:
@@ -92,7 +94,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _first(chunks: Iterable[bytes]) -> Iterator[bytes]:
-  """Yields whole files until they have a hundred megabytes."""
+  """Yields whole files as long as they fit in a hundred megabytes."""
   size = 0
   for chunk in chunks:
     size += len(chunk)
@@ -137,7 +139,7 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   score = json.loads(_call("eval.py", f"--run_dir={run_dir}", "--json"))
   split = split_text(corpus.text, config)
   size = len(split.train)
-  train = str(split.train.part(max(0, size - _SCORED), size))
+  train = str(split.train.part(max(0, size - _READ_BY_BASELINES), size))
   vocab = extend_vocabulary(SPECIAL, corpus.text.characters)
   scored = baselines(train, str(split.eval), vocab)
   best = min(scored[:-1], key=lambda baseline: baseline.nats)

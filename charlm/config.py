@@ -33,7 +33,7 @@ class Config(Options):
   )
   unit: str = option(
     "character",
-    "what is predicted: character, or byte, which takes any file as it is",
+    "what is predicted: character, or byte, which takes any file",
     one_of("character", "byte"),
   )
   field: str = option(
@@ -50,7 +50,8 @@ class Config(Options):
   lowercase: bool = option(False, "convert the text to lower case")
   min_count: int = option(
     1,
-    "characters that occur fewer times in the corpus are read as [UNK]",
+    "characters that occur fewer than this many times in the corpus are read "
+    "as [UNK]",
     between(1),
   )
   eval_lines: int = option(
@@ -136,7 +137,7 @@ class Config(Options):
   )
   max_steps: int = option(
     0,
-    "end after so many steps, before the epochs do; 0: they decide",
+    "largest number of steps; 0: as many as the epochs have",
     between(0),
   )
   seed: int = option(
@@ -181,6 +182,10 @@ class Config(Options):
       raise InputError("warmup_steps has no effect: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
+    if self.unit == "byte" and self.field:
+      raise InputError(
+        "field is of characters: leave out --field or --unit=byte"
+      )
     if self.skip_bad and not self.field:
       raise InputError(
         "skip_bad has no effect: give the --field of .jsonl files"
@@ -195,7 +200,7 @@ class Config(Options):
       lines = self.valid_lines if part == "valid" else 0
       if getattr(self, files) and (getattr(self, chars) or lines):
         raise InputError(
-          f"two {part} texts: give --{files}, or a part of the corpus"
+          f"two {part} texts: give --{files} or a part of the corpus, not both"
         )
 
   @property

@@ -9,8 +9,8 @@ from charlm.data.permutation import permute
 from charlm.data.text import Ids, gather
 from charlm.errors import InputError
 
-# An epoch's shuffle of more windows is computed place by place, not kept: this
-# many take 64 MB.
+# Of more windows, the order is computed place by place: a shuffle of this many
+# takes 64 MB.
 _MAX_SHUFFLED = 2**23
 
 
@@ -45,7 +45,7 @@ class Batches:
       seq_length: inputs in a window.
       batch_size: windows in a batch.
       seed: with the epoch, determines the shuffle.
-      max_shuffled: of more windows, the shuffle is computed place by place.
+      max_shuffled: the most windows whose shuffle is held in memory.
 
     Raises InputError: the text does not fill one batch of windows.
     """

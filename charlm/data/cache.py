@@ -1,9 +1,9 @@
 """Encoded corpora in files, so that a large one is encoded once.
 
 A file has the ids, a JSON object that describes them, the object's size in
-eight bytes, and a mark. It is found by the names of the corpus' files and by
-the flags of reading, and counts only if these files have kept their sizes and
-modification times.
+eight bytes, and a mark. Its name is a hash of the paths of the corpus' files
+and of the flags that affect reading; it is used only if these files have kept
+their sizes and modification times.
 """
 
 import contextlib
@@ -59,7 +59,8 @@ class Cache:
       return None
     try:
       about = _read_about(opened.file)
-      # Standard input, which has no stamp, is another text in each start.
+      # Standard input, which has no stamp, is another text in each start; the
+      # plays have none either.
       if None in self._stamps or about["stamps"] != self._stamps:
         return None
       dtype = np.dtype(about["dtype"])
@@ -69,7 +70,7 @@ class Cache:
       text = Text(ids, np.array(about["characters"], np.uint32), self._codec)
       return Corpus(text, np.array(about["counts"]), about["sha256"])
     except (ValueError, TypeError, LookupError) as error:
-      warn(f"{self._path} is damaged ({error}): the corpus is encoded again")
+      warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
       return None
 
   def open_file(self) -> BinaryIO:

@@ -15,7 +15,7 @@ from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show
 
-_IN_MEMORY = 2**28  # bytes of ids; of more, the ids are in a file
+_IN_MEMORY = 2**28  # bytes of ids; more than this go into a file
 
 
 def load_lines(spec: str, lowercase: bool = False) -> list[str]:
@@ -39,8 +39,8 @@ def load_corpus(
     config: says how files are read.
     spec: `shakespeare`, `-` for standard input, or a file, a glob, a folder
       (its `*.txt`, sorted), or several of these separated by commas.
-    folder: keeps the ids in a file there; by default only many of them, in the
-      user's cache.
+    folder: keeps the ids in a file there; by default they are in memory or,
+      above 256 MB, in a file in the user's cache.
     verify: compare the checksums of ids that were kept.
 
   Raises:
@@ -62,7 +62,8 @@ def load_corpus(
     cache.discard()
   if not "".join(corpus.frequent(1)).strip():
     raise InputError(
-      f"the corpus {spec} has no line of text: give another --corpus"
+      f"{spec} has no line of text, only white space or nothing: give another "
+      "file"
     )
   return corpus
 
@@ -74,7 +75,8 @@ def _shown(pieces: Iterator[str], sources: list[Source]) -> Iterator[str]:
   for piece in pieces:
     if time.monotonic() > shown + 0.2:
       read = sum(source.num_read for source in sources) / 1e6
-      show(f"encoding the corpus: {read:,.0f} of {megabytes:,.0f} MB")
+      of = f" of {megabytes:,.0f}" if megabytes else ""
+      show(f"encoding the corpus: {read:,.0f}{of} MB")
       shown = time.monotonic()
     yield piece
   show("")
@@ -135,10 +137,13 @@ def split_text(
     ("valid", valid, "leave it out"),
   ):
     flag = _flag(config, name)
-    if len(part) < 2 and (getattr(config, flag) or config.has_valid):
+    if len(part) < 2 and getattr(config, flag):
+      remedy = f"raise --{flag}, or {other}"
+      if flag.endswith("_corpus"):
+        remedy = "give a longer file"
       raise InputError(
         f"the text held out by {flag} is a single character or none, which "
-        f"leaves nothing to predict: raise --{flag}, or {other}"
+        f"leaves nothing to predict: {remedy}"
       )
   return Split(train, valid, eval_text)
 
@@ -163,7 +168,7 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
   last = text.rfind("\n", number, end)
   if last < 0:
     num_lines = 1 + text.count("\n") - (end < length)
-    remedy = f"lower --{flag}"
+    remedy = f"lower --{flag}, or give --{name}_chars"
     if flag == "eval_lines" and num_lines == 1:  # 1 is too many, too
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
@@ -174,6 +179,6 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
 
 
 def count_shared_lines(train: Text, held_out: Text) -> int:
-  """Counts the lines of a text, each once, that a train text holds, too."""
+  """Counts the distinct lines of `held_out` that are also in `train`."""
   lines = set(filter(None, split_lines(held_out.pieces())))
   return len(lines.intersection(split_lines(train.pieces())))

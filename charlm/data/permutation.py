@@ -8,9 +8,9 @@ import numpy as np
 def permute(places: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
   """Returns where a permutation of `range(size)` sends some places.
 
-  A Feistel network (Luby and Rackoff 1988) permutes the pairs of two numbers,
-  of which there are hardly more than `size`; what it sends beyond `size` is
-  sent on until it is below (cycle walking, Black and Rogaway 2002).
+  A Feistel network (Luby and Rackoff 1988) permutes a grid of rows and columns
+  with hardly more than `size` cells; a place that lands at `size` or above is
+  permuted again (cycle walking, Black and Rogaway 2002).
 
   Args:
     places: `[N]` numbers below `size`.
@@ -23,9 +23,9 @@ def permute(places: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
   outside = np.ones(len(places), bool)
   while outside.any():
     row, column = np.divmod(places[outside], columns)
-    for even, odd in key.reshape(-1, 2):
-      row = (row + _mix(column ^ even) % rows) % rows
-      column = (column + _mix(row ^ odd) % columns) % columns
+    for row_key, column_key in key.reshape(-1, 2):
+      row = (row + _mix(column ^ row_key) % rows) % rows
+      column = (column + _mix(row ^ column_key) % columns) % columns
     places[outside] = row * columns + column
     outside = places >= size
   return places.astype(np.int64)

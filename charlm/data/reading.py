@@ -13,7 +13,7 @@ from charlm.errors import InputError
 from charlm.options import is_utf8
 from charlm.system.process import warn
 
-_LONG = 2**20  # characters of a line that are held; of more, parts are yielded
+_LONG = 2**20  # characters; a longer line is yielded in parts
 
 
 def read_corpus(config: Config, spec: str) -> Iterator[str]:
@@ -26,6 +26,8 @@ def read_corpus(config: Config, spec: str) -> Iterator[str]:
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
   """Yields the text of files, one after the other, as `read_corpus` does."""
+  if config.field and not any(source.is_json_lines for source in sources):
+    warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
   texts = (_read_source(config, source) for source in sources)
   if config.keeps_text:
     for piece in itertools.chain.from_iterable(texts):
@@ -46,7 +48,7 @@ def _read_source(config: Config, source: Source) -> Iterator[str]:
 def decode_chunks(
   chunks: Iterable[bytes], name: str, encoding: str = "utf-8"
 ) -> Iterator[str]:
-  """Decodes UTF-8, dropping a byte-order mark, or Latin-1.
+  """Decodes UTF-8, whose byte-order mark is dropped, or Latin-1.
 
   Raises InputError: not UTF-8; it names `name` and the first bad byte's offset.
   """

@@ -55,7 +55,7 @@ class Source:
 
   @property
   def is_json_lines(self) -> bool:
-    """Whether its name, without that of a compression, ends in `.jsonl`."""
+    """Whether its name ends in `.jsonl`, or in that and `.gz` or the like."""
     names = [self.name.removesuffix(kind.suffix) for kind in _COMPRESSIONS]
     return any(name.endswith(".jsonl") for name in names)
 
@@ -83,7 +83,7 @@ class Source:
       yield cast(io.BufferedIOBase, sys.stdin.buffer)
 
   def read(self) -> Iterator[bytes]:
-    """Yields the content in chunks; decompresses it by its name or content.
+    """Yields the content in chunks, decompressed where it is compressed.
 
     Raises InputError: compressed data that is damaged, or that becomes more
       than 1,000 times as large, or a file that changes in the meantime.
@@ -96,7 +96,8 @@ class Source:
         yield chunk
     if self.stamp() != before:
       raise InputError(
-        f"{self.name} changed while it was read: start again when it is whole"
+        f"{self.name} changed while it was read: start again when nothing "
+        "writes to it"
       )
 
 
@@ -128,7 +129,8 @@ _COMPRESSIONS = (
   _Compression("xz", ".xz", b"\xfd7zXZ\0", lzma.LZMAFile),
   _Compression("zstd", ".zst", b"\x28\xb5\x2f\xfd", _open_zstd),
 )
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # after the level; of no blocks
+# What follows `BZh` and the level: the mark of a block, or that of the end.
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def _decompressed(name: str, counted: _Counted) -> Iterator[bytes]:
@@ -168,7 +170,8 @@ def _compression(name: str, start: bytes) -> _Compression | None:
       return kind
     if start and name.endswith(kind.suffix):
       raise InputError(
-        f"{name} is no {kind.name} data: give a file that is, or rename it"
+        f"{name} is not {kind.name} data, as its name says: give a file that "
+        "is, or rename it"
       )
   return None
 
@@ -201,10 +204,13 @@ def _sources_of(part: str) -> list[Source]:
     paths = sorted(p for p in found if not os.path.isdir(p))
   if not paths:
     raise InputError(
-      f"no file at {part}: give a text file, a glob, a folder with "
-      "*.txt files, or the name shakespeare"
+      f"no file at {part}: give a text file, a glob such as 'folder/*.md', a "
+      "folder with *.txt files, or the name shakespeare"
     )
   for name in paths:
     if not os.path.isfile(name):
-      raise InputError(f"{name} is not a regular file: give a text file")
+      raise InputError(
+        f"{name} is not a regular file: give one, or its content as - on "
+        "standard input"
+      )
   return [Source(name) for name in paths]

@@ -93,7 +93,7 @@ class Evaluator:
     """
     text = _Lines(ids, newline)
     refuse_short(text)
-    # Kept nats take far more memory than the ids.
+    # One block if nats are kept, since `add_row` keeps none.
     size = len(text) if self._keep_nats else BLOCK
     num_lines = sum(
       int(np.count_nonzero(text[i : i + size] == newline))
@@ -189,7 +189,7 @@ class Evaluator:
 
 
 class _Lines:
-  """A text between a newline and that at its end, which may be missing."""
+  """A text with a newline before it, and after it if it ends in none."""
 
   def __init__(self, ids: IdsLike, newline: int) -> None:
     self._ids, self.dtype, size = ids, ids.dtype, len(ids)

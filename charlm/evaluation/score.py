@@ -37,10 +37,10 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
-  """The mean of values: the nats of characters or, by lines, of lines' means.
+  """The mean of values: a character's nats or, by lines, a line's mean nats.
 
-  Values are held one by one up to `MAX_BLOCKS`. Of more, blocks of neighbours
-  are held, the last of which can have fewer.
+  Up to `MAX_BLOCKS` values are held one by one. If there are more, sums over
+  blocks of neighbours are held; the last block can have fewer values.
   """
 
   values: np.ndarray  # [2, M], of each block: the sum, and how many there are
@@ -48,7 +48,7 @@ class Score:
   num_characters: int  # that are scored
   num_unknown: int  # of these, those that the model does not know
   nats: np.ndarray  # [num_characters], or [0] where they are not kept
-  num_bytes: int = 0  # of the scored characters as UTF-8, where counted
+  num_bytes: int = 0  # of the scored characters, where they were counted
   unit: str = "character"
 
   @property
@@ -74,7 +74,7 @@ class Score:
 
   @property
   def bits_per_byte(self) -> float:
-    """The same per byte of the text, in which texts of any unit compare."""
+    """Bits per byte of the text, comparable across units and alphabets."""
     return self.bits_per_character * self.num_characters / self.num_bytes
 
   @property
@@ -203,9 +203,10 @@ def confidence_interval(
 
 
 def scored_bytes(text: Text, by_lines: bool = False) -> int:
-  """Returns the bytes of the characters that are scored of a text.
+  """Returns the size in bytes of a text's characters that are scored.
 
-  They are all but the first or, by lines, all and the last line's newline.
+  They are all but the first; by lines, all, and a newline at the end even if it
+  is missing.
   """
   if by_lines:
     return text.num_bytes() + (not text.ends_with("\n"))

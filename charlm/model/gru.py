@@ -105,8 +105,8 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
-    Each embedding is projected once, not at each of its occurrences, if they
-    are few.
+    Up to `_MAX_ONE_HOT` embeddings are projected once each, not at each of
+    their occurrences.
 
     Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others may
     read as zeros.

@@ -21,11 +21,11 @@ class StartOptions(Options):
   )
   corpus_cache: str = option(
     "",
-    "folder that keeps the encoded corpus; default: only a corpus of more than "
-    "256 MB of ids is kept, in ~/.cache/charlm",
+    "folder for a file with the corpus' ids; default: in memory or, above 256 "
+    "MB, in a file in ~/.cache/charlm",
   )
   verify_corpus: bool = option(
-    False, "compare the checksums of an encoded corpus that was kept"
+    False, "compare the checksums of a file of ids that is found"
   )
   num_replicas: int = option(
     0,
