@@ -14,7 +14,7 @@ from charlm.model.language_model import GRULM
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
-BLOCK = 2**20  # characters of lines that are sorted by their length
+BLOCK = 2**19  # characters of lines that are sorted by their length
 
 
 class Evaluator:

@@ -12,7 +12,7 @@ from charlm.data.text import IdsLike, Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 
-MAX_BLOCKS = 2**20  # whose sums a score holds
+MAX_BLOCKS = 2**19  # whose sums a score holds
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
