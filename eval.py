@@ -160,7 +160,10 @@ def _open(
   run: "RunDir", text: str | None
 ) -> AbstractContextManager[io.BufferedIOBase]:
   """Opens the text to score, by default the run's own."""
-  return Source(text).open() if text else run.eval_path.open("rb")
+  if text is not None:
+    return Source(text).open()
+  run.eval_text()  # which compares its hash
+  return run.eval_path.open("rb")
 
 
 def _describe(score: "Score", step: int, protocol: str) -> str:

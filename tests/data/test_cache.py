@@ -101,7 +101,7 @@ def test_a_cache_that_is_cut_off_is_made_anew(
   load(path, folder)
   err = capsys.readouterr().err
   assert err.count("\n") == 1
-  assert "is damaged" in err
+  assert "cannot be used" in err
   assert kept.read_bytes() == data
 
 

@@ -99,7 +99,7 @@ def test_a_file_that_is_cut_off_or_damaged_is_named(
   with pytest.raises(InputError, match="but damaged"):
     read(path)
   path.write_bytes(b"plain text")
-  with pytest.raises(InputError, match=r"is no .* data"):
+  with pytest.raises(InputError, match="as its name says"):
     read(path)
 
 

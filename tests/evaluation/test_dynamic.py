@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from charlm.data.text import IdsLike
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import _LEARNING_RATES, DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Ids
 from charlm.model.language_model import GRULM, State, build_model
 
 
@@ -47,7 +47,7 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   class Slope(DynamicEvaluator):
     """Loses more the farther a learning rate is from the best."""
 
-    def _pass(self, ids: Ids, learning_rate: float) -> Iterator[np.ndarray]:
+    def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
       distance = abs(math.log(learning_rate / best)) if learning_rate else 0
       yield np.array([1.0, distance])
 
@@ -60,7 +60,7 @@ def test_what_a_pass_is_given(model: GRULM) -> None:
   class Idle(DynamicEvaluator):
     """Notes what it would pass over."""
 
-    def _pass(self, ids: Ids, learning_rate: float) -> Iterator[np.ndarray]:
+    def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
       passed.append(ids)
       yield np.zeros(len(ids) - 1)
 

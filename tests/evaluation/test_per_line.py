@@ -16,6 +16,7 @@ from helpers import ROOT, VOCAB, WORDS
 
 import eval as eval_binary
 import train as train_binary
+from charlm.config import Config
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.per_line import LineScorer, read_lines
@@ -166,7 +167,7 @@ def test_a_tab_in_a_line_leaves_the_columns_before_it_whole() -> None:
   scorer = LineScorer(
     Evaluator(build_model(len(VOCAB), 4, 6), keep_nats=True),
     VOCAB,
-    str,
+    Config(raw=True),
     pytest.fail,
   )
   (row,) = scorer.score([b"a\tb\tb"])

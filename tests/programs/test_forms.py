@@ -179,8 +179,13 @@ def test_texts_of_their_own_are_held_out(
   args += [f"--valid_corpus={tmp_path}/valid", f"--run_dir={tmp_path}/run"]
   assert train_program.main(args) == 0
   captured = capsys.readouterr()
-  assert f"1 lines of {tmp_path}/eval are in the train text" in captured.err
-  assert f"1 characters of {tmp_path}/eval are read as [UNK]" in captured.err
+  assert (
+    f"1 distinct lines of {tmp_path}/eval are in the train text" in captured.err
+  )
+  assert (
+    f"1 distinct characters of {tmp_path}/eval are read as [UNK]"
+    in captured.err
+  )
   size = len("\n".join(lines))
   assert (
     f"train    {size:,} characters, {size:,} bytes, SHA-256" in captured.out
@@ -201,6 +206,6 @@ def test_rare_characters_are_read_as_unknown(
   args = [*train_args, f"--corpus={tmp_path}/text", "--min_count=4"]
   assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
   printed = capsys.readouterr().out
-  assert ": 2 characters, 6 times, read as [UNK]" in printed
+  assert "; 2 rare characters (6 occurrences) are read as [UNK]" in printed
   assert (tmp_path / "run" / "eval.txt").read_text().endswith("q")
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 1
