@@ -10,7 +10,11 @@ _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 
 
 def describe() -> dict[str, Any]:
-  """Returns processor, cores, memory and versions."""
+  """Returns processor, cores, memory and versions of what is installed."""
+  installed = {
+    (distribution.name or "").lower(): distribution.version
+    for distribution in importlib.metadata.distributions()
+  }
   return {
     "processor": processor(),
     "cores": num_cores(),
@@ -18,7 +22,7 @@ def describe() -> dict[str, Any]:
     "system": platform.system(),
     "versions": {
       "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in _PACKAGES},
+      **{name: installed[name] for name in _PACKAGES if name in installed},
     },
   }
 
