@@ -1,10 +1,11 @@
-import json
 import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-from helpers import Program, file_size_limit
+from helpers import ROOT, file_size_limit
 
 from charlm.config import Config
 from charlm.data import cache, corpus
@@ -158,20 +159,20 @@ def test_left_overs_of_a_kill_are_removed(
   assert set(folder.iterdir()) == {kept, fresh}
 
 
-def test_two_runs_may_make_one_cache_at_once(
-  train_args: list[str], folder: pathlib.Path, tmp_path: pathlib.Path
+def test_two_programs_may_make_one_cache_at_once(
+  path: pathlib.Path, folder: pathlib.Path
 ) -> None:
-  programs = [
-    Program(
-      *train_args, f"--run_dir={tmp_path}/{i}", f"--corpus_cache={folder}"
+  path.write_text("to be or not to be\n" * 500_000)
+  code = "from charlm.data.corpus import Config, load_corpus\n"
+  code += f"print(load_corpus(Config(), {str(path)!r}, {str(folder)!r}).sha256)"
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
     )
-    for i in range(2)
+    for _ in range(2)
   ]
-  for program in programs:
-    program.communicate()
-    assert program.returncode == 0
+  printed = {process.communicate()[0] for process in processes}
+  assert not any(process.returncode for process in processes)
+  assert printed == {f"{load_corpus(Config(), str(path)).sha256}\n".encode()}
   (kept,) = folder.iterdir()
   assert not kept.name.startswith(".")
-  configs = [(tmp_path / f"{i}" / "config.json").read_text() for i in range(2)]
-  assert configs[0] == configs[1]
-  assert json.loads(configs[0])["corpus_sha256"]
