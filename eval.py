@@ -161,7 +161,7 @@ def _open(
 ) -> AbstractContextManager[io.BufferedIOBase]:
   """Opens the text to score, by default the run's own."""
   if text is not None:
-    return Source(text).open()
+    return Source(text, is_file=text != "-").open()
   run.eval_text()  # which compares its hash
   return run.eval_path.open("rb")
 

@@ -105,7 +105,8 @@ def sample(options: SampleOptions) -> int:
   stop = options.stop.encode().decode(encoding)
   prefix = options.prefix.encode().decode(encoding)
   if options.prefix_file:
-    chunks = Source(options.prefix_file).read()
+    file = options.prefix_file
+    chunks = Source(file, is_file=file != "-").read()
     prefix = "".join(decode_chunks(chunks, options.prefix_file, encoding))
   if unknown := unknown_characters(prefix or "\n", vocab):
     warn(

@@ -20,6 +20,7 @@ from charlm.data.vocabulary import (
   extend_vocabulary,
   unknown_characters,
 )
+from charlm.errors import InputError
 from charlm.system.machine import has_bfloat16
 from charlm.system.process import import_quietly, run_command, warn
 from charlm.training.options import StartOptions
@@ -76,8 +77,7 @@ def train(options: TrainOptions) -> int:
   strategy = create_strategy(options.num_replicas, config.batch_size)
   run = RunDir(options.run_dir)
   initial_vocab = initial_vocabulary(run, config)
-  frequent = corpus.frequent(config.min_count)
-  vocab = extend_vocabulary(initial_vocab, frequent)
+  vocab = _extend(initial_vocab, config, corpus)
   initial = load_initial(run, config, len(vocab))
   batches = build_batches(Ids(split.train, vocab), config)
   trainer = build_trainer(
@@ -99,6 +99,17 @@ def train(options: TrainOptions) -> int:
     texts = HeldOutTexts(vocab, eval_ids, valid_ids, num_bytes, config.unit)
     num_steps = config.num_steps(batches.steps_per_epoch)
     return start_run(options, num_steps, run, trainer, texts)
+
+
+def _extend(initial: list[str], config: Config, corpus: Corpus) -> list[str]:
+  """Returns the vocabulary: an initial one, and what a corpus adds to it."""
+  vocab = extend_vocabulary(initial, corpus.frequent(config.min_count))
+  if len(vocab) == NUM_SPECIAL:
+    raise InputError(
+      f"min_count is {config.min_count}, more often than any character occurs: "
+      "lower --min_count"
+    )
+  return vocab
 
 
 def _describe(

@@ -186,6 +186,8 @@ class Config(Options):
       raise InputError(
         "field is of characters: leave out --field or --unit=byte"
       )
+    if [self.corpus, self.eval_corpus, self.valid_corpus].count("-") > 1:
+      raise InputError("standard input is read once: give - for one text only")
     if self.skip_bad and not self.field:
       raise InputError(
         "skip_bad has no effect: give the --field of .jsonl files"

@@ -1,7 +1,7 @@
 """Encoded corpora in files, so that a large one is encoded once.
 
-A file has the ids, a JSON object that describes them, the object's size in
-eight bytes, and a mark. Its name is a hash of the paths of the corpus' files
+A file has the ids, a JSON object that describes them, the object's size and
+checksum, and a mark. Its name is a hash of the paths of the corpus' files
 and of the flags that affect reading; it is used only if these files have kept
 their sizes and modification times.
 """
@@ -26,7 +26,7 @@ from charlm.data.text import OpenFile, StoredIds, Text, codec
 from charlm.system.process import warn
 
 _MARK = b"charlm 1"  # with another version's mark, the file is written anew
-_TAIL = len(_MARK) + 8
+_TAIL = 8 + 4 + len(_MARK)
 _BLOCK = 2**24  # ids that have one checksum
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
@@ -55,7 +55,7 @@ class Cache:
     """
     try:
       opened = OpenFile(self._path.open("rb"))
-    except FileNotFoundError:
+    except OSError:  # not there, or not to be read, which writing will tell
       return None
     try:
       about = _read_about(opened.file)
@@ -69,7 +69,7 @@ class Cache:
         raise ValueError("its checksums differ")
       text = Text(ids, np.array(about["characters"], np.uint32), self._codec)
       return Corpus(text, np.array(about["counts"]), about["sha256"])
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
       warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
       return None
 
@@ -106,7 +106,9 @@ class Cache:
     data = json.dumps(about).encode()
     file = ids.opened.file
     file.seek(0, os.SEEK_END)
-    file.write(data + len(data).to_bytes(8, "little") + _MARK)
+    size, checksum = len(data), zlib.crc32(data)
+    file.write(data + size.to_bytes(8, "little"))
+    file.write(checksum.to_bytes(4, "little") + _MARK)
     file.flush()
     os.fsync(file.fileno())
     os.replace(self._temporary.pop(), self._path)
@@ -138,7 +140,10 @@ def _read_about(file: BinaryIO) -> dict[str, Any]:
     raise ValueError("cut off, or of another version")
   start = end - _TAIL - int.from_bytes(tail[:8], "little")
   file.seek(max(0, start))
-  about: dict[str, Any] = json.loads(file.read()[:-_TAIL])
+  data = file.read()[:-_TAIL]
+  if zlib.crc32(data) != int.from_bytes(tail[8:12], "little"):
+    raise ValueError("cut off, or its description has changed")
+  about: dict[str, Any] = json.loads(data)
   if start != about["size"] * np.dtype(about["dtype"]).itemsize:
     raise ValueError("cut off")
   return about

@@ -181,4 +181,5 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
 def count_shared_lines(train: Text, held_out: Text) -> int:
   """Counts the distinct lines of `held_out` that are also in `train`."""
   lines = set(filter(None, split_lines(held_out.pieces())))
-  return len(lines.intersection(split_lines(train.pieces())))
+  longest = max(map(len, lines), default=0)
+  return len(lines.intersection(split_lines(train.pieces(), longest)))

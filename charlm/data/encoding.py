@@ -25,7 +25,9 @@ class Corpus:
   sha256: str  # of the text in its encoding
 
   def frequent(self, min_count: int) -> list[str]:
-    """Lists the characters that occur at least `min_count` times."""
+    """Lists the characters that occur at least `min_count` times; all bytes."""
+    if self.text.codec == "latin-1":
+      return self.text.characters
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
     return [char for char, count in pairs if count >= max(1, min_count)]
 

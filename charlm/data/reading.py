@@ -4,6 +4,7 @@ import codecs
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator
 
 from charlm.config import Config
@@ -29,13 +30,15 @@ def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
   if config.field and not any(source.is_json_lines for source in sources):
     warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
   texts = (_read_source(config, source) for source in sources)
+  pieces: Iterator[str]
   if config.keeps_text:
-    for piece in itertools.chain.from_iterable(texts):
-      yield piece.lower() if config.lowercase else piece
+    pieces = itertools.chain.from_iterable(texts)
   else:
     # The last line of a file need not have a newline.
-    pieces = (piece for text in texts for piece in itertools.chain(text, "\n"))
-    yield from clean_pieces(pieces, config.lowercase)
+    pieces = clean_pieces(
+      piece for text in texts for piece in itertools.chain(text, "\n")
+    )
+  yield from _lower(pieces) if config.lowercase else pieces
 
 
 def _read_source(config: Config, source: Source) -> Iterator[str]:
@@ -95,13 +98,22 @@ def _read_field(
     warn(f"{words}: they are left out")
 
 
-def split_lines(pieces: Iterable[str]) -> Iterator[str]:
-  """Yields the lines of a text, which line feeds end."""
-  rest = ""
+def split_lines(
+  pieces: Iterable[str], longest: float = math.inf
+) -> Iterator[str]:
+  """Yields the lines of a text, which line feeds end.
+
+  Of lines that are longer than `longest` it yields a part that is longer, too.
+  """
+  held: list[str] = []  # of a line whose end is yet to come
   for piece in pieces:
-    *lines, rest = (rest + piece).split("\n")
-    yield from lines
-  yield rest
+    if "\n" in piece:
+      *lines, rest = ("".join(held) + piece).split("\n")
+      yield from lines
+      held = [rest]
+    elif sum(map(len, held)) <= longest:
+      held.append(piece)
+  yield "".join(held)
 
 
 def clean_line(config: Config, line: bytes) -> str:
@@ -114,8 +126,24 @@ def clean_line(config: Config, line: bytes) -> str:
   return text if config.keeps_text else text.strip()
 
 
-def clean_pieces(pieces: Iterable[str], lowercase: bool) -> Iterator[str]:
-  """Strips each line, drops empty ones, optionally lower-cases.
+def _lower(pieces: Iterable[str]) -> Iterator[str]:
+  """Converts a text to lower case, whole words at a time.
+
+  The end of a word decides how a sigma is written.
+  """
+  rest = ""
+  for piece in pieces:
+    text = rest + piece
+    cut = 1 + max(text.rfind(" "), text.rfind("\n"))
+    if not cut and len(text) > _LONG:
+      cut = len(text)
+    rest = text[cut:]
+    yield text[:cut].lower()
+  yield rest.lower()
+
+
+def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:
+  """Strips each line, and drops empty ones.
 
   Only line feeds, carriage returns and their pair end a line. Yields the lines,
   joined by newlines, in pieces.
@@ -139,4 +167,4 @@ def clean_pieces(pieces: Iterable[str], lowercase: bool) -> Iterator[str]:
       if part:
         cleaned += part if begun else separator + part
         separator, begun = "\n", True
-    yield cleaned.lower() if lowercase else cleaned
+    yield cleaned

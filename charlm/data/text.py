@@ -193,7 +193,20 @@ class Ids:
     return len(self.stored)
 
   def __getitem__(self, key: slice) -> np.ndarray:
-    ids: np.ndarray = self.table[self.stored[key]]
+    return self.translate(self.stored[key])
+
+  def translate(self, stored: np.ndarray) -> np.ndarray:
+    """Returns the vocabulary's ids of the text's own ids.
+
+    Raises InputError: an id of no character, from a file that has changed.
+    """
+    try:
+      ids: np.ndarray = self.table[stored]
+    except IndexError as error:
+      raise InputError(
+        "the encoded corpus has changed: give --verify_corpus, which encodes "
+        "it anew"
+      ) from error
     return ids
 
 
@@ -206,8 +219,7 @@ def gather(
   follows its last.
   """
   if isinstance(ids, Ids):
-    rows: np.ndarray = ids.table[gather(ids.stored, starts, size)]
-    return rows
+    return ids.translate(gather(ids.stored, starts, size))
   if isinstance(ids, StoredIds):
     return ids.gather(starts, size)
   return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]

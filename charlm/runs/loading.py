@@ -72,7 +72,7 @@ def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
     return load_keras_weights(config.init_from, config, vocab_size)
   model, _ = load_model(source, "latest")
   theirs = source.experiment().config
-  for name in SIZES:
+  for name in ("unit", *SIZES):
     if (here := getattr(config, name)) != (there := getattr(theirs, name)):
       raise InputError(
         f"{name} is {here}, but {there} in {source.path}: give --{name}={there}"

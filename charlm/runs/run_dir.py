@@ -18,6 +18,7 @@ lock                                       held by the process that trains
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pathlib
 import re
@@ -189,7 +190,9 @@ class RunDir:
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
     there, here = mine.config, experiment.config
-    if here.epochs > there.epochs or here.max_steps != there.max_steps:
+    most = [config.max_steps or math.inf for config in (there, here)]
+    longer = here.epochs >= there.epochs and most[1] >= most[0]
+    if longer and (here.epochs, most[1]) != (there.epochs, most[0]):
       # Of several settings in the summaries, TensorBoard shows the first.
       self.outdate_summaries()
       self._write(self._config, [experiment.to_json().encode()])

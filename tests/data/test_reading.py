@@ -6,7 +6,13 @@ import pytest
 
 from charlm.config import Config
 from charlm.data import reading
-from charlm.data.reading import clean_pieces, decode_chunks, read_corpus
+from charlm.data.reading import (
+  _lower,
+  clean_pieces,
+  decode_chunks,
+  read_corpus,
+  split_lines,
+)
 from charlm.errors import InputError
 
 
@@ -17,12 +23,24 @@ def cut(text: str | bytes, size: int) -> list:
 def test_only_line_ends_end_lines() -> None:
   data = "\ufeffa\u2028b\r\n  c \x0b d\t\r\n\r\re\x1cf\n\n".encode()
   for size in range(1, len(data) + 1):
-    text = clean_pieces(decode_chunks(cut(data, size), "x"), False)
+    text = clean_pieces(decode_chunks(cut(data, size), "x"))
     assert "".join(text) == "a\u2028b\nc \x0b d\ne\x1cf"
 
 
 def test_lowercase() -> None:
-  assert "".join(clean_pieces(["AbC\nÀ\n"], True)) == "abc\nà"
+  assert "".join(_lower(["AbC\nÀ"])) == "abc\nà"
+  # The last of these letters ends a word, wherever pieces end.
+  text = "\u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3 \u03a3\n" * 9
+  for size in range(1, 30):
+    assert "".join(_lower(cut(text, size))) == text.lower()
+
+
+def test_lines_that_are_longer_than_asked_for_are_cut_off() -> None:
+  text = "ab\n" + "c" * 99 + "\nde\n\nf"
+  for size in range(1, 120):
+    assert list(split_lines(cut(text, size))) == text.split("\n")
+    lines = list(split_lines(cut(text, size), 3))
+    assert [line for line in lines if len(line) <= 3] == ["ab", "de", "", "f"]
 
 
 @pytest.mark.parametrize("longest", [3, 2**20])
@@ -36,7 +54,7 @@ def test_cleaning_in_pieces_is_cleaning_at_once(
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     expected = "\n".join(filter(None, map(str.strip, lines)))
     for size in (1, 2, 5, len(text)):
-      assert "".join(clean_pieces(cut(text, size), False)) == expected
+      assert "".join(clean_pieces(cut(text, size))) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from charlm.data import sources
+from charlm.data import compression
 from charlm.data.sources import Source, find_sources
 from charlm.errors import InputError
 
@@ -45,8 +45,35 @@ def test_specs(tmp_path: pathlib.Path) -> None:
     ("{0}/c.md,{0}", ["c.md", "a.txt", "b.txt"]),
     ("{}/**/*.md", ["c.md", "sub/d.md", "sub/sub/e.md"]),
     ("{}/sub/**", ["sub/d.md", "sub/sub/e.md"]),
+    ("{}/**/sub/*", ["sub/d.md", "sub/sub/e.md"]),
+    ("{}/**/**/e*", ["sub/sub/e.md"]),
   ):
     assert names(spec.format(tmp_path), tmp_path) == expected, spec
+
+
+def test_links_in_a_loop_are_not_followed(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / "a.txt").write_text("text")
+  for name in ("self", "again"):
+    (tmp_path / name).symlink_to(".")
+  (tmp_path / ".hidden").mkdir()
+  (tmp_path / ".hidden" / "b.txt").touch()
+  assert names(f"{tmp_path}/**/*.txt", tmp_path) == ["a.txt"]
+  monkeypatch.chdir(tmp_path)
+  assert names("**/*.txt", tmp_path) == ["a.txt"]
+
+
+def test_a_file_that_is_found_is_that_file(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  for name in ("shakespeare", "-"):
+    (tmp_path / name).write_text("own text")
+    (source,) = find_sources(f"[{name[0]}]{name[1:]}")
+    assert b"".join(source.read()) == b"own text"
+    (special,) = find_sources(name)
+    assert not special.is_file
 
 
 @pytest.mark.parametrize("name", ["[a].txt", "a,b.txt", "ü a.txt"])
@@ -79,6 +106,10 @@ def test_compressed_files_are_known_by_content(
   for name in (f"a.{suffix}", "a"):
     (tmp_path / name).write_bytes(compress(data[:9]) + compress(data[9:]))
     assert read(tmp_path / name) == data
+  # Streams may be filled up with zeros.
+  padded = b"".join(compress(data[i:][:9]) + bytes(512) for i in range(3))
+  (tmp_path / "padded").write_bytes(padded)
+  assert read(tmp_path / "padded") == b"".join(data[i:][:9] for i in range(3))
   (tmp_path / "empty").write_bytes(compress(b""))
   assert read(tmp_path / "empty") == b""
 
@@ -98,6 +129,16 @@ def test_a_file_that_is_cut_off_or_damaged_is_named(
   path.write_bytes(damaged)
   with pytest.raises(InputError, match="but damaged"):
     read(path)
+  # The second of three streams, too, at any of its bytes.
+  one = compress(b"to be or not to be")
+  for place in range(len(one)):
+    flipped = bytearray(one)
+    flipped[place] ^= 255
+    path.write_bytes(one + flipped + one)
+    try:  # no checksum has gzip's time and system
+      assert read(path) == b"to be or not to be" * 3
+    except InputError as error:
+      assert "damaged" in str(error) or "cut off" in str(error)
   path.write_bytes(b"plain text")
   with pytest.raises(InputError, match="as its name says"):
     read(path)
@@ -115,8 +156,8 @@ def test_a_bomb_is_refused(
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr(sources, "_ALWAYS_ALLOWED", 2**20)
-  monkeypatch.setattr(sources, "_MAX_EXPANSION", 500)
+  monkeypatch.setattr(compression, "_ALWAYS_ALLOWED", 2**20)
+  monkeypatch.setattr(compression, "_MAX_EXPANSION", 500)
   path = tmp_path / f"a.{suffix}"
   path.write_bytes(compress(bytes(2**23)))
   with pytest.raises(InputError, match="more than 500 times as large"):
@@ -148,7 +189,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
   stdin = io.TextIOWrapper(io.BytesIO(gzip.compress(b"text")))
   monkeypatch.setattr(sys, "stdin", stdin)
-  assert b"".join(Source("-").read()) == b"text"
+  assert b"".join(Source("-", is_file=False).read()) == b"text"
   monkeypatch.setattr(sys, "stdin", None)
   with pytest.raises(InputError, match="standard input is closed"):
-    list(Source("-").read())
+    list(Source("-", is_file=False).read())

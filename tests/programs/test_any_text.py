@@ -31,7 +31,7 @@ class _NoHooks:
 
 @given(TEXTS)
 def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
-  lines = "".join(clean_pieces([text], False)).split("\n")
+  lines = "".join(clean_pieces([text])).split("\n")
   vocab = build_vocabulary(lines)
   assert decode(encode("\n".join(lines), vocab), vocab) == "\n".join(lines)
 
@@ -39,7 +39,7 @@ def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(TEXTS)
 def test_any_text_trains_and_samples_its_own_characters(text: str) -> None:
-  lines = "".join(clean_pieces([text * 50], False)).split("\n")
+  lines = "".join(clean_pieces([text * 50])).split("\n")
   assume(len("\n".join(lines)) > 40)
   vocab = build_vocabulary(lines)
   config = Config(embedding_dim=4, rnn_units=8, seq_length=5, batch_size=4)

@@ -53,6 +53,17 @@ BAD_INPUT = [
   ("train.py", ["--unit=byte", "--lowercase"], "leave out --lowercase"),
   ("train.py", ["--unit=byte", "--min_count=2"], "leave out --lowercase"),
   ("train.py", ["--min_count=0"], "min_count is 0"),
+  ("train.py", ["--min_count=1000000"], "lower --min_count"),
+  (
+    "train.py",
+    ["--corpus=-", "--eval_corpus=-"],
+    "standard input is read once",
+  ),
+  (
+    "train.py",
+    ["--unit=byte", "--init_from={run}"],
+    "unit is byte, but character in",
+  ),
   ("train.py", ["--valid_chars=1"], "valid_chars is 1"),
   (
     "train.py",

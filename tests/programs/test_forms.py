@@ -149,6 +149,10 @@ def test_max_steps_can_be_raised_but_not_under_a_schedule(
     assert train_program.main([*args, f"--max_steps={max_steps}"]) == 0
   steps = [record["step"] for record in metrics(tmp_path / "a", "eval")]
   assert steps == [3, 12]
+  # A shorter one changes nothing.
+  before = (tmp_path / "a" / "config.json").read_text()
+  assert train_program.main([*args, "--max_steps=3"]) == 0
+  assert (tmp_path / "a" / "config.json").read_text() == before
   args = [*train_args, f"--run_dir={tmp_path}/b", "--schedule=cosine"]
   assert train_program.main([*args, "--max_steps=3"]) == 0
   rates = [r["learning_rate"] for r in metrics(tmp_path / "b", "train")]
