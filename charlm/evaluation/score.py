@@ -155,9 +155,10 @@ class Tally:
     """Adds values `[4, n]` to their blocks."""
     end = self._done + values.shape[1]
     low, high = self._done // self._length, -(-end // self._length)
-    first = np.arange(low, high) * self._length - self._done
-    sums = np.add.reduceat(values, np.maximum(first, 0), axis=1)
-    self._blocks[:, low:high] += sums
+    if self._length > 1:
+      first = np.arange(low, high) * self._length - self._done
+      values = np.add.reduceat(values, np.maximum(first, 0), axis=1)
+    self._blocks[:, low:high] += values
     self._done = end
 
 
