@@ -3,7 +3,7 @@
 A file has the ids, a JSON object that describes them, the object's size and
 checksum, and a mark. Its name is a hash of the paths of the corpus' files
 and of the flags that affect reading; it is used only if these files have kept
-their sizes and modification times.
+their sizes and the times of their last change.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ from charlm.data.sources import Source, find_sources
 from charlm.data.text import Text, codec
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
-from charlm.system.process import show
+from charlm.system.process import show, warn
 
 _IN_MEMORY = 2**28  # bytes of ids; more than this go into a file
 
@@ -49,6 +49,8 @@ def load_corpus(
     OSError: the ids cannot be written.
   """
   sources = find_sources(spec)
+  if config.field and not any(source.is_json_lines for source in sources):
+    warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
   place = pathlib.Path(folder) if folder else cache_folder()
   cache = Cache(place, config, sources)
   if corpus := cache.load(verify):

@@ -27,8 +27,6 @@ def read_corpus(config: Config, spec: str) -> Iterator[str]:
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
   """Yields the text of files, one after the other, as `read_corpus` does."""
-  if config.field and not any(source.is_json_lines for source in sources):
-    warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
   texts = (_read_source(config, source) for source in sources)
   pieces: Iterator[str]
   if config.keeps_text:

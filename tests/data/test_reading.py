@@ -6,6 +6,7 @@ import pytest
 
 from charlm.config import Config
 from charlm.data import reading
+from charlm.data.corpus import load_corpus
 from charlm.data.reading import (
   _lower,
   clean_pieces,
@@ -113,3 +114,14 @@ def test_files_are_joined_as_lines_or_as_they_are(
     (tmp_path / name).write_bytes(data)
   assert "".join(read_corpus(Config(), str(tmp_path))) == "one\ntwo"
   assert "".join(read_corpus(Config(raw=True), str(tmp_path))) == "one\rtwo"
+
+
+def test_a_field_of_no_file_is_told_of_a_corpus_alone(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  path, config = tmp_path / "a.txt", Config(field="text")
+  path.write_text("to be")
+  assert "".join(read_corpus(config, str(path))) == "to be"  # a text to score
+  assert capsys.readouterr().err == ""
+  load_corpus(config, str(path))
+  assert "field has no effect" in capsys.readouterr().err
