@@ -13,7 +13,7 @@ from charlm.data.sources import Source
 from charlm.data.text import Ids, codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
-from charlm.options import Options, between, one_of, option
+from charlm.options import Options, between, device_option, one_of, option
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
@@ -38,6 +38,7 @@ class EvalOptions(Options):
     "runs/shakespeare", "folder of the run", group="What is scored"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
+  device: str = device_option()
   text: str | None = option(
     None,
     "text to score, given as a corpus is; with per_line one plain file; - for "
@@ -112,9 +113,9 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.score import refuse_short, scored_bytes
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
-  from charlm.system.devices import let_gpu_memory_grow
+  from charlm.system.devices import choose_device
 
-  let_gpu_memory_grow()
+  choose_device(options.device)
   run = RunDir(options.run_dir)
   model, step = load_model(run, options.checkpoint)
   vocab, config = run.vocabulary(), run.experiment().config

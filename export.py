@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from charlm.errors import InputError
-from charlm.options import Options, one_of, option
+from charlm.options import Options, device_option, one_of, option
 from charlm.system.process import DONE, import_quietly, run_command
 
 
@@ -15,6 +15,7 @@ class ExportOptions(Options):
 
   run_dir: str = option("runs/shakespeare", "folder of the run")
   checkpoint: str = option("latest", "latest, best, or a step")
+  device: str = device_option()
   output: str | None = option(
     None, "folder or NAME.keras to write; default: exported or model.keras"
   )
@@ -60,9 +61,9 @@ def export(options: ExportOptions) -> int:
   from charlm.export.saved_model import save_saved_model
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
-  from charlm.system.devices import let_gpu_memory_grow
+  from charlm.system.devices import choose_device
 
-  let_gpu_memory_grow()
+  choose_device(options.device)
   run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
   save = save_keras if options.format == "keras" else save_saved_model

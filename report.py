@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from charlm.data.corpus import Split, load_corpus, split_corpus
 from charlm.errors import InputError
-from charlm.options import Options, option
+from charlm.options import Options, device_option, option
 from charlm.system.files import write_atomically
 from charlm.system.process import DONE, import_quietly, run_command
 
@@ -23,6 +23,7 @@ class ReportOptions(Options):
     ("runs/shakespeare",), "folders of runs, separated by commas"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
+  device: str = device_option()
   corpus: str | None = option(
     None, "corpus of the first run; adds n-grams and xz to the page"
   )
@@ -57,9 +58,9 @@ def report(options: ReportOptions) -> int:
   from charlm.reporting.page import page
   from charlm.reporting.result import score_run
   from charlm.runs.run_dir import RunDir
-  from charlm.system.devices import let_gpu_memory_grow
+  from charlm.system.devices import choose_device
 
-  let_gpu_memory_grow()
+  choose_device(options.device)
   runs = [RunDir(path) for path in options.run_dir]
   results = [score_run(run, options.checkpoint) for run in runs]
   split = _split(options.corpus, runs[0]) if options.corpus else None

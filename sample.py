@@ -10,7 +10,14 @@ from charlm.data.sources import Source
 from charlm.data.text import codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
-from charlm.options import Options, between, is_utf8, one_of, option
+from charlm.options import (
+  Options,
+  between,
+  device_option,
+  is_utf8,
+  one_of,
+  option,
+)
 from charlm.sampling.options import DrawOptions
 from charlm.system.process import (
   DONE,
@@ -34,6 +41,7 @@ class _TextOptions(Options):
     "runs/shakespeare", "folder of the run", group="The run"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
+  device: str = device_option()
   prefix: str = option(
     "", "text to continue; default: the start of a line", group="The text"
   )
@@ -94,9 +102,9 @@ def sample(options: SampleOptions) -> int:
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
   from charlm.sampling.generator import GenerativeModel
-  from charlm.system.devices import let_gpu_memory_grow
+  from charlm.system.devices import choose_device
 
-  let_gpu_memory_grow()
+  choose_device(options.device)
   run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
   vocab, encoding = run.vocabulary(), codec(run.experiment().config.unit)

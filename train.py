@@ -1,8 +1,11 @@
 """Trains a character-level language model; the same command resumes a run."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +27,12 @@ from charlm.errors import InputError
 from charlm.system.machine import has_bfloat16
 from charlm.system.process import import_quietly, run_command, warn
 from charlm.training.options import StartOptions
+
+if TYPE_CHECKING:  # they import TensorFlow
+  from charlm.model.language_model import GRULM
+  from charlm.system.cluster import Cluster
+  from charlm.training.trainer import Trainer
+  from charlm.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +67,11 @@ def train(options: TrainOptions) -> int:
   corpus = load(config.corpus)
   split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
-  from charlm.data.batches import build_batches
-  from charlm.evaluation.score import scored_bytes
-  from charlm.runs.loading import initial_vocabulary, load_initial
-  from charlm.runs.run_dir import RunDir, experiment_of
-  from charlm.system.devices import create_strategy, make_deterministic
-  from charlm.training.session import HeldOutTexts
-  from charlm.training.start import start_run
-  from charlm.training.trainer import build_trainer
+  from charlm.system.cluster import create_cluster
+  from charlm.system.devices import choose_device, make_deterministic
+  from charlm.training.workers import Workers, check_equal
 
+  choose_device(options.device)
   if options.deterministic:
     make_deterministic()
   if config.precision == "bfloat16" and not has_bfloat16():
@@ -74,31 +79,87 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
-  strategy = create_strategy(options.num_replicas, config.batch_size)
-  run = RunDir(options.run_dir)
-  initial_vocab = initial_vocabulary(run, config)
-  vocab = _extend(initial_vocab, config, corpus)
-  initial = load_initial(run, config, len(vocab))
-  batches = build_batches(Ids(split.train, vocab), config)
-  trainer = build_trainer(
-    config, len(vocab), batches, strategy, options.gru, initial
+  cluster = create_cluster(
+    options.num_replicas, config.batch_size, options.cluster_timeout
   )
+  with cluster.watched():
+    check_equal(cluster, options, corpus.sha256)
+    work = _lead if cluster.is_chief else _follow
+    return work(options, corpus, split, Workers(cluster))
+
+
+def _lead(
+  options: TrainOptions, corpus: Corpus, split: Split, workers: "Workers"
+) -> int:
+  """Trains as the chief, or alone; returns the exit code."""
+  from charlm.evaluation.score import scored_bytes
+  from charlm.runs.loading import initial_vocabulary, load_initial
+  from charlm.runs.run_dir import RunDir, experiment_of
+  from charlm.training.session import HeldOutTexts
+  from charlm.training.start import start_run
+
+  config, run = options.config, RunDir(options.run_dir)
+  with workers.alone():
+    initial_vocab = initial_vocabulary(run, config)
+    vocab = _extend(initial_vocab, config, corpus)
+    initial = load_initial(run, config, len(vocab))
+  workers.cluster.exchange(json.dumps(vocab).encode())
+  trainer = _build_trainer(options, split, vocab, workers.cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
-  with run.locked():
-    if run.exists():
-      run.check_resume(experiment)
-    else:
-      _warn_of_held_out(config, split, vocab)
-      run.create(experiment, vocab, split)
-    print(_describe(config, corpus, split, vocab))
-    new = vocab[len(initial_vocab) :]
-    if initial and len(initial_vocab) > NUM_SPECIAL and new:
-      print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
+  with contextlib.ExitStack() as stack:
+    with workers.alone():
+      stack.enter_context(run.locked())
+      if run.exists():
+        run.check_resume(experiment)
+      else:
+        _warn_of_held_out(config, split, vocab)
+        run.create(experiment, vocab, split)
+      print(_describe(config, corpus, split, vocab))
+      new = vocab[len(initial_vocab) :]
+      if initial and len(initial_vocab) > NUM_SPECIAL and new:
+        print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
     num_bytes = scored_bytes(split.eval)
     texts = HeldOutTexts(vocab, eval_ids, valid_ids, num_bytes, config.unit)
-    num_steps = config.num_steps(batches.steps_per_epoch)
-    return start_run(options, num_steps, run, trainer, texts)
+    num_steps = config.num_steps(trainer.batches.steps_per_epoch)
+    return start_run(options, num_steps, run, trainer, texts, workers)
+
+
+def _follow(
+  options: TrainOptions, corpus: Corpus, split: Split, workers: "Workers"
+) -> int:
+  """Trains beside the chief, and writes nothing; returns its exit code."""
+  from charlm.training.start import follow_run
+
+  cluster = workers.cluster
+  print(
+    f"worker   {cluster.index} of {cluster.num_workers}; the chief is "
+    f"{cluster.name(0)}"
+  )
+  workers.attend()  # it looks for an initial vocabulary
+  vocab = json.loads(cluster.exchange(b"")[0])
+  trainer = _build_trainer(options, split, vocab, cluster)
+  workers.attend()  # it makes or checks the run's folder
+  num_steps = options.config.num_steps(trainer.batches.steps_per_epoch)
+  return follow_run(options, num_steps, trainer, workers)
+
+
+def _build_trainer(
+  options: TrainOptions,
+  split: Split,
+  vocab: list[str],
+  cluster: "Cluster",
+  initial: "GRULM | None" = None,
+) -> "Trainer":
+  from charlm.data.batches import build_batches
+  from charlm.training.trainer import build_trainer
+
+  config = options.config
+  rows = cluster.rows(config.batch_size)
+  batches = build_batches(Ids(split.train, vocab), config, rows)
+  return build_trainer(
+    config, len(vocab), batches, cluster.strategy, options.gru, initial
+  )
 
 
 def _extend(initial: list[str], config: Config, corpus: Corpus) -> list[str]:

@@ -34,8 +34,8 @@ class _NoHooks:
   def periodic(self) -> tuple[()]:
     return ()
 
-  def should_stop(self) -> bool:
-    return False
+  def next_stop(self, step: int, planned: int) -> int:
+    return planned
 
 
 def build_step(sizes: Sizes, text: Text, precision: str) -> Run:

@@ -14,6 +14,6 @@ class DivergedError(ArithmeticError):
 
 
 class LostRunError(RuntimeError):
-  """A run's folder was taken away from the process that holds its lock."""
+  """A training lost its folder, or another worker; what is saved is whole."""
 
   exit_code = 4

@@ -71,6 +71,15 @@ def option(
   return dataclasses.field(default=default, metadata=metadata)
 
 
+def device_option() -> str:
+  """Declares the field `device` of a program."""
+  return option(
+    "auto",
+    "what computes: cpu, gpu, or auto, which is a GPU if TensorFlow finds one",
+    one_of("auto", "cpu", "gpu"),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
   """The base of all options.

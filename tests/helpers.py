@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from charlm.system.process import import_quietly
@@ -173,7 +174,10 @@ class Program:
   """A script that runs as a process, with the methods of `subprocess.Popen`."""
 
   def __init__(
-    self, *args: str | pathlib.Path, cwd: pathlib.Path = ROOT
+    self,
+    *args: str | pathlib.Path,
+    cwd: pathlib.Path = ROOT,
+    env: Mapping[str, str] = types.MappingProxyType({}),
   ) -> None:
     self._output: tuple[str, str] | None = None
     self._folder = pathlib.Path(tempfile.mkdtemp())
@@ -181,7 +185,7 @@ class Program:
       (self._folder / name).touch()
     argv = [str(ROOT / args[0]), *map(str, args[1:])]
     self._process = _FORKS.Process(
-      target=_run_script, args=(argv, cwd, self._folder)
+      target=_run_script, args=(argv, cwd, self._folder, dict(env))
     )
     self._process.start()
 
@@ -200,8 +204,8 @@ class Program:
   def poll(self) -> int | None:
     return self._process.exitcode
 
-  def wait(self) -> int:
-    self._process.join()
+  def wait(self, timeout: float | None = None) -> int:
+    self._process.join(timeout)
     if self._output is None:
       out, err = ((self._folder / n).read_text("utf-8") for n in "12")
       self._output = out, err
@@ -220,8 +224,9 @@ class Program:
 
 
 def _run_script(
-  argv: list[str], cwd: pathlib.Path, folder: pathlib.Path
+  argv: list[str], cwd: pathlib.Path, folder: pathlib.Path, env: dict[str, str]
 ) -> None:
+  os.environ.update(env)
   for name in "12":
     os.dup2(os.open(folder / name, os.O_WRONLY), int(name))
   os.chdir(cwd)
@@ -230,9 +235,11 @@ def _run_script(
 
 
 def run_program(
-  *args: str | pathlib.Path, cwd: pathlib.Path = ROOT
+  *args: str | pathlib.Path,
+  cwd: pathlib.Path = ROOT,
+  env: Mapping[str, str] = types.MappingProxyType({}),
 ) -> subprocess.CompletedProcess:
   """Runs a script with its flags as a process."""
-  program = Program(*args, cwd=cwd)
+  program = Program(*args, cwd=cwd, env=env)
   out, err = program.communicate()
   return subprocess.CompletedProcess(args, program.returncode, out, err)

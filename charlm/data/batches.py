@@ -36,6 +36,7 @@ class Batches:
     seq_length: int,
     batch_size: int,
     seed: int = 0,
+    rows: range | None = None,
     max_shuffled: int = _MAX_SHUFFLED,
   ) -> None:
     """Takes the whole text as ids `[N]`.
@@ -45,6 +46,7 @@ class Batches:
       seq_length: inputs in a window.
       batch_size: windows in a batch.
       seed: with the epoch, determines the shuffle.
+      rows: those of each batch that are read; None for all.
       max_shuffled: the most windows whose shuffle is held in memory.
 
     Raises InputError: the text does not fill one batch of windows.
@@ -52,6 +54,7 @@ class Batches:
     self._ids, self._size = ids, seq_length + 1
     self._num_windows = len(ids) // self._size
     self._batch_size, self._seed = batch_size, seed
+    self.rows = rows or range(batch_size)
     self._max_shuffled = max_shuffled
     self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
     self.characters_per_step = batch_size * seq_length
@@ -60,10 +63,10 @@ class Batches:
       raise InputError(_too_short(len(ids), seq_length, batch_size))
 
   def batch(self, step: int) -> np.ndarray:
-    """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
+    """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
     # Windows that do not fill the last batch are left out of this epoch alone.
-    places = index * self._batch_size + np.arange(self._batch_size)
+    places = index * self._batch_size + np.array(self.rows)
     return gather(
       self._ids, self._shuffled(epoch, places) * self._size, self._size
     )
@@ -94,37 +97,39 @@ class ContinuedBatches:
     seq_length: int,
     batch_size: int,
     seed: int = 0,
+    rows: range | None = None,
   ) -> None:
-    """Takes the whole text as ids `[N]`.
+    """Takes the whole text as ids `[N]`, and what `Batches` takes.
 
     Raises InputError: the text does not fill one batch of windows.
     """
     self._ids, self._seq_length, self._seed = ids, seq_length, seed
+    self.rows = rows or range(batch_size)
     # Where each row starts, counted from where the epoch starts.
-    self._starts = len(ids) * np.arange(batch_size) // batch_size
+    self._starts = len(ids) * np.array(self.rows) // batch_size
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = (len(ids) // batch_size - 1) // seq_length
     if self.steps_per_epoch < 1:
       raise InputError(_too_short(len(ids), seq_length, batch_size))
 
   def batch(self, step: int) -> np.ndarray:
-    """Returns the windows of a step, `[batch_size, seq_length + 1]`."""
+    """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
     # Another offset in each epoch: else every window would always be the same.
     first = _generator(self._seed, epoch).integers(len(self._ids))
-    starts = first + self._starts + index * self._seq_length  # [batch_size]
+    starts = first + self._starts + index * self._seq_length  # [rows]
     return gather(self._ids, starts, self._seq_length + 1)
 
 
 def build_batches(
-  ids: np.ndarray | Ids, config: Config
+  ids: np.ndarray | Ids, config: Config, rows: range | None = None
 ) -> Batches | ContinuedBatches:
-  """Returns the batches of a text `[N]` that a config asks for.
+  """Returns the batches of a text `[N]`, or these rows of them.
 
   Raises InputError: the text does not fill one batch of windows.
   """
   kind = ContinuedBatches if config.carry_state else Batches
-  return kind(ids, config.seq_length, config.batch_size, config.seed)
+  return kind(ids, config.seq_length, config.batch_size, config.seed, rows)
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

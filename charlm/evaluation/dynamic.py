@@ -15,6 +15,7 @@ from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_short
 from charlm.model.language_model import GRULM, State
+from charlm.system.choices import XLA_FOR_SCORES
 
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
@@ -40,8 +41,9 @@ class DynamicEvaluator:
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
-    xla = not tf.config.list_physical_devices("GPU")  # XLA cannot call cuDNN
-    self._compiled_learn = tf.function(self._learn, jit_compile=xla)
+    self._compiled_learn = tf.function(
+      self._learn, jit_compile=XLA_FOR_SCORES.here
+    )
     size = len(valid_ids)
     valid_ids = valid_ids[max(0, size - _MAX_VALID) : size]
     # A rate of 0 takes no step, and sums the squares of the gradients.

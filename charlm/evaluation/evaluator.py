@@ -11,6 +11,7 @@ from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_short
 from charlm.model.language_model import GRULM
+from charlm.system.choices import XLA_FOR_SCORES
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
@@ -44,9 +45,9 @@ class Evaluator:
     """
     self._model, self._piece_length = model, piece_length
     self._before_piece, self._keep_nats = before_piece, keep_nats
-    # XLA makes the loop over time faster on a CPU, but cannot call cuDNN.
-    xla = not tf.config.list_physical_devices("GPU")
-    self._compiled_nats = tf.function(model.nats, jit_compile=xla)
+    self._compiled_nats = tf.function(
+      model.nats, jit_compile=XLA_FOR_SCORES.here
+    )
 
   def stream(self, ids: IdsLike) -> Score:
     """Scores all characters but the first, given all those before.

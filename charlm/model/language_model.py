@@ -16,6 +16,7 @@ from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU, project, step_gru
 from charlm.model.output import MAX_LOGITS, chunked_nats
+from charlm.system.choices import GRU
 
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
@@ -238,9 +239,7 @@ def _build_gru(
 ) -> keras.layers.GRU:
   only_fused = precision != "float32" or layer_norm
   if kind == "auto":
-    # cuDNN is the faster one on a GPU.
-    cudnn = not only_fused and tf.config.list_physical_devices("GPU")
-    kind = "keras" if cudnn else "fused"
+    kind = "fused" if only_fused else GRU.here
   if kind == "fused":
     return FusedGRU(units, precision, layer_norm, name=name)
   if only_fused:

@@ -25,6 +25,7 @@ from charlm.sampling.options import DrawOptions
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
+from charlm.system.choices import XLA_FOR_SAMPLES
 from charlm.system.machine import num_cores
 
 # Products of one row, and of more than 32, round differently, which can flip a
@@ -60,7 +61,7 @@ class GenerativeModel:
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
     self._compiled: set[int] = set()  # for how many rows
     # AutoGraph's conversion would delay the first text.
-    compiled = {"jit_compile": True, "autograph": False}
+    compiled = {"jit_compile": XLA_FOR_SAMPLES.here, "autograph": False}
     self._compiled_advance = tf.function(self._advance, **compiled)
     self._compiled_uniform = tf.function(self._uniform, **compiled)
 

@@ -1,9 +1,40 @@
-"""The devices that a run computes on, and the strategy over them."""
+"""The devices that a process computes on, and the strategy over them."""
 
 import tensorflow as tf
 
 from charlm.errors import InputError
+from charlm.system.choices import MEMORY_GROWTH, kind_of_device
+from charlm.system.gpu_search import REMEDY, nvidia_device, reason_for_no_gpu
 from charlm.system.machine import num_cores
+from charlm.system.process import warn
+
+
+def choose_device(device: str) -> None:
+  """Chooses what computes, before TensorFlow places anything on it.
+
+  Args:
+    device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
+      none on a machine that has one, `auto` warns and says why.
+
+  Raises InputError: `gpu`, but TensorFlow finds none.
+  """
+  if device == "cpu":
+    tf.config.set_visible_devices([], "GPU")
+  elif gpus := tf.config.get_visible_devices("GPU"):
+    # Leaves unneeded memory to other processes.
+    for gpu in gpus:
+      tf.config.experimental.set_memory_growth(gpu, MEMORY_GROWTH.gpu)
+  elif device == "gpu":
+    raise InputError(
+      f"TensorFlow finds no GPU: {reason_for_no_gpu()}; {REMEDY}, or give "
+      "--device=cpu"
+    )
+  elif found := nvidia_device():
+    warn(
+      f"warning: this machine has a GPU ({found}), but TensorFlow finds none: "
+      f"{reason_for_no_gpu()}; {REMEDY}. Going on without it; --device=cpu "
+      "ends this warning"
+    )
 
 
 def create_strategy(
@@ -19,36 +50,29 @@ def create_strategy(
 
   Raises InputError: a number of replicas that cannot be had.
   """
-  gpus = tf.config.list_physical_devices("GPU")
+  kind = kind_of_device()
+  num_gpus = len(tf.config.get_visible_devices("GPU"))
   # All replicas take the same number of rows: a remainder would be left out.
   if num_replicas and batch_size % num_replicas:
     raise InputError(
       f"num_replicas is {num_replicas}, which does not divide the batch size "
       f"{batch_size}: change one of the two"
     )
-  if gpus and num_replicas > len(gpus):
+  if num_gpus and num_replicas > num_gpus:
     raise InputError(
-      f"num_replicas is {num_replicas}, but {len(gpus)} GPUs are visible: "
+      f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
       "lower it"
     )
-  at_most = len(gpus) or num_cores()
+  at_most = num_gpus or num_cores()
   num_replicas = num_replicas or largest_divisor(batch_size, at_most)
-  kind = "GPU" if gpus else "CPU"
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
-  if gpus:
-    let_gpu_memory_grow()
+  if kind == "GPU":
     return tf.distribute.MirroredStrategy(devices)
-  _make_cpu_devices(num_replicas)
+  make_cpu_devices(num_replicas)
   # In shared memory a plain sum is enough. Collective operations, the default,
   # would allow only one number of replicas in a process.
   plain_sum = tf.distribute.ReductionToOneDevice()
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
-
-
-def let_gpu_memory_grow() -> None:
-  """Leaves unneeded GPU memory to other processes, such as a sampler."""
-  for gpu in tf.config.list_physical_devices("GPU"):
-    tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def make_deterministic() -> None:
@@ -64,12 +88,15 @@ def largest_divisor(number: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if number % d == 0)
 
 
-def _make_cpu_devices(num_devices: int) -> None:
+def make_cpu_devices(num_devices: int) -> None:
+  """Divides the CPU into logical devices, each with its share of the cores.
+
+  Raises InputError: TensorFlow has started with fewer.
+  """
   cpu = tf.config.list_physical_devices("CPU")[0]
   device = tf.config.LogicalDeviceConfiguration()
   try:
     tf.config.set_logical_device_configuration(cpu, [device] * num_devices)
-    # The replicas run side by side, each on its share of the cores.
     threads = max(1, num_cores() // num_devices)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:

@@ -23,7 +23,11 @@ _Options = TypeVar("_Options", bound=Options)
 DONE = 0
 # The exit code also of a failed save or an unscored line.
 INCOMPLETE = LostRunError.exit_code
-_STOPS = (signal.SIGTERM, signal.SIGINT)
+# The codes of a shell for a program that a signal ended.
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+# SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -179,7 +183,7 @@ def _watch_signals(reader: int) -> None:
 
 
 class StopRequest:
-  """Notes SIGTERM or SIGINT for its caller; a second one ends the process."""
+  """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
 
   def __init__(self) -> None:
     self.exit_code = DONE  # the shell's code for the signal, once one came
@@ -199,7 +203,7 @@ class StopRequest:
     return self.exit_code != DONE
 
   def _note(self, number: int, frame: FrameType | None) -> None:
-    self.exit_code = 128 + number
+    self.exit_code = INTERRUPTED if number == signal.SIGINT else TERMINATED
     # Whoever asks twice does not want to wait for the save.
     for each in _STOPS:
       signal.signal(each, signal.SIG_DFL)

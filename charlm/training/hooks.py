@@ -33,5 +33,9 @@ class Hooks(Protocol):
     After the last step every action runs, whether it is due or not.
     """
 
-  def should_stop(self) -> bool:
-    """The trainer asks this before each call of the graph function."""
+  def next_stop(self, step: int, planned: int) -> int:
+    """The trainer asks this before each call of the graph function.
+
+    Returns the step at which the call ends, such as `planned`; `step`, to end
+    the training.
+    """

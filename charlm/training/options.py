@@ -6,7 +6,7 @@ A start is one execution of `train.py`.
 import dataclasses
 
 from charlm.errors import InputError
-from charlm.options import Options, between, one_of, option
+from charlm.options import Options, between, device_option, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class StartOptions(Options):
   verify_corpus: bool = option(
     False, "compare the checksums of a file of ids that is found"
   )
+  device: str = device_option()
   num_replicas: int = option(
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
@@ -61,6 +62,12 @@ class StartOptions(Options):
     False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"
   )
 
+  cluster_timeout: int = option(
+    300,
+    "with several hosts: seconds to wait for the other workers",
+    between(1, 10**6),
+  )
+
   def __post_init__(self) -> None:
     super().__post_init__()
     words = ",".join(self.profile_steps)
@@ -70,3 +77,21 @@ class StartOptions(Options):
       raise InputError(
         f"profile_steps is {words}: give two steps, such as 10,20"
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+  """Steps between two records of metrics, evaluations, and checkpoints."""
+
+  metrics: int
+  evaluation: int
+  checkpoint: int
+
+
+def periods(options: StartOptions, steps_per_epoch: int) -> Periods:
+  """Returns the periods of a run whose epochs have some steps."""
+  return Periods(
+    options.summary_every_steps or max(10, steps_per_epoch // 80),
+    options.eval_every_steps or steps_per_epoch,
+    options.checkpoint_every_steps or -(-steps_per_epoch // 4),
+  )

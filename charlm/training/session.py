@@ -1,5 +1,6 @@
 """What happens between and after the steps of one start of a run."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -13,12 +14,14 @@ from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
-from charlm.system.process import DONE, INCOMPLETE, StopRequest
+from charlm.system.process import DONE, INCOMPLETE
 from charlm.training.hooks import TrainMetrics
-from charlm.training.options import StartOptions
+from charlm.training.options import StartOptions, periods
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
-from charlm.training.trainer import Trainer
+from charlm.training.replicas import Replicas
+from charlm.training.trainer import DIVERGED, Trainer
+from charlm.training.workers import Workers
 
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
@@ -70,6 +73,8 @@ class Session:
     metrics: Metrics,
     profile: Profile,
     bar: ProgressBar,
+    workers: Workers,
+    replicas: Replicas,
   ) -> None:
     """Takes a trainer that is restored, and what belongs to its run.
 
@@ -82,12 +87,11 @@ class Session:
       metrics: opened at the trainer's step.
       profile: profiles some of the steps to come, or none.
       bar: shows the trainer's progress.
+      workers: those beside this one, which is the chief.
+      replicas: are checked before each save.
     """
-    epoch = trainer.batches.steps_per_epoch
     self._num_steps = num_steps
-    self._metrics_every = options.summary_every_steps or max(10, epoch // 80)
-    self._eval_every = options.eval_every_steps or epoch
-    self._save_every = options.checkpoint_every_steps or -(-epoch // 4)
+    self._periods = periods(options, trainer.batches.steps_per_epoch)
     self._trainer, self._texts = trainer, texts
     self._checkpoints, self._metrics = checkpoints, metrics
     self._profile, self._bar = profile, bar
@@ -98,7 +102,8 @@ class Session:
     self._scores: dict[int, Score] = {}  # of the step last scored
     # The lowest loss whose best checkpoint could not be saved.
     self._lost_loss = math.inf
-    self._stop = StopRequest()
+    self._workers, self._replicas = workers, replicas
+    self._stop = workers.stop
 
   def run(self) -> int:
     """Trains, saves, prints score and sample; returns the exit code.
@@ -107,18 +112,29 @@ class Session:
       after it.
     """
     with self._stop, closing(self._metrics), closing(self._profile):
-      if self._lacks_evaluation(self._trainer.step):
-        self._evaluate(self._trainer.step)
-      self._trainer.train(self._num_steps, self._metrics_every, self)
-      step = self._trainer.step
-      saved = self._checkpoints.save(step)
+      with self._workers.alone():
+        if self._lacks_evaluation(self._trainer.step):
+          self._evaluate(self._trainer.step)
+      self._trainer.train(self._num_steps, self._periods.metrics, self)
+      self._replicas.check_weights()
+      with self._workers.alone():
+        saved = self._checkpoints.save(self._trainer.step)
+    with self._workers.alone():
+      exit_code = self._end(saved)
+    return self._workers.finish(exit_code)
+
+  def _end(self, saved: bool) -> int:
+    """Prints score and sample; returns the exit code."""
+    step, words = self._trainer.step, ""
+    if not self._stop:
+      with contextlib.suppress(_GivenUp):  # a signal to another worker
+        words = _describe_score(step, self._score(step))
     best_saved = self._trainer.train_state.best_loss.numpy() <= self._lost_loss
     whole = saved and best_saved and self._metrics.whole
     if self._stop:
       to_resume = ": run the same command to resume" if saved else ""
       self._bar.log(f"stopped after step {step:,}{to_resume}")
       return self._stop.exit_code if whole else INCOMPLETE
-    words = _describe_score(step, self._score(step))
     self._bar.log(f"trained to {words}\n{'-' * 20}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
 
@@ -136,16 +152,28 @@ class Session:
     The evaluation comes first: a checkpoint holds the best loss known by then.
     """
     return (
-      (self._eval_every, self._evaluate),
-      (self._save_every, self._checkpoints.save),
+      (self._periods.evaluation, self._checked(self._evaluate)),
+      (self._periods.checkpoint, self._checked(self._checkpoints.save)),
       # A period of 1 makes each graph call run one step: the profile then
       # shows the steps one by one.
       *([(1, self._profile.at)] if self._profile.steps else []),
     )
 
-  def should_stop(self) -> bool:
-    """Tells whether a signal came."""
-    return bool(self._stop)
+  def next_stop(self, step: int, planned: int) -> int:
+    """Returns `planned`, or `step` if a signal came to any worker."""
+    return self._workers.next_stop(step, planned)
+
+  def _checked(
+    self, action: Callable[[int], object]
+  ) -> Callable[[int], object]:
+    """Returns an action of the chief alone, on replicas that are equal."""
+
+    def checked(step: int) -> None:
+      self._replicas.check_weights()
+      with self._workers.alone():
+        action(step)
+
+    return checked
 
   def _lacks_evaluation(self, step: int) -> bool:
     """Tells whether the step that this start begins at lacks its evaluation.
@@ -155,10 +183,11 @@ class Session:
     if record := self._metrics.evaluation:
       loss: float = record.get("valid_loss", record["loss"])
       return loss < self._trainer.train_state.best_loss.numpy()
-    due = step % self._eval_every == 0 or step == self._num_steps
+    due = step % self._periods.evaluation == 0 or step == self._num_steps
     return step > 0 and due
 
   def _give_up_if_asked(self) -> None:
+    self._workers.beat()
     if self._stop:
       raise _GivenUp
 
@@ -182,8 +211,7 @@ class Session:
       words = f", valid log perplexity {deciding.log_perplexity:.4f}"
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
       raise DivergedError(
-        f"the loss after step {step} is not finite: lower --learning_rate or "
-        "set --clip_norm, and give a new --run_dir"
+        f"the loss after step {step} is not finite: {DIVERGED}"
       )
     # From fixed prefixes and seeds, so that the samples of two steps can be
     # compared.

@@ -2,16 +2,28 @@
 
 from typing import Any
 
+from charlm.model.gru import FusedGRU
+from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir
+from charlm.system.choices import (
+  FUSED_ALONE,
+  GRU,
+  TENSOR_FLOAT_32,
+  kind_of_device,
+)
+from charlm.system.cluster import Cluster
 from charlm.system.process import warn
+from charlm.training.follower import Follower
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
+from charlm.training.replicas import Replicas
 from charlm.training.session import HeldOutTexts, Session
 from charlm.training.trainer import Trainer
+from charlm.training.workers import Workers
 
 
 def start_run(
@@ -20,47 +32,104 @@ def start_run(
   run: RunDir,
   trainer: Trainer,
   texts: HeldOutTexts,
+  workers: Workers,
 ) -> int:
   """Restores a locked run, continues it, and returns the exit code.
+
+  The chief does this, while the other workers call `follow_run`.
 
   The trainer must not have trained yet. Training ends after `num_steps`.
 
   Raises DivergedError: a loss or a gradient is not finite.
   """
-  others = {"optimizer": trainer.optimizer, "train_state": trainer.train_state}
-  checkpoints = Checkpoints(
-    run, options.max_to_keep, model=trainer.model, **others
-  )
-  step = checkpoints.restore_latest()
-  # Saved before any metrics: a run that was killed early must have a checkpoint
-  # to resume from.
-  checkpoints.save(step)
-  metrics = Metrics(run, step)
-  steps = tuple(map(int, options.profile_steps))
-  if steps and not step < steps[0] < num_steps:
-    warn(
-      f"no profile: step {steps[0]} is not between step {step} and step "
-      f"{num_steps}"
+  replicas = Replicas(workers.cluster, trainer)
+  with workers.alone():
+    others = {
+      "optimizer": trainer.optimizer,
+      "train_state": trainer.train_state,
+    }
+    checkpoints = Checkpoints(
+      run, options.max_to_keep, model=trainer.model, **others
     )
-    steps = ()
+    step = checkpoints.restore_latest()
+  workers.cluster.copy_from_chief(trainer.variables)
+  replicas.check_start()
+  with workers.alone():
+    # Saved before any metrics: a run that was killed early must have a
+    # checkpoint to resume from.
+    checkpoints.save(step)
+    metrics = Metrics(run, step)
+    bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
+    start = _log_start(run, step, trainer, workers.cluster)
+    bar.log(_describe(run, trainer, num_steps, start, options))
+    profile = Profile(run, _steps_to_profile(options, step, num_steps))
+  session = Session(
+    options,
+    num_steps,
+    trainer,
+    texts,
+    checkpoints,
+    metrics,
+    profile,
+    bar,
+    workers,
+    replicas,
+  )
+  return session.run()
+
+
+def follow_run(
+  options: StartOptions, num_steps: int, trainer: Trainer, workers: Workers
+) -> int:
+  """Trains beside the chief, from its step on; returns its exit code.
+
+  Raises:
+    DivergedError: a loss or a gradient is not finite, or replicas differ.
+    ChiefEndedError: the chief failed.
+  """
+  replicas = Replicas(workers.cluster, trainer)
+  workers.attend()  # it restores
+  workers.cluster.copy_from_chief(trainer.variables)
+  replicas.check_start()
+  workers.attend()  # it writes what it starts with
+  return Follower(options, num_steps, trainer, workers, replicas).run()
+
+
+def _log_start(
+  run: RunDir, step: int, trainer: Trainer, cluster: Cluster
+) -> dict[str, Any]:
+  """Writes how and where this start runs; warns if that is new."""
   start = describe_start(step, trainer.devices)
+  if cluster.num_workers > 1:
+    start["workers"] = cluster.num_workers
   if (last := run.last_start()) and (names := start_differences(last, start)):
     warn(
       f"this start differs from the last one in {', '.join(names)}: rounding "
       "may make the numbers differ from an uninterrupted run's"
     )
   run.log_start(start)
-  bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
-  bar.log(_describe(run, trainer, num_steps, start))
-  profile = Profile(run, steps)
-  session = Session(
-    options, num_steps, trainer, texts, checkpoints, metrics, profile, bar
-  )
-  return session.run()
+  return start
+
+
+def _steps_to_profile(
+  options: StartOptions, step: int, num_steps: int
+) -> tuple[int, ...]:
+  steps = tuple(map(int, options.profile_steps))
+  if steps and not step < steps[0] < num_steps:
+    warn(
+      f"no profile: step {steps[0]} is not between step {step} and step "
+      f"{num_steps}"
+    )
+    return ()
+  return steps
 
 
 def _describe(
-  run: RunDir, trainer: Trainer, num_steps: int, start: dict[str, Any]
+  run: RunDir,
+  trainer: Trainer,
+  num_steps: int,
+  start: dict[str, Any],
+  options: StartOptions,
 ) -> str:
   model, batches = trainer.model, trainer.batches
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
@@ -70,8 +139,44 @@ def _describe(
     f"steps    {num_steps:,} (an epoch has {batches.steps_per_epoch:,}), "
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
-    f"devices  {', '.join(start['devices'])} (intra-op threads: "
-    f"{start['intra_op_threads'] or 'automatic'})\n"
+    f"devices  {_describe_devices(start, options)}\n"
+    f"gru      {_describe_gru(model, options)}\n"
+    f"products {_describe_precision(run, options)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
     f"run      {run.path}"
   )
+
+
+def _describe_devices(start: dict[str, Any], options: StartOptions) -> str:
+  """Returns the devices of this worker, and why they are those."""
+  reason = "--device=cpu"
+  if options.device != "cpu":
+    found = "a" if kind_of_device() == "GPU" else "no"
+    reason = f"TensorFlow finds {found} GPU"
+  if options.num_replicas:
+    reason += f", --num_replicas={options.num_replicas}"
+  threads = start["intra_op_threads"] or "automatic"
+  workers = (
+    f" on each of {start['workers']} workers" if "workers" in start else ""
+  )
+  return (
+    f"{', '.join(start['devices'])}{workers} ({reason}; intra-op threads: "
+    f"{threads})"
+  )
+
+
+def _describe_gru(model: GRULM, options: StartOptions) -> str:
+  """Returns which GRU layer computes, and why."""
+  kind = "fused" if isinstance(model.grus[0], FusedGRU) else "keras"
+  if options.gru != "auto":
+    return f"{kind} (--gru)"
+  return f"{kind} ({GRU.reason if kind == GRU.here else FUSED_ALONE})"
+
+
+def _describe_precision(run: RunDir, options: StartOptions) -> str:
+  """Returns the precision of the matrix products, and why."""
+  precision = run.experiment().config.precision
+  short = precision == "float32" and TENSOR_FLOAT_32.here
+  if short and not options.deterministic:
+    return f"TensorFloat-32 where the GPU has it ({TENSOR_FLOAT_32.reason})"
+  return f"{precision} (--precision)"

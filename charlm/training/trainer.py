@@ -1,6 +1,7 @@
 """The training loop: a gradient step inside `tf.function` under a strategy."""
 
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from charlm.config import Config
 from charlm.data.batches import Batches, ContinuedBatches
 from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import GRULM, model_of, num_weights
+from charlm.system.choices import kind_of_device
 from charlm.system.machine import memory_bytes
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.optimizer import build_optimizer
@@ -18,6 +20,7 @@ _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
 # Folded into the seed of the state's resets; dropout folds in a layer's number.
 _RESETS = 2**16
+DIVERGED = "lower --learning_rate or set --clip_norm, and give a new --run_dir"
 
 
 class TrainState(tf.Module):
@@ -42,7 +45,7 @@ class Trainer:
   """Trains a model under a strategy.
 
   train:
-    while steps are left and nobody asks to stop:
+    while steps are left and the hooks do not end the training:
       take the batches up to the next due action, a second's worth at most
       call the graph function once:
         for each batch:
@@ -91,12 +94,18 @@ class Trainer:
     return [name.rpartition("device:")[2] for name in names]
 
   @property
+  def variables(self) -> list[Any]:
+    """All that a checkpoint holds."""
+    variables = self.model.variables + self.optimizer.variables
+    return [*variables, *self.train_state.variables]
+
+  @property
   def step(self) -> int:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
   def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
-    """Trains until step `num_steps`, or until `should_stop`.
+    """Trains until step `num_steps`, or until `next_stop` ends it.
 
     Raises DivergedError: the message names the step; nothing of the graph call
       that ran this step is written or saved.
@@ -104,9 +113,11 @@ class Trainer:
     characters, seconds = 0, 0.0  # since the metrics were written
     actions = hooks.periodic()
     periods = [metrics_every, *(every for every, _ in actions)]
-    while (step := self.step) < num_steps and not hooks.should_stop():
+    while (step := self.step) < num_steps:
       next_due = min((step // every + 1) * every for every in periods)
-      stop = min(next_due, num_steps, step + self._steps_per_call)
+      planned = min(next_due, num_steps, step + self._steps_per_call)
+      if (stop := hooks.next_stop(step, planned)) == step:
+        break
       start = time.perf_counter()
       # What a profile, if there is one, shows as a step.
       with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
@@ -138,13 +149,21 @@ class Trainer:
       epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
-        f"epoch {epoch + 1}) is not finite: lower --learning_rate or set "
-        "--clip_norm, and give a new --run_dir"
+        f"epoch {epoch + 1}) is not finite: {DIVERGED}{self._suspicion()}"
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
     self.train_state.sums.assign_add([*sums, len(losses)])
     return float(losses.mean(dtype=np.float64))
+
+  def _suspicion(self) -> str:
+    """Returns what else several GPUs can be the cause of."""
+    if self._strategy.num_replicas_in_sync == 1 or kind_of_device() == "CPU":
+      return ""
+    return (
+      "; or the GPUs cannot reach each other's memory and add up garbage: "
+      "set NCCL_P2P_DISABLE=1 in the environment"
+    )
 
   def _take_metrics(self, speed: float) -> TrainMetrics:
     loss, norm, num_steps = self.train_state.sums.numpy()
@@ -155,7 +174,9 @@ class Trainer:
   def _train_steps(
     self, windows: tf.Tensor, states: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes one step for each of the batches `[num_steps, B, T + 1]`.
+    """Takes one step for each of the batches `[num_steps, rows, T + 1]`.
+
+    The rows are those of this worker.
 
     Returns loss and gradient norm of each step, `[num_steps]` each, and the
       states `[num_layers, B, H]` that the next step goes on from.
@@ -181,10 +202,11 @@ class Trainer:
     """
     context = tf.distribute.get_replica_context()
     num_replicas = context.num_replicas_in_sync
-    rows = tf.shape(windows)[0] // num_replicas
-    first = context.replica_id_in_sync_group * rows
+    rows = tf.shape(windows)[0] // len(self.devices)
+    first = context.replica_id_in_sync_group * rows  # in the global batch
+    here = first - self.batches.rows.start
     # Windows come in the smallest type that holds the ids, and are cast here.
-    mine = tf.cast(windows[first : first + rows], tf.int64)  # [rows, T + 1]
+    mine = tf.cast(windows[here : here + rows], tf.int64)  # [rows, T + 1]
     inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
@@ -213,7 +235,7 @@ class Trainer:
     self.optimizer.apply(gradients, variables)
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
-      others = [[0, 0], [first, tf.shape(windows)[0] - first - rows], [0, 0]]
+      others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
       after = tf.pad(tf.stack(after), others)
       states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
     return loss, norm, states

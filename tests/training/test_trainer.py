@@ -48,8 +48,8 @@ class Recorder:
       for every in self._periods
     ]
 
-  def should_stop(self) -> bool:
-    return self._stop_at is not None and self.steps[-1] >= self._stop_at
+  def next_stop(self, step: int, planned: int) -> int:
+    return planned if self._stop_at is None else min(planned, self._stop_at)
 
 
 @functools.cache

@@ -1,0 +1,47 @@
+"""The table of what is decided by the kind of device, each with its reason."""
+
+import dataclasses
+from typing import Generic, TypeVar
+
+import tensorflow as tf
+
+_Value = TypeVar("_Value")
+
+
+def kind_of_device() -> str:
+  """Returns `GPU` if TensorFlow may use one, else `CPU`."""
+  return "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(Generic[_Value]):
+  """A value for each kind of device."""
+
+  cpu: _Value
+  gpu: _Value
+  reason: str
+
+  @property
+  def here(self) -> _Value:
+    """The value for the kind of device that this process computes on."""
+    return self.gpu if kind_of_device() == "GPU" else self.cpu
+
+
+GRU = Choice(
+  "fused",
+  "keras",
+  "cuDNN, which Keras' layer calls, is faster on a GPU, and exists only there",
+)
+FUSED_ALONE = "cuDNN has neither bfloat16 nor layer normalisation"
+XLA_FOR_SCORES = Choice(
+  True, False, "XLA makes the loop over time faster, but cannot call cuDNN"
+)
+XLA_FOR_SAMPLES = Choice(
+  True, True, "a step for one character is too small to run without XLA"
+)
+MEMORY_GROWTH = Choice(
+  False, True, "TensorFlow would take the whole GPU, also from a sampler"
+)
+TENSOR_FLOAT_32 = Choice(
+  False, True, "--deterministic turns TensorFloat-32 products off"
+)

@@ -1,0 +1,62 @@
+"""Why TensorFlow finds no GPU on a machine that seems to have one."""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+REMEDY = (
+  "install CUDA's libraries with pip install -e '.[cuda]', and check the "
+  "driver with nvidia-smi"
+)
+# Where the driver shows its devices: Linux, and Linux inside Windows.
+_DEVICE_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")
+_SECONDS = 120.0  # to import TensorFlow on a slow disk
+# TensorFlow tells the reason to its log alone, which charlm turns off.
+_CHILD = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
+_PREFIX = re.compile(r"^[IWEF]\d{4} .*?\] |^.*?: [IWEF] \S+\] ")
+_ABOUT_GPUS = re.compile(
+  r"cuinit|cuda error|cuda drivers|dlopen|no cuda-capable|nvidia driver",
+  re.IGNORECASE,
+)
+
+
+def nvidia_device() -> str:
+  """Returns what shows that there is an NVIDIA device, or nothing.
+
+  A `CUDA_VISIBLE_DEVICES` that hides all of them counts as none.
+  """
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if visible is not None:
+    hides = visible.strip() in ("", "-1")
+    return "" if hides else f"CUDA_VISIBLE_DEVICES={visible}"
+  for pattern in _DEVICE_FILES:
+    if files := sorted(glob.glob(pattern)):
+      return files[0]
+  return shutil.which("nvidia-smi") or ""
+
+
+def reason_for_no_gpu() -> str:
+  """Returns what TensorFlow's log says, from a process that shows it."""
+  if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+    return "CUDA_VISIBLE_DEVICES hides all of them"
+  try:
+    log = subprocess.run(
+      [sys.executable, "-c", _CHILD],
+      env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+      errors="replace",
+      timeout=_SECONDS,
+    ).stderr
+  except (OSError, subprocess.TimeoutExpired) as error:
+    return f"its log could not be read ({type(error).__name__})"
+  lines = [_PREFIX.sub("", line) for line in log.splitlines()]
+  found = [line.strip() for line in lines if _ABOUT_GPUS.search(line)]
+  # The first lines come while it loads libraries, the last when it looks for
+  # devices.
+  return f"its log says {found[-1]!r}" if found else "its log gives no reason"

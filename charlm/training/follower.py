@@ -1,0 +1,64 @@
+"""A start on a worker that is not the chief: it trains, and writes nothing."""
+
+from collections.abc import Callable, Sequence
+
+from charlm.training.hooks import TrainMetrics
+from charlm.training.options import StartOptions, periods
+from charlm.training.replicas import Replicas
+from charlm.training.trainer import Trainer
+from charlm.training.workers import Workers
+
+
+class Follower:
+  """Takes the steps that the chief takes, and waits where the chief works.
+
+  It implements the trainer's `Hooks`, as the chief's `Session` does.
+  """
+
+  def __init__(
+    self,
+    options: StartOptions,
+    num_steps: int,
+    trainer: Trainer,
+    workers: Workers,
+    replicas: Replicas,
+  ) -> None:
+    """Takes a trainer that has the chief's values."""
+    self._num_steps, self._trainer = num_steps, trainer
+    self._workers, self._replicas = workers, replicas
+    self._periods = periods(options, trainer.batches.steps_per_epoch)
+
+  def run(self) -> int:
+    """Trains beside the chief; returns the chief's exit code.
+
+    Raises:
+      DivergedError: a loss or a gradient is not finite, or replicas differ.
+      ChiefEndedError: the chief failed.
+    """
+    with self._workers.stop:
+      self._workers.attend()  # it may make up for an evaluation
+      self._trainer.train(self._num_steps, self._periods.metrics, self)
+      self._save(self._trainer.step)
+    self._workers.attend()  # it scores and samples
+    return self._workers.finish(0)
+
+  def show_progress(self, step: int, loss: float, speed: float) -> None:
+    """The chief shows it."""
+
+  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
+    """The chief writes them."""
+
+  def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
+    """Returns when the chief evaluates and saves."""
+    return (
+      (self._periods.evaluation, self._save),
+      (self._periods.checkpoint, self._save),
+    )
+
+  def next_stop(self, step: int, planned: int) -> int:
+    """Returns where the chief stops."""
+    return self._workers.next_stop(step, planned)
+
+  def _save(self, step: int) -> None:
+    self._replicas.check_weights()
+    self._workers.attend()

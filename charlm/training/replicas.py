@@ -1,0 +1,121 @@
+"""Whether the replicas compute what they must: known sums, equal weights."""
+
+import hashlib
+import json
+from typing import Any
+
+import tensorflow as tf
+
+from charlm.errors import DivergedError, InputError
+from charlm.system.cluster import Cluster
+from charlm.training.trainer import Trainer
+
+_REMEDY = (
+  "GPUs without a working peer-to-peer connection do this: set "
+  "NCCL_P2P_DISABLE=1 in the environment, or give --num_replicas=1"
+)
+_PERIOD = 251  # of the pattern that is summed
+
+
+class Replicas:
+  """Checks the replicas of a trainer; does nothing for a single one."""
+
+  def __init__(self, cluster: Cluster, trainer: Trainer) -> None:
+    """Takes the replicas of all workers, which make each call together."""
+    self._cluster, self._trainer = cluster, trainer
+    self._several = cluster.strategy.num_replicas_in_sync > 1
+
+  def check_start(self) -> None:
+    """Checks sums of the gradients' shapes, and that all weights are equal.
+
+    Raises InputError: they are wrong.
+    """
+    if not self._several:
+      return
+    names = self._names()
+    compiled_wrong = tf.function(self._wrong, [tf.TensorSpec([], tf.float32)])
+    # Other numbers the second time, since a sum could be that of before.
+    for offset in (1.0, 2.0):
+      wrong = compiled_wrong(offset)
+      mine = self._cluster.strategy.experimental_local_results(wrong)
+      mine = [int(count) for count in mine]
+      counts = [n for each in self._of_all(mine) for n in each]
+      if bad := [n for n, count in zip(names, counts, strict=True) if count]:
+        raise InputError(
+          f"{', '.join(bad)} got a wrong sum over the replicas "
+          f"{', '.join(names)}: {_REMEDY}"
+        )
+    if pair := self._different():
+      raise InputError(
+        f"{pair[0]} and {pair[1]} begin with different weights: {_REMEDY}"
+      )
+
+  def check_weights(self) -> None:
+    """Checks that weights and optimizer are the same on all replicas.
+
+    Raises DivergedError: they are not.
+    """
+    if self._several and (pair := self._different()):
+      raise DivergedError(
+        f"the weights of {pair[0]} and {pair[1]} differ after step "
+        f"{self._trainer.step}, and are not saved: {_REMEDY}, and start again "
+        "from the last checkpoint"
+      )
+
+  def _wrong(self, offset: tf.Tensor) -> tf.Tensor:
+    """Returns, for each replica, how many numbers of known sums are wrong."""
+    shapes = [v.shape for v in self._trainer.model.trainable_variables]
+
+    def count() -> tf.Tensor:
+      context = tf.distribute.get_replica_context()
+      total = context.num_replicas_in_sync
+      mine = tf.cast(context.replica_id_in_sync_group, tf.float32) + offset
+      patterns = [_pattern(shape) for shape in shapes]
+      # Small integers, whose sums are exact in any order.
+      sums = context.all_reduce("SUM", [mine * x for x in patterns])
+      factor = total * (total - 1) / 2 + total * offset
+      counts = [
+        tf.math.count_nonzero(s != factor * x)
+        for s, x in zip(sums, patterns, strict=True)
+      ]
+      return tf.add_n(counts)
+
+    return self._cluster.strategy.run(count)
+
+  def _different(self) -> tuple[str, str] | None:
+    """Returns two replicas whose weights differ, if there are any."""
+    digests = [d for each in self._of_all(self._digests()) for d in each]
+    for name, digest in zip(self._names(), digests, strict=True):
+      if digest != digests[0]:
+        return self._names()[0], name
+    return None
+
+  def _digests(self) -> list[str]:
+    """Returns a hash of the weights and the optimizer of each replica here."""
+    strategy, trainer = self._cluster.strategy, self._trainer
+    variables = trainer.model.variables + trainer.optimizer.variables
+    hashes = [hashlib.sha256() for _ in trainer.devices]
+    for variable in variables:
+      copies = strategy.experimental_local_results(variable.value)
+      for digest, copy in zip(hashes, copies, strict=True):
+        digest.update(copy.numpy().tobytes())
+    return [digest.hexdigest() for digest in hashes]
+
+  def _of_all(self, mine: list[Any]) -> list[list[Any]]:
+    """Returns the lists of all workers."""
+    messages = self._cluster.exchange(json.dumps(mine).encode())
+    return [json.loads(message) for message in messages]
+
+  def _names(self) -> list[str]:
+    """Returns what a message calls the replicas of all workers."""
+    devices, cluster = self._trainer.devices, self._cluster
+    if cluster.num_workers == 1:
+      return devices
+    names = map(cluster.name, range(cluster.num_workers))
+    return [f"{device} of {name}" for name in names for device in devices]
+
+
+def _pattern(shape: tf.TensorShape) -> tf.Tensor:
+  """Returns integers from 1 on, of a shape, that are the same everywhere."""
+  numbers = tf.range(shape.num_elements()) % _PERIOD + 1
+  return tf.reshape(tf.cast(numbers, tf.float32), shape)

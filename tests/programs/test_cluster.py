@@ -1,0 +1,277 @@
+"""Workers that train together: equal results, and what a lost one leads to."""
+
+import os
+import pathlib
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import Program, metrics
+from soak import assert_equal_runs
+from workers import Workers, addresses, tf_config
+
+import train
+
+_FLAGS = (
+  "--dropout_rate=0.1",
+  "--clip_norm=0.5",
+  "--carry_state",
+  "--reset_rate=0.1",
+  "--valid_lines=20",
+  "--checkpoint_every_steps=5",
+  "--eval_every_steps=200",
+  "--device=cpu",
+)
+
+
+def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
+  flags = [flag for flag in train_args if "num_replicas" not in flag]
+  return [*flags, *_FLAGS, f"--run_dir={run_dir}", *more]
+
+
+def _wait_for_step(workers: Workers, run_dir: pathlib.Path, step: int) -> None:
+  end = time.monotonic() + 120
+  while not (run_dir / "checkpoints" / f"ckpt-{step}.index").exists():
+    assert workers.poll() is None, workers.processes[0].communicate()
+    assert time.monotonic() < end
+    time.sleep(0.02)
+
+
+def _lines(workers: Workers, index: int) -> list[str]:
+  return workers.processes[index].communicate()[1].splitlines()
+
+
+def test_two_workers_equal_two_replicas_through_a_stop_and_a_loss(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  alone, together = tmp_path / "alone", tmp_path / "together"
+  args = _args(train_args, alone, "--epochs=40")
+  assert train.main([*args, "--num_replicas=2"]) == 0
+  args = _args(train_args, together, "--epochs=40")
+
+  workers = Workers(Program, 2, *args)
+  _wait_for_step(workers, together, 20)
+  workers.send_signal(signal.SIGUSR1, 1)
+  assert workers.wait() == 143
+  assert "stopped after step" in workers.processes[0].communicate()[0]
+
+  workers = Workers(Program, 2, *args)
+  _wait_for_step(workers, together, 100)
+  workers.send_signal(signal.SIGKILL, 1)
+  assert workers.wait() == 4
+  (line,) = _lines(workers, 0)
+  assert line.startswith("train.py: worker 1 (127.0.0.1:")
+  assert "start all workers again" in line
+
+  workers = Workers(Program, 2, *args)
+  assert workers.wait() == 0
+  assert_equal_runs(together, alone)
+
+
+def test_a_frozen_chief_ends_the_others(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "run"
+  args = _args(train_args, run_dir, "--epochs=5000")
+  workers = Workers(Program, 2, *args)
+  _wait_for_step(workers, run_dir, 10)
+  workers.send_signal(signal.SIGSTOP, 0)
+  assert workers.wait() == 4
+  (line,) = _lines(workers, 1)
+  assert line.startswith("train.py: worker 0 (127.0.0.1:")
+
+
+def test_four_workers_differ_from_four_replicas_by_rounding(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  paths = [tmp_path / name for name in ("alone", "together", "again")]
+  first, *others = [
+    _args(train_args, path, "--epochs=1", "--max_steps=10") for path in paths
+  ]
+  assert train.main([*first, "--num_replicas=4"]) == 0
+  own = tmp_path / "own"
+  for args in others:
+    found = addresses(4)
+    processes = [
+      # What a worker would write goes into a folder of its own.
+      Program(
+        *args,
+        *([f"--run_dir={own}"] if i else []),
+        env={"TF_CONFIG": tf_config(found, i)},
+      )
+      for i in range(4)
+    ]
+    assert [process.wait() for process in processes] == [0] * 4
+  assert not own.exists()
+  assert_equal_runs(*paths[1:])
+  one, other = (_weights(path) for path in paths[:2])
+  for name, value in one.items():
+    assert np.abs(value - other[name]).max() < 1e-6, name
+  losses = [metrics(path, "train")[-1]["loss"] for path in paths[:2]]
+  assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def _weights(run_dir: pathlib.Path) -> dict[str, np.ndarray]:
+  reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / "ckpt-10"))
+  names = reader.get_variable_to_shape_map()
+  return {n: reader.get_tensor(n) for n in names if n.startswith("model/")}
+
+
+@pytest.mark.parametrize(
+  ("more", "words"),
+  [
+    (["--seed=1"], "seed is 1 on worker 1 (127.0.0.1:"),
+    (["--eval_lines=51"], "eval_lines is 51 on worker 1"),
+  ],
+)
+def test_workers_that_are_started_differently_are_refused(
+  more: list[str],
+  words: str,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+) -> None:
+  run_dir = tmp_path / "run"
+  args, found = _args(train_args, run_dir), addresses(2)
+  processes = [
+    Program(*args, *flags, env={"TF_CONFIG": tf_config(found, i)})
+    for i, flags in enumerate(([], more))
+  ]
+  for process in processes:
+    assert process.wait() == 2
+    (line,) = process.communicate()[1].splitlines()
+    assert words in line
+  assert not run_dir.exists()
+
+
+def test_what_the_chief_refuses_ends_the_others(
+  train_args: list[str], trained_run: pathlib.Path
+) -> None:
+  # The finished run has other flags.
+  workers = Workers(Program, 2, *_args(train_args, trained_run))
+  assert workers.wait() == 2
+  (line,) = _lines(workers, 0)
+  assert "holds another run" in line
+  (line,) = _lines(workers, 1)
+  assert "worker 0" in line
+  assert "exit code 2" in line
+
+
+def test_a_worker_that_never_comes_is_named(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  found = addresses(2)
+  args = _args(train_args, tmp_path / "run", "--cluster_timeout=3")
+  for index in (0, 1):
+    process = Program(*args, env={"TF_CONFIG": tf_config(found, index)})
+    assert process.wait() == 2
+    (line,) = process.communicate()[1].splitlines()
+    assert f"worker {1 - index} ({found[1 - index]}) did not come" in line
+    assert "--cluster_timeout" in line
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_address_in_use_is_named(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    taken = f"127.0.0.1:{server.getsockname()[1]}"
+    config = tf_config([taken, *addresses(1)], 0)
+    process = Program(
+      *_args(train_args, tmp_path / "run"), env={"TF_CONFIG": config}
+    )
+    assert process.wait() == 2
+  (line,) = process.communicate()[1].splitlines()
+  assert f"cannot listen at {taken}" in line
+
+
+@pytest.mark.parametrize(
+  ("config", "words"),
+  [
+    ("{", "names no cluster"),
+    ("[]", "names no cluster"),
+    ('{"cluster": {"worker": ["a:1", "b:1"]}}', "'task'"),
+    (tf_config(["a:1", "b:1"], 2), "names no cluster"),
+    (tf_config(["a:1", "a:1"], 0), "names an address twice"),
+    (tf_config(["a", "b:1"], 0), "a is no HOST:PORT"),
+    (tf_config(["a:1", "b:1"], 0).replace("worker", "ps"), "the role 'ps'"),
+  ],
+)
+def test_a_wrong_config_is_refused(
+  config: str,
+  words: str,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  monkeypatch.setenv("TF_CONFIG", config)
+  assert train.main(_args(train_args, tmp_path / "run")) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert words in line
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_of_one_is_none(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setenv("TF_CONFIG", tf_config(["a:1"], 0))
+  args = _args(train_args, tmp_path / "run", "--epochs=0")
+  assert train.main(args) == 0
+
+
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("--num_replicas=2", "one CPU device is to be had"),
+    ("--batch_size=3", "2 replicas, which do not divide the batch size 3"),
+  ],
+)
+def test_replicas_that_cannot_be_had_are_refused(
+  flag: str,
+  words: str,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  monkeypatch.setenv("TF_CONFIG", tf_config(addresses(2), 0))
+  assert train.main(_args(train_args, tmp_path / "run", flag)) == 2
+  assert words in capsys.readouterr().err
+
+
+def test_slurm_makes_a_cluster(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  run_dir = tmp_path / "run"
+  slurm = {
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURMD_NODENAME": "localhost",
+    "SLURM_JOB_ID": str(os.getpid()),
+  }
+  args = _args(train_args, run_dir, "--max_steps=5")
+  processes = [
+    Program(
+      *args, env={**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
+    )
+    for i in "01"
+  ]
+  assert [process.wait() for process in processes] == [0, 0]
+  assert "on each of 2 workers" in processes[0].communicate()[0]
+
+
+def test_a_slurm_job_of_one_task_is_no_cluster(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+) -> None:
+  env = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
+  args = _args(train_args, tmp_path / "run", "--epochs=0")
+  process = Program(*args, env=env)
+  assert process.wait() == 0

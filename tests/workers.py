@@ -1,0 +1,78 @@
+"""Clusters of processes on this machine, for the tests and for `soak.py`."""
+
+import json
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+LOST_WITHIN = 60.0  # seconds in which the others end when a worker is lost
+_START = 120.0  # seconds in which workers find each other and end
+
+
+def addresses(num_workers: int, host: str = "127.0.0.1") -> list[str]:
+  """Returns addresses that no other process listens at."""
+  sockets = [socket.socket() for _ in range(num_workers)]
+  for each in sockets:
+    each.bind((host, 0))
+  found = [f"{host}:{each.getsockname()[1]}" for each in sockets]
+  for each in sockets:
+    each.close()
+  return found
+
+
+def tf_config(workers: list[str], index: int) -> str:
+  """Returns the `TF_CONFIG` of a worker."""
+  task = {"type": "worker", "index": index}
+  return json.dumps({"cluster": {"worker": workers}, "task": task})
+
+
+class Workers:
+  """Processes that train together, with methods of a single process.
+
+  `send_signal` takes one of them at random; then `wait` expects the others to
+  end, too.
+  """
+
+  def __init__(
+    self, start: Callable[..., Any], num_workers: int, *args: str, seed: int = 0
+  ) -> None:
+    """Starts workers by `start`, which takes arguments and an environment."""
+    found = addresses(num_workers)
+    self.processes = [
+      start(*args, env={"TF_CONFIG": tf_config(found, i)})
+      for i in range(num_workers)
+    ]
+    self._rng, self._lost = random.Random(seed), -1
+
+  def poll(self) -> int | None:
+    """Returns the chief's exit code, if it has ended."""
+    return self.processes[0].poll()
+
+  def send_signal(self, number: int, index: int | None = None) -> None:
+    """Sends a signal to a worker; it counts as lost if that stops it."""
+    if index is None:
+      index = self._rng.randrange(len(self.processes))
+    if number in (signal.SIGKILL, signal.SIGSTOP):
+      self._lost = index
+    self.processes[index].send_signal(number)
+
+  def wait(self) -> int:
+    """Waits for all; returns the largest of their exit codes.
+
+    Raises AssertionError: some go on after one was lost, or without end.
+    """
+    others = [p for i, p in enumerate(self.processes) if i != self._lost]
+    end = time.monotonic() + (LOST_WITHIN if self._lost >= 0 else _START)
+    try:
+      while any(each.poll() is None for each in others):
+        assert time.monotonic() < end, "workers do not end"
+        time.sleep(0.05)
+    finally:
+      for each in self.processes:
+        if each.poll() is None:
+          each.kill()
+        each.wait()
+    return max(each.poll() for each in others)
