@@ -1,10 +1,12 @@
 """Kills a training run again and again; it must equal an undisturbed one.
 
     python tests/soak.py --kills=50
+    python tests/soak.py --kills=20 --workers=2
 
 One run is never disturbed. The other is ended with SIGKILL at random instants,
 half of them inside the writing of a checkpoint, and started again each time; it
 reads the corpus from a file of ids, the first one from memory.
+With several workers, one of them is killed or frozen, and the others must end.
 Then all variables of both, and all their metrics but the speed, must be equal
 bit by bit, in the newest checkpoint and in the best.
 """
@@ -24,6 +26,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
+
+from workers import Workers
 
 from charlm.system.process import import_quietly
 
@@ -59,6 +63,8 @@ class Kill:
   after: str  # see `_INSTANTS`
   step: int  # of the newest whole checkpoint
   left_overs: int  # files and folders of a save that was cut off
+  frozen: bool  # by SIGSTOP
+  seconds: float  # until the other workers had ended
 
 
 def soak(
@@ -68,29 +74,43 @@ def soak(
   seed: int,
   max_delay: float = 3.0,
   start: Callable[..., Any] | None = None,
+  num_workers: int = 1,
 ) -> list[Kill]:
   """Trains a run undisturbed and another one through kills.
 
   A kill comes up to `max_delay` seconds after its event. Trainers are started
-  by `start`, which takes the script and its flags, or else as any process.
+  by `start`, which takes the script and its flags, or else as any process. Two
+  workers must equal two replicas of one process; more, whose sums round in
+  another order, other workers.
 
   Raises AssertionError: the two are not equal.
   """
   undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
-  train = functools.partial(start or _start, "train.py", *flags)
-  assert train(f"--run_dir={undisturbed}").wait() == 0
+  alone = functools.partial(start or _start, "train.py", *flags)
+  train, rng = alone, random.Random(seed)
+  if num_workers > 1:
+    train = functools.partial(Workers, rng, _start, num_workers, *alone.args)
+  if num_workers == 2:
+    alone = functools.partial(alone, "--num_replicas=2")
+  elif num_workers > 2:
+    alone = train
+  assert alone(f"--run_dir={undisturbed}").wait() == 0
   # The ids in a file, which kills leave half written, give the same run.
   train = functools.partial(train, f"--corpus_cache={folder / 'cache'}")
-  rng, kills = random.Random(seed), []
+  kills: list[Kill] = []
   while len(kills) < num_kills:
     (after,) = rng.choices([*_INSTANTS], [*_INSTANTS.values()])
     delay = rng.uniform(0, max_delay)
     process = train(f"--run_dir={disturbed}")
     if not _wait(process, disturbed, after, delay):
       break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kill = _look_at(disturbed, after)
+    frozen = num_workers > 1 and rng.random() < 0.25
+    process.send_signal(signal.SIGSTOP if frozen else signal.SIGKILL)
+    killed = time.monotonic()
+    exit_code = process.wait()
+    # The run may just have ended.
+    assert num_workers == 1 or exit_code in (0, 4), exit_code
+    kill = _look_at(disturbed, after, frozen, time.monotonic() - killed)
     kills.append(kill)
     print(f"kill {len(kills)}: {kill}", flush=True)
   assert train(f"--run_dir={disturbed}").wait() == 0
@@ -131,9 +151,12 @@ def numbers(run_dir: pathlib.Path) -> list[dict]:
   return records
 
 
-def _start(script: str, *flags: str) -> subprocess.Popen:
+def _start(
+  script: str, *flags: str, env: dict[str, str] | None = None
+) -> subprocess.Popen:
   command = [sys.executable, str(_ROOT / script), *flags]
-  return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+  env = {**os.environ, **(env or {})}
+  return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
 
 
 def _wait(
@@ -168,7 +191,9 @@ def _saving(run_dir: pathlib.Path) -> bool:
   )
 
 
-def _look_at(run_dir: pathlib.Path, after: str) -> Kill:
+def _look_at(
+  run_dir: pathlib.Path, after: str, frozen: bool, seconds: float
+) -> Kill:
   steps, left_overs = [0], 0
   for folder in (run_dir / "checkpoints", run_dir / "best"):
     names = {path.name for path in folder.glob("ckpt-*")}
@@ -178,7 +203,7 @@ def _look_at(run_dir: pathlib.Path, after: str) -> Kill:
         steps.append(int(stem.partition("-")[2]))
       elif suffix == "" or f"{stem}.index" not in names:
         left_overs += 1
-  return Kill(after, max(steps), left_overs)
+  return Kill(after, max(steps), left_overs, frozen, round(seconds, 1))
 
 
 def main(argv: list[str]) -> int:
@@ -186,6 +211,7 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser("soak.py")
   parser.add_argument("--corpus", default="shakespeare", help="as of train.py")
   parser.add_argument("--kills", type=int, default=50)
+  parser.add_argument("--workers", type=int, default=1)
   parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
   args = parser.parse_args(argv[1:])
   print(f"seed {args.seed}", flush=True)
@@ -193,7 +219,7 @@ def main(argv: list[str]) -> int:
     path = pathlib.Path(folder)
     flags = [*FLAGS, f"--corpus={args.corpus}"]
     flags.append(f"--epochs={2 + args.kills // 5}")
-    kills = soak(flags, path, args.kills, args.seed)
+    kills = soak(flags, path, args.kills, args.seed, num_workers=args.workers)
     print("\n| | |\n|---|---|")
     for name, value in (
       ("seed", args.seed),
@@ -202,6 +228,8 @@ def main(argv: list[str]) -> int:
         (f"of them after the {after}", sum(k.after == after for k in kills))
         for after in _INSTANTS
       ),
+      ("of them by freezing a worker", sum(k.frozen for k in kills)),
+      ("most seconds until all had ended", max(k.seconds for k in kills)),
       ("that left half a checkpoint", sum(k.left_overs > 0 for k in kills)),
       ("lines of metrics, all equal", len(numbers(path / "disturbed"))),
       ("newest checkpoint, both", fingerprint(path / "disturbed/checkpoints")),

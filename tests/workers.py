@@ -37,15 +37,22 @@ class Workers:
   """
 
   def __init__(
-    self, start: Callable[..., Any], num_workers: int, *args: str, seed: int = 0
+    self,
+    rng: random.Random,
+    start: Callable[..., Any],
+    num_workers: int,
+    *args: str,
   ) -> None:
-    """Starts workers by `start`, which takes arguments and an environment."""
+    """Starts workers by `start`, which takes arguments and an environment.
+
+    The random numbers say which worker a signal goes to.
+    """
     found = addresses(num_workers)
     self.processes = [
       start(*args, env={"TF_CONFIG": tf_config(found, i)})
       for i in range(num_workers)
     ]
-    self._rng, self._lost = random.Random(seed), -1
+    self._rng, self._lost = rng, -1
 
   def poll(self) -> int | None:
     """Returns the chief's exit code, if it has ended."""

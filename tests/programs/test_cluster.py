@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import signal
 import socket
 import time
@@ -32,6 +33,10 @@ def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
   return [*flags, *_FLAGS, f"--run_dir={run_dir}", *more]
 
 
+def _start(args: list) -> Workers:
+  return Workers(random.Random(0), Program, 2, *args)
+
+
 def _wait_for_step(workers: Workers, run_dir: pathlib.Path, step: int) -> None:
   end = time.monotonic() + 120
   while not (run_dir / "checkpoints" / f"ckpt-{step}.index").exists():
@@ -52,13 +57,13 @@ def test_two_workers_equal_two_replicas_through_a_stop_and_a_loss(
   assert train.main([*args, "--num_replicas=2"]) == 0
   args = _args(train_args, together, "--epochs=40")
 
-  workers = Workers(Program, 2, *args)
+  workers = _start(args)
   _wait_for_step(workers, together, 20)
   workers.send_signal(signal.SIGUSR1, 1)
   assert workers.wait() == 143
   assert "stopped after step" in workers.processes[0].communicate()[0]
 
-  workers = Workers(Program, 2, *args)
+  workers = _start(args)
   _wait_for_step(workers, together, 100)
   workers.send_signal(signal.SIGKILL, 1)
   assert workers.wait() == 4
@@ -66,7 +71,7 @@ def test_two_workers_equal_two_replicas_through_a_stop_and_a_loss(
   assert line.startswith("train.py: worker 1 (127.0.0.1:")
   assert "start all workers again" in line
 
-  workers = Workers(Program, 2, *args)
+  workers = _start(args)
   assert workers.wait() == 0
   assert_equal_runs(together, alone)
 
@@ -76,7 +81,7 @@ def test_a_frozen_chief_ends_the_others(
 ) -> None:
   run_dir = tmp_path / "run"
   args = _args(train_args, run_dir, "--epochs=5000")
-  workers = Workers(Program, 2, *args)
+  workers = _start(args)
   _wait_for_step(workers, run_dir, 10)
   workers.send_signal(signal.SIGSTOP, 0)
   assert workers.wait() == 4
@@ -87,30 +92,27 @@ def test_a_frozen_chief_ends_the_others(
 def test_four_workers_differ_from_four_replicas_by_rounding(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  paths = [tmp_path / name for name in ("alone", "together", "again")]
-  first, *others = [
-    _args(train_args, path, "--epochs=1", "--max_steps=10") for path in paths
+  paths = [tmp_path / name for name in ("alone", "together")]
+  alone, together = [
+    _args(train_args, path, "--max_steps=10") for path in paths
   ]
-  assert train.main([*first, "--num_replicas=4"]) == 0
-  own = tmp_path / "own"
-  for args in others:
-    found = addresses(4)
-    processes = [
-      # What a worker would write goes into a folder of its own.
-      Program(
-        *args,
-        *([f"--run_dir={own}"] if i else []),
-        env={"TF_CONFIG": tf_config(found, i)},
-      )
-      for i in range(4)
-    ]
-    assert [process.wait() for process in processes] == [0] * 4
+  assert train.main([*alone, "--num_replicas=4"]) == 0
+  own, found = tmp_path / "own", addresses(4)
+  processes = [
+    # What a worker would write goes into a folder of its own.
+    Program(
+      *together,
+      *([f"--run_dir={own}"] if i else []),
+      env={"TF_CONFIG": tf_config(found, i)},
+    )
+    for i in range(4)
+  ]
+  assert [process.wait() for process in processes] == [0] * 4
   assert not own.exists()
-  assert_equal_runs(*paths[1:])
-  one, other = (_weights(path) for path in paths[:2])
+  one, other = map(_weights, paths)
   for name, value in one.items():
     assert np.abs(value - other[name]).max() < 1e-6, name
-  losses = [metrics(path, "train")[-1]["loss"] for path in paths[:2]]
+  losses = [metrics(path, "train")[-1]["loss"] for path in paths]
   assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
@@ -150,7 +152,7 @@ def test_what_the_chief_refuses_ends_the_others(
   train_args: list[str], trained_run: pathlib.Path
 ) -> None:
   # The finished run has other flags.
-  workers = Workers(Program, 2, *_args(train_args, trained_run))
+  workers = _start(_args(train_args, trained_run))
   assert workers.wait() == 2
   (line,) = _lines(workers, 0)
   assert "holds another run" in line
