@@ -18,7 +18,15 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks import contestants, machine, plot, pool, report, startup
+from benchmarks import (
+  contestants,
+  devices,
+  machine,
+  plot,
+  pool,
+  report,
+  startup,
+)
 from benchmarks.contestants import Group
 from benchmarks.task import Sizes, Task, Text
 from charlm.errors import InputError
@@ -58,6 +66,9 @@ class Bench:
       ):
         self._measure_group(group)
         self._write()
+    if "devices" in self._args.only:
+      self._measure_devices()
+      self._write()
     if "startup" in self._args.only and self._in_time("Start-up"):
       self._measure_startup()
       self._write()
@@ -75,6 +86,24 @@ class Bench:
         group, self._sizes, self._args.rounds, _SECONDS_PER_TURN
       ),
     }
+
+  def _measure_devices(self) -> None:
+    kind, number = devices.find()
+    measured: list[dict[str, Any]] = []
+    self.results["devices"] = {"kind": kind, "groups": measured}
+    sizes = tuple(self._args.batch_sizes)
+    for here, group in devices.groups(self._sizes, number, sizes):
+      if self._in_time(group.title):
+        entries = self._measure(
+          group, here, self._few_rounds, _SECONDS_PER_TURN
+        )
+        measured.append(
+          {
+            "title": group.title,
+            "characters": group.characters,
+            "contestants": entries,
+          }
+        )
 
   def _measure_startup(self) -> None:
     imports, first_steps = [], []
@@ -165,7 +194,18 @@ def main(argv: list[str]) -> int:
     "--output", type=pathlib.Path, default="benchmarks", help="folder"
   )
   parser.add_argument(
-    "--only", nargs="+", choices=_GROUPS, default=_GROUPS, help="some parts"
+    "--only",
+    nargs="+",
+    choices=(*_GROUPS, "devices"),
+    default=_GROUPS,
+    help="some parts",
+  )
+  parser.add_argument(
+    "--batch_sizes",
+    nargs="+",
+    type=int,
+    default=devices.BATCH_SIZES,
+    help="of the part devices",
   )
   args = parser.parse_args(argv[1:])
   if args.rounds < 1:

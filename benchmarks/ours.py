@@ -1,5 +1,7 @@
 """charlm's contestants."""
 
+import os
+
 import keras
 import numpy as np
 
@@ -17,7 +19,7 @@ from charlm.data.batches import Batches
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, build_model
 from charlm.sampling.generator import GenerativeModel
-from charlm.system.devices import create_strategy
+from charlm.system.devices import choose_device, create_strategy
 from charlm.training.hooks import TrainMetrics
 from charlm.training.trainer import build_trainer
 
@@ -38,8 +40,19 @@ class _NoHooks:
     return planned
 
 
-def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
-  """Training steps as `train.py` takes them, on all cores."""
+def build_step(
+  sizes: Sizes,
+  text: Text,
+  precision: str,
+  gru: str = "auto",
+  num_replicas: int = 0,
+  xla: bool = False,
+) -> Run:
+  """Training steps as `train.py` takes them, by default on all devices."""
+  if xla:  # which reads this when it first sees a graph
+    flags = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"
+    os.environ["TF_XLA_FLAGS"] = flags
+  choose_device("auto")
   config = Config(
     seq_length=sizes.seq_length,
     batch_size=sizes.batch_size,
@@ -49,8 +62,8 @@ def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
     precision=precision,
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  strategy = create_strategy(0, config.batch_size)
-  trainer = build_trainer(config, sizes.vocab_size, batches, strategy)
+  strategy = create_strategy(num_replicas, config.batch_size)
+  trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, _NoHooks()))
 
 

@@ -17,6 +17,9 @@ def to_markdown(results: dict[str, Any]) -> str:
   for name, group in results["groups"].items():
     describe = _training if name == "training" else _rates
     parts.append(f"### {group['title']}\n\n{describe(group)}")
+  if found := results.get("devices"):
+    text = _devices(found["kind"], found["groups"])
+    parts.append(f"### Devices\n\n{text}")
   if startup := results.get("startup"):
     parts.append(f"### Start-up\n\n{_startup(startup)}")
   if scaling := results.get("scaling"):
@@ -75,6 +78,33 @@ def _rates(group: dict[str, Any]) -> str:
   return table(("", "characters/s", "speed-up", "peak MiB"), rows)
 
 
+def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
+  """Returns a table of all groups, and the flags that were the fastest."""
+  rows: list[tuple[str, ...]] = []
+  speeds: dict[tuple[str, str], float] = {}
+  for group in measured:
+    for entry in group["contestants"].values():
+      if "error" in entry:
+        continue
+      speed = group["characters"] / entry["seconds"]
+      speeds[group["title"], entry["label"]] = speed
+      ms = entry["seconds"] * 1000
+      rows.append(
+        (group["title"], entry["label"], f"{ms:.1f}", f"{speed:,.0f}")
+      )
+  header = (f"on {kind}", "flags", "ms", "characters/s")
+  text = table(header, rows)
+  if not speeds:
+    return text
+  title, flags = max(speeds, key=speeds.__getitem__)
+  words = f"Fastest here: `{flags}`, {title}."
+  if flags.endswith("XLA"):
+    words += (
+      " For XLA, set TF_XLA_FLAGS=--tf_xla_auto_jit=2 in the environment."
+    )
+  return f"{text}\n\n{words}"
+
+
 def _startup(startup: dict[str, list[float]]) -> str:
   imports, first_steps = (
     startup["import_seconds"],
@@ -119,6 +149,7 @@ def _cell(entry: dict[str, Any] | None) -> str:
 
 def _missing(results: dict[str, Any]) -> list[str]:
   parts = [*results["groups"].values(), *results.get("scaling", ())]
+  parts += results.get("devices", {}).get("groups", ())
   lines = [
     f"- {part['title']}: {entry['label']}: {entry['error']}"
     for part in parts

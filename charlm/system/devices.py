@@ -63,8 +63,7 @@ def create_strategy(
       f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
       "lower it"
     )
-  at_most = num_gpus or num_cores()
-  num_replicas = num_replicas or largest_divisor(batch_size, at_most)
+  num_replicas = num_replicas or largest_divisor(batch_size, num_devices())
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if kind == "GPU":
     return tf.distribute.MirroredStrategy(devices)
@@ -73,6 +72,11 @@ def create_strategy(
   # would allow only one number of replicas in a process.
   plain_sum = tf.distribute.ReductionToOneDevice()
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
+
+
+def num_devices() -> int:
+  """Returns how many replicas the devices here are for: GPUs, or cores."""
+  return len(tf.config.get_visible_devices("GPU")) or num_cores()
 
 
 def make_deterministic() -> None:

@@ -1,0 +1,62 @@
+"""Which layer, precision and batch size are the fastest on the devices here."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from benchmarks.contestants import Contestant, Group
+from benchmarks.task import Sizes
+
+BATCH_SIZES = (64, 256, 1024)
+# As flags of `train.py`; the first is cuDNN's layer on a GPU.
+_LAYERS = (("keras", "float32"), ("fused", "float32"), ("fused", "bfloat16"))
+_QUESTION = (
+  "from charlm.system.process import import_quietly; "
+  "import_quietly('tensorflow'); "
+  "from charlm.system.choices import kind_of_device; "
+  "from charlm.system.devices import num_devices; "
+  "print(kind_of_device(), num_devices())"
+)
+
+
+def find() -> tuple[str, int]:
+  """Returns the kind of device of this machine, and how many it has."""
+  command = [sys.executable, "-c", _QUESTION]
+  answer = subprocess.run(command, capture_output=True, text=True, check=True)
+  kind, number = answer.stdout.split()
+  return kind, int(number)
+
+
+def groups(
+  sizes: Sizes, num_devices: int, batch_sizes: tuple[int, ...] = BATCH_SIZES
+) -> Iterator[tuple[Sizes, Group]]:
+  """Yields all layers on one device and on all, for each batch size."""
+  for batch_size in batch_sizes:
+    for number in sorted({1, num_devices}):
+      if batch_size % number:
+        continue
+      here = dataclasses.replace(sizes, batch_size=batch_size)
+      several = "device" if number == 1 else "devices"
+      yield (
+        here,
+        Group(
+          f"devices_{batch_size}_{number}",
+          f"{number} {several}, {batch_size} windows a step",
+          tuple(_contestants(number)),
+          "fused_float32",
+          here.characters_per_step,
+        ),
+      )
+
+
+def _contestants(num_replicas: int) -> Iterator[Contestant]:
+  for gru, precision in _LAYERS:
+    for xla in (False, True):
+      options = {"gru": gru, "precision": precision, "xla": xla}
+      yield Contestant(
+        f"{gru}_{precision}" + "_xla" * xla,
+        f"--gru={gru} --precision={precision}" + " with XLA" * xla,
+        "ours.build_step",
+        options | {"num_replicas": num_replicas},
+      )
