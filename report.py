@@ -62,8 +62,9 @@ def report(options: ReportOptions) -> int:
 
   choose_device(options.device)
   runs = [RunDir(path) for path in options.run_dir]
-  results = [score_run(run, options.checkpoint) for run in runs]
+  # First, since it may be refused.
   split = _split(options.corpus, runs[0]) if options.corpus else None
+  results = [score_run(run, options.checkpoint) for run in runs]
   text = page(results, split, runs[0].vocabulary())
   write_atomically(output, [text.encode()])
   print(output)

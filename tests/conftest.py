@@ -6,11 +6,13 @@ first `programs/test_train.py`, what a run leaves; then
 `programs/test_resume.py`, what survives stops and kills.
 """
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -19,7 +21,16 @@ from charlm.system.process import import_quietly
 
 import_quietly("tensorflow", "keras")
 import tensorflow as tf
-from helpers import EXPERIMENT, ROOT, SHARED_DATA, SPLIT, VOCAB, WORDS
+from helpers import (
+  EXPERIMENT,
+  PROGRAMS,
+  ROOT,
+  SHARED_DATA,
+  SPLIT,
+  VOCAB,
+  WORDS,
+  Once,
+)
 
 from charlm.runs.run_dir import RunDir
 
@@ -51,13 +62,30 @@ def lines() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def corpus_path(
-  lines: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+  """Makes files once for all workers: in the folder of the whole session."""
+  folder = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    folder = folder.parent
+
+  def make(name: str, write: Callable[[pathlib.Path], object]) -> pathlib.Path:
+    path, made = folder / "shared" / name, folder / "shared" / f"{name}.made"
+    made.parent.mkdir(exist_ok=True)
+    with made.open("a") as file:
+      fcntl.flock(file, fcntl.LOCK_EX)  # another worker may be making it
+      if not made.stat().st_size:
+        write(path)
+        file.write("made")
+    return path
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def corpus_path(lines: list[str], once: Once) -> pathlib.Path:
   """The lines as a file."""
-  path = tmp_path_factory.mktemp("corpus") / "small.txt"
-  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-  return path
+  text = "\n".join(lines) + "\n"
+  return once("small.txt", lambda path: path.write_text(text, "utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -78,28 +106,55 @@ def train_args(corpus_path: pathlib.Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def trained_run(
-  train_args: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-  """A finished run; only to be read."""
-  import train
+def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
+  """Trains a run, once for all workers, with more flags; only to be read.
 
-  path = tmp_path_factory.mktemp("runs") / "trained"
-  assert train.main([*train_args, f"--run_dir={path}", "--epochs=3"]) == 0
-  return path
+  What goes on from it goes on from a copy, which is the same run. What was
+  printed is in a file beside it, NAME.out.
+  """
+
+  def make(name: str, *flags: str) -> pathlib.Path:
+    def train(path: pathlib.Path) -> None:
+      args = [*train_args, f"--run_dir={path}", *flags]
+      with (
+        path.with_name(f"{name}.out").open("w") as file,
+        contextlib.redirect_stdout(file),
+      ):
+        assert PROGRAMS["train.py"].main(args) == 0
+
+    return once(name, train)
+
+  return make
 
 
 @pytest.fixture(scope="session")
-def valid_run(
-  train_args: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-  """A finished run with a valid text of 30 lines; only to be read."""
-  import train
+def trained_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """A finished run of three epochs; only to be read."""
+  return trained("trained", "--epochs=3")
 
-  path = tmp_path_factory.mktemp("runs") / "valid"
-  args = [*train_args, f"--run_dir={path}", "--valid_lines=30", "--epochs=4"]
-  assert train.main(args) == 0
-  return path
+
+@pytest.fixture(scope="session")
+def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """A finished run of one epoch, which may be extended; only to be copied."""
+  return trained("short")
+
+
+@pytest.fixture(scope="session")
+def uneven_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """A run evaluated after step 10, and at its end, step 12; only to be read."""
+  return trained("uneven", "--eval_every_steps=10")
+
+
+@pytest.fixture(scope="session")
+def layer_norm_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """A run of two layers with layer normalisation; only to be read."""
+  return trained("layer_norm", "--layer_norm", "--num_layers=2")
+
+
+@pytest.fixture(scope="session")
+def valid_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """A finished run with a valid text of 30 lines; only to be read."""
+  return trained("valid", "--valid_lines=30", "--epochs=4")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from charlm.system.process import import_quietly
@@ -52,6 +52,9 @@ WORDS += ["lord,", "I"]
 
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
 
+# Takes a name and what writes a file or folder at a path; returns the path.
+Once = Callable[[str, Callable[[pathlib.Path], object]], pathlib.Path]
+
 
 def split_of(train: str, valid: str, eval_text: str) -> Split:
   """Returns a split of texts that are given."""
@@ -80,6 +83,16 @@ def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
     tf.raw_ops, "SparseSoftmaxCrossEntropyWithLogits", cross_entropy
   )
   return held
+
+
+def in_a_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+  """Returns a model as one graph function of ids `[B, T]` of any shape.
+
+  Called as it is, it would call TensorFlow for each operation of each step.
+  """
+  spec = [tf.TensorSpec([None, None], tf.int32)]
+  predict = tf.function(model, spec, autograph=False)
+  return lambda ids: predict(ids.astype(np.int32))
 
 
 def score_of(
@@ -206,6 +219,8 @@ class Program:
 
   def wait(self, timeout: float | None = None) -> int:
     self._process.join(timeout)
+    if self._process.exitcode is None:
+      raise subprocess.TimeoutExpired(str(self._process), timeout)
     if self._output is None:
       out, err = ((self._folder / n).read_text("utf-8") for n in "12")
       self._output = out, err
@@ -217,6 +232,10 @@ class Program:
 
   def kill(self) -> None:
     self._process.kill()
+
+  def printed(self) -> str:
+    """Returns what it has printed so far."""
+    return (self._folder / "1").read_text("utf-8")
 
   def communicate(self) -> tuple[str, str]:
     self.wait()

@@ -45,9 +45,8 @@ class Evaluator:
     """
     self._model, self._piece_length = model, piece_length
     self._before_piece, self._keep_nats = before_piece, keep_nats
-    self._compiled_nats = tf.function(
-      model.nats, jit_compile=XLA_FOR_SCORES.here
-    )
+    how = {"jit_compile": XLA_FOR_SCORES.here, "autograph": False}
+    self._compiled_nats = tf.function(model.nats, **how)
 
   def stream(self, ids: IdsLike) -> Score:
     """Scores all characters but the first, given all those before.

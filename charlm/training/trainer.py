@@ -82,7 +82,9 @@ class Trainer:
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
     specs = [windows, tf.TensorSpec(self.train_state.states.shape)]
-    self._compiled_train_steps = tf.function(self._train_steps, specs)
+    # AutoGraph's conversion would delay the first step by a second.
+    compiled = tf.function(self._train_steps, specs, autograph=False)
+    self._compiled_train_steps = compiled
     # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -182,14 +184,19 @@ class Trainer:
       states `[num_layers, B, H]` that the next step goes on from.
     """
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
-    losses = tf.TensorArray(tf.float32, num_steps)
-    norms = tf.TensorArray(tf.float32, num_steps)
-    for i in tf.range(num_steps):
+    arrays = (tf.TensorArray(tf.float32, num_steps) for _ in range(2))
+
+    def step(i: tf.Tensor, states: tf.Tensor, losses: Any, norms: Any) -> Any:
       loss, norm, after = strategy.run(self._replica_step, (windows[i], states))
       losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
       norms = norms.write(i, strategy.reduce("MEAN", norm, axis=None))
       # All replicas have the states of all rows.
-      states = strategy.experimental_local_results(after)[0]
+      states, *_ = strategy.experimental_local_results(after)
+      return i + 1, states, losses, norms
+
+    _, states, losses, norms = tf.while_loop(
+      lambda i, *_: i < num_steps, step, (0, states, *arrays)
+    )
     return losses.stack(), norms.stack(), states
 
   def _replica_step(

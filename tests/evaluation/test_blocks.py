@@ -125,12 +125,20 @@ def test_lines_are_the_same_in_blocks_of_text(
   assert ids.longest <= max(size + 1, 1024)
 
 
+@pytest.fixture(scope="module")
+def dynamic(
+  model: GRULM, tmp_path_factory: pytest.TempPathFactory
+) -> DynamicEvaluator:
+  """One whose valid text is in slices."""
+  path = tmp_path_factory.mktemp("valid") / "ids"
+  return DynamicEvaluator(model, _Slices(path, _text(2000, 30)))
+
+
 def test_a_text_in_slices_scores_as_an_array(
-  model: GRULM, evaluator: Evaluator, tmp_path: pathlib.Path
+  evaluator: Evaluator, dynamic: DynamicEvaluator, tmp_path: pathlib.Path
 ) -> None:
   whole = _text(2000, 30)
   ids = _Slices(tmp_path / "ids", whole)
-  dynamic = DynamicEvaluator(model, ids)
   for protocol in (evaluator.stream, dynamic.stream):
     of_slices, of_array = protocol(ids), protocol(whole)
     np.testing.assert_array_equal(of_slices.values, of_array.values)
@@ -138,10 +146,11 @@ def test_a_text_in_slices_scores_as_an_array(
 
 
 def test_dynamic_evaluation_has_the_same_sums_in_blocks(
-  model: GRULM, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  dynamic: DynamicEvaluator,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   whole = _text(1000, 30)
-  dynamic = DynamicEvaluator(model, whole[:200])
   expected = dynamic.stream(whole)
   monkeypatch.setattr(score_module, "MAX_BLOCKS", 64)
   score = dynamic.stream(_Slices(tmp_path / "ids", whole))

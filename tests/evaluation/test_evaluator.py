@@ -1,10 +1,11 @@
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import score_of
+from helpers import in_a_graph, score_of
 
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
@@ -16,6 +17,15 @@ from charlm.model.language_model import GRULM, build_model
 def model() -> GRULM:
   keras.utils.set_random_seed(5)
   return build_model(12, 6, 10, num_layers=2)
+
+
+Predict = Callable[[np.ndarray], tf.Tensor]
+
+
+@pytest.fixture(scope="module")
+def predict(model: GRULM) -> Predict:
+  """The model as a function of ids `[B, T]`."""
+  return in_a_graph(model)
 
 
 def _ids(length: int) -> np.ndarray:
@@ -67,9 +77,11 @@ def test_evaluator_on_a_uniform_model() -> None:
 
 
 @pytest.mark.parametrize("piece_length", [1, 7, 64, 300, 1024])
-def test_pieces_equal_the_single_pass(model: GRULM, piece_length: int) -> None:
+def test_pieces_equal_the_single_pass(
+  model: GRULM, predict: Predict, piece_length: int
+) -> None:
   ids = _ids(301)
-  log_probs = model(ids[np.newaxis, :-1])
+  log_probs = predict(ids[np.newaxis, :-1])
   expected = float(log_perplexity(log_probs, ids[np.newaxis, 1:]))
   score = Evaluator(model, piece_length).stream(ids)
   assert score.num_characters == 300
@@ -83,12 +95,13 @@ def test_one_compilation_serves_all_lengths(model: GRULM) -> None:
   assert evaluator._compiled_nats.experimental_get_tracing_count() == 1
 
 
-def test_unknown_characters_are_charged_and_counted(model: GRULM) -> None:
+def test_unknown_characters_are_charged_and_counted(
+  model: GRULM, predict: Predict
+) -> None:
   ids = _ids(40)
   ids[[0, 5, 20]] = 0  # the first is not scored
   score = Evaluator(model, 16).stream(ids)
-  log_probs = model(ids[np.newaxis, :-1])[0].numpy()
-  nats = -log_probs[np.arange(39), ids[1:]]
+  nats = _nats(predict, ids)
   assert (score.num_characters, score.num_unknown) == (39, 2)
   assert score.log_perplexity == pytest.approx(nats.mean(), abs=1e-6)
   known = nats[ids[1:] != 0].mean()
@@ -152,9 +165,9 @@ def test_an_evaluation_can_be_given_up(model: GRULM) -> None:
     evaluator.stream(_ids(2))
 
 
-def _nats(model: GRULM, ids: np.ndarray) -> np.ndarray:
+def _nats(predict: Predict, ids: np.ndarray) -> np.ndarray:
   """Scores a text in one call of the model, from the zero state."""
-  log_probs = model(ids[np.newaxis, :-1].astype(np.int32))[0].numpy()
+  log_probs = predict(ids[np.newaxis, :-1])[0].numpy()
   return -log_probs[np.arange(len(ids) - 1), ids[1:]]
 
 
@@ -163,12 +176,12 @@ def _nats(model: GRULM, ids: np.ndarray) -> np.ndarray:
   [(301, 64, 64), (301, 50, 7), (40, 64, 32), (130, 64, 64), (20, 1, 1)],
 )
 def test_windows_start_from_zero_and_score_each_character_once(
-  model: GRULM, evaluator: Evaluator, length: int, window: int, stride: int
+  predict: Predict, evaluator: Evaluator, length: int, window: int, stride: int
 ) -> None:
   ids = _ids(length)
   expected = np.full(length - 1, np.nan)
   for start in range(0, length - 1, stride):
-    nats = _nats(model, ids[start : start + window + 1])
+    nats = _nats(predict, ids[start : start + window + 1])
     for i, x in enumerate(nats, start):
       if np.isnan(expected[i]):
         expected[i] = x
@@ -176,7 +189,9 @@ def test_windows_start_from_zero_and_score_each_character_once(
   np.testing.assert_allclose(score.nats, expected, atol=1e-5)
 
 
-def test_lines_are_scored_alone(model: GRULM, evaluator: Evaluator) -> None:
+def test_lines_are_scored_alone(
+  model: GRULM, predict: Predict, evaluator: Evaluator
+) -> None:
   # Newline is 2; a line may be empty, long, or the last one without an end.
   newline = 2
   rng = np.random.default_rng(4)
@@ -184,7 +199,8 @@ def test_lines_are_scored_alone(model: GRULM, evaluator: Evaluator) -> None:
   text = np.concatenate([np.append(line, newline) for line in lines])
   ids = text[:-1].astype(np.uint8)
   by_line = [
-    _nats(model, np.concatenate([[newline], line, [newline]])) for line in lines
+    _nats(predict, np.concatenate([[newline], line, [newline]]))
+    for line in lines
   ]
   score = Evaluator(model, 128, keep_nats=True).lines(ids, newline)
   np.testing.assert_allclose(score.nats, np.concatenate(by_line), atol=1e-5)
@@ -198,7 +214,7 @@ def test_lines_are_scored_alone(model: GRULM, evaluator: Evaluator) -> None:
   for row, start, line in zip(padded, inputs, lines, strict=True):
     row[: len(line) + 1] = np.append(line, newline)
     start[1 : len(line) + 1] = line
-  reference = float(log_perplexity(model(inputs), padded))
+  reference = float(log_perplexity(predict(inputs), padded))
   assert score.log_perplexity == pytest.approx(reference, abs=1e-5)
 
 

@@ -1,18 +1,19 @@
 """What `export.py` writes, read by processes that know no charlm."""
 
+import itertools
 import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SHAKESPEARE_VOCAB
+from helpers import SHAKESPEARE_VOCAB, in_a_graph
 
 import export as export_binary
-import train as train_binary
 from charlm.data.vocabulary import encode
 from charlm.export.saved_model import TextModel
 from charlm.model.language_model import build_model
@@ -29,9 +30,7 @@ import json, sys
 import numpy as np
 import tensorflow as tf
 
-model = tf.saved_model.load(sys.argv[1])
-functions, results = model.signatures, []
-for texts in json.load(sys.stdin):
+def use(functions, texts):
   scores = functions["score"](texts=tf.constant(texts, tf.string))
   scores = {name: value.numpy().tolist() for name, value in scores.items()}
   spec = functions["step"].structured_input_signature[1]["states"]
@@ -46,45 +45,33 @@ for texts in json.load(sys.stdin):
     temperature=tf.constant(0.7),
     seed=tf.constant(5 + 2**33, tf.int64),
   )
-  results.append([
-    scores, out["log_probs"].numpy().tolist(),
-    [text.decode() for text in drawn["texts"].numpy()],
-  ])
-characters = functions["vocabulary"]()["characters"].numpy()
+  texts = [text.decode() for text in drawn["texts"].numpy()]
+  return [scores, out["log_probs"].numpy().tolist(), texts]
+
+batches, results = json.load(sys.stdin), []
+for folder in sys.argv[1:]:
+  functions = tf.saved_model.load(folder).signatures
+  characters = functions["vocabulary"]()["characters"].numpy()
+  used = [use(functions, texts) for texts in batches]
+  results.append([[c.decode() for c in characters], used])
 assert "charlm" not in sys.modules
-json.dump([[c.decode() for c in characters], results], sys.stdout)
+json.dump(results, sys.stdout)
 """
 _USE_KERAS = """
 import json, sys
 import keras
 import numpy as np
 
-model = keras.models.load_model(sys.argv[1])
-vocab = json.load(open(sys.argv[2]))
-results = []
-for texts in json.load(sys.stdin):
-  ids = np.array([[vocab.index(c) for c in text] for text in texts])
-  results.append(np.asarray(model(ids)).tolist())
+batches, results = json.load(sys.stdin), []
+for file in sys.argv[1:]:
+  model = keras.models.load_model(file)
+  vocab = json.load(open(file.replace(".keras", ".vocabulary.json")))
+  for texts in batches:
+    ids = np.array([[vocab.index(c) for c in text] for text in texts])
+    results.append(np.asarray(model(ids)).tolist())
 assert "charlm" not in sys.modules
 json.dump(results, sys.stdout)
 """
-
-
-@pytest.fixture(
-  scope="module",
-  params=[["--num_layers=1"], ["--num_layers=2"]],
-  ids=" ".join,
-)
-def run(
-  request: pytest.FixtureRequest,
-  train_args: list[str],
-  tmp_path_factory: pytest.TempPathFactory,
-) -> RunDir:
-  """A run whose model has the layers that a test asks for, or one, or two."""
-  path = tmp_path_factory.mktemp("runs") / "run"
-  args = [f"--run_dir={path}", *request.param]
-  assert train_binary.main([*train_args, *args, "--epochs=0"]) == 0
-  return RunDir(path)
 
 
 def _use(code: str, data: list, *args: str | pathlib.Path) -> list:
@@ -99,25 +86,31 @@ def _use(code: str, data: list, *args: str | pathlib.Path) -> list:
   return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(
-  "run",
-  [["--num_layers=1"], ["--num_layers=2", "--layer_norm"]],
-  indirect=True,
-  ids=" ".join,
-)
 def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
-  run: RunDir, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  short_run: pathlib.Path,
+  layer_norm_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
-  folder = tmp_path / "new" / "exported"
-  args = ["export.py", f"--run_dir={run.path}", f"--output={folder}"]
-  assert export_binary.main(args) == 0
-  assert capsys.readouterr().out == f"{folder}\n"
-  assert list(folder.parent.iterdir()) == [folder]
-  batches = [TEXTS[:1], TEXTS[3:4], TEXTS, []]
-  characters, results = _use(_USE_SAVED_MODEL, batches, folder)
+  folders, batches = [], [TEXTS[:1], TEXTS[3:4], TEXTS, []]
+  for run in (short_run, layer_norm_run):
+    folder = tmp_path / f"new {run.name}" / "exported"
+    args = ["export.py", f"--run_dir={run}", f"--output={folder}"]
+    assert export_binary.main(args) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert list(folder.parent.iterdir()) == [folder]
+    folders.append(folder)
+  short, layer_norm = _use(_USE_SAVED_MODEL, batches, *folders)
+  _assert_as_the_run_does(RunDir(short_run), batches, *short)
+  _assert_as_the_run_does(RunDir(layer_norm_run), batches, *layer_norm)
+
+
+def _assert_as_the_run_does(
+  run: RunDir, batches: list[list[str]], characters: list[str], results: list
+) -> None:
   vocab, (model, _) = run.vocabulary(), load_model(run, "latest")
   assert characters == vocab
-  generator = GenerativeModel(model, vocab, 0.7)
+  predict, generator = in_a_graph(model), GenerativeModel(model, vocab, 0.7)
   for texts, (scores, log_probs, drawn) in zip(batches, results, strict=True):
     for i, text in enumerate(texts):
       ids = encode(text, vocab).astype(int)[np.newaxis]
@@ -125,14 +118,14 @@ def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
       assert scores["num_characters"][i] == number
       costs = np.zeros(len(scores["nats"][i]))
       if number:
-        predicted = model(ids[:, :-1]).numpy()[0]
+        predicted = predict(ids[:, :-1]).numpy()[0]
         costs[:number] = -predicted[np.arange(number), ids[0, 1:]]
       np.testing.assert_allclose(scores["nats"][i], costs, atol=1e-5)
       mean = costs.sum() / max(1, number)
       assert scores["log_perplexity"][i] == pytest.approx(mean, abs=1e-5)
       samples = generator.sample(40, text or "\n", 16, seed=5 + 2**33)
       assert drawn[i] == samples[i].text
-    expected = model(encode("th", vocab)[np.newaxis].astype(int))[0, -1]
+    expected = predict(encode("th", vocab)[np.newaxis])[0, -1]
     if texts:
       np.testing.assert_allclose(log_probs, [expected] * len(texts), atol=1e-5)
 
@@ -175,16 +168,24 @@ def test_a_text_alone_is_generated_as_beside_others() -> None:
 
 
 def test_plain_keras_opens_the_keras_file(
-  run: RunDir, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  short_run: pathlib.Path,
+  trained: Callable[..., pathlib.Path],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
-  file = tmp_path / "model.keras"
-  args = ["export.py", f"--run_dir={run.path}", f"--output={file}"]
-  assert export_binary.main([*args, "--format=keras"]) == 0
-  vocabulary = tmp_path / "model.vocabulary.json"
-  assert capsys.readouterr().out == f"{file}\n{vocabulary}\n"
+  two_layers = trained("two_layers", "--num_layers=2", "--epochs=0")
+  runs, files = [RunDir(short_run), RunDir(two_layers)], []
+  for run in runs:
+    file = tmp_path / f"{run.path.name}.keras"
+    args = ["export.py", f"--run_dir={run.path}", f"--output={file}"]
+    assert export_binary.main([*args, "--format=keras"]) == 0
+    vocabulary = file.with_suffix(".vocabulary.json")
+    assert capsys.readouterr().out == f"{file}\n{vocabulary}\n"
+    files.append(file)
   batches = [["the king of"], ["the king of", "my lord, no"] * 8]
-  results = _use(_USE_KERAS, batches, file, vocabulary)
-  model, vocab = load_model(run, "latest")[0], run.vocabulary()
-  for texts, log_probs in zip(batches, results, strict=True):
+  results = _use(_USE_KERAS, batches, *files)
+  pairs = itertools.product(runs, batches)
+  for (run, texts), log_probs in zip(pairs, results, strict=True):
+    model, vocab = load_model(run, "latest")[0], run.vocabulary()
     ids = np.stack([encode(text, vocab).astype(int) for text in texts])
     np.testing.assert_allclose(log_probs, model(ids), atol=1e-5)

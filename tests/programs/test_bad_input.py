@@ -294,15 +294,17 @@ def test_a_line_of_50_mb_is_refused(
 def test_another_config_is_refused_and_nothing_lost(
   train_args: list[str],
   trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  before = numbers(trained_run)
-  args = [*train_args, f"--run_dir={trained_run}", "--rnn_units=17", "--seed=1"]
+  run_dir = tmp_path / "run"
+  shutil.copytree(trained_run, run_dir)
+  args = [*train_args, f"--run_dir={run_dir}", "--rnn_units=17", "--seed=1"]
   assert train_binary.main(args) == 2
   err = capsys.readouterr().err
   assert "rnn_units (16 before, 17 now), seed (0 before, 1 now)" in err
   assert err.count("\n") == 1
-  assert numbers(trained_run) == before
+  assert numbers(run_dir) == numbers(trained_run)
 
 
 def test_bad_input_as_processes(
@@ -326,39 +328,46 @@ def test_another_corpus_is_refused_showing_both_hashes(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   (tmp_path / "other.txt").write_text("\n".join([*lines, "more"]))
-  args = [*train_args, f"--run_dir={trained_run}", "--epochs=3"]
+  shutil.copytree(trained_run, tmp_path / "run")
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
   assert train_binary.main([*args, f"--corpus={tmp_path}/other.txt"]) == 2
   err = capsys.readouterr().err
   before, now = re.search(r"(\w{64}) before, (\w{64}) now", err).groups()
   assert before == RunDir(trained_run).experiment().corpus_sha256 != now
 
 
-@pytest.mark.parametrize(
-  "name", ["summaries", "summaries/eval", "metrics.jsonl"]
-)
+# Trains in one folder after the other.
+_TRAIN_EACH = """
+import sys, train
+for run in sys.argv[1].split(","):
+  code = train.main(["train.py", *sys.argv[2:], f"--run_dir={run}"])
+  print(f"exit code {code}", file=sys.stderr)
+"""
+
+
 def test_what_cannot_be_written_is_one_line_and_code_2(
-  name: str,
-  train_args: list[str],
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
+  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  run_dir = tmp_path / "run"
-  shutil.copytree(trained_run, run_dir)
-  if name == "summaries":
-    shutil.rmtree(run_dir / name)
-    (run_dir / name).mkdir()
-  (run_dir / name).chmod(0o555)
-  command = [*bound_by_permissions(), sys.executable, *train_args, "--epochs=3"]
+  names = ["summaries", "summaries/eval", "metrics.jsonl"]
+  runs = [tmp_path / str(i) for i in range(len(names))]
+  for name, run in zip(names, runs, strict=True):
+    shutil.copytree(trained_run, run)
+    if name == "summaries":
+      shutil.rmtree(run / name)
+      (run / name).mkdir()
+    (run / name).chmod(0o555)
+  command = [*bound_by_permissions(), sys.executable, "-c", _TRAIN_EACH]
   result = subprocess.run(
-    [*command, f"--run_dir={run_dir}"],
+    [*command, ",".join(map(str, runs)), *train_args[1:], "--epochs=3"],
     cwd=ROOT,
     capture_output=True,
     text=True,
   )
-  (run_dir / name).chmod(0o755)
-  assert result.returncode == 2
-  assert result.stderr.startswith("train.py: ")
-  assert result.stderr.count("\n") == 1
-  assert f"{run_dir}/{name.partition('/')[0]}" in result.stderr
-  assert "permissions" in result.stderr
-  assert numbers(run_dir) == numbers(trained_run)
+  lines = result.stderr.splitlines()
+  assert lines[1::2] == ["exit code 2"] * len(names)
+  for name, run, line in zip(names, runs, lines[::2], strict=True):
+    (run / name).chmod(0o755)
+    assert line.startswith("train.py: ")
+    assert f"{run}/{name.partition('/')[0]}" in line
+    assert "permissions" in line
+    assert numbers(run) == numbers(trained_run)

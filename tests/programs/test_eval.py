@@ -32,25 +32,7 @@ def test_eval_of_another_text(
   assert scores[0] == scores[1] == scores[2]
 
 
-def test_eval_charges_unknown_characters(
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  (tmp_path / "text.txt").write_text("the kïng of nîght", encoding="utf-8")
-  args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
-  assert eval_binary.main(args) == 0
-  captured = capsys.readouterr()
-  assert "16, 2 of them unknown" in captured.out
-  assert "without unknown     " in captured.out
-  assert captured.err == "not in the vocabulary: 'î' 'ï'\n"
-  assert eval_binary.main([*args, "--json"]) == 0
-  score = json.loads(capsys.readouterr().out)
-  assert score["num_unknown"] == 2
-  assert score["log_perplexity_known"] < score["log_perplexity"]
-
-
-def test_eval_gives_bits_per_byte_of_the_text(
+def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -58,15 +40,20 @@ def test_eval_gives_bits_per_byte_of_the_text(
   (tmp_path / "text.txt").write_text("the kïng of nîght", encoding="utf-8")
   args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
   # Lines have the first character and a newline at the end, too.
-  for protocol, share in (("stream", 16 / 18), ("lines", 18 / 20)):
+  for protocol, number, num_bytes in (("stream", 16, 18), ("lines", 18, 20)):
     more = [f"--protocol={protocol}"]
+    assert eval_binary.main([*args, *more]) == 0
+    out, err = capsys.readouterr()
+    assert f"{number}, 2 of them unknown" in out
+    assert "without unknown     " in out
+    assert err == "not in the vocabulary: 'î' 'ï'\n"
     assert eval_binary.main([*args, *more, "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
+    assert score["num_unknown"] == 2
+    assert score["log_perplexity_known"] < score["log_perplexity"]
     assert score["unit"] == "character"
-    expected = pytest.approx(score["bits_per_character"] * share)
+    expected = pytest.approx(score["bits_per_character"] * number / num_bytes)
     assert score["bits_per_byte"] == expected
-    assert eval_binary.main([*args, *more]) == 0
-    out = capsys.readouterr().out
     assert f"\nbits per byte       {score['bits_per_byte']:.4f}\n" in out
 
 

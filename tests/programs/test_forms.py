@@ -52,7 +52,9 @@ def test_any_script_trains_scores_and_samples(
   num_bytes = len(text[-899:].encode())
   bits = nats / math.log(2) / num_bytes
   assert score["bits_per_byte"] == pytest.approx(bits, rel=1e-12)
-  assert score["unit"] == "character"
+  assert (score["unit"], score["num_characters"]) == ("character", 899)
+  (tmp_path / "held_out").write_text(text[-900:], encoding="utf-8")
+  assert _json([run, f"--text={tmp_path}/held_out"], capsys) == score
   (last,) = metrics(tmp_path / "run", "eval")
   assert last["bits_per_byte"] == score["bits_per_byte"]
   sample_args = ["sample.py", run, "--num_chars=40", f"--prefix={text[0]}"]
@@ -172,6 +174,7 @@ def test_texts_of_their_own_are_held_out(
   (tmp_path / "valid").write_text("of night\n")
   args = [*train_args, f"--eval_corpus={tmp_path}/eval", "--min_count=2"]
   args += [f"--valid_corpus={tmp_path}/valid", f"--run_dir={tmp_path}/run"]
+  args.append("--epochs=0")
   assert train_program.main(args) == 0
   captured = capsys.readouterr()
   assert (
@@ -199,6 +202,7 @@ def test_rare_characters_are_read_as_unknown(
   text = "\n".join([*lines[:200], "qqzzz", *lines[200:], "q"])
   (tmp_path / "text").write_text(text)
   args = [*train_args, f"--corpus={tmp_path}/text", "--min_count=4"]
+  args.append("--epochs=0")
   assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
   printed = capsys.readouterr().out
   assert "; 2 rare characters (6 occurrences) are read as [UNK]" in printed

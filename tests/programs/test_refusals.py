@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from helpers import ROOT, run_program
@@ -39,13 +39,11 @@ def args(train_args: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole_run(
-  args: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
+def whole_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run with a valid text; only to be copied."""
-  path = tmp_path_factory.mktemp("runs") / "whole"
-  assert train_binary.main([*args, f"--run_dir={path}"]) == 0
-  (path / "starts.jsonl").unlink()  # or another process' threads would be told
+  path = trained("whole", "--valid_lines=9")
+  # Or another process' threads would be told.
+  (path / "starts.jsonl").unlink(missing_ok=True)
   return path
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import PROGRAMS, ROOT
+from helpers import PROGRAMS, ROOT, run_program
 
 import eval as eval_binary
 from charlm.system.process import fail, warn
@@ -69,10 +69,12 @@ def test_a_closed_input_is_told_from_an_empty_one(
   trained_run: pathlib.Path,
 ) -> None:
   flags = [f"--run_dir={trained_run}", "--text=-"]
-  for closed, message in (("<&-", "input is closed"), ("", "fewer than two")):
-    result = _run("eval.py", flags, [closed])
-    assert (result.returncode, result.stdout) == (2, "")
-    assert message in result.stderr
+  closed = _run("eval.py", flags, ["<&-"])
+  assert (closed.returncode, closed.stdout) == (2, "")
+  assert "input is closed" in closed.stderr
+  empty = run_program("eval.py", *flags)  # its input is /dev/null
+  assert (empty.returncode, empty.stdout) == (2, "")
+  assert "fewer than two" in empty.stderr
 
 
 def test_an_error_on_a_full_disk_keeps_its_code() -> None:

@@ -25,7 +25,9 @@ def runs(
   folder = tmp_path_factory.mktemp("runs")
   for name, units in _UNITS.items():
     args = [f"--run_dir={folder / name}", f"--rnn_units={units}", "--epochs=3"]
-    args += ["--summary_every_steps=4", "--profile_steps=20,25"]
+    args.append("--summary_every_steps=4")
+    if units == 16:
+      args.append("--profile_steps=20,25")
     assert train_binary.main([*train_args, *args]) == 0
   return folder
 

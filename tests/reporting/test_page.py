@@ -13,7 +13,6 @@ from helpers import run_program, score_of
 from playwright.sync_api import Browser
 
 import report as report_binary
-import train as train_binary
 from charlm.reporting.page import Result, _coloured, _curves, _short_names
 from charlm.runs.metrics import read_records
 
@@ -22,15 +21,15 @@ _VOID = {"meta", "path", "use", "br", "image"}
 
 @pytest.fixture(scope="module")
 def page(
-  train_args: list[str],
   trained_run: pathlib.Path,
+  short_run: pathlib.Path,
   corpus_path: pathlib.Path,
   tmp_path_factory: pytest.TempPathFactory,
 ) -> pathlib.Path:
   """A report on two runs."""
   folder = tmp_path_factory.mktemp("report")
   other = folder / "other <run>"
-  assert train_binary.main([*train_args, f"--run_dir={other}"]) == 0
+  shutil.copytree(short_run, other)
   path = folder / "page.html"
   args = ["report.py", f"--run_dir={trained_run},{other}"]
   args += [f"--corpus={corpus_path}", f"--output={path}"]
@@ -69,13 +68,17 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   assert len(re.findall(r"<td>(?:stream|lines|windows of 256)</td>", text)) == 6
 
 
-def test_a_run_may_have_any_name(
+def test_runs_may_have_any_names_and_equal_ones_do_not_differ(
   trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  # The first two are mathematics to matplotlib, and none of a legend's names.
-  names = ["$a_b_c$", "_x^{", "<b>& 莎士比亚 \u05e9\u05dc\u05d5\u05dd"]
+  # The first is mathematics to matplotlib, and the second begins such, and is
+  # none of a legend's names.
+  names = ["$a_b_c$", "_x^{<b>& 莎士比亚 \u05e9\u05dc\u05d5\u05dd"]
   for name in names:
     shutil.copytree(trained_run, tmp_path / name)
+  # Metrics that are cut off do no harm.
+  with (tmp_path / names[0] / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 7')
   result = run_program(
     "report.py", f"--run_dir={','.join(names)}", cwd=tmp_path
   )
@@ -83,6 +86,8 @@ def test_a_run_may_have_any_name(
   text = (tmp_path / "report.html").read_text("utf-8")
   curves = text.partition("Learning curves")[2].partition("<svg")[0]
   assert re.findall("</span> (.*?)[,.]", curves) == [*map(html.escape, names)]
+  row = "<td>+0.0000</td><td>+0.0000 to +0.0000</td><td>no</td>"
+  assert row in text
   tags = _Tags()
   tags.feed(text)
   assert tags.open == []
@@ -142,20 +147,6 @@ def test_costs_of_any_size_are_coloured() -> None:
   page = _coloured(Result("run", 1, 1, [], "-abcd", {"stream": score}))
   shades = re.findall(r"90% (\d+)%\)\">(\w+)", page)
   assert shades == [("100", "a"), ("60", "bcd")]
-
-
-def test_equal_runs_do_not_differ_and_cut_off_metrics_do_no_harm(
-  trained_run: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  for name in ("one", "two"):
-    shutil.copytree(trained_run, tmp_path / name)
-  with (tmp_path / "one" / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 7')
-  path = tmp_path / "page.html"
-  runs = f"--run_dir={tmp_path}/one,{tmp_path}/two"
-  assert report_binary.main(["report.py", runs, f"--output={path}"]) == 0
-  row = "<td>+0.0000</td><td>+0.0000 to +0.0000</td><td>no</td>"
-  assert row in path.read_text("utf-8")
 
 
 def test_runs_have_the_shortest_names_that_differ() -> None:

@@ -66,17 +66,18 @@ def args(train_args: list[str]) -> list[str]:
 
 
 def test_a_new_run_in_the_place_of_a_removed_one_is_left_alone(
-  args: list[str], tmp_path: pathlib.Path
+  args: list[str],
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
 ) -> None:
-  run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-  second = [*args, "--seed=1", "--epochs=10"]
-  with _paused(args, run):
+  run = tmp_path / "run"
+  with _paused([*args, "--seed=1"], run):
     shutil.rmtree(run)
-    _train(second, run)
+    _train([*train_args, "--epochs=3"], run)
     files = _files(run)
   assert _files(run) == files
-  _train(second, undisturbed)
-  soak.assert_equal_runs(run, undisturbed)
+  soak.assert_equal_runs(run, trained_run)
 
 
 def test_a_second_trainer_past_a_removed_lock_is_left_alone(

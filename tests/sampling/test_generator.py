@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SHAKESPEARE_VOCAB as VOCAB
+from helpers import in_a_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +49,12 @@ def generator(model: GRULM) -> GenerativeModel:
 def cooler(model: GRULM) -> GenerativeModel:
   """One at temperature 0.8."""
   return GenerativeModel(model, VOCAB, 0.8)
+
+
+@pytest.fixture(scope="module")
+def greedy(model: GRULM) -> GenerativeModel:
+  """One that draws the likeliest characters."""
+  return GenerativeModel(model, VOCAB, temperature=0)
 
 
 def _texts(generator: GenerativeModel, *args: Any, **kwargs: Any) -> list[str]:
@@ -160,26 +167,19 @@ def test_the_same_seed_gives_the_same_text(
   text = generator.generate_n_chars(60, "ROMEO ", seed=3)
   assert text.startswith("ROMEO ")
   assert len(text) == 66
-  assert text == GenerativeModel(model, VOCAB).generate_n_chars(
-    60, "ROMEO ", seed=3
-  )
+  other = GenerativeModel(model, VOCAB, temperature=1.0)
+  assert text == other.generate_n_chars(60, "ROMEO ", seed=3)
+  # The default is one text of seed 0 at temperature 1.
+  expected = _texts(other, 30, "a", num_samples=1, seed=0)
+  assert _texts(generator, 30, "a") == expected
+  assert "".join(p.text for p in generator.stream(30, "a")) == expected[0]
+  assert generator.generate_n_chars(30, "a") == "a" + expected[0]
   # Both halves of the seed count.
   others = {
     generator.generate_n_chars(60, "ROMEO ", seed)
     for seed in (4, 2**40, 3 + 2**40, 3 + 2**63)
   }
   assert len(others | {text}) == 5
-
-
-def test_the_default_is_one_text_of_seed_0_at_temperature_1(
-  model: GRULM,
-  generator: GenerativeModel,
-) -> None:
-  explicit = GenerativeModel(model, VOCAB, temperature=1.0)
-  expected = _texts(explicit, 30, "a", num_samples=1, seed=0)
-  assert _texts(generator, 30, "a") == expected
-  assert "".join(p.text for p in generator.stream(30, "a")) == expected[0]
-  assert generator.generate_n_chars(30, "a") == "a" + expected[0]
 
 
 def test_a_sample_does_not_depend_on_the_others(
@@ -212,8 +212,10 @@ def test_a_shorter_text_starts_the_longer_one(
   assert _texts(generator, 1, "a")[0] == long[:1]
 
 
-def test_greedy_text_equals_stepping_the_model(model: GRULM) -> None:
-  text = GenerativeModel(model, VOCAB, temperature=0).sample(40, "The ")[0].text
+def test_greedy_text_equals_stepping_the_model(
+  model: GRULM, greedy: GenerativeModel
+) -> None:
+  text = greedy.sample(40, "The ")[0].text
   expected, ids, states = "", encode("The ", VOCAB)[np.newaxis], None
   for _ in range(40):
     log_probs, states = model(ids, states, return_state=True)
@@ -222,16 +224,17 @@ def test_greedy_text_equals_stepping_the_model(model: GRULM) -> None:
   assert text == expected
 
 
-def test_steps_from_strings_equal_the_whole_text(model: GRULM) -> None:
-  generator = GenerativeModel(model, VOCAB, temperature=0)
-  chars, states = generator.generate_one_step(["The ", "Thou"])
+def test_steps_from_strings_equal_the_whole_text(
+  greedy: GenerativeModel,
+) -> None:
+  chars, states = greedy.generate_one_step(["The ", "Thou"])
   texts = [chars]
   for _ in range(9):
-    chars, states = generator.generate_one_step(chars, states)
+    chars, states = greedy.generate_one_step(chars, states)
     texts.append(chars)
   rows = tf.strings.join(texts).numpy()
-  assert rows[0].decode() == _texts(generator, 10, "The ")[0]
-  assert rows[1].decode() == _texts(generator, 10, "Thou")[0]
+  assert rows[0].decode() == _texts(greedy, 10, "The ")[0]
+  assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
 def test_ctrl_c_ends_many_samples_after_a_piece(
@@ -337,8 +340,8 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
   num_numbers: int,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  prefix = "The " * 30
-  expected = cooler.sample(200, prefix, 9)
+  prefix = "The " * 10
+  expected = cooler.sample(100, prefix, 5)
   monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.8)
@@ -351,12 +354,12 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
 
   monkeypatch.setattr(generator, "_compiled_uniform", counted)
   for one, other in zip(
-    generator.sample(200, prefix, 9), expected, strict=True
+    generator.sample(100, prefix, 5), expected, strict=True
   ):
     _assert_same(one, other)
   # Two rows, and a character, are the least that there can be.
   assert max(sizes) <= max(num_numbers, 82 * 2)
-  streamed = list(generator.stream(200, prefix, 4))
+  streamed = list(generator.stream(100, prefix, 4))
   assert "".join(piece.text for piece in streamed) == expected[4].text
 
 
@@ -377,11 +380,13 @@ def test_an_empty_prefix_is_refused(model: GRULM) -> None:
     GenerativeModel(model, VOCAB).sample(3, "")
 
 
-def test_the_likeliest_alone_is_greedy(model: GRULM) -> None:
-  greedy = _texts(GenerativeModel(model, VOCAB, 0), 60, "The ")
+def test_the_likeliest_alone_is_greedy(
+  model: GRULM, greedy: GenerativeModel
+) -> None:
+  expected = _texts(greedy, 60, "The ")
   for only in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
     generator = GenerativeModel(model, VOCAB, 0.7, **only)
-    assert _texts(generator, 60, "The ") == greedy
+    assert _texts(generator, 60, "The ") == expected
 
 
 def test_limits_that_limit_nothing_change_nothing(
@@ -394,10 +399,10 @@ def test_limits_that_limit_nothing_change_nothing(
 
 def test_log_probabilities_are_those_of_the_model(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
-  predict = tf.function(model)  # one graph call, not one for each step
+  predict = in_a_graph(model)
   for sample in generator.sample(1500, "The ", num_samples=3):
     ids = encode("The " + sample.text, VOCAB)[np.newaxis].astype(np.int32)
-    log_probs = predict(tf.constant(ids[:, :-1])).numpy()[0, 3:]
+    log_probs = predict(ids[:, :-1]).numpy()[0, 3:]
     expected = log_probs[np.arange(1500), ids[0, 4:]]
     np.testing.assert_allclose(sample.log_probs, expected, atol=2e-4)
 

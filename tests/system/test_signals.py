@@ -1,14 +1,16 @@
 """Signals end a program at once, or after what it saves."""
 
 import contextlib
+import pathlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, Program
 
 # A program that stays in one call of TensorFlow, as in a compilation.
 _BUSY = """
@@ -37,41 +39,50 @@ sys.exit(run_command(command, Options, ["busy.py"], "help"))
 """
 
 
-@contextlib.contextmanager
-def _start(*args: str) -> Iterator[subprocess.Popen]:
-  with subprocess.Popen(
-    [sys.executable, "-c", _BUSY, *args], cwd=ROOT, stdout=subprocess.PIPE
-  ) as process:
-    try:
-      assert process.stdout.readline() == b"busy\n"
-      time.sleep(0.2)  # until the call has begun
-      yield process
-    finally:
-      process.kill()
+@pytest.fixture
+def start(tmp_path: pathlib.Path) -> Callable[..., Any]:
+  script = tmp_path / "busy.py"
+  script.write_text(_BUSY)
+
+  @contextlib.contextmanager
+  def start(*args: str) -> Iterator[Program]:
+    with Program(script, *args) as process:
+      try:
+        while process.printed() != "busy\n":
+          assert process.poll() is None
+          time.sleep(0.02)
+        time.sleep(0.2)  # until the call has begun
+        yield process
+      finally:
+        process.kill()
+
+  return start
 
 
-def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return() -> None:
-  with _start() as process:
+def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return(
+  start: Callable[..., Any],
+) -> None:
+  with start() as process:
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
 
 
-def test_a_second_ctrl_c_ends_it_at_once() -> None:
-  with _start() as process:
-    start = time.monotonic()
+def test_a_second_ctrl_c_ends_it_at_once(start: Callable[..., Any]) -> None:
+  with start() as process:
+    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     # The first alone would have waited for the call.
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - begin < 1.5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_only_a_second_signal_ends_what_is_to_be_saved(
-  number: signal.Signals,
+  number: signal.Signals, start: Callable[..., Any]
 ) -> None:
-  with _start("saves") as process:
+  with start("saves") as process:
     process.send_signal(number)
     with pytest.raises(subprocess.TimeoutExpired):
       process.wait(3)

@@ -5,6 +5,7 @@ import pathlib
 import random
 import signal
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -48,6 +49,12 @@ def _evaluated(run_dir: pathlib.Path) -> list[int]:
   return [r["step"] for r in numbers(run_dir) if r["split"] == "eval"]
 
 
+@pytest.fixture(scope="module")
+def unbroken(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """An undisturbed run."""
+  return trained("unbroken", *_FLAGS)
+
+
 @pytest.mark.parametrize(
   ("which", "valid"), [(1, False), (-1, True)], ids=["periodic", "end, valid"]
 )
@@ -55,15 +62,19 @@ def test_an_evaluation_that_is_given_up_is_made_up(
   which: int,
   valid: bool,
   train_args: list[str],
+  trained: Callable[..., pathlib.Path],
+  unbroken: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  run_dir, unbroken = tmp_path / "stopped", tmp_path / "unbroken"
-  args = [*train_args, *_FLAGS, *(["--valid_lines=50"] if valid else [])]
-  stopped = [*args, f"--run_dir={run_dir}"]
-  assert train_binary.main([*args, f"--run_dir={unbroken}"]) == 0
-  expected = capsys.readouterr().out.partition("trained to")[2]
+  run_dir, flags = tmp_path / "stopped", _FLAGS
+  if valid:
+    flags = [*_FLAGS, "--valid_lines=50"]
+    unbroken = trained("unbroken_valid", *flags)
+  stopped = [*train_args, *flags, f"--run_dir={run_dir}"]
+  printed = unbroken.with_name(f"{unbroken.name}.out").read_text()
+  expected = printed.partition("trained to")[2]
   steps = _evaluated(unbroken)
   step = steps[which]
   done, left = steps[: steps.index(step)], steps[steps.index(step) :]
@@ -108,19 +119,7 @@ sys.exit(train.main(["train.py", *sys.argv[1:]]))
 """
 
 
-@pytest.fixture(scope="module")
-def unbroken(
-  train_args: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-  """An undisturbed run."""
-  path = tmp_path_factory.mktemp("runs") / "unbroken"
-  assert train_binary.main([*train_args, *_FLAGS, f"--run_dir={path}"]) == 0
-  return path
-
-
-@pytest.mark.parametrize("which", [1, -1], ids=["periodic", "end"])
 def test_kills_around_the_record_of_an_evaluation_lose_nothing(
-  which: int,
   train_args: list[str],
   unbroken: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -129,18 +128,19 @@ def test_kills_around_the_record_of_an_evaluation_lose_nothing(
   run_dir = tmp_path / "killed"
   args = [*train_args, *_FLAGS, "--checkpoint_every_steps=1000"]
   killed = [*args, f"--run_dir={run_dir}"]
-  steps = _evaluated(unbroken)
-  step = steps[which]
-  done = steps[: steps.index(step)]
-  _stop(killed, len(done) * _PIECES + 2, monkeypatch)
-  assert checkpoint_steps(run_dir / "best") == [done[-1]]
   script = tmp_path / "killed.py"
   script.write_text(_KILLED)
-  for when, last in (("before", []), ("after", [step])):
-    result = run_program(script, when, str(step), *killed[1:])
-    assert result.returncode == -signal.SIGKILL
-    assert checkpoint_steps(run_dir / "best") == [step]
-    assert _evaluated(run_dir) == done + last
+  steps, there = _evaluated(unbroken), 0
+  for step in (steps[1], steps[-1]):  # a periodic one, and the end's
+    done = steps[: steps.index(step)]
+    _stop(killed, (len(done) - there) * _PIECES + 2, monkeypatch)
+    assert checkpoint_steps(run_dir / "best") == [done[-1]]
+    for when, last in (("before", []), ("after", [step])):
+      result = run_program(script, when, str(step), *killed[1:])
+      assert result.returncode == -signal.SIGKILL
+      assert checkpoint_steps(run_dir / "best") == [step]
+      assert _evaluated(run_dir) == done + last
+    there = len(done) + 1
   assert train_binary.main(killed) == 0
   soak.assert_equal_runs(run_dir, unbroken)
 
@@ -227,6 +227,7 @@ def test_numbers_beyond_float32_are_no_traceback(
   flags: list[str],
   code: int,
   train_args: list[str],
+  short_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -237,6 +238,4 @@ def test_numbers_beyond_float32_are_no_traceback(
     assert err.count("\n") == (code == 3)
     assert ("is not finite" in err) == (code == 3)
   if flags[0] in ("--clip_norm=1e38", "--clip_norm=1e300"):  # clip nothing
-    plain = [*train_args, f"--run_dir={tmp_path}/plain"]
-    assert train_binary.main(plain) == 0
-    assert numbers(tmp_path / "run") == numbers(tmp_path / "plain")
+    assert numbers(tmp_path / "run") == numbers(short_run)

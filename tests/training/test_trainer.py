@@ -81,7 +81,7 @@ def weights(trainer: Trainer) -> list[np.ndarray]:
 EVERYTHING = {
   "num_layers": 2,
   "dropout_rate": 0.2,
-  "clip_norm": 0.5,
+  "clip_norm": 0.1,
   "weight_decay": 0.1,
   "carry_state": True,
   "reset_rate": 0.1,
@@ -92,11 +92,7 @@ EVERYTHING = {
   ("config", "replicas", "tolerance"),
   [
     ({}, (1, 2), 1e-6),
-    ({"clip_norm": 0.1}, (1, 2), 1e-6),
-    ({"dropout_rate": 0.3}, (1, 2), 1e-6),
-    ({"carry_state": True}, (1, 2), 1e-6),
     (EVERYTHING, (1, 2, 4), 1e-6),
-    ({"layer_norm": True}, (1, 2), 1e-5),
     (EVERYTHING | {"layer_norm": True}, (1, 4), 1e-5),
   ],
 )
@@ -112,12 +108,25 @@ def test_replica_counts_train_the_same_model(
       start = [4 * array if array.ndim > 1 else array for array in start]
       one.model.set_weights(start)
     one.train(10, 10, Recorder())
+    assert one._compiled_train_steps.experimental_get_tracing_count() == 1
+    if num_replicas > 1:
+      _assert_replicas_hold_the_same_weights(one, num_replicas)
     results.append([*weights(one), one.train_state.states.numpy()])
   for others in results[1:]:
     for mine, other in zip(results[0], others, strict=True):
       np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance)
   moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
+
+
+def _assert_replicas_hold_the_same_weights(
+  one: Trainer, num_replicas: int
+) -> None:
+  for variable in one.model.trainable_variables:
+    copies = [copy.numpy() for copy in variable.value.values]
+    assert len(copies) == num_replicas
+    for copy in copies[1:]:
+      np.testing.assert_array_equal(copies[0], copy)
 
 
 def test_chunks_train_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +149,10 @@ def test_replica_counts_agree_in_bfloat16() -> None:
   np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_both_gru_layers_train_the_same_model(num_layers: int) -> None:
+@pytest.mark.parametrize(("num_layers", "num_replicas"), [(1, 1), (2, 2)])
+def test_both_gru_layers_train_the_same_model(
+  num_layers: int, num_replicas: int
+) -> None:
   config = Config(
     embedding_dim=6,
     rnn_units=16,
@@ -150,21 +161,13 @@ def test_both_gru_layers_train_the_same_model(num_layers: int) -> None:
   )
   results = []
   for gru in ("fused", "keras"):
-    one = build_trainer(config, VOCAB_SIZE, batches(), strategy(2), gru)
+    one = build_trainer(
+      config, VOCAB_SIZE, batches(), strategy(num_replicas), gru
+    )
     one.train(10, 10, Recorder())
     results.append(weights(one))
   for mine, other in zip(*results, strict=True):
     np.testing.assert_allclose(mine, other, atol=1e-6)
-
-
-def test_replicas_hold_the_same_weights_after_training() -> None:
-  one = trainer(2, dropout_rate=0.3)
-  one.train(5, 5, Recorder())
-  for variable in one.model.trainable_variables:
-    copies = [copy.numpy() for copy in variable.value.values]
-    assert len(copies) == 2
-    for copy in copies[1:]:
-      np.testing.assert_array_equal(copies[0], copy)
 
 
 def test_steps_equal_those_of_keras() -> None:
@@ -282,13 +285,13 @@ def test_dropout_is_another_one_in_each_step() -> None:
   text = build_batches(np.arange(2000, dtype=np.uint8) % 10 + 2, config)
   assert text.steps_per_epoch == 1
   recorder = Recorder()
-  build_trainer(config, VOCAB_SIZE, text, strategy(2)).train(4, 1, recorder)
+  build_trainer(config, VOCAB_SIZE, text, strategy(1)).train(4, 1, recorder)
   losses = [report.loss for _, report in recorder.reports]
   assert np.abs(np.diff(losses)).min() > 1e-5
 
 
 def test_bfloat16_acts_in_training_alone() -> None:
-  one, recorder = trainer(2, precision="bfloat16"), Recorder()
+  one, recorder = trainer(1, precision="bfloat16"), Recorder()
   windows = batches().batch(0).astype(np.int32)
   log_probs = one.model(windows[:, :-1])
   exact = -tf.reduce_mean(tf.gather(log_probs, windows[:, 1:], batch_dims=2))
@@ -453,16 +456,12 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
   recorder = Recorder()
   one.train(503, 503, recorder)
   assert recorder.steps == [0, 500, 501, 502, 503]
-
-
-def test_the_graph_is_traced_once() -> None:
-  one = trainer(2)
-  one.train(30, 7, Recorder(4, 5))
+  # Whatever their number.
   assert one._compiled_train_steps.experimental_get_tracing_count() == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_is_done() -> None:
-  one = trainer(2)
+  one = trainer()
   one.train(3, 3, Recorder())
   kernel = one.model.dense.kernel
   kernel.assign(tf.fill(kernel.shape, float("nan")))
