@@ -23,6 +23,7 @@ DOCUMENTS = (
   "README.md",
   "BUILD.md",
   "docs/guide.md",
+  "docs/machines.md",
   "benchmarks/README.md",
   "recipes/LOG.md",
   "results/README.md",
@@ -38,6 +39,9 @@ SECTIONS = {
 # Flags of other programs than ours.
 FOREIGN_FLAGS = {"flagfile", "logdir"}
 FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
+FLAGS_OF_BENCHMARKS |= {"only", "workers"}
+# Of SLURM.
+FLAGS_OF_BENCHMARKS |= {"nodes", "time", "signal", "requeue"}
 # Files that a command writes, or that a reader has.
 FILES_OF_OTHERS = {
   "bench.json",
