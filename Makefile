@@ -20,7 +20,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: .venv/installed
-	$(ADD_BENCH)
+	$(if $(findstring --only=devices,$(ARGS)),,$(ADD_BENCH))
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 quality: .venv/installed

@@ -56,6 +56,8 @@ def train(options: TrainOptions) -> int:
 
   Raises:
     InputError: bad input; no step was taken.
+    DivergedError: a loss or a gradient is not finite, or the replicas differ.
+    LostRunError: the folder was taken away, or a worker was lost.
   """
   config = options.config
   load = functools.partial(
@@ -67,6 +69,7 @@ def train(options: TrainOptions) -> int:
   corpus = load(config.corpus)
   split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
+  from charlm.system.choices import kind_of_device
   from charlm.system.cluster import create_cluster
   from charlm.system.devices import choose_device, make_deterministic
   from charlm.training.workers import Workers, check_equal
@@ -74,7 +77,8 @@ def train(options: TrainOptions) -> int:
   choose_device(options.device)
   if options.deterministic:
     make_deterministic()
-  if config.precision == "bfloat16" and not has_bfloat16():
+  on_cpu = kind_of_device() == "CPU"
+  if on_cpu and config.precision == "bfloat16" and not has_bfloat16():
     warn(
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
@@ -91,7 +95,7 @@ def train(options: TrainOptions) -> int:
 def _lead(
   options: TrainOptions, corpus: Corpus, split: Split, workers: "Workers"
 ) -> int:
-  """Trains as the chief, or alone; returns the exit code."""
+  """Trains as the chief, or without others; returns the exit code."""
   from charlm.evaluation.score import scored_bytes
   from charlm.runs.loading import initial_vocabulary, load_initial
   from charlm.runs.run_dir import RunDir, experiment_of
@@ -99,15 +103,15 @@ def _lead(
   from charlm.training.start import start_run
 
   config, run = options.config, RunDir(options.run_dir)
-  with workers.alone():
+  with workers.chief_works():
     initial_vocab = initial_vocabulary(run, config)
     vocab = _extend(initial_vocab, config, corpus)
     initial = load_initial(run, config, len(vocab))
-  workers.cluster.exchange(json.dumps(vocab).encode())
+  workers.cluster.from_chief(json.dumps(vocab).encode())
   trainer = _build_trainer(options, split, vocab, workers.cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
   with contextlib.ExitStack() as stack:
-    with workers.alone():
+    with workers.chief_works():
       stack.enter_context(run.locked())
       if run.exists():
         run.check_resume(experiment)
@@ -133,13 +137,13 @@ def _follow(
 
   cluster = workers.cluster
   print(
-    f"worker   {cluster.index} of {cluster.num_workers}; the chief is "
-    f"{cluster.name(0)}"
+    f"worker   index {cluster.index}, of {cluster.num_workers} workers; the "
+    f"chief is {cluster.name(0)}"
   )
-  workers.attend()  # it looks for an initial vocabulary
-  vocab = json.loads(cluster.exchange(b"")[0])
+  workers.wait_for_chief()  # it looks for an initial vocabulary
+  vocab = json.loads(cluster.from_chief(b""))
   trainer = _build_trainer(options, split, vocab, cluster)
-  workers.attend()  # it makes or checks the run's folder
+  workers.wait_for_chief()  # it makes or checks the run's folder
   num_steps = options.config.num_steps(trainer.batches.steps_per_epoch)
   return follow_run(options, num_steps, trainer, workers)
 

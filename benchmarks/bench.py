@@ -88,7 +88,7 @@ class Bench:
     }
 
   def _measure_devices(self) -> None:
-    kind, number = devices.find()
+    kind, number = devices.find_devices()
     measured: list[dict[str, Any]] = []
     self.results["devices"] = {"kind": kind, "groups": measured}
     sizes = tuple(self._args.batch_sizes)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks.contestants import Contestant, Group
-from benchmarks.task import Sizes
+from benchmarks.task import WITH_XLA, Sizes
 
 BATCH_SIZES = (64, 256, 1024)
 # As flags of `train.py`; the first is cuDNN's layer on a GPU.
@@ -20,8 +20,11 @@ _QUESTION = (
 )
 
 
-def find() -> tuple[str, int]:
-  """Returns the kind of device of this machine, and how many it has."""
+def find_devices() -> tuple[str, int]:
+  """Returns the kind of device of this machine, and how many it has.
+
+  Raises CalledProcessError: TensorFlow cannot be imported.
+  """
   command = [sys.executable, "-c", _QUESTION]
   answer = subprocess.run(command, capture_output=True, text=True, check=True)
   kind, number = answer.stdout.split()
@@ -33,16 +36,15 @@ def groups(
 ) -> Iterator[tuple[Sizes, Group]]:
   """Yields all layers on one device and on all, for each batch size."""
   for batch_size in batch_sizes:
-    for number in sorted({1, num_devices}):
-      if batch_size % number:
-        continue
+    most = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
+    for number in sorted({1, most}):
       here = dataclasses.replace(sizes, batch_size=batch_size)
-      several = "device" if number == 1 else "devices"
+      flags = f"--num_replicas={number} --batch_size={batch_size}"
       yield (
         here,
         Group(
           f"devices_{batch_size}_{number}",
-          f"{number} {several}, {batch_size} windows a step",
+          flags,
           tuple(_contestants(number)),
           "fused_float32",
           here.characters_per_step,
@@ -55,8 +57,8 @@ def _contestants(num_replicas: int) -> Iterator[Contestant]:
     for xla in (False, True):
       options = {"gru": gru, "precision": precision, "xla": xla}
       yield Contestant(
-        f"{gru}_{precision}" + "_xla" * xla,
-        f"--gru={gru} --precision={precision}" + " with XLA" * xla,
+        f"{gru}_{precision}{'_xla' if xla else ''}",
+        f"--gru={gru} --precision={precision}{WITH_XLA if xla else ''}",
         "ours.build_step",
         options | {"num_replicas": num_replicas},
       )

@@ -9,6 +9,7 @@ from benchmarks.task import (
   BLOCK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
+  XLA_FLAGS,
   Run,
   Sizes,
   Text,
@@ -50,8 +51,7 @@ def build_step(
 ) -> Run:
   """Training steps as `train.py` takes them, by default on all devices."""
   if xla:  # which reads this when it first sees a graph
-    flags = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"
-    os.environ["TF_XLA_FLAGS"] = flags
+    os.environ["TF_XLA_FLAGS"] = XLA_FLAGS
   choose_device("auto")
   config = Config(
     seq_length=sizes.seq_length,

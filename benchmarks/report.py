@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contestants import BOUND, scaling, scaling_curves
-from benchmarks.task import Sizes
+from benchmarks.task import WITH_XLA, XLA_FLAGS, Sizes
 
 _MIB = 2**20
 
@@ -97,12 +97,10 @@ def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
   if not speeds:
     return text
   title, flags = max(speeds, key=speeds.__getitem__)
-  words = f"Fastest here: `{flags}`, {title}."
-  if flags.endswith("XLA"):
-    words += (
-      " For XLA, set TF_XLA_FLAGS=--tf_xla_auto_jit=2 in the environment."
-    )
-  return f"{text}\n\n{words}"
+  words = f"Fastest here: `{title} {flags.removesuffix(WITH_XLA)}`"
+  if flags.endswith(WITH_XLA):
+    words += f" with TF_XLA_FLAGS='{XLA_FLAGS}' in the environment"
+  return f"{text}\n\n{words}."
 
 
 def _startup(startup: dict[str, list[float]]) -> str:

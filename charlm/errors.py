@@ -8,7 +8,7 @@ class InputError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-  """The loss or the gradient is not finite."""
+  """The loss or the gradient is not finite, or the replicas differ."""
 
   exit_code = 3
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from charlm.system import cluster
+from charlm.system.cluster_config import read_config
 
 _TEXT = (ROOT / "docs" / "machines.md").read_text()
 
@@ -42,20 +42,22 @@ def test_the_manifest_gives_each_pod_its_place(index: str) -> None:
   env = {"JOB_COMPLETION_INDEX": index}
   config = subprocess.run(command, env=env, capture_output=True, check=True)
   addresses = ["charlm-0.charlm:12345", "charlm-1.charlm:12345"]
-  found = cluster._read_config(config.stdout.decode())
+  found = read_config(config.stdout.decode())
   assert found == (addresses, int(index))
   assert job["spec"]["completions"] == len(addresses)
 
 
 def test_the_config_by_hand_names_two_hosts() -> None:
   (line,) = re.findall(r"TF_CONFIG='([^']*\"host1[^']*)'", _TEXT)
-  assert cluster._read_config(line) == (["host0:12345", "host1:12345"], 0)
+  assert read_config(line) == (["host0:12345", "host1:12345"], 0)
   assert json.loads(line)["task"]["type"] == "worker"
 
 
 @pytest.mark.parametrize(
   ("exit_code", "restarts", "requeued"),
-  [(0, 0, False), (2, 0, False), (143, 0, True), (4, 3, True), (4, 20, False)],
+  [(code, 0, False) for code in (0, 2, 3)]
+  + [(code, 19, True) for code in (1, 4, 137, 138, 143)]
+  + [(4, 20, False)],
 )
 def test_the_job_goes_on_after_a_stop_and_a_loss(
   exit_code: int, restarts: int, requeued: bool, tmp_path: pathlib.Path

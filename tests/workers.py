@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 LOST_WITHIN = 60.0  # seconds in which the others end when a worker is lost
-_START = 120.0  # seconds in which workers find each other and end
+_ENDED_WITHIN = 120.0  # seconds in which any training of a test ends
 
 
 def addresses(num_workers: int, host: str = "127.0.0.1") -> list[str]:
@@ -27,6 +27,23 @@ def tf_config(workers: list[str], index: int) -> str:
   """Returns the `TF_CONFIG` of a worker."""
   task = {"type": "worker", "index": index}
   return json.dumps({"cluster": {"worker": workers}, "task": task})
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
+  """Waits for something to happen.
+
+  Raises AssertionError: it does not.
+  """
+  end = time.monotonic() + seconds
+  while not happened():
+    assert time.monotonic() < end
+    time.sleep(0.02)
+
+
+def without_replicas(train_args: list[str]) -> list[str]:
+  """Returns flags of `train.py` for workers, which have a replica each."""
+  flags = [flag for flag in train_args if "num_replicas" not in flag]
+  return [*flags, "--device=cpu", "--checkpoint_every_steps=5"]
 
 
 class Workers:
@@ -69,10 +86,10 @@ class Workers:
   def wait(self) -> int:
     """Waits for all; returns the largest of their exit codes.
 
-    Raises AssertionError: some go on after one was lost, or without end.
+    Raises AssertionError: they do not end in time.
     """
     others = [p for i, p in enumerate(self.processes) if i != self._lost]
-    end = time.monotonic() + (LOST_WITHIN if self._lost >= 0 else _START)
+    end = time.monotonic() + (LOST_WITHIN if self._lost >= 0 else _ENDED_WITHIN)
     try:
       while any(each.poll() is None for each in others):
         assert time.monotonic() < end, "workers do not end"

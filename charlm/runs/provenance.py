@@ -21,7 +21,9 @@ from charlm.system.machine import num_cores, processor
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 
-def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
+def describe_start(
+  step: int, devices: list[str], num_workers: int = 1
+) -> dict[str, Any]:
   """Returns command, commit, versions, devices and threads of this process."""
   versions = {x.__name__: x.__version__ for x in (tf, keras, np)}
   return {
@@ -32,6 +34,7 @@ def describe_start(step: int, devices: list[str]) -> dict[str, Any]:
     "versions": {"python": platform.python_version(), **versions},
     "processor": processor(),
     "devices": devices,
+    "workers": num_workers,
     "cores": num_cores(),
     "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
     "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
@@ -45,7 +48,8 @@ def start_differences(
 
   It compares only what the last bits of the results depend on.
   """
-  there, here = ({**s["versions"], **s} for s in (earlier, start))
+  # Older versions knew one worker, and did not write it.
+  there, here = ({"workers": 1, **s["versions"], **s} for s in (earlier, start))
   # A name that the earlier one lacks differs, too.
   return [
     difference(name, there.get(name), value)

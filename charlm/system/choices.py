@@ -1,4 +1,4 @@
-"""The table of what is decided by the kind of device, each with its reason."""
+"""The table of what is chosen by the kind of device, each with its reason."""
 
 import dataclasses
 from typing import Generic, TypeVar
@@ -30,7 +30,7 @@ class Choice(Generic[_Value]):
 GRU = Choice(
   "fused",
   "keras",
-  "cuDNN, which Keras' layer calls, is faster on a GPU, and exists only there",
+  "Keras' layer calls cuDNN on a GPU, and is the slower one elsewhere",
 )
 FUSED_ALONE = "cuDNN has neither bfloat16 nor layer normalisation"
 XLA_FOR_SCORES = Choice(
@@ -43,5 +43,8 @@ MEMORY_GROWTH = Choice(
   False, True, "TensorFlow would take the whole GPU, also from a sampler"
 )
 TENSOR_FLOAT_32 = Choice(
-  False, True, "--deterministic turns TensorFloat-32 products off"
+  False, True, "faster, with factors of 10 bits; --deterministic turns it off"
+)
+COLLECTIVES = Choice(
+  "RING", "NCCL", "NCCL sums between GPUs directly, and knows no CPU"
 )

@@ -1,13 +1,11 @@
-"""Processes on several hosts that train together, and tell each other things.
+"""Processes on several hosts that train together, and exchange messages.
 
 They are called workers; the first is the chief. TensorFlow's
-`MultiWorkerMirroredStrategy` connects them. A process of its own is the chief
-of a cluster of one.
+`MultiWorkerMirroredStrategy` connects them. A process that trains without
+others is the chief of a cluster of one.
 """
 
 import contextlib
-import json
-import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -17,18 +15,20 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.errors import InputError, LostRunError
+from charlm.system.choices import COLLECTIVES
+from charlm.system.cluster_config import ROLE, cluster_from_environment
 from charlm.system.devices import create_strategy
 from charlm.system.rendezvous import wait_for_workers
 
-_CHUNK = 2**16  # numbers in one sum over the workers
-_ROLE = "worker"
-# Below the ports that systems give to outgoing connections.
-_FIRST_PORT, _NUM_PORTS = 10_000, 20_000
-# What TensorFlow raises when a worker is gone, or does not answer.
+_CHUNK = 2**16  # numbers in one sum: any message takes little memory
+# What TensorFlow raises when a worker is gone, or does not answer,
 _LOST = (
   tf.errors.UnavailableError,
   tf.errors.DeadlineExceededError,
   tf.errors.AbortedError,
+)
+# and what can also come from this worker alone.
+_PERHAPS_LOST = (
   tf.errors.CancelledError,
   tf.errors.FailedPreconditionError,
   tf.errors.InternalError,
@@ -48,7 +48,8 @@ class Cluster:
 
     Args:
       strategy: the devices.
-      addresses: host and port of each worker, the chief's first.
+      addresses: host and port of each worker, the chief's first; a single
+        one, of any value, for a process without others.
       index: this worker's place among them.
     """
     self.strategy, self.addresses, self.index = strategy, addresses, index
@@ -76,11 +77,12 @@ class Cluster:
     return f"worker {index} ({self.addresses[index]})"
 
   def sum(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Returns the sums `[N]` of the workers' numbers `[N]`, below 2^24.
+    """Returns the sums `[N]` of the workers' numbers `[N]`.
 
-    All workers must call it, with as many numbers: it returns when they have.
+    All workers must call it, with the same N: it returns when they have. Each
+    sum must be below 2^24, to be exact in float32.
     """
-    array = np.asarray(numbers)
+    array = np.asarray(numbers, np.int64)
     if self.num_workers == 1 or not array.size:
       return array
     # Of the gradients' type, which every kind of device can sum.
@@ -101,6 +103,28 @@ class Cluster:
     sums = self.strategy.run(add, (numbers,))
     return self.strategy.experimental_local_results(sums)[0]
 
+  def part(self) -> None:
+    """Lets all workers end, which each of them calls before it does.
+
+    A sum can be there on one worker while others still fetch it from that one.
+    Whoever returns from a second sum knows that all have the first.
+    """
+    with contextlib.suppress(tf.errors.OpError):  # the others have ended
+      self.sum([0])
+
+  @contextlib.contextmanager
+  def parted(self, error: type[Exception]) -> Iterator[None]:
+    """Parts if there is an error that all workers have."""
+    try:
+      yield
+    except error:
+      self.part()
+      raise
+
+  def from_chief(self, message: bytes) -> bytes:
+    """Returns the chief's message on all workers, which must all call it."""
+    return self.exchange(message if self.is_chief else b"")[0]
+
   def exchange(self, message: bytes) -> list[bytes]:
     """Returns what each worker passes to this call, in their order.
 
@@ -114,7 +138,11 @@ class Cluster:
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
   def copy_from_chief(self, variables: Sequence[Any]) -> None:
-    """Gives variables the values, bit by bit, that they have on the chief."""
+    """Gives variables the values, bit for bit, that they have on the chief.
+
+    All workers must call it, with variables of at least two bytes a number: the
+    values are sent as words of 16 bits, whose sums are exact.
+    """
     if self.num_workers == 1:
       return
     for variable in variables:
@@ -132,24 +160,31 @@ class Cluster:
     """
     try:
       yield
-    except _LOST as error:
+    except (*_LOST, *_PERHAPS_LOST) as error:
       if self.num_workers == 1:
         raise
+      names = self._lost(str(error))
+      if not names and isinstance(error, _PERHAPS_LOST):
+        raise
+      if not names and self.num_workers == 2:
+        # One that listens, but does nothing else, leaves no trace.
+        names = [self.name(1 - self.index)]
       raise LostRunError(
-        f"{self._lost(str(error))} was lost: what is saved is whole; start all "
-        "workers again to go on"
+        f"{(names or ['another worker'])[0]} was lost: what is saved is whole; "
+        "start all workers again to go on"
       ) from error
 
-  def _lost(self, message: str) -> str:
-    """Returns the name of the worker that an error of TensorFlow is about."""
+  def _lost(self, message: str) -> list[str]:
+    """Returns the workers that an error of TensorFlow is about, if any."""
     others = [i for i in range(self.num_workers) if i != self.index]
     tasks = {int(number) for number in re.findall(r"/task:(\d+)", message)}
-    for index in others:
-      address = self.addresses[index]
-      if index in tasks or address in message or not _answers(address):
-        return self.name(index)
-    # It listens, but it does nothing else.
-    return self.name(others[0]) if len(others) == 1 else "another worker"
+    patterns = {i: re.escape(self.addresses[i]) + r"(?!\d)" for i in others}
+    found = (
+      [i for i in others if i in tasks]
+      or [i for i in others if re.search(patterns[i], message)]
+      or [i for i in others if not _answers(self.addresses[i])]
+    )
+    return [self.name(i) for i in found]
 
 
 def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
@@ -159,97 +194,33 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   has one worker.
 
   Args:
-    num_replicas: of each worker: GPUs or, without a cluster, also logical CPU
-      devices; 0 for as many as there are.
+    num_replicas: of each worker, 0 for all its GPUs. Without others, what
+      `create_strategy` takes.
     batch_size: global.
     timeout: seconds to wait for the other workers.
 
   Raises InputError: no such cluster, replicas that cannot be had, or workers
     that did not come.
   """
-  if not (found := _from_environment()):
+  if not (found := cluster_from_environment()):
     return Cluster(create_strategy(num_replicas, batch_size))
   addresses, index = found
   gpus = _choose_gpus(num_replicas, batch_size, len(addresses))
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-    tf.train.ClusterSpec({_ROLE: addresses}),
-    task_type=_ROLE,
+    tf.train.ClusterSpec({ROLE: addresses}),
+    task_type=ROLE,
     task_id=index,
     num_accelerators={"GPU": len(gpus)},
     rpc_layer="grpc",
   )
   experimental = tf.distribute.experimental
   options = experimental.CommunicationOptions(
-    implementation=experimental.CommunicationImplementation(
-      "NCCL" if gpus else "RING"
-    )
+    implementation=experimental.CommunicationImplementation(COLLECTIVES.here)
   )
-  wait_for_workers(addresses, index, timeout)
+  devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
+  wait_for_workers(addresses, index, devices, timeout)
   strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
   return Cluster(strategy, addresses, index)
-
-
-def _from_environment() -> tuple[list[str], int] | None:
-  """Returns the addresses of all workers, and which of them this one is.
-
-  Raises InputError: what the environment says is no cluster.
-  """
-  if text := os.environ.get("TF_CONFIG"):
-    addresses, index = _read_config(text)
-    return (addresses, index) if len(addresses) > 1 else None
-  if os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
-    return None
-  try:
-    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-      port_base=_FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % _NUM_PORTS,
-      # SLURM itself shows each task its GPUs alone. The resolver needs some
-      # number of them, also where there are none.
-      gpus_per_node=_NUM_PORTS,
-      gpus_per_task=1,
-      auto_set_gpu=False,
-    )
-    addresses = resolver.cluster_spec().as_dict()[_ROLE]
-    # Not by SLURM_PROCID: the resolver sorts the hosts in another way.
-    host, place = os.environ["SLURMD_NODENAME"], os.environ["SLURM_LOCALID"]
-    ports = [each for each in addresses if each.startswith(f"{host}:")]
-    return addresses, addresses.index(ports[int(place)])
-  except (RuntimeError, LookupError, ValueError) as error:
-    raise InputError(
-      f"SLURM's variables name no cluster ({type(error).__name__}: {error}): "
-      "start the workers by srun, or set TF_CONFIG"
-    ) from error
-
-
-def _read_config(text: str) -> tuple[list[str], int]:
-  """Reads `TF_CONFIG`; a role `chief` comes before the workers.
-
-  Raises InputError: it is wrong.
-  """
-  try:
-    config = json.loads(text)
-    roles, task = config["cluster"], config["task"]
-    for role in [*roles, task["type"]]:
-      if role not in ("chief", _ROLE):
-        raise InputError(
-          f"TF_CONFIG has the role {role!r}: charlm knows chief and worker"
-        )
-    addresses = [*roles.get("chief", ()), *roles.get(_ROLE, ())]
-    index = addresses.index(roles[task["type"]][task["index"]])
-    for address in addresses:
-      host, _, port = address.rpartition(":")
-      if not host or not 0 < int(port) < 2**16:
-        raise ValueError(f"{address} is no HOST:PORT")
-  except (ValueError, LookupError, TypeError, AttributeError) as error:
-    if isinstance(error, InputError):
-      raise
-    raise InputError(
-      f"TF_CONFIG names no cluster ({type(error).__name__}: {error}): give "
-      '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": '
-      '"worker", "index": 0}}'
-    ) from error
-  if len(set(addresses)) < len(addresses):
-    raise InputError("TF_CONFIG names an address twice: give each its own")
-  return addresses, index
 
 
 def _choose_gpus(
@@ -265,7 +236,7 @@ def _choose_gpus(
   if num_replicas > at_most:
     words = f"{at_most} GPUs are" if gpus else "one CPU device is"
     raise InputError(
-      f"num_replicas is {num_replicas}, but {words} to be had on each worker: "
+      f"num_replicas is {num_replicas}, but {words} available on each worker: "
       "lower it"
     )
   total = (num_replicas or at_most) * num_workers
@@ -284,7 +255,7 @@ def _answers(address: str) -> bool:
   """Tells whether a process listens at an address."""
   host, _, port = address.rpartition(":")
   try:
-    with socket.create_connection((host, int(port)), timeout=2):
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
       return True
   except OSError:
     return False

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from charlm.errors import InputError
-from charlm.system.choices import MEMORY_GROWTH, kind_of_device
-from charlm.system.gpu_search import REMEDY, nvidia_device, reason_for_no_gpu
+from charlm.system.choices import MEMORY_GROWTH, TENSOR_FLOAT_32, kind_of_device
+from charlm.system.gpu_search import nvidia_device, reason_for_no_gpu
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
 
@@ -21,26 +21,27 @@ def choose_device(device: str) -> None:
   if device == "cpu":
     tf.config.set_visible_devices([], "GPU")
   elif gpus := tf.config.get_visible_devices("GPU"):
-    # Leaves unneeded memory to other processes.
     for gpu in gpus:
       tf.config.experimental.set_memory_growth(gpu, MEMORY_GROWTH.gpu)
+    tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
   elif device == "gpu":
     raise InputError(
-      f"TensorFlow finds no GPU: {reason_for_no_gpu()}; {REMEDY}, or give "
-      "--device=cpu"
+      f"TensorFlow finds no GPU: {reason_for_no_gpu()}, or give --device=cpu"
     )
   elif found := nvidia_device():
     warn(
       f"warning: this machine has a GPU ({found}), but TensorFlow finds none: "
-      f"{reason_for_no_gpu()}; {REMEDY}. Going on without it; --device=cpu "
-      "ends this warning"
+      f"{reason_for_no_gpu()}. It goes on without; --device=cpu ends this "
+      "warning"
     )
 
 
 def create_strategy(
   num_replicas: int, batch_size: int
 ) -> tf.distribute.MirroredStrategy:
-  """Sets up the devices, before TensorFlow places anything on them.
+  """Returns a strategy over devices that it sets up.
+
+  Call it before TensorFlow places anything on them.
 
   Args:
     num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
@@ -67,7 +68,7 @@ def create_strategy(
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if kind == "GPU":
     return tf.distribute.MirroredStrategy(devices)
-  make_cpu_devices(num_replicas)
+  _make_cpu_devices(num_replicas)
   # In shared memory a plain sum is enough. Collective operations, the default,
   # would allow only one number of replicas in a process.
   plain_sum = tf.distribute.ReductionToOneDevice()
@@ -75,7 +76,7 @@ def create_strategy(
 
 
 def num_devices() -> int:
-  """Returns how many replicas the devices here are for: GPUs, or cores."""
+  """Returns the largest number of replicas by default: GPUs, or cores."""
   return len(tf.config.get_visible_devices("GPU")) or num_cores()
 
 
@@ -92,7 +93,7 @@ def largest_divisor(number: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if number % d == 0)
 
 
-def make_cpu_devices(num_devices: int) -> None:
+def _make_cpu_devices(number: int) -> None:
   """Divides the CPU into logical devices, each with its share of the cores.
 
   Raises InputError: TensorFlow has started with fewer.
@@ -100,13 +101,13 @@ def make_cpu_devices(num_devices: int) -> None:
   cpu = tf.config.list_physical_devices("CPU")[0]
   device = tf.config.LogicalDeviceConfiguration()
   try:
-    tf.config.set_logical_device_configuration(cpu, [device] * num_devices)
-    threads = max(1, num_cores() // num_devices)
+    tf.config.set_logical_device_configuration(cpu, [device] * number)
+    threads = max(1, num_cores() // number)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:
     # TensorFlow has started already: its devices must do.
-    if len(tf.config.list_logical_devices("CPU")) < num_devices:
+    if len(tf.config.list_logical_devices("CPU")) < number:
       raise InputError(
-        f"num_replicas is {num_devices}, but TensorFlow has started with fewer "
+        f"num_replicas is {number}, but TensorFlow has started with fewer "
         "CPU devices: create the strategy first"
       ) from error

@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 
-REMEDY = (
+_REMEDY = (
   "install CUDA's libraries with pip install -e '.[cuda]', and check the "
   "driver with nvidia-smi"
 )
+_VARIABLE = "CUDA_VISIBLE_DEVICES"
 # Where the driver shows its devices: Linux, and Linux inside Windows.
 _DEVICE_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")
 _SECONDS = 120.0  # to import TensorFlow on a slow disk
-# TensorFlow tells the reason to its log alone, which charlm turns off.
 _CHILD = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
 _PREFIX = re.compile(r"^[IWEF]\d{4} .*?\] |^.*?: [IWEF] \S+\] ")
 _ABOUT_GPUS = re.compile(
@@ -28,20 +28,29 @@ def nvidia_device() -> str:
 
   A `CUDA_VISIBLE_DEVICES` that hides all of them counts as none.
   """
-  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-  if visible is not None:
-    hides = visible.strip() in ("", "-1")
-    return "" if hides else f"CUDA_VISIBLE_DEVICES={visible}"
+  if _all_hidden():
+    return ""
+  if visible := os.environ.get(_VARIABLE):
+    return f"{_VARIABLE}={visible}"
   for pattern in _DEVICE_FILES:
     if files := sorted(glob.glob(pattern)):
       return files[0]
   return shutil.which("nvidia-smi") or ""
 
 
+def _all_hidden() -> bool:
+  """Tells whether the environment hides all GPUs: it names none first."""
+  first = os.environ.get(_VARIABLE, "0").split(",")[0].strip()
+  return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
+
+
 def reason_for_no_gpu() -> str:
-  """Returns what TensorFlow's log says, from a process that shows it."""
-  if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-    return "CUDA_VISIBLE_DEVICES hides all of them"
+  """Returns what TensorFlow's log says, and what to do about it.
+
+  The log is that of another process, since charlm turns it off.
+  """
+  if _all_hidden():
+    return f"{_VARIABLE} hides all GPUs: unset it"
   try:
     log = subprocess.run(
       [sys.executable, "-c", _CHILD],
@@ -54,9 +63,10 @@ def reason_for_no_gpu() -> str:
       timeout=_SECONDS,
     ).stderr
   except (OSError, subprocess.TimeoutExpired) as error:
-    return f"its log could not be read ({type(error).__name__})"
+    return f"its log could not be read ({type(error).__name__}); {_REMEDY}"
   lines = [_PREFIX.sub("", line) for line in log.splitlines()]
   found = [line.strip() for line in lines if _ABOUT_GPUS.search(line)]
   # The first lines come while it loads libraries, the last when it looks for
   # devices.
-  return f"its log says {found[-1]!r}" if found else "its log gives no reason"
+  reason = f"its log says {found[-1]!r}" if found else "its log gives no reason"
+  return f"{reason}; {_REMEDY}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from charlm.errors import DivergedError
 from charlm.training.hooks import TrainMetrics
 from charlm.training.options import StartOptions, periods
 from charlm.training.replicas import Replicas
@@ -36,10 +37,11 @@ class Follower:
       ChiefEndedError: the chief failed.
     """
     with self._workers.stop:
-      self._workers.attend()  # it may make up for an evaluation
-      self._trainer.train(self._num_steps, self._periods.metrics, self)
-      self._save(self._trainer.step)
-    self._workers.attend()  # it scores and samples
+      self._workers.wait_for_chief()  # it may make up for an evaluation
+      with self._workers.cluster.parted(DivergedError):
+        self._trainer.train(self._num_steps, self._periods.metrics, self)
+      self._wait_for_chief(self._trainer.step)  # it saves
+    self._workers.wait_for_chief()  # it scores and samples
     return self._workers.finish(0)
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:
@@ -51,14 +53,15 @@ class Follower:
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns when the chief evaluates and saves."""
     return (
-      (self._periods.evaluation, self._save),
-      (self._periods.checkpoint, self._save),
+      (self._periods.evaluation, self._wait_for_chief),
+      (self._periods.checkpoint, self._wait_for_chief),
     )
 
   def next_stop(self, step: int, planned: int) -> int:
     """Returns where the chief stops."""
     return self._workers.next_stop(step, planned)
 
-  def _save(self, step: int) -> None:
+  def _wait_for_chief(self, step: int) -> None:
+    """Checks the replicas with the chief, then waits while it works."""
     self._replicas.check_weights()
-    self._workers.attend()
+    self._workers.wait_for_chief()

@@ -21,7 +21,8 @@ class Hooks(Protocol):
   def show_progress(self, step: int, loss: float, speed: float) -> None:
     """The trainer calls this after each call of the graph function.
 
-    The speed is in characters per second.
+    The loss is the mean of the call's steps, in nats per character; the speed
+    is in characters per second.
     """
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
@@ -36,6 +37,6 @@ class Hooks(Protocol):
   def next_stop(self, step: int, planned: int) -> int:
     """The trainer asks this before each call of the graph function.
 
-    Returns the step at which the call ends, such as `planned`; `step`, to end
-    the training.
+    Returns where the call ends, or `step` to end the training. On several
+    workers it is the chief's plan, which may differ from `planned`.
     """

@@ -11,8 +11,8 @@ from charlm.system.cluster import Cluster
 from charlm.training.trainer import Trainer
 
 _REMEDY = (
-  "GPUs without a working peer-to-peer connection do this: set "
-  "NCCL_P2P_DISABLE=1 in the environment, or give --num_replicas=1"
+  "set NCCL_P2P_DISABLE=1 in the environment, since GPUs without a working "
+  "peer-to-peer connection do this, or give --num_replicas=1"
 )
 _PERIOD = 251  # of the pattern that is summed
 
@@ -26,7 +26,7 @@ class Replicas:
     self._several = cluster.strategy.num_replicas_in_sync > 1
 
   def check_start(self) -> None:
-    """Checks sums of the gradients' shapes, and that all weights are equal.
+    """Checks sums of the gradients' shapes, and weights and optimizer.
 
     Raises InputError: they are wrong.
     """
@@ -39,13 +39,15 @@ class Replicas:
       wrong = compiled_wrong(offset)
       mine = self._cluster.strategy.experimental_local_results(wrong)
       mine = [int(count) for count in mine]
-      counts = [n for each in self._of_all(mine) for n in each]
+      counts = self._of_all(mine)
       if bad := [n for n, count in zip(names, counts, strict=True) if count]:
+        self._cluster.part()
         raise InputError(
           f"{', '.join(bad)} got a wrong sum over the replicas "
           f"{', '.join(names)}: {_REMEDY}"
         )
     if pair := self._different():
+      self._cluster.part()
       raise InputError(
         f"{pair[0]} and {pair[1]} begin with different weights: {_REMEDY}"
       )
@@ -56,13 +58,14 @@ class Replicas:
     Raises DivergedError: they are not.
     """
     if self._several and (pair := self._different()):
+      self._cluster.part()
       raise DivergedError(
-        f"the weights of {pair[0]} and {pair[1]} differ after step "
-        f"{self._trainer.step}, and are not saved: {_REMEDY}, and start again "
-        "from the last checkpoint"
+        f"the weights or the optimizer of {pair[0]} and {pair[1]} differ after "
+        f"step {self._trainer.step}, which is not saved: {_REMEDY}; then run "
+        "the same command to resume"
       )
 
-  def _wrong(self, offset: tf.Tensor) -> tf.Tensor:
+  def _wrong(self, offset: tf.Tensor) -> Any:
     """Returns, for each replica, how many numbers of known sums are wrong."""
     shapes = [v.shape for v in self._trainer.model.trainable_variables]
 
@@ -84,7 +87,7 @@ class Replicas:
 
   def _different(self) -> tuple[str, str] | None:
     """Returns two replicas whose weights differ, if there are any."""
-    digests = [d for each in self._of_all(self._digests()) for d in each]
+    digests = self._of_all(self._digests())
     for name, digest in zip(self._names(), digests, strict=True):
       if digest != digests[0]:
         return self._names()[0], name
@@ -101,10 +104,10 @@ class Replicas:
         digest.update(copy.numpy().tobytes())
     return [digest.hexdigest() for digest in hashes]
 
-  def _of_all(self, mine: list[Any]) -> list[list[Any]]:
-    """Returns the lists of all workers."""
+  def _of_all(self, mine: list[Any]) -> list[Any]:
+    """Returns the entries of the lists of all workers."""
     messages = self._cluster.exchange(json.dumps(mine).encode())
-    return [json.loads(message) for message in messages]
+    return [entry for message in messages for entry in json.loads(message)]
 
   def _names(self) -> list[str]:
     """Returns what a message calls the replicas of all workers."""

@@ -1,10 +1,9 @@
 """What happens between and after the steps of one start of a run."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from charlm.data.text import Ids
 from charlm.data.vocabulary import decode
@@ -87,7 +86,7 @@ class Session:
       metrics: opened at the trainer's step.
       profile: profiles some of the steps to come, or none.
       bar: shows the trainer's progress.
-      workers: those beside this one, which is the chief.
+      workers: keeps the workers in step; this one is the chief.
       replicas: are checked before each save.
     """
     self._num_steps = num_steps
@@ -108,18 +107,21 @@ class Session:
   def run(self) -> int:
     """Trains, saves, prints score and sample; returns the exit code.
 
-    Raises DivergedError: a loss or a gradient is not finite; nothing is saved
-      after it.
+    Raises:
+      DivergedError: a loss or a gradient is not finite, or the replicas
+        differ; nothing is saved after it.
+      LostRunError: the folder was taken away.
     """
     with self._stop, closing(self._metrics), closing(self._profile):
-      with self._workers.alone():
+      with self._workers.chief_works():
         if self._lacks_evaluation(self._trainer.step):
           self._evaluate(self._trainer.step)
-      self._trainer.train(self._num_steps, self._periods.metrics, self)
+      with self._workers.cluster.parted(DivergedError):
+        self._trainer.train(self._num_steps, self._periods.metrics, self)
       self._replicas.check_weights()
-      with self._workers.alone():
+      with self._workers.chief_works():
         saved = self._checkpoints.save(self._trainer.step)
-    with self._workers.alone():
+    with self._workers.chief_works():
       exit_code = self._end(saved)
     return self._workers.finish(exit_code)
 
@@ -127,7 +129,7 @@ class Session:
     """Prints score and sample; returns the exit code."""
     step, words = self._trainer.step, ""
     if not self._stop:
-      with contextlib.suppress(_GivenUp):  # a signal to another worker
+      with suppress(_GivenUp):  # a signal to another worker
         words = _describe_score(step, self._score(step))
     best_saved = self._trainer.train_state.best_loss.numpy() <= self._lost_loss
     whole = saved and best_saved and self._metrics.whole
@@ -170,7 +172,7 @@ class Session:
 
     def checked(step: int) -> None:
       self._replicas.check_weights()
-      with self._workers.alone():
+      with self._workers.chief_works():
         action(step)
 
     return checked

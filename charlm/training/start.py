@@ -15,6 +15,7 @@ from charlm.system.choices import (
   kind_of_device,
 )
 from charlm.system.cluster import Cluster
+from charlm.system.devices import num_devices
 from charlm.system.process import warn
 from charlm.training.follower import Follower
 from charlm.training.options import StartOptions
@@ -40,10 +41,13 @@ def start_run(
 
   The trainer must not have trained yet. Training ends after `num_steps`.
 
-  Raises DivergedError: a loss or a gradient is not finite.
+  Raises:
+    InputError: no checkpoint is whole, or the replicas compute wrong sums.
+    DivergedError: a loss or a gradient is not finite, or the replicas differ.
+    LostRunError: the folder was taken away.
   """
   replicas = Replicas(workers.cluster, trainer)
-  with workers.alone():
+  with workers.chief_works():
     others = {
       "optimizer": trainer.optimizer,
       "train_state": trainer.train_state,
@@ -54,7 +58,7 @@ def start_run(
     step = checkpoints.restore_latest()
   workers.cluster.copy_from_chief(trainer.variables)
   replicas.check_start()
-  with workers.alone():
+  with workers.chief_works():
     # Saved before any metrics: a run that was killed early must have a
     # checkpoint to resume from.
     checkpoints.save(step)
@@ -88,10 +92,10 @@ def follow_run(
     ChiefEndedError: the chief failed.
   """
   replicas = Replicas(workers.cluster, trainer)
-  workers.attend()  # it restores
+  workers.wait_for_chief()  # it restores
   workers.cluster.copy_from_chief(trainer.variables)
   replicas.check_start()
-  workers.attend()  # it writes what it starts with
+  workers.wait_for_chief()  # it writes what it starts with
   return Follower(options, num_steps, trainer, workers, replicas).run()
 
 
@@ -99,9 +103,7 @@ def _log_start(
   run: RunDir, step: int, trainer: Trainer, cluster: Cluster
 ) -> dict[str, Any]:
   """Writes how and where this start runs; warns if that is new."""
-  start = describe_start(step, trainer.devices)
-  if cluster.num_workers > 1:
-    start["workers"] = cluster.num_workers
+  start = describe_start(step, trainer.devices, cluster.num_workers)
   if (last := run.last_start()) and (names := start_differences(last, start)):
     warn(
       f"this start differs from the last one in {', '.join(names)}: rounding "
@@ -156,13 +158,12 @@ def _describe_devices(start: dict[str, Any], options: StartOptions) -> str:
   if options.num_replicas:
     reason += f", --num_replicas={options.num_replicas}"
   threads = start["intra_op_threads"] or "automatic"
-  workers = (
-    f" on each of {start['workers']} workers" if "workers" in start else ""
-  )
-  return (
-    f"{', '.join(start['devices'])}{workers} ({reason}; intra-op threads: "
-    f"{threads})"
-  )
+  devices = ", ".join(start["devices"])
+  if start["workers"] > 1:
+    devices += f" on each of {start['workers']} workers"
+  elif kind_of_device() == "GPU" and len(start["devices"]) < num_devices():
+    reason += f": of {num_devices()}, as many as divide --batch_size"
+  return f"{devices} ({reason}; intra-op threads: {threads})"
 
 
 def _describe_gru(model: GRULM, options: StartOptions) -> str:
@@ -178,5 +179,5 @@ def _describe_precision(run: RunDir, options: StartOptions) -> str:
   precision = run.experiment().config.precision
   short = precision == "float32" and TENSOR_FLOAT_32.here
   if short and not options.deterministic:
-    return f"TensorFloat-32 where the GPU has it ({TENSOR_FLOAT_32.reason})"
+    return f"TensorFloat-32 if the GPU has it ({TENSOR_FLOAT_32.reason})"
   return f"{precision} (--precision)"

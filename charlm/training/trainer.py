@@ -21,6 +21,10 @@ _MAX_STEPS_PER_CALL = 100
 # Folded into the seed of the state's resets; dropout folds in a layer's number.
 _RESETS = 2**16
 DIVERGED = "lower --learning_rate or set --clip_norm, and give a new --run_dir"
+_OF_GPUS = (
+  "; or the GPUs cannot reach each other's memory and return wrong sums: set "
+  "NCCL_P2P_DISABLE=1 in the environment"
+)
 
 
 class TrainState(tf.Module):
@@ -148,24 +152,17 @@ class Trainer:
     losses, norms = (x.numpy() for x in numbers)  # [stop - start] each
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
+      several = self._strategy.num_replicas_in_sync > 1
+      suspicion = _OF_GPUS if several and kind_of_device() == "GPU" else ""
       epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
-        f"epoch {epoch + 1}) is not finite: {DIVERGED}{self._suspicion()}"
+        f"epoch {epoch + 1}) is not finite: {DIVERGED}{suspicion}"
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
     self.train_state.sums.assign_add([*sums, len(losses)])
     return float(losses.mean(dtype=np.float64))
-
-  def _suspicion(self) -> str:
-    """Returns what else several GPUs can be the cause of."""
-    if self._strategy.num_replicas_in_sync == 1 or kind_of_device() == "CPU":
-      return ""
-    return (
-      "; or the GPUs cannot reach each other's memory and add up garbage: "
-      "set NCCL_P2P_DISABLE=1 in the environment"
-    )
 
   def _take_metrics(self, speed: float) -> TrainMetrics:
     loss, norm, num_steps = self.train_state.sums.numpy()

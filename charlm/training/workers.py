@@ -12,16 +12,15 @@ from charlm.system.cluster import Cluster
 from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.options import StartOptions
 
-# The most that a signal to one worker, or its loss, waits while the chief works
-# alone.
+# Of an evaluation: a signal to one worker, or its loss, waits as long.
 _SECONDS_BETWEEN_BEATS = 2.0
-_WORKING, _DONE = 0, 1  # the chief's; beyond these, 2 + its exit code
-# Options that may differ: where a worker finds and keeps files. The hash of the
-# corpus counts, not its path; held-out texts are the chief's.
-_OWN = (
-  *("run_dir", "corpus", "corpus_cache", "verify_corpus", "eval_corpus"),
-  *("valid_corpus", "init_from", "profile_steps", "cluster_timeout"),
-)
+# What the chief tells while it works; a failure adds its exit code.
+_WORKING, _DONE, _FAILED = 0, 1, 2
+# Options that may differ: paths, and what no other worker sees.
+_OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
+_OWN += ["profile_steps", "cluster_timeout"]
+# Held-out texts may have other paths, but they change the train text.
+_PATHS = ["eval_corpus", "valid_corpus"]
 
 
 class ChiefEndedError(LostRunError):
@@ -37,9 +36,9 @@ class ChiefEndedError(LostRunError):
 class Workers:
   """Keeps the workers in step: each call is one that all of them make.
 
-  The chief decides, and works alone at times: it reads and writes the run's
-  folder, and evaluates. Meanwhile the others attend: they answer its beats, so
-  that a signal to any of them, or the loss of any, is noticed at once.
+  The chief decides, and works at times while the others wait: it reads and
+  writes the run's folder, and evaluates. They answer its beats meanwhile, so
+  that a signal to any of them, or the loss of any, is noticed.
   """
 
   def __init__(self, cluster: Cluster) -> None:
@@ -49,55 +48,67 @@ class Workers:
 
   def next_stop(self, step: int, planned: int) -> int:
     """Returns the chief's planned step, or `step` if any worker is to stop."""
-    steps = self._tell(planned - step if self.cluster.is_chief else 0)
-    return step if self.stop else step + steps
+    steps, stopped = self._tell(planned - step)
+    return step if stopped else step + steps
 
   @contextlib.contextmanager
-  def alone(self) -> Iterator[None]:
-    """What the chief does while the others attend.
+  def chief_works(self) -> Iterator[None]:
+    """What the chief does while the others wait for it.
 
-    An error ends the others, too, with the error's exit code.
+    An error ends the others, too, with the exit code that it leads to.
     """
-    status = 2 + InputError.exit_code
+    status = _FAILED + 1  # of Python, after a traceback
     try:
       yield
       status = _DONE
     except Exception as error:
-      status = 2 + getattr(error, "exit_code", InputError.exit_code)
+      of_input = isinstance(error, OSError)
+      default = InputError.exit_code if of_input else 1
+      status = _FAILED + getattr(error, "exit_code", default)
       raise
     finally:
       self._tell(status)
+      if status >= _FAILED:
+        self.cluster.part()
 
   def beat(self) -> None:
-    """The chief calls this often while it works alone."""
+    """The chief calls this often while the others wait for an evaluation."""
     if time.monotonic() - self._last_beat > _SECONDS_BETWEEN_BEATS:
       self._tell(_WORKING)
 
-  def attend(self) -> None:
-    """Waits for the chief to have done what it does alone.
+  def wait_for_chief(self) -> None:
+    """Waits for the chief to have done what it does.
 
     Raises ChiefEndedError: it failed.
     """
-    while (status := self._tell(0)) == _WORKING:
+    while (status := self._tell(0)[0]) == _WORKING:
       pass
-    if status > _DONE:
-      raise ChiefEndedError(self.cluster, status - 2)
+    if status >= _FAILED:
+      self.cluster.part()
+      raise ChiefEndedError(self.cluster, status - _FAILED)
 
   def finish(self, exit_code: int) -> int:
-    """Returns the chief's exit code on all workers, which end then."""
-    return int(self.cluster.sum([exit_code * self.cluster.is_chief])[0])
+    """Returns the chief's exit code on every worker: the last call."""
+    exit_code, _ = self._tell(exit_code)
+    self.cluster.part()
+    return exit_code
 
-  def _tell(self, number: int) -> int:
-    """Tells the others of a signal; returns the sum of the numbers."""
-    if self.cluster.num_workers == 1:
-      return number
+  def _tell(self, number: int) -> tuple[int, bool]:
+    """Returns the chief's number, and whether a worker had a signal to stop.
+
+    All workers get the same: a signal that comes in the middle of this is told
+    by the next call.
+    """
     code = self.stop.exit_code
+    if self.cluster.num_workers == 1:
+      return number, bool(self.stop)
+    number *= self.cluster.is_chief
     numbers = [number, code == TERMINATED, code == INTERRUPTED]
-    total, terminated, interrupted = self.cluster.sum(numbers)
+    number, terminated, interrupted = self.cluster.sum(numbers).tolist()
     if terminated or interrupted:
       self.stop.exit_code = TERMINATED if terminated else INTERRUPTED
     self._last_beat = time.monotonic()
-    return int(total)
+    return number, bool(terminated or interrupted)
 
 
 def check_equal(
@@ -118,11 +129,13 @@ def check_equal(
   }
   for name in _OWN:
     del facts[name]
+  facts |= {name: bool(facts[name]) for name in _PATHS}
   messages = cluster.exchange(json.dumps(facts).encode())
   chiefs, *others = map(json.loads, messages)
   for index, theirs in enumerate(others, 1):
     for name, value in theirs.items():
       if value != chiefs[name]:
+        cluster.part()
         raise InputError(
           f"{name} is {value} on {cluster.name(index)}, but {chiefs[name]} on "
           f"{cluster.name(0)}: start all workers alike"

@@ -4,15 +4,19 @@ import os
 import pathlib
 import random
 import signal
-import socket
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import Program, metrics
 from soak import assert_equal_runs
-from workers import Workers, addresses, tf_config
+from workers import (
+  Workers,
+  addresses,
+  tf_config,
+  wait_until,
+  without_replicas,
+)
 
 import train
 
@@ -22,14 +26,12 @@ _FLAGS = (
   "--carry_state",
   "--reset_rate=0.1",
   "--valid_lines=20",
-  "--checkpoint_every_steps=5",
   "--eval_every_steps=200",
-  "--device=cpu",
 )
 
 
 def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
-  flags = [flag for flag in train_args if "num_replicas" not in flag]
+  flags = without_replicas(train_args)
   return [*flags, *_FLAGS, f"--run_dir={run_dir}", *more]
 
 
@@ -38,11 +40,9 @@ def _start(args: list) -> Workers:
 
 
 def _wait_for_step(workers: Workers, run_dir: pathlib.Path, step: int) -> None:
-  end = time.monotonic() + 120
-  while not (run_dir / "checkpoints" / f"ckpt-{step}.index").exists():
-    assert workers.poll() is None, workers.processes[0].communicate()
-    assert time.monotonic() < end
-    time.sleep(0.02)
+  saved = run_dir / "checkpoints" / f"ckpt-{step}.index"
+  wait_until(lambda: saved.exists() or workers.poll() is not None)
+  assert workers.poll() is None, workers.processes[0].communicate()
 
 
 def _lines(workers: Workers, index: int) -> list[str]:
@@ -122,29 +122,21 @@ def _weights(run_dir: pathlib.Path) -> dict[str, np.ndarray]:
   return {n: reader.get_tensor(n) for n in names if n.startswith("model/")}
 
 
-@pytest.mark.parametrize(
-  ("more", "words"),
-  [
-    (["--seed=1"], "seed is 1 on worker 1 (127.0.0.1:"),
-    (["--eval_lines=51"], "eval_lines is 51 on worker 1"),
-  ],
-)
 def test_workers_that_are_started_differently_are_refused(
-  more: list[str],
-  words: str,
-  train_args: list[str],
-  tmp_path: pathlib.Path,
+  train_args: list[str], corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   run_dir = tmp_path / "run"
-  args, found = _args(train_args, run_dir), addresses(2)
+  args, found = _args(train_args, run_dir), addresses(3)
+  # It would train on another part of the same text.
+  more = [f"--eval_corpus={corpus_path}"]
   processes = [
     Program(*args, *flags, env={"TF_CONFIG": tf_config(found, i)})
-    for i, flags in enumerate(([], more))
+    for i, flags in enumerate(([], [], more))
   ]
   for process in processes:
     assert process.wait() == 2
     (line,) = process.communicate()[1].splitlines()
-    assert words in line
+    assert "eval_corpus is True on worker 2 (127.0.0.1:" in line
   assert not run_dir.exists()
 
 
@@ -166,71 +158,30 @@ def test_a_worker_that_never_comes_is_named(
 ) -> None:
   found = addresses(2)
   args = _args(train_args, tmp_path / "run", "--cluster_timeout=3")
-  for index in (0, 1):
-    process = Program(*args, env={"TF_CONFIG": tf_config(found, index)})
-    assert process.wait() == 2
-    (line,) = process.communicate()[1].splitlines()
-    assert f"worker {1 - index} ({found[1 - index]}) did not come" in line
-    assert "--cluster_timeout" in line
+  process = Program(*args, env={"TF_CONFIG": tf_config(found, 0)})
+  assert process.wait() == 2
+  (line,) = process.communicate()[1].splitlines()
+  assert f"worker 1 ({found[1]}) did not connect in time" in line
   assert not (tmp_path / "run").exists()
 
 
-def test_an_address_in_use_is_named(
-  train_args: list[str], tmp_path: pathlib.Path
-) -> None:
-
-  with socket.create_server(("127.0.0.1", 0)) as server:
-    taken = f"127.0.0.1:{server.getsockname()[1]}"
-    config = tf_config([taken, *addresses(1)], 0)
-    process = Program(
-      *_args(train_args, tmp_path / "run"), env={"TF_CONFIG": config}
-    )
-    assert process.wait() == 2
-  (line,) = process.communicate()[1].splitlines()
-  assert f"cannot listen at {taken}" in line
-
-
-@pytest.mark.parametrize(
-  ("config", "words"),
-  [
-    ("{", "names no cluster"),
-    ("[]", "names no cluster"),
-    ('{"cluster": {"worker": ["a:1", "b:1"]}}', "'task'"),
-    (tf_config(["a:1", "b:1"], 2), "names no cluster"),
-    (tf_config(["a:1", "a:1"], 0), "names an address twice"),
-    (tf_config(["a", "b:1"], 0), "a is no HOST:PORT"),
-    (tf_config(["a:1", "b:1"], 0).replace("worker", "ps"), "the role 'ps'"),
-  ],
-)
 def test_a_wrong_config_is_refused(
-  config: str,
-  words: str,
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  monkeypatch.setenv("TF_CONFIG", config)
+  monkeypatch.setenv("TF_CONFIG", "{")
   assert train.main(_args(train_args, tmp_path / "run")) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert words in line
+  assert "TF_CONFIG does not describe a cluster" in line
   assert not (tmp_path / "run").exists()
-
-
-def test_a_cluster_of_one_is_none(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  monkeypatch.setenv("TF_CONFIG", tf_config(["a:1"], 0))
-  args = _args(train_args, tmp_path / "run", "--epochs=0")
-  assert train.main(args) == 0
 
 
 @pytest.mark.parametrize(
   ("flag", "words"),
   [
-    ("--num_replicas=2", "one CPU device is to be had"),
+    ("--num_replicas=2", "one CPU device is available"),
     ("--batch_size=3", "2 replicas, which do not divide the batch size 3"),
   ],
 )
@@ -267,13 +218,3 @@ def test_slurm_makes_a_cluster(
   ]
   assert [process.wait() for process in processes] == [0, 0]
   assert "on each of 2 workers" in processes[0].communicate()[0]
-
-
-def test_a_slurm_job_of_one_task_is_no_cluster(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-) -> None:
-  env = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
-  args = _args(train_args, tmp_path / "run", "--epochs=0")
-  process = Program(*args, env=env)
-  assert process.wait() == 0

@@ -9,12 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from helpers import ROOT, Program
 from soak import assert_equal_runs
-from workers import LOST_WITHIN, addresses, tf_config
+from workers import (
+  LOST_WITHIN,
+  addresses,
+  tf_config,
+  wait_until,
+  without_replicas,
+)
 
 import train
 
@@ -25,13 +31,7 @@ _DELAY = 0.02  # seconds, each way
 
 
 def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
-  flags = [flag for flag in train_args if "num_replicas" not in flag]
-  flags += [
-    "--checkpoint_every_steps=5",
-    "--device=cpu",
-    f"--run_dir={run_dir}",
-  ]
-  return [*flags, *more]
+  return [*without_replicas(train_args), f"--run_dir={run_dir}", *more]
 
 
 def _ip(*args: str) -> None:
@@ -40,7 +40,7 @@ def _ip(*args: str) -> None:
 
 @pytest.fixture
 def hosts() -> Iterator[None]:
-  """Two network namespaces, joined by a cable."""
+  """Two network namespaces, joined by a veth pair."""
   if os.geteuid() or not shutil.which("ip"):
     pytest.skip("network namespaces need root and iproute2")
   with contextlib.ExitStack() as stack:
@@ -50,8 +50,8 @@ def hosts() -> Iterator[None]:
       except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces: {error.stderr.decode().strip()}")
       stack.callback(_ip, "netns", "del", host)
-    cable = ["link", "add", "eth", "netns", _HOSTS[0], "type", "veth"]
-    _ip(*cable, "peer", "name", "eth", "netns", _HOSTS[1])
+    pair = ["link", "add", "eth", "netns", _HOSTS[0], "type", "veth"]
+    _ip(*pair, "peer", "name", "eth", "netns", _HOSTS[1])
     for host, address in zip(_HOSTS, _ADDRESSES, strict=True):
       _ip("-n", host, "address", "add", f"{address}/24", "dev", "eth")
       for device in ("eth", "lo"):
@@ -84,13 +84,6 @@ def _ended(processes: list[subprocess.Popen]) -> Iterator[None]:
       process.communicate()
 
 
-def _wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
-  end = time.monotonic() + seconds
-  while not happened():
-    assert time.monotonic() < end
-    time.sleep(0.05)
-
-
 @pytest.mark.usefixtures("hosts")
 def test_hosts_whose_link_is_taken_down_both_end(
   train_args: list[str], tmp_path: pathlib.Path
@@ -99,7 +92,7 @@ def test_hosts_whose_link_is_taken_down_both_end(
   processes = _start_on_hosts(_args(train_args, run_dir, "--epochs=5000"))
   with _ended(processes):
     saved = run_dir / "checkpoints" / "ckpt-10.index"
-    _wait_until(saved.exists)
+    wait_until(saved.exists)
     _ip("-n", _HOSTS[0], "link", "set", "eth", "down")
     end = time.monotonic() + LOST_WITHIN
     for index, process in enumerate(processes):
@@ -130,7 +123,7 @@ def test_lost_packets_change_nothing(
 
 
 class _SlowProxy:
-  """Listens at an address, and passes on all bytes with a delay."""
+  """Passes on what it gets with a delay, which also bounds its speed."""
 
   def __init__(self, target: str) -> None:
     self._target = target
@@ -151,8 +144,8 @@ class _SlowProxy:
         except OSError:  # it does not listen yet
           here.close()
           continue
-        for pair in ((here, there), (there, here)):
-          threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+        for ends in ((here, there), (there, here)):
+          threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
   def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
@@ -187,9 +180,6 @@ def test_a_slow_connection_changes_nothing(
     ]
     for process in processes:
       stack.callback(process.kill)
-    end = time.monotonic() + 120
-    while any(process.poll() is None for process in processes):
-      assert time.monotonic() < end
-      time.sleep(0.05)
+    wait_until(lambda: all(p.poll() is not None for p in processes))
     assert [process.wait() for process in processes] == [0, 0]
   assert_equal_runs(alone, together)

@@ -13,7 +13,6 @@ import train
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
-from charlm.system import choices
 from charlm.system.cluster import Cluster
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer, build_trainer
@@ -39,7 +38,7 @@ class _Faulty(tf.distribute.ReductionToOneDevice):
 
 
 def _map(change: Callable[[int, tf.Tensor], tf.Tensor], result: Any) -> Any:
-  """Changes the copy of a result on each device, which has a number."""
+  """Changes the copy on each device; `change` takes the device's number."""
   copies = [change(i, copy) for i, copy in enumerate(result.values)]
   return type(result)(copies)
 
@@ -65,7 +64,7 @@ def _doubles(value: Any, result: Any) -> Any:
   return _map(lambda i, copy: copy * 2, result)
 
 
-def _swaps_off(value: Any, result: Any) -> Any:
+def _sums_nothing(value: Any, result: Any) -> Any:
   """Each device keeps its own share."""
   return _map(lambda i, copy: tf.identity(value.values[i]), result)
 
@@ -105,7 +104,7 @@ def _replicas(fault: Callable[..., Any]) -> tuple[Replicas, Trainer]:
 
 
 @pytest.mark.parametrize(
-  "fault", [_corrupts, _drops, _doubles, _swaps_off, _delays]
+  "fault", [_corrupts, _drops, _doubles, _sums_nothing, _delays]
 )
 def test_a_wrong_sum_is_refused(fault: Callable[..., Any]) -> None:
   replicas, _ = _replicas(fault)
@@ -122,10 +121,12 @@ def test_right_sums_and_equal_weights_pass() -> None:
   replicas.check_weights()
 
 
-@pytest.mark.parametrize("bits", [1, 2**31 - 2**32])
-def test_one_bit_of_one_weight_is_found(bits: int) -> None:
+# The lowest bit, and the sign, in which 0.0 and -0.0 differ.
+@pytest.mark.parametrize("bits", [1, -(2**31)])
+@pytest.mark.parametrize("of", ["model", "optimizer"])
+def test_one_bit_of_one_number_is_found(of: str, bits: int) -> None:
   replicas, trainer = _replicas(_right)
-  _flip(trainer, bits)
+  _flip(getattr(trainer, of), bits)
   with pytest.raises(InputError, match="CPU:0 and CPU:1 begin with different"):
     replicas.check_start()
   with pytest.raises(DivergedError, match="CPU:0 and CPU:1 differ") as error:
@@ -133,12 +134,12 @@ def test_one_bit_of_one_weight_is_found(bits: int) -> None:
   assert "NCCL_P2P_DISABLE=1" in str(error.value)
 
 
-def _flip(trainer: Trainer, bits: int = 1) -> None:
-  """Flips bits of a number on the second replica."""
-  weight = trainer.optimizer.variables[-1].value.values[1]
-  numbers = weight.numpy()
+def _flip(of: Any, bits: int = 1) -> None:
+  """Flips bits of the last number of a model or optimizer, on CPU:1."""
+  variable = of.variables[-1].value.values[1]
+  numbers = variable.numpy()
   numbers.view(np.int32).ravel()[-1] ^= bits
-  weight.assign(numbers)
+  variable.assign(numbers)
 
 
 def test_replicas_that_drift_apart_are_not_saved(
@@ -152,7 +153,7 @@ def test_replicas_that_drift_apart_are_not_saved(
   def drift(self: Trainer, start: int, stop: int) -> float:
     loss = run_steps(self, start, stop)
     if start >= 4:
-      _flip(self)
+      _flip(self.optimizer)
     return loss
 
   monkeypatch.setattr(Trainer, "_run_steps", drift)
@@ -176,7 +177,6 @@ def test_a_loss_that_is_not_finite_on_gpus_names_their_connection(
   with pytest.raises(DivergedError) as error:
     trainer.train(2, 1, hooks)
   assert "NCCL" not in str(error.value)
-  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
   monkeypatch.setattr("charlm.training.trainer.kind_of_device", lambda: "GPU")
   with pytest.raises(DivergedError, match="NCCL_P2P_DISABLE=1") as error:
     trainer.train(3, 1, hooks)
