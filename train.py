@@ -102,8 +102,9 @@ def _lead(
   from charlm.training.session import HeldOutTexts
   from charlm.training.start import start_run
 
-  config, run = options.config, RunDir(options.run_dir)
+  config = options.config
   with workers.chief_works():
+    run = RunDir(options.run_dir)
     initial_vocab = initial_vocabulary(run, config)
     vocab = _extend(initial_vocab, config, corpus)
     initial = load_initial(run, config, len(vocab))

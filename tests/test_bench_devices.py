@@ -37,7 +37,7 @@ def test_all_devices_are_those_that_divide_the_batch() -> None:
 
 
 def test_each_contestant_trains(text: Text) -> None:
-  for sizes, group in _groups()[:2]:
+  for sizes, group in _groups()[1:2]:
     for contestant in group.contestants:
       if not contestant.options["xla"]:
         assert ours.build_step(sizes, text, **contestant.options)(1) > 0

@@ -7,6 +7,7 @@ others is the chief of a cluster of one.
 
 import contextlib
 import re
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -199,8 +200,10 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     batch_size: global.
     timeout: seconds to wait for the other workers.
 
-  Raises InputError: no such cluster, replicas that cannot be had, or workers
-    that did not come.
+  Raises:
+    InputError: no such cluster, replicas that cannot be had, or workers that
+      did not connect.
+    LostRunError: TensorFlow cannot connect them.
   """
   if not (found := cluster_from_environment()):
     return Cluster(create_strategy(num_replicas, batch_size))
@@ -219,7 +222,15 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   )
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
-  strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+  try:
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+  except tf.errors.OpError as error:
+    words = " ".join(error.message.split())
+    raise LostRunError(
+      f"the workers could not be connected ({words}): start all of them again"
+    ) from error
+  # TensorFlow notes SIGTERM, which is to end the process until a run begins.
+  signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)
 
 
@@ -255,7 +266,7 @@ def _answers(address: str) -> bool:
   """Tells whether a process listens at an address."""
   host, _, port = address.rpartition(":")
   try:
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+    with socket.create_connection((host, int(port)), timeout=2):
       return True
-  except OSError:
+  except (OSError, ValueError):  # the latter for a name that cannot be one
     return False

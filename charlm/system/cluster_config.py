@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import tensorflow as tf
 
@@ -11,6 +12,7 @@ ROLE = "worker"
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH = 10**4
+_PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
 
 
 def cluster_from_environment() -> tuple[list[str], int] | None:
@@ -59,16 +61,25 @@ def read_config(text: str) -> tuple[list[str], int]:
         )
     addresses = [*roles.get("chief", ()), *roles.get(ROLE, ())]
     place = int(task["index"])
-    if place < 0:
-      raise ValueError(f"the index is {place}")
+    if place < 0 or task["index"] is True:
+      raise ValueError(f"the index is {task['index']}")
     index = addresses.index(roles[task["type"]][place])
     for address in addresses:
       host, _, port = address.rpartition(":")
-      if not host or not 0 < int(port) < 2**16:
+      # An address of IPv6 has more colons, and brackets.
+      if (
+        not host
+        or ":" in host
+        or not _PORT.fullmatch(port)
+        or int(port) >= 2**16
+      ):
         raise ValueError(f"{address} is not HOST:PORT")
   except InputError:
     raise
-  except (ValueError, LookupError, TypeError, AttributeError) as error:
+  except (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    RecursionError,  # of "[[[[..."
+  ) as error:
     raise InputError(
       f"TF_CONFIG does not describe a cluster ({type(error).__name__}: "
       f'{error}): give {{"cluster": {{"worker": ["HOST:PORT", "HOST:PORT"]}}, '

@@ -53,7 +53,7 @@ def reason_for_no_gpu() -> str:
     return f"{_VARIABLE} hides all GPUs: unset it"
   try:
     log = subprocess.run(
-      [sys.executable, "-c", _CHILD],
+      [sys.executable, "-P", "-c", _CHILD],  # not what lies in this folder
       env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
       stdin=subprocess.DEVNULL,
       stdout=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ TensorFlow would wait for an hour, in a call that lets no other thread run.
 
 import contextlib
 import json
+import select
 import socket
 import time
 
@@ -12,6 +13,7 @@ from charlm.errors import InputError
 
 _SECONDS_BETWEEN_TRIES = 0.2
 _SECONDS_TO_SPEAK = 1.0  # whoever connects and says nothing is no worker
+_SECONDS_TO_ANSWER = 5.0
 _MAX_LINE = 2**16  # bytes
 _REMEDY = ": start all workers, check TF_CONFIG, or raise --cluster_timeout"
 
@@ -27,8 +29,8 @@ def wait_for_workers(
     devices: number and kind of its devices, which must be those of the others.
     timeout: seconds.
 
-  Raises InputError: a worker did not connect or has other devices, or this one
-    cannot listen.
+  Raises InputError: a worker did not connect, knows other workers or has other
+    devices, or this one cannot listen.
   """
   deadline = time.monotonic() + timeout
   port = int(addresses[index].rpartition(":")[2])
@@ -45,7 +47,7 @@ def wait_for_workers(
     if index == 0:
       problem = _gather(listener, addresses, devices, deadline)
     else:
-      problem = _join(addresses[0], index, devices, deadline)
+      problem = _join(addresses, index, devices, deadline)
   if problem:
     raise InputError(problem)
 
@@ -54,49 +56,73 @@ def _gather(
   listener: socket.socket, addresses: list[str], devices: str, deadline: float
 ) -> str:
   """Waits for all others, and tells them what is wrong; returns that, too."""
-  present: dict[int, tuple[socket.socket, str]] = {}
-  missing = set(range(1, len(addresses)))
-  with contextlib.ExitStack() as stack:
-    while missing and (left := deadline - time.monotonic()) > 0:
-      listener.settimeout(left)
-      # Whatever else connects is ignored.
-      with contextlib.suppress(OSError, ValueError, TypeError):
-        peer = stack.enter_context(listener.accept()[0])
+  present: dict[int, tuple[socket.socket, int, str]] = {}
+  while True:
+    # One that ended while it waited is missing again.
+    for number in [i for i, (peer, *_) in present.items() if _has_ended(peer)]:
+      present.pop(number)[0].close()
+    missing = set(range(1, len(addresses))) - present.keys()
+    left = deadline - time.monotonic()
+    if not missing or left <= 0:
+      break
+    listener.settimeout(min(left, _SECONDS_TO_SPEAK))
+    with contextlib.suppress(OSError):
+      peer, _ = listener.accept()
+      try:
         peer.settimeout(_SECONDS_TO_SPEAK)
-        number, theirs = json.loads(_read_line(peer))
-        present[int(number)] = peer, str(theirs)
-        missing.discard(number)
-    problem = ""
-    if missing:
-      names = [f"worker {i} ({addresses[i]})" for i in sorted(missing)]
-      problem = f"{' and '.join(names)} did not connect in time{_REMEDY}"
-    for number, (_, theirs) in present.items():
-      if theirs != devices:
-        problem = (
-          f"worker {number} has {theirs}, but worker 0 has {devices}: give "
-          "--device and --num_replicas that all workers can have"
-        )
-    for peer, _ in present.values():
-      with contextlib.suppress(OSError):
-        peer.sendall(json.dumps(problem).encode() + b"\n")
+        number, *about = json.loads(_read_line(peer))
+        theirs, their_devices = about
+        present[int(number)] = peer, theirs, their_devices
+      except (OSError, ValueError, TypeError):  # no worker: it may try again
+        peer.close()
+  problem = ""
+  if missing:
+    names = [f"worker {i} ({addresses[i]})" for i in sorted(missing)]
+    problem = f"{' and '.join(names)} did not connect in time{_REMEDY}"
+  for number, (_, theirs, their_devices) in present.items():
+    if theirs != len(addresses):
+      problem = (
+        f"worker {number} knows of {theirs} workers, but worker 0 of "
+        f"{len(addresses)}: give them the same list"
+      )
+    elif their_devices != devices:
+      problem = (
+        f"worker {number} has {their_devices}, but worker 0 has {devices}: "
+        "give --device and --num_replicas that all workers can have"
+      )
+  for peer, *_ in present.values():
+    with contextlib.suppress(OSError), peer:
+      peer.sendall(json.dumps(problem).encode() + b"\n")
   return problem
 
 
-def _join(chief: str, index: int, devices: str, deadline: float) -> str:
+def _has_ended(peer: socket.socket) -> bool:
+  """Tells whether the other end of a connection was closed."""
+  try:
+    readable, _, _ = select.select([peer], [], [], 0)
+    return bool(readable) and not peer.recv(1, socket.MSG_PEEK)
+  except OSError:
+    return True
+
+
+def _join(
+  addresses: list[str], index: int, devices: str, deadline: float
+) -> str:
   """Waits for the first worker's answer: what is wrong, or nothing."""
-  host, _, port = chief.rpartition(":")
-  hello = json.dumps([index, devices]).encode() + b"\n"
+  host, _, port = addresses[0].rpartition(":")
+  hello = json.dumps([index, len(addresses), devices]).encode() + b"\n"
   connected = False
   while (left := deadline - time.monotonic()) > 0:
     with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as s:
-      peer = socket.create_connection((host.strip("[]"), int(port)), left)
+      peer = socket.create_connection((host, int(port)), left)
       s.enter_context(peer)
       connected = True
       peer.sendall(hello)
-      peer.settimeout(max(0.001, deadline - time.monotonic()))
+      # The answer says who is missing, and comes at the other's deadline.
+      peer.settimeout(deadline - time.monotonic() + _SECONDS_TO_ANSWER)
       return str(json.loads(_read_line(peer)))
     time.sleep(_SECONDS_BETWEEN_TRIES)
-  missing = "another worker" if connected else f"worker 0 ({chief})"
+  missing = "another worker" if connected else f"worker 0 ({addresses[0]})"
   return f"{missing} did not connect in time{_REMEDY}"
 
 

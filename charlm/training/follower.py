@@ -7,7 +7,7 @@ from charlm.training.hooks import TrainMetrics
 from charlm.training.options import StartOptions, periods
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer
-from charlm.training.workers import Workers
+from charlm.training.workers import ChiefEndedError, Workers
 
 
 class Follower:
@@ -42,7 +42,10 @@ class Follower:
         self._trainer.train(self._num_steps, self._periods.metrics, self)
       self._wait_for_chief(self._trainer.step)  # it saves
     self._workers.wait_for_chief()  # it scores and samples
-    return self._workers.finish(0)
+    exit_code = self._workers.finish(0)
+    if exit_code and not self._workers.stop:
+      raise ChiefEndedError(self._workers.cluster, exit_code)
+    return exit_code
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:
     """The chief shows it."""

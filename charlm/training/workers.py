@@ -66,6 +66,9 @@ class Workers:
       default = InputError.exit_code if of_input else 1
       status = _FAILED + getattr(error, "exit_code", default)
       raise
+    except KeyboardInterrupt:
+      status = _FAILED + INTERRUPTED
+      raise
     finally:
       self._tell(status)
       if status >= _FAILED:

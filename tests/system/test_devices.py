@@ -7,7 +7,7 @@ import sys
 import keras
 import pytest
 import tensorflow as tf
-from helpers import run_program
+from helpers import PROGRAMS, run_program
 
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
@@ -166,7 +166,7 @@ def test_a_log_without_a_reason_and_no_log(
   assert "FileNotFoundError" in gpu_search.reason_for_no_gpu()
 
 
-def test_each_program_tells_in_one_line(trained_run: pathlib.Path) -> None:
+def test_a_program_tells_in_one_line(trained_run: pathlib.Path) -> None:
   if tf.config.list_physical_devices("GPU"):
     pytest.skip("this machine has a GPU that TensorFlow finds")
   env = {"CUDA_VISIBLE_DEVICES": "0"}
@@ -176,6 +176,18 @@ def test_each_program_tells_in_one_line(trained_run: pathlib.Path) -> None:
   (line,) = result.stderr.splitlines()
   assert "TensorFlow finds none" in line
   assert "cuInit" in line
-  result = run_program("sample.py", run, "--device=gpu", env=env)
-  assert result.returncode == 2
-  assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", PROGRAMS)
+def test_every_program_refuses_to_do_without(
+  script: str,
+  machine: pathlib.Path,
+  trained_run: pathlib.Path,
+  train_args: list[str],
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = train_args if script == "train.py" else [script]
+  flags = [f"--run_dir={trained_run}", "--device=gpu"]
+  assert PROGRAMS[script].main([*args, *flags]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"{script}: TensorFlow finds no GPU: its log says")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import json
 import socket
 
 import pytest
@@ -53,6 +54,30 @@ def test_other_devices_are_refused_by_all() -> None:
   told = _meet(addresses(3), {0: "2 GPUs", 1: "2 GPUs", 2: "no GPU"})
   for text in told:
     assert "worker 2 has no GPU, but worker 0 has 2 GPUs" in text
+
+
+def test_another_list_of_workers_is_refused_by_all() -> None:
+  found = addresses(3)
+
+  def join(own: list[str], index: int) -> str:
+    with pytest.raises(InputError) as error:
+      wait_for_workers(own, index, "no GPU", 20)
+    return str(error.value)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    told = pool.map(join, (found[:2], found), (0, 1))
+  for text in told:
+    assert "worker 1 knows of 3 workers, but worker 0 of 2" in text
+
+
+def test_one_that_ends_while_it_waits_is_missing_again() -> None:
+  found = addresses(3)
+  host, _, port = found[0].rpartition(":")
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    chief = pool.submit(_meet, found, {0: "no GPU"}, 3)
+    with _connect(host, int(port)) as ended:
+      ended.sendall(json.dumps([1, 3, "no GPU"]).encode() + b"\n")
+    assert f"worker 1 ({found[1]}) and worker 2" in chief.result()[0]
 
 
 def test_whoever_else_connects_is_ignored() -> None:
