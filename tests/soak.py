@@ -54,6 +54,7 @@ FLAGS = (
 # From which event the delay to a kill is counted, and how often which.
 _INSTANTS = {"start": 1, "first steps": 3, "begin of a save": 4}
 _SECONDS_BETWEEN_LOOKS = 0.0005
+_ENDED_WITHIN = 24 * 3600.0  # seconds in which a training ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def soak(
     alone = functools.partial(alone, "--num_replicas=2")
   elif num_workers > 2:
     alone = train
-  assert alone(f"--run_dir={undisturbed}").wait() == 0
+  assert alone(f"--run_dir={undisturbed}").wait(_ENDED_WITHIN) == 0
   # The ids in a file, which kills leave half written, give the same run.
   train = functools.partial(train, f"--corpus_cache={folder / 'cache'}")
   kills: list[Kill] = []
@@ -113,7 +114,7 @@ def soak(
     kill = _look_at(disturbed, after, frozen, time.monotonic() - killed)
     kills.append(kill)
     print(f"kill {len(kills)}: {kill}", flush=True)
-  assert train(f"--run_dir={disturbed}").wait() == 0
+  assert train(f"--run_dir={disturbed}").wait(_ENDED_WITHIN) == 0
   assert_equal_runs(disturbed, undisturbed)
   return kills
 

@@ -83,13 +83,15 @@ class Workers:
       self._lost = index
     self.processes[index].send_signal(number)
 
-  def wait(self) -> int:
+  def wait(self, timeout: float = _ENDED_WITHIN) -> int:
     """Waits for all; returns the largest of their exit codes.
+
+    Once a worker is lost, the others have a minute.
 
     Raises AssertionError: they do not end in time.
     """
     others = [p for i, p in enumerate(self.processes) if i != self._lost]
-    end = time.monotonic() + (LOST_WITHIN if self._lost >= 0 else _ENDED_WITHIN)
+    end = time.monotonic() + (LOST_WITHIN if self._lost >= 0 else timeout)
     try:
       while any(each.poll() is None for each in others):
         assert time.monotonic() < end, "workers do not end"
