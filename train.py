@@ -157,7 +157,7 @@ def _build_trainer(
   initial: "GRULM | None" = None,
 ) -> "Trainer":
   from charlm.data.batches import build_batches
-  from charlm.training.trainer import build_trainer
+  from charlm.training.build import build_trainer
 
   config = options.config
   rows = cluster.rows(config.batch_size)

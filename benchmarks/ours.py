@@ -21,8 +21,8 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, build_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.system.devices import choose_device, create_strategy
+from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
-from charlm.training.trainer import build_trainer
 
 _NEVER = 2**62  # steps
 

@@ -116,34 +116,30 @@ class FusedGRU(keras.layers.GRU):
       return self.call(
         tf.gather(embeddings, ids), initial_state, None, training
       )
-    # The lookup is a product with one-hot columns: on CPUs it is as fast as a
-    # gather and a transposition, and its gradient is faster than sums by id.
-    depth = embeddings.shape[0] or tf.shape(embeddings)[0]
-    dtype = self._product_dtype(training)
-    features = tf.one_hot(tf.transpose(ids), depth, axis=1, dtype=dtype)
     table = project(self.cell, embeddings)
-    return self._run(features, table, initial_state, training)
-
-  def _product_dtype(self, training: bool) -> tf.DType:
-    low = training and self.precision == "bfloat16"
-    return tf.bfloat16 if low else tf.as_dtype(self.compute_dtype)
+    return self._run(tf.transpose(ids), table, initial_state, training)
 
   def _run(
     self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over features `[T, N, B]`, kernel `[N, 3H]`; N is D + 1 or V."""
+    """Runs over features `[T, D + 1, B]` with a kernel, or ids `[T, B]`."""
     if state is None:
-      state = tf.zeros([tf.shape(features)[2], self.units], self.compute_dtype)
+      state = tf.zeros([tf.shape(features)[-1], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)  # Keras hands over a list of one
+    low = training and self.precision == "bfloat16"
     outputs = recurrence(
-      tf.cast(features, self._product_dtype(training)),
+      features,
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
       tf.convert_to_tensor(self.cell.recurrent_kernel),
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
       tf.cast(state, self.compute_dtype),
       *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
+      product_dtype=tf.bfloat16 if low else tf.as_dtype(self.compute_dtype),
+      # Without XLA, which only scores are computed with, a product is faster
+      # than a gather and a transposition.
+      by_product=training,
     )
-    outputs.set_shape([features.shape[2], features.shape[0], self.units])
+    outputs.set_shape([features.shape[-1], features.shape[0], self.units])
     return outputs, outputs[:, -1]
 
 

@@ -1,4 +1,4 @@
-"""The table of what is chosen by the kind of device, each with its reason."""
+"""What is chosen by the kind of device and by sizes, each with its reason."""
 
 import dataclasses
 from typing import Generic, TypeVar
@@ -48,3 +48,10 @@ TENSOR_FLOAT_32 = Choice(
 COLLECTIVES = Choice(
   "RING", "NCCL", "NCCL sums between GPUs directly, and knows no CPU"
 )
+
+# Up to so many windows a step, a CPU is fastest as one replica on all cores
+# whose gradient XLA compiles: there are many small operations. With more, it is
+# fastest as a replica for each core, without XLA (benchmarks/README.md).
+FEW_WINDOWS = 16
+# With fewer units XLA compiles for longer than it saves in a thousand steps.
+MIN_XLA_UNITS = 64

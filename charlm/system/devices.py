@@ -3,7 +3,12 @@
 import tensorflow as tf
 
 from charlm.errors import InputError
-from charlm.system.choices import MEMORY_GROWTH, TENSOR_FLOAT_32, kind_of_device
+from charlm.system.choices import (
+  FEW_WINDOWS,
+  MEMORY_GROWTH,
+  TENSOR_FLOAT_32,
+  kind_of_device,
+)
 from charlm.system.gpu_search import nvidia_device, reason_for_no_gpu
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
@@ -46,7 +51,7 @@ def create_strategy(
   Args:
     num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
       for all GPUs or one device per core, lowered to a divisor of the batch
-      size.
+      size, or one CPU device for a batch of `FEW_WINDOWS` or less.
     batch_size: global; `num_replicas`, unless 0, must divide it.
 
   Raises InputError: a number of replicas that cannot be had.
@@ -64,7 +69,9 @@ def create_strategy(
       f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
       "lower it"
     )
-  num_replicas = num_replicas or largest_divisor(batch_size, num_devices())
+  few = kind == "CPU" and batch_size <= FEW_WINDOWS
+  most = 1 if few else num_devices()
+  num_replicas = num_replicas or largest_divisor(batch_size, most)
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if kind == "GPU":
     return tf.distribute.MirroredStrategy(devices)

@@ -31,8 +31,9 @@ class StartOptions(Options):
   num_replicas: int = option(
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
-    "that divides batch_size and is at most the number of GPUs or cores; with "
-    "several hosts: of each worker, 0: all its GPUs or one CPU device",
+    "that divides batch_size and is at most the number of GPUs or cores, but "
+    "one CPU device for 16 windows or fewer; with several hosts: of each "
+    "worker, 0: all its GPUs or one CPU device",
     between(0),
   )
   eval_every_steps: int = option(

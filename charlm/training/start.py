@@ -3,7 +3,6 @@
 from typing import Any
 
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
@@ -142,7 +141,7 @@ def _describe(
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
     f"devices  {_describe_devices(start, options)}\n"
-    f"gru      {_describe_gru(model, options)}\n"
+    f"gru      {_describe_gru(trainer, options)}\n"
     f"products {_describe_precision(run, options)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
     f"run      {run.path}"
@@ -166,12 +165,15 @@ def _describe_devices(start: dict[str, Any], options: StartOptions) -> str:
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 
-def _describe_gru(model: GRULM, options: StartOptions) -> str:
+def _describe_gru(trainer: Trainer, options: StartOptions) -> str:
   """Returns which GRU layer computes, and why."""
-  kind = "fused" if isinstance(model.grus[0], FusedGRU) else "keras"
+  kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
+  reason = GRU.reason if kind == GRU.here else FUSED_ALONE
   if options.gru != "auto":
-    return f"{kind} (--gru)"
-  return f"{kind} ({GRU.reason if kind == GRU.here else FUSED_ALONE})"
+    reason = "--gru"
+  if trainer.uses_xla:
+    reason += "; by XLA on one device, for few windows a step"
+  return f"{kind} ({reason})"
 
 
 def _describe_precision(run: RunDir, options: StartOptions) -> str:

@@ -3,18 +3,22 @@
 import time
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.batches import Batches, ContinuedBatches
-from charlm.errors import DivergedError, InputError
-from charlm.model.language_model import GRULM, model_of, num_weights
-from charlm.system.choices import kind_of_device
-from charlm.system.machine import memory_bytes
+from charlm.errors import DivergedError
+from charlm.model.gru import FusedGRU
+from charlm.model.language_model import GRULM, State
+from charlm.system.choices import (
+  FEW_WINDOWS,
+  MIN_XLA_UNITS,
+  kind_of_device,
+)
 from charlm.training.hooks import Hooks, TrainMetrics
-from charlm.training.optimizer import build_optimizer
+from charlm.training.optimizer import Adam
+from charlm.training.train_state import TrainState
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
@@ -25,24 +29,6 @@ _OF_GPUS = (
   "; or the GPUs cannot reach each other's memory and return wrong sums: set "
   "NCCL_P2P_DISABLE=1 in the environment"
 )
-
-
-class TrainState(tf.Module):
-  """What a checkpoint holds besides model and optimizer, to resume exactly.
-
-  The best loss is set by the session, which evaluates. It is kept here because
-  it must be saved with the step that it belongs to.
-  """
-
-  def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
-    """Takes the shape of the carried states; 0 rows if none are carried."""
-    super().__init__()
-    # The states of the rows of all replicas.
-    zeros = tf.zeros([num_layers, num_rows, rnn_units])
-    self.states = tf.Variable(zeros, trainable=False)
-    # Loss, gradient norm and number of steps since the metrics were written.
-    self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
-    self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
 
 
 class Trainer:
@@ -62,7 +48,7 @@ class Trainer:
   def __init__(
     self,
     model: GRULM,
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: Adam,
     batches: Batches | ContinuedBatches,
     strategy: tf.distribute.Strategy,
     config: Config = Config(),  # noqa: B008 (it is frozen)
@@ -89,6 +75,13 @@ class Trainer:
     # AutoGraph's conversion would delay the first step by a second.
     compiled = tf.function(self._train_steps, specs, autograph=False)
     self._compiled_train_steps = compiled
+    self.uses_xla = isinstance(model.grus[0], FusedGRU) and xla_for_steps(
+      config, strategy.num_replicas_in_sync
+    )
+    self._compiled_gradients = self._gradients
+    if self.uses_xla:
+      how = {"autograph": False, "jit_compile": True}
+      self._compiled_gradients = tf.function(self._gradients, **how)
     # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -205,13 +198,11 @@ class Trainer:
     states of all rows.
     """
     context = tf.distribute.get_replica_context()
-    num_replicas = context.num_replicas_in_sync
     rows = tf.shape(windows)[0] // len(self.devices)
     first = context.replica_id_in_sync_group * rows  # in the global batch
     here = first - self.batches.rows.start
     # Windows come in the smallest type that holds the ids, and are cast here.
     mine = tf.cast(windows[here : here + rows], tf.int64)  # [rows, T + 1]
-    inputs, targets = mine[:, :-1], mine[:, 1:]
     variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
     seed = tf.stack([self._config.seed, step])
@@ -219,30 +210,41 @@ class Trainer:
     if self._config.carry_state:
       before = self._states_before(states, step)[:, first : first + rows]
       before = tuple(tf.unstack(before))
-    with tf.GradientTape() as tape:
-      nats, after = self.model.nats(
-        inputs, targets, before, training=True, dropout_seed=seed
-      )  # [rows, T]
-      # Each replica sees some of the rows only: its sum, divided by the global
-      # number of characters, makes the replicas' sum the global mean.
-      loss = tf.reduce_sum(nats) / self.batches.characters_per_step
-    gradients = tape.gradient(loss, [v.value for v in variables])
-    # The embedding's gradient may be `tf.IndexedSlices`: the norm needs sums.
-    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    loss, gradients, after = self._compiled_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
     # A larger clip_norm has no inverse in float32, and would clip nothing.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
-    # The optimizer sums over the replicas once more.
-    gradients = [g / num_replicas for g in gradients]
-    self.optimizer.apply(gradients, variables)
+    self.optimizer.apply_sums(gradients, variables)
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
       others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
       after = tf.pad(tf.stack(after), others)
       states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
     return loss, norm, states
+
+  def _gradients(
+    self, windows: tf.Tensor, before: State | None, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, list[tf.Tensor], State]:
+    """Returns loss and gradient of windows `[rows, T + 1]`, and their states.
+
+    Each replica sees some of the rows only: its sum, divided by the global
+    number of characters, makes the replicas' sum the global mean.
+    """
+    with tf.GradientTape() as tape:
+      nats, after = self.model.nats(
+        windows[:, :-1],
+        windows[:, 1:],
+        before,
+        training=True,
+        dropout_seed=seed,
+      )  # [rows, T]
+      loss = tf.reduce_sum(nats) / self.batches.characters_per_step
+    variables = [v.value for v in self.model.trainable_variables]
+    gradients = tape.gradient(loss, variables)
+    # The embedding's gradient may be `tf.IndexedSlices`: the norm needs sums.
+    return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
   def _states_before(self, states: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Returns the states of all rows, set to zero in the rows to be reset."""
@@ -255,46 +257,13 @@ class Trainer:
     return tf.where(start | (uniform < self._config.reset_rate), 0.0, states)
 
 
-def build_trainer(
-  config: Config,
-  vocab_size: int,
-  batches: Batches | ContinuedBatches,
-  strategy: tf.distribute.Strategy,
-  gru: str = "auto",
-  initial: GRULM | None = None,
-) -> Trainer:
-  """Returns a trainer of a model.
+def xla_for_steps(config: Config, num_replicas: int) -> bool:
+  """Returns whether XLA compiles the gradient of the fused layers' steps.
 
-  If there is an `initial` model, of the same sizes but perhaps with a shorter
-  vocabulary, the new model takes its weights; the seed determines the others.
-
-  Raises InputError: a model that the machine's memory cannot hold.
+  Not in bfloat16, whose products XLA makes slower, and not with dropout, for
+  which it draws other random numbers: a model would depend on the devices.
   """
-  # The weights, their gradient, and Adam's two means.
-  needed = 4 * 4 * num_weights(config, vocab_size)
-  if needed > memory_bytes():
-    raise InputError(
-      f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
-      "the machine's memory: lower --rnn_units, --embedding_dim or --num_layers"
-    )
-  keras.utils.set_random_seed(config.seed)
-  with strategy.scope():
-    model = model_of(config, vocab_size, gru, training=True)
-    if initial:
-      _copy_weights(initial, model)
-    optimizer = build_optimizer(
-      config, config.num_steps(batches.steps_per_epoch)
-    )
-  return Trainer(model, optimizer, batches, strategy, config)
-
-
-def _copy_weights(source: GRULM, target: GRULM) -> None:
-  """Copies the weights of `source` into `target`.
-
-  Where `target` has a longer vocabulary, the rows or columns of its new
-  characters stay as they are.
-  """
-  weights = target.get_weights()
-  for old, new in zip(source.get_weights(), weights, strict=True):
-    new[tuple(slice(size) for size in old.shape)] = old
-  target.set_weights(weights)
+  few = config.batch_size <= FEW_WINDOWS and num_replicas == 1
+  fit = config.precision == "float32" and not config.dropout_rate
+  large = config.rnn_units >= MIN_XLA_UNITS
+  return kind_of_device() == "CPU" and few and fit and large

@@ -10,7 +10,7 @@ from charlm.data.reading import clean_pieces
 from charlm.data.vocabulary import build_vocabulary, decode, encode
 from charlm.sampling.generator import GenerativeModel
 from charlm.system.devices import create_strategy
-from charlm.training.trainer import build_trainer
+from charlm.training.build import build_trainer
 
 # Everything but halves of a surrogate pair, which no UTF-8 file holds.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

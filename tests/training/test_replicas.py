@@ -14,8 +14,9 @@ from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
+from charlm.training.build import build_trainer
 from charlm.training.replicas import Replicas
-from charlm.training.trainer import Trainer, build_trainer
+from charlm.training.trainer import Trainer
 
 _DEVICES = ["CPU:0", "CPU:1"]
 

@@ -13,9 +13,11 @@ from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import build_model
+from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
+from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
-from charlm.training.trainer import Trainer, build_trainer
+from charlm.training.trainer import Trainer, xla_for_steps
 
 VOCAB_SIZE = 12
 
@@ -170,26 +172,30 @@ def test_both_gru_layers_train_the_same_model(
     np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
-def test_steps_equal_those_of_keras() -> None:
-  # Plain gradient descent, since Adam forgives a gradient of the wrong scale,
-  # and Keras' Adam counts a character that repeats within a batch differently.
-  def build() -> tuple[keras.Model, keras.optimizers.Optimizer]:
-    keras.utils.set_random_seed(4)
-    return build_model(VOCAB_SIZE, 6, 16), keras.optimizers.SGD(0.5)
-
-  with strategy(2).scope():
-    model, optimizer = build()
-  Trainer(model, optimizer, batches(), strategy(2)).train(5, 5, Recorder())
-  theirs, optimizer = build()
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_steps_are_those_of_keras(weight_decay: float) -> None:
+  one = trainer(2, weight_decay=weight_decay, learning_rate=0.01)
+  theirs = build_model(VOCAB_SIZE, 6, 16, gru="keras")
+  theirs.set_weights(weights(one))
+  optimizer = keras.optimizers.AdamW(0.01, weight_decay=weight_decay)
+  optimizer.exclude_from_weight_decay(var_names=["bias"])
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  theirs.compile(optimizer=optimizer, loss=loss)
+  one.train(5, 5, Recorder())
   for step in range(5):
-    windows = batches().batch(step)
-    theirs.train_on_batch(windows[:, :-1], windows[:, 1:])
+    windows = batches().batch(step).astype(np.int32)
+    with tf.GradientTape() as tape:
+      value = loss(windows[:, 1:], theirs(windows[:, :-1]))
+    gradients = tape.gradient(value, theirs.trainable_variables)
+    # Sums: Keras' Adam squares each row of a sparse gradient by itself.
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    optimizer.apply(gradients, theirs.trainable_variables)
+  # The means of the gradients too: weights alone would forgive their scale.
   for mine, other in zip(
-    model.get_weights(), theirs.get_weights(), strict=True
+    [*one.model.trainable_variables, *one.optimizer.variables],
+    [*theirs.trainable_variables, *optimizer.variables],
+    strict=True,
   ):
-    np.testing.assert_allclose(mine, other, atol=1e-6)
+    np.testing.assert_allclose(mine, other, rtol=0, atol=2e-6)
 
 
 def test_a_carried_state_is_that_of_the_text_before() -> None:
@@ -267,11 +273,9 @@ def test_a_model_takes_four_times_its_weights_of_memory(
 ) -> None:
   """Of float32: the weights, their gradient and Adam's two means."""
   needed = 4 * 4 * sum(array.size for array in weights(trainer()))
-  monkeypatch.setattr("charlm.training.trainer.memory_bytes", lambda: needed)
+  monkeypatch.setattr("charlm.training.build.memory_bytes", lambda: needed)
   assert trainer().step == 0
-  monkeypatch.setattr(
-    "charlm.training.trainer.memory_bytes", lambda: needed - 1
-  )
+  monkeypatch.setattr("charlm.training.build.memory_bytes", lambda: needed - 1)
   with pytest.raises(InputError, match="more than the machine's memory"):
     trainer()
 
@@ -338,16 +342,12 @@ def test_reported_norm_is_the_global_one_before_clipping() -> None:
 
 def test_clipping_scales_the_update() -> None:
   # Plain gradient descent shows the gradient that was applied.
-  with strategy(2).scope():
-    keras.utils.set_random_seed(4)
-    model = build_model(VOCAB_SIZE, 6, 16)
-    optimizer = keras.optimizers.SGD(1.0)
-  before = model.get_weights()
-  config = Config(clip_norm=0.01)
-  one = Trainer(model, optimizer, batches(), strategy(2), config)
+  one = trainer(2, clip_norm=0.01)
   one.train(1, 1, Recorder())
-  applied = [a - b for a, b in zip(before, model.get_weights(), strict=True)]
-  norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in applied))
+  # Adam's mean of the gradient has seen a tenth of the only one.
+  means = [v.numpy() for v in one.optimizer.variables if "momentum" in v.path]
+  assert len(means) == len(weights(one))
+  norm = 10 * np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in means))
   assert norm == pytest.approx(0.01, rel=1e-4)
 
 
@@ -486,6 +486,48 @@ def test_a_gradient_that_is_not_finite_on_one_replica_stops_it_too() -> None:
   (step,) = (i + 1 for i in range(10) if 3 in one.batches.batch(i)[:, :-1])
   with pytest.raises(DivergedError, match=rf"step {step} \(batch {step} of ep"):
     one.train(10, 10, Recorder(1))
+
+
+@pytest.mark.parametrize(
+  "options", [{}, EVERYTHING | {"layer_norm": True, "dropout_rate": 0.0}]
+)
+def test_few_windows_train_the_same_model_with_and_without_xla(
+  options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  results, counts = [], []
+  for most in (choices.FEW_WINDOWS, 0):
+    monkeypatch.setattr("charlm.training.trainer.FEW_WINDOWS", most)
+    one = trainer(1, rnn_units=64, **options)
+    counts.append(one.uses_xla)
+    # No small sums, whose rounding layer normalisation would scale up.
+    start = [4 * array if array.ndim > 1 else array for array in weights(one)]
+    one.model.set_weights(start)
+    one.train(10, 10, Recorder())
+    results.append([*weights(one), one.train_state.states.numpy()])
+  assert counts == [True, False]
+  for mine, other in zip(*results, strict=True):
+    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
+  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
+  assert min(moved) > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("options", "num_replicas", "expected"),
+  [
+    ({}, 1, True),
+    ({}, 2, False),
+    ({"batch_size": choices.FEW_WINDOWS + 1}, 1, False),
+    ({"rnn_units": 63}, 1, False),
+    ({"precision": "bfloat16"}, 1, False),
+    ({"dropout_rate": 0.1}, 1, False),
+  ],
+)
+def test_xla_is_for_few_windows_of_a_large_model_on_one_cpu(
+  options: dict, num_replicas: int, expected: bool
+) -> None:
+  sizes = {"batch_size": choices.FEW_WINDOWS, "rnn_units": 64}
+  config = Config(**(sizes | options))
+  assert xla_for_steps(config, num_replicas) is expected
 
 
 def test_replicas_default_to_a_divisor_of_the_batch() -> None:

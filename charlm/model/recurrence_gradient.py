@@ -1,0 +1,207 @@
+"""The gradient of the loop over time of the fused GRU.
+
+Shapes: B rows of a batch, T time steps, D input features, H units, S time steps
+of a block. Tensors are feature-major, as in `recurrence`.
+
+The gradients of a time step are one block of 4H rows: of n, z and r before
+their activations, then of the recurrent part of n. The first 3H rows are the
+gradient of the input's product (n, z, r), and the last 3H that of the recurrent
+product (z, r, n): both share the rows of z and r. With layer normalisation,
+rows H to 4H are the gradient with respect to the product after normalisation
+and gain. The gradient with respect to the product itself, 3H more rows for
+z, r, n, follows: 7H rows in all, and again the last 3H are the recurrent
+product's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+_Vars: TypeAlias = "tuple[Any, ...]"  # of a loop
+_Size: TypeAlias = "int | tf.Tensor"
+
+# Of a block, S * B: enough for a product at full speed, and few enough for the
+# processor's cache and for memory.
+_COLUMNS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrence:
+  """What the loop over time read and computed.
+
+  The first four are the arguments of `recurrence`, the first three of them in
+  the dtype of the products.
+  """
+
+  features: tf.Tensor
+  kernel: tf.Tensor
+  recurrent_kernel: tf.Tensor
+  gain: Sequence[tf.Tensor]
+  states: tf.Tensor  # [T + 1, H, B]
+  # Of each step: zr [2H, B], n and recurrent_n [H, B], and what `normalise`
+  # gave: [3H, B] and [3, 1, B].
+  saved: Sequence[tf.TensorArray]
+
+  @property
+  def depth(self) -> _Size:
+    """D."""
+    return self.kernel.shape[0] or tf.shape(self.kernel)[0]
+
+  @property
+  def by_id(self) -> bool:
+    """Whether the features are ids."""
+    return self.features.dtype.is_integer
+
+  def gradients(self, d_outputs: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+    """Propagates the gradient of the outputs `[B, T, H]` back in time.
+
+    A block of time steps adds to the gradient of a kernel by one product. That
+    is faster than a product for each step, and takes less memory than one for
+    all of them.
+
+    Returns the gradients of features (None if they are ids), kernel, recurrent
+      kernel, bias, state, and gain.
+    """
+    dtype, units = d_outputs.dtype, self.states.shape[1]
+    num_steps = self.features.shape[0] or tf.shape(self.features)[0]
+    size = max(1, _COLUMNS // (self.features.shape[-1] or 64))
+    if isinstance(num_steps, int):
+      size = min(size, num_steps)
+    num_blocks, rest = num_steps // size, num_steps % size
+
+    def step(i: tf.Tensor, *carried: Any) -> _Vars:
+      return i - 1, *self._block(d_outputs, rest + i * size, size, *carried)
+
+    shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
+    start = (
+      [tf.zeros(shape, dtype) for shape in shapes],
+      tf.zeros_like(self.states[0]),
+      [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)],
+      [tf.zeros_like(self.states[0, :1]) + g[:, None] * 0 for g in self.gain],
+    )
+    _, *carried = tf.while_loop(
+      lambda i, *_: i >= 0,
+      step,
+      (num_blocks - 1, *start),
+      parallel_iterations=1,
+    )
+    if not isinstance(rest, int) or rest:
+      carried = self._block(d_outputs, 0, rest, *carried)
+    (d_kernel, *sums), d_state, d_features, d_gain = carried
+    return (
+      None if self.by_id else tf.cast(d_features[0].stack(), dtype),
+      tf.transpose(d_kernel),
+      *sums,
+      tf.transpose(d_state),
+      *[tf.reduce_sum(g, axis=1) for g in d_gain],
+    )
+
+  def _block(
+    self,
+    d_outputs: tf.Tensor,
+    start: _Size,
+    size: _Size,
+    sums: Sequence[tf.Tensor],
+    *carried: Any,
+  ) -> _Vars:
+    """Goes back over the `size` steps from `start` on.
+
+    Adds to the sums, which are the gradients of kernel `[3H, D]`, recurrent
+    kernel and bias, and returns them with what `_propagate` carries.
+    """
+    dtype, units = d_outputs.dtype, self.states.shape[1]
+    d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
+    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
+    d_rows, *propagated = self._propagate(d_outputs, start, size, *carried)
+    previous = tf.slice(self.states, [start, 0, 0], [size, -1, -1])
+    previous = _columns(tf.cast(previous, d_rows.dtype))  # [H, S * B]
+    if self.by_id:
+      ids = tf.reshape(tf.slice(self.features, [start, 0], [size, -1]), [-1])
+      rows = tf.one_hot(ids, self.depth, dtype=d_rows.dtype)
+    else:
+      features = tf.slice(self.features, [start, 0, 0], [size, -1, -1])
+      rows = tf.transpose(_columns(features))  # [S * B, D]
+    terms = [
+      tf.matmul(d_rows[: 3 * units], rows),
+      tf.matmul(previous, d_rows[-3 * units :], transpose_b=True),
+      tf.reduce_sum(tf.cast(d_rows[3 * units : 4 * units], dtype), axis=1),
+    ]
+    pairs = zip(sums, terms, strict=True)
+    return [total + tf.cast(x, dtype) for total, x in pairs], *propagated
+
+  def _propagate(
+    self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: Any
+  ) -> _Vars:
+    """Propagates the gradient of a block's outputs `[S, H, B]` back in time.
+
+    It carries the gradients of the state `[H, B]`, of the features in an array
+    `[T, D, B]`, unless they are ids, and of a gain `[3H, B]`, if there is one.
+
+    Returns the gradients `[4H or 7H, S * B]` of the steps, and what it carries.
+    """
+    product_dtype, units = self.kernel.dtype, self.states.shape[1]
+    shape = self.states.shape[1:]
+    gains = [g[:, None] + tf.zeros_like(self.states[0, :1]) for g in self.gain]
+
+    def step(
+      i: tf.Tensor,
+      d_rows: tf.TensorArray,
+      d_state: tf.Tensor,
+      d_features: Any,
+      d_gain: Any,
+    ) -> _Vars:
+      t = start + i
+      # [2H, B], [H, B], [H, B], and with a gain [3H, B] and [3, 1, B]
+      zr, n, recurrent_n, *norm = (array.read(t) for array in self.saved)
+      z, r = tf.split(zr, 2)
+      # The state after step t is an output, and what step t + 1 started from.
+      d_state += d_outputs[i]
+      d_kept = d_state * z
+      # TensorFlow's own kernels for these gradients pass over memory once.
+      d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
+      d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (self.states[t] - n))
+      d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
+      rows = [d_n, d_z, d_r, d_n * r]
+      if gains:
+        d_scaled = tf.concat(rows[1:], axis=0)
+        normal, scale = norm
+        d_normal = d_scaled * gains[0]
+        rows.append(_normalise_gradient(normal, scale, d_normal, units))
+        d_gain = [d_gain[0] + d_scaled * normal]
+      rows = tf.concat([tf.cast(d, product_dtype) for d in rows], axis=0)
+      product = tf.matmul(self.recurrent_kernel, rows[-3 * units :])
+      d_state = d_kept + tf.cast(product, d_kept.dtype)
+      d_state.set_shape(shape)  # a loop's variables keep their shapes
+      d_inputs = rows[: 3 * units]
+      d_features = [
+        a.write(t, tf.matmul(self.kernel, d_inputs)) for a in d_features
+      ]
+      return i - 1, d_rows.write(i, rows), d_state, d_features, d_gain
+
+    row_shape = [(7 if gains else 4) * units, shape[1]]
+    d_rows = tf.TensorArray(product_dtype, size, element_shape=row_shape)
+    _, d_rows, *carried = tf.while_loop(
+      lambda i, *_: i >= 0,
+      step,
+      (size - 1, d_rows, *carried),
+      parallel_iterations=1,
+    )
+    return _columns(d_rows.stack()), *carried
+
+
+def _normalise_gradient(
+  normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor, units: int
+) -> tf.Tensor:
+  """Returns the gradient `[3H, B]` of x, given what `normalise(x)` gave."""
+  normal, gradient = (tf.reshape(y, [3, units, -1]) for y in (normal, gradient))
+  gradient -= tf.reduce_mean(gradient, axis=1, keepdims=True)
+  product = tf.reduce_mean(gradient * normal, axis=1, keepdims=True)
+  return tf.reshape((gradient - normal * product) * scale, [3 * units, -1])
+
+
+def _columns(x: tf.Tensor) -> tf.Tensor:
+  """Sets the time steps of x `[S, N, B]` side by side: `[N, S * B]`."""
+  num_rows = x.shape[1] or tf.shape(x)[1]
+  return tf.reshape(tf.transpose(x, [1, 0, 2]), [num_rows, -1])

@@ -1,0 +1,57 @@
+"""Builds a trainer of a model."""
+
+import keras
+import tensorflow as tf
+
+from charlm.config import Config
+from charlm.data.batches import Batches, ContinuedBatches
+from charlm.errors import InputError
+from charlm.model.language_model import GRULM, model_of, num_weights
+from charlm.system.machine import memory_bytes
+from charlm.training.optimizer import build_optimizer
+from charlm.training.trainer import Trainer
+
+
+def build_trainer(
+  config: Config,
+  vocab_size: int,
+  batches: Batches | ContinuedBatches,
+  strategy: tf.distribute.Strategy,
+  gru: str = "auto",
+  initial: GRULM | None = None,
+) -> Trainer:
+  """Returns a trainer of a model.
+
+  If there is an `initial` model, of the same sizes but perhaps with a shorter
+  vocabulary, the new model takes its weights; the seed determines the others.
+
+  Raises InputError: a model that the machine's memory cannot hold.
+  """
+  # The weights, their gradient, and Adam's two means.
+  needed = 4 * 4 * num_weights(config, vocab_size)
+  if needed > memory_bytes():
+    raise InputError(
+      f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
+      "the machine's memory: lower --rnn_units, --embedding_dim or --num_layers"
+    )
+  keras.utils.set_random_seed(config.seed)
+  with strategy.scope():
+    model = model_of(config, vocab_size, gru, training=True)
+    if initial:
+      _copy_weights(initial, model)
+    optimizer = build_optimizer(
+      config, config.num_steps(batches.steps_per_epoch)
+    )
+  return Trainer(model, optimizer, batches, strategy, config)
+
+
+def _copy_weights(source: GRULM, target: GRULM) -> None:
+  """Copies the weights of `source` into `target`.
+
+  Where `target` has a longer vocabulary, the rows or columns of its new
+  characters stay as they are.
+  """
+  weights = target.get_weights()
+  for old, new in zip(source.get_weights(), weights, strict=True):
+    new[tuple(slice(size) for size in old.shape)] = old
+  target.set_weights(weights)
