@@ -92,7 +92,7 @@ class Bench:
     measured: list[dict[str, Any]] = []
     self.results["devices"] = {"kind": kind, "groups": measured}
     sizes = tuple(self._args.batch_sizes)
-    for here, group in devices.groups(self._sizes, number, sizes):
+    for here, group in devices.groups(self._sizes, kind, number, sizes):
       if self._in_time(group.title):
         entries = self._measure(
           group, here, self._few_rounds, _SECONDS_PER_TURN

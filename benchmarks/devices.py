@@ -32,9 +32,16 @@ def find_devices() -> tuple[str, int]:
 
 
 def groups(
-  sizes: Sizes, num_devices: int, batch_sizes: tuple[int, ...] = BATCH_SIZES
+  sizes: Sizes,
+  kind: str,
+  num_devices: int,
+  batch_sizes: tuple[int, ...] = BATCH_SIZES,
 ) -> Iterator[tuple[Sizes, Group]]:
-  """Yields all layers on one device and on all, for each batch size."""
+  """Yields all layers on one device and on all, for each batch size.
+
+  Where TensorFlow chooses what XLA compiles, it may not see several CPU
+  devices: some of its passes place all on the first.
+  """
   for batch_size in batch_sizes:
     most = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
     for number in sorted({1, most}):
@@ -45,16 +52,16 @@ def groups(
         Group(
           f"devices_{batch_size}_{number}",
           flags,
-          tuple(_contestants(number)),
+          tuple(_contestants(number, number == 1 or kind == "GPU")),
           "fused_float32",
           here.characters_per_step,
         ),
       )
 
 
-def _contestants(num_replicas: int) -> Iterator[Contestant]:
+def _contestants(num_replicas: int, with_xla: bool) -> Iterator[Contestant]:
   for gru, precision in _LAYERS:
-    for xla in (False, True):
+    for xla in (False, True)[: 1 + with_xla]:
       options = {"gru": gru, "precision": precision, "xla": xla}
       yield Contestant(
         f"{gru}_{precision}{'_xla' if xla else ''}",

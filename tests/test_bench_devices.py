@@ -21,8 +21,8 @@ def text(corpus_path: pathlib.Path, tmp_path: pathlib.Path) -> Text:
   return text
 
 
-def _groups() -> list[tuple[Sizes, Group]]:
-  return list(devices.groups(_SIZES, 3, (8, 6)))
+def _groups(kind: str = "CPU") -> list[tuple[Sizes, Group]]:
+  return list(devices.groups(_SIZES, kind, 3, (8, 6)))
 
 
 def test_all_devices_are_those_that_divide_the_batch() -> None:
@@ -36,12 +36,21 @@ def test_all_devices_are_those_that_divide_the_batch() -> None:
   assert number >= 1
 
 
+def test_xla_is_for_one_cpu_device_or_for_gpus() -> None:
+  for kind, expected in (("CPU", [True, False]), ("GPU", [True, True])):
+    groups = [group for _, group in _groups(kind)][:2]
+    xla = [any(c.options["xla"] for c in g.contestants) for g in groups]
+    assert xla == expected
+
+
 def test_each_contestant_trains(text: Text) -> None:
-  for sizes, group in _groups()[1:2]:
-    for contestant in group.contestants:
-      if not contestant.options["xla"]:
-        assert ours.build_step(sizes, text, **contestant.options)(1) > 0
+  sizes, group = _groups()[1]
+  for contestant in group.contestants:
+    assert ours.build_step(sizes, text, **contestant.options)(1) > 0
   # XLA is set for a whole process.
+  sizes, group = _groups()[0]
+  contestant = group.contestants[-1]
+  assert contestant.options["xla"]
   task = Task(contestant.builder, contestant.options, sizes, text.folder)
   timing = pool.measure({"xla": task}, 1, 0.01)["xla"]
   assert not timing.error
@@ -49,7 +58,7 @@ def test_each_contestant_trains(text: Text) -> None:
 
 
 def test_the_fastest_flags_are_named() -> None:
-  (_, first), (_, second), *_ = _groups()
+  (_, first), (_, second), *_ = _groups("GPU")
   groups = [
     {
       "title": group.title,
@@ -64,7 +73,7 @@ def test_the_fastest_flags_are_named() -> None:
   entries["fused_bfloat16"]["seconds"] = 0.5
   entries["keras_float32"] = {"label": "--gru=keras", "error": "no memory"}
   results = {"machine": machine.describe(), "groups": {}, "skipped": []}
-  results |= {"devices": {"kind": "CPU", "groups": groups}}
+  results |= {"devices": {"kind": "GPU", "groups": groups}}
   text = to_markdown(results)
   fastest = "--num_replicas=2 --batch_size=8 --gru=fused --precision=bfloat16"
   assert f"Fastest here: `{fastest}`." in text

@@ -117,7 +117,8 @@ class FusedGRU(keras.layers.GRU):
         tf.gather(embeddings, ids), initial_state, None, training
       )
     table = project(self.cell, embeddings)
-    return self._run(tf.transpose(ids), table, initial_state, training)
+    ids = tf.cast(tf.transpose(ids), tf.int32)  # a gather takes no uint8
+    return self._run(ids, table, initial_state, training)
 
   def _run(
     self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool

@@ -27,11 +27,8 @@ class Adam(keras.optimizers.Adam):
     """
     rate = tf.convert_to_tensor(self.learning_rate)
     step = tf.cast(self.iterations.value + 1, rate.dtype)
-    powers = {
-      "beta1_power": self.beta_1**step,
-      "beta2_power": self.beta_2**step,
-    }
     betas = {"beta1": self.beta_1, "beta2": self.beta_2}
+    powers = {f"{name}_power": beta**step for name, beta in betas.items()}
     for gradient, variable in zip(gradients, variables, strict=True):
       index = self._get_variable_index(variable)
       # On a replica, a handle is that of the replica's own copy.
@@ -44,16 +41,12 @@ class Adam(keras.optimizers.Adam):
         tf.raw_ops.AssignSubVariableOp(
           resource=var, value=decay * variable.value
         )
-      tf.raw_ops.ResourceApplyAdam(
-        var=var,
-        m=m,
-        v=v,
-        lr=rate,
-        epsilon=self.epsilon,
-        grad=gradient,
-        **powers,
-        **betas,
-      )
+      args = {"var": var, "m": m, "v": v, "lr": rate, "grad": gradient}
+      # With automatic clustering, XLA would join the updates of two replicas.
+      with tf.xla.experimental.jit_scope(compile_ops=False):
+        tf.raw_ops.ResourceApplyAdam(
+          **args, **betas, **powers, epsilon=self.epsilon
+        )
     self.iterations.assign_add(1)
 
 
