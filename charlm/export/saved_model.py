@@ -14,7 +14,11 @@ import tensorflow as tf
 from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import PADDING_ID
 from charlm.model.language_model import GRULM
-from charlm.sampling.gumbel import temperature_random_sampling, without_special
+from charlm.sampling.gumbel import (
+  gumbel_noise,
+  temperature_random_sampling,
+  without_special,
+)
 from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 _MAX_NUMBERS = 2**20  # random numbers made at a time: 4 MB
@@ -158,11 +162,11 @@ class TextModel:
       positions = first + tf.range(tf.minimum(size, end - first))[:, tf.newaxis]
       positions -= num_given  # [S, B], of the characters in each sample
       # Not in the loop over characters, which a server may compile with XLA.
-      uniform = uniform_numbers(keys, positions, vocab_size)
+      noise = gumbel_noise(uniform_numbers(keys, positions, vocab_size))
       for i in tf.range(len(positions)):
         log_probs, states = self._model.read(table, last, states)
         log_probs = without_special(log_probs)
-        drawn = temperature_random_sampling(log_probs, temperature, uniform[i])
+        drawn = temperature_random_sampling(log_probs, temperature, noise[i])
         # The prefixes end in different places, and then drawn ids follow.
         prefix = given[:, tf.minimum(first + i, longest - 1)]
         drawn = tf.cast(drawn, tf.int32)

@@ -20,7 +20,7 @@ import tensorflow as tf
 from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.model.language_model import GRULM, State
-from charlm.sampling.gumbel import draw
+from charlm.sampling.gumbel import draw, gumbel_noise
 from charlm.sampling.options import DrawOptions
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
@@ -63,7 +63,7 @@ class GenerativeModel:
     # AutoGraph's conversion would delay the first text.
     compiled = {"jit_compile": XLA_FOR_SAMPLES.here, "autograph": False}
     self._compiled_advance = tf.function(self._advance, **compiled)
-    self._compiled_uniform = tf.function(self._uniform, **compiled)
+    self._compiled_noise = tf.function(self._noise, **compiled)
 
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
@@ -175,21 +175,21 @@ class GenerativeModel:
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on: `given` holds those of
-    # them that are in the prefix, and its random numbers are in `uniform` from
+    # them that are in the prefix, and its random numbers are in `noise` from
     # `offset` on.
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
       if offset == 0:
-        uniform = self._compiled_uniform(keys, tf.constant(start - num_given))
-      # To the end of the buffer at most: `uniform` holds no numbers beyond it.
+        noise = self._compiled_noise(keys, tf.constant(start - num_given))
+      # To the end of the buffer at most: `noise` holds no numbers beyond it.
       num = min(size, self._buffer - offset, end - start)
       given = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]
       given[: len(part)] = part
       span = np.array([offset, num, len(part)], np.int32)
       ids, log_probs, last, states = self._compiled_advance(
-        table, last, states, given, span, uniform
+        table, last, states, given, span, noise
       )
       new = slice(len(part), num)
       start += num
@@ -209,16 +209,20 @@ class GenerativeModel:
     num_rows = len(last)
     given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      uniform = pool.submit(self._compiled_uniform, keys, tf.constant(0))
+      noise = pool.submit(self._compiled_noise, keys, tf.constant(0))
       numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])
       self._compiled_advance(table, last, states, given, span, numbers)
-      uniform.result()
+      noise.result()
     self._compiled.add(num_rows)
 
-  def _uniform(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
-    """Returns random numbers for positions from `first` on, `[S, B, V]`."""
+  def _noise(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
+    """Returns Gumbel noise for positions from `first` on, `[S, B, V]`.
+
+    It is made before the loop over characters, where it would be made one
+    small piece at a time.
+    """
     positions = first + tf.range(self._buffer)[:, tf.newaxis]
-    return uniform_numbers(keys, positions, len(self._vocab))
+    return gumbel_noise(uniform_numbers(keys, positions, len(self._vocab)))
 
   def _advance(
     self,
@@ -227,7 +231,7 @@ class GenerativeModel:
     states: State,
     given: tf.Tensor,
     span: tf.Tensor,
-    uniform: tf.Tensor,
+    noise: tf.Tensor,
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
     """Draws the next ids of each row; where the prefix goes on, takes its ids.
 
@@ -236,9 +240,9 @@ class GenerativeModel:
       last: ids `[B]` before the span, which are yet to be read.
       states: the state before those ids.
       given: ids `[S]`, of which the first are the prefix' part of the span.
-      span: its offset in `uniform`, its length, and how many ids of it are
+      span: its offset in `noise`, its length, and how many ids of it are
         from `given`, before those that are drawn.
-      uniform: random numbers, `[S, B, V]`.
+      noise: of the draws, `[S, B, V]`.
 
     Returns ids and their log-probabilities `[B, S]`, valid up to the length of
     the span, its last ids `[B]`, and the state before those.
@@ -252,7 +256,7 @@ class GenerativeModel:
     ) -> tuple[Any, ...]:
       log_probs, states = self._model.read(table, last, states)
       # A gather, since a slice would copy all of the numbers.
-      numbers = tf.gather(uniform, offset + i)
+      numbers = tf.gather(noise, offset + i)
       drawn = tf.cast(draw(log_probs, self._options, numbers), tf.int32)
       last = tf.where(i < num_given, tf.gather(given, i), drawn)
       values = last, tf.gather(log_probs, last, batch_dims=1)

@@ -8,38 +8,42 @@ from charlm.sampling.options import DrawOptions
 
 
 def draw(
-  log_probs: tf.Tensor, options: DrawOptions, uniform: tf.Tensor | None = None
+  log_probs: tf.Tensor, options: DrawOptions, noise: tf.Tensor | None = None
 ) -> tf.Tensor:
   """Draws ids of characters from log-probabilities `[B, V]`, within limits.
 
-  `uniform` and the result are as in `temperature_random_sampling`.
+  `noise` and the result are as in `temperature_random_sampling`.
   """
   log_probs = without_special(log_probs)
   if options.temperature:
     log_probs = limit(log_probs, options)
-  return temperature_random_sampling(log_probs, options.temperature, uniform)
+  return temperature_random_sampling(log_probs, options.temperature, noise)
 
 
 def temperature_random_sampling(
   log_probs: tf.Tensor,
   temperature: float | tf.Tensor = 1.0,
-  uniform: tf.Tensor | None = None,
+  noise: tf.Tensor | None = None,
 ) -> tf.Tensor:
   """Draws from softmax(log_probs / temperature) by the Gumbel-max trick.
 
   Args:
     log_probs: `[..., V]`; all of them can be drawn.
     temperature: 0 is greedy.
-    uniform: numbers in [0, 1) shaped like `log_probs`; drawn from TensorFlow's
+    noise: `gumbel_noise` shaped like `log_probs`; of numbers from TensorFlow's
       global generator if None.
 
   Returns ids `[...]`, int64.
   """
-  if uniform is None:
-    uniform = tf.random.uniform(tf.shape(log_probs))
+  if noise is None:
+    noise = gumbel_noise(tf.random.uniform(tf.shape(log_probs)))
+  return tf.argmax(log_probs + temperature * noise, axis=-1)
+
+
+def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:
+  """Turns uniform numbers in [0, 1) into numbers of Gumbel's distribution."""
   u = 1e-6 + uniform * (1 - 2e-6)  # log(0) and log(-log(1)) are not finite
-  gumbel = -tf.math.log(-tf.math.log(u))
-  return tf.argmax(log_probs + temperature * gumbel, axis=-1)
+  return -tf.math.log(-tf.math.log(u))
 
 
 def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:

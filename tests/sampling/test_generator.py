@@ -17,7 +17,11 @@ from charlm.data.vocabulary import encode
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, build_model
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.gumbel import limit, temperature_random_sampling
+from charlm.sampling.gumbel import (
+  gumbel_noise,
+  limit,
+  temperature_random_sampling,
+)
 from charlm.sampling.options import DrawOptions
 from charlm.sampling.sample import Sample
 from charlm.sampling.stop_buffer import StopBuffer
@@ -84,7 +88,7 @@ def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
   drawn = temperature_random_sampling(
     tf.constant(LOG_PROBS, tf.float32),
     temperature,
-    uniform_numbers(keys, positions, 7),
+    gumbel_noise(uniform_numbers(keys, positions, 7)),
   )
   assert drawn.shape == [100, 2_000]
   assert _chi_squared(drawn, temperature) < CHI_SQUARED_LIMIT
@@ -345,14 +349,14 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
   monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.8)
-  uniform, sizes = generator._compiled_uniform, []
+  noise, sizes = generator._compiled_noise, []
 
   def counted(*args: Any) -> tf.Tensor:
-    numbers = uniform(*args)
+    numbers = noise(*args)
     sizes.append(tf.size(numbers).numpy())
     return numbers
 
-  monkeypatch.setattr(generator, "_compiled_uniform", counted)
+  monkeypatch.setattr(generator, "_compiled_noise", counted)
   for one, other in zip(
     generator.sample(100, prefix, 5), expected, strict=True
   ):
