@@ -22,6 +22,7 @@ from charlm.system.devices import create_strategy
 from charlm.system.rendezvous import wait_for_workers
 
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
+_CONNECTED_WITHIN = 50  # seconds, once all workers are there
 # What TensorFlow raises when a worker is gone, or does not answer,
 _LOST = (
   tf.errors.UnavailableError,
@@ -222,6 +223,9 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   )
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
+  # TensorFlow waits for a worker that is lost at this instant, in a call that
+  # lets no handler run: the system ends the process.
+  signal.alarm(_CONNECTED_WITHIN)
   try:
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
   except tf.errors.OpError as error:
@@ -229,6 +233,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     raise LostRunError(
       f"the workers could not be connected ({words}): start all of them again"
     ) from error
+  signal.alarm(0)
   # TensorFlow notes SIGTERM, which is to end the process until a run begins.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)

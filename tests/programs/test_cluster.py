@@ -4,11 +4,13 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Program, metrics
+from helpers import ROOT, Program, metrics
 from soak import assert_equal_runs
 from workers import (
   Workers,
@@ -19,6 +21,7 @@ from workers import (
 )
 
 import train
+from charlm.system.rendezvous import wait_for_workers
 
 _FLAGS = (
   "--dropout_rate=0.1",
@@ -74,6 +77,32 @@ def test_two_workers_equal_two_replicas_through_a_stop_and_a_loss(
   workers = _start(args)
   assert workers.wait() == 0
   assert_equal_runs(together, alone)
+
+
+_HURRIED = (
+  "import sys, train\n"
+  "from charlm.system import cluster\n"
+  "cluster._CONNECTED_WITHIN = 3\n"
+  "sys.exit(train.main(sys.argv))"
+)
+
+
+def test_a_worker_that_is_lost_while_all_are_connected_ends_the_others(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  found = addresses(2)
+  args = _args(train_args, tmp_path / "run")[1:]
+  env = os.environ | {"TF_CONFIG": tf_config(found, 0)}
+  command = [sys.executable, "-c", _HURRIED, *args]
+  process = subprocess.Popen(command, cwd=ROOT, env=env)
+  try:
+    # It meets the other, and does nothing more.
+    wait_for_workers(found, 1, "no GPU", 60)
+    assert process.wait(30) == -signal.SIGALRM
+  finally:
+    process.kill()
+    process.wait()
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_frozen_chief_ends_the_others(
