@@ -79,7 +79,7 @@ class Recurrence:
       [tf.zeros(shape, dtype) for shape in shapes],
       tf.zeros_like(self.states[0]),
       [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)],
-      [tf.zeros_like(self.states[0, :1]) + g[:, None] * 0 for g in self.gain],
+      [tf.zeros_like(g) for g in self._gain_columns()],
     )
     _, *carried = tf.while_loop(
       lambda i, *_: i >= 0,
@@ -97,6 +97,11 @@ class Recurrence:
       tf.transpose(d_state),
       *[tf.reduce_sum(g, axis=1) for g in d_gain],
     )
+
+  def _gain_columns(self) -> list[tf.Tensor]:
+    """Returns the gain for each row `[3H, B]`, so as not to broadcast it."""
+    columns = tf.zeros_like(self.states[0, :1])
+    return [g[:, None] + columns for g in self.gain]
 
   def _block(
     self,
@@ -143,7 +148,7 @@ class Recurrence:
     """
     product_dtype, units = self.kernel.dtype, self.states.shape[1]
     shape = self.states.shape[1:]
-    gains = [g[:, None] + tf.zeros_like(self.states[0, :1]) for g in self.gain]
+    gains = self._gain_columns()
 
     def step(
       i: tf.Tensor,
