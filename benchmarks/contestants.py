@@ -122,7 +122,7 @@ def scaling(sizes: Sizes) -> Group:
     "scaling",
     f"Scaling, units {sizes.rnn_units}, batch {sizes.batch_size}, "
     f"window {sizes.seq_length}",
-    (_CHARLM, _KERAS, _PYTORCH, _JAX),
+    (_CHARLM, _KERAS, _PYTORCH, _JAX, _JAX_TABLE),
     _KERAS.name,
     sizes.characters_per_step,
   )
