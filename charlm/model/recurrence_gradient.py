@@ -66,9 +66,10 @@ class Recurrence:
     """
     dtype, units = d_outputs.dtype, self.states.shape[1]
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
-    size = max(1, _COLUMNS // (self.features.shape[-1] or 64))
+    size = 1  # which divides any number of steps
     if isinstance(num_steps, int):
-      size = min(size, num_steps)
+      most = max(1, _COLUMNS // (self.features.shape[-1] or 64))
+      size = min(most, num_steps)
     num_blocks, rest = num_steps // size, num_steps % size
 
     def step(i: tf.Tensor, *carried: Any) -> _Vars:
@@ -87,7 +88,7 @@ class Recurrence:
       (num_blocks - 1, *start),
       parallel_iterations=1,
     )
-    if not isinstance(rest, int) or rest:
+    if isinstance(rest, int) and rest:
       carried = self._block(d_outputs, 0, rest, *carried)
     (d_kernel, *sums), d_state, d_features, d_gain = carried
     return (

@@ -85,5 +85,6 @@ def compile_model(model: keras.Model) -> keras.Model:
   """Compiles a model for callers of `fit`; returns it."""
   # Log-probabilities are logits too: log-softmax leaves them as they are.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  model.compile(optimizer=build_optimizer(Config(), 0), loss=loss)
+  optimizer = keras.optimizers.Adam(Config().learning_rate)
+  model.compile(optimizer=optimizer, loss=loss)
   return model
