@@ -44,9 +44,10 @@ def test_xla_is_for_one_cpu_device_or_for_gpus() -> None:
 
 
 def test_each_contestant_trains(text: Text) -> None:
-  sizes, group = _groups()[1]
-  for contestant in group.contestants:
-    assert ours.build_step(sizes, text, **contestant.options)(1) > 0
+  for sizes, group in _groups()[:2]:
+    for contestant in group.contestants:
+      if not contestant.options["xla"]:
+        assert ours.build_step(sizes, text, **contestant.options)(1) > 0
   # XLA is set for a whole process.
   sizes, group = _groups()[0]
   contestant = group.contestants[-1]

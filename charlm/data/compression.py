@@ -26,9 +26,11 @@ class CountedFile(io.RawIOBase):
     self._file, self.num_bytes = file, 0
 
   def readable(self) -> bool:
+    """Returns True, as `io` asks."""
     return True
 
   def readinto(self, buffer: Any) -> int:
+    """Reads into a buffer; returns the number of bytes, 0 at the end."""
     data = self._file.read(len(buffer))
     buffer[: len(data)] = data
     self.num_bytes += len(data)

@@ -54,6 +54,7 @@ class _Encoder:
       self._learn(np.arange(256, dtype=np.uint32))
 
   def add(self, piece: str) -> None:
+    """Encodes the next piece of the text."""
     # Short ones: in most texts many of these are ASCII, which is faster.
     for start in range(0, len(piece), _PIECE):
       self._add(piece[start : start + _PIECE])
@@ -79,6 +80,7 @@ class _Encoder:
     self._file.write(ids.astype(dtype).data)
 
   def finish(self) -> Corpus:
+    """Returns the corpus of all pieces, whose ids the encoder's file holds."""
     ids: np.ndarray | StoredIds
     if isinstance(self._file, io.BytesIO):
       ids = np.frombuffer(self._file.getbuffer(), self._dtype)
@@ -90,6 +92,7 @@ class _Encoder:
     return Corpus(text, counts, self._digest.hexdigest())
 
   def close(self) -> None:
+    """Closes the file of ids."""
     self._file.close()
 
   def _learn(self, code_points: np.ndarray) -> None:

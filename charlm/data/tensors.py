@@ -59,6 +59,7 @@ def create_batch_dataset(
   first_steps = itertools.count(step=batches.steps_per_epoch)
 
   def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the batches of the next epoch."""
     first = next(first_steps)
     for step in range(first, first + batches.steps_per_epoch):
       windows = batches.batch(step)

@@ -75,6 +75,7 @@ class DynamicEvaluator:
 
     @functools.cache
     def loss(i: int) -> float:
+      """Returns the mean nats with one of the rates; each pass is made once."""
       return self._loss(ids, _LEARNING_RATES[i])
 
     best = last // 2

@@ -108,8 +108,8 @@ class FusedGRU(keras.layers.GRU):
     Up to `_MAX_ONE_HOT` embeddings are projected once each, not at each of
     their occurrences.
 
-    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others may
-    read as zeros.
+    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
+    raise an error or read as another character.
     """
     embeddings = tf.convert_to_tensor(embeddings)
     if (embeddings.shape[0] or 0) > _MAX_ONE_HOT:
@@ -117,8 +117,7 @@ class FusedGRU(keras.layers.GRU):
         tf.gather(embeddings, ids), initial_state, None, training
       )
     table = project(self.cell, embeddings)
-    ids = tf.cast(tf.transpose(ids), tf.int32)  # a gather takes no uint8
-    return self._run(ids, table, initial_state, training)
+    return self._run(tf.transpose(ids), table, initial_state, training)
 
   def _run(
     self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
@@ -136,8 +135,8 @@ class FusedGRU(keras.layers.GRU):
       tf.cast(state, self.compute_dtype),
       *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
       product_dtype=tf.bfloat16 if low else tf.as_dtype(self.compute_dtype),
-      # Without XLA, which only scores are computed with, a product is faster
-      # than a gather and a transposition.
+      # A gather and a transposition are faster under XLA alone, which computes
+      # all scores, but few of the trainings.
       by_product=training,
     )
     outputs.set_shape([features.shape[-1], features.shape[0], self.units])

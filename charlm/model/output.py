@@ -43,11 +43,13 @@ def _nats(
   """Returns the nats `[R]` of one chunk; its gradient recomputes the logits."""
 
   def cross_entropy() -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the nats, and their gradients with respect to the logits."""
     return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
       features=tf.matmul(x, kernel) + bias, labels=targets
     )
 
   def gradient(d_nats: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+    """Returns the gradients of the arguments."""
     d_logits = cross_entropy()[1] * d_nats[:, None]
     return (
       tf.matmul(d_logits, kernel, transpose_b=True),

@@ -56,6 +56,7 @@ def recurrence(
     state: tf.Tensor,
     *gain: tf.Tensor,
   ) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """Returns the outputs, and the function for the gradients."""
     if not features.dtype.is_integer:
       features = tf.cast(features, product_dtype)
     # Cast here, so that the gradients are those of the cast values.
@@ -93,6 +94,7 @@ def _forward(
   bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # [N, B]
 
   def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> _Vars:
+    """Computes the gates of time step t, and the state after it."""
     inputs = tf.cast(project(t), dtype)  # [3H, B]
     low = tf.cast(state, recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, low), dtype)  # [3H, B]
@@ -135,10 +137,12 @@ def _projection(
   by_id = features.dtype.is_integer
   depth = kernel.shape[0] or tf.shape(kernel)[0]
   if by_id and not by_product:
-    return lambda t: tf.transpose(tf.gather(kernel, features[t]))
+    ids = tf.cast(features, tf.int64)  # a gather takes no uint8
+    return lambda t: tf.transpose(tf.gather(kernel, ids[t]))
   kernel = tf.transpose(kernel)  # once, not in every product
 
   def project(t: tf.Tensor) -> tf.Tensor:
+    """Returns what the input of time step t adds to the gates."""
     columns = features[t]  # [D, B], or ids [B]
     if by_id:
       columns = tf.one_hot(columns, depth, axis=0, dtype=kernel.dtype)

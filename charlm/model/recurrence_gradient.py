@@ -66,7 +66,7 @@ class Recurrence:
     """
     dtype, units = d_outputs.dtype, self.states.shape[1]
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
-    size = 1  # which divides any number of steps
+    size = 1  # divides any number: XLA knows none that is not in the shape
     if isinstance(num_steps, int):
       most = max(1, _COLUMNS // (self.features.shape[-1] or 64))
       size = min(most, num_steps)

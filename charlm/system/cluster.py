@@ -233,7 +233,8 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     raise LostRunError(
       f"the workers could not be connected ({words}): start all of them again"
     ) from error
-  signal.alarm(0)
+  finally:
+    signal.alarm(0)
   # TensorFlow notes SIGTERM, which is to end the process until a run begins.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)

@@ -27,8 +27,9 @@ class Adam(keras.optimizers.Adam):
     """
     rate = tf.convert_to_tensor(self.learning_rate)
     step = tf.cast(self.iterations.value + 1, rate.dtype)
-    betas = {"beta1": self.beta_1, "beta2": self.beta_2}
-    powers = {f"{name}_power": beta**step for name, beta in betas.items()}
+    numbers = {"beta1": self.beta_1, "beta2": self.beta_2}
+    numbers |= {f"{name}_power": beta**step for name, beta in numbers.items()}
+    numbers |= {"lr": rate, "epsilon": self.epsilon}
     for gradient, variable in zip(gradients, variables, strict=True):
       index = self._get_variable_index(variable)
       # On a replica, a handle is that of the replica's own copy.
@@ -37,16 +38,10 @@ class Adam(keras.optimizers.Adam):
         for slot in (variable, self._momentums[index], self._velocities[index])
       )
       if self.weight_decay and self._use_weight_decay(variable):
-        decay = rate * self.weight_decay
-        tf.raw_ops.AssignSubVariableOp(
-          resource=var, value=decay * variable.value
-        )
-      args = {"var": var, "m": m, "v": v, "lr": rate, "grad": gradient}
-      # With automatic clustering, XLA would join the updates of two replicas.
-      with tf.xla.experimental.jit_scope(compile_ops=False):
-        tf.raw_ops.ResourceApplyAdam(
-          **args, **betas, **powers, epsilon=self.epsilon
-        )
+        decay = rate * self.weight_decay * variable.value
+        tf.raw_ops.AssignSubVariableOp(resource=var, value=decay)
+      slots = {"var": var, "m": m, "v": v}
+      tf.raw_ops.ResourceApplyAdam(**slots, **numbers, grad=gradient)
     self.iterations.assign_add(1)
 
 
@@ -85,6 +80,7 @@ def compile_model(model: keras.Model) -> keras.Model:
   """Compiles a model for callers of `fit`; returns it."""
   # Log-probabilities are logits too: log-softmax leaves them as they are.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  # Keras' own, whose name a saved model can be loaded by.
   optimizer = keras.optimizers.Adam(Config().learning_rate)
   model.compile(optimizer=optimizer, loss=loss)
   return model

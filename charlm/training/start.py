@@ -8,6 +8,7 @@ from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir
 from charlm.system.choices import (
+  FEW_WINDOWS,
   FUSED_ALONE,
   GRU,
   TENSOR_FLOAT_32,
@@ -140,7 +141,7 @@ def _describe(
     f"steps    {num_steps:,} (an epoch has {batches.steps_per_epoch:,}), "
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
-    f"devices  {_describe_devices(start, options)}\n"
+    f"devices  {_describe_devices(run, start, options)}\n"
     f"gru      {_describe_gru(trainer, options)}\n"
     f"products {_describe_precision(run, options)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
@@ -148,7 +149,9 @@ def _describe(
   )
 
 
-def _describe_devices(start: dict[str, Any], options: StartOptions) -> str:
+def _describe_devices(
+  run: RunDir, start: dict[str, Any], options: StartOptions
+) -> str:
   """Returns the devices of this worker, and why they are those."""
   reason = "--device=cpu"
   if options.device != "cpu":
@@ -160,8 +163,12 @@ def _describe_devices(start: dict[str, Any], options: StartOptions) -> str:
   devices = ", ".join(start["devices"])
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
-  elif kind_of_device() == "GPU" and len(start["devices"]) < num_devices():
-    reason += f": of {num_devices()}, as many as divide --batch_size"
+  elif not options.num_replicas and len(start["devices"]) < num_devices():
+    why = "as many as divide --batch_size"
+    batch_size = run.experiment().config.batch_size
+    if kind_of_device() == "CPU" and batch_size <= FEW_WINDOWS:
+      why = "one for few windows"
+    reason += f": of {num_devices()}, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 
@@ -172,7 +179,7 @@ def _describe_gru(trainer: Trainer, options: StartOptions) -> str:
   if options.gru != "auto":
     reason = "--gru"
   if trainer.uses_xla:
-    reason += "; by XLA on one device, for few windows a step"
+    reason += "; compiled by XLA, for few windows"
   return f"{kind} ({reason})"
 
 

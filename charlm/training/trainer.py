@@ -11,11 +11,7 @@ from charlm.data.batches import Batches, ContinuedBatches
 from charlm.errors import DivergedError
 from charlm.model.gru import FusedGRU
 from charlm.model.language_model import GRULM, State
-from charlm.system.choices import (
-  FEW_WINDOWS,
-  MIN_XLA_UNITS,
-  kind_of_device,
-)
+from charlm.system.choices import FEW_WINDOWS, MIN_XLA_UNITS, kind_of_device
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.optimizer import Adam
 from charlm.training.train_state import TrainState

@@ -198,7 +198,8 @@ def test_window_in_two_with_the_state_carried() -> None:
   )
 
 
-def test_dynamic_shapes_need_no_retracing() -> None:
+@pytest.mark.parametrize("with_xla", [False, True])
+def test_dynamic_shapes_need_no_retracing(with_xla: bool) -> None:
   reference = _reference()
   fused = _fused(reference)
   signature = [
@@ -208,7 +209,7 @@ def test_dynamic_shapes_need_no_retracing() -> None:
     tf.TensorSpec([None, _D]),
   ]
 
-  @tf.function(input_signature=signature)
+  @tf.function(input_signature=signature, jit_compile=with_xla)
   def run(
     x: tf.Tensor, state: tf.Tensor, ids: tf.Tensor, table: tf.Tensor
   ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:

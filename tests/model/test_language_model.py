@@ -202,6 +202,19 @@ def test_a_reader_may_compile_and_fit(lines: list[str]) -> None:
   assert losses[2] < losses[1] < losses[0]
 
 
+def test_a_saved_model_that_was_compiled_loads(tmp_path: pathlib.Path) -> None:
+  ids = keras.Input([None], dtype="int32")
+  outputs = keras.layers.Dense(5, "log_softmax")(
+    keras.layers.Embedding(5, 4)(ids)
+  )
+  model = charlm.compile_model(keras.Model(ids, outputs))
+  windows = np.arange(12).reshape(2, 6) % 5
+  model.fit(windows, windows, verbose=0)
+  model.save(tmp_path / "model.keras")
+  loaded = keras.models.load_model(tmp_path / "model.keras")
+  np.testing.assert_array_equal(loaded(windows), model(windows))
+
+
 def test_public_names_are_there_and_only_those() -> None:
   for name in charlm.__all__:
     assert getattr(charlm, name).__name__ == name

@@ -223,6 +223,8 @@ def test_a_short_soak(
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
   flags += ["--eval_every_steps=90", "--valid_lines=20", "--num_replicas=1"]
   flags += ["--embedding_dim=8", "--rnn_units=16"]
+  # Before the first metrics: later kills find a whole one.
+  flags.append("--checkpoint_every_steps=5")
   kills = soak.soak(
     flags, tmp_path, num_kills=2, seed=1, max_delay=0.5, start=Program
   )
