@@ -49,21 +49,28 @@ _JAX_TABLE = Contestant(
   "jax_scan.build_step",
   {"use_table": True},
 )
+_JAX_UNROLLED = Contestant(
+  "jax_unrolled",
+  "JAX scan, table lookup, 10 steps a round",
+  "jax_scan.build_step",
+  {"use_table": True, "unroll": 10},
+)
+_PEERS = (_KERAS, _PYTORCH, _JAX, _JAX_TABLE, _JAX_UNROLLED)
 _FACTORS = {
   "rnn_units": (128, 256, 512, 1024, 2048),
   "batch_size": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
   "seq_length": (25, 50, 100, 200, 400),
+  "num_layers": (1, 2),
 }
 
 
 def training(sizes: Sizes) -> Group:
   """The training step, and the bound of its matrix products."""
   bound = Contestant(BOUND, "matrix products alone", "bound.build_products")
-  others = (_KERAS, _PYTORCH, _JAX, _JAX_TABLE)
   return Group(
     "training",
     "Training step",
-    (_CHARLM, _BFLOAT16, *others, bound),
+    (_CHARLM, _BFLOAT16, *_PEERS, bound),
     _KERAS.name,
     sizes.characters_per_step,
   )
@@ -121,8 +128,8 @@ def scaling(sizes: Sizes) -> Group:
   return Group(
     "scaling",
     f"Scaling, units {sizes.rnn_units}, batch {sizes.batch_size}, "
-    f"window {sizes.seq_length}",
-    (_CHARLM, _KERAS, _PYTORCH, _JAX, _JAX_TABLE),
+    f"window {sizes.seq_length}, layers {sizes.num_layers}",
+    (_CHARLM, *_PEERS),
     _KERAS.name,
     sizes.characters_per_step,
   )

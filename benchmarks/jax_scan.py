@@ -1,5 +1,6 @@
 """JAX's contestants: `lax.scan` under `jit`, with Adam written out."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -11,18 +12,28 @@ from charlm.data.batches import Batches
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
 
-Params = dict[str, jax.Array]
+Params = dict[str, Any]  # a tree of arrays
 
 
-def build_step(sizes: Sizes, text: Text, use_table: bool) -> Run:
-  """Training steps.
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """How the step is written.
 
-  Args:
-    sizes: of the model and the batches.
-    text: to train on.
+  Attributes:
     use_table: project each character of the vocabulary once a step, and look
       the projections up, instead of projecting each character of the batch.
+    unroll: time steps in one round of the loop.
   """
+
+  use_table: bool
+  unroll: int = 1
+
+
+def build_step(
+  sizes: Sizes, text: Text, use_table: bool, unroll: int = 1
+) -> Run:
+  """Training steps of a `Variant`."""
+  variant = Variant(use_table, unroll)
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
   params = _init(sizes)
   state = params, *(jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -32,7 +43,7 @@ def build_step(sizes: Sizes, text: Text, use_table: bool) -> Run:
     nonlocal state, step
     for _ in range(num_steps):
       windows = jnp.asarray(batches.batch(step), jnp.int32)
-      state, loss = _train_step(state, step, windows, use_table)
+      state, loss = _train_step(state, step, windows, variant)
       step += 1
     loss.block_until_ready()
 
@@ -41,18 +52,24 @@ def build_step(sizes: Sizes, text: Text, use_table: bool) -> Run:
 
 def _init(sizes: Sizes) -> Params:
   v, d, h = sizes.vocab_size, sizes.embedding_dim, sizes.rnn_units
-  keys = jax.random.split(jax.random.key(0), 4)
+  keys = jax.random.split(jax.random.key(0), 2 + sizes.num_layers)
+  glorot = jax.nn.initializers.glorot_uniform()
+  embeddings = jax.random.uniform(keys[0], [v, d], minval=-0.05, maxval=0.05)
+  layers = [
+    _init_layer(key, d if i == 0 else h, h) for i, key in enumerate(keys[2:])
+  ]
+  dense = {"kernel": glorot(keys[1], [h, v]), "bias": jnp.zeros([v])}
+  return {"embeddings": embeddings, "layers": layers, "dense": dense}
+
+
+def _init_layer(key: jax.Array, num_features: int, h: int) -> Params:
+  keys = jax.random.split(key)
   glorot = jax.nn.initializers.glorot_uniform()
   return {
-    "embeddings": jax.random.uniform(
-      keys[0], [v, d], minval=-0.05, maxval=0.05
-    ),
-    "kernel": glorot(keys[1], [d, 3 * h]),
-    "recurrent_kernel": jax.nn.initializers.orthogonal()(keys[2], [h, 3 * h]),
+    "kernel": glorot(keys[0], [num_features, 3 * h]),
+    "recurrent_kernel": jax.nn.initializers.orthogonal()(keys[1], [h, 3 * h]),
     "bias": jnp.zeros([3 * h]),
     "recurrent_bias": jnp.zeros([3 * h]),
-    "dense_kernel": glorot(keys[3], [h, v]),
-    "dense_bias": jnp.zeros([v]),
   }
 
 
@@ -61,10 +78,10 @@ def _train_step(
   state: tuple[Params, Params, Params],
   step: int,
   windows: jax.Array,
-  use_table: bool,
+  variant: Variant,
 ) -> tuple[tuple[Params, Params, Params], jax.Array]:
   params, means, squares = state
-  loss, gradients = jax.value_and_grad(_loss)(params, windows, use_table)
+  loss, gradients = jax.value_and_grad(_loss)(params, windows, variant)
   means = jax.tree.map(
     lambda m, g: _BETA1 * m + (1 - _BETA1) * g, means, gradients
   )
@@ -84,19 +101,32 @@ def _train_step(
   return (params, means, squares), loss
 
 
-def _loss(params: Params, windows: jax.Array, use_table: bool) -> jax.Array:
+def _loss(params: Params, windows: jax.Array, variant: Variant) -> jax.Array:
   """Mean nats per character of the windows `[B, T + 1]`."""
   inputs, targets = windows[:, :-1].T, windows[:, 1:].T  # [T, B]
-  if use_table:
-    table = params["embeddings"] @ params["kernel"] + params["bias"]
+  first, *others = params["layers"]
+  if variant.use_table:
+    table = params["embeddings"] @ first["kernel"] + first["bias"]
     projected = table[inputs]  # [T, B, 3H]
   else:
     x = params["embeddings"][inputs]
-    projected = x @ params["kernel"] + params["bias"]
-  units = params["recurrent_kernel"].shape[0]
+    projected = x @ first["kernel"] + first["bias"]
+  outputs = _scan(first, projected, variant.unroll)
+  for layer in others:
+    projected = outputs @ layer["kernel"] + layer["bias"]
+    outputs = _scan(layer, projected, variant.unroll)
+  logits = outputs @ params["dense"]["kernel"] + params["dense"]["bias"]
+  log_probs = jax.nn.log_softmax(logits)
+  chosen = jnp.take_along_axis(log_probs, targets[..., None], axis=2)
+  return -chosen.mean()
+
+
+def _scan(layer: Params, projected: jax.Array, unroll: int) -> jax.Array:
+  """Runs a layer over `[T, B, 3H]`; returns its outputs `[T, B, H]`."""
+  units = layer["recurrent_kernel"].shape[0]
 
   def advance(h: jax.Array, x: jax.Array) -> tuple[jax.Array, Any]:
-    recurrent = h @ params["recurrent_kernel"] + params["recurrent_bias"]
+    recurrent = h @ layer["recurrent_kernel"] + layer["recurrent_bias"]
     z, r = jnp.split(
       jax.nn.sigmoid(x[:, : 2 * units] + recurrent[:, : 2 * units]), 2, axis=1
     )
@@ -104,9 +134,5 @@ def _loss(params: Params, windows: jax.Array, use_table: bool) -> jax.Array:
     h = z * h + (1 - z) * n
     return h, h
 
-  start = jnp.zeros([windows.shape[0], units])
-  _, outputs = jax.lax.scan(advance, start, projected)
-  logits = outputs @ params["dense_kernel"] + params["dense_bias"]
-  log_probs = jax.nn.log_softmax(logits)
-  chosen = jnp.take_along_axis(log_probs, targets[..., None], axis=2)
-  return -chosen.mean()
+  start = jnp.zeros([projected.shape[1], units])
+  return jax.lax.scan(advance, start, projected, unroll=unroll)[1]

@@ -58,6 +58,7 @@ def build_step(
     batch_size=sizes.batch_size,
     embedding_dim=sizes.embedding_dim,
     rnn_units=sizes.rnn_units,
+    num_layers=sizes.num_layers,
     learning_rate=LEARNING_RATE,
     precision=precision,
   )

@@ -18,11 +18,13 @@ _COLORS = {
   "pytorch": "tab:red",
   "jax": "tab:green",
   "jax_table": "tab:olive",
+  "jax_unrolled": "tab:purple",
 }
 _AXIS_LABELS = {
   "rnn_units": "units",
   "batch_size": "batch, windows",
   "seq_length": "window, characters",
+  "num_layers": "layers",
 }
 _MIB = 2**20
 
@@ -34,7 +36,7 @@ def plot_results(results: dict[str, Any], path: pathlib.Path) -> None:
   rows = [row for row in (training, points, points) if row]
   if not rows:
     return
-  figure = Figure(figsize=(13, 4 * len(rows)), layout="constrained")
+  figure = Figure(figsize=(15, 4 * len(rows)), layout="constrained")
   parts = figure.subfigures(len(rows), squeeze=False)[:, 0]
   if training:
     time_axes, memory_axes = parts[0].subplots(1, 2)
@@ -42,7 +44,9 @@ def plot_results(results: dict[str, Any], path: pathlib.Path) -> None:
     _draw_memory(memory_axes, training["contestants"])
   if points:
     for part, quantity in zip(parts[-2:], ("time", "memory"), strict=True):
-      _draw_scaling(part.subplots(1, 3, sharey=True), points, quantity)
+      _draw_scaling(
+        part.subplots(1, len(_AXIS_LABELS), sharey=True), points, quantity
+      )
   figure.savefig(path)
 
 
@@ -102,7 +106,7 @@ def _draw_bars(
 def _draw_scaling(
   row: Any, points: list[dict[str, Any]], quantity: str
 ) -> None:
-  """Draws a quantity against each factor: three axes of one row."""
+  """Draws a quantity against each factor: the axes of one row."""
   measured = {Sizes(**p["sizes"]): p["contestants"] for p in points}
   base = Sizes(points[0]["sizes"]["vocab_size"])
   curves = scaling_curves(base)

@@ -13,7 +13,12 @@ class CharacterModel(nn.Module):
   def __init__(self, sizes: Sizes) -> None:
     super().__init__()
     self.embedding = nn.Embedding(sizes.vocab_size, sizes.embedding_dim)
-    self.gru = nn.GRU(sizes.embedding_dim, sizes.rnn_units, batch_first=True)
+    self.gru = nn.GRU(
+      sizes.embedding_dim,
+      sizes.rnn_units,
+      sizes.num_layers,
+      batch_first=True,
+    )
     self.linear = nn.Linear(sizes.rnn_units, sizes.vocab_size)
 
   def forward(self, inputs: torch.Tensor) -> torch.Tensor:

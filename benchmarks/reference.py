@@ -30,9 +30,12 @@ class CharacterModel(keras.Model):
     self.embedding = keras.layers.Embedding(
       sizes.vocab_size, sizes.embedding_dim
     )
-    self.gru = keras.layers.GRU(
-      sizes.rnn_units, return_sequences=True, return_state=True
-    )
+    self.grus = [
+      keras.layers.GRU(
+        sizes.rnn_units, return_sequences=True, return_state=True
+      )
+      for _ in range(sizes.num_layers)
+    ]
     self.dense = keras.layers.Dense(
       sizes.vocab_size, activation=tf.nn.log_softmax
     )
@@ -40,17 +43,21 @@ class CharacterModel(keras.Model):
   def call(
     self,
     inputs: tf.Tensor,
-    states: tf.Tensor | None = None,
+    states: list[tf.Tensor] | None = None,
     return_state: bool = False,
     training: bool = False,
   ) -> Any:
-    """Returns log-probabilities `[B, T, V]`, and the state if asked for."""
+    """Returns log-probabilities `[B, T, V]`, and the states if asked for."""
     x = self.embedding(inputs, training=training)
     if states is None:
-      states = self.gru.get_initial_state(tf.shape(x)[0])
-    x, states = self.gru(x, initial_state=states, training=training)
+      rows = tf.shape(x)[0]
+      states = [gru.get_initial_state(rows) for gru in self.grus]
+    last = []
+    for gru, state in zip(self.grus, states, strict=True):
+      x, state = gru(x, initial_state=state, training=training)
+      last.append(state)
     x = self.dense(x, training=training)
-    return (x, states) if return_state else x
+    return (x, last) if return_state else x
 
 
 class CharacterGenerator:
@@ -67,8 +74,8 @@ class CharacterGenerator:
     self._mask = self._mask.astype(np.float32)
 
   @tf.function
-  def step(self, inputs: tf.Tensor, states: tf.Tensor | None) -> Any:
-    """Returns the next character of each text `[B]`, and the state."""
+  def step(self, inputs: tf.Tensor, states: list[tf.Tensor] | None) -> Any:
+    """Returns the next character of each text `[B]`, and the states."""
     ids = self._ids(tf.strings.unicode_split(inputs, "UTF-8")).to_tensor()
     log_probs, states = self._model(ids, states, return_state=True)
     log_probs = log_probs[:, -1] + self._mask

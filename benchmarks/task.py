@@ -25,13 +25,14 @@ Run = Callable[[int], float]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of a model of one GRU layer and of its batches."""
+  """Sizes of a model and of its batches."""
 
   vocab_size: int
   batch_size: int = 64
   seq_length: int = 100
   embedding_dim: int = 256
   rnn_units: int = 512
+  num_layers: int = 1
 
   @property
   def characters_per_step(self) -> int:
@@ -46,12 +47,13 @@ class Sizes:
     for the gradient of its input and as many for that of its weights.
     """
     n, h = self.characters_per_step, self.rnn_units
-    recurrent = n * h * 3 * h  # state to the three gates, at each character
+    # State to the three gates, at each character, and from layer to layer.
+    gates = (2 * self.num_layers - 1) * n * h * 3 * h
     dense = n * h * self.vocab_size
     # Each character of the vocabulary is projected once; a lookup is no
     # product.
     table = self.vocab_size * self.embedding_dim * 3 * h
-    return 3 * 2 * (recurrent + dense + table)
+    return 3 * 2 * (gates + dense + table)
 
 
 class Text:
