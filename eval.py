@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from charlm.data.encoding import encode_text
+from charlm.data.lines import read_lines
 from charlm.data.reading import read_corpus
 from charlm.data.sources import Source
 from charlm.data.text import Ids, codec
@@ -109,7 +110,7 @@ def evaluate(options: EvalOptions) -> int:
   import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
-  from charlm.evaluation.per_line import LineScorer, read_lines
+  from charlm.evaluation.per_line import LineScorer
   from charlm.evaluation.score import refuse_short, scored_bytes
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir

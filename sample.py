@@ -1,27 +1,27 @@
 """Writes text with a trained model."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
+from charlm.data.lines import read_lines
 from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
-from charlm.options import (
-  Options,
-  between,
-  device_option,
-  is_utf8,
-  one_of,
-  option,
-)
-from charlm.sampling.options import DrawOptions
+from charlm.options import Options, device_option, one_of, option
+from charlm.sampling.options import Request
+from charlm.sampling.requests import parse_request
 from charlm.system.process import (
   DONE,
+  INCOMPLETE,
   import_quietly,
+  interrupts_for_caller,
   print_in,
   run_command,
   warn,
@@ -29,52 +29,47 @@ from charlm.system.process import (
 
 if TYPE_CHECKING:  # it imports TensorFlow
   from charlm.sampling.generator import GenerativeModel
+  from charlm.sampling.sample import Sample
 
 SEPARATOR = "-" * 20
 
 
 @dataclasses.dataclass(frozen=True)
-class _TextOptions(Options):
-  """The flags that come before those of drawing."""
+class _RunOptions(Options):
+  """The flags that come before those of a request."""
 
   run_dir: str = option(
     "runs/shakespeare", "folder of the run", group="The run"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
-  prefix: str = option(
-    "", "text to continue; default: the start of a line", group="The text"
-  )
-  prefix_file: str | None = option(
-    None, "file that holds the prefix, - for standard input"
-  )
-  stop: str = option("", "end a text before it would contain this string")
-  num_chars: int = option(
-    1000, "largest number of characters after the prefix", between(1, 10**8)
-  )
-  num_samples: int = option(
-    1,
-    "number of texts; a larger number adds texts and leaves the others as they "
-    "are",
-    between(1, 10**6),
-  )
-  seed: int = option(
-    0, "the same seed gives the same texts", between(0, 2**64 - 1)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleOptions(DrawOptions, _TextOptions):
+class SampleOptions(Request, _RunOptions):
   """The flags."""
 
+  prefix_file: str | None = option(
+    None,
+    "file that holds the prefix or, with per_line, one a line; - for standard "
+    "input",
+    group="Input and output",
+  )
+  per_line: bool = option(
+    False,
+    "answer prefixes as they come, one a line, by default from standard input; "
+    "a line that begins with { is a JSON object with prefix and any flag of "
+    "the groups The text and How it is drawn",
+  )
   format: str = option(
     "text",
     "text, or jsonl: an object for each text, with the log-probability of each "
     "character",
     one_of("text", "jsonl"),
-    group="Output",
   )
-  stream: bool = option(False, "print the text while it is drawn")
+  stream: bool = option(
+    False, "print the text while it is drawn, as per_line always does"
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -82,9 +77,11 @@ class SampleOptions(DrawOptions, _TextOptions):
       raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and self.prefix_file:
       raise InputError("two prefixes: give --prefix or --prefix_file")
-    for name in ("prefix", "stop"):
-      if not is_utf8(getattr(self, name)):
-        raise InputError(f"{name} is not UTF-8: check the terminal's encoding")
+    if self.prefix and self.per_line:
+      raise InputError(
+        "per_line reads prefixes from standard input or --prefix_file: leave "
+        "out --prefix"
+      )
 
 
 def main(argv: list[str]) -> int:
@@ -107,57 +104,139 @@ def sample(options: SampleOptions) -> int:
   choose_device(options.device)
   run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
-  vocab, encoding = run.vocabulary(), codec(run.experiment().config.unit)
+  config = run.experiment().config
+  encoding = codec(config.unit)
   # Bytes are characters here: those of the flags, and of what is written.
   print_in(encoding)
-  stop = options.stop.encode().decode(encoding)
-  prefix = options.prefix.encode().decode(encoding)
-  if options.prefix_file:
-    file = options.prefix_file
-    chunks = Source(file, is_file=file != "-").read()
-    prefix = "".join(decode_chunks(chunks, options.prefix_file, encoding))
-  if unknown := unknown_characters(prefix or "\n", vocab):
-    warn(
-      f"not in the vocabulary: {' '.join(map(repr, unknown))}; the model reads "
-      f"[UNK] for each{'' if prefix else ': give a --prefix'}"
-    )
-  generator = GenerativeModel(
-    model,
-    vocab,
-    options.temperature,
-    options.top_k,
-    options.top_p,
-    options.min_p,
+  names = [field.name for field in dataclasses.fields(Request)]
+  request = Request(**{name: getattr(options, name) for name in names})
+  request = dataclasses.replace(
+    request,
+    prefix=_read_prefix(options, encoding),
+    stop=options.stop.encode().decode(encoding),
   )
-  if options.stream:
-    _stream(options, generator, prefix, stop)
+  generator = GenerativeModel(model, run.vocabulary())
+  writer = _Writer(generator, run.vocabulary(), encoding, options.format)
+  if not options.per_line:
+    writer.write(request, options.stream)
     return DONE
-  samples = generator.sample(
-    options.num_chars,
-    prefix or "\n",
-    options.num_samples,
-    options.seed,
-    stop,
-  )
-  if options.format == "jsonl":
-    for i, sample in enumerate(samples):
-      print(json.dumps({"sample": i, "prefix": prefix, **sample.to_dict()}))
-  else:
-    texts = (prefix + sample.text for sample in samples)
-    print(f"\n{SEPARATOR}\n".join(texts))
+  name = options.prefix_file or "-"
+  if name == "-" and sys.stdin.isatty() and sys.stdout.isatty():
+    return _converse(writer, request)
+  with Source(name, is_file=name != "-").open() as file:
+    blocks = read_lines(file, config.keeps_text)
+    lines = enumerate(itertools.chain.from_iterable(blocks), 1)
+    answered = [writer.answer(*numbered, request) for numbered in lines]
+  return DONE if all(answered) else INCOMPLETE
+
+
+def _read_prefix(options: SampleOptions, encoding: str) -> str:
+  file = options.prefix_file
+  if file is None or options.per_line:
+    return options.prefix.encode().decode(encoding)
+  chunks = Source(file, is_file=file != "-").read()
+  return "".join(decode_chunks(chunks, file, encoding))
+
+
+def _converse(writer: "_Writer", defaults: Request) -> int:
+  """Answers what is typed at a prompt; returns the exit code.
+
+  Ctrl-C ends a text or clears the line, Ctrl-D ends the conversation.
+  """
+  with contextlib.suppress(ImportError):
+    # Here, since it writes codes to the terminal when it is imported. With it,
+    # `input` has a history and lines that can be edited.
+    import readline  # noqa: F401
+  with interrupts_for_caller():
+    for number in itertools.count(1):
+      try:
+        writer.answer(number, os.fsencode(input("> ")), defaults)
+      except EOFError:
+        break
+      except KeyboardInterrupt:
+        print()
+  print()
   return DONE
 
 
-def _stream(
-  options: SampleOptions, generator: "GenerativeModel", prefix: str, stop: str
-) -> None:
-  for i in range(options.num_samples):
-    print(f"\n{SEPARATOR}\n" if i else "", prefix, sep="", end="", flush=True)
-    for piece in generator.stream(
-      options.num_chars, prefix or "\n", i, options.seed, stop
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+  """Draws texts and prints them."""
+
+  generator: "GenerativeModel"
+  vocab: list[str]
+  encoding: str  # of the texts, as `codec` returns it
+  format: str
+
+  def write(self, request: Request, as_drawn: bool) -> None:
+    """Prints the texts that a single call asks for."""
+    self._warn_of_unknown(request, "")
+    if self.format == "jsonl":
+      self._print_objects(request, {})
+    elif as_drawn:
+      for i in range(request.num_samples):
+        print(f"{SEPARATOR}\n" if i else "", end="")
+        self._print_as_drawn(request, i)
+    else:
+      texts = (request.prefix + s.text for s in self._draw(request))
+      print(f"\n{SEPARATOR}\n".join(texts))
+
+  def answer(self, number: int, line: bytes, defaults: Request) -> bool:
+    """Prints the texts that a line asks for; tells whether it was understood.
+
+    A line that was not gets an answer, too, which says why in JSON.
+    """
+    try:
+      request = parse_request(line, defaults, self.encoding)
+    except InputError as error:
+      warn(f"line {number}: {error}")
+      refusal = json.dumps({"line": number, "error": str(error)})
+      print(SEPARATOR if self.format == "text" else refusal, flush=True)
+      return False
+    self._warn_of_unknown(request, f"line {number}: ")
+    if self.format == "jsonl":
+      self._print_objects(request, {"line": number})
+      return True
+    for i in range(request.num_samples):
+      self._print_as_drawn(request, i)
+      print(SEPARATOR, flush=True)
+    return True
+
+  def _draw(self, request: Request) -> list["Sample"]:
+    return self.generator.sample(
+      request.num_chars,
+      request.prefix or "\n",
+      request.num_samples,
+      request.seed,
+      request.stop,
+      request,
+    )
+
+  def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
+    for i, sample in enumerate(self._draw(request)):
+      start = fields | {"sample": i, "prefix": request.prefix}
+      print(json.dumps({**start, **sample.to_dict()}), flush=True)
+
+  def _print_as_drawn(self, request: Request, sample: int) -> None:
+    print(request.prefix, end="", flush=True)
+    for piece in self.generator.stream(
+      request.num_chars,
+      request.prefix or "\n",
+      sample,
+      request.seed,
+      request.stop,
+      request,
     ):
       print(piece.text, end="", flush=True)
-  print()
+    print()
+
+  def _warn_of_unknown(self, request: Request, where: str) -> None:
+    if unknown := unknown_characters(request.prefix or "\n", self.vocab):
+      remedy = "" if request.prefix else ": give a prefix"
+      warn(
+        f"{where}not in the vocabulary: {' '.join(map(repr, unknown))}; the "
+        f"model reads [UNK] for each{remedy}"
+      )
 
 
 if __name__ == "__main__":

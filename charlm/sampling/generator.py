@@ -21,7 +21,7 @@ from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, gumbel_noise
-from charlm.sampling.options import DrawOptions
+from charlm.sampling.options import DrawOptions, Limits
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
@@ -48,7 +48,7 @@ class GenerativeModel:
     top_p: float = 1.0,
     min_p: float = 0.0,
   ) -> None:
-    """Takes a trained model, and how to draw: see `DrawOptions`.
+    """Takes a trained model, and how to draw by default: see `DrawOptions`.
 
     Raises InputError: a temperature or a limit that is out of range.
     """
@@ -59,7 +59,8 @@ class GenerativeModel:
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
-    self._compiled: set[int] = set()  # for how many rows
+    # For how many rows, and within which limits.
+    self._compiled: set[tuple[int, Limits]] = set()
     # AutoGraph's conversion would delay the first text.
     compiled = {"jit_compile": XLA_FOR_SAMPLES.here, "autograph": False}
     self._compiled_advance = tf.function(self._advance, **compiled)
@@ -81,7 +82,8 @@ class GenerativeModel:
         "the inputs differ in length: give strings of one length"
       )
     log_probs, states = self._model(ids, states, return_state=True)
-    chosen = draw(log_probs[:, -1], self._options)
+    options = self._options
+    chosen = draw(log_probs[:, -1], options.temperature, options.limits)
     return text_from_ids(chosen[:, tf.newaxis], self._vocab), states
 
   def generate_n_chars(self, num_chars: int, prefix: str, seed: int = 0) -> str:
@@ -101,22 +103,26 @@ class GenerativeModel:
     num_samples: int = 1,
     seed: int = 0,
     stop: str = "",
+    options: DrawOptions | None = None,
   ) -> list[Sample]:
     """Continues a prefix, in blocks of up to 32 samples side by side.
 
     The prefix must not be empty, and is not part of the samples. Sample i
     depends neither on `num_samples` nor on earlier calls. The seed must be
     below 2**64. A sample ends after `num_chars` characters, or before it would
-    contain the string `stop`.
+    contain the string `stop`. `options` take the place of the generator's own;
+    other limits than before are compiled first.
     """
-
+    options = options or self._options
     stopped = threading.Event()
 
     def block(first: int) -> list[Sample]:
       number = min(num_samples - first, self._max_rows)
       samples = range(first, first + number)
       pieces = [[Sample("", np.empty(0, np.float32))] * number]
-      drawn = self._pieces(num_chars, prefix, samples, seed, stop, self._buffer)
+      drawn = self._pieces(
+        num_chars, prefix, samples, seed, stop, options, self._buffer
+      )
       for piece in drawn:
         if stopped.is_set():
           raise concurrent.futures.CancelledError
@@ -142,10 +148,13 @@ class GenerativeModel:
     sample: int = 0,
     seed: int = 0,
     stop: str = "",
+    options: DrawOptions | None = None,
   ) -> Iterator[Sample]:
     """Yields the text of one sample, in pieces as it is drawn."""
-    samples = range(sample, sample + 1)
-    pieces = self._pieces(num_chars, prefix, samples, seed, stop, _STREAMED)
+    samples, options = range(sample, sample + 1), options or self._options
+    pieces = self._pieces(
+      num_chars, prefix, samples, seed, stop, options, _STREAMED
+    )
     yield from (piece for (piece,) in pieces)
 
   def _pieces(
@@ -155,6 +164,7 @@ class GenerativeModel:
     samples: range,
     seed: int,
     stop: str,
+    options: DrawOptions,
     size: int,
   ) -> Iterator[list[Sample]]:
     """Yields the next pieces of all samples, of about `size` characters."""
@@ -170,8 +180,10 @@ class GenerativeModel:
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
     tails = [StopBuffer(stop) for _ in samples]
-    if num_rows not in self._compiled:
-      self._compile(table, last, states, keys)
+    temperature = tf.constant(options.temperature)
+    how = temperature, options.limits
+    if (num_rows, options.limits) not in self._compiled:
+      self._compile(table, last, states, keys, *how)
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on: `given` holds those of
@@ -189,7 +201,7 @@ class GenerativeModel:
       given[: len(part)] = part
       span = np.array([offset, num, len(part)], np.int32)
       ids, log_probs, last, states = self._compiled_advance(
-        table, last, states, given, span, noise
+        table, last, states, given, span, noise, *how
       )
       new = slice(len(part), num)
       start += num
@@ -200,7 +212,13 @@ class GenerativeModel:
       ]
 
   def _compile(
-    self, table: tf.Tensor, last: tf.Tensor, states: State, keys: Pair
+    self,
+    table: tf.Tensor,
+    last: tf.Tensor,
+    states: State,
+    keys: Pair,
+    temperature: tf.Tensor,
+    limits: Limits,
   ) -> None:
     """Compiles both functions side by side: the first character waits for both.
 
@@ -211,9 +229,11 @@ class GenerativeModel:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
       noise = pool.submit(self._compiled_noise, keys, tf.constant(0))
       numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])
-      self._compiled_advance(table, last, states, given, span, numbers)
+      self._compiled_advance(
+        table, last, states, given, span, numbers, temperature, limits
+      )
       noise.result()
-    self._compiled.add(num_rows)
+    self._compiled.add((num_rows, limits))
 
   def _noise(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
     """Returns Gumbel noise for positions from `first` on, `[S, B, V]`.
@@ -232,6 +252,8 @@ class GenerativeModel:
     given: tf.Tensor,
     span: tf.Tensor,
     noise: tf.Tensor,
+    temperature: tf.Tensor,
+    limits: Limits,
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
     """Draws the next ids of each row; where the prefix goes on, takes its ids.
 
@@ -243,6 +265,8 @@ class GenerativeModel:
       span: its offset in `noise`, its length, and how many ids of it are
         from `given`, before those that are drawn.
       noise: of the draws, `[S, B, V]`.
+      temperature: a tensor, so that another one needs no compilation.
+      limits: numbers, since the graph depends on which there are.
 
     Returns ids and their log-probabilities `[B, S]`, valid up to the length of
     the span, its last ids `[B]`, and the state before those.
@@ -257,7 +281,8 @@ class GenerativeModel:
       log_probs, states = self._model.read(table, last, states)
       # A gather, since a slice would copy all of the numbers.
       numbers = tf.gather(noise, offset + i)
-      drawn = tf.cast(draw(log_probs, self._options, numbers), tf.int32)
+      drawn = draw(log_probs, temperature, limits, numbers)
+      drawn = tf.cast(drawn, tf.int32)
       last = tf.where(i < num_given, tf.gather(given, i), drawn)
       values = last, tf.gather(log_probs, last, batch_dims=1)
       pairs = zip(arrays, values, strict=True)

@@ -4,20 +4,21 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import NUM_SPECIAL
-from charlm.sampling.options import DrawOptions
+from charlm.sampling.options import Limits
 
 
 def draw(
-  log_probs: tf.Tensor, options: DrawOptions, noise: tf.Tensor | None = None
+  log_probs: tf.Tensor,
+  temperature: float | tf.Tensor,
+  limits: Limits,
+  noise: tf.Tensor | None = None,
 ) -> tf.Tensor:
   """Draws ids of characters from log-probabilities `[B, V]`, within limits.
 
-  `noise` and the result are as in `temperature_random_sampling`.
+  `temperature`, `noise` and the result are as in `temperature_random_sampling`.
   """
-  log_probs = without_special(log_probs)
-  if options.temperature:
-    log_probs = limit(log_probs, options)
-  return temperature_random_sampling(log_probs, options.temperature, noise)
+  log_probs = limit(without_special(log_probs), temperature, limits)
+  return temperature_random_sampling(log_probs, temperature, noise)
 
 
 def temperature_random_sampling(
@@ -46,18 +47,21 @@ def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:
   return -tf.math.log(-tf.math.log(u))
 
 
-def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
+def limit(
+  log_probs: tf.Tensor, temperature: float | tf.Tensor, limits: Limits
+) -> tf.Tensor:
   """Makes all ids beyond the limits impossible, `[B, V]` to `[B, V]`.
 
-  Probabilities are those after the division by the temperature, which must not
-  be 0. `top_p` is nucleus sampling (Holtzman et al. 2020), `min_p` is that of
-  Nguyen et al. (2024).
+  Probabilities are those after the division by the temperature. `top_p` is
+  nucleus sampling (Holtzman et al. 2020), `min_p` is that of Nguyen et al.
+  (2024). The most likely id is always within the limits.
 
   Args:
     log_probs: `[B, V]`; `-inf` for impossible ids.
-    options: the limits.
+    temperature: 0 stands for 1 here, since greedy draws need no limits.
+    limits: what to keep.
   """
-  top_k, top_p, min_p = options.top_k, options.top_p, options.min_p
+  top_k, top_p, min_p = limits
   if not top_k and top_p == 1 and not min_p:
     return log_probs
   # Equal ones stay in the order of their ids.
@@ -65,7 +69,8 @@ def limit(log_probs: tf.Tensor, options: DrawOptions) -> tf.Tensor:
   ordered = tf.gather(log_probs, order, batch_dims=1)
   # The largest is subtracted first: after the division by a low temperature,
   # the difference of two large numbers would be inexact.
-  probs = tf.nn.softmax((ordered - ordered[:, :1]) / options.temperature)
+  divisor = tf.where(temperature > 0, temperature, 1.0)
+  probs = tf.nn.softmax((ordered - ordered[:, :1]) / divisor)
   keep = probs > 0
   if top_k:
     keep &= tf.range(tf.shape(probs)[1]) < top_k

@@ -1,8 +1,18 @@
-"""How characters are drawn."""
+"""What is drawn, and how."""
 
 import dataclasses
+from typing import NamedTuple
 
-from charlm.options import Allowed, Options, between, option
+from charlm.errors import InputError
+from charlm.options import Allowed, Options, between, is_utf8, option
+
+
+class Limits(NamedTuple):
+  """What may be drawn, as `DrawOptions` describes it; by default all."""
+
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,3 +50,44 @@ class DrawOptions(Options):
     "the highest one",
     between(0, 1),
   )
+
+  @property
+  def limits(self) -> Limits:
+    """The options that a graph is compiled for."""
+    return Limits(self.top_k, self.top_p, self.min_p)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TextOptions(Options):
+  """The flags that come before those of drawing."""
+
+  prefix: str = option(
+    "", "text to continue; default: the start of a line", group="The text"
+  )
+  stop: str = option("", "end a text before it would contain this string")
+  num_chars: int = option(
+    1000, "largest number of characters after the prefix", between(1, 10**8)
+  )
+  num_samples: int = option(
+    1,
+    "number of texts; a larger number adds texts and leaves the others as they "
+    "are",
+    between(1, 10**6),
+  )
+  seed: int = option(
+    0, "the same seed gives the same texts", between(0, 2**64 - 1)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(DrawOptions, _TextOptions):
+  """What to draw; each field is a flag of `sample.py`, and of a JSON line.
+
+  Raises InputError: a value is not allowed.
+  """
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ("prefix", "stop"):
+      if not is_utf8(getattr(self, name)):
+        raise InputError(f"{name} is not UTF-8: check the terminal's encoding")

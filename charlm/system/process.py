@@ -166,6 +166,16 @@ def _ended_by_signals() -> Iterator[None]:
     os.close(writer)
 
 
+@contextlib.contextmanager
+def interrupts_for_caller() -> Iterator[None]:
+  """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`."""
+  previous = signal.set_wakeup_fd(-1)
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(previous, warn_on_full_buffer=False)
+
+
 def _watch_signals(reader: int) -> None:
   """Ends the process at a second signal, or when the first takes too long.
 

@@ -22,7 +22,7 @@ from charlm.sampling.gumbel import (
   limit,
   temperature_random_sampling,
 )
-from charlm.sampling.options import DrawOptions
+from charlm.sampling.options import Limits
 from charlm.sampling.sample import Sample
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import sample_keys, uniform_numbers
@@ -129,8 +129,8 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
     "top_p": data.draw(st.sampled_from([0.01, 0.123, 0.51, 0.87, 0.991, 1.0])),
     "min_p": data.draw(st.sampled_from([0.0, 0.013, 0.123, 0.51, 1.0])),
   }
-  options = DrawOptions(temperature, **limits)
-  kept = limit(tf.constant([log_probs] * 2), options).numpy()
+  two = tf.constant([log_probs] * 2)
+  kept = limit(two, temperature, Limits(**limits)).numpy()
   expected = _allowed_by_numpy(
     log_probs.astype(np.float64), temperature, **limits
   )
@@ -143,13 +143,13 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
 def test_a_limit_leaves_unlikely_ids_to_the_others() -> None:
   # Such shares are lost to rounding in a sum with that of the first one.
   log_probs = tf.constant([[0.0, -20, -30, -40, -50]])
-  kept = limit(log_probs, DrawOptions(top_k=4))
+  kept = limit(log_probs, 1.0, Limits(top_k=4))
   np.testing.assert_array_equal(kept, [[0, -20, -30, -40, -np.inf]])
 
 
 def test_limited_draws_follow_what_is_left_of_the_softmax() -> None:
   log_probs = tf.constant([LOG_PROBS] * 20_000, tf.float32)
-  left = limit(log_probs, DrawOptions(top_p=0.8))  # 0.4, 0.25 and 0.15
+  left = limit(log_probs, 1.0, Limits(top_p=0.8))  # 0.4, 0.25 and 0.15
   tf.random.set_seed(10)
   drawn = temperature_random_sampling(left)
   counts = np.bincount(drawn, minlength=7)

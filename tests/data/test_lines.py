@@ -1,0 +1,54 @@
+"""Lines as they come."""
+
+import io
+import itertools
+import os
+import threading
+
+from charlm.data.lines import read_lines
+
+
+class _Slow(io.RawIOBase):
+  """Hands out given pieces, as a pipe does."""
+
+  def __init__(self, pieces: list[bytes]) -> None:
+    self._pieces = pieces
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    piece = self._pieces.pop(0) if self._pieces else b""
+    buffer[: len(piece)] = piece
+    return len(piece)
+
+
+def test_lines_are_handed_on_as_they_come() -> None:
+  pieces = [b"a\nb", b"c", b"\n", b"\n\nd"]
+  blocks = read_lines(io.BufferedReader(_Slow(pieces)))
+  assert next(blocks) == [b"a"]
+  assert len(pieces) == 3
+  assert list(blocks) == [[b"bc"], [b"", b""], [b"d"]]
+
+
+def test_a_carriage_return_ends_a_line_at_once() -> None:
+  pieces = [b"a\r\nb\r", b"\n", b"c\rd\r", b"\ne\r", b"\r\n\n", b"f"]
+  blocks = [[b"a", b"b"], [b"c", b"d"], [b"e"], [b"", b""], [b"f"]]
+  assert list(read_lines(io.BufferedReader(_Slow([*pieces])))) == blocks
+  text = b"".join(pieces)
+  lines = [*itertools.chain(*blocks)]
+  for raw, expected in ((False, lines), (True, text.split(b"\n"))):
+    for cut in range(1, len(text)):
+      file = io.BufferedReader(_Slow([text[:cut], text[cut:]]))
+      assert [*itertools.chain(*read_lines(file, raw))] == expected
+
+
+def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+  reader, writer = os.pipe()
+  os.set_blocking(reader, False)
+  timer = threading.Timer(0.3, os.write, (writer, b"late\n"))
+  timer.start()
+  with open(reader, "rb") as file:
+    assert next(read_lines(file)) == [b"late"]
+  timer.join()
+  os.close(writer)
