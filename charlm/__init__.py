@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 _MODULE_OF = {
+  "load": "loaded",
   "Config": "config",
   "InputError": "errors",
   "load_lines": "data.corpus",

@@ -17,7 +17,7 @@ ROWS = [
   {"config", "system"},
   {"data", "experiment", "model"},
   {"evaluation", "sampling", "runs"},
-  {"training", "export", "reporting"},
+  {"training", "export", "loaded", "reporting"},
 ]
 MODULES = sorted((ROOT / "charlm").rglob("*.py"))
 

@@ -4,10 +4,13 @@ import subprocess
 import sys
 import zipfile
 
+import pytest
 from helpers import ROOT
 
 
-def test_the_wheel_holds_the_package_alone(tmp_path: pathlib.Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  tmp_path = tmp_path_factory.mktemp("wheel")
   command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
   command.append("--no-build-isolation")
   # From a copy, since a build folder from before would go into the wheel.
@@ -16,7 +19,11 @@ def test_the_wheel_holds_the_package_alone(tmp_path: pathlib.Path) -> None:
   ignored = shutil.ignore_patterns("__pycache__")
   shutil.copytree(ROOT / "charlm", tmp_path / "charlm", ignore=ignored)
   subprocess.run([*command, "--wheel-dir", tmp_path, tmp_path], check=True)
-  (wheel,) = tmp_path.glob("charlm-*.whl")
+  (path,) = tmp_path.glob("charlm-*.whl")
+  return path
+
+
+def test_the_wheel_holds_the_package_alone(wheel: pathlib.Path) -> None:
   with zipfile.ZipFile(wheel) as archive:
     names = set(archive.namelist())
     (metadata,) = (n for n in names if n.endswith("METADATA"))
@@ -28,3 +35,25 @@ def test_the_wheel_holds_the_package_alone(tmp_path: pathlib.Path) -> None:
   assert {name for name in names if name.startswith("charlm/")} == expected
   for package in ("tensorflow", "keras", "numpy", "tensorboard", "absl-py"):
     assert f"Requires-Dist: {package}" in text
+
+
+def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
+  wheel: pathlib.Path, trained_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  # A wheel is a zip file, which Python imports from.
+  code = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import charlm\n"
+    "assert charlm.__file__.startswith(sys.argv[1])\n"
+    "model = charlm.load(sys.argv[2])\n"
+    "print(model, model.score(['the king'])[0].num_characters)"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", code, wheel, trained_run],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert result.stdout.startswith("LoadedModel(")
+  assert result.stdout.endswith(" 7\n")
+  assert not any(tmp_path.iterdir())

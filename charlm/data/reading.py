@@ -27,7 +27,21 @@ def read_corpus(config: Config, spec: str) -> Iterator[str]:
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
   """Yields the text of files, one after the other, as `read_corpus` does."""
-  texts = (_read_source(config, source) for source in sources)
+  return _clean(config, (_read_source(config, source) for source in sources))
+
+
+def read_string(config: Config, text: str) -> Iterator[str]:
+  """Yields a string as `read_corpus` does a file that holds it.
+
+  Raises InputError: a string that cannot be UTF-8.
+  """
+  if not is_utf8(text):
+    raise InputError("the text has surrogates, which UTF-8 does not: clean it")
+  chunks = [text.encode()]
+  return _clean(config, [decode_chunks(chunks, "text", codec(config.unit))])
+
+
+def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
   pieces: Iterator[str]
   if config.keeps_text:
     pieces = itertools.chain.from_iterable(texts)

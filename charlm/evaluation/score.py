@@ -35,7 +35,7 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   return -tf.reduce_sum(tf.math.divide_no_nan(sums, counts)) / num_rows
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Score:
   """The mean of values: a character's nats or, by lines, a line's mean nats.
 
@@ -50,6 +50,14 @@ class Score:
   nats: np.ndarray  # [num_characters], or [0] where they are not kept
   num_bytes: int = 0  # of the scored characters, where they were counted
   unit: str = "character"
+
+  def __repr__(self) -> str:
+    low, high = self.interval
+    return (
+      f"Score({self.log_perplexity:.4f} nats per {self.unit}, {low:.4f} to "
+      f"{high:.4f}; {self.num_characters:,} scored, {self.num_unknown:,} "
+      "unknown)"
+    )
 
   @property
   def log_perplexity(self) -> float:

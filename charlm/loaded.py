@@ -1,0 +1,152 @@
+"""A trained model for other programs: what `charlm.load` returns.
+
+model = charlm.load("runs/mine")
+model.score(["To be, or not to be"])
+print(model.generate("ROMEO ", temperature=0.8)[0].text)
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.config import Config
+from charlm.data.encoding import encode_text
+from charlm.data.reading import read_string
+from charlm.data.text import Ids, codec
+from charlm.data.vocabulary import encode
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import Score, refuse_short, scored_bytes
+from charlm.model.language_model import GRULM
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir
+from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
+from charlm.sampling.sample import Sample
+from charlm.system.devices import choose_device
+
+
+class LoadedModel:
+  """The model of a checkpoint, its vocabulary, and its run's config.
+
+  A model of bytes (`config.unit`) takes texts as they are, and draws characters
+  from U+0000 to U+00FF, one for each byte.
+  """
+
+  def __init__(
+    self, model: GRULM, step: int, vocabulary: list[str], config: Config
+  ) -> None:
+    self.model, self.step = model, step
+    self.vocabulary, self.config = vocabulary, config
+    self._evaluator = Evaluator(model)
+    self._generator = GenerativeModel(model, vocabulary)
+
+  def score(self, texts: Sequence[str]) -> list[Score]:
+    """Scores each text alone, as `eval.py --text` does a file that holds it.
+
+    A text is cleaned as the run's corpus was. All its characters but the first
+    are scored.
+
+    Raises InputError: a text has fewer than two characters.
+    """
+    if isinstance(texts, str):
+      raise TypeError("texts is a string: give a list of strings")
+    return [self._score(text) for text in texts]
+
+  def generate(
+    self,
+    prefix: str = "",
+    *,
+    num_chars: int = 1000,
+    num_samples: int = 1,
+    seed: int = 0,
+    stop: str = "",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+  ) -> list[Sample]:
+    """Draws the texts of `sample.py`, whose flags the arguments are.
+
+    The prefix is not part of a sample; without one a sample starts a line.
+
+    Raises InputError: a value is not allowed.
+    """
+    draw = float(temperature), top_k, float(top_p), float(min_p)
+    asked = Request(prefix, stop, num_chars, num_samples, seed, *draw)
+    start, end = self._read(prefix) or "\n", self._read(stop)
+    return self._generator.sample(
+      num_chars, start, num_samples, seed, end, asked
+    )
+
+  def stream(
+    self,
+    prefix: str = "",
+    *,
+    num_chars: int = 1000,
+    seed: int = 0,
+    stop: str = "",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+  ) -> Iterator[Sample]:
+    """Yields the first text of `generate` in pieces, as it is drawn.
+
+    Raises InputError: a value is not allowed.
+    """
+    draw = float(temperature), top_k, float(top_p), float(min_p)
+    asked = Request(prefix, stop, num_chars, 1, seed, *draw)
+    start, end = self._read(prefix) or "\n", self._read(stop)
+    return self._generator.stream(num_chars, start, 0, seed, end, asked)
+
+  def next(self, prefix: str = "") -> np.ndarray:
+    """Returns the probabilities `[V]` of the character after a prefix.
+
+    They are in the order of `vocabulary`, `[UNK]` and padding included. Without
+    a prefix the character is the first of a line.
+    """
+    ids = encode(self._read(prefix) or "\n", self.vocabulary)
+    log_probs = self.model(ids[np.newaxis].astype(np.int32))
+    return tf.exp(log_probs[0, -1]).numpy()
+
+  def __repr__(self) -> str:
+    return (
+      f"LoadedModel({self.model.count_params():,} weights, "
+      f"{len(self.vocabulary)} characters, step {self.step:,})"
+    )
+
+  def _read(self, text: str) -> str:
+    """Returns a text in the model's characters."""
+    return text.encode().decode(codec(self.config.unit))
+
+  def _score(self, string: str) -> Score:
+    unit = self.config.unit
+    text = encode_text(read_string(self.config, string), codec(unit)).text
+    ids = Ids(text, self.vocabulary)
+    refuse_short(ids)
+    score = self._evaluator.stream(ids)
+    return dataclasses.replace(score, num_bytes=scored_bytes(text), unit=unit)
+
+
+def load(
+  run_dir: str | os.PathLike[str],
+  checkpoint: str = "latest",
+  device: str = "auto",
+) -> LoadedModel:
+  """Loads the model of a run, in any process: the folder is only read.
+
+  Args:
+    run_dir: folder of the run.
+    checkpoint: `latest`, `best`, or a step.
+    device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
+      calls cannot change it.
+
+  Raises InputError: no run, no such checkpoint, or no such device.
+  """
+  choose_device(device)
+  run = RunDir(os.fspath(run_dir))
+  model, step = load_model(run, checkpoint)
+  return LoadedModel(model, step, run.vocabulary(), run.experiment().config)

@@ -1,0 +1,92 @@
+"""A model that another program loads."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import charlm
+import eval as eval_program
+import sample as sample_program
+import train as train_program
+
+TEXT = "  my lord, the KING\r\nof night\n\n shall not come é"
+
+
+@pytest.fixture(scope="module")
+def model(trained_run: pathlib.Path) -> "charlm.loaded.LoadedModel":
+  return charlm.load(trained_run)
+
+
+@pytest.mark.parametrize("flags", [["--raw"], ["--lowercase"], ["--unit=byte"]])
+def test_scores_are_those_of_the_program(
+  flags: list[str],
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = f"--run_dir={tmp_path}/run"
+  assert train_program.main([*train_args, *flags, run, "--epochs=0"]) == 0
+  texts = [TEXT, "the", "\ufeffof the\n"]
+  scores = charlm.load(tmp_path / "run").score(texts)
+  for text, score in zip(texts, scores, strict=True):
+    (tmp_path / "text").write_bytes(text.encode())
+    capsys.readouterr()
+    args = ["eval.py", run, f"--text={tmp_path}/text", "--json"]
+    assert eval_program.main(args) == 0
+    expected = json.loads(capsys.readouterr().out)
+    del expected["step"], expected["protocol"]
+    assert json.loads(json.dumps(score.to_dict())) == expected
+    words = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
+    assert repr(score).startswith(words)
+
+
+def test_texts_are_those_of_the_program(
+  model: "charlm.loaded.LoadedModel",
+  trained_run: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = ["sample.py", f"--run_dir={trained_run}", "--format=jsonl"]
+  flags = ["--prefix=the ", "--num_chars=80", "--num_samples=2", "--seed=3"]
+  flags += ["--temperature=2", "--top_k=4", "--stop=k"]
+  assert sample_program.main([*args, *flags]) == 0
+  printed = capsys.readouterr().out.splitlines()
+  how = {"num_chars": 80, "seed": 3, "temperature": 2, "top_k": 4, "stop": "k"}
+  samples = model.generate("the ", num_samples=2, **how)
+  start = {"prefix": "the "}
+  assert [json.loads(line) for line in printed] == [
+    {"sample": i, **start, **s.to_dict()} for i, s in enumerate(samples)
+  ]
+  pieces = [piece.text for piece in model.stream("the ", **how)]
+  assert "".join(pieces) == samples[0].text
+
+
+def test_the_next_character_is_the_one_that_is_scored(
+  model: "charlm.loaded.LoadedModel",
+) -> None:
+  nats = 0.0
+  text = "the king"
+  for i in range(1, len(text)):
+    probs = model.next(text[:i])
+    assert probs.sum() == pytest.approx(1, abs=1e-5)
+    nats -= np.log(probs[model.vocabulary.index(text[i])])
+  (score,) = model.score([text])
+  assert score.log_perplexity * 7 == pytest.approx(nats, abs=1e-4)
+  np.testing.assert_array_equal(model.next(), model.next("\n"))
+
+
+def test_what_cannot_be_done_is_refused(
+  model: "charlm.loaded.LoadedModel", tmp_path: pathlib.Path
+) -> None:
+  for texts in (["t"], [""], ["the \ud800"]):
+    with pytest.raises(charlm.InputError):
+      model.score(texts)
+  with pytest.raises(TypeError, match="list of strings"):
+    model.score("the")
+  with pytest.raises(charlm.InputError, match="top_k is -1"):
+    model.generate(top_k=-1)
+  with pytest.raises(charlm.InputError, match="num_chars is 0"):
+    model.stream(num_chars=0)
+  with pytest.raises(charlm.InputError):
+    charlm.load(tmp_path / "none")
