@@ -8,13 +8,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from charlm.data.corpus import load_corpus, split_text
 from charlm.data.lines import read_lines
+from charlm.data.passages import find_passages
 from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
-from charlm.data.text import codec
+from charlm.data.text import Text, codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
-from charlm.options import Options, device_option, one_of, option
+from charlm.options import UTF8, Options, device_option, one_of, option
 from charlm.sampling.options import Request
 from charlm.sampling.requests import parse_request
 from charlm.system.process import (
@@ -28,6 +30,7 @@ from charlm.system.process import (
 )
 
 if TYPE_CHECKING:  # it imports TensorFlow
+  from charlm.runs.run_dir import RunDir
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.sample import Sample
 
@@ -70,6 +73,12 @@ class SampleOptions(Request, _RunOptions):
   stream: bool = option(
     False, "print the text while it is drawn, as per_line always does"
   )
+  memorised: str = option(
+    "",
+    "corpus of the run: say which passages of 30 characters or more of a text "
+    "stand in the part of it that was trained on",
+    UTF8,
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -77,6 +86,10 @@ class SampleOptions(Request, _RunOptions):
       raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and self.prefix_file:
       raise InputError("two prefixes: give --prefix or --prefix_file")
+    if self.memorised == "-" and (self.per_line or self.prefix_file == "-"):
+      raise InputError(
+        "standard input is read once: give a file as --memorised"
+      )
     if self.prefix and self.per_line:
       raise InputError(
         "per_line reads prefixes from standard input or --prefix_file: leave "
@@ -116,7 +129,10 @@ def sample(options: SampleOptions) -> int:
     stop=options.stop.encode().decode(encoding),
   )
   generator = GenerativeModel(model, run.vocabulary())
-  writer = _Writer(generator, run.vocabulary(), encoding, options.format)
+  trained_on = _train_text(run, options.memorised)
+  writer = _Writer(
+    generator, run.vocabulary(), encoding, options.format, trained_on
+  )
   if not options.per_line:
     writer.write(request, options.stream)
     return DONE
@@ -136,6 +152,25 @@ def _read_prefix(options: SampleOptions, encoding: str) -> str:
     return options.prefix.encode().decode(encoding)
   chunks = Source(file, is_file=file != "-").read()
   return "".join(decode_chunks(chunks, file, encoding))
+
+
+def _train_text(run: "RunDir", corpus: str) -> Text | None:
+  """Returns the part of a corpus that a run was trained on; None if not given.
+
+  Warns of another corpus than the run's.
+  """
+  if not corpus:
+    return None
+  experiment = run.experiment()
+  config = experiment.config
+  loaded = load_corpus(config, corpus)
+  if loaded.sha256 != experiment.corpus_sha256:
+    warn(f"warning: {corpus} is not the corpus that the run was trained on")
+  # Where a part has files of its own, none of the corpus is held out for it.
+  text = loaded.text
+  valid = text if config.valid_corpus else None
+  eval_text = text if config.eval_corpus else None
+  return split_text(text, config, valid, eval_text).train
 
 
 def _converse(writer: "_Writer", defaults: Request) -> int:
@@ -167,6 +202,7 @@ class _Writer:
   vocab: list[str]
   encoding: str  # of the texts, as `codec` returns it
   format: str
+  trained_on: Text | None  # to be searched for passages of the texts
 
   def write(self, request: Request, as_drawn: bool) -> None:
     """Prints the texts that a single call asks for."""
@@ -176,10 +212,11 @@ class _Writer:
     elif as_drawn:
       for i in range(request.num_samples):
         print(f"{SEPARATOR}\n" if i else "", end="")
-        self._print_as_drawn(request, i)
+        self._print_as_drawn(request, i, "")
     else:
-      texts = (request.prefix + s.text for s in self._draw(request))
-      print(f"\n{SEPARATOR}\n".join(texts))
+      texts = [sample.text for sample in self._draw(request)]
+      print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
+      self._tell_memorised(texts, "", 0)
 
   def answer(self, number: int, line: bytes, defaults: Request) -> bool:
     """Prints the texts that a line asks for; tells whether it was understood.
@@ -193,12 +230,13 @@ class _Writer:
       refusal = json.dumps({"line": number, "error": str(error)})
       print(SEPARATOR if self.format == "text" else refusal, flush=True)
       return False
-    self._warn_of_unknown(request, f"line {number}: ")
+    where = f"line {number}: "
+    self._warn_of_unknown(request, where)
     if self.format == "jsonl":
       self._print_objects(request, {"line": number})
       return True
     for i in range(request.num_samples):
-      self._print_as_drawn(request, i)
+      self._print_as_drawn(request, i, where)
       print(SEPARATOR, flush=True)
     return True
 
@@ -213,12 +251,19 @@ class _Writer:
     )
 
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
-    for i, sample in enumerate(self._draw(request)):
+    samples = self._draw(request)
+    texts = [sample.text for sample in samples]
+    found = self.trained_on is not None and find_passages(
+      texts, self.trained_on
+    )
+    for i, sample in enumerate(samples):
       start = fields | {"sample": i, "prefix": request.prefix}
-      print(json.dumps({**start, **sample.to_dict()}), flush=True)
+      end = {"memorised": found[i].to_dict()} if found else {}
+      print(json.dumps({**start, **sample.to_dict(), **end}), flush=True)
 
-  def _print_as_drawn(self, request: Request, sample: int) -> None:
+  def _print_as_drawn(self, request: Request, sample: int, where: str) -> None:
     print(request.prefix, end="", flush=True)
+    text = ""
     for piece in self.generator.stream(
       request.num_chars,
       request.prefix or "\n",
@@ -228,7 +273,16 @@ class _Writer:
       request,
     ):
       print(piece.text, end="", flush=True)
-    print()
+      text += piece.text
+    print(flush=True)
+    self._tell_memorised([text], where, sample)
+
+  def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
+    if self.trained_on is None:
+      return
+    pairs = zip(texts, find_passages(texts, self.trained_on), strict=True)
+    for i, (text, found) in enumerate(pairs, first):
+      warn(f"{where}sample {i}: {found.in_words(text)}")
 
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):

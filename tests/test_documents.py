@@ -164,7 +164,8 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
     if run and run[-1].removeprefix("--run_dir=runs/") in UNREAD:
       args.append("--epochs=0")
   elif script == "sample":
-    args = [*args, "--num_chars=50"]
+    args = [arg.replace("=shakespeare", "=my.txt") for arg in args]
+    args.append("--num_chars=50")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
     return _main(script, *args)
@@ -205,7 +206,7 @@ def test_a_walk_through_readme_and_guide(
   blocks = re.findall(
     r"^```python\n(.*?)^```", _text("docs/guide.md"), re.M | re.DOTALL
   )
-  assert len(blocks) == 2
+  assert len(blocks) == 3
   for block in blocks:
     code = block.replace("256, 512)", "8, 16)").replace("1, 1, 512", "1, 1, 16")
     code = code.replace('load_lines("shakespeare")', 'load_lines("my.txt")')

@@ -1,0 +1,124 @@
+"""Passages of a text that also stand in another one."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from charlm.data.text import Text
+
+MIN_LENGTH = 30  # characters; shorter ones recur without being copied
+_BLOCK = 2**20  # characters searched at a time
+_BASE = 0x9E3779B97F4A7C15  # of a polynomial modulo 2**64; any large odd number
+
+
+class Passage(NamedTuple):
+  """Characters of a text that stand in the text that was searched."""
+
+  start: int  # in the text
+  length: int
+  place: int  # of the first occurrence in the text that was searched
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """The passages of one text, in their order; they may overlap."""
+
+  passages: tuple[Passage, ...]
+  share: float  # of the text's characters, that are in a passage
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns what `sample.py --format=jsonl` prints of it."""
+    passages = [passage._asdict() for passage in self.passages]
+    return {"share": round(self.share, 6), "passages": passages}
+
+  def in_words(self, text: str) -> str:
+    """Says how much of the text was found, and where the longest passage is."""
+    if not self.passages:
+      return f"no passage of {MIN_LENGTH} characters is in the training text"
+    start, length, place = max(self.passages, key=lambda found: found.length)
+    return (
+      f"{self.share:.1%} is in passages of {MIN_LENGTH} characters or more of "
+      f"the training text ({len(self.passages)}); the longest, {length:,} "
+      f"characters at {place:,}: {text[start : start + length]!r}"
+    )
+
+
+def find_passages(
+  texts: Sequence[str], searched: Text, min_length: int = MIN_LENGTH
+) -> list[Found]:
+  """Finds the passages of each text that stand in the text that is searched.
+
+  Each stretch of `min_length` characters that stands there is in a passage. A
+  passage is as long as the first occurrence of its first stretch allows.
+  `searched` is read once, in blocks.
+  """
+  ids = {char: i for i, char in enumerate(searched.characters)}
+  coded = [
+    np.array([ids.get(char, len(ids)) for char in text], np.uint32)
+    for text in texts
+  ]
+  hashes = [_hashes(text, min_length) for text in coded]
+  wanted = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]))
+  places = _first_places(wanted, searched, min_length)
+  return [
+    _passages(text, places[np.searchsorted(wanted, own)], searched, min_length)
+    for text, own in zip(coded, hashes, strict=True)
+  ]
+
+
+def _hashes(ids: np.ndarray, size: int) -> np.ndarray:
+  """Hashes the `size` ids from each of `[N]` on, `[max(0, N - size + 1)]`."""
+  if len(ids) < size:
+    return np.empty(0, np.uint64)
+  # `block` hashes `width` ids from each on, a power of two; `total` hashes
+  # `done`, the sum of those powers of two that are in `size`.
+  block, width = ids.astype(np.uint64), 1
+  total, done = np.zeros(len(ids), np.uint64), 0
+  while done < size:
+    power = np.uint64(pow(_BASE, width, 2**64))
+    if size & width:
+      number = len(ids) - done - width + 1
+      total = total[:number] * power + block[done : done + number]
+      done += width
+    block = block[:-width] * power + block[width:]
+    width *= 2
+  return total
+
+
+def _first_places(
+  wanted: np.ndarray, searched: Text, min_length: int
+) -> np.ndarray:
+  """Returns where each of the sorted hashes first occurs, or -1."""
+  places = np.full(len(wanted), -1)
+  for start in range(0, len(searched) if len(wanted) else 0, _BLOCK):
+    ids = searched.ids[start : start + _BLOCK + min_length - 1]
+    hashes = _hashes(ids, min_length)
+    nearest = np.searchsorted(wanted[:-1], hashes)
+    hits = np.flatnonzero(wanted[nearest] == hashes)
+    found, first = np.unique(nearest[hits], return_index=True)
+    new = places[found] < 0
+    places[found[new]] = start + hits[first[new]]
+  return places
+
+
+def _passages(
+  text: np.ndarray, places: np.ndarray, searched: Text, min_length: int
+) -> Found:
+  passages: list[Passage] = []
+  covered = np.zeros(len(text), bool)
+  end = 0
+  for start in np.flatnonzero(places >= 0).tolist():
+    if start + min_length <= end:
+      continue
+    place = int(places[start])
+    other = searched.ids[place : place + len(text) - start]
+    same = text[start : start + len(other)] == other
+    length = len(same) if same.all() else int(np.argmin(same))
+    if length >= min_length:  # not another stretch with the same hash
+      end = start + length
+      passages.append(Passage(start, length, place))
+      covered[start:end] = True
+  share = float(covered.mean()) if len(text) else 0.0
+  return Found(tuple(passages), share)

@@ -1,0 +1,77 @@
+"""How much of a text `sample.py` says is copied."""
+
+import json
+import pathlib
+
+import pytest
+
+import sample as sample_program
+
+
+def _ran(
+  args: list[str], capsys: pytest.CaptureFixture[str]
+) -> tuple[str, list[str]]:
+  assert sample_program.main(args) == 0
+  captured = capsys.readouterr()
+  return captured.out, captured.err.splitlines()
+
+
+@pytest.fixture
+def args(trained_run: pathlib.Path) -> list[str]:
+  args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=100"]
+  return [*args, "--prefix=the ", "--num_samples=2"]
+
+
+def test_passages_of_the_text_that_was_trained_on_count(
+  args: list[str],
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  out, _ = _ran([*args, "--format=jsonl"], capsys)
+  second = json.loads(out.splitlines()[1])["text"]
+  part = second[20:70]
+  assert part.strip() == part
+  assert "\n" not in part
+  corpus = tmp_path / "corpus.txt"
+  # Of the last 50 lines, which are held out, none counts.
+  corpus.write_text("\n".join([*lines[:100], part, *lines[:49], second]))
+  out, err = _ran([*args, "--format=jsonl", f"--memorised={corpus}"], capsys)
+  assert err == [
+    f"warning: {corpus} is not the corpus that the run was trained on"
+  ]
+  first, second = (json.loads(line) for line in out.splitlines())
+  assert first["memorised"] == {"share": 0, "passages": []}
+  place = corpus.read_text().index(part)
+  passage = {"start": 20, "length": 50, "place": place}
+  assert second["memorised"] == {"share": 0.5, "passages": [passage]}
+
+
+@pytest.mark.parametrize("how", [[], ["--stream"], ["--per_line"]])
+def test_it_is_said_on_stderr(
+  how: list[str],
+  args: list[str],
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  if how == ["--per_line"]:
+    args.remove("--prefix=the ")
+    (tmp_path / "lines").write_text("the \n")
+    how = [*how, f"--prefix_file={tmp_path}/lines"]
+  plain, _ = _ran([*args, *how], capsys)
+  out, err = _ran([*args, *how, f"--memorised={corpus_path}"], capsys)
+  assert out == plain
+  where = "line 1: " if "--per_line" in how else ""
+  assert err == [
+    f"{where}sample {i}: no passage of 30 characters is in the training text"
+    for i in range(2)
+  ]
+
+
+def test_standard_input_is_read_once(
+  args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+  args.remove("--prefix=the ")
+  assert sample_program.main([*args, "--per_line", "--memorised=-"]) == 2
+  assert "read once" in capsys.readouterr().err
