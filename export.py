@@ -17,26 +17,39 @@ class ExportOptions(Options):
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
   output: str | None = option(
-    None, "folder or NAME.keras to write; default: exported or model.keras"
+    None,
+    "folder, or NAME.keras or NAME.npz, to write; default: exported, or model "
+    "and the suffix",
   )
   format: str = option(
     "saved_model",
-    "saved_model: strings in and out; keras: ids in, log-probabilities out",
-    one_of("saved_model", "keras"),
+    "saved_model: strings in and out; keras: ids in, log-probabilities out; "
+    "npz: the weights and the vocabulary as a file of NumPy",
+    one_of("saved_model", "keras", "npz"),
+  )
+  with_state: bool = option(
+    False, "with keras: states in and out, too, for loops that step the model"
   )
 
   @property
   def path(self) -> pathlib.Path:
     """What is written."""
-    default = "model.keras" if self.format == "keras" else "exported"
-    return pathlib.Path(self.output or default)
+    default = "exported" if self.format == "saved_model" else "model"
+    return pathlib.Path(self.output or default + self._suffix)
+
+  @property
+  def _suffix(self) -> str:
+    return "" if self.format == "saved_model" else f".{self.format}"
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.format == "keras" and self.path.suffix != ".keras":
+    if self._suffix and self.path.suffix != self._suffix:
       raise InputError(
-        f"{self.path} does not end with .keras: give an --output that does"
+        f"{self.path} does not end with {self._suffix}: give an --output that "
+        "does"
       )
+    if self.with_state and self.format != "keras":
+      raise InputError("with_state needs another format: give --format=keras")
 
 
 def main(argv: list[str]) -> int:
@@ -58,6 +71,7 @@ def export(options: ExportOptions) -> int:
       raise InputError(f"{path} is there already: give another --output")
   import_quietly("tensorflow", "keras")
   from charlm.export.keras_file import save_keras
+  from charlm.export.numpy_file import save_numpy
   from charlm.export.saved_model import save_saved_model
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
@@ -66,8 +80,15 @@ def export(options: ExportOptions) -> int:
   choose_device(options.device)
   run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
-  save = save_keras if options.format == "keras" else save_saved_model
-  for path in save(model, run.vocabulary(), options.path):
+  what = model, run.vocabulary(), options.path
+  match options.format:
+    case "keras":
+      written = save_keras(*what, options.with_state)
+    case "npz":
+      written = save_numpy(*what)
+    case _:
+      written = save_saved_model(*what)
+  for path in written:
     print(path)
   return DONE
 

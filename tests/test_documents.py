@@ -206,7 +206,7 @@ def test_a_walk_through_readme_and_guide(
   blocks = re.findall(
     r"^```python\n(.*?)^```", _text("docs/guide.md"), re.M | re.DOTALL
   )
-  assert len(blocks) == 3
+  assert len(blocks) == 4
   for block in blocks:
     code = block.replace("256, 512)", "8, 16)").replace("1, 1, 512", "1, 1, 16")
     code = code.replace('load_lines("shakespeare")', 'load_lines("my.txt")')

@@ -13,13 +13,17 @@ from charlm.system.files import write_atomically
 
 
 def save_keras(
-  model: GRULM, vocab: list[str], file: pathlib.Path
+  model: GRULM,
+  vocab: list[str],
+  file: pathlib.Path,
+  with_state: bool = False,
 ) -> list[pathlib.Path]:
   """Writes a functional model of Keras' own layers.
 
-  It maps ids `[B, T]` to log-probabilities `[B, T, V]`. Returns its path, and
-  that of the file beside it that holds the vocabulary as a JSON list of
-  strings.
+  It maps ids `[B, T]` to log-probabilities `[B, T, V]`. With states it maps
+  `[ids, state of the first layer, ...]` to `[log-probabilities, states after
+  them, ...]`; a state is `[B, H]`. Returns its path, and that of the file
+  beside it that holds the vocabulary as a JSON list of strings.
 
   Raises:
     InputError: a model with layer normalisation.
@@ -32,11 +36,24 @@ def save_keras(
   inputs = x = keras.Input([None], dtype="int32", name="ids")
   first, last = model.embedding, model.dense
   sizes = first.input_dim, first.output_dim
+  before: list[keras.KerasTensor] = []  # states
+  after: list[keras.KerasTensor] = []
   x = keras.layers.Embedding(*sizes, name="embedding")(x)
   for gru in model.grus:
-    x = keras.layers.GRU(gru.units, return_sequences=True, name=gru.name)(x)
+    # Keras' zeros, if no states are given.
+    start = keras.Input([gru.units], name=f"{gru.name}_state")
+    options = {"return_sequences": True, "return_state": True, "name": gru.name}
+    x, end = keras.layers.GRU(gru.units, **options)(
+      x, initial_state=start if with_state else None
+    )
+    before.append(start)
+    after.append(end)
   x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
-  plain = keras.Model(inputs, x)
+  plain = (
+    keras.Model([inputs, *before], [x, *after])
+    if with_state
+    else keras.Model(inputs, x)
+  )
   plain.set_weights(model.get_weights())  # their order is the same
   file.parent.mkdir(parents=True, exist_ok=True)
   # Under another name until it is whole.

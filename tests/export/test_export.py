@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SHAKESPEARE_VOCAB, in_a_graph
+from helpers import ROOT, SHAKESPEARE_VOCAB, in_a_graph
 
+import charlm
 import export as export_binary
 from charlm.data.vocabulary import encode
 from charlm.export.saved_model import TextModel
@@ -189,3 +191,53 @@ def test_plain_keras_opens_the_keras_file(
     model, vocab = load_model(run, "latest")[0], run.vocabulary()
     ids = np.stack([encode(text, vocab).astype(int) for text in texts])
     np.testing.assert_allclose(log_probs, model(ids), atol=1e-5)
+
+
+def test_a_keras_file_with_states_is_stepped_by_plain_keras(
+  trained: Callable[..., pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+  run = RunDir(trained("two_layers", "--num_layers=2", "--epochs=0"))
+  file = tmp_path / "stepped.keras"
+  args = ["export.py", f"--run_dir={run.path}", f"--output={file}"]
+  assert export_binary.main([*args, "--format=keras", "--with_state"]) == 0
+  code = (
+    "import json, sys; import keras, numpy as np\n"
+    "model = keras.models.load_model(sys.argv[1])\n"
+    "tensor = keras.ops.convert_to_tensor\n"
+    "ids, units = np.array(json.load(sys.stdin)), model.inputs[1].shape[1]\n"
+    "states = [np.zeros([len(ids), units], 'float32')] * 2\n"
+    "parts = []\n"
+    "for part in (ids[:, :3], ids[:, 3:4], ids[:, 4:]):\n"
+    "  log_probs, *states = model([tensor(part), *map(tensor, states)])\n"
+    "  parts.append(np.asarray(log_probs))\n"
+    "assert 'charlm' not in sys.modules\n"
+    "json.dump(np.concatenate(parts, axis=1).tolist(), sys.stdout)"
+  )
+  model, vocab = load_model(run, "latest")[0], run.vocabulary()
+  ids = [encode(text, vocab).tolist() for text in ("the king", "my lord,")]
+  found = _use(code, ids, file)
+  np.testing.assert_allclose(found, model(np.array(ids)), atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_code_in_the_guide_scores_with_numpy_alone(
+  layers: int,
+  short_run: pathlib.Path,
+  layer_norm_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  path = short_run if layers == 1 else layer_norm_run
+  args = ["export.py", f"--run_dir={path}", f"--output={tmp_path}/model.npz"]
+  assert export_binary.main([*args, "--format=npz"]) == 0
+  assert capsys.readouterr().out == f"{tmp_path}/model.npz\n"
+  guide = (ROOT / "docs" / "guide.md").read_text()
+  (code,) = re.findall(r"```python\n(import json\n.*?)```", guide, re.DOTALL)
+  code += "import sys\nassert not {'tensorflow', 'charlm'} & set(sys.modules)\n"
+  texts = ["the king", "of night shall not coméé my lord,\nI"]
+  code += f"print(json.dumps([score(text) for text in {texts}]))"
+  command = [sys.executable, "-c", code]
+  out = subprocess.check_output(command, cwd=tmp_path, text=True)
+  found = json.loads(out.splitlines()[-1])
+  expected = [s.log_perplexity for s in charlm.load(path).score(texts)]
+  assert found == pytest.approx(expected, abs=1e-5)
