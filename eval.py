@@ -1,9 +1,12 @@
 """Scores a text with a trained model: log perplexity in nats per character."""
 
 import dataclasses
+import functools
 import io
 import json
+import re
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,14 @@ from charlm.data.sources import Source
 from charlm.data.text import Ids, codec
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
-from charlm.options import Options, between, device_option, one_of, option
+from charlm.options import (
+  NOT_NEGATIVE,
+  Options,
+  between,
+  device_option,
+  one_of,
+  option,
+)
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
@@ -25,10 +35,12 @@ from charlm.system.process import (
 )
 
 if TYPE_CHECKING:  # they import TensorFlow
+  from charlm.evaluation.per_line import LineScorer
   from charlm.evaluation.score import Score
   from charlm.runs.run_dir import RunDir
 
 _WINDOW = 256
+_NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +83,21 @@ class EvalOptions(Options):
     "score each line alone, as it comes; print its nats, characters, bits per "
     "character, the character with the highest loss, and the line",
   )
+  follow: bool = option(
+    False,
+    "score each checkpoint of a training as it is saved, until that ends; the "
+    "scores are in TensorBoard, too",
+    group="While it is trained",
+  )
+  name: str = option(
+    "", "with follow: name of the scores in TensorBoard, such as that of a text"
+  )
+  idle_timeout: float = option(
+    0.0,
+    "with follow: end after this many seconds without a checkpoint; 0: when "
+    "nobody trains",
+    NOT_NEGATIVE,
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -94,6 +121,24 @@ class EvalOptions(Options):
         "--per_line always scores by lines, in a format of its own: leave out "
         "--dynamic, --protocol and --json"
       )
+    self._check_follow()
+
+  def _check_follow(self) -> None:
+    if not self.follow:
+      if self.name or self.idle_timeout:
+        raise InputError("--name and --idle_timeout need --follow: give it")
+      return
+    if self.per_line or self.dynamic or self.checkpoint != "latest":
+      raise InputError(
+        "--follow scores every checkpoint: leave out --per_line, --dynamic and "
+        "--checkpoint"
+      )
+    # Other folders of `summaries` are training's own.
+    if not _NAME.fullmatch(self.name) or self.name in ("train", "eval"):
+      raise InputError(
+        f"name is {self.name!r}: give a --name of letters, digits, - and _, "
+        "other than train and eval"
+      )
 
 
 def main(argv: list[str]) -> int:
@@ -111,51 +156,58 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
   from charlm.evaluation.per_line import LineScorer
-  from charlm.evaluation.score import refuse_short, scored_bytes
+  from charlm.evaluation.score import refuse_short
+  from charlm.runs.following import follow_checkpoints
   from charlm.runs.loading import load_model
+  from charlm.runs.metrics import Curve
   from charlm.runs.run_dir import RunDir
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
   run = RunDir(options.run_dir)
-  model, step = load_model(run, options.checkpoint)
+  models = follow_checkpoints(run, options.idle_timeout)
+  if not options.follow:
+    models = iter([load_model(run, options.checkpoint)])
   vocab, config = run.vocabulary(), run.experiment().config
   print_in(codec(config.unit))
   if options.per_line:
     newline_id(vocab)
-    evaluator = Evaluator(model, keep_nats=True)
+    evaluator = Evaluator(next(models)[0], keep_nats=True)
     scorer = LineScorer(evaluator, vocab, config, warn)
     with _open(run, options.text) as file:
-      for lines in read_lines(file, config.keeps_text):
-        rows = "".join(f"{row}\n" for row in scorer.score(lines))
-        print(rows, end="", flush=True)
+      _print_lines(scorer, read_lines(file, config.keeps_text))
     return DONE if scorer.whole else INCOMPLETE
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
     pieces = read_corpus(config, options.text)
     name, text = options.text, encode_text(pieces, codec(config.unit)).text
-  ids = Ids(text, vocab)
-  refuse_short(ids, name)
-  if options.dynamic:
-    valid_ids = Ids(run.valid_text(), vocab)
-    score, protocol = score_dynamic(model, ids, valid_ids)
-  else:
-    stride = options.stride or options.window
-    score, protocol = score_text(
-      model, vocab, ids, options.protocol, options.window, stride
-    )
-  num_bytes = scored_bytes(text, options.protocol == "lines")
-  score = dataclasses.replace(score, num_bytes=num_bytes, unit=config.unit)
-  if options.json:
+  refuse_short(text, name)
+  curve = Curve(run, options.name) if options.follow else None
+  evaluator_of = functools.cache(Evaluator)  # compiles for each model once
+  for model, step in models:
+    if options.dynamic:
+      valid_ids = Ids(run.valid_text(), vocab)
+      score, protocol = score_dynamic(model, Ids(text, vocab), valid_ids)
+      score = score.of(text)
+    else:
+      how = options.protocol, options.window, options.stride or options.window
+      score, protocol = score_text(evaluator_of(model), vocab, text, *how)
     result = {"step": step, "protocol": protocol, **score.to_dict()}
-    print(json.dumps(result))
-    return DONE
-  print(_describe(score, step, protocol))
-  if score.num_unknown:
-    unknown = unknown_characters(text.characters, vocab)
-    warn(f"not in the vocabulary: {' '.join(map(repr, unknown))}")
+    words = json.dumps(result) if options.json else None
+    print(words or _describe(score, step, protocol), flush=True)
+    if curve:
+      curve.write(step, score.to_dict())
+    elif score.num_unknown and not options.json:
+      unknown = unknown_characters(text.characters, vocab)
+      warn(f"not in the vocabulary: {' '.join(map(repr, unknown))}")
   return DONE
+
+
+def _print_lines(scorer: "LineScorer", blocks: Iterable[list[bytes]]) -> None:
+  for lines in blocks:
+    rows = "".join(f"{row}\n" for row in scorer.score(lines))
+    print(rows, end="", flush=True)
 
 
 def _open(

@@ -5,7 +5,6 @@ model.score(["To be, or not to be"])
 print(model.generate("ROMEO ", temperature=0.8)[0].text)
 """
 
-import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +14,10 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_string
-from charlm.data.text import Ids, codec
+from charlm.data.text import codec
 from charlm.data.vocabulary import encode
-from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score, refuse_short, scored_bytes
+from charlm.evaluation.evaluator import Evaluator, score_text
+from charlm.evaluation.score import Score
 from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
@@ -123,12 +122,9 @@ class LoadedModel:
     return text.encode().decode(codec(self.config.unit))
 
   def _score(self, string: str) -> Score:
-    unit = self.config.unit
-    text = encode_text(read_string(self.config, string), codec(unit)).text
-    ids = Ids(text, self.vocabulary)
-    refuse_short(ids)
-    score = self._evaluator.stream(ids)
-    return dataclasses.replace(score, num_bytes=scored_bytes(text), unit=unit)
+    pieces = read_string(self.config, string)
+    text = encode_text(pieces, codec(self.config.unit)).text
+    return score_text(self._evaluator, self.vocabulary, text)[0]
 
 
 def load(

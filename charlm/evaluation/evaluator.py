@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import IdsLike
+from charlm.data.text import Ids, IdsLike, Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_short
@@ -210,26 +210,29 @@ class _Lines:
 
 
 def score_text(
-  model: GRULM,
+  evaluator: Evaluator,
   vocab: list[str],
-  ids: IdsLike,
-  protocol: str,
-  window: int,
-  stride: int,
+  text: Text,
+  protocol: str = "stream",
+  window: int = 1,
+  stride: int = 1,
 ) -> tuple[Score, str]:
-  """Scores a text `[N]` by a protocol: `stream`, `windows` or `lines`.
+  """Scores a text by a protocol: `stream`, `windows` or `lines`.
 
   Returns the score, and the protocol in words.
 
-  Raises InputError: `lines`, of a model that does not know the newline.
+  Raises InputError: fewer than two characters, or `lines`, of a model that does
+    not know the newline.
   """
-  evaluator = Evaluator(model)
+  ids, words = Ids(text, vocab), protocol
   if protocol == "windows":
+    score = evaluator.windows(ids, window, stride)
     words = f"windows of {window}, {stride} apart"
-    return evaluator.windows(ids, window, stride), words
-  if protocol == "lines":
-    return evaluator.lines(ids, newline_id(vocab)), "lines"
-  return evaluator.stream(ids), "stream"
+  elif protocol == "lines":
+    score = evaluator.lines(ids, newline_id(vocab))
+  else:
+    score = evaluator.stream(ids)
+  return score.of(text, protocol == "lines"), words
 
 
 def newline_id(vocab: list[str]) -> int:

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import sys
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import IdsLike, Text
+from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 
@@ -97,6 +98,12 @@ class Score:
   def log_perplexity_known(self) -> float | None:
     """Nats per known character; None where there is none."""
     return _mean(*self.known) if self.known[1].any() else None
+
+  def of(self, text: Text, by_lines: bool = False) -> "Score":
+    """Returns the score with the unit and the size of the text it is of."""
+    unit = "byte" if text.codec == "latin-1" else "character"
+    num_bytes = scored_bytes(text, by_lines)
+    return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the numbers that `eval.py --json` prints."""
@@ -222,9 +229,9 @@ def scored_bytes(text: Text, by_lines: bool = False) -> int:
   return text.part(min(1, len(text)), len(text)).num_bytes()
 
 
-def refuse_short(ids: IdsLike, name: object = "the text") -> None:
-  """Raises InputError, which names the text, for fewer than two ids `[N]`."""
-  if len(ids) < 2:
+def refuse_short(text: Sized, name: object = "the text") -> None:
+  """Raises InputError, which names the text, for fewer than two characters."""
+  if len(text) < 2:
     raise InputError(
       f"{name} has fewer than two characters, which leaves nothing to predict: "
       "give a longer one"

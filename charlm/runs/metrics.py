@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from charlm.errors import InputError
 from charlm.options import is_utf8
+from charlm.runs.checked_files import refuse_links
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
 from charlm.system.process import warn_unsaved
@@ -136,6 +137,38 @@ class Metrics:
       _summarize(record, writers)
     self._run.outdated.unlink(missing_ok=True)
     self._writers = writers
+
+
+class Curve:
+  """A run's scores of another text in TensorBoard, beside its own."""
+
+  def __init__(self, run: RunDir, name: str) -> None:
+    """Takes the folder's name in `summaries`, none of the run's own.
+
+    Raises InputError: a link in its place, or it cannot be written.
+    """
+    self._name, folder = name, run.summaries / name
+    refuse_links([], [run.summaries, folder])
+    try:
+      self._writer = tf.summary.create_file_writer(str(folder))
+    except tf.errors.OpError as error:
+      raise InputError(
+        f"{folder} cannot be written ({type(error).__name__}): check its "
+        "permissions and the free space"
+      ) from error
+
+  def write(self, step: int, score: dict[str, Any]) -> None:
+    """Adds what `Score.to_dict` returned for a step.
+
+    Raises OSError: it cannot be written.
+    """
+    values = {name: score[name] for name in _TAGS if name in score}
+    values["loss"] = score["log_perplexity"]
+    record = {"step": step, "split": self._name, **values}
+    try:
+      _summarize(record, {self._name: self._writer})
+    except tf.errors.OpError as error:
+      raise OSError(f"step {step} could not be written") from error
 
 
 def _summarize(

@@ -11,6 +11,7 @@ best/ckpt-<step>.*                         the best by valid, else by eval loss
 metrics.jsonl                              every number, one object per line
 summaries/train|eval                       these numbers for TensorBoard
 summaries/outdated                         there until they are made anew
+summaries/<name>                           scores of `eval.py --follow`
 starts.jsonl                               how and where each start ran
 lock                                       held by the process that trains
 """
@@ -40,6 +41,7 @@ from charlm.runs.checked_files import (
 )
 from charlm.system.files import write_atomically
 
+_LOCKS = pathlib.Path("/proc/locks")  # Linux' list of all that are held
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
@@ -155,6 +157,25 @@ class RunDir:
         if _LEFT_OVER.fullmatch(path.name):
           path.unlink()
       yield
+
+  def is_training(self) -> bool:
+    """Tells whether a process of this machine trains here; takes no lock."""
+    try:
+      inode, text = self._lock.stat().st_ino, self._lock.read_text()
+    except FileNotFoundError:
+      return False
+    with contextlib.suppress(FileNotFoundError):
+      locks = _LOCKS.read_text().splitlines()
+      # number: FLOCK ADVISORY WRITE process device:inode ...
+      held = [line.split()[5].rpartition(":")[2] for line in locks]
+      return str(inode) in held
+    try:  # no Linux: the process that took it last may still be there
+      os.kill(int(text), 0)
+    except PermissionError:
+      return True
+    except (OSError, ValueError):
+      return False
+    return True
 
   def check_owned(self) -> None:
     """Checks that the locked folder is in its place, before each write to it.

@@ -1,0 +1,54 @@
+"""The checkpoints of a training that goes on meanwhile."""
+
+import time
+from collections.abc import Iterator
+
+from charlm.errors import InputError
+from charlm.model.language_model import GRULM
+from charlm.runs.loading import load_model
+from charlm.runs.run_dir import RunDir, checkpoint_steps
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def follow_checkpoints(
+  run: RunDir, idle_timeout: float = 0
+) -> Iterator[tuple[GRULM, int]]:
+  """Yields a model with the weights of each checkpoint, and its step.
+
+  It is the same model each time, so that it is compiled once. A checkpoint that
+  training removes before it is read is left out. It ends once nobody trains in
+  the folder and all are read, or when there was none for `idle_timeout` seconds
+  (0: however long that takes).
+
+  Raises InputError: a checkpoint that cannot be read.
+  """
+  model: GRULM | None = None
+  done: set[int] = set()
+  last = time.monotonic()
+  while True:
+    # Before the look, so that the last checkpoint is not missed.
+    training = run.is_training()
+    new = sorted(_steps(run) - done)
+    for step in new:
+      done.add(step)
+      try:
+        loaded, _ = load_model(run, str(step))
+      except InputError:
+        if step in _steps(run):
+          raise
+        continue
+      if model is None:
+        model = loaded
+      model.set_weights(loaded.get_weights())
+      yield model, step
+      last = time.monotonic()
+    if not new:
+      idle = time.monotonic() - last
+      if not training or 0 < idle_timeout <= idle:
+        return
+      time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _steps(run: RunDir) -> set[int]:
+  return {s for f in (run.latest, run.best) for s in checkpoint_steps(f)}
