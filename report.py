@@ -1,13 +1,16 @@
-"""Writes a page on runs: curves, scores, passages with the highest loss."""
+"""Reports on runs: ranking, curves, scores, samples, what was expected."""
 
 import dataclasses
+import glob
+import json
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING
 
 from charlm.data.corpus import Split, load_corpus, split_corpus
 from charlm.errors import InputError
-from charlm.options import Options, device_option, option
+from charlm.options import Options, device_option, one_of, option
 from charlm.system.files import write_atomically
 from charlm.system.process import DONE, import_quietly, run_command
 
@@ -20,14 +23,19 @@ class ReportOptions(Options):
   """The flags."""
 
   run_dir: tuple[str, ...] = option(
-    ("runs/shakespeare",), "folders of runs, separated by commas"
+    ("runs/shakespeare",), "folders of runs, or globs, separated by commas"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
   corpus: str | None = option(
-    None, "corpus of the first run; adds n-grams and xz to the page"
+    None, "corpus of the first run; adds n-grams, xz, and what is memorised"
   )
-  output: str = option("report.html", "file of the page")
+  format: str = option(
+    "html", "html: a page; json: its numbers", one_of("html", "json")
+  )
+  output: str | None = option(
+    None, "file to write; default: report.html, or standard output for json"
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -46,29 +54,50 @@ def report(options: ReportOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  output = pathlib.Path(options.output)
+  output = pathlib.Path(options.output or "report.html")
   if output.is_dir():
     raise InputError(f"{output} is a folder: give a file as --output")
+  folders = [path for name in options.run_dir for path in _folders(name)]
   try:
     import_quietly("tensorflow", "keras", "matplotlib")
   except ModuleNotFoundError as error:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
+  from charlm.reporting.numbers import report_numbers
   from charlm.reporting.page import page
   from charlm.reporting.result import score_run
   from charlm.runs.run_dir import RunDir
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  runs = [RunDir(path) for path in options.run_dir]
+  runs = [RunDir(path) for path in folders]
   # First, since it may be refused.
   split = _split(options.corpus, runs[0]) if options.corpus else None
   results = [score_run(run, options.checkpoint) for run in runs]
-  text = page(results, split, runs[0].vocabulary())
+  numbers = report_numbers(results, split)
+  as_json = options.format == "json"
+  text = json.dumps(numbers) + "\n" if as_json else page(numbers)
+  if as_json and options.output is None:
+    print(text, end="")
+    return DONE
   write_atomically(output, [text.encode()])
   print(output)
   return DONE
+
+
+def _folders(name: str) -> list[str]:
+  """Returns a folder, or those of a glob that hold runs, sorted.
+
+  Raises InputError: a glob without a run.
+  """
+  if glob.escape(name) == name or os.path.exists(name):
+    return [name]
+  found = glob.glob(name)
+  folders = [f for f in found if os.path.exists(f"{f}/config.json")]
+  if not folders:
+    raise InputError(f"{name} matches no folder of a run: give another")
+  return sorted(folders)
 
 
 def _split(corpus: str, run: "RunDir") -> Split:

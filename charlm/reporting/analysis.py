@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 _WORD = re.compile(r"[^\W\d_]+")
-# Odd, so that products modulo 2**64 lose no information.
-_MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,40 +68,6 @@ def worst_passages(
     found.append((start, float(means[start])))
     means[max(0, start - length + 1) : start + length] = -np.inf
   return found
-
-
-def verbatim_share(
-  train_ids: np.ndarray, ids: np.ndarray, length: int = 50
-) -> float:
-  """Returns the fraction of a text `[N]` that the train text holds verbatim.
-
-  A character counts if it lies in a passage of `length` characters or more that
-  the train text holds, too. Passages are compared by 64-bit hashes.
-  """
-  if len(ids) < length or len(train_ids) < length:
-    return 0.0
-  found = np.isin(_hashes(ids, length), _hashes(train_ids, length))
-  # Each passage found covers `length` characters from its start.
-  edges = np.zeros(len(ids) + 1, int)
-  edges[: len(found)] += found
-  edges[length:] -= found
-  return float((np.cumsum(edges)[:-1] > 0).mean())
-
-
-def _hashes(ids: np.ndarray, length: int) -> np.ndarray:
-  """Returns a hash of each passage of a text `[N]`, `[N - length + 1]`."""
-  # Passages of 1, 2, 4, ... characters; those of `length` are made of them.
-  power, size = ids.astype(np.uint64) + np.uint64(1), 1
-  result, done = np.zeros(len(ids), np.uint64), 0
-  multiplier = np.array([_MULTIPLIER], np.uint64)
-  while done < length:
-    if length & size:
-      part = power[done : len(ids) - size + 1]
-      result = result[: len(part)] * multiplier + part
-      done += size
-    power = power[:-size] * multiplier + power[size:]
-    multiplier, size = multiplier * multiplier, 2 * size
-  return result[: len(ids) - length + 1]
 
 
 def _class_of(char: str) -> str:

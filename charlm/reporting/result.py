@@ -1,49 +1,93 @@
-"""What a report says of a run: its scores by all protocols."""
+"""What is computed of a run for the report."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-from charlm.data.text import Ids
-from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score, refuse_short, scored_bytes
+import numpy as np
+
+from charlm.data.text import Ids, Text
+from charlm.evaluation.evaluator import Evaluator, score_text
+from charlm.evaluation.score import Score, refuse_short
+from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
 from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir
+from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.sample import Sample
 
 WINDOW = 256
+NUM_EXPECTED = 5
+NUM_SAMPLES = 2
+MAX_SHOWN = 10_000  # characters whose expectations are shown
+_SAMPLE_CHARS = 400
+_PIECE = 500  # characters in one call of the model
+
+
+class Expected(NamedTuple):
+  """What a model expected at each of the first characters that are scored."""
+
+  ids: np.ndarray  # [N, NUM_EXPECTED], the most likely first
+  probs: np.ndarray  # of these
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What the page says of a run."""
+  """What the report says of a run."""
 
   name: str
   step: int
   num_weights: int
+  characters_per_step: int
   records: list[dict[str, Any]]  # of `metrics.jsonl`
   text: str  # the scored one, its first character included
   scores: dict[str, Score]  # by protocol, with the nats of each character
+  vocab: list[str]
+  expected: Expected
+  samples: list[Sample]  # of the start of a line
 
 
 def score_run(run: RunDir, checkpoint: str) -> Result:
-  """Scores a run's eval text by all protocols.
+  """Scores a run's eval text by all protocols, and draws samples.
 
   Raises InputError: no run, no such checkpoint, or too short a text.
   """
   model, step = load_model(run, checkpoint)
   vocab, text = run.vocabulary(), run.eval_text()
-  ids, evaluator = Ids(text, vocab), Evaluator(model, keep_nats=True)
-  refuse_short(ids, run.eval_path)
-  scores = {
-    "stream": evaluator.stream(ids),
-    f"windows of {WINDOW}": evaluator.windows(ids, WINDOW, WINDOW),
-  }
-  if "\n" in vocab:
-    scores["lines"] = evaluator.lines(ids, vocab.index("\n"))
-  for name, score in scores.items():
-    num_bytes = scored_bytes(text, name == "lines")
-    scores[name] = dataclasses.replace(score, num_bytes=num_bytes)
-  records = read_records(run.metrics)
+  config = run.experiment().config
+  refuse_short(text, run.eval_path)
   return Result(
-    str(run.path), step, model.count_params(), records, str(text), scores
+    str(run.path),
+    step,
+    model.count_params(),
+    config.batch_size * config.seq_length,
+    read_records(run.metrics),
+    str(text),
+    _scores(model, vocab, text),
+    vocab,
+    _expected(model, Ids(text, vocab)[: MAX_SHOWN + 1]),
+    GenerativeModel(model, vocab).sample(_SAMPLE_CHARS, "\n", NUM_SAMPLES),
   )
+
+
+def _scores(model: GRULM, vocab: list[str], text: Text) -> dict[str, Score]:
+  evaluator = Evaluator(model, keep_nats=True)
+  protocols = {"stream": "stream", f"windows of {WINDOW}": "windows"}
+  if "\n" in vocab:
+    protocols["lines"] = "lines"
+  return {
+    name: score_text(evaluator, vocab, text, protocol, WINDOW, WINDOW)[0]
+    for name, protocol in protocols.items()
+  }
+
+
+def _expected(model: GRULM, ids: np.ndarray) -> Expected:
+  """Returns what was expected at each of ids `[N + 1]` but the first."""
+  states, best, probs = None, [], []
+  for start in range(0, len(ids) - 1, _PIECE):
+    piece = ids[np.newaxis, start : min(start + _PIECE, len(ids) - 1)]
+    log_probs, states = model(piece.astype(np.int32), states, return_state=True)
+    log_probs = log_probs[0].numpy()
+    most = np.argsort(-log_probs, axis=1, kind="stable")[:, :NUM_EXPECTED]
+    best.append(most)
+    probs.append(np.exp(np.take_along_axis(log_probs, most, axis=1)))
+  return Expected(np.concatenate(best), np.concatenate(probs))

@@ -58,27 +58,6 @@ def test_worst_passages_do_not_overlap() -> None:
   assert analysis.worst_passages(np.ones(5), 10) == [(0, 1)]
 
 
-@pytest.mark.parametrize("length", [1, 3, 50, 64])
-def test_verbatim_passages(length: int) -> None:
-  rng = np.random.default_rng(0)
-  known = rng.integers(0, 80, 5000)
-  # Ids that the known text has not, but for one passage of it.
-  ids = rng.integers(100, 180, 1000)
-  ids[200 : 200 + length] = known[1000 : 1000 + length]
-  ids[600 : 600 + 2 * length] = known[50 : 50 + 2 * length]
-  share = analysis.verbatim_share(known, ids, length)
-  assert share == pytest.approx(3 * length / 1000)
-  if length > 1:
-    # One character too few.
-    ids[[200, 600 + length - 1, 600 + length]] = 99
-    assert analysis.verbatim_share(known, ids, length) == 0
-
-
-def test_texts_that_are_too_short_have_no_passages() -> None:
-  assert analysis.verbatim_share(np.zeros(9, int), np.zeros(99, int)) == 0
-  assert analysis.verbatim_share(np.zeros(99, int), np.zeros(9, int)) == 0
-
-
 def test_costs_near_the_largest_of_float32_have_a_mean() -> None:
   (group,) = analysis.by_class("aaaa", np.full(4, 3e38, np.float32))
   assert group.mean_nats == pytest.approx(3e38)

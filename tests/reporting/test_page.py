@@ -9,11 +9,15 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import run_program, score_of
+from helpers import run_program
 from playwright.sync_api import Browser
 
+import charlm
+import eval as eval_program
 import report as report_binary
-from charlm.reporting.page import Result, _coloured, _curves, _short_names
+from charlm.reporting.figures import draw_curves
+from charlm.reporting.numbers import curves, short_names
+from charlm.reporting.page import _coloured
 from charlm.runs.metrics import read_records
 
 _VOID = {"meta", "path", "use", "br", "image"}
@@ -58,9 +62,9 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   tags = _Tags()
   tags.feed(text)
   assert tags.open == []
-  assert not re.search(r"<(script|link|img|iframe)|@import|url\(http", text)
+  assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
-  titles = ("Learning curves", "Differences", "Baselines", "Loss by character")
+  titles = ("Ranking", "Learning curves", "Baselines", "Loss by character")
   for title in titles:
     assert f"<h2>{title}</h2>" in text
   assert text.count("Kneser-Ney, order") == 8
@@ -112,8 +116,8 @@ def test_metrics_of_any_size_are_drawn(
     path.write_text(f"{json.dumps(record)}\n{more}")
     records = read_records(path)
     assert len(records) == sound + bool(more)
-    result = Result("run", 1, 1, records, "", {})
-    assert ("<svg" in _curves([result])) == bool(records)
+    run = {"curves": curves(records, 100)}
+    assert ("<svg" in draw_curves([run], [0])) == bool(records)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3])
@@ -142,24 +146,27 @@ def test_a_short_text_is_reported_on_or_refused(
 
 
 def test_costs_of_any_size_are_coloured() -> None:
-  costs = np.array([0, 5.9, 1e3, 3e38], np.float32)
-  score = score_of(costs)
-  page = _coloured(Result("run", 1, 1, [], "-abcd", {"stream": score}))
-  shades = re.findall(r"90% (\d+)%\)\">(\w+)", page)
-  assert shades == [("100", "a"), ("60", "bcd")]
+  entries = [
+    {"character": char, "nats": nats}
+    for char, nats in zip("abcd", [0, 5.9, 1e3, 3e38], strict=True)
+  ]
+  page = _coloured({"characters": entries, "first": "run"})
+  shades = re.findall(r'class="l(\d)">(\w)<', page)
+  assert shades == [("0", "a"), ("7", "b"), ("7", "c"), ("7", "d")]
 
 
 def test_runs_have_the_shortest_names_that_differ() -> None:
-  names = _short_names(["/a/one/run", "/a/two/run", "b"])
+  names = short_names(["/a/one/run", "/a/two/run", "b"])
   assert names == ["one/run", "two/run", "b"]
-  assert _short_names(["/a/run/"]) == ["run"]
-  assert _short_names(["run", "run"]) == ["run", "run"]
+  assert short_names(["/a/run/"]) == ["run"]
+  assert short_names(["run", "run"]) == ["run", "run"]
 
 
 def test_the_coloured_text_is_the_scored_one(
   page: pathlib.Path, trained_run: pathlib.Path
 ) -> None:
-  last = page.read_text("utf-8").rpartition("<pre>")[2].partition("</pre>")[0]
+  last = page.read_text("utf-8").rpartition('<pre id="text">')[2]
+  last = last.partition("</pre>")[0]
   text = html.unescape(re.sub(r"<[^>]+>", "", last))
   assert text == (trained_run / "eval.txt").read_text()[1:]
 
@@ -177,17 +184,127 @@ def test_another_corpus_is_refused(
   assert not (tmp_path / "page.html").exists()
 
 
-def test_a_browser_shows_it(page: pathlib.Path, browser: Browser) -> None:
-  tab = browser.new_page(viewport={"width": 1100, "height": 3000})
+def test_json_has_the_numbers_of_the_page(
+  trained_run: pathlib.Path,
+  short_run: pathlib.Path,
+  valid_run: pathlib.Path,
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  for run in (short_run, trained_run):
+    shutil.copytree(run, tmp_path / "runs" / run.name)
+  (tmp_path / "runs" / "none").mkdir()
+  # A text of its own, which begins a group of its own.
+  other = shutil.copytree(trained_run, tmp_path / "other")
+  (other / "eval.txt").write_text("the king of night")
+  digest = hashlib.sha256(b"the king of night").hexdigest()
+  config = json.loads((other / "config.json").read_text())
+  config["eval_sha256"] = digest
+  (other / "config.json").write_text(json.dumps(config))
+  args = ["report.py", f"--run_dir={tmp_path}/runs/*,{other}"]
+  args += [f"--corpus={corpus_path}", "--format=json"]
+  assert report_binary.main(args) == 0
+  numbers = json.loads(capsys.readouterr().out)
+  first, second = numbers["groups"]
+  assert second["eval_sha256"] == digest
+  assert [run["name"] for run in second["runs"]] == ["other"]
+  best, worse = first["runs"]
+  assert (best["name"], worse["name"]) == ("trained", "short")
+  assert best["difference_to_best"] is None
+  losses = [run["scores"]["stream"]["log_perplexity"] for run in first["runs"]]
+  difference = worse["difference_to_best"]
+  assert difference["mean"] == pytest.approx(losses[1] - losses[0], abs=1e-6)
+  low, high = difference["interval"]
+  assert low < difference["mean"] < high
+  assert difference["excludes_0"] == (low > 0)
+  for run in first["runs"]:
+    args = ["eval.py", f"--run_dir={tmp_path}/runs/{run['name']}", "--json"]
+    assert eval_program.main(args) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score.items() >= run["scores"]["stream"].items()
+    points = run["curves"]["eval"]
+    assert points[-1]["loss"] == pytest.approx(score["log_perplexity"])
+    assert points[-1]["characters"] == score["step"] * 24 * 20
+    assert 0 < points[0]["seconds"] <= points[-1]["seconds"]
+  assert set(numbers["memorised"]) == {"eval_text", "samples"}
+  assert len(numbers["baselines"]) == 9
+
+
+def test_what_was_expected_is_what_the_model_says(
+  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = ["report.py", f"--run_dir={trained_run}", "--format=json"]
+  assert report_binary.main(args) == 0
+  entries = json.loads(capsys.readouterr().out)["characters"]
+  model = charlm.load(trained_run)
+  text = (trained_run / "eval.txt").read_text()
+  assert "".join(entry["character"] for entry in entries) == text[1:10_001]
+  for i in (0, 1, 700, len(entries) - 1):  # in several pieces
+    probs = model.next(text[: i + 1])
+    best = np.argsort(-probs, kind="stable")[:5]
+    assert entries[i]["expected"] == [model.vocabulary[j] for j in best]
+    found = entries[i]["probabilities"]
+    np.testing.assert_allclose(found, probs[best], atol=1e-4)
+    nats = -np.log(probs[model.vocabulary.index(text[i + 1])])
+    assert entries[i]["nats"] == pytest.approx(nats, abs=1e-3)
+
+
+def test_a_glob_without_a_run_is_refused(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  assert report_binary.main(["report.py", f"--run_dir={tmp_path}/*"]) == 2
+  assert "matches no folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("scheme", "width"), [("light", 1100), ("dark", 1100), ("light", 360)]
+)
+def test_a_browser_shows_it(
+  scheme: str,
+  width: int,
+  page: pathlib.Path,
+  trained_run: pathlib.Path,
+  browser: Browser,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  size = {"width": width, "height": 3000}
+  tab = browser.new_page(viewport=size, color_scheme=scheme)
   errors = []
   tab.on("pageerror", lambda error: errors.append(error))
   tab.goto(page.as_uri())
   assert tab.get_by_role("heading", name="Learning curves").is_visible()
-  curves = tab.locator("svg").screenshot()
   # One colour packs to a few kilobytes.
-  assert len(curves) > 20_000
-  assert tab.locator("table").count() >= 6
-  for table in tab.locator("table").all():
-    assert table.bounding_box()["width"] < 1100
+  assert len(tab.locator("svg").first.screenshot()) > 5_000
+  # What is too wide scrolls in a box of its own.
+  assert tab.evaluate("document.body.scrollWidth") <= width
+  ink, paper = (
+    tab.evaluate(f"getComputedStyle(document.body).{name}")
+    for name in ("color", "backgroundColor")
+  )
+  darker = [sum(map(int, re.findall(r"\d+", c)[:3])) for c in (ink, paper)]
+  assert (darker[0] < darker[1]) == (scheme == "light")
+  # The page shows the numbers that the programs print.
+  assert (
+    eval_program.main(["eval.py", f"--run_dir={trained_run}", "--json"]) == 0
+  )
+  score = json.loads(capsys.readouterr().out)
+  row = tab.locator("table").first.locator("tr").nth(1)
+  cells = row.locator("td").all_inner_texts()
+  assert cells[:2] == ["trained", f"{score['log_perplexity']:.4f}"]
+  low, high = score["interval"]
+  assert cells[2] == f"{low:.4f} to {high:.4f}"
+  # What the model expected appears beside a character, and goes again.
+  entries = json.loads(tab.locator("#characters").inner_text())
+  box = tab.locator("#box")
+  assert not box.is_visible()
+  tab.locator("#text i").nth(7).hover()
+  shown = box.inner_text().splitlines()
+  assert shown[0] == f"{json.dumps(entries[7]['character'])}  " + (
+    f"{entries[7]['nats']:.2f} nats"
+  )
+  assert len(shown) == 7
+  tab.locator("h1").hover()
+  assert not box.is_visible()
   assert errors == []
   tab.close()

@@ -1,0 +1,87 @@
+"""The pictures of a report, as SVG in the colours of the page around them."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+Run = dict[str, Any]  # of `report_numbers`
+
+
+def color_of(index: int) -> str:
+  """Returns the colour of a run, by its place in the report."""
+  return to_hex(f"C{index}")
+
+
+def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
+  """Draws the losses beside characters seen and beside training time.
+
+  `indices` are the runs' places in the report. Returns the empty string if no
+  run has metrics.
+  """
+  figure = Figure(figsize=(9, 4), layout="constrained")
+  panels = figure.subplots(1, 2, sharey=True)
+  quantities = {
+    "characters seen, millions": ("characters", 1e6),
+    "minutes of training": ("seconds", 60),
+  }
+  for axes, (label, (name, unit)) in zip(
+    panels, quantities.items(), strict=True
+  ):
+    for run, index in zip(runs, indices, strict=True):
+      for split, style in (("train", ":"), ("eval", "-")):
+        points = run["curves"][split]
+        x = [point[name] / unit for point in points]
+        losses = [point["loss"] for point in points]
+        axes.plot(x, losses, style, color=color_of(index))
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
+  panels[0].set_ylabel("nats per character")
+  return _svg(figure) if _limit(panels[0]) else ""
+
+
+def draw_context(runs: Sequence[Run], indices: Sequence[int]) -> str:
+  """Draws the loss by the number of characters seen before."""
+  figure = Figure(figsize=(9, 3.5), layout="constrained")
+  axes = figure.subplots()
+  for run, index in zip(runs, indices, strict=True):
+    groups = run["loss_by"]["characters seen before it"]
+    axes.plot(
+      [group["name"] for group in groups],
+      [group["mean_nats"] for group in groups],
+      "o-",
+      color=color_of(index),
+    )
+  axes.set_xlabel("characters seen before it")
+  axes.set_ylabel("nats per character")
+  axes.grid(alpha=0.3)
+  return _svg(figure)
+
+
+def _limit(axes: Axes) -> bool:
+  """Leaves out the first steps, which would hide all others.
+
+  Tells whether there is anything to see.
+  """
+  ys = [np.asarray(line.get_ydata()) for line in axes.lines]
+  losses = np.concatenate([*ys, np.empty(0)])
+  if not len(losses):
+    return False
+  low, high = losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3
+  if low < high:  # rounding can make them equal where the losses are huge
+    axes.set_ylim(low, high)
+  return True
+
+
+def _svg(figure: Figure) -> str:
+  file = io.StringIO()
+  figure.savefig(file, format="svg", transparent=True)
+  svg = file.getvalue()
+  # Axes and letters are black, or have no colour, which is black, too.
+  svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+  svg = svg.replace("<svg", '<svg fill="currentColor"', 1)
+  return f'<div class="figure">{svg}</div>\n'

@@ -1,0 +1,180 @@
+"""The numbers of a report, which `report.py --format=json` prints.
+
+The page shows them, and no others.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from charlm.data.corpus import Split
+from charlm.data.passages import find_passages
+from charlm.evaluation.score import confidence_interval
+from charlm.reporting import analysis
+from charlm.reporting.ngram import baselines
+from charlm.reporting.result import WINDOW, Result
+
+_PASSAGE = 100  # characters
+
+
+def report_numbers(
+  results: list[Result], split: Split | None
+) -> dict[str, Any]:
+  """Returns what there is to say of runs, as JSON can hold it.
+
+  Args:
+    results: of the runs. Only those with the same eval text are compared: they
+      are a group, ranked by their scores. The first run's group comes first.
+    split: the corpus of the first run; without it, whatever needs the training
+      text is left out.
+  """
+  names = short_names([result.name for result in results])
+  results = [
+    dataclasses.replace(result, name=name)
+    for result, name in zip(results, names, strict=True)
+  ]
+  first, texts = results[0], dict.fromkeys(result.text for result in results)
+  groups = [
+    _group([result for result in results if result.text == text])
+    for text in texts
+  ]
+  numbers: dict[str, Any] = {"groups": groups}
+  if split is not None:
+    numbers |= _beside_training_text(first, split)
+  return numbers | {
+    "first": first.name,
+    "passages_with_the_highest_loss": _worst(first),
+    "characters": _characters(first),
+  }
+
+
+def short_names(paths: list[str]) -> list[str]:
+  """Returns the last parts of each path, as few as tell them apart."""
+  parts = [pathlib.PurePath(path).parts for path in paths]
+  for depth in range(1, max(map(len, parts)) + 1):
+    names = [str(pathlib.PurePath(*path[-depth:])) for path in parts]
+    if len(set(names)) == len(names):
+      return names
+  return paths
+
+
+def _group(results: list[Result]) -> dict[str, Any]:
+  """Describes runs with one eval text, the best by `stream` first."""
+  ranked = sorted(results, key=lambda r: r.scores["stream"].log_perplexity)
+  text = results[0].text
+  return {
+    "eval_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    "num_characters": len(text) - 1,
+    "runs": [_run(result, ranked[0]) for result in ranked],
+  }
+
+
+def _run(result: Result, best: Result) -> dict[str, Any]:
+  stream, windows = result.scores["stream"], f"windows of {WINDOW}"
+  text, nats = result.text[1:], stream.nats
+  by = {
+    "kind of character": analysis.by_class(text, nats),
+    "letter of a word": analysis.by_position_in_word(text, nats),
+    "characters seen before it": analysis.by_context_length(
+      result.scores[windows].nats, WINDOW
+    ),
+  }
+  return {
+    "name": result.name,
+    "step": result.step,
+    "num_weights": result.num_weights,
+    "scores": {k: score.to_dict() for k, score in result.scores.items()},
+    "difference_to_best": None if result is best else _pair(result, best),
+    "curves": curves(result.records, result.characters_per_step),
+    "loss_by": {
+      name: [dataclasses.asdict(group) for group in groups]
+      for name, groups in by.items()
+    },
+    "samples": [sample.text for sample in result.samples],
+  }
+
+
+def _pair(one: Result, other: Result) -> dict[str, Any]:
+  """Returns the paired difference of two scores, and its 95 % interval."""
+  nats = [r.scores["stream"].nats.astype(np.float64) for r in (one, other)]
+  difference = nats[0] - nats[1]
+  interval = confidence_interval(difference)
+  low, high = interval
+  return {
+    "mean": float(difference.mean()),
+    "interval": interval if np.isfinite(low) else None,
+    "excludes_0": low > 0 or high < 0,
+  }
+
+
+def curves(
+  records: list[dict[str, Any]], characters_per_step: int
+) -> dict[str, list[dict[str, float]]]:
+  """Returns the points of each split's curve, from the records of a run.
+
+  `seconds` are those of training alone, at the speeds that were recorded.
+  """
+  points: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}
+  step, seconds = 0, 0.0
+  for record in records:
+    speed = record.get("characters_per_second", 0)
+    if record["split"] == "train" and speed > 0:
+      seconds += (record["step"] - step) * characters_per_step / speed
+      step = record["step"]
+    points[record["split"]].append(
+      {
+        "step": record["step"],
+        "characters": record["step"] * characters_per_step,
+        "seconds": seconds,
+        "loss": record["loss"],
+      }
+    )
+  return points
+
+
+def _beside_training_text(first: Result, split: Split) -> dict[str, Any]:
+  train = str(split.train)
+  texts = [first.text, *(sample.text for sample in first.samples)]
+  found, *in_samples = find_passages(texts, split.train)
+  return {
+    "baselines": [
+      dataclasses.asdict(baseline)
+      for baseline in baselines(train, first.text, first.vocab)
+    ],
+    "memorised": {
+      "eval_text": found.share,
+      "samples": [sample.to_dict() for sample in in_samples],
+    },
+  }
+
+
+def _worst(first: Result) -> list[dict[str, Any]]:
+  passages = analysis.worst_passages(first.scores["stream"].nats, _PASSAGE)
+  return [
+    {
+      "start": start + 1,
+      "mean_nats": nats,
+      "text": first.text[start + 1 : start + 1 + _PASSAGE],
+    }
+    for start, nats in passages
+  ]
+
+
+def _characters(first: Result) -> list[dict[str, Any]]:
+  """Describes the first characters: their loss, and what was expected."""
+  ids, probs = first.expected
+  nats = first.scores["stream"].nats
+  return [
+    {
+      "character": char,
+      "nats": round(float(loss), 4),
+      "expected": [first.vocab[i] for i in best],
+      "probabilities": [round(p, 4) for p in shares],
+    }
+    for char, loss, best, shares in zip(
+      first.text[1:], nats, ids.tolist(), probs.tolist(), strict=False
+    )
+  ]
