@@ -124,14 +124,13 @@ def curves(
     if record["split"] == "train" and speed > 0:
       seconds += (record["step"] - step) * characters_per_step / speed
       step = record["step"]
-    points[record["split"]].append(
-      {
-        "step": record["step"],
-        "characters": record["step"] * characters_per_step,
-        "seconds": seconds,
-        "loss": record["loss"],
-      }
-    )
+    point = {
+      "step": record["step"],
+      "characters": record["step"] * characters_per_step,
+      "seconds": seconds,
+    }
+    losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
+    points[record["split"]].append(point | losses)
   return points
 
 

@@ -22,7 +22,7 @@ from charlm.sampling.gumbel import (
   limit,
   temperature_random_sampling,
 )
-from charlm.sampling.options import Limits
+from charlm.sampling.options import DrawOptions, Limits
 from charlm.sampling.sample import Sample
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import sample_keys, uniform_numbers
@@ -479,3 +479,20 @@ def test_a_text_in_pieces_ends_where_the_whole_one_does(
     assert shown == sure
     assert log_probs == list(range(len(shown)))
     assert piece.stopped == tail.stopped == (stop in known)
+
+
+def test_other_limits_alone_are_compiled_anew() -> None:
+  vocab = ["[UNK]", "", *"\nabcdefgh"]
+  keras.utils.set_random_seed(0)
+  model = build_model(len(vocab), 4, 6)
+  generator = GenerativeModel(model, vocab)
+  draws = [(t, *limits) for limits in ((), (3,)) for t in (1.0, 0.0, 0.3, 7.0)]
+  traced = []
+  for i, draw in enumerate([*draws, *draws]):
+    args = 40 + i, "abc"[: 1 + i % 3], 1, i, "h" * (i % 2)
+    (found,) = generator.sample(*args, DrawOptions(*draw))
+    if i in (1, 3, 6):  # each compiles
+      (alone,) = GenerativeModel(model, vocab, *draw).sample(*args)
+      assert found.text == alone.text
+    traced.append(generator._compiled_advance.experimental_get_tracing_count())
+  assert traced == [*[1] * 4, *[2] * 12]
