@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import run_program
+from helpers import Once, run_program
 from playwright.sync_api import Browser
 
 import charlm
@@ -23,22 +23,23 @@ from charlm.runs.metrics import read_records
 _VOID = {"meta", "path", "use", "br", "image"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page(
   trained_run: pathlib.Path,
   short_run: pathlib.Path,
   corpus_path: pathlib.Path,
-  tmp_path_factory: pytest.TempPathFactory,
+  once: Once,
 ) -> pathlib.Path:
   """A report on two runs."""
-  folder = tmp_path_factory.mktemp("report")
-  other = folder / "other <run>"
-  shutil.copytree(short_run, other)
-  path = folder / "page.html"
-  args = ["report.py", f"--run_dir={trained_run},{other}"]
-  args += [f"--corpus={corpus_path}", f"--output={path}"]
-  assert report_binary.main(args) == 0
-  return path
+
+  def write(path: pathlib.Path) -> None:
+    other = path.with_name("other <run>")
+    shutil.copytree(short_run, other)
+    args = ["report.py", f"--run_dir={trained_run},{other}"]
+    args += [f"--corpus={corpus_path}", f"--output={path}"]
+    assert report_binary.main(args) == 0
+
+  return once("page.html", write)
 
 
 class _Tags(html.parser.HTMLParser):
