@@ -3,22 +3,18 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.lines import read_lines
-from charlm.data.passages import find_passages
 from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import Text, codec
-from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import UTF8, Options, device_option, one_of, option
 from charlm.sampling.options import Request
-from charlm.sampling.requests import parse_request
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
@@ -31,10 +27,7 @@ from charlm.system.process import (
 
 if TYPE_CHECKING:  # it imports TensorFlow
   from charlm.runs.run_dir import RunDir
-  from charlm.sampling.generator import GenerativeModel
-  from charlm.sampling.sample import Sample
-
-SEPARATOR = "-" * 20
+  from charlm.sampling.writer import Writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +105,7 @@ def sample(options: SampleOptions) -> int:
   from charlm.runs.loading import load_model
   from charlm.runs.run_dir import RunDir
   from charlm.sampling.generator import GenerativeModel
+  from charlm.sampling.writer import Writer
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
@@ -130,7 +124,7 @@ def sample(options: SampleOptions) -> int:
   )
   generator = GenerativeModel(model, run.vocabulary())
   trained_on = _train_text(run, options.memorised)
-  writer = _Writer(
+  writer = Writer(
     generator, run.vocabulary(), encoding, options.format, trained_on
   )
   if not options.per_line:
@@ -173,7 +167,7 @@ def _train_text(run: "RunDir", corpus: str) -> Text | None:
   return split_text(text, config, valid, eval_text).train
 
 
-def _converse(writer: "_Writer", defaults: Request) -> int:
+def _converse(writer: "Writer", defaults: Request) -> int:
   """Answers what is typed at a prompt; returns the exit code.
 
   Ctrl-C ends a text or clears the line, Ctrl-D ends the conversation.
@@ -182,115 +176,18 @@ def _converse(writer: "_Writer", defaults: Request) -> int:
     # Here, since it writes codes to the terminal when it is imported. With it,
     # `input` has a history and lines that can be edited.
     import readline  # noqa: F401
-  with interrupts_for_caller():
+  with interrupts_for_caller() as interrupted:
     for number in itertools.count(1):
+      interrupted.clear()
       try:
-        writer.answer(number, os.fsencode(input("> ")), defaults)
+        line = os.fsencode(input("> "))
+        writer.answer(number, line, defaults, interrupted)
       except EOFError:
         break
       except KeyboardInterrupt:
         print()
   print()
   return DONE
-
-
-@dataclasses.dataclass(frozen=True)
-class _Writer:
-  """Draws texts and prints them."""
-
-  generator: "GenerativeModel"
-  vocab: list[str]
-  encoding: str  # of the texts, as `codec` returns it
-  format: str
-  trained_on: Text | None  # to be searched for passages of the texts
-
-  def write(self, request: Request, as_drawn: bool) -> None:
-    """Prints the texts that a single call asks for."""
-    self._warn_of_unknown(request, "")
-    if self.format == "jsonl":
-      self._print_objects(request, {})
-    elif as_drawn:
-      for i in range(request.num_samples):
-        print(f"{SEPARATOR}\n" if i else "", end="")
-        self._print_as_drawn(request, i, "")
-    else:
-      texts = [sample.text for sample in self._draw(request)]
-      print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
-      self._tell_memorised(texts, "", 0)
-
-  def answer(self, number: int, line: bytes, defaults: Request) -> bool:
-    """Prints the texts that a line asks for; tells whether it was understood.
-
-    A line that was not gets an answer, too, which says why in JSON.
-    """
-    try:
-      request = parse_request(line, defaults, self.encoding)
-    except InputError as error:
-      warn(f"line {number}: {error}")
-      refusal = json.dumps({"line": number, "error": str(error)})
-      print(SEPARATOR if self.format == "text" else refusal, flush=True)
-      return False
-    where = f"line {number}: "
-    self._warn_of_unknown(request, where)
-    if self.format == "jsonl":
-      self._print_objects(request, {"line": number})
-      return True
-    for i in range(request.num_samples):
-      self._print_as_drawn(request, i, where)
-      print(SEPARATOR, flush=True)
-    return True
-
-  def _draw(self, request: Request) -> list["Sample"]:
-    return self.generator.sample(
-      request.num_chars,
-      request.prefix or "\n",
-      request.num_samples,
-      request.seed,
-      request.stop,
-      request,
-    )
-
-  def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
-    samples = self._draw(request)
-    texts = [sample.text for sample in samples]
-    found = self.trained_on is not None and find_passages(
-      texts, self.trained_on
-    )
-    for i, sample in enumerate(samples):
-      start = fields | {"sample": i, "prefix": request.prefix}
-      end = {"memorised": found[i].to_dict()} if found else {}
-      print(json.dumps({**start, **sample.to_dict(), **end}), flush=True)
-
-  def _print_as_drawn(self, request: Request, sample: int, where: str) -> None:
-    print(request.prefix, end="", flush=True)
-    text = ""
-    for piece in self.generator.stream(
-      request.num_chars,
-      request.prefix or "\n",
-      sample,
-      request.seed,
-      request.stop,
-      request,
-    ):
-      print(piece.text, end="", flush=True)
-      text += piece.text
-    print(flush=True)
-    self._tell_memorised([text], where, sample)
-
-  def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
-    if self.trained_on is None:
-      return
-    pairs = zip(texts, find_passages(texts, self.trained_on), strict=True)
-    for i, (text, found) in enumerate(pairs, first):
-      warn(f"{where}sample {i}: {found.in_words(text)}")
-
-  def _warn_of_unknown(self, request: Request, where: str) -> None:
-    if unknown := unknown_characters(request.prefix or "\n", self.vocab):
-      remedy = "" if request.prefix else ": give a prefix"
-      warn(
-        f"{where}not in the vocabulary: {' '.join(map(repr, unknown))}; the "
-        f"model reads [UNK] for each{remedy}"
-      )
 
 
 if __name__ == "__main__":

@@ -34,14 +34,9 @@ from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Experiment
 from charlm.options import is_utf8
-from charlm.runs.checked_files import (
-  parse_file,
-  read_text_file,
-  refuse_links,
-)
-from charlm.system.files import write_atomically
+from charlm.runs.checked_files import parse_file, read_text_file, refuse_links
+from charlm.system.files import is_locked, write_atomically
 
-_LOCKS = pathlib.Path("/proc/locks")  # Linux' list of all that are held
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
@@ -160,22 +155,7 @@ class RunDir:
 
   def is_training(self) -> bool:
     """Tells whether a process of this machine trains here; takes no lock."""
-    try:
-      inode, text = self._lock.stat().st_ino, self._lock.read_text()
-    except FileNotFoundError:
-      return False
-    with contextlib.suppress(FileNotFoundError):
-      locks = _LOCKS.read_text().splitlines()
-      # number: FLOCK ADVISORY WRITE process device:inode ...
-      held = [line.split()[5].rpartition(":")[2] for line in locks]
-      return str(inode) in held
-    try:  # no Linux: the process that took it last may still be there
-      os.kill(int(text), 0)
-    except PermissionError:
-      return True
-    except (OSError, ValueError):
-      return False
-    return True
+    return is_locked(self._lock)
 
   def check_owned(self) -> None:
     """Checks that the locked folder is in its place, before each write to it.

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; names that TensorFlow can read."""
+"""Writing a file whole or not at all; locks; names that TensorFlow can read."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from charlm.errors import InputError
 
 # What makes TensorFlow take a path for a pattern of paths.
 _PATTERN = frozenset("*?[]\\")
+_LOCKS = pathlib.Path("/proc/locks")  # Linux' list of all that are held
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
 
@@ -17,6 +18,29 @@ def cache_folder() -> pathlib.Path:
   """Returns the user's folder for what charlm can make again."""
   cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return pathlib.Path(os.path.expanduser(cache_home)) / "charlm"
+
+
+def is_locked(path: pathlib.Path) -> bool:
+  """Tells whether a process of this machine holds a file's lock; takes none.
+
+  Where there is no list of locks, whether the process is there whose number is
+  in the file.
+  """
+  try:
+    inode, text = path.stat().st_ino, path.read_text()
+  except FileNotFoundError:
+    return False
+  with contextlib.suppress(FileNotFoundError):
+    # Each line: number: FLOCK ADVISORY WRITE process device:inode ...
+    lines = _LOCKS.read_text().splitlines()
+    return str(inode) in {line.split()[5].rpartition(":")[2] for line in lines}
+  try:
+    os.kill(int(text), 0)
+  except PermissionError:  # another user's
+    return True
+  except (OSError, ValueError):
+    return False
+  return True
 
 
 def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:

@@ -13,9 +13,10 @@ import tensorflow as tf
 from helpers import ROOT
 
 import eval as eval_program
-from charlm.runs import following, run_dir
+from charlm.runs import following
 from charlm.runs.following import follow_checkpoints
 from charlm.runs.run_dir import RunDir
+from charlm.system import files
 
 
 def _curve(folder: pathlib.Path) -> dict[int, float]:
@@ -89,7 +90,7 @@ def test_it_waits_while_somebody_trains_and_takes_no_lock(
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr(run_dir, "_LOCKS", pathlib.Path(list_of_locks))
+  monkeypatch.setattr(files, "_LOCKS", pathlib.Path(list_of_locks))
   monkeypatch.setattr(following, "_SECONDS_BETWEEN_LOOKS", 0.01)
   run = RunDir(shutil.copytree(short_run, tmp_path / "run"))
   assert not RunDir(tmp_path / "none").is_training()

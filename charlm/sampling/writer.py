@@ -1,0 +1,131 @@
+"""Prints texts as `sample.py` does: of a single call, or line by line."""
+
+import dataclasses
+import json
+import threading
+
+from charlm.data.passages import find_passages
+from charlm.data.text import Text
+from charlm.data.vocabulary import unknown_characters
+from charlm.errors import InputError
+from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
+from charlm.sampling.requests import parse_request
+from charlm.sampling.sample import Sample
+from charlm.system.process import warn
+
+SEPARATOR = "-" * 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+  """Draws texts and prints them."""
+
+  generator: GenerativeModel
+  vocab: list[str]
+  encoding: str  # of the texts, as `codec` returns it
+  format: str
+  trained_on: Text | None  # to be searched for passages of the texts
+
+  def write(self, request: Request, as_drawn: bool) -> None:
+    """Prints the texts that a single call asks for."""
+    self._warn_of_unknown(request, "")
+    if self.format == "jsonl":
+      self._print_objects(request, {})
+    elif as_drawn:
+      for i in range(request.num_samples):
+        print(f"{SEPARATOR}\n" if i else "", end="")
+        self._print_as_drawn(request, i, "")
+    else:
+      texts = [sample.text for sample in self._draw(request)]
+      print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
+      self._tell_memorised(texts, "", 0)
+
+  def answer(
+    self,
+    number: int,
+    line: bytes,
+    defaults: Request,
+    interrupted: threading.Event | None = None,
+  ) -> bool:
+    """Prints the texts that a line asks for; tells whether it was understood.
+
+    A line that was not gets an answer, too, which says why in JSON.
+
+    Raises KeyboardInterrupt: the event was set.
+    """
+    try:
+      request = parse_request(line, defaults, self.encoding)
+    except InputError as error:
+      warn(f"line {number}: {error}")
+      refusal = json.dumps({"line": number, "error": str(error)})
+      print(SEPARATOR if self.format == "text" else refusal, flush=True)
+      return False
+    where = f"line {number}: "
+    self._warn_of_unknown(request, where)
+    if self.format == "jsonl":
+      self._print_objects(request, {"line": number})
+      return True
+    for i in range(request.num_samples):
+      self._print_as_drawn(request, i, where, interrupted)
+      print(SEPARATOR, flush=True)
+    return True
+
+  def _draw(self, request: Request) -> list[Sample]:
+    return self.generator.sample(
+      request.num_chars,
+      request.prefix or "\n",
+      request.num_samples,
+      request.seed,
+      request.stop,
+      request,
+    )
+
+  def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
+    samples = self._draw(request)
+    found = None
+    if self.trained_on is not None:
+      found = find_passages([s.text for s in samples], self.trained_on)
+    for i, sample in enumerate(samples):
+      start = fields | {"sample": i, "prefix": request.prefix}
+      end = {"memorised": found[i].to_dict()} if found else {}
+      print(json.dumps({**start, **sample.to_dict(), **end}), flush=True)
+
+  def _print_as_drawn(
+    self,
+    request: Request,
+    sample: int,
+    where: str,
+    interrupted: threading.Event | None = None,
+  ) -> None:
+    print(request.prefix, end="", flush=True)
+    text = ""
+    for piece in self.generator.stream(
+      request.num_chars,
+      request.prefix or "\n",
+      sample,
+      request.seed,
+      request.stop,
+      request,
+    ):
+      print(piece.text, end="", flush=True)
+      text += piece.text
+      if interrupted and interrupted.is_set():
+        raise KeyboardInterrupt
+    print(flush=True)
+    self._tell_memorised([text], where, sample)
+
+  def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
+    if self.trained_on is None:
+      return
+    pairs = zip(texts, find_passages(texts, self.trained_on), strict=True)
+    for i, (text, found) in enumerate(pairs, first):
+      warn(f"{where}sample {i}: {found.in_words(text)}")
+
+  def _warn_of_unknown(self, request: Request, where: str) -> None:
+    if unknown := unknown_characters(request.prefix or "\n", self.vocab):
+      remedy = "" if request.prefix else ": give a prefix"
+      warn(
+        f"{where}not in the vocabulary: {' '.join(map(repr, unknown))}; the "
+        f"model reads [UNK] for each{remedy}"
+      )
