@@ -90,12 +90,12 @@ class EvalOptions(Options):
     group="While it is trained",
   )
   name: str = option(
-    "", "with follow: name of the scores in TensorBoard, such as that of a text"
+    "", "with follow, which needs it: name of the scores in TensorBoard"
   )
   idle_timeout: float = option(
     0.0,
-    "with follow: end after this many seconds without a checkpoint; 0: when "
-    "nobody trains",
+    "with follow: also end after this many seconds without a checkpoint; 0: "
+    "never",
     NOT_NEGATIVE,
   )
 
@@ -194,8 +194,8 @@ def evaluate(options: EvalOptions) -> int:
       how = options.protocol, options.window, options.stride or options.window
       score, protocol = score_text(evaluator_of(model), vocab, text, *how)
     result = {"step": step, "protocol": protocol, **score.to_dict()}
-    words = json.dumps(result) if options.json else None
-    print(words or _describe(score, step, protocol), flush=True)
+    words = _describe(score, step, protocol)
+    print(json.dumps(result) if options.json else words, flush=True)
     if curve:
       curve.write(step, score.to_dict())
     elif score.num_unknown and not options.json:

@@ -64,12 +64,12 @@ class SampleOptions(Request, _RunOptions):
     one_of("text", "jsonl"),
   )
   stream: bool = option(
-    False, "print the text while it is drawn, as per_line always does"
+    False, "print the text while it is drawn, as per_line does with text"
   )
   memorised: str = option(
     "",
-    "corpus of the run: say which passages of 30 characters or more of a text "
-    "stand in the part of it that was trained on",
+    "corpus of the run: say which passages of 30 characters or more stand in "
+    "its training text",
     UTF8,
   )
 
@@ -160,7 +160,7 @@ def _train_text(run: "RunDir", corpus: str) -> Text | None:
   loaded = load_corpus(config, corpus)
   if loaded.sha256 != experiment.corpus_sha256:
     warn(f"warning: {corpus} is not the corpus that the run was trained on")
-  # Where a part has files of its own, none of the corpus is held out for it.
+  # For a part with files of its own any text will do: none is held out.
   text = loaded.text
   valid = text if config.valid_corpus else None
   eval_text = text if config.eval_corpus else None

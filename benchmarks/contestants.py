@@ -51,7 +51,7 @@ _JAX_TABLE = Contestant(
 )
 _JAX_UNROLLED = Contestant(
   "jax_unrolled",
-  "JAX scan, table lookup, 10 steps a round",
+  "JAX scan, table lookup, unrolled by 10",
   "jax_scan.build_step",
   {"use_table": True, "unroll": 10},
 )

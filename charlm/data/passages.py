@@ -38,10 +38,11 @@ class Found:
     if not self.passages:
       return f"no passage of {MIN_LENGTH} characters is in the training text"
     start, length, place = max(self.passages, key=lambda found: found.length)
+    number = f"{len(self.passages)} passage{'s' * (len(self.passages) > 1)}"
     return (
-      f"{self.share:.1%} is in passages of {MIN_LENGTH} characters or more of "
-      f"the training text ({len(self.passages)}); the longest, {length:,} "
-      f"characters at {place:,}: {text[start : start + length]!r}"
+      f"{self.share:.1%} is in {number} of {MIN_LENGTH} characters or more of "
+      f"the training text; the longest, {length:,} characters at {place:,}: "
+      f"{text[start : start + length]!r}"
     )
 
 

@@ -41,14 +41,14 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
   panels[0].set_ylabel("nats per character")
-  return _svg(figure) if _limit(panels[0]) else ""
+  return _svg(figure) if _cut_highest(panels[0]) else ""
 
 
-def draw_context(runs: Sequence[Run], indices: Sequence[int]) -> str:
+def draw_context(runs: Sequence[Run]) -> str:
   """Draws the loss by the number of characters seen before."""
   figure = Figure(figsize=(9, 3.5), layout="constrained")
   axes = figure.subplots()
-  for run, index in zip(runs, indices, strict=True):
+  for index, run in enumerate(runs):
     groups = run["loss_by"]["characters seen before it"]
     axes.plot(
       [group["name"] for group in groups],
@@ -62,10 +62,10 @@ def draw_context(runs: Sequence[Run], indices: Sequence[int]) -> str:
   return _svg(figure)
 
 
-def _limit(axes: Axes) -> bool:
-  """Leaves out the first steps, which would hide all others.
+def _cut_highest(axes: Axes) -> bool:
+  """Cuts off the highest losses, those of the first steps, which hide others.
 
-  Tells whether there is anything to see.
+  Tells whether there is a loss at all.
   """
   ys = [np.asarray(line.get_ydata()) for line in axes.lines]
   losses = np.concatenate([*ys, np.empty(0)])

@@ -1,10 +1,9 @@
 """The numbers of a report, which `report.py --format=json` prints.
 
-The page shows them, and no others.
+The page shows no others.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from typing import Any
 
@@ -66,20 +65,20 @@ def _group(results: list[Result]) -> dict[str, Any]:
   ranked = sorted(results, key=lambda r: r.scores["stream"].log_perplexity)
   text = results[0].text
   return {
-    "eval_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    "eval_sha256": results[0].eval_sha256,
     "num_characters": len(text) - 1,
     "runs": [_run(result, ranked[0]) for result in ranked],
   }
 
 
 def _run(result: Result, best: Result) -> dict[str, Any]:
-  stream, windows = result.scores["stream"], f"windows of {WINDOW}"
-  text, nats = result.text[1:], stream.nats
+  text, nats = result.text[1:], result.scores["stream"].nats
+  windows = result.scores[f"windows of {WINDOW}"]
   by = {
     "kind of character": analysis.by_class(text, nats),
     "letter of a word": analysis.by_position_in_word(text, nats),
     "characters seen before it": analysis.by_context_length(
-      result.scores[windows].nats, WINDOW
+      windows.nats, WINDOW
     ),
   }
   return {

@@ -80,9 +80,9 @@ def _ranking(group: Numbers) -> str:
       cells += ["yes" if difference["excludes_0"] else "no"]
     rows.append([*cells, *[""] * (len(header) - len(cells))])
   return _table(header, rows) + _note(
-    f"The eval text of {group['num_characters']:,} characters (SHA-256 "
-    f"{group['eval_sha256'][:8]}), by stream. Runs with another one are not "
-    "compared. A difference is paired, character by character."
+    f"By stream, {group['num_characters']:,} scored characters of the eval "
+    f"text (SHA-256 {group['eval_sha256'][:8]}). Runs with another text are "
+    "not compared. A difference is paired, character by character."
   )
 
 
@@ -150,21 +150,21 @@ def _loss_by(group: Numbers) -> str:
     ]
     header = (title, "number", *(run["name"] for run in runs))
     parts.append(_table(header, rows))
-  return "".join(parts) + draw_context(runs, range(len(runs)))
+  return "".join(parts) + draw_context(runs)
 
 
 def _samples(numbers: Numbers) -> str:
-  shares = numbers.get("memorised", {}).get("samples", [])
+  found = numbers.get("memorised", {}).get("samples", [])
   columns = []
   for group in numbers["groups"]:
     for run in group["runs"]:
       parts = [f"<h3>{html.escape(run['name'])}</h3>"]
       for i, text in enumerate(run["samples"]):
         parts.append(f"<pre>{html.escape(text)}</pre>")
-        if run["name"] == numbers["first"] and i < len(shares):
+        if run["name"] == numbers["first"] and i < len(found):
           parts.append(
             _note(
-              f"{shares[i]['share']:.1%} is in passages of {MIN_LENGTH} "
+              f"{found[i]['share']:.1%} is in passages of {MIN_LENGTH} "
               "characters or more of the training text."
             )
           )
@@ -187,7 +187,7 @@ def _entry(run: Run, index: int) -> str:
 
 
 def _worst(numbers: Numbers) -> str:
-  parts = [_note(f"100 characters each, by the loss of {numbers['first']}.")]
+  parts = [_note(f"By the loss of {numbers['first']}; none overlap.")]
   for passage in numbers["passages_with_the_highest_loss"]:
     parts.append(
       f"<p>{passage['mean_nats']:.2f} nats per character, from character "
@@ -201,7 +201,7 @@ def _coloured(numbers: Numbers) -> str:
   for entry in characters:
     share = min(entry["nats"], _MOST_NATS) / _MOST_NATS
     level = min(int(share * _LEVELS), _LEVELS - 1)
-    # An <i> a character, which a script finds the number of.
+    # One <i> a character: the script counts them.
     spans.append(f'<i class="l{level}">{html.escape(entry["character"])}</i>')
   data = json.dumps(characters).replace("<", "\\u003c")  # no end of a script
   return (

@@ -16,9 +16,9 @@ from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.sample import Sample
 
 WINDOW = 256
-NUM_EXPECTED = 5
-NUM_SAMPLES = 2
-MAX_SHOWN = 10_000  # characters whose expectations are shown
+_NUM_EXPECTED = 5
+_NUM_SAMPLES = 2
+_MAX_SHOWN = 10_000  # characters whose expectations are shown
 _SAMPLE_CHARS = 400
 _PIECE = 500  # characters in one call of the model
 
@@ -26,7 +26,7 @@ _PIECE = 500  # characters in one call of the model
 class Expected(NamedTuple):
   """What a model expected at each of the first characters that are scored."""
 
-  ids: np.ndarray  # [N, NUM_EXPECTED], the most likely first
+  ids: np.ndarray  # [N, _NUM_EXPECTED], the most likely first
   probs: np.ndarray  # of these
 
 
@@ -40,6 +40,7 @@ class Result:
   characters_per_step: int
   records: list[dict[str, Any]]  # of `metrics.jsonl`
   text: str  # the scored one, its first character included
+  eval_sha256: str  # of the text in its encoding
   scores: dict[str, Score]  # by protocol, with the nats of each character
   vocab: list[str]
   expected: Expected
@@ -53,7 +54,8 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
   """
   model, step = load_model(run, checkpoint)
   vocab, text = run.vocabulary(), run.eval_text()
-  config = run.experiment().config
+  experiment = run.experiment()
+  config = experiment.config
   refuse_short(text, run.eval_path)
   return Result(
     str(run.path),
@@ -62,10 +64,11 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
     config.batch_size * config.seq_length,
     read_records(run.metrics),
     str(text),
+    experiment.eval_sha256,
     _scores(model, vocab, text),
     vocab,
-    _expected(model, Ids(text, vocab)[: MAX_SHOWN + 1]),
-    GenerativeModel(model, vocab).sample(_SAMPLE_CHARS, "\n", NUM_SAMPLES),
+    _expected(model, Ids(text, vocab)[: _MAX_SHOWN + 1]),
+    GenerativeModel(model, vocab).sample(_SAMPLE_CHARS, "\n", _NUM_SAMPLES),
   )
 
 
@@ -87,7 +90,7 @@ def _expected(model: GRULM, ids: np.ndarray) -> Expected:
     piece = ids[np.newaxis, start : min(start + _PIECE, len(ids) - 1)]
     log_probs, states = model(piece.astype(np.int32), states, return_state=True)
     log_probs = log_probs[0].numpy()
-    most = np.argsort(-log_probs, axis=1, kind="stable")[:, :NUM_EXPECTED]
+    most = np.argsort(-log_probs, axis=1, kind="stable")[:, :_NUM_EXPECTED]
     best.append(most)
     probs.append(np.exp(np.take_along_axis(log_probs, most, axis=1)))
   return Expected(np.concatenate(best), np.concatenate(probs))

@@ -81,7 +81,7 @@ class _TextOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Request(DrawOptions, _TextOptions):
-  """What to draw; each field is a flag of `sample.py`, and of a JSON line.
+  """What to draw; each field is a flag of `sample.py` and a key of a JSON line.
 
   Raises InputError: a value is not allowed.
   """

@@ -12,7 +12,7 @@ _FIELDS = {field.name: field.type for field in dataclasses.fields(Request)}
 
 
 def parse_request(line: bytes, defaults: Request, encoding: str) -> Request:
-  """Returns what a line asks for: a prefix or, from `{` on, a JSON object.
+  """Parses a line: a prefix or, if it begins with `{`, a JSON object.
 
   Args:
     line: without its end.

@@ -1,4 +1,4 @@
-"""Prints texts as `sample.py` does: of a single call, or line by line."""
+"""Prints texts as `sample.py` does: for one call, or line by line."""
 
 import dataclasses
 import json
@@ -34,7 +34,8 @@ class Writer:
       self._print_objects(request, {})
     elif as_drawn:
       for i in range(request.num_samples):
-        print(f"{SEPARATOR}\n" if i else "", end="")
+        if i:
+          print(SEPARATOR)
         self._print_as_drawn(request, i, "")
     else:
       texts = [sample.text for sample in self._draw(request)]
@@ -50,7 +51,7 @@ class Writer:
   ) -> bool:
     """Prints the texts that a line asks for; tells whether it was understood.
 
-    A line that was not gets an answer, too, which says why in JSON.
+    A line that was not is answered, too: in JSON, with the reason.
 
     Raises KeyboardInterrupt: the event was set.
     """
