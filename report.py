@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charlm.data.corpus import Split, load_corpus, split_corpus
 from charlm.errors import InputError
@@ -77,13 +77,19 @@ def report(options: ReportOptions) -> int:
   results = [score_run(run, options.checkpoint) for run in runs]
   numbers = report_numbers(results, split)
   as_json = options.format == "json"
-  text = json.dumps(numbers) + "\n" if as_json else page(numbers)
+  text = _to_json(numbers) if as_json else page(numbers)
   if as_json and options.output is None:
     print(text, end="")
     return DONE
   write_atomically(output, [text.encode()])
   print(output)
   return DONE
+
+
+def _to_json(numbers: dict[str, Any]) -> str:
+  """Returns a line of JSON, which knows no infinity: null stands for it."""
+  text = json.dumps(numbers)
+  return json.dumps(json.loads(text, parse_constant=lambda _: None)) + "\n"
 
 
 def _folders(name: str) -> list[str]:

@@ -131,7 +131,8 @@ def sample(options: SampleOptions) -> int:
     writer.write(request, options.stream)
     return DONE
   name = options.prefix_file or "-"
-  if name == "-" and sys.stdin.isatty() and sys.stdout.isatty():
+  # A standard input that is closed is None.
+  if name == "-" and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
     return _converse(writer, request)
   with Source(name, is_file=name != "-").open() as file:
     blocks = read_lines(file, config.keeps_text)

@@ -72,6 +72,10 @@ def test_a_closed_input_is_told_from_an_empty_one(
   closed = _run("eval.py", flags, ["<&-"])
   assert (closed.returncode, closed.stdout) == (2, "")
   assert "input is closed" in closed.stderr
+  per_line = [f"--run_dir={trained_run}", "--per_line"]
+  closed = _run("sample.py", per_line, ["<&-"])
+  assert (closed.returncode, closed.stdout) == (2, "")
+  assert "input is closed" in closed.stderr
   empty = run_program("eval.py", *flags)  # its input is /dev/null
   assert (empty.returncode, empty.stdout) == (2, "")
   assert "fewer than two" in empty.stderr
