@@ -1,6 +1,7 @@
 """Writes a trained model for use without charlm."""
 
 import dataclasses
+import os
 import pathlib
 import sys
 
@@ -67,7 +68,7 @@ def export(options: ExportOptions) -> int:
   if options.format == "keras":
     files.append(options.path.with_suffix(".vocabulary.json"))
   for path in files:
-    if path.exists():
+    if os.path.lexists(path):  # a link to nothing is there, too
       raise InputError(f"{path} is there already: give another --output")
   import_quietly("tensorflow", "keras")
   from charlm.export.keras_file import save_keras

@@ -15,6 +15,7 @@ from charlm.data.text import Text, codec
 from charlm.errors import InputError
 from charlm.options import UTF8, Options, device_option, one_of, option
 from charlm.sampling.options import Request
+from charlm.sampling.requests import fill_request
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
@@ -116,12 +117,11 @@ def sample(options: SampleOptions) -> int:
   # Bytes are characters here: those of the flags, and of what is written.
   print_in(encoding)
   names = [field.name for field in dataclasses.fields(Request)]
-  request = Request(**{name: getattr(options, name) for name in names})
-  request = dataclasses.replace(
-    request,
-    prefix=_read_prefix(options, encoding),
-    stop=options.stop.encode().decode(encoding),
-  )
+  values = {name: getattr(options, name) for name in names}
+  request = fill_request(Request(), values, encoding)
+  if options.prefix_file is not None and not options.per_line:
+    prefix = _read_prefix(options.prefix_file, encoding)
+    request = dataclasses.replace(request, prefix=prefix)
   generator = GenerativeModel(model, run.vocabulary())
   trained_on = _train_text(run, options.memorised)
   writer = Writer(
@@ -141,10 +141,7 @@ def sample(options: SampleOptions) -> int:
   return DONE if all(answered) else INCOMPLETE
 
 
-def _read_prefix(options: SampleOptions, encoding: str) -> str:
-  file = options.prefix_file
-  if file is None or options.per_line:
-    return options.prefix.encode().decode(encoding)
+def _read_prefix(file: str, encoding: str) -> str:
   chunks = Source(file, is_file=file != "-").read()
   return "".join(decode_chunks(chunks, file, encoding))
 

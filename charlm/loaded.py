@@ -23,6 +23,7 @@ from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
+from charlm.sampling.requests import draw_in_pieces, draw_texts, fill_request
 from charlm.sampling.sample import Sample
 from charlm.system.devices import choose_device
 
@@ -48,10 +49,14 @@ class LoadedModel:
     A text is cleaned as the run's corpus was. All its characters but the first
     are scored.
 
-    Raises InputError: a text has fewer than two characters.
+    Raises:
+      InputError: a cleaned text has fewer than two characters.
+      TypeError: no sequence of strings.
     """
-    if isinstance(texts, str):
-      raise TypeError("texts is a string: give a list of strings")
+    if isinstance(texts, str) or not all(isinstance(x, str) for x in texts):
+      raise TypeError(
+        "texts are not strings in a sequence: give a list of them"
+      )
     return [self._score(text) for text in texts]
 
   def generate(
@@ -73,12 +78,9 @@ class LoadedModel:
 
     Raises InputError: a value is not allowed.
     """
-    draw = float(temperature), top_k, float(top_p), float(min_p)
-    asked = Request(prefix, stop, num_chars, num_samples, seed, *draw)
-    start, end = self._read(prefix) or "\n", self._read(stop)
-    return self._generator.sample(
-      num_chars, start, num_samples, seed, end, asked
-    )
+    text = prefix, stop, num_chars, num_samples, seed
+    request = self._request(*text, temperature, top_k, top_p, min_p)
+    return draw_texts(self._generator, request)
 
   def stream(
     self,
@@ -96,18 +98,20 @@ class LoadedModel:
 
     Raises InputError: a value is not allowed.
     """
-    draw = float(temperature), top_k, float(top_p), float(min_p)
-    asked = Request(prefix, stop, num_chars, 1, seed, *draw)
-    start, end = self._read(prefix) or "\n", self._read(stop)
-    return self._generator.stream(num_chars, start, 0, seed, end, asked)
+    text = prefix, stop, num_chars, 1, seed
+    request = self._request(*text, temperature, top_k, top_p, min_p)
+    return draw_in_pieces(self._generator, request)
 
   def next(self, prefix: str = "") -> np.ndarray:
     """Returns the probabilities `[V]` of the character after a prefix.
 
     They are in the order of `vocabulary`, `[UNK]` and padding included. Without
     a prefix the character is the first of a line.
+
+    Raises InputError: the prefix is no text.
     """
-    ids = encode(self._read(prefix) or "\n", self.vocabulary)
+    prefix = self._request(prefix).prefix or "\n"
+    ids = encode(prefix, self.vocabulary)
     log_probs = self.model(ids[np.newaxis].astype(np.int32))
     return tf.exp(log_probs[0, -1]).numpy()
 
@@ -117,9 +121,10 @@ class LoadedModel:
       f"{len(self.vocabulary)} characters, step {self.step:,})"
     )
 
-  def _read(self, text: str) -> str:
-    """Returns a text in the model's characters."""
-    return text.encode().decode(codec(self.config.unit))
+  def _request(self, *fields: object) -> Request:
+    """Returns a request whose first fields are given."""
+    values = dict(zip(vars(Request()), fields, strict=False))
+    return fill_request(Request(), values, codec(self.config.unit))
 
   def _score(self, string: str) -> Score:
     pieces = read_string(self.config, string)

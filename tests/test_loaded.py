@@ -82,11 +82,39 @@ def test_what_cannot_be_done_is_refused(
   for texts in (["t"], [""], ["the \ud800"]):
     with pytest.raises(charlm.InputError):
       model.score(texts)
-  with pytest.raises(TypeError, match="list of strings"):
-    model.score("the")
-  with pytest.raises(charlm.InputError, match="top_k is -1"):
-    model.generate(top_k=-1)
+  with pytest.raises(charlm.InputError, match="cleaned as the corpus was"):
+    model.score(["the", " \n "])
+  for texts in ("the", [5], ["the", None]):
+    with pytest.raises(TypeError, match="give a list of them"):
+      model.score(texts)
+  for prefix in (None, 5, b"the", "\ud800"):
+    with pytest.raises(charlm.InputError, match="prefix is"):
+      model.next(prefix)
   with pytest.raises(charlm.InputError, match="num_chars is 0"):
     model.stream(num_chars=0)
-  with pytest.raises(charlm.InputError):
+  with pytest.raises(charlm.InputError, match="is not a run's folder"):
     charlm.load(tmp_path / "none")
+  with pytest.raises(charlm.InputError, match="device is 'tpu'"):
+    charlm.load(tmp_path / "none", device="tpu")
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("top_k", -1),
+    ("temperature", "x"),
+    ("temperature", None),
+    ("temperature", True),
+    ("top_p", 0),
+    ("min_p", 10**400),
+    ("seed", 1.5),
+    ("prefix", "\ud800"),
+    ("stop", b"t"),
+  ],
+)
+def test_a_value_that_is_not_allowed_is_named(
+  name: str, value: object, model: "charlm.loaded.LoadedModel"
+) -> None:
+  for draw in (model.generate, model.stream):
+    with pytest.raises(charlm.InputError, match=f"{name} is"):
+      draw(**{name: value})

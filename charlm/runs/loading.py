@@ -22,7 +22,6 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
   Raises InputError: no such checkpoint, or not one of this run's model.
   """
-  run.find_checkpoint(which)  # before the other files: is this a run at all?
   config, vocab_size = run.experiment().config, len(run.vocabulary())
   for _ in range(_ATTEMPTS):
     step, path = run.find_checkpoint(which)

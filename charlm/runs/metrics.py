@@ -195,7 +195,8 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
 
   Each record has a step, a split (`train` or `eval`) and a finite loss. Its
-  other fields are numbers, of any size, and texts.
+  other metrics are numbers, of any size; what else there is, such as samples,
+  may be text.
   """
   records = []
   for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -207,7 +208,10 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
         and 0 <= record["step"] < 2**63
         and abs(record["loss"]) <= _LARGEST
         and record["split"] in _SPLITS
-        and all(isinstance(x, int | float | str) for x in record.values())
+        and all(
+          isinstance(value, int | float if name in _TAGS else int | float | str)
+          for name, value in record.items()
+        )
         and is_utf8(json.dumps(record, ensure_ascii=False))
       ):
         records.append(record)

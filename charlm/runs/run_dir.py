@@ -199,7 +199,12 @@ class RunDir:
       self._write(self._config, [experiment.to_json().encode()])
 
   def experiment(self) -> Experiment:
-    """Reads `config.json`."""
+    """Reads `config.json`; refuses a folder that is not a run's."""
+    if not self.exists() and not self.has_checkpoints():
+      raise InputError(
+        f"{self.path} is not a run's folder: train a run there, "
+        f"for example with train.py --run_dir={self.path}"
+      )
     return parse_file(self._config, Experiment.from_json)
 
   def vocabulary(self) -> list[str]:
@@ -251,11 +256,6 @@ class RunDir:
       for step in checkpoint_steps(folder)
       for name in (str(step), word)
     }
-    if not found and not self.exists():
-      raise InputError(
-        f"{self.path} is not a run's folder: train a run there, "
-        f"for example with train.py --run_dir={self.path}"
-      )
     if which not in found:
       raise InputError(
         f"{self.path} has no checkpoint {which}; it has "

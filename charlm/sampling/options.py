@@ -3,8 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from charlm.errors import InputError
-from charlm.options import Allowed, Options, between, is_utf8, option
+from charlm.options import UTF8, Allowed, Options, between, option
 
 
 class Limits(NamedTuple):
@@ -62,9 +61,9 @@ class _TextOptions(Options):
   """The flags that come before those of drawing."""
 
   prefix: str = option(
-    "", "text to continue; default: the start of a line", group="The text"
+    "", "text to continue; default: the start of a line", UTF8, "The text"
   )
-  stop: str = option("", "end a text before it would contain this string")
+  stop: str = option("", "end a text before it would contain this string", UTF8)
   num_chars: int = option(
     1000, "largest number of characters after the prefix", between(1, 10**8)
   )
@@ -85,9 +84,3 @@ class Request(DrawOptions, _TextOptions):
 
   Raises InputError: a value is not allowed.
   """
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    for name in ("prefix", "stop"):
-      if not is_utf8(getattr(self, name)):
-        raise InputError(f"{name} is not UTF-8: check the terminal's encoding")

@@ -1,12 +1,16 @@
-"""Requests as lines, which `sample.py --per_line` answers as they come."""
+"""Requests: made of values, parsed from a line, and drawn."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from charlm.errors import InputError
 from charlm.sampling.options import Request
+from charlm.sampling.sample import Sample
+
+if TYPE_CHECKING:  # it imports TensorFlow
+  from charlm.sampling.generator import GenerativeModel
 
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Request)}
 
@@ -34,7 +38,30 @@ def parse_request(line: bytes, defaults: Request, encoding: str) -> Request:
     ) from None
   if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):
     raise InputError(f"unknown: {others}; give {', '.join(_FIELDS)}")
-  request = dataclasses.replace(defaults, **_typed(values))
+  return fill_request(defaults, values, encoding)
+
+
+def fill_request(
+  defaults: Request, values: Mapping[str, Any], encoding: str
+) -> Request:
+  """Returns a request with other values.
+
+  Args:
+    defaults: of all that is not given.
+    values: by the names of a request's fields. Integers become floats where it
+      has floats, as they do in flags.
+    encoding: of the model's texts, as `codec` returns it: the texts among the
+      values become its characters.
+
+  Raises InputError: a value that is not allowed.
+  """
+  typed: dict[str, Any] = {
+    name: float(value)
+    if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53
+    else value
+    for name, value in values.items()
+  }
+  request = dataclasses.replace(defaults, **typed)
   texts = {
     name: getattr(request, name).encode().decode(encoding)
     for name in ("prefix", "stop")
@@ -43,11 +70,15 @@ def parse_request(line: bytes, defaults: Request, encoding: str) -> Request:
   return dataclasses.replace(request, **texts)
 
 
-def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Makes integers floats where a request has floats, as flags do."""
-  return {
-    name: float(value)
-    if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53
-    else value
-    for name, value in values.items()
-  }
+def draw_texts(generator: "GenerativeModel", request: Request) -> list[Sample]:
+  """Draws the texts of a request; without a prefix they start a line."""
+  start = request.num_chars, request.prefix or "\n", request.num_samples
+  return generator.sample(*start, request.seed, request.stop, request)
+
+
+def draw_in_pieces(
+  generator: "GenerativeModel", request: Request, sample: int = 0
+) -> Iterator[Sample]:
+  """Yields one text of `draw_texts`, in pieces as it is drawn."""
+  start = request.num_chars, request.prefix or "\n", sample
+  return generator.stream(*start, request.seed, request.stop, request)

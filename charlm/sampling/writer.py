@@ -10,8 +10,11 @@ from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
-from charlm.sampling.requests import parse_request
-from charlm.sampling.sample import Sample
+from charlm.sampling.requests import (
+  draw_in_pieces,
+  draw_texts,
+  parse_request,
+)
 from charlm.system.process import warn
 
 SEPARATOR = "-" * 20
@@ -38,7 +41,7 @@ class Writer:
           print(SEPARATOR)
         self._print_as_drawn(request, i, "")
     else:
-      texts = [sample.text for sample in self._draw(request)]
+      texts = [sample.text for sample in draw_texts(self.generator, request)]
       print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
       self._tell_memorised(texts, "", 0)
 
@@ -72,18 +75,8 @@ class Writer:
       print(SEPARATOR, flush=True)
     return True
 
-  def _draw(self, request: Request) -> list[Sample]:
-    return self.generator.sample(
-      request.num_chars,
-      request.prefix or "\n",
-      request.num_samples,
-      request.seed,
-      request.stop,
-      request,
-    )
-
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
-    samples = self._draw(request)
+    samples = draw_texts(self.generator, request)
     found = None
     if self.trained_on is not None:
       found = find_passages([s.text for s in samples], self.trained_on)
@@ -101,14 +94,7 @@ class Writer:
   ) -> None:
     print(request.prefix, end="", flush=True)
     text = ""
-    for piece in self.generator.stream(
-      request.num_chars,
-      request.prefix or "\n",
-      sample,
-      request.seed,
-      request.stop,
-      request,
-    ):
+    for piece in draw_in_pieces(self.generator, request, sample):
       print(piece.text, end="", flush=True)
       text += piece.text
       if interrupted and interrupted.is_set():

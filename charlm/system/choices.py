@@ -52,6 +52,6 @@ COLLECTIVES = Choice(
 # Up to so many windows a step, a CPU is fastest as one replica on all cores
 # whose gradient XLA compiles: there are many small operations. With more, it is
 # fastest as a replica for each core, without XLA (benchmarks/README.md).
-FEW_WINDOWS = 16
+FEW_WINDOWS = Choice(16, 0, "each GPU is a replica, and its layers are cuDNN's")
 # With fewer units XLA compiles for longer than it saves in a thousand steps.
 MIN_XLA_UNITS = 64

@@ -21,8 +21,10 @@ def choose_device(device: str) -> None:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
       none on a machine that has one, `auto` warns and says why.
 
-  Raises InputError: `gpu`, but TensorFlow finds none.
+  Raises InputError: another device, or `gpu`, but TensorFlow finds none.
   """
+  if device not in ("auto", "cpu", "gpu"):
+    raise InputError(f"device is {device!r}: give auto, cpu or gpu")
   if device == "cpu":
     tf.config.set_visible_devices([], "GPU")
   elif gpus := tf.config.get_visible_devices("GPU"):
@@ -69,8 +71,7 @@ def create_strategy(
       f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
       "lower it"
     )
-  few = kind == "CPU" and batch_size <= FEW_WINDOWS
-  most = 1 if few else num_devices()
+  most = 1 if batch_size <= FEW_WINDOWS.here else num_devices()
   num_replicas = num_replicas or largest_divisor(batch_size, most)
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if kind == "GPU":

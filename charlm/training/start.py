@@ -166,7 +166,7 @@ def _describe_devices(
   elif not options.num_replicas and len(start["devices"]) < num_devices():
     why = "as many as divide --batch_size"
     batch_size = run.experiment().config.batch_size
-    if kind_of_device() == "CPU" and batch_size <= FEW_WINDOWS:
+    if batch_size <= FEW_WINDOWS.here:
       why = "one for few windows"
     reason += f": of {num_devices()}, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"

@@ -259,7 +259,7 @@ def xla_for_steps(config: Config, num_replicas: int) -> bool:
   Not in bfloat16, whose products XLA makes slower, and not with dropout, for
   which it draws other random numbers: a model would depend on the devices.
   """
-  few = config.batch_size <= FEW_WINDOWS and num_replicas == 1
+  few = config.batch_size <= FEW_WINDOWS.here and num_replicas == 1
   fit = config.precision == "float32" and not config.dropout_rate
   large = config.rnn_units >= MIN_XLA_UNITS
-  return kind_of_device() == "CPU" and few and fit and large
+  return few and fit and large

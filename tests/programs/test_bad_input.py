@@ -172,7 +172,11 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--text={tmp}/none"], "no file at"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/bad.txt"], "not UTF-8"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/empty.txt"], "fewer than two"),
-  ("eval.py", ["--run_dir={run}", "--text={tmp}/blank.txt"], "fewer than two"),
+  (
+    "eval.py",
+    ["--run_dir={run}", "--text={tmp}/blank.txt"],
+    "cleaned as the corpus",
+  ),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/a.txt"], "fewer than two"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/utf16.txt"], "not UTF-8"),
   ("eval.py", ["--run_dir={run}", "--text={tmp}/folder"], "no file at"),
@@ -200,6 +204,11 @@ BAD_INPUT = [
   ("export.py", ["--run_dir={run}", "--format=onnx"], "format"),
   ("export.py", ["--run_dir={run}", "--output={tmp}/few.txt"], "there already"),
   ("export.py", ["--run_dir={run}", "--output=."], "there already"),
+  (
+    "export.py",
+    ["--run_dir={run}", "--output={tmp}/dangling"],
+    "there already",
+  ),
   ("report.py", ["--run_dir={run}", "--output={tmp}"], "is a folder"),
   (
     "export.py",
@@ -214,7 +223,11 @@ BAD_INPUT = [
     ["--run_dir={run}", "--checkpoint=9" + "9" * 30],
     "it has",
   ),
-  ("sample.py", ["--run_dir={run}", "--prefix=a\udcff"], "not UTF-8"),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--prefix=a\udcff"],
+    "prefix is 'a\\udcff'",
+  ),
   ("sample.py", ["--run_dir={run}", "--num_chars=1000000000"], "num_chars"),
   ("sample.py", ["--run_dir={run}", "--temperature=-1"], "temperature"),
   ("sample.py", ["--run_dir={run}", "--temperature=nan"], "temperature is nan"),
@@ -224,7 +237,7 @@ BAD_INPUT = [
   ("sample.py", ["--run_dir={run}", "--top_p=0"], "top_p is 0"),
   ("sample.py", ["--run_dir={run}", "--top_p=nan"], "top_p is nan"),
   ("sample.py", ["--run_dir={run}", "--min_p=1.5"], "min_p"),
-  ("sample.py", ["--run_dir={run}", "--stop=\udcff"], "stop is not UTF-8"),
+  ("sample.py", ["--run_dir={run}", "--stop=\udcff"], "in UTF-8"),
   ("sample.py", ["--run_dir={run}", "--format=xml"], "format"),
   (
     "sample.py",
@@ -261,6 +274,7 @@ def test_bad_input_is_one_line_and_code_2(
   for file, data in BAD_FILES.items():
     (tmp_path / file).write_bytes(data)
   os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "dangling").symlink_to("nowhere")
   (tmp_path / "folder").mkdir()
   (tmp_path / "link").mkdir()
   (tmp_path / "link" / "config.json").symlink_to(trained_run / "config.json")

@@ -114,7 +114,7 @@ def test_a_bad_line_is_named_and_the_next_one_answered(
     (b'{"temperature": 1e999}', "temperature is inf"),
     (b'{"temperature": 1' + b"0" * 400 + b"}", "temperature is 1"),
     (b'{"seed": 1.5}', "seed is 1.5"),
-    (b'{"prefix": "\\ud800"}', "prefix is not UTF-8"),
+    (b'{"prefix": "\\ud800"}', "prefix is '\\ud800': give a value in UTF-8"),
     (b'{"sed": 1, "run_dir": "a"}', "unknown: run_dir, sed; give prefix, stop"),
     (b"{" * 100_000, "no JSON object"),
     (b'{"prefix": "\xff"}', "not UTF-8 at byte 12"),

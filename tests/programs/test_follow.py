@@ -156,6 +156,15 @@ def test_flags_that_cannot_be_followed_are_refused(
   assert words in capsys.readouterr().err
 
 
+def test_a_folder_without_a_run_is_refused(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  args = ["eval.py", f"--run_dir={tmp_path}/none", "--follow", "--name=other"]
+  assert eval_program.main(args) == 2
+  assert "none is not a run's folder" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_link_in_place_of_the_scores_is_refused(
   short_run: pathlib.Path,
   tmp_path: pathlib.Path,

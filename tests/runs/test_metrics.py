@@ -195,6 +195,7 @@ def test_hostile_lines_are_dropped(run: RunDir, sign: str) -> None:
         (1, 2**64, ""),
         (1, 1.0, r', "sample": "\ud800"'),
         (1, 1.0, r', "\ud800": 1'),
+        (1, 1.0, ', "characters_per_second": "fast"'),
       )
     )
   )

@@ -60,7 +60,7 @@ def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
   with pytest.raises(InputError, match="not a run's folder"):
-    RunDir(tmp_path).find_checkpoint("latest")
+    load_model(RunDir(tmp_path), "latest")
 
 
 def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:

@@ -494,8 +494,9 @@ def test_few_windows_train_the_same_model_with_and_without_xla(
   options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   results, counts = [], []
-  for most in (choices.FEW_WINDOWS, 0):
-    monkeypatch.setattr("charlm.training.trainer.FEW_WINDOWS", most)
+  for most in (choices.FEW_WINDOWS.cpu, 0):
+    few = choices.Choice(most, 0, "")
+    monkeypatch.setattr("charlm.training.trainer.FEW_WINDOWS", few)
     one = trainer(1, rnn_units=64, **options)
     counts.append(one.uses_xla)
     # No small sums, whose rounding layer normalisation would scale up.
@@ -515,7 +516,7 @@ def test_few_windows_train_the_same_model_with_and_without_xla(
   [
     ({}, 1, True),
     ({}, 2, False),
-    ({"batch_size": choices.FEW_WINDOWS + 1}, 1, False),
+    ({"batch_size": choices.FEW_WINDOWS.cpu + 1}, 1, False),
     ({"rnn_units": 63}, 1, False),
     ({"precision": "bfloat16"}, 1, False),
     ({"dropout_rate": 0.1}, 1, False),
@@ -524,7 +525,7 @@ def test_few_windows_train_the_same_model_with_and_without_xla(
 def test_xla_is_for_few_windows_of_a_large_model_on_one_cpu(
   options: dict, num_replicas: int, expected: bool
 ) -> None:
-  sizes = {"batch_size": choices.FEW_WINDOWS, "rnn_units": 64}
+  sizes = {"batch_size": choices.FEW_WINDOWS.cpu, "rnn_units": 64}
   config = Config(**(sizes | options))
   assert xla_for_steps(config, num_replicas) is expected
 
