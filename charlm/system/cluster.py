@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from charlm.errors import InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
@@ -22,7 +23,8 @@ from charlm.system.devices import create_strategy
 from charlm.system.rendezvous import wait_for_workers
 
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
-_CONNECTED_WITHIN = 50  # seconds, once all workers are there
+# Seconds, once all workers are there.
+_REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55
 # What TensorFlow raises when a worker is gone, or does not answer,
 _LOST = (
   tf.errors.UnavailableError,
@@ -223,13 +225,14 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   )
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
-  # TensorFlow waits for a worker that is lost at this instant, in a call that
-  # lets no handler run: the system ends the process.
+  _limit_registration(len(addresses))
+  # Nor does it give up on a chief that freezes some milliseconds later: the
+  # system ends the process.
   signal.alarm(_CONNECTED_WITHIN)
   try:
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
   except tf.errors.OpError as error:
-    words = " ".join(error.message.split())
+    words = re.split(r"\.\s|\n", error.message)[0]
     raise LostRunError(
       f"the workers could not be connected ({words}): start all of them again"
     ) from error
@@ -238,6 +241,24 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   # TensorFlow notes SIGTERM, which is to end the process until a run begins.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)
+
+
+def _limit_registration(num_workers: int) -> None:
+  """Lets TensorFlow give up on a worker that is lost while it connects all.
+
+  It would wait for an hour, in a call that lets no signal handler run.
+  """
+  # There is no public name for this.
+  job = context.coordination_config_pb2.CoordinatedJob
+  eager = context.context()
+  eager.configure_coordination_service(
+    "standalone",
+    f"/job:{ROLE}/replica:0/task:0",
+    cluster_register_timeout_in_ms=1000 * _REGISTERED_WITHIN,
+    coordinated_jobs=[job(name=ROLE, num_tasks=num_workers)],
+  )
+  # Without it the chief waits for the others later, and for an hour.
+  eager._coordination_service_config.cluster_register_with_barrier = True
 
 
 def _choose_gpus(

@@ -81,8 +81,11 @@ def test_two_workers_equal_two_replicas_through_a_stop_and_a_loss(
 
 _HURRIED = (
   "import sys, train\n"
+  "from charlm.system.process import import_quietly\n"
+  "import_quietly('tensorflow', 'keras')\n"
   "from charlm.system import cluster\n"
-  "cluster._CONNECTED_WITHIN = 3\n"
+  "cluster._REGISTERED_WITHIN = 3\n"
+  "cluster._CONNECTED_WITHIN = int(sys.argv.pop())\n"
   "sys.exit(train.main(sys.argv))"
 )
 
@@ -90,18 +93,35 @@ _HURRIED = (
 def test_a_worker_that_is_lost_while_all_are_connected_ends_the_others(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  found = addresses(2)
-  args = _args(train_args, tmp_path / "run")[1:]
-  env = os.environ | {"TF_CONFIG": tf_config(found, 0)}
-  command = [sys.executable, "-c", _HURRIED, *args]
-  process = subprocess.Popen(command, cwd=ROOT, env=env)
+  command = [sys.executable, "-c", _HURRIED]
+  command += _args(train_args, tmp_path / "run")[1:]
+  pairs = [addresses(2), addresses(2), addresses(2)]
+  # TensorFlow adds 5 seconds where the chief is lost. The last one does not
+  # wait for that, as if TensorFlow would not end.
+  ends = [(0, 30, 4), (1, 30, 4), (1, 1, -signal.SIGALRM)]
+  processes = [
+    subprocess.Popen(
+      [*command, str(seconds)],
+      cwd=ROOT,
+      env=os.environ | {"TF_CONFIG": tf_config(pair, index)},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for pair, (index, seconds, _) in zip(pairs, ends, strict=True)
+  ]
   try:
-    # It meets the other, and does nothing more.
-    wait_for_workers(found, 1, "no GPU", 60)
-    assert process.wait(30) == -signal.SIGALRM
+    for pair, (index, _, _) in zip(pairs, ends, strict=True):
+      # It meets the other, and does nothing more.
+      wait_for_workers(pair, 1 - index, "no GPU", 60)
+    for process, (_, _, code) in zip(processes, ends, strict=True):
+      _, err = process.communicate(timeout=30)
+      assert process.returncode == code
+      assert err.count("\n") == (code == 4)
+      assert ("could not be connected" in err) == (code == 4)
   finally:
-    process.kill()
-    process.wait()
+    for process in processes:
+      process.kill()
+      process.wait()
   assert not (tmp_path / "run").exists()
 
 
