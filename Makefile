@@ -41,8 +41,8 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# One version of each package for all Pythons and machines. Some wheels ask for a
-# newer C library: glibc 2.28 on x86_64, 2.35 on aarch64 (xprof).
+# One version of each package for all Pythons and machines. The wheels need glibc
+# 2.28 on x86_64, and 2.35 on aarch64 (xprof).
 lock:
 	$(PYTHON) -m venv --clear .venv/lock
 	.venv/lock/bin/python -m pip install --quiet uv

@@ -87,10 +87,10 @@ class EvalOptions(Options):
     False,
     "score each checkpoint of a training as it is saved, until that ends; the "
     "scores are in TensorBoard, too",
-    group="While it is trained",
+    group="During training",
   )
   name: str = option(
-    "", "with follow, which needs it: name of the scores in TensorBoard"
+    "", "required with follow: name of the scores in TensorBoard"
   )
   idle_timeout: float = option(
     0.0,

@@ -19,8 +19,8 @@ class ExportOptions(Options):
   device: str = device_option()
   output: str | None = option(
     None,
-    "folder, or NAME.keras or NAME.npz, to write; default: exported, or model "
-    "and the suffix",
+    "folder, or NAME.keras or NAME.npz, to write; default: exported, "
+    "model.keras, or model.npz",
   )
   format: str = option(
     "saved_model",

@@ -1,4 +1,4 @@
-"""Reports on runs: ranking, curves, scores, samples, what was expected."""
+"""Reports on runs: ranking, curves, scores, samples, top predictions."""
 
 import dataclasses
 import glob

@@ -55,8 +55,8 @@ class SampleOptions(Request, _RunOptions):
   per_line: bool = option(
     False,
     "answer prefixes as they come, one a line, by default from standard input; "
-    "a line that begins with { is a JSON object with prefix and any flag of "
-    "the groups The text and How it is drawn",
+    "a line that begins with { is a JSON object with prefix and any flag under "
+    '"The text" or "How it is drawn"',
   )
   format: str = option(
     "text",

@@ -75,7 +75,7 @@ def device_option() -> str:
   """Declares the field `device` of a program."""
   return option(
     "auto",
-    "what computes: cpu, gpu, or auto, which is a GPU if TensorFlow finds one",
+    "cpu, gpu, or auto, which is a GPU if TensorFlow finds one",
     one_of("auto", "cpu", "gpu"),
   )
 

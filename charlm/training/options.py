@@ -17,7 +17,7 @@ class StartOptions(Options):
   """
 
   run_dir: str = option(
-    "runs/shakespeare", "folder of the run", group="The run"
+    "runs/shakespeare", "folder of the run", group="The start"
   )
   corpus_cache: str = option(
     "",
@@ -25,15 +25,15 @@ class StartOptions(Options):
     "MB, in a file in ~/.cache/charlm",
   )
   verify_corpus: bool = option(
-    False, "compare the checksums of a file of ids that is found"
+    False, "verify the checksums of the file of ids before it is used"
   )
   device: str = device_option()
   num_replicas: int = option(
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
     "that divides batch_size and is at most the number of GPUs or cores, but "
-    "one CPU device for 16 windows or fewer; with several hosts: of each "
-    "worker, 0: all its GPUs or one CPU device",
+    "one CPU device for 16 windows or fewer; with several hosts, the number of "
+    "devices of each worker; 0: all its GPUs, or one CPU device",
     between(0),
   )
   eval_every_steps: int = option(
@@ -53,8 +53,8 @@ class StartOptions(Options):
   )
   gru: str = option(
     "auto",
-    "implementation of the GRU: fused, keras, or auto, which is keras (cuDNN) "
-    "on a GPU, but fused elsewhere and for bfloat16 and layer_norm",
+    "implementation of the GRU: fused, keras (cuDNN on a GPU), or auto: keras "
+    "on a GPU, else fused, and always fused for bfloat16 and layer_norm",
     one_of("auto", "fused", "keras"),
   )
   profile_steps: tuple[str, ...] = option(
