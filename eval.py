@@ -29,8 +29,8 @@ from charlm.system.process import (
   DONE,
   INCOMPLETE,
   import_quietly,
-  print_in,
   run_command,
+  set_output_encoding,
   warn,
 )
 
@@ -54,8 +54,8 @@ class EvalOptions(Options):
   device: str = device_option()
   text: str | None = option(
     None,
-    "text to score, given as a corpus is; with per_line one plain file; - for "
-    "standard input; default: the run's eval text",
+    "text to score, in any form of --corpus; with per_line one uncompressed "
+    "file; - for standard input; default: the run's eval text",
   )
   protocol: str = option(
     "stream",
@@ -133,11 +133,12 @@ class EvalOptions(Options):
         "--follow scores every checkpoint: leave out --per_line, --dynamic and "
         "--checkpoint"
       )
-    # Other folders of `summaries` are training's own.
-    if not _NAME.fullmatch(self.name) or self.name in ("train", "eval"):
+    # These names in `summaries` are those of `train.py`.
+    own = ("train", "eval", "outdated")
+    if not _NAME.fullmatch(self.name) or self.name in own:
       raise InputError(
         f"name is {self.name!r}: give a --name of letters, digits, - and _, "
-        "other than train and eval"
+        f"none of {', '.join(own)}"
       )
 
 
@@ -165,13 +166,14 @@ def evaluate(options: EvalOptions) -> int:
 
   choose_device(options.device)
   run = RunDir(options.run_dir)
-  models = follow_checkpoints(run, options.idle_timeout)
-  if not options.follow:
+  if options.follow:
+    models = follow_checkpoints(run, options.idle_timeout)
+  else:
     models = iter([load_model(run, options.checkpoint)])
   vocab, config = run.vocabulary(), run.experiment().config
-  print_in(codec(config.unit))
+  set_output_encoding(codec(config.unit))
   if options.per_line:
-    newline_id(vocab)
+    newline_id(vocab)  # raises if there is none
     evaluator = Evaluator(next(models)[0], keep_nats=True)
     scorer = LineScorer(evaluator, vocab, config, warn)
     with _open(run, options.text) as file:
@@ -189,7 +191,7 @@ def evaluate(options: EvalOptions) -> int:
     if options.dynamic:
       valid_ids = Ids(run.valid_text(), vocab)
       score, protocol = score_dynamic(model, Ids(text, vocab), valid_ids)
-      score = score.of(text)
+      score = score.with_size_of(text)
     else:
       how = options.protocol, options.window, options.stride or options.window
       score, protocol = score_text(evaluator_of(model), vocab, text, *how)

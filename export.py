@@ -34,7 +34,7 @@ class ExportOptions(Options):
 
   @property
   def path(self) -> pathlib.Path:
-    """What is written."""
+    """The path to write."""
     default = "exported" if self.format == "saved_model" else "model"
     return pathlib.Path(self.output or default + self._suffix)
 

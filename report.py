@@ -8,7 +8,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from charlm.data.corpus import Split, load_corpus, split_corpus
+from charlm.data.corpus import load_corpus, train_text
+from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import Options, device_option, one_of, option
 from charlm.system.files import write_atomically
@@ -28,7 +29,9 @@ class ReportOptions(Options):
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
   corpus: str | None = option(
-    None, "corpus of the first run; adds n-grams, xz, and what is memorised"
+    None,
+    "corpus of the first run; adds scores of n-grams and xz, and what is "
+    "memorised",
   )
   format: str = option(
     "html", "html: a page; json: its numbers", one_of("html", "json")
@@ -55,7 +58,8 @@ def report(options: ReportOptions) -> int:
     InputError: bad input.
   """
   output = pathlib.Path(options.output or "report.html")
-  if output.is_dir():
+  printed = options.format == "json" and options.output is None
+  if output.is_dir() and not printed:
     raise InputError(f"{output} is a folder: give a file as --output")
   folders = [path for name in options.run_dir for path in _folders(name)]
   try:
@@ -72,13 +76,12 @@ def report(options: ReportOptions) -> int:
 
   choose_device(options.device)
   runs = [RunDir(path) for path in folders]
-  # First, since it may be refused.
-  split = _split(options.corpus, runs[0]) if options.corpus else None
+  # Before the scoring: the corpus may be refused.
+  train = _train_text(options.corpus, runs[0]) if options.corpus else None
   results = [score_run(run, options.checkpoint) for run in runs]
-  numbers = report_numbers(results, split)
-  as_json = options.format == "json"
-  text = _to_json(numbers) if as_json else page(numbers)
-  if as_json and options.output is None:
+  numbers = report_numbers(results, train)
+  text = _to_json(numbers) if options.format == "json" else page(numbers)
+  if printed:
     print(text, end="")
     return DONE
   write_atomically(output, [text.encode()])
@@ -106,20 +109,19 @@ def _folders(name: str) -> list[str]:
   return sorted(folders)
 
 
-def _split(corpus: str, run: "RunDir") -> Split:
-  """Returns the parts of a run's corpus.
+def _train_text(corpus: str, run: "RunDir") -> Text:
+  """Returns what a run was trained on.
 
   Raises InputError: another corpus.
   """
   experiment = run.experiment()
-  config = experiment.config
-  loaded = load_corpus(config, corpus)
+  loaded = load_corpus(experiment.config, corpus)
   if loaded.sha256 != experiment.corpus_sha256:
     raise InputError(
       f"{corpus} is not the corpus of {run.path} (SHA-256 {loaded.sha256}, not "
       f"{experiment.corpus_sha256}): give the corpus of that run"
     )
-  return split_corpus(loaded, config, lambda name: load_corpus(config, name))
+  return train_text(loaded.text, experiment.config)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from charlm.data.corpus import load_corpus, split_text
+from charlm.data.corpus import load_corpus, train_text
 from charlm.data.lines import read_lines
 from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
@@ -21,8 +21,8 @@ from charlm.system.process import (
   INCOMPLETE,
   import_quietly,
   interrupts_for_caller,
-  print_in,
   run_command,
+  set_output_encoding,
   warn,
 )
 
@@ -65,12 +65,12 @@ class SampleOptions(Request, _RunOptions):
     one_of("text", "jsonl"),
   )
   stream: bool = option(
-    False, "print the text while it is drawn, as per_line does with text"
+    False, "print the text while it is drawn, as per_line does without jsonl"
   )
   memorised: str = option(
     "",
-    "corpus of the run: say which passages of 30 characters or more stand in "
-    "its training text",
+    "the run's corpus: look for passages of 30 characters or more that also "
+    "occur in its training text",
     UTF8,
   )
 
@@ -114,8 +114,9 @@ def sample(options: SampleOptions) -> int:
   model, _ = load_model(run, options.checkpoint)
   config = run.experiment().config
   encoding = codec(config.unit)
-  # Bytes are characters here: those of the flags, and of what is written.
-  print_in(encoding)
+  # A model of bytes has a Latin-1 character for each: in what is written, and
+  # in prefix and stop, which `fill_request` converts.
+  set_output_encoding(encoding)
   names = [field.name for field in dataclasses.fields(Request)]
   values = {name: getattr(options, name) for name in names}
   request = fill_request(Request(), values, encoding)
@@ -147,22 +148,19 @@ def _read_prefix(file: str, encoding: str) -> str:
 
 
 def _train_text(run: "RunDir", corpus: str) -> Text | None:
-  """Returns the part of a corpus that a run was trained on; None if not given.
+  """Returns what a run was trained on; None without a corpus.
 
-  Warns of another corpus than the run's.
+  Another corpus than the run's is returned as a whole, with a warning.
   """
   if not corpus:
     return None
   experiment = run.experiment()
   config = experiment.config
   loaded = load_corpus(config, corpus)
-  if loaded.sha256 != experiment.corpus_sha256:
-    warn(f"warning: {corpus} is not the corpus that the run was trained on")
-  # For a part with files of its own any text will do: none is held out.
-  text = loaded.text
-  valid = text if config.valid_corpus else None
-  eval_text = text if config.eval_corpus else None
-  return split_text(text, config, valid, eval_text).train
+  if loaded.sha256 == experiment.corpus_sha256:
+    return train_text(loaded.text, config)
+  warn(f"warning: {corpus} is not the corpus that the run was trained on")
+  return loaded.text
 
 
 def _converse(writer: "Writer", defaults: Request) -> int:

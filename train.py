@@ -55,7 +55,7 @@ def train(options: TrainOptions) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: bad input; no step was taken.
+    InputError: bad input, or a file of ids that changes during training.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
   """
@@ -121,6 +121,7 @@ def _lead(
         run.create(experiment, vocab, split)
       print(_describe(config, corpus, split, vocab))
       new = vocab[len(initial_vocab) :]
+      # A run that begins with another one's weights, whose vocabulary is known.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
         print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
@@ -188,7 +189,7 @@ def _describe(
   ]
   for name, part in vars(split).items():
     line = f"{name:<8} {len(part):,} characters"
-    # A start is not to wait for that of a huge train text.
+    # The SHA-256 of a huge train text would delay each start.
     if part is not split.train or isinstance(part.ids, np.ndarray):
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
@@ -203,7 +204,7 @@ def _describe(
 
 
 def _warn_of_held_out(config: Config, split: Split, vocab: list[str]) -> None:
-  """Warns of what is wrong with texts from files of their own."""
+  """Warns of shared lines and of unknown characters in held-out files."""
   for name, part in (("valid", split.valid), ("eval", split.eval)):
     files = getattr(config, f"{name}_corpus")
     if files and (number := count_shared_lines(split.train, part)):

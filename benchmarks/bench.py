@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--corpus", default="shakespeare", help="as of train.py")
+  parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
   parser.add_argument("--rounds", type=int, default=15, help="of each group")
   parser.add_argument(
     "--minutes", type=float, default=50, help="after which nothing is begun"

@@ -141,7 +141,7 @@ def measure(args: argparse.Namespace) -> dict[str, Curve]:
 def main(argv: list[str]) -> int:
   """Runs the comparison; returns the exit code."""
   parser = argparse.ArgumentParser("quality.py", description=__doc__)
-  parser.add_argument("--corpus", default="shakespeare", help="as of train.py")
+  parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
   parser.add_argument(
     "--recipe", type=pathlib.Path, default=_ROOT / "recipes" / "fast.flags"
   )

@@ -42,23 +42,23 @@ _INTRODUCTION = """\
 
 A score is the log perplexity of the eval text in nats per character, with its
 95 % confidence interval in parentheses. For several seeds the table gives the
-mean of the scores, the interval and the hours of the first seed, and the spread,
-which is the largest difference between two seeds. The column *checkpoint* says
-whether the latest checkpoint was scored or the best one, which the valid text
-chose. The columns *characters* and *hours* count all training steps and no
-evaluation; the hours are wall time, so whatever else the machine did meanwhile
-is in them.
+mean of the scores, the interval and the hours of the first seed, and the
+spread, which is the largest difference between two seeds. The column
+*checkpoint* says whether the latest checkpoint was scored or the best one,
+which the valid text chose. The columns *characters* and *hours* count all
+training steps and no evaluation; the hours are wall time, so whatever else the
+machine did meanwhile is in them.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
-xz, both given the training text. Their last column is the memory that each must
-keep: the tables of counts, or the training text itself."""
+xz, both given all text before it, valid lines included. Their last column is
+the memory that each must keep: the tables of counts, or the text itself."""
 _OTHERS = """\
 `python -m benchmarks.other_texts` fetches these texts and trains
 `recipes/fast.flags` on each, with the flags that are given. *Encoding* is one
-pass over the file, *memory* the most that the training had resident, page cache
-included. Score, best n-gram model (its order in parentheses) and xz are of the
-eval text; n-grams and xz were given the last 20 million characters before it,
+pass over the file, *memory* the largest resident memory of the training. Score,
+best n-gram model (its order in parentheses) and xz are of the eval text;
+n-grams and xz were given the last 20 million characters before it,
 as far as there are so many. The last three columns are bits per byte."""
 _OTHER_HEADER = (
   "text",
@@ -160,7 +160,8 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   loaded = load_corpus(config, str(corpus))
   split = split_text(loaded.text, config)
   vocab = extend_vocabulary(SPECIAL, loaded.text.characters)
-  return baselines(str(split.train), str(split.eval), vocab)
+  texts = str(split.train), str(split.eval)
+  return baselines(*texts, vocab, split.train.codec)
 
 
 def to_markdown(

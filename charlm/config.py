@@ -184,9 +184,10 @@ class Config(Options):
       raise InputError("reset_rate needs a state to reset: give --carry_state")
     if self.unit == "byte" and self.field:
       raise InputError(
-        "field is of characters: leave out --field or --unit=byte"
+        "--field reads text, not bytes: leave out --field or --unit=byte"
       )
-    if [self.corpus, self.eval_corpus, self.valid_corpus].count("-") > 1:
+    texts = ",".join([self.corpus, self.eval_corpus, self.valid_corpus])
+    if texts.split(",").count("-") > 1:
       raise InputError("standard input is read once: give - for one text only")
     if self.skip_bad and not self.field:
       raise InputError(
@@ -194,11 +195,12 @@ class Config(Options):
       )
     if self.unit == "byte" and (self.lowercase or self.min_count > 1):
       raise InputError(
-        "unit is byte, which knows no letters and lacks no byte: leave out "
+        "with unit byte there are no letters, and none is unknown: leave out "
         "--lowercase and --min_count"
       )
     for part in ("eval", "valid"):
       files, chars = f"{part}_corpus", f"{part}_chars"
+      # The default of eval_lines is not a request.
       lines = self.valid_lines if part == "valid" else 0
       if getattr(self, files) and (getattr(self, chars) or lines):
         raise InputError(

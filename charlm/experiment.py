@@ -1,4 +1,4 @@
-"""What identifies a run, and how two starts of one differ."""
+"""What identifies a run, and how two starts of one run differ."""
 
 import dataclasses
 import json
@@ -63,7 +63,7 @@ class Experiment:
     hashes = [fields.pop(name, None) for name in _SHA256]
     for name, sha256 in zip(_SHA256, hashes, strict=True):
       if not isinstance(sha256, str) or len(sha256) != 64:
-        raise InputError(f"field {name} is not 64 hexadecimal digits")
+        raise InputError(f"field {name} is not a string of 64 characters")
     return cls(_config_from(fields), *hashes)
 
   def _fields(self) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from charlm.system.devices import choose_device
 class LoadedModel:
   """The model of a checkpoint, its vocabulary, and its run's config.
 
-  A model of bytes (`config.unit`) takes texts as they are, and draws characters
-  from U+0000 to U+00FF, one for each byte.
+  A model of bytes (`config.unit`) reads the UTF-8 bytes of a text, and draws a
+  character from U+0000 to U+00FF for each byte.
   """
 
   def __init__(
@@ -44,19 +44,18 @@ class LoadedModel:
     self._generator = GenerativeModel(model, vocabulary)
 
   def score(self, texts: Sequence[str]) -> list[Score]:
-    """Scores each text alone, as `eval.py --text` does a file that holds it.
+    """Scores each text alone, as `eval.py --text` scores it in a file.
 
     A text is cleaned as the run's corpus was. All its characters but the first
     are scored.
 
     Raises:
-      InputError: a cleaned text has fewer than two characters.
-      TypeError: no sequence of strings.
+      InputError: a text is not UTF-8, or has fewer than two characters once it
+        is cleaned.
+      TypeError: not strings.
     """
-    if isinstance(texts, str) or not all(isinstance(x, str) for x in texts):
-      raise TypeError(
-        "texts are not strings in a sequence: give a list of them"
-      )
+    if isinstance(texts, str):
+      raise TypeError("texts is a string: give a list of strings")
     return [self._score(text) for text in texts]
 
   def generate(
@@ -72,7 +71,7 @@ class LoadedModel:
     top_p: float = 1.0,
     min_p: float = 0.0,
   ) -> list[Sample]:
-    """Draws the texts of `sample.py`, whose flags the arguments are.
+    """Draws texts as `sample.py` does; the arguments are its flags.
 
     The prefix is not part of a sample; without one a sample starts a line.
 
@@ -108,7 +107,7 @@ class LoadedModel:
     They are in the order of `vocabulary`, `[UNK]` and padding included. Without
     a prefix the character is the first of a line.
 
-    Raises InputError: the prefix is no text.
+    Raises InputError: the prefix is not a string of UTF-8.
     """
     prefix = self._request(prefix).prefix or "\n"
     ids = encode(prefix, self.vocabulary)
@@ -118,15 +117,17 @@ class LoadedModel:
   def __repr__(self) -> str:
     return (
       f"LoadedModel({self.model.count_params():,} weights, "
-      f"{len(self.vocabulary)} characters, step {self.step:,})"
+      f"{len(self.vocabulary)} entries, step {self.step:,})"
     )
 
   def _request(self, *fields: object) -> Request:
-    """Returns a request whose first fields are given."""
+    """Returns a request; `fields` are its first ones, in their order."""
     values = dict(zip(vars(Request()), fields, strict=False))
     return fill_request(Request(), values, codec(self.config.unit))
 
   def _score(self, string: str) -> Score:
+    if not isinstance(string, str):
+      raise TypeError(f"{string!r} is not a string: give strings")
     pieces = read_string(self.config, string)
     text = encode_text(pieces, codec(self.config.unit)).text
     return score_text(self._evaluator, self.vocabulary, text)[0]
@@ -137,11 +138,11 @@ def load(
   checkpoint: str = "latest",
   device: str = "auto",
 ) -> LoadedModel:
-  """Loads the model of a run, in any process: the folder is only read.
+  """Loads the model of a run. Its folder is only read, even during training.
 
   Args:
     run_dir: folder of the run.
-    checkpoint: `latest`, `best`, or a step.
+    checkpoint: `latest`, `best`, or a step such as `"500"`.
     device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
       calls cannot change it.
 

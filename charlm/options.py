@@ -25,8 +25,10 @@ class Allowed:
 
 ANY = Allowed(lambda value: True, "")
 FRACTION = Allowed(lambda value: 0 <= value < 1, "in [0, 1)")
-NOT_NEGATIVE = Allowed(lambda value: 0 <= value < math.inf, "of 0 or more")
-POSITIVE = Allowed(lambda value: 0 < value < math.inf, "above 0")
+NOT_NEGATIVE = Allowed(
+  lambda value: 0 <= value < math.inf, "of 0 or more, and finite"
+)
+POSITIVE = Allowed(lambda value: 0 < value < math.inf, "above 0, and finite")
 
 
 def between(least: float, most: float = 2**31 - 1) -> Allowed:
@@ -64,7 +66,7 @@ def option(
     allowed: the values that it may have.
     group: the title under which `--help` shows this field and those after it.
 
-  Returns a dataclass field, typed as its default, as `dataclasses.field` is.
+  Returns a dataclass field, which type checkers take for its default.
   """
   # A dataclass lets a field carry such a dictionary, and ignores it.
   metadata = {"help": help, "allowed": allowed, "group": group}

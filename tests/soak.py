@@ -210,7 +210,7 @@ def _look_at(
 def main(argv: list[str]) -> int:
   """Runs the soak; returns the exit code."""
   parser = argparse.ArgumentParser("soak.py")
-  parser.add_argument("--corpus", default="shakespeare", help="as of train.py")
+  parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
   parser.add_argument("--kills", type=int, default=50)
   parser.add_argument("--workers", type=int, default=1)
   parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)

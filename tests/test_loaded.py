@@ -85,7 +85,7 @@ def test_what_cannot_be_done_is_refused(
   with pytest.raises(charlm.InputError, match="cleaned as the corpus was"):
     model.score(["the", " \n "])
   for texts in ("the", [5], ["the", None]):
-    with pytest.raises(TypeError, match="give a list of them"):
+    with pytest.raises(TypeError, match=r"give (a list of )?strings"):
       model.score(texts)
   for prefix in (None, 5, b"the", "\ud800"):
     with pytest.raises(charlm.InputError, match="prefix is"):

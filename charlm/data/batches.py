@@ -9,8 +9,7 @@ from charlm.data.permutation import permute
 from charlm.data.text import Ids, gather
 from charlm.errors import InputError
 
-# Of more windows, the order is computed place by place: a shuffle of this many
-# takes 64 MB.
+# The most windows that are shuffled in memory, in 64 MB; beyond, see `permute`.
 _MAX_SHUFFLED = 2**23
 
 

@@ -1,7 +1,7 @@
 """Encoded corpora in files, so that a large one is encoded once.
 
 A file has the ids, a JSON object that describes them, the object's size and
-checksum, and a mark. Its name is a hash of the paths of the corpus' files
+checksum, and magic bytes. Its name is a hash of the paths of the corpus' files
 and of the flags that affect reading; it is used only if these files have kept
 their sizes and the times of their last change.
 """
@@ -25,20 +25,20 @@ from charlm.data.sources import Source
 from charlm.data.text import OpenFile, StoredIds, Text, codec
 from charlm.system.process import warn
 
-_MARK = b"charlm 1"  # with another version's mark, the file is written anew
-_TAIL = 8 + 4 + len(_MARK)
+_MAGIC = b"charlm 1"  # with another version's, the file is written anew
+_TAIL = 8 + 4 + len(_MAGIC)  # bytes: size, CRC-32, magic
 _BLOCK = 2**24  # ids that have one checksum
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
 
 class Cache:
-  """The place of one encoded corpus."""
+  """The cache file of one corpus."""
 
   def __init__(
     self, folder: pathlib.Path, config: Config, sources: list[Source]
   ) -> None:
     """Takes a folder, which need not exist, and what is encoded."""
-    # Lists, as JSON has them.
+    # Lists, to compare with those from JSON; None for standard input.
     self._stamps = [s and [*s] for s in (x.stamp() for x in sources)]
     names = [stamp and stamp[0] for stamp in self._stamps]
     flags = [getattr(config, name) for name in _READING]
@@ -55,7 +55,7 @@ class Cache:
     """
     try:
       opened = OpenFile(self._path.open("rb"))
-    except OSError:  # not there, or not to be read, which writing will tell
+    except OSError:  # missing, or not to be read, which writing will tell
       return None
     try:
       about = _read_about(opened.file)
@@ -87,7 +87,7 @@ class Cache:
     return cast(BinaryIO, os.fdopen(handle, "w+b"))
 
   def save(self, corpus: Corpus) -> None:
-    """Keeps a corpus whose ids are in a file of `open_file`.
+    """Saves a corpus of files whose ids are in a file; else does nothing.
 
     Raises OSError: it cannot be written.
     """
@@ -108,7 +108,7 @@ class Cache:
     file.seek(0, os.SEEK_END)
     size, checksum = len(data), zlib.crc32(data)
     file.write(data + size.to_bytes(8, "little"))
-    file.write(checksum.to_bytes(4, "little") + _MARK)
+    file.write(checksum.to_bytes(4, "little") + _MAGIC)
     file.flush()
     os.fsync(file.fileno())
     os.replace(self._temporary.pop(), self._path)
@@ -136,7 +136,7 @@ def _read_about(file: BinaryIO) -> dict[str, Any]:
   end = file.seek(0, os.SEEK_END)
   file.seek(max(0, end - _TAIL))
   tail = file.read()
-  if len(tail) < _TAIL or not tail.endswith(_MARK):
+  if len(tail) < _TAIL or not tail.endswith(_MAGIC):
     raise ValueError("cut off, or of another version")
   start = end - _TAIL - int.from_bytes(tail[:8], "little")
   file.seek(max(0, start))

@@ -13,8 +13,8 @@ from typing import Any
 from charlm.errors import InputError
 
 _CHUNK = 2**21  # bytes that are read at a time
-# Text hardly ever shrinks to a hundredth, while a file of a megabyte that was
-# made to do harm can hold a thousand gigabytes.
+# Against decompression bombs: a megabyte of one can hold a thousand gigabytes.
+# Text hardly ever shrinks to a hundredth.
 _MAX_EXPANSION = 1000
 _ALWAYS_ALLOWED = 2**28  # bytes
 
@@ -63,7 +63,7 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
         f"{file.num_bytes}: give the whole file"
       ) from error
     except Exception as error:  # each library has its own
-      if not kind or isinstance(error, InputError) or _is_systems(error):
+      if not kind or isinstance(error, InputError) or _is_os_error(error):
         raise
       raise InputError(
         f"{name} is {kind.name} data, but damaged ({error}): give a whole copy"
@@ -100,7 +100,7 @@ def _kind_of(name: str, start: bytes) -> _Compression | None:
   return None
 
 
-def _is_systems(error: Exception) -> bool:
+def _is_os_error(error: Exception) -> bool:
   return isinstance(error, OSError) and error.errno is not None
 
 

@@ -96,7 +96,7 @@ class Split:
 def split_corpus(
   corpus: Corpus, config: Config, load: Callable[[str], Corpus]
 ) -> Split:
-  """Splits a corpus; `load` returns those that a config names for its parts.
+  """Splits a corpus; `load` loads the files of `eval_corpus`, `valid_corpus`.
 
   Raises InputError: as `load_corpus` and `split_text`.
   """
@@ -150,6 +150,19 @@ def split_text(
   return Split(train, valid, eval_text)
 
 
+def train_text(text: Text, config: Config) -> Text:
+  """Returns the part of a corpus that a run trains on.
+
+  It needs none of the files that may hold the other parts.
+
+  Raises InputError: as `split_text`.
+  """
+  # With any text in their place nothing is held out for these parts.
+  valid = text if config.valid_corpus else None
+  eval_text = text if config.eval_corpus else None
+  return split_text(text, config, valid, eval_text).train
+
+
 def _flag(config: Config, name: str) -> str:
   """Returns the flag that says where a part of the text comes from."""
   flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
@@ -167,11 +180,11 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
     return text.part(0, first), text.part(first, length)
   # A newline at the end begins no line.
   end = length - text.ends_with("\n")
-  last = text.rfind("\n", number, end)
+  last = text.nth_from_end("\n", number, end)
   if last < 0:
     num_lines = 1 + text.count("\n") - (end < length)
     remedy = f"lower --{flag}, or give --{name}_chars"
-    if flag == "eval_lines" and num_lines == 1:  # 1 is too many, too
+    if flag == "eval_lines" and num_lines == 1:  # not even 1 would do
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
       f"{flag} is {number}, but there are only {num_lines} lines to take them "

@@ -25,7 +25,7 @@ class Corpus:
   sha256: str  # of the text in its encoding
 
   def frequent(self, min_count: int) -> list[str]:
-    """Lists the characters that occur at least `min_count` times; all bytes."""
+    """Lists the characters that occur `min_count` times; of bytes, all 256."""
     if self.text.codec == "latin-1":
       return self.text.characters
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
@@ -50,7 +50,7 @@ class _Encoder:
     self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
     self._dtype, self._size = np.dtype(np.uint8), 0
     self._file: BinaryIO = io.BytesIO()
-    if codec == "latin-1":  # all bytes, so that the file is the text itself
+    if codec == "latin-1":  # ids are the bytes: the file is the text
       self._learn(np.arange(256, dtype=np.uint32))
 
   def add(self, piece: str) -> None:
@@ -75,7 +75,8 @@ class _Encoder:
     self._size += len(ids)
     dtype = np.min_scalar_type(len(self._code_points) - 1)
     large = self._size * dtype.itemsize > self._in_memory
-    if dtype != self._dtype or large == isinstance(self._file, io.BytesIO):
+    in_memory = isinstance(self._file, io.BytesIO)
+    if dtype != self._dtype or large == in_memory:  # it is in the wrong place
       self._move(dtype, self._open_file() if large else io.BytesIO())
     self._file.write(ids.astype(dtype).data)
 

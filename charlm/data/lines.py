@@ -17,7 +17,7 @@ def read_lines(
   return ends a line, too, with or without a line feed, unless `raw`.
   """
   with contextlib.suppress(io.UnsupportedOperation):
-    # A parent may have unset this: a lack of data would look like the end.
+    # If a parent unset this, a lack of data would look like the end.
     os.set_blocking(file.fileno(), True)
   # `half` is the line feed that may follow a carriage return read last.
   pending, half = bytearray(), b""

@@ -1,4 +1,4 @@
-"""Passages of a text that also stand in another one."""
+"""Passages of a text that also occur in another one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _BASE = 0x9E3779B97F4A7C15  # of a polynomial modulo 2**64; any large odd number
 
 
 class Passage(NamedTuple):
-  """Characters of a text that stand in the text that was searched."""
+  """Characters of a text that occur in the text that was searched."""
 
   start: int  # in the text
   length: int
@@ -26,7 +26,7 @@ class Found:
   """The passages of one text, in their order; they may overlap."""
 
   passages: tuple[Passage, ...]
-  share: float  # of the text's characters, that are in a passage
+  share: float  # fraction of the text's characters in a passage
 
   def to_dict(self) -> dict[str, Any]:
     """Returns what `sample.py --format=jsonl` prints of it."""
@@ -49,11 +49,11 @@ class Found:
 def find_passages(
   texts: Sequence[str], searched: Text, min_length: int = MIN_LENGTH
 ) -> list[Found]:
-  """Finds the passages of each text that stand in the text that is searched.
+  """Finds the passages of each text that occur in the text that is searched.
 
-  Each stretch of `min_length` characters that stands there is in a passage. A
+  Each stretch of `min_length` characters that occurs there is in a passage. A
   passage is as long as the first occurrence of its first stretch allows.
-  `searched` is read once, in blocks.
+  `searched` is scanned once, in blocks.
   """
   ids = {char: i for i, char in enumerate(searched.characters)}
   coded = [
@@ -70,11 +70,11 @@ def find_passages(
 
 
 def _hashes(ids: np.ndarray, size: int) -> np.ndarray:
-  """Hashes the `size` ids from each of `[N]` on, `[max(0, N - size + 1)]`."""
+  """Hashes each run of `size` ids in `[N]`; `[max(0, N - size + 1)]`."""
   if len(ids) < size:
     return np.empty(0, np.uint64)
-  # `block` hashes `width` ids from each on, a power of two; `total` hashes
-  # `done`, the sum of those powers of two that are in `size`.
+  # `block[i]` hashes the `width` ids from i on, `total[i]` the first `done` of
+  # them. The width doubles, and where `size` has its bit, `total` takes it in.
   block, width = ids.astype(np.uint64), 1
   total, done = np.zeros(len(ids), np.uint64), 0
   while done < size:
@@ -96,6 +96,7 @@ def _first_places(
   for start in range(0, len(searched) if len(wanted) else 0, _BLOCK):
     ids = searched.ids[start : start + _BLOCK + min_length - 1]
     hashes = _hashes(ids, min_length)
+    # Without the last one, so that each result is an index.
     nearest = np.searchsorted(wanted[:-1], hashes)
     hits = np.flatnonzero(wanted[nearest] == hashes)
     found, first = np.unique(nearest[hits], return_index=True)

@@ -31,12 +31,14 @@ def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
 
 
 def read_string(config: Config, text: str) -> Iterator[str]:
-  """Yields a string as `read_corpus` does a file that holds it.
+  """Yields a string as `read_corpus` yields it from a file.
 
   Raises InputError: a string that cannot be UTF-8.
   """
   if not is_utf8(text):
-    raise InputError("the text has surrogates, which UTF-8 does not: clean it")
+    raise InputError(
+      "the text has lone surrogates, which are not UTF-8: remove them"
+    )
   chunks = [text.encode()]
   return _clean(config, [decode_chunks(chunks, "text", codec(config.unit))])
 
@@ -113,9 +115,9 @@ def _read_field(
 def split_lines(
   pieces: Iterable[str], longest: float = math.inf
 ) -> Iterator[str]:
-  """Yields the lines of a text, which line feeds end.
+  """Yields the lines of a text, split at line feeds.
 
-  Of lines that are longer than `longest` it yields a part that is longer, too.
+  A line of more than `longest` characters may be cut, but not to fewer.
   """
   held: list[str] = []  # of a line whose end is yet to come
   for piece in pieces:

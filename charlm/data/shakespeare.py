@@ -32,7 +32,10 @@ _MARKDOWN_MARKS = re.compile(r"^#+ |[*_\\]", re.MULTILINE)
 
 
 def plays() -> bytes:
-  """Returns the default corpus in UTF-8, from the cache or fetched into it."""
+  """Returns the default corpus in UTF-8, from the cache or fetched into it.
+
+  Raises InputError: it cannot be fetched.
+  """
   folder = cache_folder()
   cached = folder / "shakespeare.txt"
   try:

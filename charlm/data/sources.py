@@ -29,19 +29,19 @@ class Source:
     return without_suffix(self.name).endswith(".jsonl")
 
   def stamp(self) -> tuple[str, int, int, int] | None:
-    """Returns absolute path, size, and times of change in ns of a file."""
+    """Returns a file's absolute path, size, mtime, ctime (ns); else None."""
     if not self.is_file:
       return None
     path = pathlib.Path(self.name).absolute()
     status = path.stat()
-    # The second time changes, too, where a file takes another one's place.
+    # The ctime changes even where another file takes this one's place.
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
   @contextlib.contextmanager
   def open(self) -> Iterator[io.BufferedIOBase]:
-    """Opens it for reading, as it is.
+    """Opens it for reading, without decompressing it.
 
-    Raises InputError: no standard input.
+    Raises InputError: no standard input, or plays that cannot be fetched.
     """
     if self.is_file:
       with open(self.name, "rb") as file:
@@ -90,7 +90,9 @@ def _sources_of(part: str) -> list[Source]:
     return [Source(part, is_file=False)]
   path = os.path.expanduser(part)
   if not part:
-    raise InputError("an empty path among the files: leave out the comma")
+    raise InputError(
+      "an empty path among the files: give a path, or leave out a comma"
+    )
   if os.path.isdir(path):
     paths = sorted(_glob(os.path.join(glob.escape(path), "*.txt")))
   elif os.path.exists(path):

@@ -53,6 +53,8 @@ def create_batch_dataset(
   Returns:
     A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one
     epoch long; each pass over it has the shuffle of the next epoch.
+
+  Raises InputError: the text does not fill one batch.
   """
   ids = encode("\n".join(lines), vocab).astype(np.int64)
   batches = Batches(ids, seq_length, batch_size, seed)

@@ -146,7 +146,7 @@ class Text:
     pairs = zip(self.characters, self.counts().tolist(), strict=True)
     return dict(pairs).get(character, 0)
 
-  def rfind(self, character: str, number: int, stop: int) -> int:
+  def nth_from_end(self, character: str, number: int, stop: int) -> int:
     """Finds a character before `stop`, counting from the end.
 
     Returns the position of the `number`-th one, or -1.

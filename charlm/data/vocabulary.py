@@ -89,7 +89,7 @@ def unknown_characters(text: Iterable[str], vocab: list[str]) -> list[str]:
 
 
 def id_of_code_point(vocab: list[str]) -> np.ndarray:
-  """Returns a table `[largest code point + 2]` of ids; its last one is 0."""
+  """Returns a table `[largest code point + 2]` of ids; the last one is 0."""
   code_points = [ord(char) for char in vocab[NUM_SPECIAL:]]
   table = np.zeros(max(code_points, default=0) + 2, np.int64)
   table[code_points] = np.arange(NUM_SPECIAL, len(vocab))

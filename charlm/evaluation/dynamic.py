@@ -31,8 +31,8 @@ class DynamicEvaluator:
   def __init__(self, model: GRULM, valid_ids: IdsLike) -> None:
     """Takes a model and the valid text `[N]`.
 
-    The valid text gives the mean squared gradient of each weight, and the
-    learning rate.
+    Its last `_MAX_VALID` characters give the mean squared gradient of each
+    weight, and the learning rate.
 
     Raises InputError: fewer than two characters.
     """
@@ -88,12 +88,14 @@ class DynamicEvaluator:
     """Yields the nats of each segment, then restores the model's weights."""
     states, left = self._model.initial_states(1), len(ids) - 1
     rate = tf.constant(learning_rate)
-    for segment in _segments(ids):
-      nats, states = self._compiled_learn(segment, states, rate)
-      yield nats.numpy()[:left]
-      left -= _SEGMENT
-    for weight, trained in zip(self._weights, self._trained, strict=True):
-      weight.assign(trained)
+    try:
+      for segment in _segments(ids):
+        nats, states = self._compiled_learn(segment, states, rate)
+        yield nats.numpy()[:left]
+        left -= _SEGMENT
+    finally:
+      for weight, trained in zip(self._weights, self._trained, strict=True):
+        weight.assign(trained)
 
   def _learn(
     self, segment: tf.Tensor, states: State, rate: tf.Tensor

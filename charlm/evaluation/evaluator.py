@@ -40,8 +40,8 @@ class Evaluator:
       piece_length: the most characters of a row in one graph call.
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
-      keep_nats: keeps those of each character in the scores, for which the
-        memory has no bound.
+      keep_nats: keep each character's nats in the scores; memory then grows
+        with the text.
     """
     self._model, self._piece_length = model, piece_length
     self._before_piece, self._keep_nats = before_piece, keep_nats
@@ -119,7 +119,7 @@ class Evaluator:
     return tally.score()
 
   def _stream(self, text: IdsLike, start: int, stop: int) -> Score:
-    """Scores the characters after `start` up to that at `stop`, one by one."""
+    """Scores the characters from `start + 1` to `stop`, inclusive."""
     tally = Tally(stop - start, self._keep_nats)
     # One row: what comes before a character cannot be cut into parallel parts.
     pieces = self._pieces(text, [start], [stop - start], 1, self._piece_length)
@@ -219,6 +219,8 @@ def score_text(
 ) -> tuple[Score, str]:
   """Scores a text by a protocol: `stream`, `windows` or `lines`.
 
+  `window` and `stride` are numbers of characters, for `windows`.
+
   Returns the score, and the protocol in words.
 
   Raises InputError: fewer than two characters, or `lines`, of a model that does
@@ -232,7 +234,7 @@ def score_text(
     score = evaluator.lines(ids, newline_id(vocab))
   else:
     score = evaluator.stream(ids)
-  return score.of(text, protocol == "lines"), words
+  return score.with_size_of(text, protocol == "lines"), words
 
 
 def newline_id(vocab: list[str]) -> int:

@@ -13,7 +13,7 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 
-MAX_BLOCKS = 2**19  # whose sums a score holds
+MAX_BLOCKS = 2**19  # the most sums that a score holds
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -48,7 +48,7 @@ class Score:
   known: np.ndarray  # [2, M], the same over known characters alone
   num_characters: int  # that are scored
   num_unknown: int  # of these, those that the model does not know
-  nats: np.ndarray  # [num_characters], or [0] where they are not kept
+  nats: np.ndarray  # each character's loss, [num_characters]; or [0], not kept
   num_bytes: int = 0  # of the scored characters, where they were counted
   unit: str = "character"
 
@@ -83,7 +83,7 @@ class Score:
 
   @property
   def bits_per_byte(self) -> float:
-    """Bits per byte of the text, comparable across units and alphabets."""
+    """Bits per byte, comparable across alphabets; needs `num_bytes`."""
     return self.bits_per_character * self.num_characters / self.num_bytes
 
   @property
@@ -99,7 +99,7 @@ class Score:
     """Nats per known character; None where there is none."""
     return _mean(*self.known) if self.known[1].any() else None
 
-  def of(self, text: Text, by_lines: bool = False) -> "Score":
+  def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
     """Returns the score with the unit and the size of the text it is of."""
     unit = "byte" if text.codec == "latin-1" else "character"
     num_bytes = scored_bytes(text, by_lines)
@@ -140,6 +140,7 @@ class Tally:
     self._num_unknown += len(nats) - int(np.count_nonzero(known))
     ones, of_known = np.ones(len(nats)), np.where(known, nats, 0)
     # A mean of millions of float32 can lose its last digits.
+    # Sum and number of all characters, then of those that are known.
     values = np.stack([nats, ones, of_known, known], dtype=np.float64)
     if lengths is not None:
       first = np.cumsum(lengths) - lengths

@@ -40,11 +40,11 @@ def save_keras(
   after: list[keras.KerasTensor] = []
   x = keras.layers.Embedding(*sizes, name="embedding")(x)
   for gru in model.grus:
-    # Keras' zeros, if no states are given.
     start = keras.Input([gru.units], name=f"{gru.name}_state")
     options = {"return_sequences": True, "return_state": True, "name": gru.name}
     x, end = keras.layers.GRU(gru.units, **options)(
-      x, initial_state=start if with_state else None
+      x,
+      initial_state=start if with_state else None,  # None: zeros
     )
     before.append(start)
     after.append(end)

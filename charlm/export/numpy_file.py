@@ -13,13 +13,13 @@ from charlm.system.files import write_atomically
 def save_numpy(
   model: GRULM, vocab: list[str], file: pathlib.Path
 ) -> list[pathlib.Path]:
-  """Writes the weights and the vocabulary; the guide scores with them.
+  """Writes the weights and the vocabulary; docs/guide.md shows their use.
 
   Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,
-  `dense_bias` `[V]`; for layer i, and its gates z, r and n, `kernel_i`
-  `[D, 3H]` (above the first layer, D is H), `recurrent_kernel_i` `[H, 3H]`,
-  `bias_i` `[2, 3H]` (of inputs, of states) and, with layer normalisation,
-  `gain_i` `[3H]`. Returns the path.
+  `dense_bias` `[V]`; for layer i, and its gates (update, reset, candidate),
+  `kernel_i` `[D, 3H]` (above the first layer, D is H), `recurrent_kernel_i`
+  `[H, 3H]`, `bias_i` `[2, 3H]` (of inputs, of states) and, with layer
+  normalisation, `gain_i` `[3H]`. Returns the path.
 
   Raises OSError: the file cannot be written.
   """

@@ -161,7 +161,8 @@ class TextModel:
     for first in tf.range(1, end, size):
       positions = first + tf.range(tf.minimum(size, end - first))[:, tf.newaxis]
       positions -= num_given  # [S, B], of the characters in each sample
-      # Not in the loop over characters, which a server may compile with XLA.
+      # Before the loop over characters: a server may compile that with XLA,
+      # which might never end with Threefry inside.
       noise = gumbel_noise(uniform_numbers(keys, positions, vocab_size))
       for i in tf.range(len(positions)):
         log_probs, states = self._model.read(table, last, states)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
 
-# Embeddings up to which a product with one-hot columns was the faster look-up.
+# Up to so many embeddings a product with one-hot columns beats a gather.
 _MAX_ONE_HOT = 400
 
 
@@ -109,7 +109,7 @@ class FusedGRU(keras.layers.GRU):
     their occurrences.
 
     Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
-    raise an error or read as another character.
+    give an error or a wrong result.
     """
     embeddings = tf.convert_to_tensor(embeddings)
     if (embeddings.shape[0] or 0) > _MAX_ONE_HOT:
@@ -122,11 +122,14 @@ class FusedGRU(keras.layers.GRU):
   def _run(
     self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over features `[T, D + 1, B]` with a kernel, or ids `[T, B]`."""
+    """Runs over features `[T, D + 1, B]` with a kernel `[D + 1, 3H]`.
+
+    Or over ids `[T, B]` with a table `[V, 3H]` in place of the kernel.
+    """
     if state is None:
       state = tf.zeros([tf.shape(features)[-1], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)  # Keras hands over a list of one
-    low = training and self.precision == "bfloat16"
+    in_bfloat16 = training and self.precision == "bfloat16"
     outputs = recurrence(
       features,
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
@@ -134,9 +137,11 @@ class FusedGRU(keras.layers.GRU):
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
       tf.cast(state, self.compute_dtype),
       *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
-      product_dtype=tf.bfloat16 if low else tf.as_dtype(self.compute_dtype),
-      # A gather and a transposition are faster under XLA alone, which computes
-      # all scores, but few of the trainings.
+      product_dtype=tf.bfloat16
+      if in_bfloat16
+      else tf.as_dtype(self.compute_dtype),
+      # Without XLA, which compiles scores on CPUs but not most trainings, a
+      # product is faster than a gather and a transposition.
       by_product=training,
     )
     outputs.set_shape([features.shape[-1], features.shape[0], self.units])

@@ -1,4 +1,4 @@
-"""Weights that `GRULM` saved with Keras, in a file of their own.
+"""Weights that `GRULM.save_weights` wrote.
 
 Keras 3 writes `NAME.weights.h5`, Keras 2 a TensorFlow checkpoint `NAME.index`
 and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
@@ -35,7 +35,8 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   Raises InputError: no such weights, or weights of other shapes.
   """
   prefix = path.removesuffix(".index")
-  if not path.endswith(".h5") and not os.path.exists(f"{prefix}.index"):
+  there = path if path.endswith(".h5") else f"{prefix}.index"
+  if not os.path.exists(there):
     raise InputError(
       f"{path} is neither a run's folder nor weights that Keras saved: give "
       "NAME.weights.h5, or NAME for NAME.index"

@@ -129,10 +129,11 @@ class GRULM(keras.Model):
     training: bool = False,
     dropout_seed: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, State]:
-    """Returns the nats of the targets `[B, T]`, and the state after them.
+    """Returns the negative log-likelihood of targets in nats, and the state.
 
-    They are those of `call`, whose arguments these are. Log-probabilities
-    `[B, T, V]` above a bound are never held, if B and T are known.
+    Targets and result are `[B, T]`; the state is that after the inputs, and the
+    other arguments are those of `call`. If B and T are static, no more than
+    `MAX_LOGITS` logits are held at a time, or those of one character.
     """
     x, states = self._outputs(inputs, states, training, dropout_seed)
     targets = tf.convert_to_tensor(targets)
@@ -211,7 +212,7 @@ def model_of(
 
 
 def weight_specs(config: Config, vocab_size: int) -> Iterator[WeightSpec]:
-  """Yields owner, name and shape of each weight of a model, in their order."""
+  """Yields owner, name and shape of each weight, as `get_weights` has them."""
   depth, units = config.embedding_dim, config.rnn_units
   yield "embedding", "embeddings", (vocab_size, depth)
   for gru in map(_gru_name, range(config.num_layers)):
@@ -237,6 +238,8 @@ def _gru_name(layer: int) -> str:
 def _build_gru(
   name: str, kind: str, units: int, precision: str, layer_norm: bool
 ) -> keras.layers.GRU:
+  if kind not in ("auto", "fused", "keras"):
+    raise ValueError(f"gru is {kind!r}: not auto, fused or keras")
   only_fused = precision != "float32" or layer_norm
   if kind == "auto":
     kind = "fused" if only_fused else GRU.here

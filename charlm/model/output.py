@@ -14,13 +14,14 @@ MAX_LOGITS = 2**25  # that are held at a time: 128 MiB
 def chunked_nats(
   x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
 ) -> tf.Tensor:
-  """Returns the nats `[N]` of targets `[N]`, a chunk of them at a time.
+  """Returns the nats of targets `[N]`, N static, computed chunk by chunk.
 
   The logits are x `[N, H]` times the kernel `[H, V]`, plus the bias `[V]`.
   """
   num_targets = x.shape[0]
-  num_chunks = -(-num_targets * kernel.shape[1] // MAX_LOGITS)
-  rows = -(-num_targets // num_chunks)
+  rows = max(1, MAX_LOGITS // kernel.shape[1])
+  num_chunks = -(-num_targets // rows)
+  rows = -(-num_targets // num_chunks)  # about as many in the last one
   filler = [[0, num_chunks * rows - num_targets]]
   x = tf.pad(x, [*filler, [0, 0]])
   chunks = (

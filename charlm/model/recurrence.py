@@ -1,6 +1,6 @@
 """The loop over time of the fused GRU.
 
-Shapes: B rows of a batch, T time steps, D input features, H units. Tensors are
+Shapes: B rows of a batch, T time steps, F input features, H units. Tensors are
 feature-major, `[T, features, B]`: the weights, as the left factor of every
 matrix product, need not be repacked at every time step, and the gates are split
 and joined without strides. The gates are the update gate z, the reset
@@ -37,8 +37,8 @@ def recurrence(
   """Returns the outputs `[B, T, H]`.
 
   Args:
-    features: `[T, D, B]`, or ids `[T, B]` below D in place of one-hot features.
-    kernel: of the features, `[D, 3H]` for n, z, r.
+    features: `[T, F, B]`, or ids `[T, B]` below F in place of one-hot features.
+    kernel: of the features, `[F, 3H]` for n, z, r.
     recurrent_kernel: of the state, `[H, 3H]` for z, r, n.
     bias: the candidate's recurrent bias, `[H]`.
     state: the state before the first step, `[B, H]`.
@@ -87,7 +87,7 @@ def _forward(
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
   recurrent_kernel = tf.transpose(recurrent_kernel)  # once, not in every step
-  # The features may know the number of rows where the state does not.
+  # B may be static in the features though it is not in the state.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
   shape = state.shape
   columns = tf.zeros_like(state[:1])  # to broadcast once, not at every step
@@ -96,8 +96,8 @@ def _forward(
   def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> _Vars:
     """Computes the gates of time step t, and the state after it."""
     inputs = tf.cast(project(t), dtype)  # [3H, B]
-    low = tf.cast(state, recurrent_kernel.dtype)
-    recurrent = tf.cast(tf.matmul(recurrent_kernel, low), dtype)  # [3H, B]
+    h = tf.cast(state, recurrent_kernel.dtype)
+    recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
     norm: tuple[tf.Tensor, ...] = ()
     if gains:
       norm = normalise(recurrent, units)
@@ -115,7 +115,7 @@ def _forward(
     saved = [array.write(t, value) for array, value in values]
     return t + 1, state, states.write(t + 1, state), *saved
 
-  # The shapes of what `backward` needs: zr, n, recurrent_n, and norm.
+  # The shapes of what the gradients need: zr, n, recurrent_n, and norm.
   shapes = [[2 * units, shape[1]], shape, shape]
   if gain:
     shapes += [[3 * units, shape[1]], [3, 1, shape[1]]]
@@ -143,7 +143,7 @@ def _projection(
 
   def project(t: tf.Tensor) -> tf.Tensor:
     """Returns what the input of time step t adds to the gates."""
-    columns = features[t]  # [D, B], or ids [B]
+    columns = features[t]  # [F, B], or ids [B]
     if by_id:
       columns = tf.one_hot(columns, depth, axis=0, dtype=kernel.dtype)
     return tf.matmul(kernel, columns)

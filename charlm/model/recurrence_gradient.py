@@ -1,16 +1,15 @@
 """The gradient of the loop over time of the fused GRU.
 
-Shapes: B rows of a batch, T time steps, D input features, H units, S time steps
-of a block. Tensors are feature-major, as in `recurrence`.
+Shapes: B rows of a batch, T time steps, F input features, H units, S time steps
+of a chunk. Tensors are feature-major, as in `recurrence`.
 
-The gradients of a time step are one block of 4H rows: of n, z and r before
-their activations, then of the recurrent part of n. The first 3H rows are the
+A time step has the gradients of 4H numbers, one below the other: of n, z and r
+before their activations, then of the recurrent part of n. The first 3H are the
 gradient of the input's product (n, z, r), and the last 3H that of the recurrent
-product (z, r, n): both share the rows of z and r. With layer normalisation,
-rows H to 4H are the gradient with respect to the product after normalisation
-and gain. The gradient with respect to the product itself, 3H more rows for
-z, r, n, follows: 7H rows in all, and again the last 3H are the recurrent
-product's.
+product (z, r, n): both share those of z and r. With layer normalisation, H to
+4H are the gradient with respect to the product after normalisation and gain.
+The gradient with respect to the product itself, 3H more for z, r, n, follows:
+7H in all, and again the last 3H are the recurrent product's.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ import tensorflow as tf
 _Vars: TypeAlias = "tuple[Any, ...]"  # of a loop
 _Size: TypeAlias = "int | tf.Tensor"
 
-# Of a block, S * B: enough for a product at full speed, and few enough for the
+# Of a chunk, S * B: enough for a product at full speed, and few enough for the
 # processor's cache and for memory.
 _COLUMNS = 1024
 
@@ -31,8 +30,8 @@ _COLUMNS = 1024
 class Recurrence:
   """What the loop over time read and computed.
 
-  The first four are the arguments of `recurrence`, the first three of them in
-  the dtype of the products.
+  The first four are arguments of `recurrence`. The kernels, and features that
+  are not ids, are in the dtype of the products.
   """
 
   features: tf.Tensor
@@ -46,7 +45,7 @@ class Recurrence:
 
   @property
   def depth(self) -> _Size:
-    """D."""
+    """Rows of the kernel: F or, with ids, V."""
     return self.kernel.shape[0] or tf.shape(self.kernel)[0]
 
   @property
@@ -57,7 +56,7 @@ class Recurrence:
   def gradients(self, d_outputs: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
     """Propagates the gradient of the outputs `[B, T, H]` back in time.
 
-    A block of time steps adds to the gradient of a kernel by one product. That
+    A chunk of time steps adds to the gradient of a kernel by one product. That
     is faster than a product for each step, and takes less memory than one for
     all of them.
 
@@ -66,14 +65,14 @@ class Recurrence:
     """
     dtype, units = d_outputs.dtype, self.states.shape[1]
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
-    size = 1  # divides any number: XLA knows none that is not in the shape
+    size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
       most = max(1, _COLUMNS // (self.features.shape[-1] or 64))
       size = min(most, num_steps)
-    num_blocks, rest = num_steps // size, num_steps % size
+    num_chunks, rest = num_steps // size, num_steps % size
 
     def step(i: tf.Tensor, *carried: Any) -> _Vars:
-      return i - 1, *self._block(d_outputs, rest + i * size, size, *carried)
+      return i - 1, *self._chunk(d_outputs, rest + i * size, size, *carried)
 
     shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
     start = (
@@ -85,11 +84,11 @@ class Recurrence:
     _, *carried = tf.while_loop(
       lambda i, *_: i >= 0,
       step,
-      (num_blocks - 1, *start),
+      (num_chunks - 1, *start),
       parallel_iterations=1,
     )
     if isinstance(rest, int) and rest:
-      carried = self._block(d_outputs, 0, rest, *carried)
+      carried = self._chunk(d_outputs, 0, rest, *carried)
     (d_kernel, *sums), d_state, d_features, d_gain = carried
     return (
       None if self.by_id else tf.cast(d_features[0].stack(), dtype),
@@ -104,7 +103,7 @@ class Recurrence:
     columns = tf.zeros_like(self.states[0, :1])
     return [g[:, None] + columns for g in self.gain]
 
-  def _block(
+  def _chunk(
     self,
     d_outputs: tf.Tensor,
     start: _Size,
@@ -114,25 +113,25 @@ class Recurrence:
   ) -> _Vars:
     """Goes back over the `size` steps from `start` on.
 
-    Adds to the sums, which are the gradients of kernel `[3H, D]`, recurrent
+    Adds to the sums, which are the gradients of kernel `[3H, F]`, recurrent
     kernel and bias, and returns them with what `_propagate` carries.
     """
     dtype, units = d_outputs.dtype, self.states.shape[1]
     d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
     d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
-    d_rows, *propagated = self._propagate(d_outputs, start, size, *carried)
+    d_gates, *propagated = self._propagate(d_outputs, start, size, *carried)
     previous = tf.slice(self.states, [start, 0, 0], [size, -1, -1])
-    previous = _columns(tf.cast(previous, d_rows.dtype))  # [H, S * B]
+    previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
     if self.by_id:
       ids = tf.reshape(tf.slice(self.features, [start, 0], [size, -1]), [-1])
-      rows = tf.one_hot(ids, self.depth, dtype=d_rows.dtype)
+      rows = tf.one_hot(ids, self.depth, dtype=d_gates.dtype)
     else:
       features = tf.slice(self.features, [start, 0, 0], [size, -1, -1])
-      rows = tf.transpose(_columns(features))  # [S * B, D]
+      rows = tf.transpose(_columns(features))  # [S * B, F]
     terms = [
-      tf.matmul(d_rows[: 3 * units], rows),
-      tf.matmul(previous, d_rows[-3 * units :], transpose_b=True),
-      tf.reduce_sum(tf.cast(d_rows[3 * units : 4 * units], dtype), axis=1),
+      tf.matmul(d_gates[: 3 * units], rows),
+      tf.matmul(previous, d_gates[-3 * units :], transpose_b=True),
+      tf.reduce_sum(tf.cast(d_gates[3 * units : 4 * units], dtype), axis=1),
     ]
     pairs = zip(sums, terms, strict=True)
     return [total + tf.cast(x, dtype) for total, x in pairs], *propagated
@@ -140,10 +139,10 @@ class Recurrence:
   def _propagate(
     self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: Any
   ) -> _Vars:
-    """Propagates the gradient of a block's outputs `[S, H, B]` back in time.
+    """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
 
     It carries the gradients of the state `[H, B]`, of the features in an array
-    `[T, D, B]`, unless they are ids, and of a gain `[3H, B]`, if there is one.
+    `[T, F, B]`, unless they are ids, and of a gain `[3H, B]`, if there is one.
 
     Returns the gradients `[4H or 7H, S * B]` of the steps, and what it carries.
     """
@@ -153,7 +152,7 @@ class Recurrence:
 
     def step(
       i: tf.Tensor,
-      d_rows: tf.TensorArray,
+      d_gates: tf.TensorArray,
       d_state: tf.Tensor,
       d_features: Any,
       d_gain: Any,
@@ -184,17 +183,17 @@ class Recurrence:
       d_features = [
         a.write(t, tf.matmul(self.kernel, d_inputs)) for a in d_features
       ]
-      return i - 1, d_rows.write(i, rows), d_state, d_features, d_gain
+      return i - 1, d_gates.write(i, rows), d_state, d_features, d_gain
 
     row_shape = [(7 if gains else 4) * units, shape[1]]
-    d_rows = tf.TensorArray(product_dtype, size, element_shape=row_shape)
-    _, d_rows, *carried = tf.while_loop(
+    d_gates = tf.TensorArray(product_dtype, size, element_shape=row_shape)
+    _, d_gates, *carried = tf.while_loop(
       lambda i, *_: i >= 0,
       step,
-      (size - 1, d_rows, *carried),
+      (size - 1, d_gates, *carried),
       parallel_iterations=1,
     )
-    return _columns(d_rows.stack()), *carried
+    return _columns(d_gates.stack()), *carried
 
 
 def _normalise_gradient(

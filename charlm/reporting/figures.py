@@ -18,7 +18,7 @@ def color_of(index: int) -> str:
 
 
 def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
-  """Draws the losses beside characters seen and beside training time.
+  """Draws the losses against characters seen and against training time.
 
   `indices` are the runs' places in the report. Returns the empty string if no
   run has metrics.

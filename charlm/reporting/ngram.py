@@ -25,8 +25,13 @@ class Baseline:
     return self.name, f"{self.nats:.4f}", f"{bits:.4f}", f"{mib:,.1f}"
 
 
-def baselines(train: str, text: str, vocab: list[str]) -> list[Baseline]:
-  """Scores a text by n-grams of all orders and by xz, given the train text."""
+def baselines(
+  train: str, text: str, vocab: list[str], encoding: str
+) -> list[Baseline]:
+  """Scores a text by n-grams of all orders and by xz, given the train text.
+
+  `encoding` is that of the texts, as `codec` returns it, for xz.
+  """
   train_ids, ids = encode(train, vocab), encode(text, vocab)
   model = KneserNey(train_ids, len(vocab))
   ngrams = [
@@ -35,19 +40,19 @@ def baselines(train: str, text: str, vocab: list[str]) -> list[Baseline]:
     )
     for order, nats in enumerate(model.nats(ids), 1)
   ]
-  bits = xz_bits_per_character(train, text)
-  size = len(train.encode())
+  bits = xz_bits_per_character(train, text, encoding)
+  size = len(train.encode(encoding))
   return [*ngrams, Baseline("xz", bits * math.log(2), size)]
 
 
-def xz_bits_per_character(train: str, text: str) -> float:
+def xz_bits_per_character(train: str, text: str, encoding: str) -> float:
   """Returns the bits per character that a text adds to the train text in xz.
 
   The two are compressed as one file, and the train text alone; the difference
   of the sizes counts.
   """
   with_text, without = (
-    len(lzma.compress(part.encode(), preset=9 | lzma.PRESET_EXTREME))
+    len(lzma.compress(part.encode(encoding), preset=9 | lzma.PRESET_EXTREME))
     for part in (train + text, train)
   )
   return 8 * (with_text - without) / len(text)
@@ -65,7 +70,7 @@ class _Counts:
   counts: np.ndarray  # [G]
   contexts: np.ndarray  # [C], sorted
   totals: np.ndarray  # [C], the sum of each context's counts
-  num_types: np.ndarray  # [C], how many grams each context begins
+  num_types: np.ndarray  # [C], distinct characters after each context
 
   @property
   def num_bytes(self) -> int:

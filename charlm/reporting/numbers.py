@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from charlm.data.corpus import Split
 from charlm.data.passages import find_passages
+from charlm.data.text import Text
 from charlm.evaluation.score import confidence_interval
 from charlm.reporting import analysis
 from charlm.reporting.ngram import baselines
@@ -19,15 +19,13 @@ from charlm.reporting.result import WINDOW, Result
 _PASSAGE = 100  # characters
 
 
-def report_numbers(
-  results: list[Result], split: Split | None
-) -> dict[str, Any]:
+def report_numbers(results: list[Result], train: Text | None) -> dict[str, Any]:
   """Returns what there is to say of runs, as JSON can hold it.
 
   Args:
     results: of the runs. Only those with the same eval text are compared: they
       are a group, ranked by their scores. The first run's group comes first.
-    split: the corpus of the first run; without it, whatever needs the training
+    train: what the first run was trained on; without it, whatever needs that
       text is left out.
   """
   names = short_names([result.name for result in results])
@@ -41,8 +39,8 @@ def report_numbers(
     for text in texts
   ]
   numbers: dict[str, Any] = {"groups": groups}
-  if split is not None:
-    numbers |= _beside_training_text(first, split)
+  if train is not None:
+    numbers |= _beside_train_text(first, train)
   return numbers | {
     "first": first.name,
     "passages_with_the_highest_loss": _worst(first),
@@ -133,14 +131,15 @@ def curves(
   return points
 
 
-def _beside_training_text(first: Result, split: Split) -> dict[str, Any]:
-  train = str(split.train)
+def _beside_train_text(first: Result, train: Text) -> dict[str, Any]:
   texts = [first.text, *(sample.text for sample in first.samples)]
-  found, *in_samples = find_passages(texts, split.train)
+  found, *in_samples = find_passages(texts, train)
   return {
     "baselines": [
       dataclasses.asdict(baseline)
-      for baseline in baselines(train, first.text, first.vocab)
+      for baseline in baselines(
+        str(train), first.text, first.vocab, train.codec
+      )
     ],
     "memorised": {
       "eval_text": found.share,

@@ -67,7 +67,12 @@ def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _ranking(group: Numbers) -> str:
-  header = ["run", "nats per character", "95 % interval", "to the best"]
+  header = [
+    "run",
+    "nats per character",
+    "95 % interval",
+    "difference to the best",
+  ]
   header += ["95 % interval", "excludes 0"]
   rows = []
   for run in group["runs"]:
@@ -101,8 +106,8 @@ def _curves(runs: list[Run]) -> str:
 
 
 def _scores(runs: list[Run]) -> str:
-  header = ["run", "protocol", "nats per character", "95 % interval", "bits"]
-  header.append("bits per byte")
+  header = ["run", "protocol", "nats per character", "95 % interval"]
+  header += ["bits per character", "bits per byte"]
   rows = [
     (
       run["name"],
@@ -129,7 +134,7 @@ def _baselines(numbers: Numbers) -> str:
   nats = first["scores"]["stream"]["log_perplexity"]
   models = [Baseline(**baseline) for baseline in numbers["baselines"]]
   models.append(Baseline(first["name"], nats, 4 * first["num_weights"]))
-  header = ("model", "nats per character", "bits", "MiB")
+  header = ("model", "nats per character", "bits per character", "MiB")
   return _table(header, [model.cells() for model in models]) + _note(
     f"{numbers['memorised']['eval_text']:.2%} of the eval text is in passages "
     f"of {MIN_LENGTH} characters or more that stand in the training text, too."
@@ -148,7 +153,7 @@ def _loss_by(group: Numbers) -> str:
       )
       for row in zip(*columns, strict=True)
     ]
-    header = (title, "number", *(run["name"] for run in runs))
+    header = (title, "characters", *(run["name"] for run in runs))
     parts.append(_table(header, rows))
   return "".join(parts) + draw_context(runs)
 

@@ -44,7 +44,7 @@ class Result:
   scores: dict[str, Score]  # by protocol, with the nats of each character
   vocab: list[str]
   expected: Expected
-  samples: list[Sample]  # of the start of a line
+  samples: list[Sample]  # drawn after a newline
 
 
 def score_run(run: RunDir, checkpoint: str) -> Result:

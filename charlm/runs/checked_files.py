@@ -75,7 +75,7 @@ def _named(path: pathlib.Path) -> Iterator[None]:
 def refuse_links(
   files: list[pathlib.Path], folders: list[pathlib.Path]
 ) -> None:
-  """Refuses links and devices in the folders, and in place of a file or folder.
+  """Refuses links and devices: the paths given, and what the folders hold.
 
   A link could lead a reader, or the removal of old checkpoints, to any file of
   the machine.
@@ -95,6 +95,7 @@ def refuse_links(
         f"{path} is a link or a special file: replace it with a copy of its "
         "contents"
       )
+    # A folder in the place of a file, or a file in that of a folder.
     if path in (files if stat.S_ISDIR(mode) else folders):
       kind = "file" if path in files else "folder"
       raise InputError(f"{path} is not a {kind}: move it away")

@@ -25,7 +25,7 @@ _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class DamagedError(ValueError):
-  """A checkpoint is damaged; its name and this text make a sentence."""
+  """A checkpoint is damaged: its text follows the name, as in "is damaged"."""
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    # The step that `latest` holds with the best loss up to date; -1: none.
+    # The step in `latest` whose stored best loss is current; -1: none.
     self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
@@ -67,7 +67,7 @@ class Checkpoints:
         self._last_step = step
       if whole:
         return step
-    if found or self._run.has_begun():
+    if found or self._run.has_metrics():
       raise InputError(
         f"the run in {self._run.path} has no whole checkpoint: restore one, or "
         "give a new --run_dir"
@@ -186,7 +186,8 @@ def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
   All of it is read, so that TensorFlow compares the checksum of each tensor.
 
   Raises:
-    DamagedError: not whole, of other sizes, or of another step.
+    DamagedError: not whole, of other sizes, or of another step; or the body of
+      the `with` statement failed, as restoring does for other kinds of damage.
     OSError: it cannot be read.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
@@ -197,7 +198,8 @@ def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
     except DamagedError:
       raise
     except Exception as error:  # TensorFlow raises all kinds for rubbish
-      # A file that cannot be read is not therefore damaged: `open` says why.
+      # A file that cannot be read is not therefore damaged: reading all of both
+      # files raises the system's error.
       with contextlib.suppress(FileNotFoundError):
         for suffix in CHECKPOINT_SUFFIXES:
           with open(path + suffix, "rb") as file:

@@ -16,10 +16,10 @@ def follow_checkpoints(
 ) -> Iterator[tuple[GRULM, int]]:
   """Yields a model with the weights of each checkpoint, and its step.
 
-  It is the same model each time, so that it is compiled once. A checkpoint that
-  training removes before it is read is left out. It ends once nobody trains in
-  the folder and all are read, or when there was none for `idle_timeout` seconds
-  (0: however long that takes).
+  The model is the same each time, so that it is compiled once. A checkpoint
+  that training removes before it is read is left out. The iteration ends once
+  no process trains here and all checkpoints are read, or after `idle_timeout`
+  seconds without a new one (0: never).
 
   Raises InputError: a checkpoint that cannot be read.
   """

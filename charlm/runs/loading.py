@@ -36,7 +36,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
       return model, step
     except DamagedError as error:
       damage = error
-    # Training may have put a newer one in its place by now.
+    # If it is still there, it is damaged; else training has replaced it.
     if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
       break
   raise InputError(
@@ -45,7 +45,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
-  """Returns the vocabulary to extend: the run's own or its initial run's."""
+  """Returns the vocabulary to extend: without an initial run, `SPECIAL`."""
   if not config.init_from:
     return SPECIAL
   # Its own, since the initial run may have been moved or trained further.

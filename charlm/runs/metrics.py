@@ -86,6 +86,7 @@ class Metrics:
   @property
   def whole(self) -> bool:
     """Whether everything is written, as far as is known."""
+    # A failure leaves no writers.
     return bool(self._writers)
 
   def write(self, step: int, split: str, values: dict[str, Any]) -> None:
@@ -143,7 +144,7 @@ class Curve:
   """A run's scores of another text in TensorBoard, beside its own."""
 
   def __init__(self, run: RunDir, name: str) -> None:
-    """Takes the folder's name in `summaries`, none of the run's own.
+    """Takes the name of a folder in `summaries` that training does not use.
 
     Raises InputError: a link in its place, or it cannot be written.
     """

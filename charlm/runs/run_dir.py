@@ -3,8 +3,8 @@
 A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
-config.json vocabulary.json                written once, before step 0
-eval.txt                                   likewise
+config.json                                before step 0; when it is extended
+vocabulary.json eval.txt                   written once, before step 0
 valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
@@ -92,7 +92,7 @@ class RunDir:
     """Tells whether there is a checkpoint with both of its files."""
     return any(map(checkpoint_steps, (self.latest, self.best)))
 
-  def has_begun(self) -> bool:
+  def has_metrics(self) -> bool:
     """Tells whether the run has metrics."""
     return self.metrics.exists() and self.metrics.stat().st_size > 0
 
@@ -177,7 +177,7 @@ class RunDir:
         )
 
   def check_resume(self, experiment: Experiment) -> None:
-    """Checks that a run goes on as it began; notes another length.
+    """Checks that a run goes on as it began; saves the config of a longer one.
 
     Raises InputError: naming each field, or the file, that differs.
     """
@@ -190,10 +190,12 @@ class RunDir:
     # Each of them compares its file's hash.
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
-    there, here = mine.config, experiment.config
-    most = [config.max_steps or math.inf for config in (there, here)]
-    longer = here.epochs >= there.epochs and most[1] >= most[0]
-    if longer and (here.epochs, most[1]) != (there.epochs, most[0]):
+    lengths = [
+      (config.epochs, config.max_steps or math.inf)
+      for config in (mine.config, experiment.config)
+    ]
+    (old_epochs, old_most), (epochs, most) = lengths
+    if epochs >= old_epochs and most >= old_most and lengths[0] != lengths[1]:
       # Of several settings in the summaries, TensorBoard shows the first.
       self.outdate_summaries()
       self._write(self._config, [experiment.to_json().encode()])
@@ -249,7 +251,7 @@ class RunDir:
     Raises InputError: there is no such checkpoint.
     """
     folders = {"latest": self.latest, "best": self.best}
-    # A later entry replaces an earlier one of the same name.
+    # A later entry wins: of a step in both folders, the one in `latest`.
     found = {
       name: (step, folder)
       for word, folder in reversed(folders.items())

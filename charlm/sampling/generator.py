@@ -31,7 +31,7 @@ from charlm.system.machine import num_cores
 # Products of one row, and of more than 32, round differently, which can flip a
 # near-tie: no graph call has fewer or more rows than these.
 _MIN_ROWS, _MAX_ROWS = 2, 32
-_BUFFER = 1024  # characters of a graph call; XLA compiles for each shape
+_BUFFER = 1024  # the largest S; XLA compiles for each shape
 _MAX_NUMBERS = 2**24  # random numbers held at a time: 64 MB
 _STREAMED = 64  # characters of a piece that is shown at once
 
@@ -59,7 +59,7 @@ class GenerativeModel:
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
-    # For how many rows, and within which limits.
+    # What is compiled: numbers of rows, and limits.
     self._compiled: set[tuple[int, Limits]] = set()
     # AutoGraph's conversion would delay the first text.
     compiled = {"jit_compile": XLA_FOR_SAMPLES.here, "autograph": False}
@@ -69,11 +69,11 @@ class GenerativeModel:
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
   ) -> tuple[tf.Tensor, State]:
-    """Draws the next character of each text, from TensorFlow's generator.
+    """Draws the next character of each text, by TensorFlow's random numbers.
 
-    Takes strings `[B]` of one length, and the states before them: None at the
-    start of a text; later, with the characters that a call returned, the states
-    that it returned. Returns characters `[B]` and the states after the inputs.
+    Takes strings `[B]` of one length, and the states before them. At first pass
+    whole texts without states; then pass the characters `[B]` and the states
+    that the last call returned.
     """
     ragged = line_to_tensor(inputs, self._vocab)
     ids = ragged.to_tensor()
@@ -207,8 +207,8 @@ class GenerativeModel:
       start += num
       drawn = zip(tails, ids.numpy(), log_probs.numpy(), strict=False)
       yield [
-        tail.add(decode(row[new], self._vocab), nats[new], start == end)
-        for tail, row, nats in drawn
+        tail.add(decode(row[new], self._vocab), values[new], start == end)
+        for tail, row, values in drawn
       ]
 
   def _compile(
@@ -238,8 +238,9 @@ class GenerativeModel:
   def _noise(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
     """Returns Gumbel noise for positions from `first` on, `[S, B, V]`.
 
-    It is made before the loop over characters, where it would be made one
-    small piece at a time.
+    Position 0 is the first character that is drawn; those of the prefix are
+    negative, and wrap. It is made before the loop over characters, as
+    `uniform_numbers` explains.
     """
     positions = first + tf.range(self._buffer)[:, tf.newaxis]
     return gumbel_noise(uniform_numbers(keys, positions, len(self._vocab)))

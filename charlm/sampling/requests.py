@@ -48,10 +48,10 @@ def fill_request(
 
   Args:
     defaults: of all that is not given.
-    values: by the names of a request's fields. Integers become floats where it
-      has floats, as they do in flags.
-    encoding: of the model's texts, as `codec` returns it: the texts among the
-      values become its characters.
+    values: by the names of a request's fields. Integers for fields of floats
+      are converted, as they are in flags.
+    encoding: of the model's texts, as `codec` returns it: `prefix` and `stop`
+      are converted to characters of the model.
 
   Raises InputError: a value that is not allowed.
   """

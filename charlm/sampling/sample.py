@@ -15,7 +15,7 @@ class Sample:
   # [N], natural logarithms, as the model gave them: before temperature and
   # limits.
   log_probs: np.ndarray
-  stopped: bool = False  # whether the string that ends it came next
+  stopped: bool = False  # whether `stop` came next
 
   def to_dict(self) -> dict[str, Any]:
     """Returns what `sample.py --format=jsonl` prints of it."""

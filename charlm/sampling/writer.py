@@ -54,7 +54,8 @@ class Writer:
   ) -> bool:
     """Prints the texts that a line asks for; tells whether it was understood.
 
-    A line that was not is answered, too: in JSON, with the reason.
+    A line that was not is answered, too: by the separator or, as jsonl, by an
+    object with the reason.
 
     Raises KeyboardInterrupt: the event was set.
     """

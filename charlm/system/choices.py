@@ -32,7 +32,7 @@ GRU = Choice(
   "keras",
   "Keras' layer calls cuDNN on a GPU, and is the slower one elsewhere",
 )
-FUSED_ALONE = "cuDNN has neither bfloat16 nor layer normalisation"
+ONLY_FUSED = "Keras' layer has neither --precision=bfloat16 nor --layer_norm"
 XLA_FOR_SCORES = Choice(
   True, False, "XLA makes the loop over time faster, but cannot call cuDNN"
 )
@@ -40,10 +40,14 @@ XLA_FOR_SAMPLES = Choice(
   True, True, "a step for one character is too small to run without XLA"
 )
 MEMORY_GROWTH = Choice(
-  False, True, "TensorFlow would take the whole GPU, also from a sampler"
+  False,
+  True,
+  "TensorFlow would take all memory of the GPU, and leave none for a sampler",
 )
 TENSOR_FLOAT_32 = Choice(
-  False, True, "faster, with factors of 10 bits; --deterministic turns it off"
+  False,
+  True,
+  "faster, with 10 bits of mantissa in factors; --deterministic turns it off",
 )
 COLLECTIVES = Choice(
   "RING", "NCCL", "NCCL sums between GPUs directly, and knows no CPU"

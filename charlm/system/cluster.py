@@ -25,13 +25,13 @@ from charlm.system.rendezvous import wait_for_workers
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
 # Seconds, once all workers are there.
 _REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55
-# What TensorFlow raises when a worker is gone, or does not answer,
+# What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
   tf.errors.DeadlineExceededError,
   tf.errors.AbortedError,
 )
-# and what can also come from this worker alone.
+# What it raises then, but also for faults of this worker alone.
 _PERHAPS_LOST = (
   tf.errors.CancelledError,
   tf.errors.FailedPreconditionError,
@@ -107,8 +107,8 @@ class Cluster:
     sums = self.strategy.run(add, (numbers,))
     return self.strategy.experimental_local_results(sums)[0]
 
-  def part(self) -> None:
-    """Lets all workers end, which each of them calls before it does.
+  def final_barrier(self) -> None:
+    """A barrier that each worker calls before it ends.
 
     A sum can be there on one worker while others still fetch it from that one.
     Whoever returns from a second sum knows that all have the first.
@@ -117,12 +117,12 @@ class Cluster:
       self.sum([0])
 
   @contextlib.contextmanager
-  def parted(self, error: type[Exception]) -> Iterator[None]:
-    """Parts if there is an error that all workers have."""
+  def final_barrier_on(self, error: type[Exception]) -> Iterator[None]:
+    """Runs the final barrier after an error that all workers raise."""
     try:
       yield
     except error:
-      self.part()
+      self.final_barrier()
       raise
 
   def from_chief(self, message: bytes) -> bytes:
@@ -226,8 +226,8 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
   _limit_registration(len(addresses))
-  # Nor does it give up on a chief that freezes some milliseconds later: the
-  # system ends the process.
+  # That does not cover a chief that freezes some milliseconds after it: SIGALRM
+  # then ends this process.
   signal.alarm(_CONNECTED_WITHIN)
   try:
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
@@ -238,7 +238,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     ) from error
   finally:
     signal.alarm(0)
-  # TensorFlow notes SIGTERM, which is to end the process until a run begins.
+  # TensorFlow has put a handler of its own in the place of Python's.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)
 

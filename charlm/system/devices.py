@@ -1,5 +1,7 @@
 """The devices that a process computes on, and the strategy over them."""
 
+import contextlib
+
 import tensorflow as tf
 
 from charlm.errors import InputError
@@ -21,21 +23,30 @@ def choose_device(device: str) -> None:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
       none on a machine that has one, `auto` warns and says why.
 
-  Raises InputError: another device, or `gpu`, but TensorFlow finds none.
+  Raises InputError: another device, `gpu`, but TensorFlow finds none, or `cpu`,
+    but TensorFlow has started with a GPU.
   """
   if device not in ("auto", "cpu", "gpu"):
     raise InputError(f"device is {device!r}: give auto, cpu or gpu")
-  if device == "cpu":
-    tf.config.set_visible_devices([], "GPU")
-  elif gpus := tf.config.get_visible_devices("GPU"):
-    for gpu in gpus:
-      tf.config.experimental.set_memory_growth(gpu, MEMORY_GROWTH.gpu)
+  gpus = tf.config.get_visible_devices("GPU")
+  if gpus and device == "cpu":
+    try:
+      tf.config.set_visible_devices([], "GPU")
+    except RuntimeError as error:
+      raise InputError(
+        "TensorFlow has started with a GPU: choose the CPU before it computes"
+      ) from error
+  elif gpus:
+    # Once TensorFlow has started, its memory stays as another program chose.
+    with contextlib.suppress(RuntimeError):
+      for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, MEMORY_GROWTH.gpu)
     tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
   elif device == "gpu":
     raise InputError(
       f"TensorFlow finds no GPU: {reason_for_no_gpu()}, or give --device=cpu"
     )
-  elif found := nvidia_device():
+  elif device == "auto" and (found := nvidia_device()):
     warn(
       f"warning: this machine has a GPU ({found}), but TensorFlow finds none: "
       f"{reason_for_no_gpu()}. It goes on without; --device=cpu ends this "

@@ -23,8 +23,8 @@ def cache_folder() -> pathlib.Path:
 def is_locked(path: pathlib.Path) -> bool:
   """Tells whether a process of this machine holds a file's lock; takes none.
 
-  Where there is no list of locks, whether the process is there whose number is
-  in the file.
+  Without Linux' list of locks: whether the process exists whose id is in the
+  file.
   """
   try:
     inode, text = path.stat().st_ino, path.read_text()
@@ -33,6 +33,7 @@ def is_locked(path: pathlib.Path) -> bool:
   with contextlib.suppress(FileNotFoundError):
     # Each line: number: FLOCK ADVISORY WRITE process device:inode ...
     lines = _LOCKS.read_text().splitlines()
+    # Not the device: on btrfs, `stat` tells another one than the list.
     return str(inode) in {line.split()[5].rpartition(":")[2] for line in lines}
   try:
     os.kill(int(text), 0)

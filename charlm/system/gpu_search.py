@@ -39,7 +39,7 @@ def nvidia_device() -> str:
 
 
 def _all_hidden() -> bool:
-  """Tells whether the environment hides all GPUs: it names none first."""
+  """Tells whether the environment hides all GPUs: its first entry decides."""
   first = os.environ.get(_VARIABLE, "0").split(",")[0].strip()
   return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
 

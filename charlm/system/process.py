@@ -21,7 +21,7 @@ from charlm.system.flags import define_flags, help_text, options_from
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
-# The exit code also of a failed save or an unscored line.
+# A save failed, or a line was not answered; also the code of a lost run.
 INCOMPLETE = LostRunError.exit_code
 # The codes of a shell for a program that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
@@ -59,7 +59,7 @@ def run_command(
   if extra:
     return fail(name, f"unexpected argument {extra[0]}; see {name} --help")
   try:
-    print_in("utf-8")  # whatever the locale
+    set_output_encoding("utf-8")  # whatever the locale
     exit_code = DONE
     if values.help:
       print(help_text(values, name, usage or ""))
@@ -82,7 +82,7 @@ def run_command(
     return 128 + signal.SIGINT
 
 
-def print_in(encoding: str) -> None:
+def set_output_encoding(encoding: str) -> None:
   """Sets the encoding of standard output.
 
   What it lacks, such as a lone surrogate in a file's name, is escaped.

@@ -72,8 +72,11 @@ def _gather(
         peer.settimeout(_SECONDS_TO_SPEAK)
         number, *about = json.loads(_read_line(peer))
         theirs, their_devices = about
-        present[int(number)] = peer, theirs, their_devices
-      except (OSError, ValueError, TypeError):  # no worker: it may try again
+        if number not in range(1, len(addresses)) and theirs == len(addresses):
+          raise ValueError("no such worker")
+        present[number] = peer, theirs, their_devices
+      # No worker: it may try again.
+      except (OSError, ValueError, TypeError, RecursionError):
         peer.close()
   problem = ""
   if missing:

@@ -38,7 +38,7 @@ class Follower:
     """
     with self._workers.stop:
       self._workers.wait_for_chief()  # it may make up for an evaluation
-      with self._workers.cluster.parted(DivergedError):
+      with self._workers.cluster.final_barrier_on(DivergedError):
         self._trainer.train(self._num_steps, self._periods.metrics, self)
       self._wait_for_chief(self._trainer.step)  # it saves
     self._workers.wait_for_chief()  # it scores and samples

@@ -80,7 +80,7 @@ def compile_model(model: keras.Model) -> keras.Model:
   """Compiles a model for callers of `fit`; returns it."""
   # Log-probabilities are logits too: log-softmax leaves them as they are.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  # Keras' own, whose name a saved model can be loaded by.
+  # Keras' own class, so that Keras can load a saved model.
   optimizer = keras.optimizers.Adam(Config().learning_rate)
   model.compile(optimizer=optimizer, loss=loss)
   return model

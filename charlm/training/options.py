@@ -91,7 +91,7 @@ class Periods:
 
 
 def periods(options: StartOptions, steps_per_epoch: int) -> Periods:
-  """Returns the periods of a run whose epochs have some steps."""
+  """Returns the periods of a run, given the steps of an epoch."""
   return Periods(
     options.summary_every_steps or max(10, steps_per_epoch // 80),
     options.eval_every_steps or steps_per_epoch,

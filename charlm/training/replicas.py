@@ -12,7 +12,7 @@ from charlm.training.trainer import Trainer
 
 _REMEDY = (
   "set NCCL_P2P_DISABLE=1 in the environment, since GPUs without a working "
-  "peer-to-peer connection do this, or give --num_replicas=1"
+  "peer-to-peer connection return wrong sums, or give --num_replicas=1"
 )
 _PERIOD = 251  # of the pattern that is summed
 
@@ -26,7 +26,7 @@ class Replicas:
     self._several = cluster.strategy.num_replicas_in_sync > 1
 
   def check_start(self) -> None:
-    """Checks sums of the gradients' shapes, and weights and optimizer.
+    """Checks known sums, shaped as the gradients, then weights and optimizer.
 
     Raises InputError: they are wrong.
     """
@@ -34,20 +34,20 @@ class Replicas:
       return
     names = self._names()
     compiled_wrong = tf.function(self._wrong, [tf.TensorSpec([], tf.float32)])
-    # Other numbers the second time, since a sum could be that of before.
+    # Other numbers the second time: a stale buffer could hold the first sum.
     for offset in (1.0, 2.0):
       wrong = compiled_wrong(offset)
       mine = self._cluster.strategy.experimental_local_results(wrong)
       mine = [int(count) for count in mine]
       counts = self._of_all(mine)
       if bad := [n for n, count in zip(names, counts, strict=True) if count]:
-        self._cluster.part()
+        self._cluster.final_barrier()
         raise InputError(
           f"{', '.join(bad)} got a wrong sum over the replicas "
           f"{', '.join(names)}: {_REMEDY}"
         )
     if pair := self._different():
-      self._cluster.part()
+      self._cluster.final_barrier()
       raise InputError(
         f"{pair[0]} and {pair[1]} begin with different weights: {_REMEDY}"
       )
@@ -58,7 +58,7 @@ class Replicas:
     Raises DivergedError: they are not.
     """
     if self._several and (pair := self._different()):
-      self._cluster.part()
+      self._cluster.final_barrier()
       raise DivergedError(
         f"the weights or the optimizer of {pair[0]} and {pair[1]} differ after "
         f"step {self._trainer.step}, which is not saved: {_REMEDY}; then run "

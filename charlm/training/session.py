@@ -19,7 +19,7 @@ from charlm.training.options import StartOptions, periods
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
-from charlm.training.trainer import DIVERGED, Trainer
+from charlm.training.trainer import DIVERGED_REMEDY, Trainer
 from charlm.training.workers import Workers
 
 _SAMPLE_CHARS = 500
@@ -53,13 +53,13 @@ class Session:
 
   An evaluation scores the texts, saves the best checkpoint if the loss is the
   lowest so far, and then writes its record to the metrics; the step's own
-  checkpoint, if it is due, follows. A signal can end an evaluation while it
-  scores, and a kill can end it anywhere. If the step then has a checkpoint (the
-  latest or the best) but no record, the next start, which begins at that step,
-  repeats the evaluation first. If the best checkpoint could not be saved, the
-  record is written, but the train state keeps the earlier best loss. So the
-  next start finds a record whose loss is lower than that, and repeats the
-  evaluation to save the best checkpoint, without a second record.
+  checkpoint, if it is due, follows. It may be left unfinished in two ways:
+
+  - A signal or a kill ends it before the record is written. The next start
+    finds a checkpoint of the step without a record, and repeats the evaluation.
+  - The best checkpoint could not be saved. The train state keeps the earlier
+    best loss, so that the next start finds a record with a lower one, and
+    repeats the evaluation without a second record.
   """
 
   def __init__(
@@ -116,7 +116,7 @@ class Session:
       with self._workers.chief_works():
         if self._lacks_evaluation(self._trainer.step):
           self._evaluate(self._trainer.step)
-      with self._workers.cluster.parted(DivergedError):
+      with self._workers.cluster.final_barrier_on(DivergedError):
         self._trainer.train(self._num_steps, self._periods.metrics, self)
       self._replicas.check_weights()
       with self._workers.chief_works():
@@ -168,7 +168,7 @@ class Session:
   def _checked(
     self, action: Callable[[int], object]
   ) -> Callable[[int], object]:
-    """Returns an action of the chief alone, on replicas that are equal."""
+    """Wraps an action: replicas are checked, then the chief alone runs it."""
 
     def checked(step: int) -> None:
       self._replicas.check_weights()
@@ -213,7 +213,7 @@ class Session:
       words = f", valid log perplexity {deciding.log_perplexity:.4f}"
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
       raise DivergedError(
-        f"the loss after step {step} is not finite: {DIVERGED}"
+        f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
       )
     # From fixed prefixes and seeds, so that the samples of two steps can be
     # compared.

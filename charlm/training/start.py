@@ -9,8 +9,8 @@ from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir
 from charlm.system.choices import (
   FEW_WINDOWS,
-  FUSED_ALONE,
   GRU,
+  ONLY_FUSED,
   TENSOR_FLOAT_32,
   kind_of_device,
 )
@@ -175,7 +175,7 @@ def _describe_devices(
 def _describe_gru(trainer: Trainer, options: StartOptions) -> str:
   """Returns which GRU layer computes, and why."""
   kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
-  reason = GRU.reason if kind == GRU.here else FUSED_ALONE
+  reason = GRU.reason if kind == GRU.here else ONLY_FUSED
   if options.gru != "auto":
     reason = "--gru"
   if trainer.uses_xla:
@@ -186,7 +186,7 @@ def _describe_gru(trainer: Trainer, options: StartOptions) -> str:
 def _describe_precision(run: RunDir, options: StartOptions) -> str:
   """Returns the precision of the matrix products, and why."""
   precision = run.experiment().config.precision
-  short = precision == "float32" and TENSOR_FLOAT_32.here
-  if short and not options.deterministic:
+  may_be_short = precision == "float32" and TENSOR_FLOAT_32.here
+  if may_be_short and not options.deterministic:
     return f"TensorFloat-32 if the GPU has it ({TENSOR_FLOAT_32.reason})"
   return f"{precision} (--precision)"

@@ -18,10 +18,13 @@ from charlm.training.train_state import TrainState
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
-# Folded into the seed of the state's resets; dropout folds in a layer's number.
+# Folded into the seed for resets: above any layer's number, which dropout folds
+# in.
 _RESETS = 2**16
-DIVERGED = "lower --learning_rate or set --clip_norm, and give a new --run_dir"
-_OF_GPUS = (
+DIVERGED_REMEDY = (
+  "lower --learning_rate or set --clip_norm, and give a new --run_dir"
+)
+_GPU_SUSPICION = (
   "; or the GPUs cannot reach each other's memory and return wrong sums: set "
   "NCCL_P2P_DISABLE=1 in the environment"
 )
@@ -142,11 +145,13 @@ class Trainer:
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
       several = self._strategy.num_replicas_in_sync > 1
-      suspicion = _OF_GPUS if several and kind_of_device() == "GPU" else ""
+      suspicion = (
+        _GPU_SUSPICION if several and kind_of_device() == "GPU" else ""
+      )
       epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
-        f"epoch {epoch + 1}) is not finite: {DIVERGED}{suspicion}"
+        f"epoch {epoch + 1}) is not finite: {DIVERGED_REMEDY}{suspicion}"
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
@@ -190,11 +195,12 @@ class Trainer:
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes a replica's part in one step: loss, gradient, and update.
 
-    Returns its rows' share of the loss, the norm of the whole gradient, and the
-    states of all rows.
+    Takes the windows `[rows of this worker, T + 1]`, and the states of all rows
+    `[num_layers, B, H]`. Returns its rows' share of the loss, the norm of the
+    whole gradient, and the states after the step.
     """
     context = tf.distribute.get_replica_context()
-    rows = tf.shape(windows)[0] // len(self.devices)
+    rows = tf.shape(windows)[0] // len(self.devices)  # of this replica
     first = context.replica_id_in_sync_group * rows  # in the global batch
     here = first - self.batches.rows.start
     # Windows come in the smallest type that holds the ids, and are cast here.
@@ -209,7 +215,7 @@ class Trainer:
     loss, gradients, after = self._compiled_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
-    # A larger clip_norm has no inverse in float32, and would clip nothing.
+    # So large a norm clips nothing, and its inverse underflows in float32.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
     self.optimizer.apply_sums(gradients, variables)
@@ -225,8 +231,8 @@ class Trainer:
   ) -> tuple[tf.Tensor, list[tf.Tensor], State]:
     """Returns loss and gradient of windows `[rows, T + 1]`, and their states.
 
-    Each replica sees some of the rows only: its sum, divided by the global
-    number of characters, makes the replicas' sum the global mean.
+    The loss is the sum over these rows, divided by the characters of the global
+    batch, so that its sum over the replicas is the mean of the batch.
     """
     with tf.GradientTape() as tape:
       nats, after = self.model.nats(
@@ -239,22 +245,23 @@ class Trainer:
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     variables = [v.value for v in self.model.trainable_variables]
     gradients = tape.gradient(loss, variables)
-    # The embedding's gradient may be `tf.IndexedSlices`: the norm needs sums.
+    # `tf.IndexedSlices` of an embedding are made dense: an id can occur in them
+    # more than once, which a norm would not add up.
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
   def _states_before(self, states: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Returns the states of all rows, set to zero in the rows to be reset."""
-    start = step % self.batches.steps_per_epoch == 0
+    begins = step % self.batches.steps_per_epoch == 0
     seed = tf.stack([self._config.seed, step])
     seed = tf.random.experimental.stateless_fold_in(seed, _RESETS)
     shape = [1, states.shape[1], 1]
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
     # An epoch begins elsewhere in the text: no state goes on there.
-    return tf.where(start | (uniform < self._config.reset_rate), 0.0, states)
+    return tf.where(begins | (uniform < self._config.reset_rate), 0.0, states)
 
 
 def xla_for_steps(config: Config, num_replicas: int) -> bool:
-  """Returns whether XLA compiles the gradient of the fused layers' steps.
+  """Returns whether XLA compiles loss and gradient of a step, if it is fused.
 
   Not in bfloat16, whose products XLA makes slower, and not with dropout, for
   which it draws other random numbers: a model would depend on the devices.

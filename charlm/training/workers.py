@@ -12,14 +12,14 @@ from charlm.system.cluster import Cluster
 from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.options import StartOptions
 
-# Of an evaluation: a signal to one worker, or its loss, waits as long.
+# During an evaluation, a signal or a lost worker is noticed within this time.
 _SECONDS_BETWEEN_BEATS = 2.0
 # What the chief tells while it works; a failure adds its exit code.
 _WORKING, _DONE, _FAILED = 0, 1, 2
 # Options that may differ: paths, and what no other worker sees.
 _OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
 _OWN += ["profile_steps", "cluster_timeout"]
-# Held-out texts may have other paths, but they change the train text.
+# Their paths may differ, but not whether they are given: they change the split.
 _PATHS = ["eval_corpus", "valid_corpus"]
 
 
@@ -34,7 +34,7 @@ class ChiefEndedError(LostRunError):
 
 
 class Workers:
-  """Keeps the workers in step: each call is one that all of them make.
+  """Keeps the workers in step: each call of the chief has its counterpart.
 
   The chief decides, and works at times while the others wait: it reads and
   writes the run's folder, and evaluates. They answer its beats meanwhile, so
@@ -62,8 +62,8 @@ class Workers:
       yield
       status = _DONE
     except Exception as error:
-      of_input = isinstance(error, OSError)
-      default = InputError.exit_code if of_input else 1
+      # As `run_command` has it: an OSError is bad input.
+      default = InputError.exit_code if isinstance(error, OSError) else 1
       status = _FAILED + getattr(error, "exit_code", default)
       raise
     except KeyboardInterrupt:
@@ -72,7 +72,7 @@ class Workers:
     finally:
       self._tell(status)
       if status >= _FAILED:
-        self.cluster.part()
+        self.cluster.final_barrier()
 
   def beat(self) -> None:
     """The chief calls this often while the others wait for an evaluation."""
@@ -87,13 +87,13 @@ class Workers:
     while (status := self._tell(0)[0]) == _WORKING:
       pass
     if status >= _FAILED:
-      self.cluster.part()
+      self.cluster.final_barrier()
       raise ChiefEndedError(self.cluster, status - _FAILED)
 
   def finish(self, exit_code: int) -> int:
     """Returns the chief's exit code on every worker: the last call."""
     exit_code, _ = self._tell(exit_code)
-    self.cluster.part()
+    self.cluster.final_barrier()
     return exit_code
 
   def _tell(self, number: int) -> tuple[int, bool]:
@@ -138,7 +138,7 @@ def check_equal(
   for index, theirs in enumerate(others, 1):
     for name, value in theirs.items():
       if value != chiefs[name]:
-        cluster.part()
+        cluster.final_barrier()
         raise InputError(
           f"{name} is {value} on {cluster.name(index)}, but {chiefs[name]} on "
           f"{cluster.name(0)}: start all workers alike"

@@ -110,7 +110,7 @@ def test_a_cache_that_is_cut_off_is_made_anew(
 def test_another_versions_cache_is_made_anew(
   path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(cache, "_MARK", b"charlm 0")
+  monkeypatch.setattr(cache, "_MAGIC", b"charlm 0")
   load(path, folder)
   monkeypatch.undo()
   load(path, folder)

@@ -58,7 +58,7 @@ def test_parts_of_parts(in_memory: int) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [0, 2**23])
-def test_rfind_counts_from_the_end(
+def test_nth_from_end_counts_from_the_end(
   in_memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(text_module, "_BLOCK", 7)
@@ -69,9 +69,9 @@ def test_rfind_counts_from_the_end(
     for stop in (0, len(string) // 2, len(string)):
       places = [i for i, c in enumerate(string[:stop]) if c == "a"]
       for number in range(1, len(places) + 1):
-        assert text.rfind("a", number, stop) == places[-number]
-      assert text.rfind("a", len(places) + 1, stop) == -1
-    assert text.rfind("x", 1, len(string)) == -1
+        assert text.nth_from_end("a", number, stop) == places[-number]
+      assert text.nth_from_end("a", len(places) + 1, stop) == -1
+    assert text.nth_from_end("x", 1, len(string)) == -1
 
 
 def test_all_bytes_are_characters_of_a_text_of_bytes() -> None:

@@ -139,8 +139,9 @@ def test_a_checkpoint_that_training_removes_is_left_out(
   ("flags", "words"),
   [
     (["--follow"], "name is ''"),
-    (["--follow", "--name=train"], "other than train and eval"),
-    (["--follow", "--name=eval"], "other than train and eval"),
+    (["--follow", "--name=train"], "none of train, eval, outdated"),
+    (["--follow", "--name=eval"], "none of train, eval, outdated"),
+    (["--follow", "--name=outdated"], "none of train, eval, outdated"),
     (["--follow", "--name=../eval"], "name is '../eval'"),
     (["--follow", "--name=a", "--checkpoint=best"], "every checkpoint"),
     (["--follow", "--name=a", "--dynamic"], "every checkpoint"),

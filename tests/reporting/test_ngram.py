@@ -88,5 +88,5 @@ def test_text_that_was_just_packed_costs_nothing() -> None:
   known, other = (
     "".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(2)
   )
-  assert ngram.xz_bits_per_character(known, known[5000:15_000]) < 0.1
-  assert 4.5 < ngram.xz_bits_per_character(known, other) < 5.5
+  assert ngram.xz_bits_per_character(known, known[5000:15_000], "utf-8") < 0.1
+  assert 4.5 < ngram.xz_bits_per_character(known, other, "utf-8") < 5.5
