@@ -8,7 +8,7 @@ from benchmarks.task import Run, Sizes, Text
 
 
 def build_products(sizes: Sizes, text: Text) -> Run:
-  """Returns the time of the step's products at the best rate of any of them.
+  """Returns what times a step's products at the best rate of any of them.
 
   The rate is the best, in float32 on all cores, among a step's larger products:
   the recurrent one, which the loop over time repeats, that of the recurrent

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from benchmarks.contestants import Contestant, Group
 from benchmarks.task import WITH_XLA, Sizes
+from charlm.system.devices import largest_divisor
 
 BATCH_SIZES = (64, 256, 1024)
 # As flags of `train.py`; the first is cuDNN's layer on a GPU.
@@ -39,11 +40,11 @@ def groups(
 ) -> Iterator[tuple[Sizes, Group]]:
   """Yields all layers on one device and on all, for each batch size.
 
-  Where TensorFlow chooses what XLA compiles, it may not see several CPU
-  devices: some of its passes place all on the first.
+  XLA's auto-clustering is left out with several CPU devices: some of its passes
+  place everything on the first.
   """
   for batch_size in batch_sizes:
-    most = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
+    most = largest_divisor(batch_size, num_devices)
     for number in sorted({1, most}):
       here = dataclasses.replace(sizes, batch_size=batch_size)
       flags = f"--num_replicas={number} --batch_size={batch_size}"

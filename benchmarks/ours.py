@@ -99,4 +99,6 @@ def build_evaluation(sizes: Sizes, text: Text) -> Run:
 
 def _model(sizes: Sizes) -> GRULM:
   keras.utils.set_random_seed(0)
-  return build_model(sizes.vocab_size, sizes.embedding_dim, sizes.rnn_units)
+  return build_model(
+    sizes.vocab_size, sizes.embedding_dim, sizes.rnn_units, sizes.num_layers
+  )

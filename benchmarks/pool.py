@@ -74,7 +74,7 @@ class Worker:
     self.timing.seconds.append(self._run(self._times) / self._times)
 
   def attempt(self, action: Callable[["Worker"], None]) -> None:
-    """Does one of the above, unless that or one before it failed."""
+    """Calls a method of the above, unless an earlier call failed."""
     if not self.timing.error:
       try:
         action(self)

@@ -10,6 +10,7 @@ written as `quality.json` and `quality.svg`.
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def train_reference(folder: str, num_epochs: int) -> Curve:
     command,
     cwd=_ROOT,
     stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
+    env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
     text=True,
   ) as process:
     for line in process.stdout:
@@ -77,7 +78,7 @@ def train_reference(folder: str, num_epochs: int) -> Curve:
 
 
 def describe(curves: dict[str, Curve]) -> str:
-  """Says when each run reached the reference's best, and in which share."""
+  """Says when each run reached the reference's best, and how much sooner."""
   reference = curves["reference"]
   target = min(point["loss"] for point in reference)
   whole = reference[-1]["seconds"]

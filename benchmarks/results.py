@@ -17,13 +17,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import machine
-from benchmarks.other_texts import OTHER
+from benchmarks.other_texts import OTHER, call
 from benchmarks.report import table
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocabulary
 from charlm.errors import InputError
 from charlm.reporting.ngram import Baseline, baselines
+from charlm.reporting.numbers import curves
 from charlm.system.process import import_quietly
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -92,14 +93,14 @@ def _measure_run(
 ) -> dict[str, Any]:
   run_dir = _ROOT / "runs" / "results" / f"{recipe}-{seed}"
   flags = [f"--corpus={corpus}", f"--flagfile={_RECIPES / recipe}.flags"]
-  _call("train.py", run_dir, *flags, f"--seed={seed}")
+  call("train.py", f"--run_dir={run_dir}", *flags, f"--seed={seed}")
   config = json.loads((run_dir / "config.json").read_text())
   checkpoint = "best" if config["valid_lines"] else "latest"
   scores = {}
   for protocol, args in _PROTOCOLS.items():
     if protocol != "dynamic" or config["valid_lines"]:
-      args = [*args, f"--checkpoint={checkpoint}", "--json"]
-      scores[protocol] = json.loads(_call("eval.py", run_dir, *args))
+      args = [*args, f"--run_dir={run_dir}", f"--checkpoint={checkpoint}"]
+      scores[protocol] = json.loads(call("eval.py", *args, "--json"))
   import_quietly("tensorflow", "keras")
   from charlm.runs.loading import load_model
   from charlm.runs.metrics import read_records
@@ -113,20 +114,10 @@ def _measure_run(
     "config": config | {"corpus": corpus.name},
     "num_weights": load_model(RunDir(run_dir), "latest")[0].count_params(),
     "num_characters": records[-1]["step"] * per_step,
-    "hours": _training_seconds(records, per_step) / 3600,
+    "hours": curves(records, per_step)["train"][-1]["seconds"] / 3600,
     "scores": scores,
     "curve": _curve(records, per_step),
   }
-
-
-def _training_seconds(records: list[dict[str, Any]], per_step: int) -> float:
-  seconds, step = 0.0, 0
-  for record in records:
-    if record["split"] == "train":
-      num_characters = (record["step"] - step) * per_step
-      seconds += num_characters / record["characters_per_second"]
-      step = record["step"]
-  return seconds
 
 
 def _curve(
@@ -143,14 +134,6 @@ def _curve(
       curve.append({"num_characters": record["step"] * per_step} | losses)
       train = []
   return curve
-
-
-def _call(script: str, run_dir: pathlib.Path, *args: str) -> str:
-  command = [sys.executable, str(_ROOT / script), f"--run_dir={run_dir}"]
-  result = subprocess.run(
-    [*command, *args], stdout=subprocess.PIPE, text=True, check=True
-  )
-  return result.stdout
 
 
 def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:

@@ -63,7 +63,7 @@ class Text:
     self.folder = folder
 
   def write(self, corpus: str) -> None:
-    """Writes a corpus that `charlm.load_lines` knows."""
+    """Writes the parts of a corpus, given as `--corpus`."""
     loaded = load_corpus(Config(), corpus)
     split = split_text(loaded.text, Config())
     self._write("train.txt", str(split.train))

@@ -56,7 +56,7 @@ def shakespeare_path() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def lines() -> list[str]:
-  """300 lines of words at random, about 9,000 characters."""
+  """300 lines of words at random, about 8,000 characters."""
   rng = random.Random(0)
   return [" ".join(rng.choices(WORDS, k=rng.randint(3, 9))) for _ in range(300)]
 

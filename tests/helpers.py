@@ -69,7 +69,7 @@ EXPERIMENT = experiment_of(
 
 
 def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
-  """Bounds the logits that are held; returns how many a chunk then holds."""
+  """Lowers `MAX_LOGITS`; returns a list to which each chunk adds its logits."""
   held = []
   original = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits
 

@@ -5,7 +5,7 @@
 
 One run is never disturbed. The other is ended with SIGKILL at random instants,
 half of them inside the writing of a checkpoint, and started again each time; it
-reads the corpus from a file of ids, the first one from memory.
+reads the corpus from a file of ids, the undisturbed one from memory.
 With several workers, one of them is killed or frozen, and the others must end.
 Then all variables of both, and all their metrics but the speed, must be equal
 bit by bit, in the newest checkpoint and in the best.
@@ -51,7 +51,7 @@ FLAGS = (
   "--eval_every_steps=300",
   "--summary_every_steps=7",
 )
-# From which event the delay to a kill is counted, and how often which.
+# What a kill waits for, and how often which; a save is awaited after a delay.
 _INSTANTS = {"start": 1, "first steps": 3, "begin of a save": 4}
 _SECONDS_BETWEEN_LOOKS = 0.0005
 _ENDED_WITHIN = 24 * 3600.0  # seconds in which a training ends
@@ -230,7 +230,10 @@ def main(argv: list[str]) -> int:
         for after in _INSTANTS
       ),
       ("of them by freezing a worker", sum(k.frozen for k in kills)),
-      ("most seconds until all had ended", max(k.seconds for k in kills)),
+      (
+        "most seconds until all had ended",
+        max((k.seconds for k in kills), default=0),
+      ),
       ("that left half a checkpoint", sum(k.left_overs > 0 for k in kills)),
       ("lines of metrics, all equal", len(numbers(path / "disturbed"))),
       ("newest checkpoint, both", fingerprint(path / "disturbed/checkpoints")),

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+SEPARATOR = "-" * 20  # between texts that are printed
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:

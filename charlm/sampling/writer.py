@@ -15,9 +15,8 @@ from charlm.sampling.requests import (
   draw_texts,
   parse_request,
 )
+from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import warn
-
-SEPARATOR = "-" * 20
 
 
 @dataclasses.dataclass(frozen=True)

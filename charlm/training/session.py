@@ -13,6 +13,7 @@ from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import DONE, INCOMPLETE
 from charlm.training.hooks import TrainMetrics
 from charlm.training.options import StartOptions, periods
@@ -137,7 +138,7 @@ class Session:
       to_resume = ": run the same command to resume" if saved else ""
       self._bar.log(f"stopped after step {step:,}{to_resume}")
       return self._stop.exit_code if whole else INCOMPLETE
-    self._bar.log(f"trained to {words}\n{'-' * 20}\n{self._sample()}")
+    self._bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:
