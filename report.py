@@ -61,6 +61,8 @@ def report(options: ReportOptions) -> int:
   printed = options.format == "json" and options.output is None
   if output.is_dir() and not printed:
     raise InputError(f"{output} is a folder: give a file as --output")
+  if not output.parent.is_dir():
+    raise InputError(f"{output.parent} is not a folder: give another --output")
   folders = [path for name in options.run_dir for path in _folders(name)]
   try:
     import_quietly("tensorflow", "keras", "matplotlib")

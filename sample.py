@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import io
 import itertools
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -148,19 +148,18 @@ def _read_prefix(file: str, encoding: str) -> str:
 
 
 def _train_text(run: "RunDir", corpus: str) -> Text | None:
-  """Returns what a run was trained on; None without a corpus.
+  """Returns the part of a corpus that a run was trained on; None if not given.
 
-  Another corpus than the run's is returned as a whole, with a warning.
+  Warns of another corpus than the run's, of which the same part is returned.
   """
   if not corpus:
     return None
   experiment = run.experiment()
   config = experiment.config
   loaded = load_corpus(config, corpus)
-  if loaded.sha256 == experiment.corpus_sha256:
-    return train_text(loaded.text, config)
-  warn(f"warning: {corpus} is not the corpus that the run was trained on")
-  return loaded.text
+  if loaded.sha256 != experiment.corpus_sha256:
+    warn(f"warning: {corpus} is not the corpus that the run was trained on")
+  return train_text(loaded.text, config)
 
 
 def _converse(writer: "Writer", defaults: Request) -> int:
@@ -172,11 +171,14 @@ def _converse(writer: "Writer", defaults: Request) -> int:
     # Here, since it writes codes to the terminal when it is imported. With it,
     # `input` has a history and lines that can be edited.
     import readline  # noqa: F401
+  if isinstance(sys.stdin, io.TextIOWrapper):
+    # So that what is not UTF-8 comes as it is, and is refused by its place.
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
   with interrupts_for_caller() as interrupted:
     for number in itertools.count(1):
       interrupted.clear()
       try:
-        line = os.fsencode(input("> "))
+        line = input("> ").encode("utf-8", "surrogateescape")
         writer.answer(number, line, defaults, interrupted)
       except EOFError:
         break

@@ -125,8 +125,8 @@ def _lead(
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
         print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
-    num_bytes = scored_bytes(split.eval)
-    texts = HeldOutTexts(vocab, eval_ids, valid_ids, num_bytes, config.unit)
+    about = str(split.eval.part(0, 100)), scored_bytes(split.eval)
+    texts = HeldOutTexts(vocab, eval_ids, valid_ids, *about, config.unit)
     num_steps = config.num_steps(trainer.batches.steps_per_epoch)
     return start_run(options, num_steps, run, trainer, texts, workers)
 

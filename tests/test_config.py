@@ -162,6 +162,17 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
   ]
 
 
+@pytest.mark.parametrize("name", ["eval_corpus", "valid_corpus"])
+def test_a_held_out_file_may_be_moved_but_not_left_out(name: str) -> None:
+  without, one, other = (
+    Experiment(Config(**{name: path}), SHA256, *OF_FILES)
+    for path in ("", "a.txt", "b.txt")
+  )
+  assert one.differences(other) == []
+  assert one.differences(without) == [f"{name} (a.txt before,  now)"]
+  assert without.differences(one) == [f"{name} ( before, a.txt now)"]
+
+
 def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   one = Experiment(Config(schedule="cosine"), SHA256, *OF_FILES)
   other = Experiment(Config(schedule="cosine", epochs=11), SHA256, *OF_FILES)

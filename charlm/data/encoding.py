@@ -25,7 +25,7 @@ class Corpus:
   sha256: str  # of the text in its encoding
 
   def frequent(self, min_count: int) -> list[str]:
-    """Lists the characters that occur `min_count` times; of bytes, all 256."""
+    """Lists characters that occur `min_count` times or more; all 256 bytes."""
     if self.text.codec == "latin-1":
       return self.text.characters
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)

@@ -30,9 +30,10 @@ class Source:
 
   def stamp(self) -> tuple[str, int, int, int] | None:
     """Returns a file's absolute path, size, mtime, ctime (ns); else None."""
-    if not self.is_file:
-      return None
     path = pathlib.Path(self.name).absolute()
+    # A pipe's times change with what goes through it.
+    if not self.is_file or not path.is_file():
+      return None
     status = path.stat()
     # The ctime changes even where another file takes this one's place.
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -21,9 +21,9 @@ BLOCK = 2**19  # characters of lines that are sorted by their length
 class Evaluator:
   """Scores texts `[N]`, a piece at a time, in memory that has a bound.
 
-  `stream` is the protocol of the reference (the Keras notebook that trains
-  `GRULM`), `windows` that of models with a context of fixed length, `lines`
-  that of `log_perplexity`.
+  `stream` is the protocol of the results, `windows` that of models with a
+  context of fixed length, and `lines` that of the reference's function
+  `log_perplexity`.
   """
 
   def __init__(

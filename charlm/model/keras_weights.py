@@ -23,6 +23,16 @@ from charlm.model.language_model import (
 )
 from charlm.system.files import plain_path
 
+# What h5py raises for damaged files, and for files of other kinds.
+_OF_DAMAGE = (
+  OSError,
+  LookupError,
+  ValueError,
+  TypeError,
+  AttributeError,
+  RuntimeError,
+)
+
 
 def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   """Returns a model of a config's sizes with the weights of a file.
@@ -51,8 +61,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
     weights = list(read(prefix, weight_specs(config, vocab_size)))
   except InputError:
     raise
-  # What h5py and TensorFlow raise for damaged files, and for other kinds.
-  except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as error:
+  except (*_OF_DAMAGE, tf.errors.OpError) as error:
     raise InputError(
       f"{path} has no weights of a GRULM of these sizes ({error}): save them "
       "with save_weights, and give the model's --num_layers"

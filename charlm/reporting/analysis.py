@@ -30,11 +30,16 @@ def by_class(text: str, nats: np.ndarray) -> list[Group]:
 
 
 def by_position_in_word(text: str, nats: np.ndarray) -> list[Group]:
-  """Groups letters by their place in a run of letters; the rest is left out."""
+  """Groups letters by their place in a run of letters; the rest is left out.
+
+  Takes the whole text `[N + 1]`, whose first word may begin before what is
+  scored.
+  """
   places = np.zeros(len(text), int)
   for word in _WORD.finditer(text):
     places[word.start() : word.end()] = np.arange(1, len(word[0]) + 1)
-  return _grouped(np.minimum(places, 10), nats, range(1, 11), last="10 or more")
+  places = np.minimum(places[1:], 10)
+  return _grouped(places, nats, range(1, 11), last="10 or more")
 
 
 def by_context_length(nats: np.ndarray, window: int) -> list[Group]:

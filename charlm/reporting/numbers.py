@@ -74,7 +74,7 @@ def _run(result: Result, best: Result) -> dict[str, Any]:
   windows = result.scores[f"windows of {WINDOW}"]
   by = {
     "kind of character": analysis.by_class(text, nats),
-    "letter of a word": analysis.by_position_in_word(text, nats),
+    "letter of a word": analysis.by_position_in_word(result.text, nats),
     "characters seen before it": analysis.by_context_length(
       windows.nats, WINDOW
     ),

@@ -1,6 +1,7 @@
 """Loading a run's model, and what a new run begins with."""
 
-import os
+import pathlib
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ from charlm.runs.run_dir import RunDir
 from charlm.system.files import CHECKPOINT_SUFFIXES
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
+_SECONDS_BETWEEN_ATTEMPTS = 0.2
 
 
 def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
@@ -23,8 +25,9 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
   Raises InputError: no such checkpoint, or not one of this run's model.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
-  for _ in range(_ATTEMPTS):
+  for attempt in range(_ATTEMPTS):
     step, path = run.find_checkpoint(which)
+    before = _stamps(path)
     try:
       with open_checkpoint(run, path, step) as name:
         model = model_of(config, vocab_size)
@@ -36,12 +39,19 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
       return model, step
     except DamagedError as error:
       damage = error
-    # If it is still there, it is damaged; else training has replaced it.
-    if all(os.path.exists(path + suffix) for suffix in CHECKPOINT_SUFFIXES):
+    # Training may replace it meanwhile, one file after the other.
+    if attempt and before == _stamps(path):
       break
+    time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
   raise InputError(
     f"{path} {damage}: give another --checkpoint or run"
   ) from damage
+
+
+def _stamps(path: str) -> list[int]:
+  """Returns what changes when a checkpoint's files are replaced or removed."""
+  files = (pathlib.Path(path + suffix) for suffix in CHECKPOINT_SUFFIXES)
+  return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:

@@ -52,7 +52,7 @@ class Metrics:
 
     Raises:
       InputError: `summaries` cannot be written, and not for lack of space.
-      OSError: `metrics.jsonl` cannot be written.
+      OSError: `metrics.jsonl` cannot be written, or old summaries be removed.
     """
     run.check_owned()
     self._run, self._path = run, run.metrics

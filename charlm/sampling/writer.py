@@ -1,5 +1,6 @@
 """Prints texts as `sample.py` does: for one call, or line by line."""
 
+import codecs
 import dataclasses
 import json
 import threading
@@ -58,6 +59,8 @@ class Writer:
 
     Raises KeyboardInterrupt: the event was set.
     """
+    if number == 1 and self.encoding == "utf-8":
+      line = line.removeprefix(codecs.BOM_UTF8)
     try:
       request = parse_request(line, defaults, self.encoding)
     except InputError as error:

@@ -226,7 +226,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
   _limit_registration(len(addresses))
-  # That does not cover a chief that freezes some milliseconds after it: SIGALRM
+  # A chief that freezes some milliseconds after that is not noticed: SIGALRM
   # then ends this process.
   signal.alarm(_CONNECTED_WITHIN)
   try:
@@ -248,7 +248,8 @@ def _limit_registration(num_workers: int) -> None:
 
   It would wait for an hour, in a call that lets no signal handler run.
   """
-  # There is no public name for this.
+  # There is no public name for this. The strategy configures a service of its
+  # own only if there is none yet.
   job = context.coordination_config_pb2.CoordinatedJob
   eager = context.context()
   eager.configure_coordination_service(

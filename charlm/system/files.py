@@ -26,20 +26,22 @@ def is_locked(path: pathlib.Path) -> bool:
   Without Linux' list of locks: whether the process exists whose id is in the
   file.
   """
-  try:
-    inode, text = path.stat().st_ino, path.read_text()
-  except FileNotFoundError:
+  if not path.exists():
     return False
+  status = path.stat()
+  # The whole device only up to its major number: on btrfs, `stat` tells another
+  # minor number than the list.
+  wanted = os.major(status.st_dev), status.st_ino
   with contextlib.suppress(FileNotFoundError):
-    # Each line: number: FLOCK ADVISORY WRITE process device:inode ...
-    lines = _LOCKS.read_text().splitlines()
-    # Not the device: on btrfs, `stat` tells another one than the list.
-    return str(inode) in {line.split()[5].rpartition(":")[2] for line in lines}
+    # Each line: number: FLOCK ADVISORY WRITE process major:minor:inode ...
+    lines = [line.split() for line in _LOCKS.read_text().splitlines()]
+    places = [line[5].split(":") for line in lines if line[1] == "FLOCK"]
+    return wanted in {(int(m, 16), int(inode)) for m, _, inode in places}
   try:
-    os.kill(int(text), 0)
+    os.kill(int(path.read_bytes()), 0)
   except PermissionError:  # another user's
     return True
-  except (OSError, ValueError):
+  except (OSError, ValueError, OverflowError):
     return False
   return True
 

@@ -60,4 +60,6 @@ class ProgressBar:
     first, start = self._start
     per_step = (time.monotonic() - start) / max(1, step - first)
     seconds = per_step * (self._num_steps - step)
-    return datetime.timedelta(seconds=round(seconds))
+    # Nobody waits for longer than Python can count.
+    longest = datetime.timedelta.max.total_seconds()
+    return datetime.timedelta(seconds=round(min(seconds, longest // 2)))

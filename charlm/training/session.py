@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 
 from charlm.data.text import Ids
-from charlm.data.vocabulary import decode
 from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
@@ -42,6 +41,7 @@ class HeldOutTexts:
   vocab: list[str]
   eval_ids: Ids
   valid_ids: Ids
+  eval_start: str  # the first characters of the eval text
   eval_bytes: int  # of all characters of the eval text but the first
   unit: str = "character"
 
@@ -59,8 +59,8 @@ class Session:
   - A signal or a kill ends it before the record is written. The next start
     finds a checkpoint of the step without a record, and repeats the evaluation.
   - The best checkpoint could not be saved. The train state keeps the earlier
-    best loss, so that the next start finds a record with a lower one, and
-    repeats the evaluation without a second record.
+    best loss, so that the next start, if it begins at this step, finds a
+    record with a lower one, and repeats the evaluation without a second record.
   """
 
   def __init__(
@@ -98,7 +98,7 @@ class Session:
     give_up = self._give_up_if_asked
     self._evaluator = Evaluator(trainer.model, before_piece=give_up)
     self._generator = GenerativeModel(trainer.model, texts.vocab)
-    self._prefix = decode(texts.eval_ids[:_PREFIX_CHARS], texts.vocab)
+    self._prefix = texts.eval_start[:_PREFIX_CHARS]
     self._scores: dict[int, Score] = {}  # of the step last scored
     # The lowest loss whose best checkpoint could not be saved.
     self._lost_loss = math.inf

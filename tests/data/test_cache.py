@@ -189,6 +189,16 @@ def test_no_half_of_a_cache_is_left(
   assert not list(folder.iterdir())
 
 
+def test_a_blank_corpus_is_refused_each_time(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  path.write_text(" \n" * 9)
+  for _ in range(2):
+    with pytest.raises(ValueError, match="has no line of text"):
+      load_corpus(Config(raw=True), str(path), str(folder))
+    assert not list(folder.iterdir())
+
+
 def test_left_overs_of_a_kill_are_removed(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:

@@ -132,6 +132,13 @@ def test_weights_that_do_not_fit_are_refused(
   assert f"gru/cell/kernel {differs} give [8, 27]: give the corpus" in err
   assert _init_from(path, tmp_path / "run", train_args, "--num_layers=2") == 2
   assert "has no weights of a GRULM of these sizes" in capsys.readouterr().err
+  with h5py.File(path, "w") as file:  # a group in the place of an array
+    file.create_group("embedding/vars/0")
+  assert _init_from(path, tmp_path / "run", train_args) == 2
+  assert "has no weights of a GRULM of these sizes" in capsys.readouterr().err
+  path.unlink()
+  assert _init_from(path, tmp_path / "run", train_args) == 2
+  assert "is neither a run's folder nor weights" in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
 
 

@@ -210,6 +210,8 @@ BAD_INPUT = [
     "there already",
   ),
   ("report.py", ["--run_dir={run}", "--output={tmp}"], "is a folder"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}/no/a.html"], "no is not a"),
+  ("eval.py", ["--run_dir={run}\0"], "not UTF-8"),
   (
     "export.py",
     ["--run_dir={run}", "--format=keras", "--output={tmp}/model"],

@@ -1,5 +1,6 @@
 """Prefixes as they come, in a pipe and at a prompt."""
 
+import codecs
 import io
 import json
 import os
@@ -63,7 +64,7 @@ def test_each_line_is_answered_as_by_a_call_of_its_own(
   for _, flags in calls:
     assert sample_program.main([*args, *flags]) == 0
     expected += capsys.readouterr().out + DASHES + "\n"
-  lines = b"\n".join(line for line, _ in calls)
+  lines = codecs.BOM_UTF8 + b"\n".join(line for line, _ in calls)
   answers = _answers(args, lines, monkeypatch, capsys)
   assert answers == (0, expected, "")
 
@@ -214,6 +215,9 @@ def test_a_conversation_at_a_prompt(trained_run: pathlib.Path) -> None:
     terminal.read_until(b"the")
     terminal.type(ctrl_c)
     terminal.read_until(b"\r\n> ")
+  terminal.type(b"the \xff\n")
+  refusal = b"line 6: not UTF-8 at byte 4\r\n" + DASHES.encode()
+  terminal.read_until(refusal + b"\r\n> ")
   terminal.type(b"of" + ctrl_c)
   terminal.read_until(b"\r\n> ")
   terminal.type(ctrl_d)

@@ -1,6 +1,7 @@
 """Scores of a training that goes on meanwhile."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -113,6 +114,31 @@ def test_it_waits_while_somebody_trains_and_takes_no_lock(
   thread.join(10)
   assert ended.is_set()
   assert not run.is_training()
+
+
+def test_other_locks_and_any_content_are_no_training(
+  short_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  run = RunDir(shutil.copytree(short_run, tmp_path / "run"))
+  lock = run.path / "lock"
+  status, locks = lock.stat(), tmp_path / "locks"
+  major, inode = os.major(status.st_dev), status.st_ino
+  monkeypatch.setattr(files, "_LOCKS", locks)
+  for kind, place in (
+    ("FLOCK", f"{major + 1:02x}:00:{inode}"),
+    ("POSIX", f"{major:02x}:00:{inode}"),
+    ("-> FLOCK", f"{major:02x}:00:{inode}"),
+  ):
+    locks.write_text(f"1: {kind}  ADVISORY  WRITE 1 {place} 0 EOF\n")
+    assert not run.is_training()
+  locks.write_text(f"1: FLOCK ADVISORY WRITE 1 {major:02x}:7:{inode} 0 EOF\n")
+  assert run.is_training()
+  locks.unlink()  # as elsewhere than on Linux
+  for data in (b"", b"\xff", b"9" * 20, b"x"):
+    lock.write_bytes(data)
+    assert not run.is_training()
 
 
 def test_a_checkpoint_that_training_removes_is_left_out(

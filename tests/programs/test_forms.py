@@ -191,6 +191,11 @@ def test_texts_of_their_own_are_held_out(
   eval_text = (tmp_path / "run" / "eval.txt").read_text()
   assert eval_text == "the king\nzzz yyy\n" + lines[0]
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 3
+  # The continuation begins with the text itself, not with "[UNK]".
+  args[args.index("--epochs=0")] = "--max_steps=1"
+  assert train_program.main([*args, f"--run_dir={tmp_path}/trained"]) == 0
+  record = metrics(tmp_path / "trained", "eval")[-1]
+  assert record["continuation"].startswith(eval_text[:100])
 
 
 def test_rare_characters_are_read_as_unknown(

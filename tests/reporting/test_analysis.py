@@ -25,13 +25,19 @@ def test_positions_in_words() -> None:
   nats = np.zeros(len(text))
   nats[[0, 3, 6]] = 3  # the first letters
   nats[[16, 17]] = 1  # the 11th and the 12th
-  groups = analysis.by_position_in_word(text, nats)
+  # The first character is not scored.
+  groups = analysis.by_position_in_word(" " + text, nats)
   assert [group.name for group in groups] == (
     [*map(str, range(1, 10)), "10 or more"]
   )
   assert [group.num_characters for group in groups] == [3, 3, *[1] * 7, 3]
   assert groups[0].mean_nats == 3
   assert groups[-1].mean_nats == pytest.approx(2 / 3)
+  second, third = analysis.by_position_in_word("abc", np.arange(2.0))
+  assert [(g.name, g.mean_nats) for g in (second, third)] == [
+    ("2", 0),
+    ("3", 1),
+  ]
 
 
 def test_context_lengths() -> None:
