@@ -13,7 +13,7 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.sample import SEPARATOR
-from charlm.system.process import DONE, INCOMPLETE
+from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.training.hooks import TrainMetrics
 from charlm.training.options import StartOptions, periods
 from charlm.training.profile import Profile
@@ -102,6 +102,7 @@ class Session:
     self._scores: dict[int, Score] = {}  # of the step last scored
     # The lowest loss whose best checkpoint could not be saved.
     self._lost_loss = math.inf
+    self._last_loss = math.inf  # of the training, in this start
     self._workers, self._replicas = workers, replicas
     self._stop = workers.stop
 
@@ -146,8 +147,15 @@ class Session:
     self._bar.show(step, loss, speed)
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    """Writes the training's numbers."""
+    """Writes the training's numbers; warns of a loss that has exploded."""
     self._metrics.write(step, "train", dataclasses.asdict(metrics))
+    uniform = math.log(len(self._texts.vocab))
+    if self._last_loss < uniform < metrics.loss:
+      warn(
+        f"warning: the loss of step {step:,} is {metrics.loss:.2f}, above that "
+        f"of a uniform guess, {uniform:.2f}: {DIVERGED_REMEDY}"
+      )
+    self._last_loss = metrics.loss
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns when to evaluate and when to save.

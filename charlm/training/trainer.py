@@ -22,7 +22,8 @@ _MAX_STEPS_PER_CALL = 100
 # in.
 _RESETS = 2**16
 DIVERGED_REMEDY = (
-  "lower --learning_rate or set --clip_norm, and give a new --run_dir"
+  "lower --learning_rate, or give --clip_norm or --weight_decay, and a new "
+  "--run_dir"
 )
 _GPU_SUSPICION = (
   "; or the GPUs cannot reach each other's memory and return wrong sums: set "

@@ -1,5 +1,6 @@
 """Evaluations that are given up or killed, and losses too large to draw."""
 
+import dataclasses
 import itertools
 import pathlib
 import random
@@ -17,7 +18,9 @@ from soak import numbers
 import train as train_binary
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.run_dir import checkpoint_steps
+from charlm.training.hooks import TrainMetrics
 from charlm.training.session import Session
+from charlm.training.trainer import Trainer
 
 _FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
 _PIECES = 3  # of the held-out text; the valid one has two
@@ -239,3 +242,24 @@ def test_numbers_beyond_float32_are_no_traceback(
     assert ("is not finite" in err) == (code == 3)
   if flags[0] in ("--clip_norm=1e38", "--clip_norm=1e300"):  # clip nothing
     assert numbers(tmp_path / "run") == numbers(short_run)
+
+
+def test_a_loss_that_explodes_is_told_once(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  losses = itertools.chain([8.0, 2.0, 8.0, 9.0], itertools.repeat(8.0))
+  taken = Trainer._take_metrics
+
+  def exploding(trainer: Trainer, speed: float) -> TrainMetrics:
+    metrics = taken(trainer, speed)
+    return dataclasses.replace(metrics, loss=next(losses))
+
+  monkeypatch.setattr(Trainer, "_take_metrics", exploding)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
+  assert train_binary.main(args) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("warning: the loss of step 6 is 8.00, above that of a")
+  assert "lower --learning_rate" in line
