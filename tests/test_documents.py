@@ -39,7 +39,7 @@ SECTIONS = {
 # Flags of other programs than ours.
 FOREIGN_FLAGS = {"flagfile", "logdir"}
 FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
-FLAGS_OF_BENCHMARKS |= {"only", "batch_sizes", "workers"}
+FLAGS_OF_BENCHMARKS |= {"only", "batch_sizes", "workers", "rounds"}
 # Of SLURM.
 FLAGS_OF_BENCHMARKS |= {"nodes", "time", "signal", "requeue"}
 # Files that a command writes, or that a reader has.
@@ -222,7 +222,7 @@ def test_every_flag_and_its_default_stand_in_the_guide(script: str) -> None:
   (section,) = (s for s in sections if s.startswith(f"{title}\n"))
   rows = re.findall(r"^\| `--(\w+)` \| ([^|]*?) *\| \S", section, re.MULTILINE)
   flags = _flags(script)
-  del flags["help"]
+  del flags["help"], flags["flagfile"]  # those of all scripts
   assert len(rows) == len(flags)
   # A flag without a value in the help is a switch, which is off.
   switches = {name for name, default in rows if default == "off"}
