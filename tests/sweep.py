@@ -162,6 +162,7 @@ def _worker() -> None:
 
 def _prepare(combination: Combination) -> Any:
   """Returns what runs a combination, with a model that is built."""
+  from charlm.config import Config
   from charlm.evaluation.dynamic import DynamicEvaluator
   from charlm.evaluation.evaluator import Evaluator
   from charlm.evaluation.per_line import LineScorer
@@ -186,7 +187,8 @@ def _prepare(combination: Combination) -> Any:
   if use == "dynamic":
     return lambda: DynamicEvaluator(model, ids[:40]).stream(ids[:40])
   if use == "per line":
-    scorer = LineScorer(evaluator, vocab, str.strip, print)
+    evaluator = Evaluator(model, keep_nats=True)
+    scorer = LineScorer(evaluator, vocab, Config(), print)
     return functools.partial(scorer.score, [b"a", b"abc"])
   limits = {use: _LIMIT_VALUES[use]} if use in _LIMIT_VALUES else {}
   generator = GenerativeModel(model, vocab, **limits)
