@@ -59,8 +59,9 @@ def report(options: ReportOptions) -> int:
   """
   output = pathlib.Path(options.output or "report.html")
   printed = options.format == "json" and options.output is None
-  if output.is_dir() and not printed:
-    raise InputError(f"{output} is a folder: give a file as --output")
+  # A device would be replaced by a file.
+  if os.path.lexists(output) and not output.is_file() and not printed:
+    raise InputError(f"{output} is not a regular file: give one as --output")
   if not output.parent.is_dir():
     raise InputError(f"{output.parent} is not a folder: give another --output")
   folders = [path for name in options.run_dir for path in _folders(name)]

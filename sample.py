@@ -176,8 +176,8 @@ def _converse(writer: "Writer", defaults: Request) -> int:
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
   with interrupts_for_caller() as interrupted:
     for number in itertools.count(1):
-      interrupted.clear()
       try:
+        interrupted.clear()
         line = input("> ").encode("utf-8", "surrogateescape")
         writer.answer(number, line, defaults, interrupted)
       except EOFError:

@@ -104,12 +104,13 @@ class ContinuedBatches:
     """
     self._ids, self._seq_length, self._seed = ids, seq_length, seed
     self.rows = rows or range(batch_size)
-    # Where each row starts, counted from where the epoch starts.
-    self._starts = len(ids) * np.array(self.rows) // batch_size
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = (len(ids) // batch_size - 1) // seq_length
+    # Before the rows are counted, of which there can be billions.
     if self.steps_per_epoch < 1:
       raise InputError(_too_short(len(ids), seq_length, batch_size))
+    # Where each row starts, counted from where the epoch starts.
+    self._starts = len(ids) * np.array(self.rows) // batch_size
 
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`."""

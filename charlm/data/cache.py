@@ -116,7 +116,9 @@ class Cache:
   def discard(self) -> None:
     """Removes what was opened and not saved."""
     while self._temporary:
-      os.unlink(self._temporary.pop())
+      # One that was replaced by a larger one is not held any more, and another
+      # start may have removed it.
+      pathlib.Path(self._temporary.pop()).unlink(missing_ok=True)
 
 
 def _remove_left_over(path: pathlib.Path) -> None:

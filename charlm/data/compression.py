@@ -49,7 +49,7 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed if it is compressed.
 
   Raises InputError, with the name: data that is damaged, or that becomes more
-    than 1,000 times as large.
+    than 1,000 times as large (above 256 MiB).
   """
   content: Any = io.BufferedReader(file, _CHUNK)
   kind = _kind_of(name, content.peek(10)[:10])

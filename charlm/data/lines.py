@@ -1,8 +1,6 @@
 """Lines as they come, of a pipe or a terminal."""
 
-import contextlib
 import io
-import os
 from collections.abc import Iterator
 
 _BLOCK = 2**16  # bytes
@@ -16,9 +14,6 @@ def read_lines(
   They come without their ends; the last one need not have one. A carriage
   return ends a line, too, with or without a line feed, unless `raw`.
   """
-  with contextlib.suppress(io.UnsupportedOperation):
-    # If a parent unset this, a lack of data would look like the end.
-    os.set_blocking(file.fileno(), True)
   # `half` is the line feed that may follow a carriage return read last.
   pending, half = bytearray(), b""
   while data := file.read1(_BLOCK):  # what is there, without waiting for more

@@ -52,13 +52,17 @@ class Source:
     elif sys.stdin is None:
       raise InputError("standard input is closed: give a file in place of -")
     else:
+      with contextlib.suppress(io.UnsupportedOperation):
+        # If a parent unset this, a lack of data would look like the end.
+        os.set_blocking(sys.stdin.fileno(), True)
       yield cast(io.BufferedIOBase, sys.stdin.buffer)
 
   def read(self) -> Iterator[bytes]:
     """Yields the content in chunks, decompressed where it is compressed.
 
     Raises InputError: compressed data that is damaged, or that becomes more
-      than 1,000 times as large, or a file that changes in the meantime.
+      than 1,000 times as large (above 256 MiB), or a file that changes in the
+      meantime.
     """
     before = self.stamp()
     with self.open() as file:

@@ -106,8 +106,8 @@ class Text:
     return [chr(x) for x in self._code_points]
 
   def part(self, start: int, stop: int) -> "Text":
-    """Returns the characters from `start` to `stop`."""
-    ids, stop = self.ids, max(start, stop)
+    """Returns the characters from `start` to `stop`, or to the end."""
+    ids, stop = self.ids, max(start, min(stop, len(self)))
     part = (
       ids.part(start, stop) if isinstance(ids, StoredIds) else ids[start:stop]
     )

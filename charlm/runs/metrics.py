@@ -65,7 +65,12 @@ class Metrics:
     at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
     self.evaluation = at_step[-1] if at_step else None
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
-    whole = not run.outdated.exists() and all(map(run.event_files, _SPLITS))
+    events = [run.event_files(split) for split in _SPLITS]
+    whole = not run.outdated.exists() and all(events)
+    if whole and text:
+      # After a kill between the two, the file is newer than the summaries.
+      times = [path.stat().st_mtime_ns for path in itertools.chain(*events)]
+      whole = max(times) >= self._path.stat().st_mtime_ns
     anew = kept != text or not whole
     try:
       self._open_summaries(records if anew else None)

@@ -21,7 +21,7 @@ from charlm.system.flags import define_flags, help_text, options_from
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
-# A save failed, or a line was not answered; also the code of a lost run.
+# A save failed, or a line could not be used; also the code of a lost run.
 INCOMPLETE = LostRunError.exit_code
 # The codes of a shell for a program that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
@@ -70,6 +70,7 @@ def run_command(
     sys.stdout.flush()
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
+    _flush_or_drop_output()
     return fail(name, _one_line(error), error.exit_code)
   except BrokenPipeError:  # nobody reads on, as in `| head`
     _flush_or_drop_output()

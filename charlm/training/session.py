@@ -139,7 +139,10 @@ class Session:
       to_resume = ": run the same command to resume" if saved else ""
       self._bar.log(f"stopped after step {step:,}{to_resume}")
       return self._stop.exit_code if whole else INCOMPLETE
-    self._bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
+    sample = self._sample()
+    if self._texts.unit == "byte":  # as the text that the bytes are
+      sample = sample.encode("latin-1").decode(errors="replace")
+    self._bar.log(f"trained to {words}\n{SEPARATOR}\n{sample}")
     return DONE if whole else INCOMPLETE
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:

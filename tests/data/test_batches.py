@@ -207,3 +207,9 @@ def test_a_batch_of_a_huge_text_needs_no_memory() -> None:
   tracemalloc.stop()
   assert batch.shape == (64, 101)
   assert len(set(batch[:, 0])) > 32
+
+
+def test_billions_of_rows_are_refused_at_once() -> None:
+  for kind in (Batches, ContinuedBatches):
+    with pytest.raises(InputError, match="fewer than one batch"):
+      kind(np.arange(1000), 10, 2**31 - 1)

@@ -9,7 +9,9 @@ from helpers import ROOT, file_size_limit
 
 from charlm.config import Config
 from charlm.data import cache, corpus
+from charlm.data.cache import Cache
 from charlm.data.corpus import load_corpus
+from charlm.data.sources import find_sources
 from charlm.data.text import Ids, StoredIds
 from charlm.errors import InputError
 
@@ -186,6 +188,29 @@ def test_no_half_of_a_cache_is_left(
   path.write_bytes(path.read_bytes() + b"\xff")
   with pytest.raises(ValueError, match="not UTF-8"):
     load_corpus(Config(), str(path), str(folder))
+  assert not list(folder.iterdir())
+
+
+def test_a_part_ends_where_its_text_ends(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  # In a file, other bytes follow.
+  in_memory = load_corpus(Config(), str(path)).text
+  in_a_file = load_corpus(Config(), str(path), str(folder)).text
+  for text in (in_memory, in_a_file):
+    end = text.part(1890, 1899)
+    assert str(end.part(0, 100)) == str(text.part(1890, 5000)) == str(end)
+    assert not len(text.part(2000, 3000))
+
+
+def test_what_another_start_has_removed_is_not_missed(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  cache = Cache(folder, Config(), find_sources(str(path)))
+  with cache.open_file():
+    for left in folder.iterdir():
+      left.unlink()
+  cache.discard()
   assert not list(folder.iterdir())
 
 

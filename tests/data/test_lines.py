@@ -3,9 +3,13 @@
 import io
 import itertools
 import os
+import sys
 import threading
 
+import pytest
+
 from charlm.data.lines import read_lines
+from charlm.data.sources import Source
 
 
 class _Slow(io.RawIOBase):
@@ -43,12 +47,23 @@ def test_a_carriage_return_ends_a_line_at_once() -> None:
       assert [*itertools.chain(*read_lines(file, raw))] == expected
 
 
-def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+@pytest.mark.parametrize("by_lines", [False, True])
+def test_a_pipe_that_does_not_block_is_waited_for(
+  by_lines: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
   reader, writer = os.pipe()
   os.set_blocking(reader, False)
   timer = threading.Timer(0.3, os.write, (writer, b"late\n"))
   timer.start()
-  with open(reader, "rb") as file:
-    assert next(read_lines(file)) == [b"late"]
+  with open(reader) as stdin:
+    monkeypatch.setattr(sys, "stdin", stdin)
+    source = Source("-", is_file=False)
+    if by_lines:
+      with source.open() as file:
+        assert next(read_lines(file)) == [b"late"]
+      os.close(writer)
+    else:
+      end = threading.Timer(0.6, os.close, [writer])
+      end.start()
+      assert b"".join(source.read()) == b"late\n"
   timer.join()
-  os.close(writer)

@@ -209,7 +209,8 @@ BAD_INPUT = [
     ["--run_dir={run}", "--output={tmp}/dangling"],
     "there already",
   ),
-  ("report.py", ["--run_dir={run}", "--output={tmp}"], "is a folder"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}"], "not a regular file"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}/pipe"], "regular file"),
   ("report.py", ["--run_dir={run}", "--output={tmp}/no/a.html"], "no is not a"),
   ("eval.py", ["--run_dir={run}\0"], "not UTF-8"),
   (

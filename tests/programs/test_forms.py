@@ -101,6 +101,21 @@ def test_bytes_of_any_file(
   assert "nats per byte" in capsys.readouterr().out
 
 
+def test_the_final_sample_of_bytes_is_text(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "text").write_text("ä\n" * 2000, encoding="utf-8")
+  args = [*train_args, f"--corpus={tmp_path}/text", "--unit=byte"]
+  args += [f"--run_dir={tmp_path}/run", "--max_steps=40", "--learning_rate=0.1"]
+  assert train_program.main(args) == 0
+  drawn = metrics(tmp_path / "run", "eval")[-1]["sample"].encode("latin-1")
+  printed = capsys.readouterr().out.partition(f"{'-' * 20}\n")[2]
+  assert printed == drawn.decode(errors="replace") + "\n"
+  assert "ä\nä\n" in printed
+
+
 def test_what_is_written_of_bytes_is_bytes(
   bytes_run: tuple[pathlib.Path, bytes],
   capfdbinary: pytest.CaptureFixture[bytes],

@@ -129,3 +129,29 @@ def test_help_is_no_error(
   captured = capsys.readouterr()
   assert "--run_dir" in captured.out
   assert captured.err == ""
+
+
+_BAD_INPUT = """
+import sys
+from charlm.errors import InputError
+from charlm.options import Options
+from charlm.system.process import run_command
+
+def command(options):
+  print("held until the end")
+  raise InputError("bad: mend it")
+
+sys.exit(run_command(command, Options, ["a.py"], ""))
+"""
+
+
+def test_bad_input_keeps_its_code_where_nobody_reads() -> None:
+  with subprocess.Popen(
+    [sys.executable, "-c", _BAD_INPUT],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    process.stdout.close()
+    assert process.stderr.read() == "a.py: bad: mend it\n"
+  assert process.returncode == 2

@@ -3,6 +3,7 @@ import json
 import math
 import pathlib
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -123,6 +124,25 @@ def test_a_kill_while_both_are_cut_off_is_made_good(
   Metrics(run, 10).close()
   assert _events(run, "train") == [(10, _LOSS, 10.0)]
   assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_kill_before_the_summaries_is_made_good(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(10, "train", {"loss": 1.0})
+
+  def killed(*args: object) -> None:
+    raise KeyboardInterrupt
+
+  time.sleep(0.05)  # a file system may count time in hundredths of a second
+  with monkeypatch.context() as patch:
+    patch.setattr("charlm.runs.metrics._summarize", killed)
+    with pytest.raises(KeyboardInterrupt):
+      metrics.write(10, "eval", {"loss": 2.0})
+  metrics.close()
+  Metrics(run, 10).close()
+  assert (10, _LOSS, 2.0) in _events(run, "eval")
 
 
 def test_a_full_disk_is_waited_out(
