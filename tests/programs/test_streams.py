@@ -146,8 +146,10 @@ sys.exit(run_command(command, Options, ["a.py"], ""))
 
 
 def test_bad_input_keeps_its_code_where_nobody_reads() -> None:
+  env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
   with subprocess.Popen(
     [sys.executable, "-c", _BAD_INPUT],
+    env=env,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
