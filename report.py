@@ -58,9 +58,10 @@ def report(options: ReportOptions) -> int:
     InputError: bad input.
   """
   output = pathlib.Path(options.output or "report.html")
-  printed = options.format == "json" and options.output is None
-  # A device would be replaced by a file.
-  if os.path.lexists(output) and not output.is_file() and not printed:
+  printed = options.format == "json" and not options.output
+  # A link or a device would be replaced by a file.
+  special = output.is_symlink() or (output.exists() and not output.is_file())
+  if special and not printed:
     raise InputError(f"{output} is not a regular file: give one as --output")
   if not output.parent.is_dir():
     raise InputError(f"{output.parent} is not a folder: give another --output")

@@ -80,7 +80,9 @@ class SampleOptions(Request, _RunOptions):
       raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and self.prefix_file:
       raise InputError("two prefixes: give --prefix or --prefix_file")
-    if self.memorised == "-" and (self.per_line or self.prefix_file == "-"):
+    if "-" in self.memorised.split(",") and (
+      self.per_line or self.prefix_file == "-"
+    ):
       raise InputError(
         "standard input is read once: give a file as --memorised"
       )
@@ -175,15 +177,17 @@ def _converse(writer: "Writer", defaults: Request) -> int:
     # So that what is not UTF-8 comes as it is, and is refused by its place.
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
   with interrupts_for_caller() as interrupted:
-    for number in itertools.count(1):
+    number, prompt = 0, "> "
+    while True:
       try:
         interrupted.clear()
-        line = input("> ").encode("utf-8", "surrogateescape")
+        line = input(prompt).encode("utf-8", "surrogateescape")
+        number, prompt = number + 1, "> "
         writer.answer(number, line, defaults, interrupted)
       except EOFError:
         break
-      except KeyboardInterrupt:
-        print()
+      except KeyboardInterrupt:  # nothing else here: the next may come at once
+        prompt = "\n> "
   print()
   return DONE
 

@@ -59,7 +59,7 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, codec(config.unit), cache.open_file, in_memory)
-    if not "".join(corpus.frequent(1)).strip():
+    if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "
         "another file"

@@ -1,6 +1,7 @@
 """Loading a run's model, and what a new run begins with."""
 
-import pathlib
+import contextlib
+import os
 import time
 
 import numpy as np
@@ -50,8 +51,11 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
 def _stamps(path: str) -> list[int]:
   """Returns what changes when a checkpoint's files are replaced or removed."""
-  files = (pathlib.Path(path + suffix) for suffix in CHECKPOINT_SUFFIXES)
-  return [file.stat().st_mtime_ns for file in files if file.exists()]
+  stamps = []
+  for suffix in CHECKPOINT_SUFFIXES:
+    with contextlib.suppress(FileNotFoundError):
+      stamps.append(os.stat(path + suffix).st_mtime_ns)
+  return stamps
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:

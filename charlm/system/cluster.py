@@ -23,8 +23,7 @@ from charlm.system.devices import create_strategy
 from charlm.system.rendezvous import wait_for_workers
 
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
-# Seconds, once all workers are there.
-_REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55
+_REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55  # seconds after all are there
 # What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
@@ -57,6 +56,7 @@ class Cluster:
       index: this worker's place among them.
     """
     self.strategy, self.addresses, self.index = strategy, addresses, index
+    self._ended = False
     self._compiled_sum = tf.function(
       self._sum, [tf.TensorSpec([None], tf.float32)]
     )
@@ -113,8 +113,11 @@ class Cluster:
     A sum can be there on one worker while others still fetch it from that one.
     Whoever returns from a second sum knows that all have the first.
     """
-    with contextlib.suppress(tf.errors.OpError):  # the others have ended
-      self.sum([0])
+    # An error that one worker alone had can come here twice on that one.
+    if not self._ended:
+      self._ended = True
+      with contextlib.suppress(tf.errors.OpError):  # the others have ended
+        self.sum([0])
 
   @contextlib.contextmanager
   def final_barrier_on(self, error: type[Exception]) -> Iterator[None]:
@@ -244,12 +247,9 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
 
 
 def _limit_registration(num_workers: int) -> None:
-  """Lets TensorFlow give up on a worker that is lost while it connects all.
-
-  It would wait for an hour, in a call that lets no signal handler run.
-  """
-  # There is no public name for this. The strategy configures a service of its
-  # own only if there is none yet.
+  """Lets TensorFlow give up on a worker that is lost while it connects all."""
+  # It would wait for an hour, in a call that lets no signal handler run. There
+  # is no public name for this; the strategy keeps a service that is there.
   job = context.coordination_config_pb2.CoordinatedJob
   eager = context.context()
   eager.configure_coordination_service(

@@ -34,7 +34,7 @@ class StartOptions(Options):
     "that divides batch_size and is at most the number of GPUs or cores, but "
     "one CPU device for 16 windows or fewer; with several hosts, the number of "
     "devices of each worker; 0: all its GPUs, or one CPU device",
-    between(0),
+    between(0, 1024),
   )
   eval_every_steps: int = option(
     0, "steps between two evaluations; 0: an epoch", between(0)
@@ -73,7 +73,11 @@ class StartOptions(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     words = ",".join(self.profile_steps)
-    steps = [int(word) for word in self.profile_steps if word.isdecimal()]
+    steps = [
+      int(word)
+      for word in self.profile_steps
+      if word.isdecimal() and len(word) < 20
+    ]
     rise = len(steps) == 2 and 0 < steps[0] < steps[1]
     if words and not (rise and len(self.profile_steps) == 2):
       raise InputError(

@@ -211,6 +211,20 @@ BAD_INPUT = [
   ),
   ("report.py", ["--run_dir={run}", "--output={tmp}"], "not a regular file"),
   ("report.py", ["--run_dir={run}", "--output={tmp}/pipe"], "regular file"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}/dangling"], "regular"),
+  ("report.py", ["--run_dir={run}", "--output={tmp}/to_few"], "regular file"),
+  ("train.py", ["--num_replicas=2000000000"], "num_replicas is 2000000000"),
+  ("train.py", ["--profile_steps=1,1" + "1" * 5000], "give two steps"),
+  (
+    "train.py",
+    ["--unit=byte", "--corpus={tmp}/empty.txt", "--eval_corpus={tmp}/few.txt"],
+    "has no line of text",
+  ),
+  (
+    "sample.py",
+    ["--run_dir={run}", "--per_line", "--memorised={tmp}/few.txt,-"],
+    "read once",
+  ),
   ("report.py", ["--run_dir={run}", "--output={tmp}/no/a.html"], "no is not a"),
   ("eval.py", ["--run_dir={run}\0"], "not UTF-8"),
   (
@@ -278,6 +292,7 @@ def test_bad_input_is_one_line_and_code_2(
     (tmp_path / file).write_bytes(data)
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "dangling").symlink_to("nowhere")
+  (tmp_path / "to_few").symlink_to(tmp_path / "few.txt")
   (tmp_path / "folder").mkdir()
   (tmp_path / "link").mkdir()
   (tmp_path / "link" / "config.json").symlink_to(trained_run / "config.json")
