@@ -17,6 +17,12 @@ def color_of(index: int) -> str:
   return to_hex(f"C{index}")
 
 
+def unit_of(runs: Sequence[Run]) -> str:
+  """Returns what the runs predict: character, byte, or `character or byte`."""
+  units = dict.fromkeys(run["scores"]["stream"]["unit"] for run in runs)
+  return " or ".join(units)
+
+
 def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
   """Draws the losses against characters seen and against training time.
 
@@ -40,7 +46,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
         axes.plot(x, losses, style, color=color_of(index))
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
-  panels[0].set_ylabel("nats per character")
+  panels[0].set_ylabel(f"nats per {unit_of(runs)}")
   return _svg(figure) if _cut_highest(panels[0]) else ""
 
 
@@ -57,7 +63,7 @@ def draw_context(runs: Sequence[Run]) -> str:
       color=color_of(index),
     )
   axes.set_xlabel("characters seen before it")
-  axes.set_ylabel("nats per character")
+  axes.set_ylabel(f"nats per {unit_of(runs)}")
   axes.grid(alpha=0.3)
   return _svg(figure)
 

@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from charlm.data.passages import MIN_LENGTH
-from charlm.reporting.figures import color_of, draw_context, draw_curves
+from charlm.reporting.figures import (
+  color_of,
+  draw_context,
+  draw_curves,
+  unit_of,
+)
 from charlm.reporting.ngram import Baseline
 
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
@@ -67,13 +72,8 @@ def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _ranking(group: Numbers) -> str:
-  header = [
-    "run",
-    "nats per character",
-    "95 % interval",
-    "difference to the best",
-  ]
-  header += ["95 % interval", "excludes 0"]
+  header = ["run", f"nats per {unit_of(group['runs'])}", "95 % interval"]
+  header += ["difference to the best", "95 % interval", "excludes 0"]
   rows = []
   for run in group["runs"]:
     stream, difference = run["scores"]["stream"], run["difference_to_best"]
@@ -85,9 +85,9 @@ def _ranking(group: Numbers) -> str:
       cells += ["yes" if difference["excludes_0"] else "no"]
     rows.append([*cells, *[""] * (len(header) - len(cells))])
   return _table(header, rows) + _note(
-    f"By stream, {group['num_characters']:,} scored characters of the eval "
-    f"text (SHA-256 {group['eval_sha256'][:8]}). Runs with another text are "
-    "not compared. A difference is paired, character by character."
+    f"By stream, over {group['num_characters']:,} predictions in the eval text "
+    f"(SHA-256 {group['eval_sha256'][:8]}). Runs with another text are not "
+    "compared. A difference is paired, prediction by prediction."
   )
 
 
@@ -106,12 +106,13 @@ def _curves(runs: list[Run]) -> str:
 
 
 def _scores(runs: list[Run]) -> str:
-  header = ["run", "protocol", "nats per character", "95 % interval"]
-  header += ["bits per character", "bits per byte"]
+  header = ["run", "protocol", "unit", "nats per unit", "95 % interval"]
+  header += ["bits per unit", "bits per byte"]
   rows = [
     (
       run["name"],
       protocol,
+      score["unit"],
       f"{score['log_perplexity']:.4f}",
       _interval(score["interval"]),
       f"{score['bits_per_character']:.4f}",
@@ -121,9 +122,9 @@ def _scores(runs: list[Run]) -> str:
     for protocol, score in run["scores"].items()
   ]
   return _table(header, rows) + _note(
-    "stream: each character is predicted from all before it. windows: from "
-    "those of its window. lines: from those of its line, and the mean is that "
-    "of the lines' means."
+    "stream: each unit is predicted from all before it. windows: from those of "
+    "its window. lines: from those of its line, and the mean is that of the "
+    "lines' means."
   )
 
 
@@ -134,7 +135,8 @@ def _baselines(numbers: Numbers) -> str:
   nats = first["scores"]["stream"]["log_perplexity"]
   models = [Baseline(**baseline) for baseline in numbers["baselines"]]
   models.append(Baseline(first["name"], nats, 4 * first["num_weights"]))
-  header = ("model", "nats per character", "bits per character", "MiB")
+  unit = unit_of([first])
+  header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
   return _table(header, [model.cells() for model in models]) + _note(
     f"{numbers['memorised']['eval_text']:.2%} of the eval text is in passages "
     f"of {MIN_LENGTH} characters or more that stand in the training text, too."
@@ -142,7 +144,8 @@ def _baselines(numbers: Numbers) -> str:
 
 
 def _loss_by(group: Numbers) -> str:
-  runs, parts = group["runs"], []
+  runs, unit = group["runs"], unit_of(group["runs"])
+  parts = [_note(f"Mean nats per {unit}.")]
   for title in runs[0]["loss_by"]:
     columns = [run["loss_by"][title] for run in runs]
     rows = [
@@ -153,7 +156,7 @@ def _loss_by(group: Numbers) -> str:
       )
       for row in zip(*columns, strict=True)
     ]
-    header = (title, "characters", *(run["name"] for run in runs))
+    header = (title, "number", *(run["name"] for run in runs))
     parts.append(_table(header, rows))
   return "".join(parts) + draw_context(runs)
 
@@ -182,7 +185,7 @@ def _entry(run: Run, index: int) -> str:
   stream = run["scores"]["stream"]
   facts = (
     f"{run['num_weights']:,} weights, step {run['step']:,}; "
-    f"{stream['num_characters']:,} characters scored, "
+    f"{stream['num_characters']:,} {stream['unit']}s scored, "
     f"{stream['num_unknown']:,} of them unknown."
   )
   return (
@@ -192,10 +195,11 @@ def _entry(run: Run, index: int) -> str:
 
 
 def _worst(numbers: Numbers) -> str:
+  unit = unit_of([_first(numbers)])
   parts = [_note(f"By the loss of {numbers['first']}; none overlap.")]
   for passage in numbers["passages_with_the_highest_loss"]:
     parts.append(
-      f"<p>{passage['mean_nats']:.2f} nats per character, from character "
+      f"<p>{passage['mean_nats']:.2f} nats per {unit}, from {unit} "
       f"{passage['start']:,}</p><pre>{html.escape(passage['text'])}</pre>\n"
     )
   return "".join(parts)

@@ -118,7 +118,8 @@ def test_metrics_of_any_size_are_drawn(
     path.write_text(f"{json.dumps(record)}\n{more}")
     records = read_records(path)
     assert len(records) == sound + bool(more)
-    run = {"curves": curves(records, 100)}
+    scores = {"stream": {"unit": "character"}}
+    run = {"curves": curves(records, 100), "scores": scores}
     assert ("<svg" in draw_curves([run], [0])) == bool(records)
 
 
@@ -171,6 +172,37 @@ def test_the_coloured_text_is_the_scored_one(
   last = last.partition("</pre>")[0]
   text = html.unescape(re.sub(r"<[^>]+>", "", last))
   assert text == (trained_run / "eval.txt").read_text()[1:]
+
+
+@pytest.mark.parametrize(
+  ("names", "units"),
+  [
+    (["trained"], {"character"}),
+    (["bytes"], {"byte"}),
+    (["trained", "bytes"], {"character or byte", "character", "byte"}),
+  ],
+)
+def test_each_score_names_its_unit(
+  names: list[str],
+  units: set[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  # The text has one byte a character: a run of bytes can have this model, too.
+  shutil.copytree(trained_run, tmp_path / "trained")
+  run = shutil.copytree(trained_run, tmp_path / "bytes")
+  config = json.loads((run / "config.json").read_text()) | {"unit": "byte"}
+  (run / "config.json").write_text(json.dumps(config))
+  paths = ",".join(str(tmp_path / name) for name in names)
+  output = tmp_path / "page.html"
+  args = ["report.py", f"--run_dir={paths}", f"--output={output}"]
+  assert report_binary.main(args) == 0
+  text = output.read_text("utf-8")
+  # In headers, notes, passages and on axes; the table of all runs has a column.
+  found = re.findall(r"nats per (\w+(?: or \w+)?)", text)
+  assert set(found) == units | {"unit"}
+  cells = re.findall(r"<td>(character|byte)</td>", text)
+  assert set(cells) == units - {"character or byte"}
 
 
 def test_another_corpus_is_refused(
