@@ -14,7 +14,7 @@ from charlm.data.encoding import encode_text
 from charlm.data.lines import read_lines
 from charlm.data.reading import read_corpus
 from charlm.data.sources import Source
-from charlm.data.text import Ids, codec
+from charlm.data.text import Ids
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # they import TensorFlow
   from charlm.evaluation.score import Score
   from charlm.runs.run_dir import RunDir
 
+# The context of nanoGPT's model of characters, for comparison.
 _WINDOW = 256
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 
@@ -101,6 +102,7 @@ class EvalOptions(Options):
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    # The defaults are no request.
     windows = (self.window, self.stride) != (_WINDOW, 0)
     if windows and self.protocol != "windows":
       raise InputError(
@@ -171,7 +173,8 @@ def evaluate(options: EvalOptions) -> int:
   else:
     models = iter([load_model(run, options.checkpoint)])
   vocab, config = run.vocabulary(), run.experiment().config
-  set_output_encoding(codec(config.unit))
+  # A line of bytes is printed as it came.
+  set_output_encoding(config.encoding)
   if options.per_line:
     newline_id(vocab)  # raises if there is none
     evaluator = Evaluator(next(models)[0], keep_nats=True)
@@ -183,7 +186,7 @@ def evaluate(options: EvalOptions) -> int:
     name, text = str(run.eval_path), run.eval_text()
   else:
     pieces = read_corpus(config, options.text)
-    name, text = options.text, encode_text(pieces, codec(config.unit)).text
+    name, text = options.text, encode_text(pieces, config.encoding).text
   refuse_short(text, name)
   curve = Curve(run, options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
@@ -197,9 +200,11 @@ def evaluate(options: EvalOptions) -> int:
       score, protocol = score_text(evaluator_of(model), vocab, text, *how)
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = _describe(score, step, protocol)
+    # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
       curve.write(step, score.to_dict())
+    # A program that reads JSON finds their number there.
     elif score.num_unknown and not options.json:
       unknown = unknown_characters(text.characters, vocab)
       warn(f"not in the vocabulary: {' '.join(map(repr, unknown))}")

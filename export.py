@@ -70,6 +70,8 @@ def export(options: ExportOptions) -> int:
   for path in files:
     if os.path.lexists(path):  # a link to nothing is there, too
       raise InputError(f"{path} is there already: give another --output")
+  # Only now: to import TensorFlow takes seconds, and what is wrong is told at
+  # once.
   import_quietly("tensorflow", "keras")
   from charlm.export.keras_file import save_keras
   from charlm.export.numpy_file import save_numpy

@@ -67,6 +67,7 @@ def report(options: ReportOptions) -> int:
     raise InputError(f"{output.parent} is not a folder: give another --output")
   folders = [path for name in options.run_dir for path in _folders(name)]
   try:
+    # Only now: the import takes seconds, and what is wrong is told at once.
     import_quietly("tensorflow", "keras", "matplotlib")
   except ModuleNotFoundError as error:
     raise InputError(
@@ -104,9 +105,11 @@ def _folders(name: str) -> list[str]:
 
   Raises InputError: a glob without a run.
   """
+  # A folder's name may have characters of a pattern.
   if glob.escape(name) == name or os.path.exists(name):
     return [name]
   found = glob.glob(name)
+  # A glob matches other folders, too.
   folders = [f for f in found if os.path.exists(f"{f}/config.json")]
   if not folders:
     raise InputError(f"{name} matches no folder of a run: give another")

@@ -11,7 +11,7 @@ from charlm.data.corpus import load_corpus, train_text
 from charlm.data.lines import read_lines
 from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
-from charlm.data.text import Text, codec
+from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import UTF8, Options, device_option, one_of, option
 from charlm.sampling.options import Request
@@ -115,7 +115,7 @@ def sample(options: SampleOptions) -> int:
   run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
   config = run.experiment().config
-  encoding = codec(config.unit)
+  encoding = config.encoding
   # A model of bytes has a Latin-1 character for each: in what is written, and
   # in prefix and stop, which `fill_request` converts.
   set_output_encoding(encoding)
@@ -126,6 +126,7 @@ def sample(options: SampleOptions) -> int:
     prefix = _read_prefix(options.prefix_file, encoding)
     request = dataclasses.replace(request, prefix=prefix)
   generator = GenerativeModel(model, run.vocabulary())
+  # Before anything is drawn: the corpus may be refused.
   trained_on = _train_text(run, options.memorised)
   writer = Writer(
     generator, run.vocabulary(), encoding, options.format, trained_on
@@ -140,6 +141,7 @@ def sample(options: SampleOptions) -> int:
   with Source(name, is_file=name != "-").open() as file:
     blocks = read_lines(file, config.keeps_text)
     lines = enumerate(itertools.chain.from_iterable(blocks), 1)
+    # A list first: `all` would end at a line that is not understood.
     answered = [writer.answer(*numbered, request) for numbered in lines]
   return DONE if all(answered) else INCOMPLETE
 

@@ -66,6 +66,7 @@ def train(options: TrainOptions) -> int:
     folder=options.corpus_cache,
     verify=options.verify_corpus,
   )
+  # Before the import of TensorFlow, so that a wrong path is told at once.
   corpus = load(config.corpus)
   split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
@@ -87,6 +88,7 @@ def train(options: TrainOptions) -> int:
     options.num_replicas, config.batch_size, options.cluster_timeout
   )
   with cluster.watched():
+    # Before a folder is made: what differs would train another model.
     check_equal(cluster, options, corpus.sha256)
     work = _lead if cluster.is_chief else _follow
     return work(options, corpus, split, Workers(cluster))
@@ -108,9 +110,11 @@ def _lead(
     initial_vocab = initial_vocabulary(run, config)
     vocab = _extend(initial_vocab, config, corpus)
     initial = load_initial(run, config, len(vocab))
+  # Only the chief must be able to read an initial run.
   workers.cluster.from_chief(json.dumps(vocab).encode())
   trainer = _build_trainer(options, split, vocab, workers.cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
+  # Locked, and so made, only now: what was refused before leaves no folder.
   with contextlib.ExitStack() as stack:
     with workers.chief_works():
       stack.enter_context(run.locked())
@@ -161,6 +165,7 @@ def _build_trainer(
   from charlm.training.build import build_trainer
 
   config = options.config
+  # Each worker reads and computes its own rows alone.
   rows = cluster.rows(config.batch_size)
   batches = build_batches(Ids(split.train, vocab), config, rows)
   return build_trainer(

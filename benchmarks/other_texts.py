@@ -142,7 +142,7 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   size = len(split.train)
   train = str(split.train.part(max(0, size - _READ_BY_BASELINES), size))
   vocab = extend_vocabulary(SPECIAL, corpus.text.characters)
-  scored = baselines(train, str(split.eval), vocab, split.train.codec)
+  scored = baselines(train, str(split.eval), vocab, split.train.encoding)
   best = min(scored[:-1], key=lambda baseline: baseline.nats)
   return {
     "machine": machine.describe(),

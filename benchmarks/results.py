@@ -144,7 +144,7 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   split = split_text(loaded.text, config)
   vocab = extend_vocabulary(SPECIAL, loaded.text.characters)
   texts = str(split.train), str(split.eval)
-  return baselines(*texts, vocab, split.train.codec)
+  return baselines(*texts, vocab, split.train.encoding)
 
 
 def to_markdown(

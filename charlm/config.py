@@ -24,6 +24,7 @@ class Config(Options):
   Raises InputError: a value has the wrong type or is not allowed.
   """
 
+  # The defaults are the reference's recipe, so that figures can be compared.
   corpus: str = option(
     "shakespeare",
     "the name shakespeare, - for standard input, or files, globs and folders, "
@@ -59,6 +60,7 @@ class Config(Options):
     "lines at the end of the corpus that are scored, not trained on",
     between(1),
   )
+  # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
     0,
     "characters at the end that are scored, in place of eval_lines; 0: "
@@ -140,6 +142,7 @@ class Config(Options):
     "largest number of steps; 0: as many as the epochs have",
     between(0),
   )
+  # Keras takes no larger seed.
   seed: int = option(
     0,
     "seed of the initial weights, the order of the windows and the dropout",
@@ -186,6 +189,7 @@ class Config(Options):
       raise InputError(
         "--field reads text, not bytes: leave out --field or --unit=byte"
       )
+    # A second reader would find standard input at its end.
     texts = ",".join([self.corpus, self.eval_corpus, self.valid_corpus])
     if texts.split(",").count("-") > 1:
       raise InputError("standard input is read once: give - for one text only")
@@ -211,6 +215,11 @@ class Config(Options):
   def keeps_text(self) -> bool:
     """Whether the text stays as it is, with blanks and empty lines."""
     return self.raw or self.unit == "byte"
+
+  @property
+  def encoding(self) -> str:
+    """The encoding of the texts; bytes are characters from U+0000 to U+00FF."""
+    return "latin-1" if self.unit == "byte" else "utf-8"
 
   @property
   def has_valid(self) -> bool:

@@ -14,7 +14,6 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_string
-from charlm.data.text import codec
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score
@@ -40,6 +39,7 @@ class LoadedModel:
   ) -> None:
     self.model, self.step = model, step
     self.vocabulary, self.config = vocabulary, config
+    # Made once, since each compiles functions of its own.
     self._evaluator = Evaluator(model)
     self._generator = GenerativeModel(model, vocabulary)
 
@@ -54,6 +54,7 @@ class LoadedModel:
         is cleaned.
       TypeError: not strings.
     """
+    # It is a sequence of strings, too: each character would be scored alone.
     if isinstance(texts, str):
       raise TypeError("texts is a string: give a list of strings")
     return [self._score(text) for text in texts]
@@ -123,13 +124,13 @@ class LoadedModel:
   def _request(self, *fields: object) -> Request:
     """Returns a request; `fields` are its first ones, in their order."""
     values = dict(zip(vars(Request()), fields, strict=False))
-    return fill_request(Request(), values, codec(self.config.unit))
+    return fill_request(Request(), values, self.config.encoding)
 
   def _score(self, string: str) -> Score:
     if not isinstance(string, str):
       raise TypeError(f"{string!r} is not a string: give strings")
     pieces = read_string(self.config, string)
-    text = encode_text(pieces, codec(self.config.unit)).text
+    text = encode_text(pieces, self.config.encoding).text
     return score_text(self._evaluator, self.vocabulary, text)[0]
 
 
@@ -148,6 +149,7 @@ def load(
 
   Raises InputError: no run, no such checkpoint, or no such device.
   """
+  # First: to load weights starts TensorFlow with all devices.
   choose_device(device)
   run = RunDir(os.fspath(run_dir))
   model, step = load_model(run, checkpoint)

@@ -31,6 +31,7 @@ NOT_NEGATIVE = Allowed(
 POSITIVE = Allowed(lambda value: 0 < value < math.inf, "above 0, and finite")
 
 
+# By default at most what TensorFlow's int32 holds.
 def between(least: float, most: float = 2**31 - 1) -> Allowed:
   """Allows the numbers from `least` to `most`."""
   words = f"between {least:,} and {most:,}"

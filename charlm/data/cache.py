@@ -22,7 +22,7 @@ import numpy as np
 from charlm.config import Config
 from charlm.data.encoding import Corpus
 from charlm.data.sources import Source
-from charlm.data.text import OpenFile, StoredIds, Text, codec
+from charlm.data.text import OpenFile, StoredIds, Text
 from charlm.system.process import warn
 
 _MAGIC = b"charlm 1"  # with another version's, the file is written anew
@@ -43,7 +43,7 @@ class Cache:
     names = [stamp and stamp[0] for stamp in self._stamps]
     flags = [getattr(config, name) for name in _READING]
     key = hashlib.sha256(json.dumps([names, flags]).encode()).hexdigest()[:32]
-    self._folder, self._codec = folder, codec(config.unit)
+    self._folder, self._encoding = folder, config.encoding
     self._path = folder / f"{key}.ids"
     self._temporary: list[str] = []  # the files that are not saved yet
 
@@ -67,7 +67,7 @@ class Cache:
       ids = StoredIds(opened, dtype, 0, about["size"])
       if verify and about["crc32"] != _checksums(ids):
         raise ValueError("its checksums differ")
-      text = Text(ids, np.array(about["characters"], np.uint32), self._codec)
+      text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
       return Corpus(text, np.array(about["counts"]), about["sha256"])
     except (ValueError, TypeError, LookupError, OverflowError) as error:
       warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")

@@ -10,7 +10,7 @@ from charlm.data.cache import Cache
 from charlm.data.encoding import Corpus, encode_text
 from charlm.data.reading import read_sources, split_lines
 from charlm.data.sources import Source, find_sources
-from charlm.data.text import Text, codec
+from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show, warn
@@ -55,10 +55,12 @@ def load_corpus(
   cache = Cache(place, config, sources)
   if corpus := cache.load(verify):
     return corpus
+  # Whoever names a folder wants the file, however small.
   in_memory = 0 if folder else _IN_MEMORY
   pieces = _shown(read_sources(config, sources), sources)
   try:
-    corpus = encode_text(pieces, codec(config.unit), cache.open_file, in_memory)
+    corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
+    # The distinct characters tell it without another pass over the text.
     if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "
@@ -122,6 +124,7 @@ def split_text(
 
   Raises InputError: a part is too short to be of use.
   """
+  # From the end backwards: the parts follow each other as train, valid, eval.
   rest = text
   if eval_text is None:
     rest, eval_text = _cut(text, config, "eval")
@@ -196,5 +199,6 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
 def count_shared_lines(train: Text, held_out: Text) -> int:
   """Counts the distinct lines of `held_out` that are also in `train`."""
   lines = set(filter(None, split_lines(held_out.pieces())))
+  # No longer line can be one of them, so that none is held in memory.
   longest = max(map(len, lines), default=0)
   return len(lines.intersection(split_lines(train.pieces(), longest)))

@@ -26,7 +26,7 @@ class Corpus:
 
   def frequent(self, min_count: int) -> list[str]:
     """Lists characters that occur `min_count` times or more; all 256 bytes."""
-    if self.text.codec == "latin-1":
+    if self.text.encoding == "latin-1":
       return self.text.characters
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
     return [char for char, count in pairs if count >= max(1, min_count)]
@@ -41,16 +41,17 @@ class _Encoder:
   """What `encode_text` does with each piece."""
 
   def __init__(
-    self, codec: str, open_file: Callable[[], BinaryIO], in_memory: int
+    self, encoding: str, open_file: Callable[[], BinaryIO], in_memory: int
   ) -> None:
-    self._codec, self._open_file, self._in_memory = codec, open_file, in_memory
+    self._encoding = encoding
+    self._open_file, self._in_memory = open_file, in_memory
     self._digest = hashlib.sha256()
     self._code_points = np.zeros(0, np.uint32)  # in the order of their ids
     self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
     self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
     self._dtype, self._size = np.dtype(np.uint8), 0
     self._file: BinaryIO = io.BytesIO()
-    if codec == "latin-1":  # ids are the bytes: the file is the text
+    if encoding == "latin-1":  # ids are the bytes: the file is the text
       self._learn(np.arange(256, dtype=np.uint32))
 
   def add(self, piece: str) -> None:
@@ -60,7 +61,7 @@ class _Encoder:
       self._add(piece[start : start + _PIECE])
 
   def _add(self, piece: str) -> None:
-    data = piece.encode(self._codec)
+    data = piece.encode(self._encoding)
     self._digest.update(data)
     if len(data) == len(piece):  # a byte for each character
       codes = np.frombuffer(data, np.uint8)
@@ -88,7 +89,7 @@ class _Encoder:
     else:
       self._file.flush()
       ids = StoredIds(OpenFile(self._file), self._dtype, 0, self._size)
-    text = Text(ids, self._code_points, self._codec)
+    text = Text(ids, self._code_points, self._encoding)
     counts = self._counts[self._code_points]
     return Corpus(text, counts, self._digest.hexdigest())
 
@@ -114,7 +115,7 @@ class _Encoder:
 
 def encode_text(
   pieces: Iterable[str],
-  codec: str = "utf-8",
+  encoding: str = "utf-8",
   open_file: Callable[[], BinaryIO] = tempfile.TemporaryFile,
   in_memory: int = 2**23,
 ) -> Corpus:
@@ -122,13 +123,13 @@ def encode_text(
 
   Args:
     pieces: of the text, of any lengths.
-    codec: `utf-8`, or `latin-1` for a text of bytes.
+    encoding: `utf-8`, or `latin-1` for a text of bytes.
     open_file: opens a file for the ids if they are many.
     in_memory: the most bytes of ids that are kept in memory.
 
   Raises OSError: the file cannot be written.
   """
-  encoder = _Encoder(codec, open_file, in_memory)
+  encoder = _Encoder(encoding, open_file, in_memory)
   try:
     for piece in pieces:
       encoder.add(piece)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from charlm.config import Config
 from charlm.data.sources import Source, find_sources
-from charlm.data.text import codec
 from charlm.errors import InputError
 from charlm.options import is_utf8
 from charlm.system.process import warn
@@ -40,7 +39,7 @@ def read_string(config: Config, text: str) -> Iterator[str]:
       "the text has lone surrogates, which are not UTF-8: remove them"
     )
   chunks = [text.encode()]
-  return _clean(config, [decode_chunks(chunks, "text", codec(config.unit))])
+  return _clean(config, [decode_chunks(chunks, "text", config.encoding)])
 
 
 def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
@@ -56,7 +55,7 @@ def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
 
 
 def _read_source(config: Config, source: Source) -> Iterator[str]:
-  pieces = decode_chunks(source.read(), source.name, codec(config.unit))
+  pieces = decode_chunks(source.read(), source.name, config.encoding)
   if config.field and source.is_json_lines:
     return _read_field(pieces, config, source.name)
   return pieces
@@ -71,6 +70,7 @@ def decode_chunks(
   """
   decoder = codecs.getincrementaldecoder(encoding)()
   size, mark = 0, "" if encoding == "latin-1" else "\ufeff"
+  # The empty one ends the text: a character that is cut off is an error.
   for chunk in itertools.chain(chunks, [b""]):
     held = decoder.getstate()[0]  # the beginning of a character
     try:
@@ -95,6 +95,7 @@ def _read_field(
   lines = split_lines(pieces)
   for number, line in enumerate(lines, 1):
     try:
+      # A blank line, as at the end, is no bad one.
       text = json.loads(line)[config.field] if line.strip() else ""
       if not isinstance(text, str) or not is_utf8(text):
         raise TypeError
@@ -119,6 +120,7 @@ def split_lines(
 
   A line of more than `longest` characters may be cut, but not to fewer.
   """
+  # Not one string, which each addition would copy.
   held: list[str] = []  # of a line whose end is yet to come
   for piece in pieces:
     if "\n" in piece:
@@ -135,7 +137,7 @@ def clean_line(config: Config, line: bytes) -> str:
 
   Raises UnicodeDecodeError: not in the encoding of the run's texts.
   """
-  text = line.decode(codec(config.unit))
+  text = line.decode(config.encoding)
   text = text.lower() if config.lowercase else text
   return text if config.keeps_text else text.strip()
 
@@ -149,6 +151,7 @@ def _lower(pieces: Iterable[str]) -> Iterator[str]:
   for piece in pieces:
     text = rest + piece
     cut = 1 + max(text.rfind(" "), text.rfind("\n"))
+    # So long a word is none, and would be held in memory to its end.
     if not cut and len(text) > _LONG:
       cut = len(text)
     rest = text[cut:]

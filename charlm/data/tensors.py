@@ -23,6 +23,7 @@ def line_to_tensor(
     `[N]` for a string, else a ragged row for each string. Unknown characters
     are id 0.
   """
+  # The last entry is for all code points above those of the vocabulary.
   table = tf.constant(id_of_code_point(vocab))
   code_points = tf.strings.unicode_decode(line, "UTF-8")
   return tf.ragged.map_flat_values(
@@ -58,6 +59,7 @@ def create_batch_dataset(
   """
   ids = encode("\n".join(lines), vocab).astype(np.int64)
   batches = Batches(ids, seq_length, batch_size, seed)
+  # Outlives the generator, which `fit` starts again for each epoch.
   first_steps = itertools.count(step=batches.steps_per_epoch)
 
   def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -69,5 +71,6 @@ def create_batch_dataset(
 
   spec = tf.TensorSpec([batch_size, seq_length], tf.int64)
   dataset = tf.data.Dataset.from_generator(epoch, output_signature=(spec, spec))
+  # Else `fit` could not say in the first epoch how long it is.
   cardinality = tf.data.experimental.assert_cardinality(batches.steps_per_epoch)
   return dataset.apply(cardinality).prefetch(tf.data.AUTOTUNE)

@@ -18,20 +18,13 @@ from charlm.errors import InputError
 _BLOCK = 2**20  # characters
 
 
-def codec(unit: str) -> str:
-  """Returns the encoding of texts whose unit is `character` or `byte`.
-
-  Bytes are read as the characters from U+0000 to U+00FF.
-  """
-  return "latin-1" if unit == "byte" else "utf-8"
-
-
 class OpenFile:
   """A file that is closed when nothing refers to it any more."""
 
   def __init__(self, file: BinaryIO) -> None:
     self.file = file
 
+  # Parts of a text share it, and none knows which is the last.
   def __del__(self) -> None:
     self.file.close()
 
@@ -61,6 +54,7 @@ class StoredIds:
     data, end = [], len(self)
     for start in (starts % end).tolist():
       data.append(self._read(start, min(start + size, end)))
+      # The text is a ring: what is missing comes from its start.
       if start + size > end:
         data.append(self._read(0, start + size - end))
     return np.frombuffer(b"".join(data), self.dtype).reshape(-1, size)
@@ -68,6 +62,7 @@ class StoredIds:
   def _read(self, start: int, stop: int) -> bytes:
     width = self.dtype.itemsize
     num_bytes, offset = (stop - start) * width, (self._start + start) * width
+    # Not `seek` and `read`: parts share the file, and so its position.
     data = os.pread(self.opened.file.fileno(), num_bytes, offset)
     if len(data) < num_bytes:
       raise InputError("the encoded corpus was cut off: start again")
@@ -83,16 +78,16 @@ class Text:
   """A text `[N]`, or a part of one."""
 
   def __init__(
-    self, ids: np.ndarray | StoredIds, code_points: np.ndarray, codec: str
+    self, ids: np.ndarray | StoredIds, code_points: np.ndarray, encoding: str
   ) -> None:
     """Takes ids and what they mean.
 
     Args:
       ids: `[N]`.
       code_points: the character of each id, uint32.
-      codec: `utf-8`, or `latin-1` for a text of bytes.
+      encoding: `utf-8`, or `latin-1` for a text of bytes.
     """
-    self.ids, self._code_points, self.codec = ids, code_points, codec
+    self.ids, self._code_points, self.encoding = ids, code_points, encoding
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -111,7 +106,7 @@ class Text:
     part = (
       ids.part(start, stop) if isinstance(ids, StoredIds) else ids[start:stop]
     )
-    return Text(part, self._code_points, self.codec)
+    return Text(part, self._code_points, self.encoding)
 
   def pieces(self) -> Iterator[str]:
     """Yields the text in pieces."""
@@ -120,7 +115,7 @@ class Text:
 
   def data(self) -> Iterator[bytes]:
     """Yields the text in pieces, in its encoding."""
-    return (piece.encode(self.codec) for piece in self.pieces())
+    return (piece.encode(self.encoding) for piece in self.pieces())
 
   def counts(self) -> np.ndarray:
     """Counts how often each character occurs, in the order of their ids."""
@@ -131,7 +126,7 @@ class Text:
 
   def num_bytes(self, counts: np.ndarray | None = None) -> int:
     """Returns the size in the text's encoding; its counts save a pass."""
-    sizes = [len(char.encode(self.codec)) for char in self.characters]
+    sizes = [len(char.encode(self.encoding)) for char in self.characters]
     return int(np.dot(sizes, self.counts() if counts is None else counts))
 
   def ends_with(self, character: str) -> bool:
@@ -152,6 +147,7 @@ class Text:
     Returns the position of the `number`-th one, or -1.
     """
     (found,) = np.nonzero(self._code_points == ord(character))
+    # What is held out is short: most of a large text is not read.
     for start, ids in self._blocks(reverse=True) if len(found) else ():
       places = np.flatnonzero(ids[: max(0, stop - start)] == found[0])
       if number <= len(places):
@@ -185,6 +181,7 @@ class Ids:
   def __init__(self, text: Text, vocab: list[str]) -> None:
     """Takes a text; characters that the vocabulary lacks become id 0."""
     ids = {char: i for i, char in enumerate(vocab)}
+    # For most vocabularies a byte, an eighth of int64's memory.
     self.dtype = np.min_scalar_type(len(vocab) - 1)
     table = [ids.get(char, UNKNOWN_ID) for char in text.characters]
     self.stored, self.table = text.ids, np.array(table, self.dtype)

@@ -34,6 +34,7 @@ def extend_vocabulary(
   initial: Sequence[str], characters: Iterable[str]
 ) -> list[str]:
   """Appends the characters that a vocabulary lacks, sorted."""
+  # Sorted, so that ids do not depend on where in the text a character is.
   return [*initial, *sorted(set(characters) - set(initial))]
 
 

@@ -78,8 +78,10 @@ class Evaluator:
       first = np.array(starts[i : i + _BATCH_SIZE])
       end = min(first[-1] + window, num_targets)
       lengths = np.minimum(window, num_targets - first)
+      # One read for all windows of the batch, which touch or overlap.
       text = ids[first[0] : end + 1]
       nats = self._score_rows(text, first - first[0], lengths, window - stride)
+      # The batch before has scored these.
       seen = window - stride if i else 0
       tally.add(nats[seen:], text[seen + 1 :])
     return tally.score()
@@ -95,6 +97,7 @@ class Evaluator:
     refuse_short(text)
     # One block if nats are kept, since `add_row` keeps none.
     size = len(text) if self._keep_nats else BLOCK
+    # Counted first: a score of more values holds sums of larger blocks.
     num_lines = sum(
       int(np.count_nonzero(text[i : i + size] == newline))
       for i in range(1, len(text), size)

@@ -101,7 +101,7 @@ class Score:
 
   def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
     """Returns the score with the unit and the size of the text it is of."""
-    unit = "byte" if text.codec == "latin-1" else "character"
+    unit = "byte" if text.encoding == "latin-1" else "character"
     num_bytes = scored_bytes(text, by_lines)
     return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 

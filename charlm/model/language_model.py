@@ -138,6 +138,7 @@ class GRULM(keras.Model):
     x, states = self._outputs(inputs, states, training, dropout_seed)
     targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
+    # 0 where a size is not static: chunks cannot be made then.
     if num_targets * self.dense.units <= MAX_LOGITS:
       return -tf.gather(self.dense(x), targets, batch_dims=2), states
     nats = chunked_nats(
@@ -188,6 +189,7 @@ class GRULM(keras.Model):
     `[B]`, and the state before them. Returns log-probabilities `[B, V]` and the
     state after.
     """
+    # A look-up in place of the first layer's product with the embedding.
     x, new_states = tf.gather(table, ids), []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
       x = step_gru(gru, project(gru.cell, x) if i else x, state)
@@ -216,6 +218,7 @@ def weight_specs(config: Config, vocab_size: int) -> Iterator[WeightSpec]:
   depth, units = config.embedding_dim, config.rnn_units
   yield "embedding", "embeddings", (vocab_size, depth)
   for gru in map(_gru_name, range(config.num_layers)):
+    # Keras lists a layer's own weights before those of its cell.
     if config.layer_norm:
       yield gru, "gain", (3 * units,)
     yield f"{gru}/cell", "kernel", (depth, 3 * units)

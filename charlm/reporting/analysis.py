@@ -24,6 +24,7 @@ class Group:
 
 def by_class(text: str, nats: np.ndarray) -> list[Group]:
   """Groups characters by what they are, the commonest first."""
+  # Sorted by name first, so that kinds of equal size keep their order.
   names = np.array([_class_of(char) for char in text])
   groups = _grouped(names, nats, sorted(set(names)))
   return sorted(groups, key=lambda group: -group.num_characters)
@@ -38,6 +39,7 @@ def by_position_in_word(text: str, nats: np.ndarray) -> list[Group]:
   places = np.zeros(len(text), int)
   for word in _WORD.finditer(text):
     places[word.start() : word.end()] = np.arange(1, len(word[0]) + 1)
+  # Later places are too rare for a mean of their own.
   places = np.minimum(places[1:], 10)
   return _grouped(places, nats, range(1, 11), last="10 or more")
 
@@ -65,6 +67,7 @@ def worst_passages(
   Returns the start of each and its mean nats.
   """
   length = min(length, len(nats))
+  # Differences of running sums take one pass, whatever the length.
   sums = np.cumsum(np.concatenate([[0.0], nats]))
   means = (sums[length:] - sums[:-length]) / length
   found: list[tuple[int, float]] = []

@@ -30,6 +30,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
   run has metrics.
   """
   figure = Figure(figsize=(9, 4), layout="constrained")
+  # One scale, so that a loss has the same height in both.
   panels = figure.subplots(1, 2, sharey=True)
   quantities = {
     "characters seen, millions": ("characters", 1e6),
@@ -54,6 +55,7 @@ def draw_context(runs: Sequence[Run]) -> str:
   """Draws the loss by the number of characters seen before."""
   figure = Figure(figsize=(9, 3.5), layout="constrained")
   axes = figure.subplots()
+  # In the colours of the curves: this group's runs come first there, too.
   for index, run in enumerate(runs):
     groups = run["loss_by"]["characters seen before it"]
     axes.plot(

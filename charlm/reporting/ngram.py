@@ -30,7 +30,7 @@ def baselines(
 ) -> list[Baseline]:
   """Scores a text by n-grams of all orders and by xz, given the train text.
 
-  `encoding` is that of the texts, as `codec` returns it, for xz.
+  `encoding` is that of the texts, for xz.
   """
   train_ids, ids = encode(train, vocab), encode(text, vocab)
   model = KneserNey(train_ids, len(vocab))
@@ -51,6 +51,7 @@ def xz_bits_per_character(train: str, text: str, encoding: str) -> float:
   The two are compressed as one file, and the train text alone; the difference
   of the sizes counts.
   """
+  # Preset 9 looks back over 64 MiB for what is repeated.
   with_text, without = (
     len(lzma.compress(part.encode(encoding), preset=9 | lzma.PRESET_EXTREME))
     for part in (train + text, train)

@@ -33,6 +33,7 @@ def report_numbers(results: list[Result], train: Text | None) -> dict[str, Any]:
     dataclasses.replace(result, name=name)
     for result, name in zip(results, names, strict=True)
   ]
+  # Not a set, which would forget the order in which runs were given.
   first, texts = results[0], dict.fromkeys(result.text for result in results)
   groups = [
     _group([result for result in results if result.text == text])
@@ -64,6 +65,7 @@ def _group(results: list[Result]) -> dict[str, Any]:
   text = results[0].text
   return {
     "eval_sha256": results[0].eval_sha256,
+    # The first character is not predicted.
     "num_characters": len(text) - 1,
     "runs": [_run(result, ranked[0]) for result in ranked],
   }
@@ -96,6 +98,7 @@ def _run(result: Result, best: Result) -> dict[str, Any]:
 
 def _pair(one: Result, other: Result) -> dict[str, Any]:
   """Returns the paired difference of two scores, and its 95 % interval."""
+  # Differences are small beside the losses: float32 would round them.
   nats = [r.scores["stream"].nats.astype(np.float64) for r in (one, other)]
   difference = nats[0] - nats[1]
   interval = confidence_interval(difference)
@@ -118,6 +121,7 @@ def curves(
   step, seconds = 0, 0.0
   for record in records:
     speed = record.get("characters_per_second", 0)
+    # Not by a clock: a run evaluates, and rests between two starts.
     if record["split"] == "train" and speed > 0:
       seconds += (record["step"] - step) * characters_per_step / speed
       step = record["step"]
@@ -138,7 +142,7 @@ def _beside_train_text(first: Result, train: Text) -> dict[str, Any]:
     "baselines": [
       dataclasses.asdict(baseline)
       for baseline in baselines(
-        str(train), first.text, first.vocab, train.codec
+        str(train), first.text, first.vocab, train.encoding
       )
     ],
     "memorised": {

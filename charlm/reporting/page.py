@@ -15,6 +15,7 @@ from charlm.reporting.figures import (
 )
 from charlm.reporting.ngram import Baseline
 
+# A class for each: a style for each character would double the page.
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
 _ASSETS = pathlib.Path(__file__).parent
@@ -39,6 +40,7 @@ def page(numbers: Numbers) -> str:
     ("Loss by character", _coloured(numbers)),
   ]
   body = "".join(f"<h2>{title}</h2>\n{text}" for title, text in sections)
+  # Inside of the page, which is mailed and archived without other files.
   style, script = (
     (_ASSETS / f"page.{kind}").read_text() for kind in ("css", "js")
   )
@@ -134,6 +136,7 @@ def _baselines(numbers: Numbers) -> str:
   first = _first(numbers)
   nats = first["scores"]["stream"]["log_perplexity"]
   models = [Baseline(**baseline) for baseline in numbers["baselines"]]
+  # A weight takes four bytes.
   models.append(Baseline(first["name"], nats, 4 * first["num_weights"]))
   unit = unit_of([first])
   header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
@@ -169,6 +172,7 @@ def _samples(numbers: Numbers) -> str:
       parts = [f"<h3>{html.escape(run['name'])}</h3>"]
       for i, text in enumerate(run["samples"]):
         parts.append(f"<pre>{html.escape(text)}</pre>")
+        # Its corpus was given, and no other run's.
         if run["name"] == numbers["first"] and i < len(found):
           parts.append(
             _note(

@@ -48,14 +48,14 @@ def parse_file(
   return parsed
 
 
-def read_text_file(path: pathlib.Path, codec: str, digest: str) -> Text:
+def read_text_file(path: pathlib.Path, encoding: str, digest: str) -> Text:
   """Reads a text of any size.
 
   Raises InputError: no such file, or one with another SHA-256.
   """
   with _named(path), path.open("rb") as file:
     chunks = iter(functools.partial(file.read, _CHUNK), b"")
-    corpus = encode_text(codecs.iterdecode(chunks, codec), codec)
+    corpus = encode_text(codecs.iterdecode(chunks, encoding), encoding)
   if corpus.sha256 != digest:
     raise InputError(f"{path} has changed since the run began: {_REMEDY}")
   return corpus.text

@@ -35,6 +35,7 @@ def follow_checkpoints(
       try:
         loaded, _ = load_model(run, str(step))
       except InputError:
+        # Training removes old ones; one that is still there is damaged.
         if step in _steps(run):
           raise
         continue

@@ -78,6 +78,7 @@ def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
 
   Raises InputError: no such model, or one of other sizes.
   """
+  # A checkpoint holds newer weights, and the initial run may be gone.
   if not config.init_from or run.has_checkpoints():
     return None
   source = RunDir(config.init_from)

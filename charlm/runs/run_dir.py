@@ -29,7 +29,7 @@ from typing import Any
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.encoding import Corpus, encode_text
-from charlm.data.text import Text, codec, sha256
+from charlm.data.text import Text, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Experiment
@@ -132,6 +132,7 @@ class RunDir:
     with contextlib.ExitStack() as stack:
       folder = os.open(self.path, os.O_RDONLY)
       stack.callback(os.close, folder)
+      # Not "w", which would empty the file of whoever holds the lock.
       lock = stack.enter_context(self._lock.open("a+"))
       # The system releases the lock when the process ends, however it ends.
       try:
@@ -216,21 +217,21 @@ class RunDir:
 
   def eval_text(self) -> Text:
     """Reads `eval.txt`."""
-    experiment = self.experiment()
-    unit = experiment.config.unit
-    return read_text_file(self.eval_path, codec(unit), experiment.eval_sha256)
+    mine = self.experiment()
+    encoding = mine.config.encoding
+    return read_text_file(self.eval_path, encoding, mine.eval_sha256)
 
   def valid_text(self) -> Text:
     """Reads `valid.txt`; the empty text in a run that has none."""
-    experiment = self.experiment()
-    if not experiment.config.has_valid:
+    mine = self.experiment()
+    if not mine.config.has_valid:
       return encode_text([]).text
-    unit = experiment.config.unit
-    return read_text_file(self._valid, codec(unit), experiment.valid_sha256)
+    return read_text_file(self._valid, mine.config.encoding, mine.valid_sha256)
 
   def last_start(self) -> dict[str, Any] | None:
     """Reads how and where the last start ran; None if that is unknown."""
     try:
+      # Only a warning depends on this file: it may be damaged.
       *_, line = self._starts.read_bytes().splitlines()
       start = json.loads(line)
       return start if isinstance(start["versions"], dict) else None
@@ -261,8 +262,7 @@ class RunDir:
     if which not in found:
       raise InputError(
         f"{self.path} has no checkpoint {which}; it has "
-        f"{', '.join(sorted(found)) or 'none'}: give another --checkpoint or "
-        "run"
+        f"{', '.join(sorted(found)) or 'none'}: give another --checkpoint"
       )
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")

@@ -173,6 +173,7 @@ class GenerativeModel:
     prefix_ids = encode(prefix, self._vocab)
     num_given, end = len(prefix_ids), len(prefix_ids) + num_chars
     num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
+    # Threefry's key has two words of 32 bits.
     words = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
     rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)
     keys = sample_keys(words, rows)

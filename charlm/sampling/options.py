@@ -78,6 +78,8 @@ class _TextOptions(Options):
   )
 
 
+# A dataclass puts the fields of its last base first: `--help` shows the text,
+# then how it is drawn.
 @dataclasses.dataclass(frozen=True)
 class Request(DrawOptions, _TextOptions):
   """What to draw; each field is a flag of `sample.py` and a key of a JSON line.

@@ -36,6 +36,7 @@ def parse_request(line: bytes, defaults: Request, encoding: str) -> Request:
     raise InputError(
       'no JSON object: give a prefix that begins with { as {"prefix": "{"}'
     ) from None
+  # JSON that begins with a brace is an object.
   if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):
     raise InputError(f"unknown: {others}; give {', '.join(_FIELDS)}")
   return fill_request(defaults, values, encoding)
@@ -50,11 +51,12 @@ def fill_request(
     defaults: of all that is not given.
     values: by the names of a request's fields. Integers for fields of floats
       are converted, as they are in flags.
-    encoding: of the model's texts, as `codec` returns it: `prefix` and `stop`
-      are converted to characters of the model.
+    encoding: of the model's texts: `prefix` and `stop` are converted to
+      characters of the model.
 
   Raises InputError: a value that is not allowed.
   """
+  # A program writes 1 for 1.0; from 2**53 on, a float is another number.
   typed: dict[str, Any] = {
     name: float(value)
     if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53

@@ -15,8 +15,11 @@ class StopBuffer:
 
   def add(self, text: str, log_probs: np.ndarray, at_end: bool) -> Sample:
     """Takes the next characters; returns those that are surely in the text."""
+    # Samples are drawn side by side: one that has ended still gets characters
+    # until all have.
     if self.stopped:
       return Sample("", log_probs[:0], True)
+    # What stops it may lie across two pieces.
     text = self._text + text
     log_probs = np.concatenate([self._log_probs, log_probs])
     size = text.find(self._stop) if self._stop else -1
@@ -28,6 +31,7 @@ class StopBuffer:
 
   def _overlap(self, text: str) -> int:
     """Returns how many characters at the end may be the start of `stop`."""
+    # The longest first: a shorter overlap would let the start of `stop` go.
     most = min(len(text), len(self._stop) - 1)
     sizes = range(most, 0, -1)
     return next((n for n in sizes if self._stop.startswith(text[-n:])), 0)

@@ -26,7 +26,7 @@ class Writer:
 
   generator: GenerativeModel
   vocab: list[str]
-  encoding: str  # of the texts, as `codec` returns it
+  encoding: str  # of the texts
   format: str
   trained_on: Text | None  # to be searched for passages of the texts
 
@@ -41,6 +41,7 @@ class Writer:
           print(SEPARATOR)
         self._print_as_drawn(request, i, "")
     else:
+      # Side by side, which is faster than one after the other.
       texts = [sample.text for sample in draw_texts(self.generator, request)]
       print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
       self._tell_memorised(texts, "", 0)
@@ -59,6 +60,7 @@ class Writer:
 
     Raises KeyboardInterrupt: the event was set.
     """
+    # Some editors begin a file with a byte-order mark, which is no text.
     if number == 1 and self.encoding == "utf-8":
       line = line.removeprefix(codecs.BOM_UTF8)
     try:
@@ -82,6 +84,7 @@ class Writer:
     samples = draw_texts(self.generator, request)
     found = None
     if self.trained_on is not None:
+      # Of all at once, since the training text is scanned for each call.
       found = find_passages([s.text for s in samples], self.trained_on)
     for i, sample in enumerate(samples):
       start = fields | {"sample": i, "prefix": request.prefix}

@@ -22,6 +22,7 @@ def cluster_from_environment() -> tuple[list[str], int] | None:
   """
   if text := os.environ.get("TF_CONFIG"):
     addresses, index = read_config(text)
+    # One worker needs no connection to itself.
     return (addresses, index) if len(addresses) > 1 else None
   if os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
     return None

@@ -31,6 +31,7 @@ def choose_device(device: str) -> None:
   gpus = tf.config.get_visible_devices("GPU")
   if gpus and device == "cpu":
     try:
+      # TensorFlow would take the memory of each GPU that it sees.
       tf.config.set_visible_devices([], "GPU")
     except RuntimeError as error:
       raise InputError(

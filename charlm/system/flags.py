@@ -69,6 +69,7 @@ def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
   for title, group in values.flags_by_module_dict().items():
     lines += ["", title]
     for flag in group:
+      # absl writes '0.0' for the number that a person writes as 0.
       value = (flag.default_as_str or "").strip("'")
       # A boolean is given as --flag or --noflag.
       default = "" if flag.boolean else "=" + value.removesuffix(".0")

@@ -8,6 +8,7 @@ import re
 
 def num_cores() -> int:
   """Returns how many cores this process may use."""
+  # Under taskset or SLURM they are fewer than the machine has.
   if hasattr(os, "sched_getaffinity"):  # not on macOS
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -26,7 +27,9 @@ def processor() -> str:
 def has_bfloat16() -> bool:
   """Tells whether the processor has instructions for bfloat16, or may have."""
   flags = _cpu_info("flags") or _cpu_info("Features")
+  # Three names of x86, and one of Arm.
   fast = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
+  # Where nothing is known, nobody is warned.
   return not flags or not fast.isdisjoint(flags.split())
 
 

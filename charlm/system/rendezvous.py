@@ -124,6 +124,7 @@ def _join(
       # The answer says who is missing, and comes at the other's deadline.
       peer.settimeout(deadline - time.monotonic() + _SECONDS_TO_ANSWER)
       return str(json.loads(_read_line(peer)))
+    # The first worker may start later: to be refused is no error yet.
     time.sleep(_SECONDS_BETWEEN_TRIES)
   missing = "another worker" if connected else f"worker 0 ({addresses[0]})"
   return f"{missing} did not connect in time{_REMEDY}"

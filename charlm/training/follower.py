@@ -38,6 +38,7 @@ class Follower:
     """
     with self._workers.stop:
       self._workers.wait_for_chief()  # it may make up for an evaluation
+      # Every worker has the same loss and norm, so all raise this.
       with self._workers.cluster.final_barrier_on(DivergedError):
         self._trainer.train(self._num_steps, self._periods.metrics, self)
       self._wait_for_chief(self._trainer.step)  # it saves
@@ -55,6 +56,7 @@ class Follower:
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns when the chief evaluates and saves."""
+    # In the chief's order, since each wait has its counterpart there.
     return (
       (self._periods.evaluation, self._wait_for_chief),
       (self._periods.checkpoint, self._wait_for_chief),

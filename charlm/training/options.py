@@ -76,6 +76,7 @@ class StartOptions(Options):
     steps = [
       int(word)
       for word in self.profile_steps
+      # More digits are no step, and `int` raises at thousands of them.
       if word.isdecimal() and len(word) < 20
     ]
     rise = len(steps) == 2 and 0 < steps[0] < steps[1]
@@ -97,7 +98,9 @@ class Periods:
 def periods(options: StartOptions, steps_per_epoch: int) -> Periods:
   """Returns the periods of a run, given the steps of an epoch."""
   return Periods(
+    # Enough points for a curve, but a mean of few steps is noise.
     options.summary_every_steps or max(10, steps_per_epoch // 80),
     options.eval_every_steps or steps_per_epoch,
+    # What a kill can cost at most.
     options.checkpoint_every_steps or -(-steps_per_epoch // 4),
   )

@@ -33,6 +33,7 @@ class Profile:
       return
     self._running = False  # first, so that an error does not end it twice
     try:
+      # TensorFlow would make the folder anew where the run was moved away.
       self._run.check_owned()
       tf.profiler.experimental.stop()
     except LostRunError:

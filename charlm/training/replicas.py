@@ -57,6 +57,7 @@ class Replicas:
 
     Raises DivergedError: they are not.
     """
+    # All raise this together: none may end while another compares.
     if self._several and (pair := self._different()):
       self._cluster.final_barrier()
       raise DivergedError(
@@ -97,6 +98,7 @@ class Replicas:
     """Returns a hash of the weights and the optimizer of each replica here."""
     strategy, trainer = self._cluster.strategy, self._trainer
     variables = trainer.model.variables + trainer.optimizer.variables
+    # Not the weights themselves, which would take long to exchange.
     hashes = [hashlib.sha256() for _ in trainer.devices]
     for variable in variables:
       copies = strategy.experimental_local_results(variable.value)

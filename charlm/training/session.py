@@ -123,6 +123,7 @@ class Session:
       self._replicas.check_weights()
       with self._workers.chief_works():
         saved = self._checkpoints.save(self._trainer.step)
+    # Outside of the stop request: all is saved, so Ctrl-C may end it at once.
     with self._workers.chief_works():
       exit_code = self._end(saved)
     return self._workers.finish(exit_code)

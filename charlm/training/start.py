@@ -48,14 +48,12 @@ def start_run(
   """
   replicas = Replicas(workers.cluster, trainer)
   with workers.chief_works():
-    others = {
-      "optimizer": trainer.optimizer,
-      "train_state": trainer.train_state,
-    }
-    checkpoints = Checkpoints(
-      run, options.max_to_keep, model=trainer.model, **others
-    )
+    # The other programs read what is under `model`, and no more.
+    objects = {"model": trainer.model, "optimizer": trainer.optimizer}
+    objects["train_state"] = trainer.train_state
+    checkpoints = Checkpoints(run, options.max_to_keep, **objects)
     step = checkpoints.restore_latest()
+  # The others need not see the chief's disk, and write nothing to it.
   workers.cluster.copy_from_chief(trainer.variables)
   replicas.check_start()
   with workers.chief_works():
@@ -104,6 +102,7 @@ def _log_start(
 ) -> dict[str, Any]:
   """Writes how and where this start runs; warns if that is new."""
   start = describe_start(step, trainer.devices, cluster.num_workers)
+  # Before this start is logged, and is the last one.
   if (last := run.last_start()) and (names := start_differences(last, start)):
     warn(
       f"this start differs from the last one in {', '.join(names)}: rounding "

@@ -76,6 +76,7 @@ class Workers:
 
   def beat(self) -> None:
     """The chief calls this often while the others wait for an evaluation."""
+    # Not for each piece: a sum over the network can take longer than one.
     if time.monotonic() - self._last_beat > _SECONDS_BETWEEN_BEATS:
       self._tell(_WORKING)
 
@@ -105,6 +106,7 @@ class Workers:
     code = self.stop.exit_code
     if self.cluster.num_workers == 1:
       return number, bool(self.stop)
+    # The others add 0: the sum is the chief's number.
     number *= self.cluster.is_chief
     numbers = [number, code == TERMINATED, code == INTERRUPTED]
     number, terminated, interrupted = self.cluster.sum(numbers).tolist()
@@ -133,6 +135,7 @@ def check_equal(
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}
+  # All get all of them, and raise the same error.
   messages = cluster.exchange(json.dumps(facts).encode())
   chiefs, *others = map(json.loads, messages)
   for index, theirs in enumerate(others, 1):
