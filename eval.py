@@ -14,7 +14,7 @@ from charlm.data.encoding import encode_text
 from charlm.data.lines import read_lines
 from charlm.data.reading import read_corpus
 from charlm.data.sources import Source
-from charlm.data.text import Ids
+from charlm.data.text import Ids, Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import (
@@ -25,6 +25,7 @@ from charlm.options import (
   one_of,
   option,
 )
+from charlm.runs.run_dir import RunDir
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
@@ -37,7 +38,6 @@ from charlm.system.process import (
 if TYPE_CHECKING:  # they import TensorFlow
   from charlm.evaluation.per_line import LineScorer
   from charlm.evaluation.score import Score
-  from charlm.runs.run_dir import RunDir
 
 # The context of nanoGPT's model of characters, for comparison.
 _WINDOW = 256
@@ -155,6 +155,9 @@ def evaluate(options: EvalOptions) -> int:
   Raises:
     InputError: bad input.
   """
+  # Before the import of TensorFlow, so that a wrong folder is reported at once.
+  run = RunDir(options.run_dir)
+  vocab, config = run.vocabulary(), run.experiment().config
   import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
@@ -163,16 +166,13 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.runs.following import follow_checkpoints
   from charlm.runs.loading import load_model
   from charlm.runs.metrics import Curve
-  from charlm.runs.run_dir import RunDir
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  run = RunDir(options.run_dir)
   if options.follow:
     models = follow_checkpoints(run, options.idle_timeout)
   else:
     models = iter([load_model(run, options.checkpoint)])
-  vocab, config = run.vocabulary(), run.experiment().config
   # A line of bytes is printed as it came.
   set_output_encoding(config.encoding)
   if options.per_line:
@@ -188,6 +188,8 @@ def evaluate(options: EvalOptions) -> int:
     pieces = read_corpus(config, options.text)
     name, text = options.text, encode_text(pieces, config.encoding).text
   refuse_short(text, name)
+  if not options.json:  # which has their number, as `num_unknown`
+    _warn_of_unknown(text, vocab)
   curve = Curve(run, options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
@@ -204,11 +206,13 @@ def evaluate(options: EvalOptions) -> int:
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
       curve.write(step, score.to_dict())
-    # A program that reads JSON finds their number there.
-    elif score.num_unknown and not options.json:
-      unknown = unknown_characters(text.characters, vocab)
-      warn(f"not in the vocabulary: {' '.join(map(repr, unknown))}")
   return DONE
+
+
+def _warn_of_unknown(text: Text, vocab: list[str]) -> None:
+  if unknown := unknown_characters(text.characters, vocab):
+    more = f" and {len(unknown) - 20:,} more" if len(unknown) > 20 else ""
+    warn(f"not in the vocabulary: {' '.join(map(repr, unknown[:20]))}{more}")
 
 
 def _print_lines(scorer: "LineScorer", blocks: Iterable[list[bytes]]) -> None:
@@ -218,7 +222,7 @@ def _print_lines(scorer: "LineScorer", blocks: Iterable[list[bytes]]) -> None:
 
 
 def _open(
-  run: "RunDir", text: str | None
+  run: RunDir, text: str | None
 ) -> AbstractContextManager[io.BufferedIOBase]:
   """Opens the text to score, by default the run's own."""
   if text is not None:

@@ -7,6 +7,7 @@ import sys
 
 from charlm.errors import InputError
 from charlm.options import Options, device_option, one_of, option
+from charlm.runs.run_dir import RunDir
 from charlm.system.process import DONE, import_quietly, run_command
 
 
@@ -70,20 +71,19 @@ def export(options: ExportOptions) -> int:
   for path in files:
     if os.path.lexists(path):  # a link to nothing is there, too
       raise InputError(f"{path} is there already: give another --output")
-  # Only now: to import TensorFlow takes seconds, and what is wrong is told at
-  # once.
+  # Before the import of TensorFlow, so that a wrong folder is reported at once.
+  run = RunDir(options.run_dir)
+  vocab = run.vocabulary()
   import_quietly("tensorflow", "keras")
   from charlm.export.keras_file import save_keras
   from charlm.export.numpy_file import save_numpy
   from charlm.export.saved_model import save_saved_model
   from charlm.runs.loading import load_model
-  from charlm.runs.run_dir import RunDir
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
-  what = model, run.vocabulary(), options.path
+  what = model, vocab, options.path
   match options.format:
     case "keras":
       written = save_keras(*what, options.with_state)

@@ -6,25 +6,23 @@ import json
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
-from charlm.options import Options, device_option, one_of, option
+from charlm.options import UTF8, Options, device_option, one_of, option
+from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
-from charlm.system.process import DONE, import_quietly, run_command
-
-if TYPE_CHECKING:  # it imports TensorFlow
-  from charlm.runs.run_dir import RunDir
+from charlm.system.process import DONE, import_quietly, run_command, warn
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions(Options):
   """The flags."""
 
-  run_dir: tuple[str, ...] = option(
-    ("runs/shakespeare",), "folders of runs, or globs, separated by commas"
+  run_dir: str = option(
+    "runs/shakespeare", "folders of runs, or globs, separated by commas", UTF8
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
@@ -59,15 +57,11 @@ def report(options: ReportOptions) -> int:
   """
   output = pathlib.Path(options.output or "report.html")
   printed = options.format == "json" and not options.output
-  # A link or a device would be replaced by a file.
-  special = output.is_symlink() or (output.exists() and not output.is_file())
-  if special and not printed:
-    raise InputError(f"{output} is not a regular file: give one as --output")
-  if not output.parent.is_dir():
-    raise InputError(f"{output.parent} is not a folder: give another --output")
-  folders = [path for name in options.run_dir for path in _folders(name)]
+  if not printed:
+    _check_output(output)
+  runs = _find_runs(options.run_dir, options.checkpoint)
   try:
-    # Only now: the import takes seconds, and what is wrong is told at once.
+    # Only now: an error above need not wait seconds for this import.
     import_quietly("tensorflow", "keras", "matplotlib")
   except ModuleNotFoundError as error:
     raise InputError(
@@ -76,11 +70,9 @@ def report(options: ReportOptions) -> int:
   from charlm.reporting.numbers import report_numbers
   from charlm.reporting.page import page
   from charlm.reporting.result import score_run
-  from charlm.runs.run_dir import RunDir
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  runs = [RunDir(path) for path in folders]
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
   results = [score_run(run, options.checkpoint) for run in runs]
@@ -100,23 +92,55 @@ def _to_json(numbers: dict[str, Any]) -> str:
   return json.dumps(json.loads(text, parse_constant=lambda _: None)) + "\n"
 
 
-def _folders(name: str) -> list[str]:
-  """Returns a folder, or those of a glob that hold runs, sorted.
+def _check_output(path: pathlib.Path) -> None:
+  """Refuses to write over anything but an earlier report."""
+  # A link or a device would be replaced by a file.
+  if path.is_symlink() or (path.exists() and not path.is_file()):
+    raise InputError(f"{path} is not a regular file: give one as --output")
+  if not path.parent.is_dir():
+    raise InputError(f"{path.parent} is not a folder: give another --output")
+  if path.exists():
+    with path.open("rb") as file:
+      start = file.read(20)
+    if start and not start.startswith((b"<!DOCTYPE html>", b'{"groups"')):
+      raise InputError(f"{path} is no report: give another --output")
 
-  Raises InputError: a glob without a run.
+
+def _find_runs(spec: str, checkpoint: str) -> list[RunDir]:
+  """Returns the runs that folders and globs, separated by commas, name.
+
+  Raises InputError: a folder or a glob without a run.
   """
-  # A folder's name may have characters of a pattern.
-  if glob.escape(name) == name or os.path.exists(name):
-    return [name]
-  found = glob.glob(name)
-  # A glob matches other folders, too.
-  folders = [f for f in found if os.path.exists(f"{f}/config.json")]
-  if not folders:
-    raise InputError(f"{name} matches no folder of a run: give another")
-  return sorted(folders)
+  # A folder's name may have commas, and characters of a pattern.
+  names = [spec] if os.path.exists(spec) else spec.split(",")
+  runs: dict[str, RunDir] = {}  # each once, by its real path
+  for name in names:
+    pattern = glob.escape(name) != name and not os.path.exists(name)
+    folders = _folders(name, checkpoint) if pattern else [name]
+    for folder in folders:
+      runs.setdefault(os.path.realpath(folder), RunDir(folder))
+  return list(runs.values())
 
 
-def _train_text(corpus: str, run: "RunDir") -> Text:
+def _folders(pattern: str, checkpoint: str) -> list[str]:
+  """Returns the folders of a glob that hold runs, sorted.
+
+  Raises InputError: there is none.
+  """
+  found = []
+  for folder in sorted(glob.glob(pattern)):
+    if os.path.exists(f"{folder}/config.json"):
+      try:
+        RunDir(folder).find_checkpoint(checkpoint)
+        found.append(folder)
+      except InputError as error:  # as at the beginning of a training
+        warn(f"left out: {error}")
+  if not found:
+    raise InputError(f"{pattern} matches no folder of a run: give another")
+  return found
+
+
+def _train_text(corpus: str, run: RunDir) -> Text:
   """Returns what a run was trained on.
 
   Raises InputError: another corpus.

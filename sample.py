@@ -14,6 +14,7 @@ from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import UTF8, Options, device_option, one_of, option
+from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request
 from charlm.sampling.requests import fill_request
 from charlm.system.process import (
@@ -27,7 +28,6 @@ from charlm.system.process import (
 )
 
 if TYPE_CHECKING:  # it imports TensorFlow
-  from charlm.runs.run_dir import RunDir
   from charlm.sampling.writer import Writer
 
 
@@ -48,8 +48,8 @@ class SampleOptions(Request, _RunOptions):
 
   prefix_file: str | None = option(
     None,
-    "file that holds the prefix or, with per_line, one a line; - for standard "
-    "input",
+    "file that holds the prefix or, with per_line and not compressed, one a "
+    "line; - for standard input",
     group="Input and output",
   )
   per_line: bool = option(
@@ -80,9 +80,8 @@ class SampleOptions(Request, _RunOptions):
       raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and self.prefix_file:
       raise InputError("two prefixes: give --prefix or --prefix_file")
-    if "-" in self.memorised.split(",") and (
-      self.per_line or self.prefix_file == "-"
-    ):
+    prefix_file = self.prefix_file or ("-" if self.per_line else "")
+    if prefix_file == "-" and "-" in self.memorised.split(","):
       raise InputError(
         "standard input is read once: give a file as --memorised"
       )
@@ -104,33 +103,31 @@ def sample(options: SampleOptions) -> int:
   Raises:
     InputError: bad input.
   """
+  # Before the import of TensorFlow, so that a wrong folder is reported at once.
+  run = RunDir(options.run_dir)
+  vocab, config = run.vocabulary(), run.experiment().config
   import_quietly("tensorflow", "keras")
   from charlm.runs.loading import load_model
-  from charlm.runs.run_dir import RunDir
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  run = RunDir(options.run_dir)
   model, _ = load_model(run, options.checkpoint)
-  config = run.experiment().config
-  encoding = config.encoding
   # A model of bytes has a Latin-1 character for each: in what is written, and
   # in prefix and stop, which `fill_request` converts.
-  set_output_encoding(encoding)
+  set_output_encoding(config.encoding)
   names = [field.name for field in dataclasses.fields(Request)]
   values = {name: getattr(options, name) for name in names}
-  request = fill_request(Request(), values, encoding)
+  request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
-    prefix = _read_prefix(options.prefix_file, encoding)
+    prefix = _read_prefix(options.prefix_file, config.encoding)
+    prefix = prefix.lower() if config.lowercase else prefix
     request = dataclasses.replace(request, prefix=prefix)
-  generator = GenerativeModel(model, run.vocabulary())
+  generator = GenerativeModel(model, vocab)
   # Before anything is drawn: the corpus may be refused.
   trained_on = _train_text(run, options.memorised)
-  writer = Writer(
-    generator, run.vocabulary(), encoding, options.format, trained_on
-  )
+  writer = Writer(generator, vocab, config, options.format, trained_on)
   if not options.per_line:
     writer.write(request, options.stream)
     return DONE
@@ -151,10 +148,11 @@ def _read_prefix(file: str, encoding: str) -> str:
   return "".join(decode_chunks(chunks, file, encoding))
 
 
-def _train_text(run: "RunDir", corpus: str) -> Text | None:
+def _train_text(run: RunDir, corpus: str) -> Text | None:
   """Returns the part of a corpus that a run was trained on; None if not given.
 
-  Warns of another corpus than the run's, of which the same part is returned.
+  Warns of another corpus than the run's, of which the same part is returned, or
+  all of it where it is too short for that.
   """
   if not corpus:
     return None
@@ -163,6 +161,9 @@ def _train_text(run: "RunDir", corpus: str) -> Text | None:
   loaded = load_corpus(config, corpus)
   if loaded.sha256 != experiment.corpus_sha256:
     warn(f"warning: {corpus} is not the corpus that the run was trained on")
+    with contextlib.suppress(InputError):
+      return train_text(loaded.text, config)
+    return loaded.text
   return train_text(loaded.text, config)
 
 

@@ -66,7 +66,7 @@ def train(options: TrainOptions) -> int:
     folder=options.corpus_cache,
     verify=options.verify_corpus,
   )
-  # Before the import of TensorFlow, so that a wrong path is told at once.
+  # Before the import of TensorFlow, so that a wrong path is reported at once.
   corpus = load(config.corpus)
   split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
@@ -84,11 +84,12 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
+  sizes = config.batch_size, config.rnn_units
   cluster = create_cluster(
-    options.num_replicas, config.batch_size, options.cluster_timeout
+    options.num_replicas, *sizes, options.cluster_timeout
   )
   with cluster.watched():
-    # Before a folder is made: what differs would train another model.
+    # Before a folder is made: workers must all train the same model.
     check_equal(cluster, options, corpus.sha256)
     work = _lead if cluster.is_chief else _follow
     return work(options, corpus, split, Workers(cluster))
@@ -110,11 +111,11 @@ def _lead(
     initial_vocab = initial_vocabulary(run, config)
     vocab = _extend(initial_vocab, config, corpus)
     initial = load_initial(run, config, len(vocab))
-  # Only the chief must be able to read an initial run.
+  # The other workers need no access to an initial run.
   workers.cluster.from_chief(json.dumps(vocab).encode())
   trainer = _build_trainer(options, split, vocab, workers.cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
-  # Locked, and so made, only now: what was refused before leaves no folder.
+  # Locking makes the folder: only now, so that a refused start leaves none.
   with contextlib.ExitStack() as stack:
     with workers.chief_works():
       stack.enter_context(run.locked())
@@ -130,7 +131,7 @@ def _lead(
         print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
     eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
     about = str(split.eval.part(0, 100)), scored_bytes(split.eval)
-    texts = HeldOutTexts(vocab, eval_ids, valid_ids, *about, config.unit)
+    texts = HeldOutTexts(vocab, eval_ids, valid_ids, *about, config.encoding)
     num_steps = config.num_steps(trainer.batches.steps_per_epoch)
     return start_run(options, num_steps, run, trainer, texts, workers)
 
@@ -165,7 +166,7 @@ def _build_trainer(
   from charlm.training.build import build_trainer
 
   config = options.config
-  # Each worker reads and computes its own rows alone.
+  # Each worker reads and computes only its own rows.
   rows = cluster.rows(config.batch_size)
   batches = build_batches(Ids(split.train, vocab), config, rows)
   return build_trainer(

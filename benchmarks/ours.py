@@ -63,7 +63,7 @@ def build_step(
     precision=precision,
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  strategy = create_strategy(num_replicas, config.batch_size)
+  strategy = create_strategy(num_replicas, config.batch_size, config.rnn_units)
   trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, _NoHooks()))
 

@@ -27,7 +27,7 @@ __all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-  # Python itself asks for names such as __path__, and expects this error.
+  # `from charlm import data` needs this error to import the submodule.
   if name not in _MODULE_OF:
     raise AttributeError(f"module 'charlm' has no attribute {name!r}")
   module = importlib.import_module(f"charlm.{_MODULE_OF[name]}")

@@ -24,7 +24,6 @@ class Config(Options):
   Raises InputError: a value has the wrong type or is not allowed.
   """
 
-  # The defaults are the reference's recipe, so that figures can be compared.
   corpus: str = option(
     "shakespeare",
     "the name shakespeare, - for standard input, or files, globs and folders, "
@@ -85,6 +84,7 @@ class Config(Options):
   valid_corpus: str = option(
     "", "files that are the valid text, in place of a part of the corpus", UTF8
   )
+  # Sizes and training are by default the reference's (benchmarks/README.md).
   embedding_dim: int = option(
     256, "size of a character's embedding", between(1, 2**16), group="The model"
   )
@@ -138,11 +138,9 @@ class Config(Options):
     between(0),
   )
   max_steps: int = option(
-    0,
-    "largest number of steps; 0: as many as the epochs have",
-    between(0),
+    0, "largest number of steps; 0: as many as the epochs have", between(0)
   )
-  # Keras takes no larger seed.
+  # NumPy, which Keras seeds as well, takes no larger seed.
   seed: int = option(
     0,
     "seed of the initial weights, the order of the windows and the dropout",

@@ -54,7 +54,7 @@ class LoadedModel:
         is cleaned.
       TypeError: not strings.
     """
-    # It is a sequence of strings, too: each character would be scored alone.
+    # A string is a sequence, too: each character would be taken for a text.
     if isinstance(texts, str):
       raise TypeError("texts is a string: give a list of strings")
     return [self._score(text) for text in texts]
@@ -123,8 +123,10 @@ class LoadedModel:
 
   def _request(self, *fields: object) -> Request:
     """Returns a request; `fields` are its first ones, in their order."""
-    values = dict(zip(vars(Request()), fields, strict=False))
-    return fill_request(Request(), values, self.config.encoding)
+    # NumPy's numbers as Python's, which a request checks.
+    plain = [x.item() if isinstance(x, np.generic) else x for x in fields]
+    values = dict(zip(vars(Request()), plain, strict=False))
+    return fill_request(Request(), values, self.config)
 
   def _score(self, string: str) -> Score:
     if not isinstance(string, str):
@@ -136,14 +138,14 @@ class LoadedModel:
 
 def load(
   run_dir: str | os.PathLike[str],
-  checkpoint: str = "latest",
+  checkpoint: str | int = "latest",
   device: str = "auto",
 ) -> LoadedModel:
   """Loads the model of a run. Its folder is only read, even during training.
 
   Args:
     run_dir: folder of the run.
-    checkpoint: `latest`, `best`, or a step such as `"500"`.
+    checkpoint: `latest`, `best`, or a step.
     device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
       calls cannot change it.
 
@@ -152,5 +154,5 @@ def load(
   # First: to load weights starts TensorFlow with all devices.
   choose_device(device)
   run = RunDir(os.fspath(run_dir))
-  model, step = load_model(run, checkpoint)
+  model, step = load_model(run, str(checkpoint))
   return LoadedModel(model, step, run.vocabulary(), run.experiment().config)

@@ -10,6 +10,11 @@ import charlm
 import eval as eval_program
 import sample as sample_program
 import train as train_program
+from charlm.data.vocabulary import encode
+from charlm.errors import InputError
+from charlm.evaluation.dynamic import score_dynamic
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.per_line import LineScorer
 
 TEXT = "  my lord, the KING\r\nof night\n\n shall not come é"
 
@@ -118,3 +123,47 @@ def test_a_value_that_is_not_allowed_is_named(
   for draw in (model.generate, model.stream):
     with pytest.raises(charlm.InputError, match=f"{name} is"):
       draw(**{name: value})
+
+
+def test_numbers_of_numpy_and_steps_are_taken(
+  model: "charlm.loaded.LoadedModel", trained_run: pathlib.Path
+) -> None:
+  loaded = charlm.load(trained_run, checkpoint=model.step)
+  plain = {"num_chars": 9, "seed": 3, "temperature": 0.5}
+  numbers = {"num_chars": np.int64(9), "seed": np.uint8(3)}
+  (one,) = loaded.generate("the ", **numbers, temperature=np.float32(0.5))
+  (other,) = model.generate("the ", **plain)
+  assert one.text == other.text
+
+
+def test_a_model_that_has_diverged_is_refused(
+  trained_run: pathlib.Path,
+) -> None:
+  loaded = charlm.load(trained_run)
+  kernel = loaded.model.dense.kernel
+  # Finite, but with infinite products.
+  kernel.assign(np.full(kernel.shape, 3e38) * np.sign(kernel.numpy()))
+  words = "the model has diverged"
+  with pytest.raises(InputError, match=words):
+    loaded.score(["the king"])
+  with pytest.raises(InputError, match=words):
+    loaded.generate("the ")
+  with pytest.raises(InputError, match=words):
+    list(loaded.stream("the "))
+  evaluator = Evaluator(loaded.model, keep_nats=True)
+  config = loaded.config
+  scorer = LineScorer(evaluator, loaded.vocabulary, config, pytest.fail)
+  with pytest.raises(InputError, match=words):
+    scorer.score([b"the king"])
+  ids = encode("the king", loaded.vocabulary)
+  with pytest.raises(InputError, match=words):
+    score_dynamic(loaded.model, ids, ids)
+
+
+def test_a_model_of_lower_case_reads_lower_case(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  flags = ["--lowercase", f"--run_dir={tmp_path}/run", "--epochs=0"]
+  assert train_program.main([*train_args, *flags]) == 0
+  loaded = charlm.load(tmp_path / "run")
+  np.testing.assert_array_equal(loaded.next("THE K"), loaded.next("the k"))

@@ -38,7 +38,7 @@ class Cache:
     self, folder: pathlib.Path, config: Config, sources: list[Source]
   ) -> None:
     """Takes a folder, which need not exist, and what is encoded."""
-    # Lists, to compare with those from JSON; None for standard input.
+    # Lists, to compare with those from JSON; None for what is not a file.
     self._stamps = [s and [*s] for s in (x.stamp() for x in sources)]
     names = [stamp and stamp[0] for stamp in self._stamps]
     flags = [getattr(config, name) for name in _READING]
@@ -55,7 +55,7 @@ class Cache:
     """
     try:
       opened = OpenFile(self._path.open("rb"))
-    except OSError:  # missing, or not to be read, which writing will tell
+    except OSError:  # missing; or unreadable, which `open_file` will tell
       return None
     try:
       about = _read_about(opened.file)

@@ -148,26 +148,15 @@ def _create_zstd() -> Any:
   return zstd.ZstdDecompressor(options=options)
 
 
+def _streams(create: Callable[[], Any]) -> Callable[[Any], Iterator[bytes]]:
+  return functools.partial(_read_streams, create)
+
+
 _COMPRESSIONS = (
   _Compression("gzip", ".gz", b"\x1f\x8b\x08", _read_gzip),
-  _Compression(
-    "bzip2",
-    ".bz2",
-    b"BZh",
-    functools.partial(_read_streams, bz2.BZ2Decompressor),
-  ),
-  _Compression(
-    "xz",
-    ".xz",
-    b"\xfd7zXZ\0",
-    functools.partial(_read_streams, lzma.LZMADecompressor),
-  ),
-  _Compression(
-    "zstd",
-    ".zst",
-    b"\x28\xb5\x2f\xfd",
-    functools.partial(_read_streams, _create_zstd),
-  ),
+  _Compression("bzip2", ".bz2", b"BZh", _streams(bz2.BZ2Decompressor)),
+  _Compression("xz", ".xz", b"\xfd7zXZ\0", _streams(lzma.LZMADecompressor)),
+  _Compression("zstd", ".zst", b"\x28\xb5\x2f\xfd", _streams(_create_zstd)),
 )
 # What follows `BZh` and the level: the mark of a block, or that of the end.
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")

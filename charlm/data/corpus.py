@@ -60,7 +60,7 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # The distinct characters tell it without another pass over the text.
+    # White space shows in the distinct characters; among bytes it is content.
     if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "
@@ -199,6 +199,6 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
 def count_shared_lines(train: Text, held_out: Text) -> int:
   """Counts the distinct lines of `held_out` that are also in `train`."""
   lines = set(filter(None, split_lines(held_out.pieces())))
-  # No longer line can be one of them, so that none is held in memory.
+  # Longer lines of `train` cannot match, and are not held in memory.
   longest = max(map(len, lines), default=0)
   return len(lines.intersection(split_lines(train.pieces(), longest)))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charlm.data.text import Text
+from charlm.data.text import Text, readable
 
 MIN_LENGTH = 30  # characters; shorter ones recur without being copied
 _BLOCK = 2**20  # characters searched at a time
@@ -33,7 +33,7 @@ class Found:
     passages = [passage._asdict() for passage in self.passages]
     return {"share": round(self.share, 6), "passages": passages}
 
-  def in_words(self, text: str) -> str:
+  def in_words(self, text: str, encoding: str) -> str:
     """Says how much of the text was found, and where the longest passage is."""
     if not self.passages:
       return f"no passage of {MIN_LENGTH} characters is in the training text"
@@ -42,7 +42,7 @@ class Found:
     return (
       f"{self.share:.1%} is in {number} of {MIN_LENGTH} characters or more of "
       f"the training text; the longest, {length:,} characters at {place:,}: "
-      f"{text[start : start + length]!r}"
+      f"{readable(text[start : start + length], encoding)!r}"
     )
 
 

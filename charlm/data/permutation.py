@@ -21,10 +21,10 @@ def permute(places: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
   rows = np.uint64(-(-size // int(columns)))
   places = np.array(places, np.uint64)
   outside = np.ones(len(places), bool)
-  # Fewer in each round: the grid has less than one row too many.
+  # Seldom repeated: the grid has less than one row of cells too many.
   while outside.any():
     row, column = np.divmod(places[outside], columns)
-    # Sums modulo the size, not XOR as in Feistel's own: no power of two.
+    # Sums modulo rows and columns, not XOR, which needs powers of two.
     for row_key, column_key in key.reshape(-1, 2):
       row = (row + _mix(column ^ row_key) % rows) % rows
       column = (column + _mix(row ^ column_key) % columns) % columns

@@ -70,7 +70,7 @@ def decode_chunks(
   """
   decoder = codecs.getincrementaldecoder(encoding)()
   size, mark = 0, "" if encoding == "latin-1" else "\ufeff"
-  # The empty one ends the text: a character that is cut off is an error.
+  # The empty chunk ends the text: a character cut off there is an error.
   for chunk in itertools.chain(chunks, [b""]):
     held = decoder.getstate()[0]  # the beginning of a character
     try:
@@ -109,7 +109,9 @@ def _read_field(
       f"{config.field!r}, the first is line {bad[0]:,}"
     )
     if not config.skip_bad:
-      raise InputError(f"{words}: give another --field, or --skip_bad")
+      raise InputError(
+        f"{words}: correct them, or train with another --field or --skip_bad"
+      )
     warn(f"{words}: they are left out")
 
 
@@ -118,7 +120,7 @@ def split_lines(
 ) -> Iterator[str]:
   """Yields the lines of a text, split at line feeds.
 
-  A line of more than `longest` characters may be cut, but not to fewer.
+  A line longer than `longest` may be cut, but stays longer than that.
   """
   # Not one string, which each addition would copy.
   held: list[str] = []  # of a line whose end is yet to come
@@ -151,7 +153,7 @@ def _lower(pieces: Iterable[str]) -> Iterator[str]:
   for piece in pieces:
     text = rest + piece
     cut = 1 + max(text.rfind(" "), text.rfind("\n"))
-    # So long a word is none, and would be held in memory to its end.
+    # Nothing this long is a word; held, it could fill the memory.
     if not cut and len(text) > _LONG:
       cut = len(text)
     rest = text[cut:]

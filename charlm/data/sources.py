@@ -124,7 +124,7 @@ def _glob(pattern: str) -> set[str]:
   parts = pattern.split(os.sep)
   if "**" not in parts:
     return set(glob.glob(pattern))
-  # Not `recursive=True`, which would walk for ever where links form loops.
+  # Not `recursive=True`, which follows links: loops multiply the paths.
   first = parts.index("**")
   after = parts[first + 1 :] or ["*"]
   found = set()

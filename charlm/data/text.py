@@ -24,7 +24,7 @@ class OpenFile:
   def __init__(self, file: BinaryIO) -> None:
     self.file = file
 
-  # Parts of a text share it, and none knows which is the last.
+  # Parts of a text share the file: none knows when the others are gone.
   def __del__(self) -> None:
     self.file.close()
 
@@ -220,6 +220,11 @@ def gather(
   if isinstance(ids, StoredIds):
     return ids.gather(starts, size)
   return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]
+
+
+def readable(text: str, encoding: str) -> str:
+  """Returns a model's text for a person: bytes as the UTF-8 that they are."""
+  return text.encode(encoding).decode(errors="replace")
 
 
 def sha256(chunks: Iterable[bytes]) -> str:

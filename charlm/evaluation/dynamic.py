@@ -13,7 +13,7 @@ import tensorflow as tf
 from charlm.data.text import IdsLike
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, Tally, refuse_short
+from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM, State
 from charlm.system.choices import XLA_FOR_SCORES
 
@@ -155,4 +155,6 @@ def score_dynamic(
     )
   evaluator = DynamicEvaluator(model, valid_ids)
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
-  return evaluator.stream(ids), words
+  score = evaluator.stream(ids)
+  refuse_diverged(score)
+  return score, words

@@ -9,7 +9,7 @@ import tensorflow as tf
 from charlm.data.text import Ids, IdsLike, Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, Tally, refuse_short
+from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.system.choices import XLA_FOR_SCORES
 
@@ -81,7 +81,7 @@ class Evaluator:
       # One read for all windows of the batch, which touch or overlap.
       text = ids[first[0] : end + 1]
       nats = self._score_rows(text, first - first[0], lengths, window - stride)
-      # The batch before has scored these.
+      # The batch before has scored the first `seen` ones.
       seen = window - stride if i else 0
       tally.add(nats[seen:], text[seen + 1 :])
     return tally.score()
@@ -95,16 +95,14 @@ class Evaluator:
     """
     text = _Lines(ids, newline)
     refuse_short(text)
-    # One block if nats are kept, since `add_row` keeps none.
-    size = len(text) if self._keep_nats else BLOCK
-    # Counted first: a score of more values holds sums of larger blocks.
+    # Counted first, since `Tally` sizes its sums by the number of lines.
     num_lines = sum(
-      int(np.count_nonzero(text[i : i + size] == newline))
-      for i in range(1, len(text), size)
+      int(np.count_nonzero(text[i : i + BLOCK] == newline))
+      for i in range(1, len(text), BLOCK)
     )
     tally, start = Tally(num_lines, self._keep_nats), 0
     while start < len(text) - 1:
-      block = text[start : start + size + 1]
+      block = text[start : start + BLOCK + 1]
       ends = np.flatnonzero(block == newline)  # that before the block, too
       if len(ends) > 1:
         first, lengths = ends[:-1], np.diff(ends)
@@ -113,9 +111,9 @@ class Evaluator:
         tally.add(nats, block[1:], lengths)
         start += len(block) - 1
       else:  # a line that is longer than the block
-        stop = start + size
-        while newline not in (ahead := text[stop + 1 : stop + size + 1]):
-          stop += size
+        stop = start + BLOCK
+        while newline not in (ahead := text[stop + 1 : stop + BLOCK + 1]):
+          stop += BLOCK
         stop += 1 + int(np.argmax(ahead == newline))
         tally.add_row(self._stream(text, start, stop))
         start = stop
@@ -237,6 +235,7 @@ def score_text(
     score = evaluator.lines(ids, newline_id(vocab))
   else:
     score = evaluator.stream(ids)
+  refuse_diverged(score)
   return score.with_size_of(text, protocol == "lines"), words
 
 
@@ -247,7 +246,8 @@ def newline_id(vocab: list[str]) -> int:
   """
   if "\n" not in vocab:
     raise InputError(
-      "the vocabulary has no newline, since the corpus is one line: give "
-      "--protocol=stream or windows, and leave out --per_line"
+      "the vocabulary has no newline: the corpus is one line, or has fewer "
+      "newlines than --min_count; give --protocol=stream or windows, and leave "
+      "out --per_line"
     )
   return vocab.index("\n")

@@ -11,6 +11,7 @@ from charlm.config import Config
 from charlm.data.reading import clean_line
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.score import refuse_diverged
 
 _ESCAPES = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
@@ -38,6 +39,7 @@ class LineScorer:
       return []
     ids = encode("".join(text + "\n" for text in texts), self.vocab)
     score = self.evaluator.lines(ids, self.vocab.index("\n"))
+    refuse_diverged(score)
     ends = np.cumsum([len(text) + 1 for text in texts])
     rows = np.split(score.nats.astype(np.float64), ends[:-1])
     return [_describe(*pair) for pair in zip(texts, rows, strict=True)]

@@ -101,8 +101,7 @@ class Score:
 
   def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
     """Returns the score with the unit and the size of the text it is of."""
-    unit = "byte" if text.encoding == "latin-1" else "character"
-    num_bytes = scored_bytes(text, by_lines)
+    num_bytes, unit = scored_bytes(text, by_lines), unit_of(text.encoding)
     return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
   def to_dict(self) -> dict[str, Any]:
@@ -151,6 +150,8 @@ class Tally:
 
   def add_row(self, row: Score) -> None:
     """Adds the mean of a row that was scored by itself."""
+    if self._keep_nats:
+      self._nats.append(row.nats)
     self._num_characters += row.num_characters
     self._num_unknown += row.num_unknown
     known = row.log_perplexity_known
@@ -219,6 +220,11 @@ def confidence_interval(
   return float(low), float(high)
 
 
+def unit_of(encoding: str) -> str:
+  """Returns what a character of a text with this encoding stands for."""
+  return "byte" if encoding == "latin-1" else "character"
+
+
 def scored_bytes(text: Text, by_lines: bool = False) -> int:
   """Returns the size in bytes of a text's characters that are scored.
 
@@ -228,6 +234,12 @@ def scored_bytes(text: Text, by_lines: bool = False) -> int:
   if by_lines:
     return text.num_bytes() + (not text.ends_with("\n"))
   return text.part(min(1, len(text)), len(text)).num_bytes()
+
+
+def refuse_diverged(score: Score) -> None:
+  """Raises InputError for a score that is not finite."""
+  if not math.isfinite(score.log_perplexity):
+    raise InputError("the model has diverged: give another --checkpoint")
 
 
 def refuse_short(text: Sized, name: object = "the text") -> None:

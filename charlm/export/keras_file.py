@@ -13,10 +13,7 @@ from charlm.system.files import write_atomically
 
 
 def save_keras(
-  model: GRULM,
-  vocab: list[str],
-  file: pathlib.Path,
-  with_state: bool = False,
+  model: GRULM, vocab: list[str], file: pathlib.Path, with_state: bool = False
 ) -> list[pathlib.Path]:
   """Writes a functional model of Keras' own layers.
 

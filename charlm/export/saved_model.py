@@ -95,8 +95,8 @@ class TextModel:
     # stack even where nothing is scored. It needs two ids, which empty texts
     # lack.
     ids = tf.pad(ids, [[0, 0], [0, 2]], constant_values=PADDING_ID)
-    # Character by character: a saved model cannot hold the fused layer's own
-    # gradient.
+    # Character by character: TensorFlow saves gradients with a model by
+    # default, and cannot save the fused layer's own.
     table = self._model.input_table()
     states = self._model.initial_states(tf.size(texts))
     columns = tf.TensorArray(tf.float32, num_targets + 1)

@@ -44,7 +44,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
   Raises InputError: no such weights, or weights of other shapes.
   """
-  # A person names one of two files where TensorFlow wants what they share.
+  # TensorFlow wants the prefix of two files; a user may name one of them.
   prefix = path.removesuffix(".index")
   there = path if path.endswith(".h5") else f"{prefix}.index"
   if not os.path.exists(there):

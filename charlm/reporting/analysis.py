@@ -1,7 +1,7 @@
 """Where in a text a model does well or badly.
 
-`text` is the scored characters `[N]` (a text without its first character), and
-`nats` the loss of each, `[N]`.
+`text` is the scored characters `[N]` (a text without its first character),
+`nats` the loss of each, `[N]`, and `encoding` that of the run's texts.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 _WORD = re.compile(r"[^\W\d_]+")
+# Of a text of bytes: those above ASCII are taken for parts of letters.
+_WORD_OF_BYTES = re.compile(r"[A-Za-z\x80-\xff]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +24,25 @@ class Group:
   mean_nats: float
 
 
-def by_class(text: str, nats: np.ndarray) -> list[Group]:
+def by_class(text: str, nats: np.ndarray, encoding: str) -> list[Group]:
   """Groups characters by what they are, the commonest first."""
-  # Sorted by name first, so that kinds of equal size keep their order.
-  names = np.array([_class_of(char) for char in text])
+  # By name first: a set of names has another order in each process.
+  names = np.array([_class_of(char, encoding) for char in text])
   groups = _grouped(names, nats, sorted(set(names)))
   return sorted(groups, key=lambda group: -group.num_characters)
 
 
-def by_position_in_word(text: str, nats: np.ndarray) -> list[Group]:
+def by_position_in_word(
+  text: str, nats: np.ndarray, encoding: str
+) -> list[Group]:
   """Groups letters by their place in a run of letters; the rest is left out.
 
   Takes the whole text `[N + 1]`, whose first word may begin before what is
   scored.
   """
   places = np.zeros(len(text), int)
-  for word in _WORD.finditer(text):
+  pattern = _WORD_OF_BYTES if encoding == "latin-1" else _WORD
+  for word in pattern.finditer(text):
     places[word.start() : word.end()] = np.arange(1, len(word[0]) + 1)
   # Later places are too rare for a mean of their own.
   places = np.minimum(places[1:], 10)
@@ -78,7 +83,9 @@ def worst_passages(
   return found
 
 
-def _class_of(char: str) -> str:
+def _class_of(char: str, encoding: str) -> str:
+  if encoding == "latin-1" and not char.isascii():
+    return "byte above ASCII"
   if char == "\n":
     return "newline"
   if char.isspace():
@@ -89,10 +96,7 @@ def _class_of(char: str) -> str:
 
 
 def _grouped(
-  keys: np.ndarray,
-  nats: np.ndarray,
-  order: Sequence[object],
-  last: str = "",
+  keys: np.ndarray, nats: np.ndarray, order: Sequence[object], last: str = ""
 ) -> list[Group]:
   groups = []
   for key in order:

@@ -1,5 +1,6 @@
 """The pictures of a report, as SVG in the colours of the page around them."""
 
+import colorsys
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,10 @@ Run = dict[str, Any]  # of `report_numbers`
 
 def color_of(index: int) -> str:
   """Returns the colour of a run, by its place in the report."""
-  return to_hex(f"C{index}")
+  if index < 10:
+    return to_hex(f"C{index}")
+  # Hues a golden ratio apart stay different, however many there are.
+  return to_hex(colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.8, 0.7))
 
 
 def unit_of(runs: Sequence[Run]) -> str:
@@ -44,7 +48,9 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
         points = run["curves"][split]
         x = [point[name] / unit for point in points]
         losses = [point["loss"] for point in points]
-        axes.plot(x, losses, style, color=color_of(index))
+        # A line has no length with one point.
+        marker = "." if len(x) == 1 else ""
+        axes.plot(x, losses, style, marker=marker, color=color_of(index))
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
   panels[0].set_ylabel(f"nats per {unit_of(runs)}")

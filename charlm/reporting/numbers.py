@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from charlm.data.passages import find_passages
-from charlm.data.text import Text
+from charlm.data.text import Text, readable
 from charlm.evaluation.score import confidence_interval
 from charlm.reporting import analysis
 from charlm.reporting.ngram import baselines
@@ -73,10 +73,13 @@ def _group(results: list[Result]) -> dict[str, Any]:
 
 def _run(result: Result, best: Result) -> dict[str, Any]:
   text, nats = result.text[1:], result.scores["stream"].nats
+  encoding = result.encoding
   windows = result.scores[f"windows of {WINDOW}"]
   by = {
-    "kind of character": analysis.by_class(text, nats),
-    "letter of a word": analysis.by_position_in_word(result.text, nats),
+    "kind of character": analysis.by_class(text, nats, encoding),
+    "letter of a word": analysis.by_position_in_word(
+      result.text, nats, encoding
+    ),
     "characters seen before it": analysis.by_context_length(
       windows.nats, WINDOW
     ),
@@ -92,13 +95,13 @@ def _run(result: Result, best: Result) -> dict[str, Any]:
       name: [dataclasses.asdict(group) for group in groups]
       for name, groups in by.items()
     },
-    "samples": [sample.text for sample in result.samples],
+    "samples": [readable(sample.text, encoding) for sample in result.samples],
   }
 
 
 def _pair(one: Result, other: Result) -> dict[str, Any]:
   """Returns the paired difference of two scores, and its 95 % interval."""
-  # Differences are small beside the losses: float32 would round them.
+  # A mean of millions of float32 can lose its last digits.
   nats = [r.scores["stream"].nats.astype(np.float64) for r in (one, other)]
   difference = nats[0] - nats[1]
   interval = confidence_interval(difference)
@@ -118,17 +121,20 @@ def curves(
   `seconds` are those of training alone, at the speeds that were recorded.
   """
   points: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}
-  step, seconds = 0, 0.0
+  steps, seconds = [0], [0.0]
   for record in records:
     speed = record.get("characters_per_second", 0)
     # Not by a clock: a run evaluates, and rests between two starts.
     if record["split"] == "train" and speed > 0:
-      seconds += (record["step"] - step) * characters_per_step / speed
-      step = record["step"]
+      characters = (record["step"] - steps[-1]) * characters_per_step
+      seconds.append(seconds[-1] + characters / speed)
+      steps.append(record["step"])
+  for record in records:
     point = {
       "step": record["step"],
       "characters": record["step"] * characters_per_step,
-      "seconds": seconds,
+      # An evaluation lies between two records of the training.
+      "seconds": float(np.interp(record["step"], steps, seconds)),
     }
     losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
     points[record["split"]].append(point | losses)
@@ -158,7 +164,9 @@ def _worst(first: Result) -> list[dict[str, Any]]:
     {
       "start": start + 1,
       "mean_nats": nats,
-      "text": first.text[start + 1 : start + 1 + _PASSAGE],
+      "text": readable(
+        first.text[start + 1 : start + 1 + _PASSAGE], first.encoding
+      ),
     }
     for start, nats in passages
   ]

@@ -15,7 +15,7 @@ from charlm.reporting.figures import (
 )
 from charlm.reporting.ngram import Baseline
 
-# A class for each: a style for each character would double the page.
+# One class per level: a style for each character would double the page.
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
 _ASSETS = pathlib.Path(__file__).parent

@@ -39,6 +39,7 @@ class Result:
   num_weights: int
   characters_per_step: int
   records: list[dict[str, Any]]  # of `metrics.jsonl`
+  encoding: str  # of the run's texts
   text: str  # the scored one, its first character included
   eval_sha256: str  # of the text in its encoding
   scores: dict[str, Score]  # by protocol, with the nats of each character
@@ -63,6 +64,7 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
     model.count_params(),
     config.batch_size * config.seq_length,
     read_records(run.metrics),
+    config.encoding,
     str(text),
     experiment.eval_sha256,
     _scores(model, vocab, text),

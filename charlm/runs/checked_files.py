@@ -23,9 +23,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 def parse_file(
-  path: pathlib.Path,
-  parse: Callable[[str], _Parsed],
-  digest: str | None = None,
+  path: pathlib.Path, parse: Callable[[str], _Parsed], digest: str | None = None
 ) -> _Parsed:
   """Reads a file of UTF-8 and returns what `parse` makes of its text.
 

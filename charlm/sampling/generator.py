@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
+from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, gumbel_noise
 from charlm.sampling.options import DrawOptions, Limits
@@ -204,6 +205,8 @@ class GenerativeModel:
       ids, log_probs, last, states = self._compiled_advance(
         table, last, states, given, span, noise, *how
       )
+      if np.isnan(log_probs[:, :num]).any():
+        raise InputError("the model has diverged: give another --checkpoint")
       new = slice(len(part), num)
       start += num
       drawn = zip(tails, ids.numpy(), log_probs.numpy(), strict=False)

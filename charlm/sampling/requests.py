@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from charlm.config import Config
 from charlm.errors import InputError
 from charlm.sampling.options import Request
 from charlm.sampling.sample import Sample
@@ -15,20 +16,22 @@ if TYPE_CHECKING:  # it imports TensorFlow
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Request)}
 
 
-def parse_request(line: bytes, defaults: Request, encoding: str) -> Request:
+def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
   """Parses a line: a prefix or, if it begins with `{`, a JSON object.
 
   Args:
     line: without its end.
     defaults: of all that the line does not give.
-    encoding: of the model's texts; Latin-1 for bytes.
+    config: of the model's run.
 
   Raises InputError: not UTF-8, no JSON object, another field than a
     request's, or a value that is not allowed.
   """
   try:
     if not line.startswith(b"{"):
-      return dataclasses.replace(defaults, prefix=line.decode(encoding))
+      prefix = line.decode(config.encoding)
+      prefix = prefix.lower() if config.lowercase else prefix
+      return dataclasses.replace(defaults, prefix=prefix)
     values = json.loads(line)
   except UnicodeDecodeError as error:
     raise InputError(f"not UTF-8 at byte {error.start}") from None
@@ -39,11 +42,11 @@ def parse_request(line: bytes, defaults: Request, encoding: str) -> Request:
   # JSON that begins with a brace is an object.
   if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):
     raise InputError(f"unknown: {others}; give {', '.join(_FIELDS)}")
-  return fill_request(defaults, values, encoding)
+  return fill_request(defaults, values, config)
 
 
 def fill_request(
-  defaults: Request, values: Mapping[str, Any], encoding: str
+  defaults: Request, values: Mapping[str, Any], config: Config
 ) -> Request:
   """Returns a request with other values.
 
@@ -51,12 +54,12 @@ def fill_request(
     defaults: of all that is not given.
     values: by the names of a request's fields. Integers for fields of floats
       are converted, as they are in flags.
-    encoding: of the model's texts: `prefix` and `stop` are converted to
-      characters of the model.
+    config: of the model's run: `prefix` and `stop` are converted to characters
+      of the model, in lower case if the corpus was.
 
   Raises InputError: a value that is not allowed.
   """
-  # A program writes 1 for 1.0; from 2**53 on, a float is another number.
+  # A program writes 1 for 1.0; above 2**53 a float may be another number.
   typed: dict[str, Any] = {
     name: float(value)
     if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53
@@ -64,8 +67,9 @@ def fill_request(
     for name, value in values.items()
   }
   request = dataclasses.replace(defaults, **typed)
-  texts = {
-    name: getattr(request, name).encode().decode(encoding)
+  convert = str.lower if config.lowercase else str
+  texts: dict[str, Any] = {
+    name: convert(getattr(request, name)).encode().decode(config.encoding)
     for name in ("prefix", "stop")
     if name in values
   }

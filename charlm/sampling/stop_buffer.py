@@ -19,7 +19,7 @@ class StopBuffer:
     # until all have.
     if self.stopped:
       return Sample("", log_probs[:0], True)
-    # What stops it may lie across two pieces.
+    # `stop` may lie across two pieces.
     text = self._text + text
     log_probs = np.concatenate([self._log_probs, log_probs])
     size = text.find(self._stop) if self._stop else -1

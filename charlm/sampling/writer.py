@@ -5,17 +5,14 @@ import dataclasses
 import json
 import threading
 
+from charlm.config import Config
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
-from charlm.sampling.requests import (
-  draw_in_pieces,
-  draw_texts,
-  parse_request,
-)
+from charlm.sampling.requests import draw_in_pieces, draw_texts, parse_request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import warn
 
@@ -26,7 +23,7 @@ class Writer:
 
   generator: GenerativeModel
   vocab: list[str]
-  encoding: str  # of the texts
+  config: Config  # of the run
   format: str
   trained_on: Text | None  # to be searched for passages of the texts
 
@@ -61,10 +58,10 @@ class Writer:
     Raises KeyboardInterrupt: the event was set.
     """
     # Some editors begin a file with a byte-order mark, which is no text.
-    if number == 1 and self.encoding == "utf-8":
+    if number == 1 and self.config.unit == "character":
       line = line.removeprefix(codecs.BOM_UTF8)
     try:
-      request = parse_request(line, defaults, self.encoding)
+      request = parse_request(line, defaults, self.config)
     except InputError as error:
       warn(f"line {number}: {error}")
       refusal = json.dumps({"line": number, "error": str(error)})
@@ -84,7 +81,7 @@ class Writer:
     samples = draw_texts(self.generator, request)
     found = None
     if self.trained_on is not None:
-      # Of all at once, since the training text is scanned for each call.
+      # All texts in one call, since each call scans the training text.
       found = find_passages([s.text for s in samples], self.trained_on)
     for i, sample in enumerate(samples):
       start = fields | {"sample": i, "prefix": request.prefix}
@@ -111,9 +108,10 @@ class Writer:
   def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
     if self.trained_on is None:
       return
+    encoding = self.config.encoding
     pairs = zip(texts, find_passages(texts, self.trained_on), strict=True)
     for i, (text, found) in enumerate(pairs, first):
-      warn(f"{where}sample {i}: {found.in_words(text)}")
+      warn(f"{where}sample {i}: {found.in_words(text, encoding)}")
 
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):

@@ -57,5 +57,15 @@ COLLECTIVES = Choice(
 # whose gradient XLA compiles: there are many small operations. With more, it is
 # fastest as a replica for each core, without XLA (benchmarks/README.md).
 FEW_WINDOWS = Choice(16, 0, "each GPU is a replica, and its layers are cuDNN's")
+# With so many, one replica keeps all cores busy, and a copy of the weights for
+# each core takes time and memory.
+MANY_UNITS = Choice(2048, 2**31, "each GPU is a replica, whatever its size")
 # With fewer units XLA compiles for longer than it saves in a thousand steps.
 MIN_XLA_UNITS = 64
+
+
+def reason_for_one_replica(batch_size: int, rnn_units: int) -> str:
+  """Returns why one CPU device is faster than one for each core, if it is."""
+  if batch_size <= FEW_WINDOWS.here:
+    return "few windows"
+  return "many units" if rnn_units >= MANY_UNITS.here else ""

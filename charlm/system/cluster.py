@@ -8,7 +8,6 @@ others is the chief of a cluster of one.
 import contextlib
 import re
 import signal
-import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from charlm.errors import InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
 from charlm.system.cluster_config import ROLE, cluster_from_environment
 from charlm.system.devices import create_strategy
-from charlm.system.rendezvous import wait_for_workers
+from charlm.system.rendezvous import answers, wait_for_workers
 
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
 _REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55  # seconds after all are there
@@ -189,12 +188,14 @@ class Cluster:
     found = (
       [i for i in others if i in tasks]
       or [i for i in others if re.search(patterns[i], message)]
-      or [i for i in others if not _answers(self.addresses[i])]
+      or [i for i in others if not answers(self.addresses[i])]
     )
     return [self.name(i) for i in found]
 
 
-def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
+def create_cluster(
+  num_replicas: int, batch_size: int, rnn_units: int, timeout: int
+) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
   Without `TF_CONFIG`, and outside a SLURM step of several tasks, the cluster
@@ -204,6 +205,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     num_replicas: of each worker, 0 for all its GPUs. Without others, what
       `create_strategy` takes.
     batch_size: global.
+    rnn_units: of the model to train.
     timeout: seconds to wait for the other workers.
 
   Raises:
@@ -212,7 +214,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     LostRunError: TensorFlow cannot connect them.
   """
   if not (found := cluster_from_environment()):
-    return Cluster(create_strategy(num_replicas, batch_size))
+    return Cluster(create_strategy(num_replicas, batch_size, rnn_units))
   addresses, index = found
   gpus = _choose_gpus(num_replicas, batch_size, len(addresses))
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -288,13 +290,3 @@ def _choose_gpus(
     gpus = gpus[:num_replicas]
     tf.config.set_visible_devices(gpus, "GPU")
   return gpus
-
-
-def _answers(address: str) -> bool:
-  """Tells whether a process listens at an address."""
-  host, _, port = address.rpartition(":")
-  try:
-    with socket.create_connection((host, int(port)), timeout=2):
-      return True
-  except (OSError, ValueError):  # the latter for a name that cannot be one
-    return False

@@ -41,7 +41,7 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   flags.DEFINE_bool(
     "help", False, "show this help", flag_values=values, module_name=group
   )
-  # absl reads such files before it parses the flags, but does not list this.
+  # absl reads the files of this flag itself, but does not list the flag.
   words = "file of flags, one a line"
   flags.DEFINE_string(
     "flagfile", "", words, flag_values=values, module_name=group

@@ -8,7 +8,7 @@ import re
 
 def num_cores() -> int:
   """Returns how many cores this process may use."""
-  # Under taskset or SLURM they are fewer than the machine has.
+  # Under taskset or SLURM they can be fewer than the machine has.
   if hasattr(os, "sched_getaffinity"):  # not on macOS
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

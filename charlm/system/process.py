@@ -255,11 +255,13 @@ def show(text: str) -> None:
 def warn(text: str) -> None:
   """Writes a line to stderr, unless that fails, as on a full disk.
 
-  Characters that are not printable are written as escapes.
+  It takes the place of what `show` wrote last. Characters that are not
+  printable are written as escapes.
   """
   # A name may hold codes that move the cursor, or colour what follows.
   line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   with contextlib.suppress(OSError):
+    show("")
     print(line, file=sys.stderr, flush=True)
 
 

@@ -52,6 +52,16 @@ def wait_for_workers(
     raise InputError(problem)
 
 
+def answers(address: str) -> bool:
+  """Tells whether a process listens at an address."""
+  host, _, port = address.rpartition(":")
+  try:
+    with socket.create_connection((host, int(port)), timeout=2):
+      return True
+  except (OSError, ValueError):  # the latter for a name that cannot be one
+    return False
+
+
 def _gather(
   listener: socket.socket, addresses: list[str], devices: str, deadline: float
 ) -> str:
@@ -75,9 +85,8 @@ def _gather(
         if number not in range(1, len(addresses)) and theirs == len(addresses):
           raise ValueError("no such worker")
         present[number] = peer, theirs, their_devices
-      # No worker: it may try again.
       except (OSError, ValueError, TypeError, RecursionError):
-        peer.close()
+        peer.close()  # not a worker's message: a worker tries again
   problem = ""
   if missing:
     names = [f"worker {i} ({addresses[i]})" for i in sorted(missing)]

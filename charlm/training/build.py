@@ -34,7 +34,7 @@ def build_trainer(
       f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
       "the machine's memory: lower --rnn_units, --embedding_dim or --num_layers"
     )
-  # Before the model, whose initial weights are drawn from it.
+  # Before the model is made: the seed determines its initial weights.
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():
     model = model_of(config, vocab_size, gru, training=True)

@@ -32,8 +32,9 @@ class StartOptions(Options):
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
     "that divides batch_size and is at most the number of GPUs or cores, but "
-    "one CPU device for 16 windows or fewer; with several hosts, the number of "
-    "devices of each worker; 0: all its GPUs, or one CPU device",
+    "one CPU device for 16 windows or fewer and for 2,048 units or more; with "
+    "several hosts, the number of devices of each worker; 0: all its GPUs, or "
+    "one CPU device",
     between(0, 1024),
   )
   eval_every_steps: int = option(
@@ -76,7 +77,7 @@ class StartOptions(Options):
     steps = [
       int(word)
       for word in self.profile_steps
-      # More digits are no step, and `int` raises at thousands of them.
+      # No step has more digits, and `int` raises at thousands of them.
       if word.isdecimal() and len(word) < 20
     ]
     rise = len(steps) == 2 and 0 < steps[0] < steps[1]

@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 
-from charlm.data.text import Ids
+from charlm.data.text import Ids, readable
 from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score
+from charlm.evaluation.score import Score, unit_of
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
@@ -43,7 +43,7 @@ class HeldOutTexts:
   valid_ids: Ids
   eval_start: str  # the first characters of the eval text
   eval_bytes: int  # of all characters of the eval text but the first
-  unit: str = "character"
+  encoding: str = "utf-8"
 
 
 class Session:
@@ -123,7 +123,7 @@ class Session:
       self._replicas.check_weights()
       with self._workers.chief_works():
         saved = self._checkpoints.save(self._trainer.step)
-    # Outside of the stop request: all is saved, so Ctrl-C may end it at once.
+    # Outside the stop request: with no save to come, Ctrl-C ends at once.
     with self._workers.chief_works():
       exit_code = self._end(saved)
     return self._workers.finish(exit_code)
@@ -140,10 +140,7 @@ class Session:
       to_resume = ": run the same command to resume" if saved else ""
       self._bar.log(f"stopped after step {step:,}{to_resume}")
       return self._stop.exit_code if whole else INCOMPLETE
-    sample = self._sample()
-    if self._texts.unit == "byte":  # as the text that the bytes are
-      sample = sample.encode("latin-1").decode(errors="replace")
-    self._bar.log(f"trained to {words}\n{SEPARATOR}\n{sample}")
+    self._bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:
@@ -232,7 +229,7 @@ class Session:
     # compared.
     samples = {
       "sample": self._sample(),
-      "continuation": self._prefix + self._sample(self._prefix, 1),
+      "continuation": self._sample(self._prefix, 1),
     }
     # The record comes after the best checkpoint: after a kill between them, the
     # next start finds no record, and does all of this again.
@@ -260,13 +257,16 @@ class Session:
       score = self._evaluator.stream(self._texts.eval_ids)
       texts = self._texts
       score = dataclasses.replace(
-        score, num_bytes=texts.eval_bytes, unit=texts.unit
+        score, num_bytes=texts.eval_bytes, unit=unit_of(texts.encoding)
       )
       self._scores = {step: score}
     return self._scores[step]
 
-  def _sample(self, prefix: str = "\n", seed: int = 0) -> str:
-    return self._generator.sample(_SAMPLE_CHARS, prefix, 1, seed)[0].text
+  def _sample(self, prefix: str = "", seed: int = 0) -> str:
+    """Returns a prefix and what the model writes after it, for a person."""
+    start = _SAMPLE_CHARS, prefix or "\n", 1, seed
+    text = prefix + self._generator.sample(*start)[0].text
+    return readable(text, self._texts.encoding)
 
 
 def _describe_score(step: int, score: Score) -> str:

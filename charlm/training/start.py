@@ -8,11 +8,11 @@ from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir
 from charlm.system.choices import (
-  FEW_WINDOWS,
   GRU,
   ONLY_FUSED,
   TENSOR_FLOAT_32,
   kind_of_device,
+  reason_for_one_replica,
 )
 from charlm.system.cluster import Cluster
 from charlm.system.devices import num_devices
@@ -48,12 +48,12 @@ def start_run(
   """
   replicas = Replicas(workers.cluster, trainer)
   with workers.chief_works():
-    # The other programs read what is under `model`, and no more.
+    # Other programs restore `model`, and read the step under `optimizer`.
     objects = {"model": trainer.model, "optimizer": trainer.optimizer}
     objects["train_state"] = trainer.train_state
     checkpoints = Checkpoints(run, options.max_to_keep, **objects)
     step = checkpoints.restore_latest()
-  # The others need not see the chief's disk, and write nothing to it.
+  # Other workers need not see the chief's disk, and write nothing to it.
   workers.cluster.copy_from_chief(trainer.variables)
   replicas.check_start()
   with workers.chief_works():
@@ -65,19 +65,8 @@ def start_run(
     start = _log_start(run, step, trainer, workers.cluster)
     bar.log(_describe(run, trainer, num_steps, start, options))
     profile = Profile(run, _steps_to_profile(options, step, num_steps))
-  session = Session(
-    options,
-    num_steps,
-    trainer,
-    texts,
-    checkpoints,
-    metrics,
-    profile,
-    bar,
-    workers,
-    replicas,
-  )
-  return session.run()
+  parts = checkpoints, metrics, profile, bar, workers, replicas
+  return Session(options, num_steps, trainer, texts, *parts).run()
 
 
 def follow_run(
@@ -102,7 +91,7 @@ def _log_start(
 ) -> dict[str, Any]:
   """Writes how and where this start runs; warns if that is new."""
   start = describe_start(step, trainer.devices, cluster.num_workers)
-  # Before this start is logged, and is the last one.
+  # Before `log_start` makes this start the last one.
   if (last := run.last_start()) and (names := start_differences(last, start)):
     warn(
       f"this start differs from the last one in {', '.join(names)}: rounding "
@@ -163,10 +152,9 @@ def _describe_devices(
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < num_devices():
-    why = "as many as divide --batch_size"
-    batch_size = run.experiment().config.batch_size
-    if batch_size <= FEW_WINDOWS.here:
-      why = "one for few windows"
+    config = run.experiment().config
+    alone = reason_for_one_replica(config.batch_size, config.rnn_units)
+    why = f"one for {alone}" if alone else "as many as divide --batch_size"
     reason += f": of {num_devices()}, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 

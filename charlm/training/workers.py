@@ -135,7 +135,7 @@ def check_equal(
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}
-  # All get all of them, and raise the same error.
+  # Every worker gets the facts of all, so all raise the same error.
   messages = cluster.exchange(json.dumps(facts).encode())
   chiefs, *others = map(json.loads, messages)
   for index, theirs in enumerate(others, 1):

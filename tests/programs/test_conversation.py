@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT
 
 import sample as sample_program
+from charlm.config import Config
 from charlm.errors import InputError
 from charlm.sampling.options import Request
 from charlm.sampling.requests import parse_request
@@ -123,14 +124,23 @@ def test_a_bad_line_is_named_and_the_next_one_answered(
 )
 def test_a_line_is_refused_for_what_it_is(line: bytes, words: str) -> None:
   with pytest.raises(InputError) as caught:
-    parse_request(line, Request(), "utf-8")
+    parse_request(line, Request(), Config())
   assert words in str(caught.value)
 
 
 def test_bytes_are_read_as_bytes() -> None:
-  assert parse_request(b"\xc3\xff", Request(), "latin-1").prefix == "\xc3\xff"
-  request = parse_request('{"prefix": "ä"}'.encode(), Request(), "latin-1")
+  config = Config(unit="byte")
+  assert parse_request(b"\xc3\xff", Request(), config).prefix == "\xc3\xff"
+  request = parse_request('{"prefix": "ä"}'.encode(), Request(), config)
   assert request.prefix.encode("latin-1") == "ä".encode()
+
+
+def test_a_model_of_lower_case_reads_lower_case() -> None:
+  config = Config(lowercase=True)
+  assert parse_request("THE É".encode(), Request(), config).prefix == "the é"
+  line = b'{"prefix": "THE", "stop": "KING"}'
+  request = parse_request(line, Request(), config)
+  assert (request.prefix, request.stop) == ("the", "king")
 
 
 def test_an_answer_comes_before_the_next_line(

@@ -57,6 +57,20 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
     assert f"\nbits per byte       {score['bits_per_byte']:.4f}\n" in out
 
 
+def test_many_unknown_characters_are_not_all_named(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  text = "".join(map(chr, range(0x4E00, 0x4E00 + 1021)))
+  (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+  args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
+  assert eval_binary.main(args) == 0
+  err = capsys.readouterr().err
+  named = " ".join(map(repr, text[:20]))
+  assert err == f"not in the vocabulary: {named} and 1,001 more\n"
+
+
 def test_a_score_of_bytes_says_so() -> None:
   score = dataclasses.replace(score_of(np.log([2.0, 8.0])), unit="byte")
   lines = eval_binary._describe(score, 1, "stream").split("\n")

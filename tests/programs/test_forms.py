@@ -13,6 +13,7 @@ from helpers import metrics
 from soak import assert_equal_runs
 
 import eval as eval_program
+import report as report_program
 import sample as sample_program
 import train as train_program
 
@@ -101,7 +102,7 @@ def test_bytes_of_any_file(
   assert "nats per byte" in capsys.readouterr().out
 
 
-def test_the_final_sample_of_bytes_is_text(
+def test_samples_of_bytes_are_shown_as_text(
   train_args: list[str],
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -110,10 +111,17 @@ def test_the_final_sample_of_bytes_is_text(
   args = [*train_args, f"--corpus={tmp_path}/text", "--unit=byte"]
   args += [f"--run_dir={tmp_path}/run", "--max_steps=40", "--learning_rate=0.1"]
   assert train_program.main(args) == 0
-  drawn = metrics(tmp_path / "run", "eval")[-1]["sample"].encode("latin-1")
+  drawn = metrics(tmp_path / "run", "eval")[-1]
   printed = capsys.readouterr().out.partition(f"{'-' * 20}\n")[2]
-  assert printed == drawn.decode(errors="replace") + "\n"
+  assert printed == drawn["sample"] + "\n"
   assert "ä\nä\n" in printed
+  assert drawn["continuation"].startswith("ä\nä\n")
+  args = ["report.py", f"--run_dir={tmp_path}/run", "--format=json"]
+  assert report_program.main(args) == 0
+  numbers = json.loads(capsys.readouterr().out)
+  (run,) = numbers["groups"][0]["runs"]
+  assert "ä\nä\n" in run["samples"][0]
+  assert "ä" in numbers["passages_with_the_highest_loss"][0]["text"]
 
 
 def test_what_is_written_of_bytes_is_bytes(

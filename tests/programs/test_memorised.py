@@ -1,7 +1,9 @@
 """How much of a text `sample.py` says is copied."""
 
+import io
 import json
 import pathlib
+import sys
 
 import pytest
 
@@ -75,3 +77,28 @@ def test_standard_input_is_read_once(
   args.remove("--prefix=the ")
   assert sample_program.main([*args, "--per_line", "--memorised=-"]) == 2
   assert "read once" in capsys.readouterr().err
+
+
+def test_a_corpus_too_short_to_be_split_is_searched_whole(
+  args: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  out, _ = _ran(args, capsys)
+  (tmp_path / "short.txt").write_text(out.splitlines()[0])
+  _, err = _ran([*args, f"--memorised={tmp_path}/short.txt"], capsys)
+  assert "is not the corpus that the run was trained on" in err[0]
+  assert len(err) == 3
+
+
+def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
+  args: list[str],
+  tmp_path: pathlib.Path,
+  corpus_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "prefixes.txt").write_text("the \n")
+  stdin = io.TextIOWrapper(io.BytesIO(corpus_path.read_bytes()))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  flags = ["--per_line", f"--prefix_file={tmp_path}/prefixes.txt"]
+  _, err = _ran([*args[:3], *flags, "--memorised=-"], capsys)
+  assert err[0].startswith("line 1: sample 0: ")

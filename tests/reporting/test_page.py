@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 import charlm
 import eval as eval_program
 import report as report_binary
-from charlm.reporting.figures import draw_curves
+from charlm.reporting.figures import color_of, draw_curves
 from charlm.reporting.numbers import curves, short_names
 from charlm.reporting.page import _coloured
 from charlm.runs.metrics import read_records
@@ -203,6 +203,74 @@ def test_each_score_names_its_unit(
   assert set(found) == units | {"unit"}
   cells = re.findall(r"<td>(character|byte)</td>", text)
   assert set(cells) == units - {"character or byte"}
+
+
+def test_an_evaluation_has_the_time_at_its_step() -> None:
+  speed = {"characters_per_second": 50.0}
+  records = [{"step": s, "split": "eval", "loss": 2.0} for s in (1, 2)]
+  records += [{"step": 4, "split": "train", "loss": 2.0, **speed}]
+  records += [{"step": s, "split": "eval", "loss": 2.0} for s in (4, 5)]
+  records += [{"step": 6, "split": "train", "loss": 2.0, **speed}]
+  points = curves(records, characters_per_step=100)
+  assert [point["seconds"] for point in points["train"]] == [8, 12]
+  assert [point["seconds"] for point in points["eval"]] == [2, 4, 8, 10]
+
+
+def test_a_single_point_is_visible() -> None:
+  unit = {"stream": {"unit": "character"}}
+  drawn = []
+  for steps in ([3], [3, 4]):
+    records = [{"step": s, "split": "eval", "loss": 2.0} for s in steps]
+    run = {"curves": curves(records, 100), "scores": unit}
+    drawn.append(draw_curves([run], [0]).count("<use"))
+  # A marker in each panel; the others are the ticks of the axes.
+  assert drawn[0] > drawn[1]
+
+
+def test_many_runs_have_colours_of_their_own() -> None:
+  assert len({color_of(index) for index in range(100)}) == 100
+
+
+def test_runs_are_found_once_each_and_whole(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "a,b")
+  other = shutil.copytree(trained_run, tmp_path / "other")
+  # A training that has just begun.
+  begun = shutil.copytree(trained_run, tmp_path / "begun")
+  shutil.rmtree(begun / "checkpoints")
+  shutil.rmtree(begun / "best")
+  args = ["report.py", "--format=json"]
+  for spec, names in (
+    (f"{tmp_path}/a,b", ["a,b"]),
+    (f"{other},{tmp_path}/*", ["a,b", "other"]),
+  ):
+    assert report_binary.main([*args, f"--run_dir={spec}"]) == 0
+    out, err = capsys.readouterr()
+    (group,) = json.loads(out)["groups"]
+    assert sorted(run["name"] for run in group["runs"]) == names
+    assert ("left out" in err) == ("*" in spec)
+  assert json.loads(out)["first"] == "other"
+  assert report_binary.main([*args, f"--run_dir={begun}"]) == 2
+  assert "has no checkpoint latest" in capsys.readouterr().err
+
+
+def test_only_a_report_is_written_over(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = shutil.copytree(trained_run, tmp_path / "run")
+  text = (run / "eval.txt").read_bytes()
+  args = ["report.py", f"--run_dir={run}"]
+  assert report_binary.main([*args, f"--output={run}/eval.txt"]) == 2
+  assert "eval.txt is no report" in capsys.readouterr().err
+  assert (run / "eval.txt").read_bytes() == text
+  for kind in ("json", "html", "json"):
+    more = [f"--format={kind}", f"--output={tmp_path}/report"]
+    assert report_binary.main([*args, *more]) == 0
 
 
 def test_another_corpus_is_refused(
