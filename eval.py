@@ -19,6 +19,7 @@ from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import (
   NOT_NEGATIVE,
+  PATH,
   Options,
   between,
   device_option,
@@ -49,7 +50,7 @@ class EvalOptions(Options):
   """The flags."""
 
   run_dir: str = option(
-    "runs/shakespeare", "folder of the run", group="What is scored"
+    "runs/shakespeare", "folder of the run", PATH, "What is scored"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()

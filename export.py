@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 from charlm.errors import InputError
-from charlm.options import Options, device_option, one_of, option
+from charlm.options import PATH, Options, device_option, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.system.process import DONE, import_quietly, run_command
 
@@ -15,13 +15,14 @@ from charlm.system.process import DONE, import_quietly, run_command
 class ExportOptions(Options):
   """The flags."""
 
-  run_dir: str = option("runs/shakespeare", "folder of the run")
+  run_dir: str = option("runs/shakespeare", "folder of the run", PATH)
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
   output: str | None = option(
     None,
     "folder, or NAME.keras or NAME.npz, to write; default: exported, "
     "model.keras, or model.npz",
+    PATH,
   )
   format: str = option(
     "saved_model",

@@ -11,7 +11,7 @@ from typing import Any
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
-from charlm.options import UTF8, Options, device_option, one_of, option
+from charlm.options import PATH, UTF8, Options, device_option, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
 from charlm.system.process import DONE, import_quietly, run_command, warn
@@ -35,7 +35,9 @@ class ReportOptions(Options):
     "html", "html: a page; json: its numbers", one_of("html", "json")
   )
   output: str | None = option(
-    None, "file to write; default: report.html, or standard output for json"
+    None,
+    "file to write; default: report.html, or standard output for json",
+    PATH,
   )
 
   def __post_init__(self) -> None:
@@ -114,7 +116,7 @@ def _find_runs(spec: str, checkpoint: str) -> list[RunDir]:
   # A folder's name may have commas, and characters of a pattern.
   names = [spec] if os.path.exists(spec) else spec.split(",")
   runs: dict[str, RunDir] = {}  # each once, by its real path
-  for name in names:
+  for name in map(os.path.expanduser, names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
     folders = _folders(name, checkpoint) if pattern else [name]
     for folder in folders:

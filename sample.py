@@ -13,7 +13,7 @@ from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
-from charlm.options import UTF8, Options, device_option, one_of, option
+from charlm.options import PATH, UTF8, Options, device_option, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request
 from charlm.sampling.requests import fill_request
@@ -36,7 +36,7 @@ class _RunOptions(Options):
   """The flags that come before those of a request."""
 
   run_dir: str = option(
-    "runs/shakespeare", "folder of the run", group="The run"
+    "runs/shakespeare", "folder of the run", PATH, "The run"
   )
   checkpoint: str = option("latest", "latest, best, or a step")
   device: str = device_option()
@@ -50,7 +50,8 @@ class SampleOptions(Request, _RunOptions):
     None,
     "file that holds the prefix or, with per_line and not compressed, one a "
     "line; - for standard input",
-    group="Input and output",
+    PATH,
+    "Input and output",
   )
   per_line: bool = option(
     False,

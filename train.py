@@ -25,7 +25,13 @@ from charlm.data.vocabulary import (
 )
 from charlm.errors import InputError
 from charlm.system.machine import has_bfloat16
-from charlm.system.process import import_quietly, run_command, warn
+from charlm.system.process import (
+  flush_or_drop_output,
+  import_quietly,
+  run_command,
+  say,
+  warn,
+)
 from charlm.training.options import StartOptions
 
 if TYPE_CHECKING:  # they import TensorFlow
@@ -92,7 +98,9 @@ def train(options: TrainOptions) -> int:
     # Before a folder is made: workers must all train the same model.
     check_equal(cluster, options, corpus.sha256)
     work = _lead if cluster.is_chief else _follow
-    return work(options, corpus, split, Workers(cluster))
+    exit_code = work(options, corpus, split, Workers(cluster))
+  flush_or_drop_output()  # a full disk does not undo what is saved
+  return exit_code
 
 
 def _lead(
@@ -120,15 +128,16 @@ def _lead(
     with workers.chief_works():
       stack.enter_context(run.locked())
       if run.exists():
-        run.check_resume(experiment)
+        run.check_resume(experiment, trainer.batches.steps_per_epoch)
       else:
         _warn_of_held_out(config, split, vocab)
         run.create(experiment, vocab, split)
-      print(_describe(config, corpus, split, vocab))
+      say(_describe(config, corpus, split, vocab) + "\n")
       new = vocab[len(initial_vocab) :]
       # A run that begins with another one's weights, whose vocabulary is known.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
-        print(f"new      {' '.join(map(repr, new))}: not in {config.init_from}")
+        words = " ".join(map(repr, new))
+        say(f"new      {words}: not in {config.init_from}\n")
     eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
     about = str(split.eval.part(0, 100)), scored_bytes(split.eval)
     texts = HeldOutTexts(vocab, eval_ids, valid_ids, *about, config.encoding)
@@ -143,9 +152,9 @@ def _follow(
   from charlm.training.start import follow_run
 
   cluster = workers.cluster
-  print(
+  say(
     f"worker   index {cluster.index}, of {cluster.num_workers} workers; the "
-    f"chief is {cluster.name(0)}"
+    f"chief is {cluster.name(0)}\n"
   )
   workers.wait_for_chief()  # it looks for an initial vocabulary
   vocab = json.loads(cluster.from_chief(b""))

@@ -6,6 +6,7 @@ from charlm.errors import InputError
 from charlm.options import (
   FRACTION,
   NOT_NEGATIVE,
+  PATH,
   POSITIVE,
   UTF8,
   Allowed,
@@ -51,7 +52,7 @@ class Config(Options):
   min_count: int = option(
     1,
     "characters that occur fewer than this many times in the corpus are read "
-    "as [UNK]",
+    "as [UNK], but for those of an initial run",
     between(1),
   )
   eval_lines: int = option(
@@ -112,7 +113,7 @@ class Config(Options):
     "",
     "initial run, or file of Keras weights, to start from; the characters of "
     "an initial run keep their ids, and new ones follow",
-    UTF8,
+    PATH,
   )
   seq_length: int = option(
     100, "characters per window", between(1), group="Training"

@@ -53,7 +53,14 @@ def is_utf8(text: str) -> bool:
   return True
 
 
+def _is_path(text: str | None) -> bool:
+  return text is None or (is_utf8(text) and "\0" not in text)
+
+
 UTF8 = Allowed(is_utf8, "in UTF-8")
+# Of one file or folder. A `~` at its start is the home: a shell leaves it as it
+# is in `--flag=~`.
+PATH = Allowed(_is_path, "that is a path in UTF-8")
 
 
 def option(

@@ -87,6 +87,8 @@ def without_suffix(name: str) -> str:
 
 
 def _kind_of(name: str, start: bytes) -> _Compression | None:
+  if start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5:
+    return _COMPRESSIONS[-1]  # a frame to be skipped, as parallel zstd writes
   for kind in _COMPRESSIONS:
     if start.startswith(kind.magic) and (
       kind.name != "bzip2" or start.endswith(_BZIP2_BLOCKS)

@@ -7,12 +7,16 @@ import io
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from charlm.data.compression import CountedFile, decompress, without_suffix
 from charlm.data.shakespeare import plays
 from charlm.errors import InputError
+
+# What a run's folder holds.
+_OF_RUN = {"config.json", "vocabulary.json", "eval.txt", "valid.txt", "lock"}
+_OF_RUN |= {"metrics.jsonl", "starts.jsonl", "checkpoints", "best", "summaries"}
 
 
 @dataclasses.dataclass
@@ -98,25 +102,44 @@ def _sources_of(part: str) -> list[Source]:
     raise InputError(
       "an empty path among the files: give a path, or leave out a comma"
     )
-  # Sorted, since each disk lists a folder in an order of its own.
+  paths: Iterable[str]
   if os.path.isdir(path):
-    paths = sorted(_glob(os.path.join(glob.escape(path), "*.txt")))
+    paths = _glob(os.path.join(glob.escape(path), "*.txt"))
   elif os.path.exists(path):
-    paths = [path]
+    return [_file(path)]
   else:
-    paths = sorted(p for p in _glob(path) if not os.path.isdir(p))
+    paths = {p for p in _glob(path) if not os.path.isdir(p)}
+  # A run among the texts would change them. Sorted, since each disk lists a
+  # folder in an order of its own.
+  paths = sorted(p for p in paths if not _is_of_run(p))
   if not paths:
     raise InputError(
       f"no file at {part}: give a text file, a glob such as 'folder/*.md', a "
       "folder with *.txt files, or the name shakespeare"
     )
-  for name in paths:
-    if not os.path.isfile(name):
-      raise InputError(
-        f"{name} is not a regular file: give one, or its content as - on "
-        "standard input"
-      )
-  return [Source(name) for name in paths]
+  return [_file(path) for path in paths]
+
+
+def _file(path: str) -> Source:
+  if not os.path.isfile(path):
+    raise InputError(
+      f"{path} is not a regular file: give one, or its content as - on "
+      "standard input"
+    )
+  return Source(path)
+
+
+def _is_of_run(path: str) -> bool:
+  """Tells whether a file is one of those that make up a run's folder."""
+  parts = pathlib.Path(path).parts
+  return any(
+    name in _OF_RUN
+    and all(
+      os.path.exists(os.path.join(*parts[:i], marker))
+      for marker in ("config.json", "vocabulary.json")
+    )
+    for i, name in enumerate(parts)
+  )
 
 
 def _glob(pattern: str) -> set[str]:

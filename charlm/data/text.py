@@ -224,7 +224,7 @@ def gather(
 
 def readable(text: str, encoding: str) -> str:
   """Returns a model's text for a person: bytes as the UTF-8 that they are."""
-  return text.encode(encoding).decode(errors="replace")
+  return text.encode(encoding, "replace").decode(errors="replace")
 
 
 def sha256(chunks: Iterable[bytes]) -> str:

@@ -47,7 +47,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   # TensorFlow wants the prefix of two files; a user may name one of them.
   prefix = path.removesuffix(".index")
   there = path if path.endswith(".h5") else f"{prefix}.index"
-  if not os.path.exists(there):
+  if not os.path.isfile(there):
     raise InputError(
       f"{path} is neither a run's folder nor weights that Keras saved: give "
       "NAME.weights.h5, or NAME for NAME.index"
@@ -60,6 +60,8 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   read = _read_h5 if path.endswith(".h5") else _read_checkpoint
   try:
     weights = list(read(prefix, weight_specs(config, vocab_size)))
+    if not all(np.isfinite(weight).all() for weight in weights):
+      raise ValueError("some are not finite")
   except InputError:
     raise
   except (*_OF_DAMAGE, tf.errors.OpError) as error:
@@ -81,7 +83,7 @@ def _read_checkpoint(
     for owner, name, shape in specs:
       key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
-      yield reader.get_tensor(key)
+      yield np.asarray(reader.get_tensor(key), np.float32)
 
 
 def _read_h5(path: str, specs: Iterator[WeightSpec]) -> Iterator[np.ndarray]:

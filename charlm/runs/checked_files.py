@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -17,6 +18,7 @@ from charlm.errors import InputError
 # A vocabulary of all of Unicode takes 17 MB.
 _LARGEST_FILE = 2**25  # bytes
 _CHUNK = 2**20  # bytes
+_CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _REMEDY = "restore it, or give another --run_dir"
 
 _Parsed = TypeVar("_Parsed")
@@ -70,6 +72,23 @@ def _named(path: pathlib.Path) -> Iterator[None]:
     raise InputError(f"{path}: {error}: {_REMEDY}") from error
 
 
+def refuse_foreign(lock: pathlib.Path, own: list[pathlib.Path]) -> None:
+  """Refuses to make a run in a folder where others' files have a run's names.
+
+  A run that was killed before it had a config has left a lock, which holds the
+  number of a process or nothing.
+
+  Raises InputError: naming the files.
+  """
+  if lock.is_file() and re.fullmatch(rb"\d*\n?", lock.read_bytes()):
+    return
+  if there := [path.name for path in (*own, lock) if os.path.lexists(path)]:
+    raise InputError(
+      f"{lock.parent} is not a run's folder, but holds {', '.join(there)}, "
+      "which a run would replace: give another --run_dir"
+    )
+
+
 def refuse_links(
   files: list[pathlib.Path], folders: list[pathlib.Path]
 ) -> None:
@@ -97,3 +116,16 @@ def refuse_links(
     if path in (files if stat.S_ISDIR(mode) else folders):
       kind = "file" if path in files else "folder"
       raise InputError(f"{path} is not a {kind}: move it away")
+
+
+def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
+  """Lists the steps of a folder's checkpoints in order.
+
+  Those with a missing file are listed unless they must be whole.
+  """
+  try:
+    matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
+  except FileNotFoundError:
+    return []
+  steps = [int(match[1]) for match in matches if match]
+  return sorted({s for s in steps if steps.count(s) == 2 or not whole})

@@ -13,7 +13,8 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.language_model import weight_specs
-from charlm.runs.run_dir import RunDir, checkpoint_steps
+from charlm.runs.checked_files import checkpoint_steps
+from charlm.runs.run_dir import RunDir
 from charlm.system.files import (
   CHECKPOINT_SUFFIXES,
   plain_path,
@@ -42,7 +43,7 @@ class Checkpoints:
     run.check_owned()
     for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
-      _clear(folder)
+      _clear(run, folder)
 
   def restore_latest(self) -> int:
     """Restores the latest whole checkpoint; warns of damaged ones.
@@ -67,7 +68,7 @@ class Checkpoints:
         self._last_step = step
       if whole:
         return step
-    if found or self._run.has_metrics():
+    if found or self._run.has_metrics() or self._run.last_start():
       raise InputError(
         f"the run in {self._run.path} has no whole checkpoint: restore one, or "
         "give a new --run_dir"
@@ -137,14 +138,16 @@ def _write_state(folder: pathlib.Path, step: int) -> None:
     write_atomically(state_file, [line.encode() for line in state])
 
 
-def _clear(folder: pathlib.Path) -> None:
+def _clear(run: RunDir, folder: pathlib.Path) -> None:
   """Removes what a kill left of a save, or of the removal of a checkpoint."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
-  for data in folder.glob("ckpt-*.data-00000-of-00001"):
-    # A save ends with the index, a removal begins with it.
-    if not data.with_suffix(".index").exists():
-      data.unlink()
+  # A save ends with the index, a removal begins with it. If a run has begun and
+  # no checkpoint is whole, an index was lost, and may be restored.
+  if run.has_checkpoints() or not run.last_start():
+    for data in folder.glob("ckpt-*.data-00000-of-00001"):
+      if not data.with_suffix(".index").exists():
+        data.unlink()
   for left_over in folder.glob(".checkpoint.*"):
     left_over.unlink()
 

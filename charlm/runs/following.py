@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM
+from charlm.runs.checked_files import checkpoint_steps
 from charlm.runs.loading import load_model
-from charlm.runs.run_dir import RunDir, checkpoint_steps
+from charlm.runs.run_dir import RunDir
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 

@@ -35,6 +35,7 @@ _TAGS = {
 # Each line of a text in pieces of 80 columns: a wider one would have to be
 # scrolled. `textwrap` would change the white space of a raw text.
 _PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
+_LARGEST_FILE = 2**31  # bytes: ten million records
 _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
 # For a full disk, and for a file at the system's size limit.
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
@@ -59,7 +60,7 @@ class Metrics:
     self._hparams = dataclasses.asdict(run.experiment().config)
     self._unwritten = b""  # what the file lacks
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
-    text = self._path.read_bytes() if self._path.exists() else b""
+    text = _content(self._path)
     records = [r for r in read_records(self._path) if r["step"] <= step]
     # The evaluation of the step that it is opened at, if there was one.
     at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
@@ -197,6 +198,18 @@ def _code_block(text: str) -> str:
   return "".join(f"    {piece}\n" for piece in _PIECES.findall(text))
 
 
+def _content(path: pathlib.Path) -> bytes:
+  """Returns what `metrics.jsonl` holds, nothing if it is not there.
+
+  Raises InputError: it is larger than a run makes it.
+  """
+  if not path.exists():
+    return b""
+  if path.stat().st_size > _LARGEST_FILE:
+    raise InputError(f"{path} is larger than a run makes it: restore it")
+  return path.read_bytes()
+
+
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
 
@@ -205,7 +218,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
   may be text.
   """
   records = []
-  for line in path.read_bytes().splitlines() if path.exists() else ():
+  for line in _content(path).splitlines():
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       record = json.loads(line)
       types = type(record["step"]), type(record["loss"])

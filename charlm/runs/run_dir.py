@@ -19,7 +19,6 @@ lock                                       held by the process that trains
 import contextlib
 import fcntl
 import json
-import math
 import os
 import pathlib
 import re
@@ -34,10 +33,15 @@ from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Experiment
 from charlm.options import is_utf8
-from charlm.runs.checked_files import parse_file, read_text_file, refuse_links
+from charlm.runs.checked_files import (
+  checkpoint_steps,
+  parse_file,
+  read_text_file,
+  refuse_foreign,
+  refuse_links,
+)
 from charlm.system.files import is_locked, write_atomically
 
-_CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
 )
@@ -72,6 +76,8 @@ class RunDir:
     # Descriptors of the folder and its lock, kept open so that no other file
     # can get their inode numbers.
     self._held: dict[pathlib.Path, int] = {}
+    self._files = [self._config, self._vocabulary, self.eval_path, self._valid]
+    self._files += [self.metrics, self._starts]
     self._refuse_links()
 
   def exists(self) -> bool:
@@ -124,12 +130,16 @@ class RunDir:
     """Makes the folder and keeps others from training in it.
 
     Raises:
-      InputError: another process is training there.
+      InputError: another process is training there, or the folder holds files
+        of a run's names that are no run's.
       LostRunError: as `check_owned`.
       OSError: it cannot be written.
     """
     self.path.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+      if not self.exists():
+        own = [*self._files, self.latest, self.best, self.summaries]
+        refuse_foreign(self._lock, own)
       folder = os.open(self.path, os.O_RDONLY)
       stack.callback(os.close, folder)
       # Not "w", which would empty the file of whoever holds the lock.
@@ -177,7 +187,7 @@ class RunDir:
           "in its new place as --run_dir"
         )
 
-  def check_resume(self, experiment: Experiment) -> None:
+  def check_resume(self, experiment: Experiment, steps_per_epoch: int) -> None:
     """Checks that a run goes on as it began; saves the config of a longer one.
 
     Raises InputError: naming each field, or the file, that differs.
@@ -191,12 +201,10 @@ class RunDir:
     # Each of them compares its file's hash.
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
-    lengths = [
-      (config.epochs, config.max_steps or math.inf)
-      for config in (mine.config, experiment.config)
-    ]
-    (old_epochs, old_most), (epochs, most) = lengths
-    if epochs >= old_epochs and most >= old_most and lengths[0] != lengths[1]:
+    before, now = (
+      x.config.num_steps(steps_per_epoch) for x in (mine, experiment)
+    )
+    if now > before:
       # Of several settings in the summaries, TensorBoard shows the first.
       self.outdate_summaries()
       self._write(self._config, [experiment.to_json().encode()])
@@ -274,21 +282,7 @@ class RunDir:
   def _refuse_links(self) -> None:
     within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
     folders = [self.latest, self.best, *(self.summaries / x for x in within)]
-    files = [self._config, self._vocabulary, self.eval_path, self._valid]
-    refuse_links([*files, self.metrics, self._starts, self._lock], folders)
-
-
-def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
-  """Lists the steps of a folder's checkpoints in order.
-
-  Those with a missing file are listed unless they must be whole.
-  """
-  try:
-    matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
-  except FileNotFoundError:
-    return []
-  steps = [int(match[1]) for match in matches if match]
-  return sorted({s for s in steps if steps.count(s) == 2 or not whole})
+    refuse_links([*self._files, self._lock], folders)
 
 
 def experiment_of(

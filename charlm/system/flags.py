@@ -1,13 +1,14 @@
 """Flags made of the fields of an options class; no other module uses absl."""
 
 import dataclasses
+import os
 import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from absl import flags
 
-from charlm.options import Options
+from charlm.options import PATH, Options
 
 _Options = TypeVar("_Options", bound=Options)
 # By the annotation of a field.
@@ -54,10 +55,15 @@ def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
 
   Raises InputError: a value is not allowed.
   """
-  names = [field.name for field in dataclasses.fields(options)]
-  found = {name: getattr(values, name) for name in names}
-  tuples = {k: tuple(v) for k, v in found.items() if isinstance(v, list)}
-  return options(**found | tuples)
+  fields = dataclasses.fields(options)
+  found = {field.name: getattr(values, field.name) for field in fields}
+  for field in fields:
+    value = found[field.name]
+    if isinstance(value, list):
+      found[field.name] = tuple(value)
+    elif value and field.metadata["allowed"] is PATH:
+      found[field.name] = os.path.expanduser(value)
+  return options(**found)
 
 
 def help_text(values: flags.FlagValues, name: str, usage: str) -> str:

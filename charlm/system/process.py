@@ -70,13 +70,13 @@ def run_command(
     sys.stdout.flush()
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
-    _flush_or_drop_output()
+    flush_or_drop_output()
     return fail(name, _one_line(error), error.exit_code)
   except BrokenPipeError:  # nobody reads on, as in `| head`
-    _flush_or_drop_output()
+    flush_or_drop_output()
     return 128 + signal.SIGPIPE
   except OSError as error:
-    _flush_or_drop_output()
+    flush_or_drop_output()
     remedy = "check the path, its permissions and the free space"
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
@@ -92,7 +92,7 @@ def set_output_encoding(encoding: str) -> None:
     sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
-def _flush_or_drop_output() -> None:
+def flush_or_drop_output() -> None:
   """Flushes standard output; if that fails, what it holds goes nowhere.
 
   The interpreter would try again at its end, and complain.
@@ -155,11 +155,14 @@ def _ended_by_signals() -> Iterator[None]:
   reader, writer = os.pipe()
   os.set_blocking(writer, False)  # which `set_wakeup_fd` asks for
   previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  # As SIGTERM, where no `StopRequest` is to save a run.
+  handler = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(TERMINATED))
   watch = threading.Thread(target=_watch_signals, args=[reader], daemon=True)
   watch.start()
   try:
     yield
   finally:
+    signal.signal(signal.SIGUSR1, handler)
     signal.set_wakeup_fd(previous)
     os.write(writer, b"\0")
     watch.join()
@@ -244,6 +247,16 @@ def _stderr_to_nowhere() -> Iterator[None]:
     os.dup2(saved, 2)
     os.close(saved)
     os.close(nowhere)
+
+
+def say(text: str) -> None:
+  """Prints; that nobody reads on, or a full disk, is no reason to stop."""
+  try:
+    print(text, end="", flush=True)
+  except BrokenPipeError:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+  except OSError:  # it is written with the next text
+    pass
 
 
 def show(text: str) -> None:

@@ -6,7 +6,7 @@ A start is one execution of `train.py`.
 import dataclasses
 
 from charlm.errors import InputError
-from charlm.options import Options, between, device_option, one_of, option
+from charlm.options import PATH, Options, between, device_option, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +17,13 @@ class StartOptions(Options):
   """
 
   run_dir: str = option(
-    "runs/shakespeare", "folder of the run", group="The start"
+    "runs/shakespeare", "folder of the run", PATH, "The start"
   )
   corpus_cache: str = option(
     "",
     "folder for a file with the corpus' ids; default: in memory or, above 256 "
     "MB, in a file in ~/.cache/charlm",
+    PATH,
   )
   verify_corpus: bool = option(
     False, "verify the checksums of the file of ids before it is used"
@@ -73,7 +74,6 @@ class StartOptions(Options):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    words = ",".join(self.profile_steps)
     steps = [
       int(word)
       for word in self.profile_steps
@@ -81,7 +81,8 @@ class StartOptions(Options):
       if word.isdecimal() and len(word) < 20
     ]
     rise = len(steps) == 2 and 0 < steps[0] < steps[1]
-    if words and not (rise and len(self.profile_steps) == 2):
+    if self.profile_steps and not (rise and len(self.profile_steps) == 2):
+      words = ",".join(self.profile_steps)
       raise InputError(
         f"profile_steps is {words}: give two steps, such as 10,20"
       )

@@ -1,10 +1,11 @@
 """What a person sees of the training: a bar on a terminal, else plain lines."""
 
 import datetime
-import os
 import shutil
 import sys
 import time
+
+from charlm.system.process import say
 
 _SECONDS_BETWEEN_LINES = 10.0  # in a log, where each line stays
 
@@ -24,22 +25,14 @@ class ProgressBar:
     now = time.monotonic()
     due = now - self._last_line >= _SECONDS_BETWEEN_LINES
     if self._on_terminal:
-      self._print("\r\x1b[K" + text)  # over the last one
+      say("\r\x1b[K" + text)  # over the last one
     elif due or step == self._num_steps:
-      self._print(text + "\n")
+      say(text + "\n")
       self._last_line = now
 
   def log(self, text: str) -> None:
     """Writes a line that stays."""
-    self._print(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
-
-  def _print(self, text: str) -> None:
-    try:
-      print(text, end="", flush=True)
-    except BrokenPipeError:  # nobody reads on, which is no reason to stop
-      sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except OSError:  # a full disk: the text is written with the next line
-      pass
+    say(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
 
   def _text(self, step: int, loss: float, characters_per_second: float) -> str:
     epoch, index = divmod(step - 1, self._steps_per_epoch)

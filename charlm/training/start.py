@@ -16,7 +16,7 @@ from charlm.system.choices import (
 )
 from charlm.system.cluster import Cluster
 from charlm.system.devices import num_devices
-from charlm.system.process import warn
+from charlm.system.process import warn, warn_unsaved
 from charlm.training.follower import Follower
 from charlm.training.options import StartOptions
 from charlm.training.profile import Profile
@@ -97,7 +97,10 @@ def _log_start(
       f"this start differs from the last one in {', '.join(names)}: rounding "
       "may make the numbers differ from an uninterrupted run's"
     )
-  run.log_start(start)
+  try:
+    run.log_start(start)
+  except OSError as error:
+    warn_unsaved("this start could not be logged", error, run.path)
   return start
 
 

@@ -164,6 +164,34 @@ def test_a_bomb_is_refused(
     read(path)
 
 
+def test_zstd_may_begin_with_a_frame_to_be_skipped(
+  tmp_path: pathlib.Path,
+) -> None:
+  # As parallel programs write it: magic, size, and the size of the next frame.
+  skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + bytes(4)
+  for name in ("a.zst", "a"):
+    (tmp_path / name).write_bytes(skipped + zstd.compress(b"to be"))
+    assert read(tmp_path / name) == b"to be"
+
+
+def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
+  run = tmp_path / "texts" / "run"
+  (run / "checkpoints").mkdir(parents=True)
+  (run / "texts").mkdir()
+  for name in ("config.json", "vocabulary.json", "eval.txt", "checkpoints/a"):
+    (run / name).touch()
+  for name in ("note.txt", "texts/b.txt"):  # a person's
+    (run / name).touch()
+  folder = tmp_path / "texts"
+  (folder / "eval.txt").touch()
+  mine = ["eval.txt", "run/note.txt", "run/texts/b.txt"]
+  assert names(f"{folder}/**/*", folder) == mine
+  assert names(f"{folder}/*/*.txt", folder) == ["run/note.txt"]
+  assert names(f"{run}", run) == ["note.txt"]
+  # Named outright, it is one.
+  assert names(f"{run}/eval.txt", run) == ["eval.txt"]
+
+
 def test_without_the_extra_zstd_is_named(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,11 @@ def test_weights_that_do_not_fit_are_refused(
     file.create_group("embedding/vars/0")
   assert _init_from(path, tmp_path / "run", train_args) == 2
   assert "has no weights of a GRULM of these sizes" in capsys.readouterr().err
+  model = _reference(len(vocab))
+  model.dense.bias.assign(np.full(len(vocab), np.nan))
+  model.save_weights(path)
+  assert _init_from(path, tmp_path / "run", train_args) == 2
+  assert "some are not finite" in capsys.readouterr().err
   path.unlink()
   assert _init_from(path, tmp_path / "run", train_args) == 2
   assert "is neither a run's folder nor weights" in capsys.readouterr().err

@@ -49,6 +49,9 @@ BAD_INPUT = [
     "1 lines without a text in the field 'text', the first is line 2",
   ),
   ("train.py", ["--skip_bad"], "give the --field"),
+  ("train.py", ["--profile_steps= "], "give two steps"),
+  ("train.py", ["--corpus_cache=a\0b"], "give a value that is a path"),
+  ("train.py", ["--init_from={tmp}/pipe.h5"], "neither a run's folder nor"),
   ("train.py", ["--unit=word"], "unit is 'word'"),
   ("train.py", ["--unit=byte", "--lowercase"], "leave out --lowercase"),
   ("train.py", ["--unit=byte", "--min_count=2"], "leave out --lowercase"),
@@ -153,7 +156,7 @@ BAD_INPUT = [
   ("train.py", ["--init_from={tmp}/bad.h5", "--layer_norm"], "leave out"),
   ("train.py", ["--init_from=\udce9"], "init_from is '\\udce9'"),
   ("train.py", ["--corpus={tmp}/\udce9.txt"], "in UTF-8"),
-  ("train.py", ["--run_dir={tmp}/\udce9"], "rename the folder"),
+  ("train.py", ["--run_dir={tmp}/\udce9"], "a path in UTF-8"),
   ("train.py", ["--init_from={tmp}/folder"], "not a run's folder"),
   ("train.py", ["--init_from={tmp}/few.txt"], "neither a run's folder"),
   (
@@ -226,7 +229,7 @@ BAD_INPUT = [
     "read once",
   ),
   ("report.py", ["--run_dir={run}", "--output={tmp}/no/a.html"], "no is not a"),
-  ("eval.py", ["--run_dir={run}\0"], "not UTF-8"),
+  ("eval.py", ["--run_dir={run}\0"], "a path in UTF-8"),
   (
     "export.py",
     ["--run_dir={run}", "--format=keras", "--output={tmp}/model"],
@@ -291,6 +294,7 @@ def test_bad_input_is_one_line_and_code_2(
   for file, data in BAD_FILES.items():
     (tmp_path / file).write_bytes(data)
   os.mkfifo(tmp_path / "pipe")
+  os.mkfifo(tmp_path / "pipe.h5")
   (tmp_path / "dangling").symlink_to("nowhere")
   (tmp_path / "to_few").symlink_to(tmp_path / "few.txt")
   (tmp_path / "folder").mkdir()

@@ -135,6 +135,52 @@ def test_a_run_without_its_checkpoints_is_not_started_afresh(
   assert numbers(tmp_path / "run") == numbers(trained_run)
 
 
+def test_a_run_among_its_texts_goes_on(
+  train_args: list[str],
+  lines: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "a.txt").write_text("\n".join(lines))
+  args = [*train_args, f"--corpus={tmp_path}/**/*.txt"]
+  for name, epochs in (("one", 1), ("one", 2), ("two", 1)):
+    run = f"--run_dir={tmp_path}/{name}"
+    assert train_binary.main([*args, run, f"--epochs={epochs}"]) == 0
+  hashes = [
+    json.loads((tmp_path / name / "config.json").read_text())["corpus_sha256"]
+    for name in ("one", "two")
+  ]
+  assert hashes[0] == hashes[1]
+
+
+def test_a_home_may_be_written_as_a_tilde(
+  train_args: list[str],
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  args = [*train_args, "--run_dir=~/run", "--epochs=0", "--corpus_cache=~/ids"]
+  assert train_binary.main(args) == 0
+  assert {path.name for path in tmp_path.iterdir()} == {"run", "ids"}
+
+
+def test_a_start_that_cannot_be_logged_goes_on(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  def fail(run: RunDir, record: dict) -> None:
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(RunDir, "log_start", fail)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=2"]
+  assert train_binary.main(args) == 0
+  assert "this start could not be logged (OSError)" in capsys.readouterr().err
+
+
 def test_a_last_save_that_fails_is_code_4(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

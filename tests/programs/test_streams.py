@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -84,6 +86,34 @@ def test_a_closed_input_is_told_from_an_empty_one(
 def test_an_error_on_a_full_disk_keeps_its_code() -> None:
   command = f"{sys.executable} {ROOT}/eval.py --windw=3 2>/dev/full"
   assert subprocess.run(command, shell=True).returncode == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_training_whose_log_is_full_is_done(
+  unbuffered: str, train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  flags = shlex.join([*train_args[1:], f"--run_dir={tmp_path}/run"])
+  command = f"{sys.executable} {ROOT}/train.py {flags} --max_steps=3 >/dev/full"
+  env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+  result = subprocess.run(command, shell=True, env=env, capture_output=True)
+  assert (result.returncode, result.stderr) == (0, b"")
+  assert (tmp_path / "run" / "checkpoints" / "ckpt-3.index").exists()
+
+
+def test_a_signal_of_slurm_before_the_training_ends_as_sigterm(
+  tmp_path: pathlib.Path,
+) -> None:
+  code = (
+    "import os, signal, sys, time\n"
+    "from charlm.options import Options\n"
+    "from charlm.system.process import run_command\n"
+    "def command(options):\n"
+    "  os.kill(os.getpid(), signal.SIGUSR1)\n"
+    "  time.sleep(60)\n"
+    "sys.exit(run_command(command, Options, ['train.py'], ''))"
+  )
+  result = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+  assert result.returncode == 128 + signal.SIGTERM
 
 
 def test_a_terminal_obeys_no_name(

@@ -102,9 +102,24 @@ def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
   shutil.rmtree(run.path / "checkpoints")
   shutil.rmtree(run.path / "best")
   assert Checkpoints(run, 3, model=model).restore_latest() == 0
-  (run.path / "metrics.jsonl").write_text("{}\n")
+  metrics, starts = run.path / "metrics.jsonl", run.path / "starts.jsonl"
+  for path, text in ((metrics, "{}\n"), (starts, '{"versions": {}}\n')):
+    path.write_text(text)
+    with pytest.raises(InputError, match="has no whole checkpoint"):
+      Checkpoints(run, 3, model=model).restore_latest()
+    path.unlink()
+
+
+def test_the_data_of_a_run_that_lost_its_indices_are_kept(run: RunDir) -> None:
+  model = save_checkpoints(run, 10)
+  (run.path / "starts.jsonl").write_text('{"versions": {}}\n')
+  index = checkpoint_file(run, 10, ".index")
+  content = index.read_bytes()
+  index.unlink()
   with pytest.raises(InputError, match="has no whole checkpoint"):
     Checkpoints(run, 3, model=model).restore_latest()
+  index.write_bytes(content)
+  assert Checkpoints(run, 3, model=model).restore_latest() == 10
 
 
 def test_a_restored_step_is_saved_again_only_where_it_is_missing(

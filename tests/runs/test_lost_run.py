@@ -110,7 +110,7 @@ _MORE_EPOCHS = dataclasses.replace(
 # What is opened before the run is lost, and what would be written then.
 WRITERS = {
   "create": (None, lambda run, _: run.create(EXPERIMENT, VOCAB, SPLIT)),
-  "extend": (None, lambda run, _: run.check_resume(_MORE_EPOCHS)),
+  "extend": (None, lambda run, _: run.check_resume(_MORE_EPOCHS, 10)),
   "start": (None, lambda run, _: run.log_start({})),
   "clear": (None, lambda run, _: _checkpoints(run)),
   "save": (_checkpoints, lambda _, checkpoints: checkpoints.save(1)),

@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from charlm.config import Config
+from charlm.errors import InputError
 from charlm.runs import metrics as metrics_module
 from charlm.runs.metrics import Metrics, read_records
 from charlm.runs.run_dir import RunDir, experiment_of
@@ -223,6 +224,14 @@ def test_hostile_lines_are_dropped(run: RunDir, sign: str) -> None:
   assert (run.path / "metrics.jsonl").read_text() == ""
 
 
+def test_a_file_that_no_run_makes_is_refused(run: RunDir) -> None:
+  with run.metrics.open("wb") as file:
+    file.truncate(2**40)  # it takes no room on the disk
+  for read in (lambda: Metrics(run, 0), lambda: read_records(run.metrics)):
+    with pytest.raises(InputError, match="larger than a run makes it"):
+      read()
+
+
 def test_numbers_beyond_float32_are_kept_but_not_drawn(run: RunDir) -> None:
   metrics = Metrics(run, 0)
   most = float(np.finfo(np.float32).max)
@@ -278,7 +287,7 @@ def test_an_extended_run_shows_its_new_settings(
     raise KeyboardInterrupt
 
   def start() -> None:
-    run.check_resume(longer)
+    run.check_resume(longer, 10)
     Metrics(run, 10).close()
 
   before = run.metrics.read_text()

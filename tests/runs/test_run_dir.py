@@ -74,7 +74,7 @@ def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
   config = Config(embedding_dim=5, rnn_units=6)
   other = dataclasses.replace(EXPERIMENT, config=config)
   with pytest.raises(InputError, match=r"embedding_dim .4 before, 5 now"):
-    run.check_resume(other)
+    run.check_resume(other, 10)
   assert run.experiment() == EXPERIMENT
 
 
@@ -82,8 +82,45 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (12, 12)):
     config = Config(epochs=epochs, **sizes)
-    run.check_resume(dataclasses.replace(EXPERIMENT, config=config))
+    run.check_resume(dataclasses.replace(EXPERIMENT, config=config), 10)
     assert run.experiment().config.epochs == expected
+  # What counts is the end: 12 epochs of 10 steps, then 40, then 130.
+  for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
+    config = Config(epochs=epochs, max_steps=max_steps, **sizes)
+    run.check_resume(dataclasses.replace(EXPERIMENT, config=config), 10)
+    assert run.experiment().config.epochs == expected
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("vocabulary.json", "eval.txt", "valid.txt", "metrics.jsonl"),
+    *("starts.jsonl", "checkpoints/a", "best/a", "summaries/a", "lock"),
+  ],
+)
+def test_the_files_of_others_are_left_alone(
+  name: str, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / name
+  file.parent.mkdir(exist_ok=True)
+  file.write_text("mine\n")
+  holds = rf"holds {name.split('/')[0]}, which a run would replace"
+  with pytest.raises(InputError, match=holds), RunDir(tmp_path).locked():
+    pass
+  assert file.read_text() == "mine\n"
+  assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0]}
+
+
+@pytest.mark.parametrize("lock", ["", "4711\n"])
+def test_a_start_killed_before_there_was_a_config_is_made_again(
+  lock: str, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / "lock").write_text(lock)
+  (tmp_path / "vocabulary.json").write_text("[]")
+  run = RunDir(tmp_path)
+  with run.locked():
+    run.create(EXPERIMENT, VOCAB, SPLIT)
+  assert run.vocabulary() == VOCAB
 
 
 @pytest.mark.parametrize(
@@ -95,7 +132,7 @@ def test_edited_files_are_refused_naming_them(
 ) -> None:
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name} has changed"):
-    run.check_resume(EXPERIMENT)
+    run.check_resume(EXPERIMENT, 10)
 
 
 def test_a_valid_text_is_kept_as_the_held_out_one_is(
@@ -108,14 +145,14 @@ def test_a_valid_text_is_kept_as_the_held_out_one_is(
   run = RunDir(tmp_path / "run")
   with run.locked():
     run.create(experiment, VOCAB, split)
-    run.check_resume(experiment)
+    run.check_resume(experiment, 10)
     assert str(run.valid_text()) == str(split.valid)
     assert str(run.eval_text()) == str(split.eval)
     for path in (run.path / "valid.txt", run.eval_path):
       text = path.read_text()
       path.write_text("ab")
       with pytest.raises(InputError, match=f"{path.name} has changed"):
-        run.check_resume(experiment)
+        run.check_resume(experiment, 10)
       path.write_text(text)
 
 
