@@ -116,7 +116,7 @@ def _find_runs(spec: str, checkpoint: str) -> list[RunDir]:
   # A folder's name may have commas, and characters of a pattern.
   names = [spec] if os.path.exists(spec) else spec.split(",")
   runs: dict[str, RunDir] = {}  # each once, by its real path
-  for name in map(os.path.expanduser, names):
+  for name in (os.path.expanduser(name.strip()) for name in names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
     folders = _folders(name, checkpoint) if pattern else [name]
     for folder in folders:

@@ -30,7 +30,7 @@ from charlm.system.process import import_quietly
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
 _RECIPES = _ROOT / "recipes"
-_CORPORA = {"tinyshakespeare": "tinyshakespeare.txt"}  # all others: shakespeare
+_TINY = "tinyshakespeare"  # how the recipes for this text begin
 _SPLITS = {"enwik8", "ptb", "text8"}  # recipes of texts that are not here
 _PROTOCOLS = {
   "stream": [],
@@ -138,7 +138,7 @@ def _curve(
 
 def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   """Scores a corpus' eval text by n-grams and by xz."""
-  tiny = corpus.name == _CORPORA["tinyshakespeare"]
+  tiny = corpus.stem == _TINY
   config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
   loaded = load_corpus(config, str(corpus))
   split = split_text(loaded.text, config)
@@ -260,8 +260,8 @@ def main(argv: list[str]) -> int:
   args = parser.parse_args(argv[1:])
   try:
     for recipe in args.only:
-      corpus = args.data / _CORPORA.get(recipe, "shakespeare.txt")
-      measure(recipe, corpus, args.seeds)
+      text = _TINY if recipe.startswith(_TINY) else "shakespeare"
+      measure(recipe, args.data / f"{text}.txt", args.seeds)
     _write(args.data)
   except (InputError, subprocess.CalledProcessError) as error:
     parser.error(str(error))

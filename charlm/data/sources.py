@@ -7,7 +7,7 @@ import io
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 from charlm.data.compression import CountedFile, decompress, without_suffix
@@ -102,7 +102,6 @@ def _sources_of(part: str) -> list[Source]:
     raise InputError(
       "an empty path among the files: give a path, or leave out a comma"
     )
-  paths: Iterable[str]
   if os.path.isdir(path):
     paths = _glob(os.path.join(glob.escape(path), "*.txt"))
   elif os.path.exists(path):
@@ -111,13 +110,17 @@ def _sources_of(part: str) -> list[Source]:
     paths = {p for p in _glob(path) if not os.path.isdir(p)}
   # A run among the texts would change them. Sorted, since each disk lists a
   # folder in an order of its own.
-  paths = sorted(p for p in paths if not _is_of_run(p))
-  if not paths:
+  texts = sorted(p for p in paths if not _is_of_run(p))
+  if paths and not texts:
+    raise InputError(
+      f"all files at {part} are those of a run's folder: name each of them"
+    )
+  if not texts:
     raise InputError(
       f"no file at {part}: give a text file, a glob such as 'folder/*.md', a "
       "folder with *.txt files, or the name shakespeare"
     )
-  return [_file(path) for path in paths]
+  return [_file(path) for path in texts]
 
 
 def _file(path: str) -> Source:

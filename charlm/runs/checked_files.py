@@ -82,7 +82,13 @@ def refuse_foreign(lock: pathlib.Path, own: list[pathlib.Path]) -> None:
   """
   if lock.is_file() and re.fullmatch(rb"\d*\n?", lock.read_bytes()):
     return
-  if there := [path.name for path in (*own, lock) if os.path.lexists(path)]:
+  # An empty folder may be a place that was made beforehand.
+  there = [
+    path.name
+    for path in (*own, lock)
+    if (any(path.iterdir()) if path.is_dir() else os.path.lexists(path))
+  ]
+  if there:
     raise InputError(
       f"{lock.parent} is not a run's folder, but holds {', '.join(there)}, "
       "which a run would replace: give another --run_dir"

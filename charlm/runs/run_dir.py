@@ -137,7 +137,9 @@ class RunDir:
     """
     self.path.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-      if not self.exists():
+      if self.exists():
+        self.experiment()  # raises if it is another program's
+      else:
         own = [*self._files, self.latest, self.best, self.summaries]
         refuse_foreign(self._lock, own)
       folder = os.open(self.path, os.O_RDONLY)

@@ -28,15 +28,19 @@ def is_locked(path: pathlib.Path) -> bool:
   """
   if not path.exists():
     return False
-  status = path.stat()
-  # The whole device only up to its major number: on btrfs, `stat` tells another
-  # minor number than the list.
-  wanted = os.major(status.st_dev), status.st_ino
+  status, holder = path.stat(), path.read_text(errors="replace").strip()
+  device = os.major(status.st_dev), os.minor(status.st_dev)
   with contextlib.suppress(FileNotFoundError):
     # Each line: number: FLOCK ADVISORY WRITE process major:minor:inode ...
     lines = [line.split() for line in _LOCKS.read_text().splitlines()]
-    places = [line[5].split(":") for line in lines if line[1] == "FLOCK"]
-    return wanted in {(int(m, 16), int(inode)) for m, _, inode in places}
+    for process, place in (x[4:6] for x in lines if x[1] == "FLOCK"):
+      *numbers, inode = place.split(":")
+      major, minor = (int(number, 16) for number in numbers)
+      # On btrfs, `stat` tells another minor number than the list.
+      same = minor == device[1] or process == holder
+      if major == device[0] and int(inode) == status.st_ino and same:
+        return True
+    return False
   try:
     os.kill(int(path.read_bytes()), 0)
   except PermissionError:  # another user's

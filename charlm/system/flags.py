@@ -62,7 +62,8 @@ def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
     if isinstance(value, list):
       found[field.name] = tuple(value)
     elif value and field.metadata["allowed"] is PATH:
-      found[field.name] = os.path.expanduser(value)
+      there = os.path.exists(value)  # a folder `~` of earlier versions
+      found[field.name] = value if there else os.path.expanduser(value)
   return options(**found)
 
 

@@ -205,7 +205,7 @@ def _watch_signals(reader: int) -> None:
   patience = _PATIENCE if interrupts else None
   ready, _, _ = select.select([reader], [], [], patience)
   if not ready or os.read(reader, 1) != b"\0":
-    os._exit(128 + number)
+    os._exit(TERMINATED if number == signal.SIGUSR1 else 128 + number)
 
 
 class StopRequest:

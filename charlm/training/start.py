@@ -59,10 +59,10 @@ def start_run(
   with workers.chief_works():
     # Saved before any metrics: a run that was killed early must have a
     # checkpoint to resume from.
-    checkpoints.save(step)
+    saved = checkpoints.save(step)
     metrics = Metrics(run, step)
     bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
-    start = _log_start(run, step, trainer, workers.cluster)
+    start = _log_start(run, step, trainer, workers.cluster, saved)
     bar.log(_describe(run, trainer, num_steps, start, options))
     profile = Profile(run, _steps_to_profile(options, step, num_steps))
   parts = checkpoints, metrics, profile, bar, workers, replicas
@@ -87,9 +87,13 @@ def follow_run(
 
 
 def _log_start(
-  run: RunDir, step: int, trainer: Trainer, cluster: Cluster
+  run: RunDir, step: int, trainer: Trainer, cluster: Cluster, saved: bool
 ) -> dict[str, Any]:
-  """Writes how and where this start runs; warns if that is new."""
+  """Writes how and where this start runs; warns if that is new.
+
+  It writes only once there is a checkpoint: whoever finds a start without one
+  takes it for lost.
+  """
   start = describe_start(step, trainer.devices, cluster.num_workers)
   # Before `log_start` makes this start the last one.
   if (last := run.last_start()) and (names := start_differences(last, start)):
@@ -98,7 +102,8 @@ def _log_start(
       "may make the numbers differ from an uninterrupted run's"
     )
   try:
-    run.log_start(start)
+    if saved:
+      run.log_start(start)
   except OSError as error:
     warn_unsaved("this start could not be logged", error, run.path)
   return start

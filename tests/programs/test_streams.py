@@ -4,7 +4,6 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -98,22 +97,6 @@ def test_a_training_whose_log_is_full_is_done(
   result = subprocess.run(command, shell=True, env=env, capture_output=True)
   assert (result.returncode, result.stderr) == (0, b"")
   assert (tmp_path / "run" / "checkpoints" / "ckpt-3.index").exists()
-
-
-def test_a_signal_of_slurm_before_the_training_ends_as_sigterm(
-  tmp_path: pathlib.Path,
-) -> None:
-  code = (
-    "import os, signal, sys, time\n"
-    "from charlm.options import Options\n"
-    "from charlm.system.process import run_command\n"
-    "def command(options):\n"
-    "  os.kill(os.getpid(), signal.SIGUSR1)\n"
-    "  time.sleep(60)\n"
-    "sys.exit(run_command(command, Options, ['train.py'], ''))"
-  )
-  result = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
-  assert result.returncode == 128 + signal.SIGTERM
 
 
 def test_a_terminal_obeys_no_name(

@@ -245,7 +245,7 @@ def test_runs_are_found_once_each_and_whole(
   args = ["report.py", "--format=json"]
   for spec, names in (
     (f"{tmp_path}/a,b", ["a,b"]),
-    (f"{other},{tmp_path}/*", ["a,b", "other"]),
+    (f"{other}, {tmp_path}/*", ["a,b", "other"]),
   ):
     assert report_binary.main([*args, f"--run_dir={spec}"]) == 0
     out, err = capsys.readouterr()

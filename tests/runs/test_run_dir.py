@@ -111,6 +111,28 @@ def test_the_files_of_others_are_left_alone(
   assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0]}
 
 
+def test_the_folder_of_another_program_is_left_alone(
+  tmp_path: pathlib.Path,
+) -> None:
+  files = {"config.json": '{"name": 1}', "lock": "mine", ".config.json.5": ""}
+  for name, text in files.items():
+    (tmp_path / name).write_text(text)
+  with (
+    pytest.raises(InputError, match=r"config\.json"),
+    RunDir(tmp_path).locked(),
+  ):
+    pass
+  there = {path.name: path.read_text() for path in tmp_path.iterdir()}
+  assert there == files
+
+
+def test_folders_may_be_made_beforehand(tmp_path: pathlib.Path) -> None:
+  for name in ("checkpoints", "best", "summaries"):
+    (tmp_path / name).mkdir()
+  with RunDir(tmp_path).locked():
+    pass
+
+
 @pytest.mark.parametrize("lock", ["", "4711\n"])
 def test_a_start_killed_before_there_was_a_config_is_made_again(
   lock: str, tmp_path: pathlib.Path

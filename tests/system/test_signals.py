@@ -67,6 +67,14 @@ def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return(
     assert process.wait(20) == 130
 
 
+def test_the_signal_of_slurm_ends_as_sigterm(
+  start: Callable[..., Any],
+) -> None:
+  with start() as process:
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(20) == 128 + signal.SIGTERM
+
+
 def test_a_second_ctrl_c_ends_it_at_once(start: Callable[..., Any]) -> None:
   with start() as process:
     begin = time.monotonic()
