@@ -122,8 +122,7 @@ def sample(options: SampleOptions) -> int:
   values = {name: getattr(options, name) for name in names}
   request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
-    prefix = _read_prefix(options.prefix_file, config.encoding)
-    prefix = prefix.lower() if config.lowercase else prefix
+    prefix = config.cased(_read_prefix(options.prefix_file, config.encoding))
     request = dataclasses.replace(request, prefix=prefix)
   generator = GenerativeModel(model, vocab)
   # Before anything is drawn: the corpus may be refused.

@@ -139,8 +139,7 @@ def clean_line(config: Config, line: bytes) -> str:
 
   Raises UnicodeDecodeError: not in the encoding of the run's texts.
   """
-  text = line.decode(config.encoding)
-  text = text.lower() if config.lowercase else text
+  text = config.cased(line.decode(config.encoding))
   return text if config.keeps_text else text.strip()
 
 

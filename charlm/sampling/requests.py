@@ -29,8 +29,7 @@ def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
   """
   try:
     if not line.startswith(b"{"):
-      prefix = line.decode(config.encoding)
-      prefix = prefix.lower() if config.lowercase else prefix
+      prefix = config.cased(line.decode(config.encoding))
       return dataclasses.replace(defaults, prefix=prefix)
     values = json.loads(line)
   except UnicodeDecodeError as error:
@@ -67,9 +66,8 @@ def fill_request(
     for name, value in values.items()
   }
   request = dataclasses.replace(defaults, **typed)
-  convert = str.lower if config.lowercase else str
   texts: dict[str, Any] = {
-    name: convert(getattr(request, name)).encode().decode(config.encoding)
+    name: config.cased(getattr(request, name)).encode().decode(config.encoding)
     for name in ("prefix", "stop")
     if name in values
   }
