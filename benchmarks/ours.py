@@ -20,6 +20,7 @@ from charlm.data.batches import Batches
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, build_model
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
 from charlm.system.devices import choose_device, create_strategy
 from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
@@ -85,7 +86,9 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 
   def sample(num_texts: int) -> None:
     for seed in range(num_texts):
-      generator.sample(SAMPLE_CHARS, "\n", num_streams, seed)
+      generator.sample(
+        Request(num_chars=SAMPLE_CHARS, num_samples=num_streams, seed=seed)
+      )
 
   return timed(sample)
 

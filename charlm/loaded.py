@@ -22,7 +22,7 @@ from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
-from charlm.sampling.requests import draw_in_pieces, draw_texts, fill_request
+from charlm.sampling.requests import fill_request
 from charlm.sampling.sample import Sample
 from charlm.system.devices import choose_device
 
@@ -80,7 +80,7 @@ class LoadedModel:
     """
     text = prefix, stop, num_chars, num_samples, seed
     request = self._request(*text, temperature, top_k, top_p, min_p)
-    return draw_texts(self._generator, request)
+    return self._generator.sample(request)
 
   def stream(
     self,
@@ -100,7 +100,7 @@ class LoadedModel:
     """
     text = prefix, stop, num_chars, 1, seed
     request = self._request(*text, temperature, top_k, top_p, min_p)
-    return draw_in_pieces(self._generator, request)
+    return self._generator.stream(request)
 
   def next(self, prefix: str = "") -> np.ndarray:
     """Returns the probabilities `[V]` of the character after a prefix.

@@ -13,6 +13,7 @@ from charlm.runs.loading import load_model
 from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
 from charlm.sampling.sample import Sample
 
 WINDOW = 256
@@ -58,6 +59,7 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
   experiment = run.experiment()
   config = experiment.config
   refuse_short(text, run.eval_path)
+  request = Request(num_chars=_SAMPLE_CHARS, num_samples=_NUM_SAMPLES)
   return Result(
     str(run.path),
     step,
@@ -70,7 +72,7 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
     _scores(model, vocab, text),
     vocab,
     _expected(model, Ids(text, vocab)[: _MAX_SHOWN + 1]),
-    GenerativeModel(model, vocab).sample(_SAMPLE_CHARS, "\n", _NUM_SAMPLES),
+    GenerativeModel(model, vocab).sample(request),
   )
 
 

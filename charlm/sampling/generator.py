@@ -9,6 +9,7 @@ drawn at a time, which is `_buffer`. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
+import dataclasses
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, gumbel_noise
-from charlm.sampling.options import DrawOptions, Limits
+from charlm.sampling.options import Limits, Request
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
@@ -49,13 +50,14 @@ class GenerativeModel:
     top_p: float = 1.0,
     min_p: float = 0.0,
   ) -> None:
-    """Takes a trained model, and how to draw by default: see `DrawOptions`.
+    """Takes a trained model, and how `generate_one_step` draws: see `Request`.
 
     Raises InputError: a temperature or a limit that is out of range.
     """
     self._model, self._vocab = model, vocab
-    limits = int(top_k), float(top_p), float(min_p)
-    self._options = DrawOptions(float(temperature), *limits)
+    limits = Limits(int(top_k), float(top_p), float(min_p))
+    # For `generate_one_step` and `generate_n_chars`.
+    self._request = Request(temperature=float(temperature), **limits._asdict())
     # Each core holds the random numbers of one graph call.
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
@@ -83,54 +85,46 @@ class GenerativeModel:
         "the inputs differ in length: give strings of one length"
       )
     log_probs, states = self._model(ids, states, return_state=True)
-    options = self._options
-    chosen = draw(log_probs[:, -1], options.temperature, options.limits)
+    how = self._request.temperature, self._request.limits
+    chosen = draw(log_probs[:, -1], *how)
     return text_from_ids(chosen[:, tf.newaxis], self._vocab), states
 
   def generate_n_chars(self, num_chars: int, prefix: str, seed: int = 0) -> str:
     """Returns the prefix and `num_chars` characters after it.
 
     Warns of characters of the prefix that the model does not know.
+
+    Raises InputError: an argument that `Request` does not allow.
     """
+    if not num_chars:
+      return prefix
     if unknown := unknown_characters(prefix, self._vocab):
       words = " ".join(map(repr, unknown))
       warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
-    return prefix + self.sample(num_chars, prefix, 1, seed)[0].text
+    request = dataclasses.replace(
+      self._request, prefix=prefix, num_chars=num_chars, seed=seed
+    )
+    return prefix + self.sample(request)[0].text
 
-  def sample(
-    self,
-    num_chars: int,
-    prefix: str,
-    num_samples: int = 1,
-    seed: int = 0,
-    stop: str = "",
-    options: DrawOptions | None = None,
-  ) -> list[Sample]:
-    """Continues a prefix, in blocks of up to 32 samples side by side.
+  def sample(self, request: Request) -> list[Sample]:
+    """Draws the texts of a request, in blocks of up to 32 side by side.
 
-    The prefix must not be empty, and is not part of the samples. Sample i
-    depends neither on `num_samples` nor on earlier calls. The seed must be
-    below 2**64. A sample ends after `num_chars` characters, or before it would
-    contain the string `stop`. `options` take the place of the generator's own;
-    other limits than before are compiled first.
+    The prefix is not part of a sample; without one a sample starts a line.
+    Sample i depends neither on `num_samples` nor on earlier calls. Other limits
+    than before are compiled first.
     """
-    options = options or self._options
     stopped = threading.Event()
 
     def block(first: int) -> list[Sample]:
-      number = min(num_samples - first, self._max_rows)
-      samples = range(first, first + number)
-      pieces = [[Sample("", np.empty(0, np.float32))] * number]
-      drawn = self._pieces(
-        num_chars, prefix, samples, seed, stop, options, self._buffer
-      )
-      for piece in drawn:
+      end = min(request.num_samples, first + self._max_rows)
+      pieces = []
+      for piece in self._pieces(request, range(first, end), self._buffer):
         if stopped.is_set():
           raise concurrent.futures.CancelledError
         pieces.append(piece)
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
-    firsts = range(0, num_samples, self._max_rows)
+    firsts = range(0, request.num_samples, self._max_rows)
     if len(firsts) == 1:  # a thread's start takes as long as 30 characters
       return block(0)
     # One call keeps little more than one core busy.
@@ -142,49 +136,28 @@ class GenerativeModel:
         stopped.set()
         raise
 
-  def stream(
-    self,
-    num_chars: int,
-    prefix: str,
-    sample: int = 0,
-    seed: int = 0,
-    stop: str = "",
-    options: DrawOptions | None = None,
-  ) -> Iterator[Sample]:
-    """Yields the text of one sample, in pieces as it is drawn."""
-    samples, options = range(sample, sample + 1), options or self._options
-    pieces = self._pieces(
-      num_chars, prefix, samples, seed, stop, options, _STREAMED
-    )
-    yield from (piece for (piece,) in pieces)
+  def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:
+    """Yields one text of `sample`, in pieces as it is drawn."""
+    for pieces in self._pieces(request, range(sample, sample + 1), _STREAMED):
+      yield from pieces
 
   def _pieces(
-    self,
-    num_chars: int,
-    prefix: str,
-    samples: range,
-    seed: int,
-    stop: str,
-    options: DrawOptions,
-    size: int,
+    self, request: Request, samples: range, size: int
   ) -> Iterator[list[Sample]]:
-    """Yields the next pieces of all samples, of about `size` characters."""
-    if not prefix:
-      raise ValueError("an empty prefix: give a newline to start a line")
-    prefix_ids = encode(prefix, self._vocab)
-    num_given, end = len(prefix_ids), len(prefix_ids) + num_chars
+    """Yields the next pieces of some samples, of about `size` characters."""
+    prefix_ids = encode(request.prefix or "\n", self._vocab)
+    num_given, end = len(prefix_ids), len(prefix_ids) + request.num_chars
     num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
     # Threefry's key has two words of 32 bits.
-    words = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+    words = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32)
     rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)
     keys = sample_keys(words, rows)
     last = np.full(num_rows, prefix_ids[0], np.int32)
     states = self._model.initial_states(num_rows)
     table = self._model.input_table()
-    tails = [StopBuffer(stop) for _ in samples]
-    temperature = tf.constant(options.temperature)
-    how = temperature, options.limits
-    if (num_rows, options.limits) not in self._compiled:
+    tails = [StopBuffer(request.stop) for _ in samples]
+    how = tf.constant(request.temperature), request.limits
+    if (num_rows, request.limits) not in self._compiled:
       self._compile(table, last, states, keys, *how)
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in

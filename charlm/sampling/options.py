@@ -7,7 +7,7 @@ from charlm.options import UTF8, Allowed, Options, between, option
 
 
 class Limits(NamedTuple):
-  """What may be drawn, as `DrawOptions` describes it; by default all."""
+  """What may be drawn, as `Request` describes it; by default all."""
 
   top_k: int = 0
   top_p: float = 1.0
@@ -15,8 +15,8 @@ class Limits(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawOptions(Options):
-  """Each field is a flag of `sample.py`.
+class Request(Options):
+  """What to draw; each field is a flag of `sample.py` and a key of a JSON line.
 
   The limits act in the order of the fields, by the probabilities after the
   division by the temperature; each acts on what those before it leave.
@@ -24,6 +24,22 @@ class DrawOptions(Options):
   Raises InputError: a value is not allowed.
   """
 
+  prefix: str = option(
+    "", "text to continue; default: the start of a line", UTF8, "The text"
+  )
+  stop: str = option("", "end a text before it would contain this string", UTF8)
+  num_chars: int = option(
+    1000, "largest number of characters after the prefix", between(1, 10**8)
+  )
+  num_samples: int = option(
+    1,
+    "number of texts; a larger number adds texts and leaves the others as they "
+    "are",
+    between(1, 10**6),
+  )
+  seed: int = option(
+    0, "the same seed gives the same texts", between(0, 2**64 - 1)
+  )
   temperature: float = option(
     1.0,
     "divides the log-probabilities; 0 always takes the most likely character, "
@@ -54,35 +70,3 @@ class DrawOptions(Options):
   def limits(self) -> Limits:
     """The options that a graph is compiled for."""
     return Limits(self.top_k, self.top_p, self.min_p)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TextOptions(Options):
-  """The flags that come before those of drawing."""
-
-  prefix: str = option(
-    "", "text to continue; default: the start of a line", UTF8, "The text"
-  )
-  stop: str = option("", "end a text before it would contain this string", UTF8)
-  num_chars: int = option(
-    1000, "largest number of characters after the prefix", between(1, 10**8)
-  )
-  num_samples: int = option(
-    1,
-    "number of texts; a larger number adds texts and leaves the others as they "
-    "are",
-    between(1, 10**6),
-  )
-  seed: int = option(
-    0, "the same seed gives the same texts", between(0, 2**64 - 1)
-  )
-
-
-# A dataclass puts the fields of its last base first: `--help` shows the text,
-# then how it is drawn.
-@dataclasses.dataclass(frozen=True)
-class Request(DrawOptions, _TextOptions):
-  """What to draw; each field is a flag of `sample.py` and a key of a JSON line.
-
-  Raises InputError: a value is not allowed.
-  """

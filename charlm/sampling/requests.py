@@ -1,17 +1,13 @@
-"""Requests: made of values, parsed from a line, and drawn."""
+"""Requests: made of values, or parsed from a line."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.sampling.options import Request
-from charlm.sampling.sample import Sample
-
-if TYPE_CHECKING:  # it imports TensorFlow
-  from charlm.sampling.generator import GenerativeModel
 
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Request)}
 
@@ -72,17 +68,3 @@ def fill_request(
     if name in values
   }
   return dataclasses.replace(request, **texts)
-
-
-def draw_texts(generator: "GenerativeModel", request: Request) -> list[Sample]:
-  """Draws the texts of a request; without a prefix they start a line."""
-  start = request.num_chars, request.prefix or "\n", request.num_samples
-  return generator.sample(*start, request.seed, request.stop, request)
-
-
-def draw_in_pieces(
-  generator: "GenerativeModel", request: Request, sample: int = 0
-) -> Iterator[Sample]:
-  """Yields one text of `draw_texts`, in pieces as it is drawn."""
-  start = request.num_chars, request.prefix or "\n", sample
-  return generator.stream(*start, request.seed, request.stop, request)

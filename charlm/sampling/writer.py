@@ -12,7 +12,7 @@ from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
-from charlm.sampling.requests import draw_in_pieces, draw_texts, parse_request
+from charlm.sampling.requests import parse_request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import warn
 
@@ -39,7 +39,7 @@ class Writer:
         self._print_as_drawn(request, i, "")
     else:
       # Side by side, which is faster than one after the other.
-      texts = [sample.text for sample in draw_texts(self.generator, request)]
+      texts = [sample.text for sample in self.generator.sample(request)]
       print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
       self._tell_memorised(texts, "", 0)
 
@@ -78,7 +78,7 @@ class Writer:
     return True
 
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
-    samples = draw_texts(self.generator, request)
+    samples = self.generator.sample(request)
     found = None
     if self.trained_on is not None:
       # All texts in one call, since each call scans the training text.
@@ -97,7 +97,7 @@ class Writer:
   ) -> None:
     print(request.prefix, end="", flush=True)
     text = ""
-    for piece in draw_in_pieces(self.generator, request, sample):
+    for piece in self.generator.stream(request, sample):
       print(piece.text, end="", flush=True)
       text += piece.text
       if interrupted and interrupted.is_set():

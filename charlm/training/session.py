@@ -12,6 +12,7 @@ from charlm.evaluation.score import Score, unit_of
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.training.hooks import TrainMetrics
@@ -264,8 +265,8 @@ class Session:
 
   def _sample(self, prefix: str = "", seed: int = 0) -> str:
     """Returns a prefix and what the model writes after it, for a person."""
-    start = _SAMPLE_CHARS, prefix or "\n", 1, seed
-    text = prefix + self._generator.sample(*start)[0].text
+    request = Request(prefix=prefix, num_chars=_SAMPLE_CHARS, seed=seed)
+    text = prefix + self._generator.sample(request)[0].text
     return readable(text, self._texts.encoding)
 
 

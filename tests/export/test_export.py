@@ -22,6 +22,7 @@ from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
 
 TEXTS = ["the king of night", "my lord,\n", "ü", "x", "", "I shall not come my"]
 TEXTS += [f"not come {'I' * i}" for i in range(10)]
@@ -112,7 +113,7 @@ def _assert_as_the_run_does(
 ) -> None:
   vocab, (model, _) = run.vocabulary(), load_model(run, "latest")
   assert characters == vocab
-  predict, generator = in_a_graph(model), GenerativeModel(model, vocab, 0.7)
+  predict, generator = in_a_graph(model), GenerativeModel(model, vocab)
   for texts, (scores, log_probs, drawn) in zip(batches, results, strict=True):
     for i, text in enumerate(texts):
       ids = encode(text, vocab).astype(int)[np.newaxis]
@@ -125,7 +126,7 @@ def _assert_as_the_run_does(
       np.testing.assert_allclose(scores["nats"][i], costs, atol=1e-5)
       mean = costs.sum() / max(1, number)
       assert scores["log_perplexity"][i] == pytest.approx(mean, abs=1e-5)
-      samples = generator.sample(40, text or "\n", 16, seed=5 + 2**33)
+      samples = generator.sample(Request(text, "", 40, 16, 5 + 2**33, 0.7))
       assert drawn[i] == samples[i].text
     expected = predict(encode("th", vocab)[np.newaxis])[0, -1]
     if texts:

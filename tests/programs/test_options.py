@@ -16,6 +16,7 @@ from charlm.model.language_model import num_weights
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
 
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
@@ -72,7 +73,9 @@ def test_a_run_with_layer_normalisation(
   for gru in (model.gru, model.gru_1):
     assert np.abs(gru.gain - 1).max() > 1e-3
   # Text is drawn by another way through the model, in single steps.
-  (sample,) = GenerativeModel(model, run.vocabulary()).sample(50, "a")
+  (sample,) = GenerativeModel(model, run.vocabulary()).sample(
+    Request("a", num_chars=50)
+  )
   ids = encode("a" + sample.text, run.vocabulary())[np.newaxis].astype(int)
   log_probs = in_a_graph(model)(ids[:, :-1]).numpy()[0]
   expected = log_probs[np.arange(50), ids[0, 1:]]

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from charlm.sampling.gumbel import (
   limit,
   temperature_random_sampling,
 )
-from charlm.sampling.options import DrawOptions, Limits
+from charlm.sampling.options import Limits, Request
 from charlm.sampling.sample import Sample
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import sample_keys, uniform_numbers
@@ -61,8 +62,23 @@ def greedy(model: GRULM) -> GenerativeModel:
   return GenerativeModel(model, VOCAB, temperature=0)
 
 
+def _ask(
+  generator: GenerativeModel,
+  num_chars: int,
+  prefix: str,
+  num_samples: int = 1,
+  seed: int = 0,
+  stop: str = "",
+) -> Request:
+  """Returns a request at the temperature and limits of a generator."""
+  text = {"prefix": prefix, "stop": stop, "num_chars": num_chars}
+  numbers = {"num_samples": num_samples, "seed": seed}
+  return dataclasses.replace(generator._request, **text, **numbers)
+
+
 def _texts(generator: GenerativeModel, *args: Any, **kwargs: Any) -> list[str]:
-  return [sample.text for sample in generator.sample(*args, **kwargs)]
+  request = _ask(generator, *args, **kwargs)
+  return [sample.text for sample in generator.sample(request)]
 
 
 def _chi_squared(drawn: tf.Tensor, temperature: float) -> float:
@@ -176,7 +192,8 @@ def test_the_same_seed_gives_the_same_text(
   # The default is one text of seed 0 at temperature 1.
   expected = _texts(other, 30, "a", num_samples=1, seed=0)
   assert _texts(generator, 30, "a") == expected
-  assert "".join(p.text for p in generator.stream(30, "a")) == expected[0]
+  pieces = generator.stream(Request("a", num_chars=30))
+  assert "".join(piece.text for piece in pieces) == expected[0]
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
   # Both halves of the seed count.
   others = {
@@ -219,7 +236,7 @@ def test_a_shorter_text_starts_the_longer_one(
 def test_greedy_text_equals_stepping_the_model(
   model: GRULM, greedy: GenerativeModel
 ) -> None:
-  text = greedy.sample(40, "The ")[0].text
+  (text,) = _texts(greedy, 40, "The ")
   expected, ids, states = "", encode("The ", VOCAB)[np.newaxis], None
   for _ in range(40):
     log_probs, states = model(ids, states, return_state=True)
@@ -259,7 +276,7 @@ def test_ctrl_c_ends_many_samples_after_a_piece(
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
-      generator.sample(10**8, "\n", 100)
+      generator.sample(Request(num_chars=10**8, num_samples=100))
   finally:
     signal.signal(signal.SIGINT, before)
   assert len(calls) < 100
@@ -271,7 +288,7 @@ def test_unknown_and_padding_are_never_drawn(temperature: float) -> None:
   model.dense.set_weights([np.zeros([6, 5]), np.array([9.0, 9, 0, 0, 0])])
   vocab = ["[UNK]", "", "a", "b", "c"]
   generator = GenerativeModel(model, vocab, temperature)
-  text = generator.sample(500, "a")[0].text
+  (text,) = _texts(generator, 500, "a")
   assert len(text) == 500
   assert set(text) <= set("abc")
   chars, _ = generator.generate_one_step(["a"] * 500)
@@ -291,12 +308,14 @@ def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
   code = """
 from charlm.model.language_model import build_model
 from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.options import Request
 
 vocab = ["[UNK]", "", *"\\nabcdefghijklmnopqrstuvwxyz"]
 generator = GenerativeModel(build_model(len(vocab), 4, 8), vocab)
 for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
-  generator.sample(num_chars, prefix)
-  list(generator.stream(num_chars, prefix))
+  request = Request(prefix, num_chars=num_chars)
+  generator.sample(request)
+  list(generator.stream(request))
 """
   # TensorFlow tells of each compilation by XLA.
   loud = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compiler=2"}
@@ -344,8 +363,8 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
   num_numbers: int,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  prefix = "The " * 10
-  expected = cooler.sample(100, prefix, 5)
+  request = _ask(cooler, 100, "The " * 10, 5)
+  expected = cooler.sample(request)
   monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.8)
@@ -357,21 +376,17 @@ def test_a_bound_on_the_random_numbers_changes_no_text(
     return numbers
 
   monkeypatch.setattr(generator, "_compiled_noise", counted)
-  for one, other in zip(
-    generator.sample(100, prefix, 5), expected, strict=True
-  ):
+  for one, other in zip(generator.sample(request), expected, strict=True):
     _assert_same(one, other)
   # Two rows, and a character, are the least that there can be.
   assert max(sizes) <= max(num_numbers, 82 * 2)
-  streamed = list(generator.stream(100, prefix, 4))
+  streamed = list(generator.stream(request, 4))
   assert "".join(piece.text for piece in streamed) == expected[4].text
 
 
 def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
   for prefix in ("a", "abc"):
     assert generator.generate_n_chars(0, prefix) == prefix
-    assert not generator.sample(0, prefix)[0].stopped
-    assert "".join(p.text for p in generator.stream(0, prefix)) == ""
 
 
 def test_steps_need_strings_of_one_length(model: GRULM) -> None:
@@ -379,9 +394,12 @@ def test_steps_need_strings_of_one_length(model: GRULM) -> None:
     GenerativeModel(model, VOCAB).generate_one_step(["a", "abc"])
 
 
-def test_an_empty_prefix_is_refused(model: GRULM) -> None:
-  with pytest.raises(ValueError, match="newline"):
-    GenerativeModel(model, VOCAB).sample(3, "")
+def test_without_a_prefix_a_text_starts_a_line(
+  generator: GenerativeModel,
+) -> None:
+  expected = _texts(generator, 30, "\n")
+  assert _texts(generator, 30, "") == expected
+  assert [generator.generate_n_chars(30, "")] == expected
 
 
 def test_the_likeliest_alone_is_greedy(
@@ -404,7 +422,7 @@ def test_limits_that_limit_nothing_change_nothing(
 def test_log_probabilities_are_those_of_the_model(model: GRULM) -> None:
   generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
   predict = in_a_graph(model)
-  for sample in generator.sample(1500, "The ", num_samples=3):
+  for sample in generator.sample(_ask(generator, 1500, "The ", 3)):
     ids = encode("The " + sample.text, VOCAB)[np.newaxis].astype(np.int32)
     log_probs = predict(ids[:, :-1]).numpy()[0, 3:]
     expected = log_probs[np.arange(1500), ids[0, 4:]]
@@ -420,9 +438,9 @@ def _assert_same(one: Sample, other: Sample) -> None:
 def test_a_streamed_sample_is_the_same(
   cooler: GenerativeModel, stop: str
 ) -> None:
-  samples = cooler.sample(1300, "The ", 3, seed=5, stop=stop)
-  for i, sample in enumerate(samples):
-    pieces = list(cooler.stream(1300, "The ", i, seed=5, stop=stop))
+  request = _ask(cooler, 1300, "The ", 3, seed=5, stop=stop)
+  for i, sample in enumerate(cooler.sample(request)):
+    pieces = list(cooler.stream(request, i))
     assert "".join(piece.text for piece in pieces) == sample.text
     log_probs = np.concatenate([piece.log_probs for piece in pieces])
     whole = Sample(sample.text, log_probs, pieces[-1].stopped)
@@ -432,11 +450,11 @@ def test_a_streamed_sample_is_the_same(
 def test_a_text_ends_before_the_string_that_stops_it(
   cooler: GenerativeModel,
 ) -> None:
-  whole = cooler.sample(2000, "The ", 9)
+  whole = cooler.sample(_ask(cooler, 2000, "The ", 9))
   for size in (1, 2, 3):
     # Such that it lies across two pieces in one of them.
     stop = whole[0].text[64 - size + 1 : 65]
-    cut = cooler.sample(2000, "The ", 9, stop=stop)
+    cut = cooler.sample(_ask(cooler, 2000, "The ", 9, stop=stop))
     for sample, text in zip(
       cut, (sample.text for sample in whole), strict=True
     ):
@@ -489,10 +507,10 @@ def test_other_limits_alone_are_compiled_anew() -> None:
   draws = [(t, *limits) for limits in ((), (3,)) for t in (1.0, 0.0, 0.3, 7.0)]
   traced = []
   for i, draw in enumerate([*draws, *draws]):
-    args = 40 + i, "abc"[: 1 + i % 3], 1, i, "h" * (i % 2)
-    (found,) = generator.sample(*args, DrawOptions(*draw))
+    text = "abc"[: 1 + i % 3], "h" * (i % 2), 40 + i, 1, i
+    (found,) = generator.sample(Request(*text, *draw))
     if i in (1, 3, 6):  # each compiles
-      (alone,) = GenerativeModel(model, vocab, *draw).sample(*args)
+      (alone,) = GenerativeModel(model, vocab).sample(Request(*text, *draw))
       assert found.text == alone.text
     traced.append(generator._compiled_advance.experimental_get_tracing_count())
   assert traced == [*[1] * 4, *[2] * 12]
