@@ -141,8 +141,7 @@ def _lead(
     eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
     about = str(split.eval.part(0, 100)), scored_bytes(split.eval)
     texts = HeldOutTexts(vocab, eval_ids, valid_ids, *about, config.encoding)
-    num_steps = config.num_steps(trainer.batches.steps_per_epoch)
-    return start_run(options, num_steps, run, trainer, texts, workers)
+    return start_run(options, run, trainer, texts, workers)
 
 
 def _follow(
@@ -160,8 +159,7 @@ def _follow(
   vocab = json.loads(cluster.from_chief(b""))
   trainer = _build_trainer(options, split, vocab, cluster)
   workers.wait_for_chief()  # it makes or checks the run's folder
-  num_steps = options.config.num_steps(trainer.batches.steps_per_epoch)
-  return follow_run(options, num_steps, trainer, workers)
+  return follow_run(options, trainer, workers)
 
 
 def _build_trainer(

@@ -184,10 +184,6 @@ class Config(Options):
       raise InputError("warmup_steps has no effect: give --schedule=cosine")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
-    if self.unit == "byte" and self.field:
-      raise InputError(
-        "--field reads text, not bytes: leave out --field or --unit=byte"
-      )
     # A second reader would find standard input at its end.
     texts = ",".join([self.corpus, self.eval_corpus, self.valid_corpus])
     if texts.split(",").count("-") > 1:
@@ -196,10 +192,12 @@ class Config(Options):
       raise InputError(
         "skip_bad has no effect: give the --field of .jsonl files"
       )
-    if self.unit == "byte" and (self.lowercase or self.min_count > 1):
+    if self.unit == "byte" and (
+      self.field or self.lowercase or self.min_count > 1
+    ):
       raise InputError(
-        "with unit byte there are no letters, and none is unknown: leave out "
-        "--lowercase and --min_count"
+        "with unit byte there are no fields and no letters, and no byte is "
+        "unknown: leave out --field, --lowercase and --min_count"
       )
     for part in ("eval", "valid"):
       files, chars = f"{part}_corpus", f"{part}_chars"

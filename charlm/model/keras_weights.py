@@ -23,16 +23,6 @@ from charlm.model.language_model import (
 )
 from charlm.system.files import plain_path
 
-# What h5py raises for damaged files, and for files of other kinds.
-_OF_DAMAGE = (
-  OSError,
-  LookupError,
-  ValueError,
-  TypeError,
-  AttributeError,
-  RuntimeError,
-)
-
 
 def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   """Returns a model of a config's sizes with the weights of a file.
@@ -64,7 +54,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       raise ValueError("some are not finite")
   except InputError:
     raise
-  except (*_OF_DAMAGE, tf.errors.OpError) as error:
+  except Exception as error:  # h5py and TensorFlow raise all kinds for damage
     raise InputError(
       f"{path} has no weights of a GRULM of these sizes ({error}): save them "
       "with save_weights, and give the model's --num_layers"

@@ -12,7 +12,8 @@ ROLE = "worker"
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH = 10**4
-_PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
+# An address of IPv6 has more colons, and brackets.
+_ADDRESS = re.compile(r"[^:]+:([1-9]\d{0,4})", re.ASCII)
 
 
 def cluster_from_environment() -> tuple[list[str], int] | None:
@@ -66,14 +67,8 @@ def read_config(text: str) -> tuple[list[str], int]:
       raise ValueError(f"the index is {task['index']}")
     index = addresses.index(roles[task["type"]][place])
     for address in addresses:
-      host, _, port = address.rpartition(":")
-      # An address of IPv6 has more colons, and brackets.
-      if (
-        not host
-        or ":" in host
-        or not _PORT.fullmatch(port)
-        or int(port) >= 2**16
-      ):
+      matched = _ADDRESS.fullmatch(address)
+      if not matched or int(matched[1]) >= 2**16:
         raise ValueError(f"{address} is not HOST:PORT")
   except InputError:
     raise

@@ -56,8 +56,7 @@ def reason_for_no_gpu() -> str:
       [sys.executable, "-P", "-c", _CHILD],  # not what lies in this folder
       env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
       stdin=subprocess.DEVNULL,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
+      capture_output=True,
       text=True,
       errors="replace",
       timeout=_SECONDS,

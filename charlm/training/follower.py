@@ -19,14 +19,12 @@ class Follower:
   def __init__(
     self,
     options: StartOptions,
-    num_steps: int,
     trainer: Trainer,
     workers: Workers,
     replicas: Replicas,
   ) -> None:
     """Takes a trainer that has the chief's values."""
-    self._num_steps, self._trainer = num_steps, trainer
-    self._workers, self._replicas = workers, replicas
+    self._trainer, self._workers, self._replicas = trainer, workers, replicas
     self._periods = periods(options, trainer.batches.steps_per_epoch)
 
   def run(self) -> int:
@@ -36,12 +34,13 @@ class Follower:
       DivergedError: a loss or a gradient is not finite, or replicas differ.
       ChiefEndedError: the chief failed.
     """
+    trainer = self._trainer
     with self._workers.stop:
       self._workers.wait_for_chief()  # it may make up for an evaluation
       # Every worker has the same loss and norm, so all raise this.
       with self._workers.cluster.final_barrier_on(DivergedError):
-        self._trainer.train(self._num_steps, self._periods.metrics, self)
-      self._wait_for_chief(self._trainer.step)  # it saves
+        trainer.train(trainer.num_steps, self._periods.metrics, self)
+      self._wait_for_chief(trainer.step)  # it saves
     self._workers.wait_for_chief()  # it scores and samples
     exit_code = self._workers.finish(0)
     if exit_code and not self._workers.stop:

@@ -67,7 +67,6 @@ class Session:
   def __init__(
     self,
     options: StartOptions,
-    num_steps: int,
     trainer: Trainer,
     texts: HeldOutTexts,
     checkpoints: Checkpoints,
@@ -81,7 +80,6 @@ class Session:
 
     Args:
       options: say when to evaluate and to save.
-      num_steps: the step at which training ends.
       trainer: at the step to continue from.
       texts: what checkpoints are compared on.
       checkpoints: saves the trainer's objects.
@@ -91,7 +89,6 @@ class Session:
       workers: keeps the workers in step; this one is the chief.
       replicas: are checked before each save.
     """
-    self._num_steps = num_steps
     self._periods = periods(options, trainer.batches.steps_per_epoch)
     self._trainer, self._texts = trainer, texts
     self._checkpoints, self._metrics = checkpoints, metrics
@@ -115,15 +112,16 @@ class Session:
         differ; nothing is saved after it.
       LostRunError: the folder was taken away.
     """
+    trainer = self._trainer
     with self._stop, closing(self._metrics), closing(self._profile):
       with self._workers.chief_works():
-        if self._lacks_evaluation(self._trainer.step):
-          self._evaluate(self._trainer.step)
+        if self._lacks_evaluation(trainer.step):
+          self._evaluate(trainer.step)
       with self._workers.cluster.final_barrier_on(DivergedError):
-        self._trainer.train(self._num_steps, self._periods.metrics, self)
+        trainer.train(trainer.num_steps, self._periods.metrics, self)
       self._replicas.check_weights()
       with self._workers.chief_works():
-        saved = self._checkpoints.save(self._trainer.step)
+        saved = self._checkpoints.save(trainer.step)
     # Outside the stop request: with no save to come, Ctrl-C ends at once.
     with self._workers.chief_works():
       exit_code = self._end(saved)
@@ -196,8 +194,8 @@ class Session:
     if record := self._metrics.evaluation:
       loss: float = record.get("valid_loss", record["loss"])
       return loss < self._trainer.train_state.best_loss.numpy()
-    due = step % self._periods.evaluation == 0 or step == self._num_steps
-    return step > 0 and due
+    due = step % self._periods.evaluation == 0
+    return step > 0 and (due or step == self._trainer.num_steps)
 
   def _give_up_if_asked(self) -> None:
     self._workers.beat()
@@ -212,13 +210,9 @@ class Session:
         deciding = self._evaluator.stream(self._texts.valid_ids)
     except _GivenUp:  # the next start repeats it
       return
-    numbers = {
-      "loss": score.log_perplexity,
-      "perplexity": score.perplexity,
-      "bits_per_character": score.bits_per_character,
-      "bits_per_byte": score.bits_per_byte,
-    }
-    words = ""
+    names, words = ("perplexity", "bits_per_character", "bits_per_byte"), ""
+    numbers = {"loss": score.log_perplexity}
+    numbers |= {name: getattr(score, name) for name in names}
     if len(self._texts.valid_ids):
       numbers["valid_loss"] = deciding.log_perplexity
       words = f", valid log perplexity {deciding.log_perplexity:.4f}"

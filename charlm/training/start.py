@@ -29,7 +29,6 @@ from charlm.training.workers import Workers
 
 def start_run(
   options: StartOptions,
-  num_steps: int,
   run: RunDir,
   trainer: Trainer,
   texts: HeldOutTexts,
@@ -39,7 +38,7 @@ def start_run(
 
   The chief does this, while the other workers call `follow_run`.
 
-  The trainer must not have trained yet. Training ends after `num_steps`.
+  The trainer must not have trained yet.
 
   Raises:
     InputError: no checkpoint is whole, or the replicas compute wrong sums.
@@ -61,16 +60,16 @@ def start_run(
     # checkpoint to resume from.
     saved = checkpoints.save(step)
     metrics = Metrics(run, step)
-    bar = ProgressBar(num_steps, trainer.batches.steps_per_epoch, step)
+    bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
     start = _log_start(run, step, trainer, workers.cluster, saved)
-    bar.log(_describe(run, trainer, num_steps, start, options))
-    profile = Profile(run, _steps_to_profile(options, step, num_steps))
+    bar.log(_describe(run, trainer, start, options))
+    profile = Profile(run, _steps_to_profile(options, trainer))
   parts = checkpoints, metrics, profile, bar, workers, replicas
-  return Session(options, num_steps, trainer, texts, *parts).run()
+  return Session(options, trainer, texts, *parts).run()
 
 
 def follow_run(
-  options: StartOptions, num_steps: int, trainer: Trainer, workers: Workers
+  options: StartOptions, trainer: Trainer, workers: Workers
 ) -> int:
   """Trains beside the chief, from its step on; returns its exit code.
 
@@ -83,7 +82,7 @@ def follow_run(
   workers.cluster.copy_from_chief(trainer.variables)
   replicas.check_start()
   workers.wait_for_chief()  # it writes what it starts with
-  return Follower(options, num_steps, trainer, workers, replicas).run()
+  return Follower(options, trainer, workers, replicas).run()
 
 
 def _log_start(
@@ -110,13 +109,13 @@ def _log_start(
 
 
 def _steps_to_profile(
-  options: StartOptions, step: int, num_steps: int
+  options: StartOptions, trainer: Trainer
 ) -> tuple[int, ...]:
   steps = tuple(map(int, options.profile_steps))
-  if steps and not step < steps[0] < num_steps:
+  step, end = trainer.step, trainer.num_steps
+  if steps and not step < steps[0] < end:
     warn(
-      f"no profile: step {steps[0]} is not between step {step} and step "
-      f"{num_steps}"
+      f"no profile: step {steps[0]} is not between step {step} and step {end}"
     )
     return ()
   return steps
@@ -125,16 +124,15 @@ def _steps_to_profile(
 def _describe(
   run: RunDir,
   trainer: Trainer,
-  num_steps: int,
   start: dict[str, Any],
   options: StartOptions,
 ) -> str:
-  model, batches = trainer.model, trainer.batches
+  model, batches, end = trainer.model, trainer.batches, trainer.num_steps
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
   versions = [f"{name} {v}" for name, v in start["versions"].items()]
   return (
     f"model    {' + '.join(counts)} = {model.count_params():,} weights\n"
-    f"steps    {num_steps:,} (an epoch has {batches.steps_per_epoch:,}), "
+    f"steps    {end:,} (an epoch has {batches.steps_per_epoch:,}), "
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
     f"devices  {_describe_devices(run, start, options)}\n"

@@ -103,6 +103,11 @@ class Trainer:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
+  @property
+  def num_steps(self) -> int:
+    """The step at which the run ends."""
+    return self._config.num_steps(self.batches.steps_per_epoch)
+
   def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
     """Trains until step `num_steps`, or until `next_stop` ends it.
 
@@ -146,13 +151,12 @@ class Trainer:
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
       several = self._strategy.num_replicas_in_sync > 1
-      suspicion = (
-        _GPU_SUSPICION if several and kind_of_device() == "GPU" else ""
-      )
+      suspect = several and kind_of_device() == "GPU"
       epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
-        f"epoch {epoch + 1}) is not finite: {DIVERGED_REMEDY}{suspicion}"
+        f"epoch {epoch + 1}) is not finite: {DIVERGED_REMEDY}"
+        f"{_GPU_SUSPICION if suspect else ''}"
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
@@ -236,12 +240,9 @@ class Trainer:
     batch, so that its sum over the replicas is the mean of the batch.
     """
     with tf.GradientTape() as tape:
+      inputs, targets = windows[:, :-1], windows[:, 1:]
       nats, after = self.model.nats(
-        windows[:, :-1],
-        windows[:, 1:],
-        before,
-        training=True,
-        dropout_seed=seed,
+        inputs, targets, before, training=True, dropout_seed=seed
       )  # [rows, T]
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     variables = [v.value for v in self.model.trainable_variables]
