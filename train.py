@@ -76,7 +76,7 @@ def train(options: TrainOptions) -> int:
   corpus = load(config.corpus)
   split = split_corpus(corpus, config, load)
   import_quietly("tensorflow", "keras")
-  from charlm.system.choices import kind_of_device
+  from charlm.system.choices import kind_of_device, reason_for_one_replica
   from charlm.system.cluster import create_cluster
   from charlm.system.devices import choose_device, make_deterministic
   from charlm.training.workers import Workers, check_equal
@@ -90,9 +90,10 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
-  sizes = config.batch_size, config.rnn_units
+  sizes = config.batch_size, config.rnn_units, config.precision
+  alone = bool(reason_for_one_replica(*sizes))
   cluster = create_cluster(
-    options.num_replicas, *sizes, options.cluster_timeout
+    options.num_replicas, config.batch_size, alone, options.cluster_timeout
   )
   with cluster.watched():
     # Before a folder is made: workers must all train the same model.

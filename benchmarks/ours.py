@@ -21,6 +21,7 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, build_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
+from charlm.system.choices import reason_for_one_replica
 from charlm.system.devices import choose_device, create_strategy
 from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
@@ -64,7 +65,9 @@ def build_step(
     precision=precision,
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  strategy = create_strategy(num_replicas, config.batch_size, config.rnn_units)
+  shape = config.batch_size, config.rnn_units, config.precision
+  alone = bool(reason_for_one_replica(*shape))
+  strategy = create_strategy(num_replicas, config.batch_size, alone)
   trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, _NoHooks()))
 

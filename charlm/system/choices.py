@@ -57,15 +57,20 @@ COLLECTIVES = Choice(
 # whose gradient XLA compiles: there are many small operations. With more, it is
 # fastest as a replica for each core, without XLA (benchmarks/README.md).
 FEW_WINDOWS = Choice(16, 0, "each GPU is a replica, and its layers are cuDNN's")
-# With so many, one replica keeps all cores busy, and a copy of the weights for
-# each core takes time and memory.
-MANY_UNITS = Choice(2048, 2**31, "each GPU is a replica, whatever its size")
+# By precision. From so many on, one replica keeps all cores of a CPU busy, and
+# a copy of the weights for each core takes time and memory (for 1024 units in
+# float32 memory alone).
+MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # With fewer units XLA compiles for longer than it saves in a thousand steps.
 MIN_XLA_UNITS = 64
 
 
-def reason_for_one_replica(batch_size: int, rnn_units: int) -> str:
-  """Returns why one CPU device is faster than one for each core, if it is."""
-  if batch_size <= FEW_WINDOWS.here:
+def reason_for_one_replica(
+  batch_size: int, rnn_units: int, precision: str
+) -> str:
+  """Returns why one CPU device is better than one for each core, if it is."""
+  if kind_of_device() == "GPU":
+    return ""
+  if batch_size <= FEW_WINDOWS.cpu:
     return "few windows"
-  return "many units" if rnn_units >= MANY_UNITS.here else ""
+  return "many units" if rnn_units >= MANY_UNITS[precision] else ""

@@ -194,7 +194,7 @@ class Cluster:
 
 
 def create_cluster(
-  num_replicas: int, batch_size: int, rnn_units: int, timeout: int
+  num_replicas: int, batch_size: int, one_replica: bool, timeout: int
 ) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
@@ -205,7 +205,7 @@ def create_cluster(
     num_replicas: of each worker, 0 for all its GPUs. Without others, what
       `create_strategy` takes.
     batch_size: global.
-    rnn_units: of the model to train.
+    one_replica: without others, what `create_strategy` takes.
     timeout: seconds to wait for the other workers.
 
   Raises:
@@ -214,7 +214,7 @@ def create_cluster(
     LostRunError: TensorFlow cannot connect them.
   """
   if not (found := cluster_from_environment()):
-    return Cluster(create_strategy(num_replicas, batch_size, rnn_units))
+    return Cluster(create_strategy(num_replicas, batch_size, one_replica))
   addresses, index = found
   gpus = _choose_gpus(num_replicas, batch_size, len(addresses))
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(

@@ -9,7 +9,6 @@ from charlm.system.choices import (
   MEMORY_GROWTH,
   TENSOR_FLOAT_32,
   kind_of_device,
-  reason_for_one_replica,
 )
 from charlm.system.gpu_search import nvidia_device, reason_for_no_gpu
 from charlm.system.machine import num_cores
@@ -56,7 +55,7 @@ def choose_device(device: str) -> None:
 
 
 def create_strategy(
-  num_replicas: int, batch_size: int, rnn_units: int
+  num_replicas: int, batch_size: int, one_replica: bool = False
 ) -> tf.distribute.MirroredStrategy:
   """Returns a strategy over devices that it sets up.
 
@@ -65,9 +64,9 @@ def create_strategy(
   Args:
     num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
       for all GPUs or one device per core, lowered to a divisor of the batch
-      size, or one CPU device where `reason_for_one_replica` has a reason.
+      size; a single one of either, if `one_replica`.
     batch_size: global; `num_replicas`, unless 0, must divide it.
-    rnn_units: of the model to train.
+    one_replica: whether `num_replicas` of 0 means 1.
 
   Raises InputError: a number of replicas that cannot be had.
   """
@@ -84,8 +83,7 @@ def create_strategy(
       f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
       "lower it"
     )
-  alone = reason_for_one_replica(batch_size, rnn_units)
-  most = 1 if alone else num_devices()
+  most = 1 if one_replica else num_devices()
   num_replicas = num_replicas or largest_divisor(batch_size, most)
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if kind == "GPU":

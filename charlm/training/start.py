@@ -159,7 +159,8 @@ def _describe_devices(
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < num_devices():
     config = run.experiment().config
-    alone = reason_for_one_replica(config.batch_size, config.rnn_units)
+    sizes = config.batch_size, config.rnn_units, config.precision
+    alone = reason_for_one_replica(*sizes)
     why = f"one for {alone}" if alone else "as many as divide --batch_size"
     reason += f": of {num_devices()}, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"

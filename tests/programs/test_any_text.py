@@ -44,9 +44,7 @@ def test_any_text_trains_and_samples_its_own_characters(text: str) -> None:
   vocab = build_vocabulary(lines)
   config = Config(embedding_dim=4, rnn_units=8, seq_length=5, batch_size=4)
   batches = Batches(encode("\n".join(lines), vocab), 5, 4)
-  trainer = build_trainer(
-    config, len(vocab), batches, create_strategy(1, 4, 16)
-  )
+  trainer = build_trainer(config, len(vocab), batches, create_strategy(1, 4))
   trainer.train(2, 2, _NoHooks())
   assert trainer.step == 2
   sample = GenerativeModel(trainer.model, vocab).generate_n_chars(60, lines[0])

@@ -56,7 +56,7 @@ class Recorder:
 
 @functools.cache
 def strategy(num_replicas: int) -> tf.distribute.Strategy:
-  return create_strategy(num_replicas, batch_size=8, rnn_units=16)
+  return create_strategy(num_replicas, batch_size=8)
 
 
 def batches(config: Config = Config()) -> Batches:  # noqa: B008
@@ -538,33 +538,37 @@ def test_replicas_default_to_a_divisor_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-  ("batch_size", "rnn_units", "kind", "reason"),
+  ("batch_size", "rnn_units", "precision", "kind", "reason"),
   [
-    (choices.FEW_WINDOWS.cpu, 512, "CPU", "few windows"),
-    (choices.FEW_WINDOWS.cpu + 1, 512, "CPU", ""),
-    (64, choices.MANY_UNITS.cpu - 1, "CPU", ""),
-    (64, choices.MANY_UNITS.cpu, "CPU", "many units"),
-    (1, 2**16, "GPU", ""),
+    (choices.FEW_WINDOWS.cpu, 512, "float32", "CPU", "few windows"),
+    (choices.FEW_WINDOWS.cpu + 1, 512, "float32", "CPU", ""),
+    (64, 1023, "float32", "CPU", ""),
+    (64, 1024, "float32", "CPU", "many units"),
+    (64, 2047, "bfloat16", "CPU", ""),
+    (64, 2048, "bfloat16", "CPU", "many units"),
+    (1, 2**16, "float32", "GPU", ""),
   ],
 )
 def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   batch_size: int,
   rnn_units: int,
+  precision: str,
   kind: str,
   reason: str,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setattr("charlm.system.choices.kind_of_device", lambda: kind)
-  assert choices.reason_for_one_replica(batch_size, rnn_units) == reason
+  sizes = batch_size, rnn_units, precision
+  assert choices.reason_for_one_replica(*sizes) == reason
   if kind == "CPU":
     monkeypatch.setattr("charlm.system.devices.num_devices", lambda: 2)
-    strategy = create_strategy(0, batch_size, rnn_units)
+    strategy = create_strategy(0, batch_size, bool(reason))
     largest = largest_divisor(batch_size, 2)
     assert strategy.num_replicas_in_sync == (1 if reason else largest)
 
 
 def test_impossible_replica_counts_are_refused() -> None:
   with pytest.raises(InputError, match="does not divide"):
-    create_strategy(3, 8, 16)
+    create_strategy(3, 8)
   with pytest.raises(InputError, match="fewer CPU devices"):
-    create_strategy(8, 8, 16)
+    create_strategy(8, 8)
