@@ -66,9 +66,8 @@ class Batches:
     epoch, index = divmod(step, self.steps_per_epoch)
     # Windows that do not fill the last batch are left out of this epoch alone.
     places = index * self._batch_size + np.array(self.rows)
-    return gather(
-      self._ids, self._shuffled(epoch, places) * self._size, self._size
-    )
+    starts = self._shuffled(epoch, places) * self._size
+    return gather(self._ids, starts, self._size)
 
   def _shuffled(self, epoch: int, places: np.ndarray) -> np.ndarray:
     """Returns the windows at some places of an epoch's shuffle."""

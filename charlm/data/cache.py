@@ -106,9 +106,8 @@ class Cache:
     data = json.dumps(about).encode()
     file = ids.opened.file
     file.seek(0, os.SEEK_END)
-    size, checksum = len(data), zlib.crc32(data)
-    file.write(data + size.to_bytes(8, "little"))
-    file.write(checksum.to_bytes(4, "little") + _MAGIC)
+    file.write(data + len(data).to_bytes(8, "little"))
+    file.write(zlib.crc32(data).to_bytes(4, "little") + _MAGIC)
     file.flush()
     os.fsync(file.fileno())
     os.replace(self._temporary.pop(), self._path)

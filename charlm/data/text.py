@@ -131,10 +131,7 @@ class Text:
 
   def ends_with(self, character: str) -> bool:
     """Tells whether a character is the last one."""
-    return (
-      len(self) > 0
-      and chr(self._code_points[self.ids[len(self) - 1 :][0]]) == character
-    )
+    return str(self.part(max(0, len(self) - 1), len(self))) == character
 
   def count(self, character: str) -> int:
     """Counts a character."""

@@ -37,9 +37,8 @@ class Replicas:
     # Other numbers the second time: a stale buffer could hold the first sum.
     for offset in (1.0, 2.0):
       wrong = compiled_wrong(offset)
-      mine = self._cluster.strategy.experimental_local_results(wrong)
-      mine = [int(count) for count in mine]
-      counts = self._of_all(mine)
+      results = self._cluster.strategy.experimental_local_results(wrong)
+      counts = self._of_all([int(count) for count in results])
       if bad := [n for n, count in zip(names, counts, strict=True) if count]:
         self._cluster.final_barrier()
         raise InputError(
