@@ -9,7 +9,6 @@ drawn at a time, which is `_buffer`. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
-import dataclasses
 import threading
 import warnings
 from collections.abc import Iterator
@@ -101,9 +100,9 @@ class GenerativeModel:
     if unknown := unknown_characters(prefix, self._vocab):
       words = " ".join(map(repr, unknown))
       warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
-    request = dataclasses.replace(
-      self._request, prefix=prefix, num_chars=num_chars, seed=seed
-    )
+    # NumPy's integers as Python's, which a request checks.
+    text = prefix, "", int(num_chars), 1, int(seed)
+    request = Request(*text, self._request.temperature, *self._request.limits)
     return prefix + self.sample(request)[0].text
 
   def sample(self, request: Request) -> list[Sample]:

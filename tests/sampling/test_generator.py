@@ -195,6 +195,8 @@ def test_the_same_seed_gives_the_same_text(
   pieces = generator.stream(Request("a", num_chars=30))
   assert "".join(piece.text for piece in pieces) == expected[0]
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
+  numbers = np.int64(30), "a", np.uint64(0)
+  assert generator.generate_n_chars(*numbers) == "a" + expected[0]
   # Both halves of the seed count.
   others = {
     generator.generate_n_chars(60, "ROMEO ", seed)
