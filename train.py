@@ -108,10 +108,8 @@ def _lead(
   options: TrainOptions, corpus: Corpus, split: Split, workers: "Workers"
 ) -> int:
   """Trains as the chief, or without others; returns the exit code."""
-  from charlm.evaluation.score import scored_bytes
   from charlm.runs.loading import initial_vocabulary, load_initial
   from charlm.runs.run_dir import RunDir, experiment_of
-  from charlm.training.session import HeldOutTexts
   from charlm.training.start import start_run
 
   config = options.config
@@ -139,10 +137,7 @@ def _lead(
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
         words = " ".join(map(repr, new))
         say(f"new      {words}: not in {config.init_from}\n")
-    eval_ids, valid_ids = Ids(split.eval, vocab), Ids(split.valid, vocab)
-    about = str(split.eval.part(0, 100)), scored_bytes(split.eval)
-    texts = HeldOutTexts(vocab, eval_ids, valid_ids, *about, config.encoding)
-    return start_run(options, run, trainer, texts, workers)
+    return start_run(options, run, trainer, split, vocab, workers)
 
 
 def _follow(

@@ -24,23 +24,9 @@ from charlm.sampling.options import Request
 from charlm.system.choices import reason_for_one_replica
 from charlm.system.devices import choose_device, create_strategy
 from charlm.training.build import build_trainer
-from charlm.training.hooks import TrainMetrics
+from charlm.training.hooks import Hooks
 
 _NEVER = 2**62  # steps
-
-
-class _NoHooks:
-  """Nothing beside the steps."""
-
-  def show_progress(self, step: int, loss: float, speed: float) -> None: ...
-
-  def write_metrics(self, step: int, metrics: TrainMetrics) -> None: ...
-
-  def periodic(self) -> tuple[()]:
-    return ()
-
-  def next_stop(self, step: int, planned: int) -> int:
-    return planned
 
 
 def build_step(
@@ -69,7 +55,7 @@ def build_step(
   alone = bool(reason_for_one_replica(*shape))
   strategy = create_strategy(num_replicas, config.batch_size, alone)
   trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
-  return timed(lambda n: trainer.train(trainer.step + n, _NEVER, _NoHooks()))
+  return timed(lambda n: trainer.train(trainer.step + n, _NEVER, Hooks()))
 
 
 def build_input(sizes: Sizes, text: Text) -> Run:

@@ -222,11 +222,6 @@ class Config(Options):
     """Returns a text in lower case, if the corpus is converted to it."""
     return text.lower() if self.lowercase else text
 
-  @property
-  def has_valid(self) -> bool:
-    """Whether there is a valid text."""
-    return bool(self.valid_lines or self.valid_chars or self.valid_corpus)
-
   def num_steps(self, steps_per_epoch: int) -> int:
     """Returns the step at which training ends."""
     num_steps = self.epochs * steps_per_epoch

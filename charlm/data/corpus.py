@@ -102,10 +102,8 @@ def split_corpus(
 
   Raises InputError: as `load_corpus` and `split_text`.
   """
-  valid, eval_text = (
-    load(name).text if name else None
-    for name in (config.valid_corpus, config.eval_corpus)
-  )
+  valid = load(config.valid_corpus).text if config.valid_corpus else None
+  eval_text = load(config.eval_corpus).text if config.eval_corpus else None
   return split_text(corpus.text, config, valid, eval_text)
 
 
@@ -185,7 +183,8 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
   end = length - text.ends_with("\n")
   last = text.nth_from_end("\n", number, end)
   if last < 0:
-    num_lines = 1 + text.count("\n") - (end < length)
+    newlines = sum(piece.count("\n") for piece in text.pieces())
+    num_lines = 1 + newlines - (end < length)
     remedy = f"lower --{flag}, or give --{name}_chars"
     if flag == "eval_lines" and num_lines == 1:  # not even 1 would do
       remedy = "give a corpus of more lines, or --eval_chars"

@@ -46,12 +46,10 @@ class Found:
     )
 
 
-def find_passages(
-  texts: Sequence[str], searched: Text, min_length: int = MIN_LENGTH
-) -> list[Found]:
+def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
   """Finds the passages of each text that occur in the text that is searched.
 
-  Each stretch of `min_length` characters that occurs there is in a passage. A
+  Each stretch of `MIN_LENGTH` characters that occurs there is in a passage. A
   passage is as long as the first occurrence of its first stretch allows.
   `searched` is scanned once, in blocks.
   """
@@ -60,11 +58,11 @@ def find_passages(
     np.array([ids.get(char, len(ids)) for char in text], np.uint32)
     for text in texts
   ]
-  hashes = [_hashes(text, min_length) for text in coded]
+  hashes = [_hashes(text, MIN_LENGTH) for text in coded]
   wanted = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]))
-  places = _first_places(wanted, searched, min_length)
+  places = _first_places(wanted, searched)
   return [
-    _passages(text, places[np.searchsorted(wanted, own)], searched, min_length)
+    _passages(text, places[np.searchsorted(wanted, own)], searched)
     for text, own in zip(coded, hashes, strict=True)
   ]
 
@@ -88,14 +86,12 @@ def _hashes(ids: np.ndarray, size: int) -> np.ndarray:
   return total
 
 
-def _first_places(
-  wanted: np.ndarray, searched: Text, min_length: int
-) -> np.ndarray:
+def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
   """Returns where each of the sorted hashes first occurs, or -1."""
   places = np.full(len(wanted), -1)
   for start in range(0, len(searched) if len(wanted) else 0, _BLOCK):
-    ids = searched.ids[start : start + _BLOCK + min_length - 1]
-    hashes = _hashes(ids, min_length)
+    ids = searched.ids[start : start + _BLOCK + MIN_LENGTH - 1]
+    hashes = _hashes(ids, MIN_LENGTH)
     # Without the last one, so that each result is an index.
     nearest = np.searchsorted(wanted[:-1], hashes)
     hits = np.flatnonzero(wanted[nearest] == hashes)
@@ -105,20 +101,18 @@ def _first_places(
   return places
 
 
-def _passages(
-  text: np.ndarray, places: np.ndarray, searched: Text, min_length: int
-) -> Found:
+def _passages(text: np.ndarray, places: np.ndarray, searched: Text) -> Found:
   passages: list[Passage] = []
   covered = np.zeros(len(text), bool)
   end = 0
   for start in np.flatnonzero(places >= 0).tolist():
-    if start + min_length <= end:
+    if start + MIN_LENGTH <= end:
       continue
     place = int(places[start])
     other = searched.ids[place : place + len(text) - start]
     same = text[start : start + len(other)] == other
     length = len(same) if same.all() else int(np.argmin(same))
-    if length >= min_length:  # not another stretch with the same hash
+    if length >= MIN_LENGTH:  # not another stretch with the same hash
       end = start + length
       passages.append(Passage(start, length, place))
       covered[start:end] = True

@@ -133,11 +133,6 @@ class Text:
     """Tells whether a character is the last one."""
     return str(self.part(max(0, len(self) - 1), len(self))) == character
 
-  def count(self, character: str) -> int:
-    """Counts a character."""
-    pairs = zip(self.characters, self.counts().tolist(), strict=True)
-    return dict(pairs).get(character, 0)
-
   def nth_from_end(self, character: str, number: int, stop: int) -> int:
     """Finds a character before `stop`, counting from the end.
 

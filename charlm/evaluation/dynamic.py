@@ -86,13 +86,15 @@ class DynamicEvaluator:
 
   def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
     """Yields the nats of each segment, then restores the model's weights."""
-    states, left = self._model.initial_states(1), len(ids) - 1
-    rate = tf.constant(learning_rate)
+    states, rate = self._model.initial_states(1), tf.constant(learning_rate)
     try:
-      for segment in _segments(ids):
+      for start in range(0, len(ids) - 1, _SEGMENT):
+        piece = ids[start : min(start + _SEGMENT + 1, len(ids))]
+        # The last one is padded, since each shape is compiled anew.
+        segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
+        segment[0, : len(piece)] = piece
         nats, states = self._compiled_learn(segment, states, rate)
-        yield nats.numpy()[:left]
-        left -= _SEGMENT
+        yield nats.numpy()[: len(piece) - 1]
     finally:
       for weight, trained in zip(self._weights, self._trained, strict=True):
         weight.assign(trained)
@@ -122,15 +124,6 @@ class DynamicEvaluator:
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)
     return nats[0], states
-
-
-def _segments(ids: IdsLike) -> Iterator[np.ndarray]:
-  for start in range(0, len(ids) - 1, _SEGMENT):
-    # The last one is padded, since each shape is compiled anew.
-    segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
-    piece = ids[start : min(start + _SEGMENT + 1, len(ids))]
-    segment[0, : len(piece)] = piece
-    yield segment
 
 
 def score_dynamic(

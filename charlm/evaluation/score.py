@@ -101,7 +101,8 @@ class Score:
 
   def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
     """Returns the score with the unit and the size of the text it is of."""
-    num_bytes, unit = scored_bytes(text, by_lines), unit_of(text.encoding)
+    num_bytes = scored_bytes(text, by_lines)
+    unit = "byte" if text.encoding == "latin-1" else "character"
     return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
   def to_dict(self) -> dict[str, Any]:
@@ -218,11 +219,6 @@ def confidence_interval(
   scale = (num_drawn / (num_drawn - 1)) ** 0.5
   low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)
   return float(low), float(high)
-
-
-def unit_of(encoding: str) -> str:
-  """Returns what a character of a text with this encoding stands for."""
-  return "byte" if encoding == "latin-1" else "character"
 
 
 def scored_bytes(text: Text, by_lines: bool = False) -> int:

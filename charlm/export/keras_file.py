@@ -39,18 +39,13 @@ def save_keras(
   for gru in model.grus:
     start = keras.Input([gru.units], name=f"{gru.name}_state")
     options = {"return_sequences": True, "return_state": True, "name": gru.name}
-    x, end = keras.layers.GRU(gru.units, **options)(
-      x,
-      initial_state=start if with_state else None,  # None: zeros
-    )
+    layer = keras.layers.GRU(gru.units, **options)
+    x, end = layer(x, initial_state=start if with_state else None)  # else zeros
     before.append(start)
     after.append(end)
   x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
-  plain = (
-    keras.Model([inputs, *before], [x, *after])
-    if with_state
-    else keras.Model(inputs, x)
-  )
+  ends = ([inputs, *before], [x, *after]) if with_state else (inputs, x)
+  plain = keras.Model(*ends)
   plain.set_weights(model.get_weights())  # their order is the same
   file.parent.mkdir(parents=True, exist_ok=True)
   # Under another name until it is whole.

@@ -113,9 +113,8 @@ class FusedGRU(keras.layers.GRU):
     """
     embeddings = tf.convert_to_tensor(embeddings)
     if (embeddings.shape[0] or 0) > _MAX_ONE_HOT:
-      return self.call(
-        tf.gather(embeddings, ids), initial_state, None, training
-      )
+      sequences = tf.gather(embeddings, ids)
+      return self.call(sequences, initial_state, training=training)
     table = project(self.cell, embeddings)
     return self._run(tf.transpose(ids), table, initial_state, training)
 
@@ -129,7 +128,7 @@ class FusedGRU(keras.layers.GRU):
     if state is None:
       state = tf.zeros([tf.shape(features)[-1], self.units], self.compute_dtype)
     (state,) = tf.nest.flatten(state)  # Keras hands over a list of one
-    in_bfloat16 = training and self.precision == "bfloat16"
+    short = training and self.precision == "bfloat16"
     outputs = recurrence(
       features,
       tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
@@ -137,9 +136,7 @@ class FusedGRU(keras.layers.GRU):
       tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
       tf.cast(state, self.compute_dtype),
       *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
-      product_dtype=tf.bfloat16
-      if in_bfloat16
-      else tf.as_dtype(self.compute_dtype),
+      product_dtype=tf.as_dtype("bfloat16" if short else self.compute_dtype),
       # Without XLA, which compiles scores on CPUs but not most trainings, a
       # product is faster than a gather and a transposition.
       by_product=training,

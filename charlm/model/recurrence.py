@@ -48,15 +48,9 @@ def recurrence(
   """
 
   @tf.custom_gradient
-  def run(
-    features: tf.Tensor,
-    kernel: tf.Tensor,
-    recurrent_kernel: tf.Tensor,
-    bias: tf.Tensor,
-    state: tf.Tensor,
-    *gain: tf.Tensor,
-  ) -> tuple[tf.Tensor, Callable[..., Any]]:
+  def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
     """Returns the outputs, and the function for the gradients."""
+    features, kernel, recurrent_kernel, bias, state, *gain = inputs
     if not features.dtype.is_integer:
       features = tf.cast(features, product_dtype)
     # Cast here, so that the gradients are those of the cast values.

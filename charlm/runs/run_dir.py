@@ -234,7 +234,7 @@ class RunDir:
   def valid_text(self) -> Text:
     """Reads `valid.txt`; the empty text in a run that has none."""
     mine = self.experiment()
-    if not mine.config.has_valid:
+    if mine.valid_sha256 == sha256([]):
       return encode_text([]).text
     return read_text_file(self._valid, mine.config.encoding, mine.valid_sha256)
 

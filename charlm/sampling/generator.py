@@ -157,7 +157,7 @@ class GenerativeModel:
     tails = [StopBuffer(request.stop) for _ in samples]
     how = tf.constant(request.temperature), request.limits
     if (num_rows, request.limits) not in self._compiled:
-      self._compile(table, last, states, keys, *how)
+      self._compile(keys, request.limits)
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on: `given` holds those of
@@ -187,27 +187,20 @@ class GenerativeModel:
         for tail, row, values in drawn
       ]
 
-  def _compile(
-    self,
-    table: tf.Tensor,
-    last: tf.Tensor,
-    states: State,
-    keys: Pair,
-    temperature: tf.Tensor,
-    limits: Limits,
-  ) -> None:
+  def _compile(self, keys: Pair, limits: Limits) -> None:
     """Compiles both functions side by side: the first character waits for both.
 
-    It takes the arguments of their first calls, and draws nothing.
+    It draws nothing, since the span that it asks for is empty.
     """
-    num_rows = len(last)
-    given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
+    num_rows, model = len(keys[0]), self._model
+    last, span = np.zeros(num_rows, np.int32), np.zeros(3, np.int32)
+    before = model.input_table(), last, model.initial_states(num_rows)
+    given = np.zeros(self._buffer, np.int32)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
       noise = pool.submit(self._compiled_noise, keys, tf.constant(0))
       numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])
-      self._compiled_advance(
-        table, last, states, given, span, numbers, temperature, limits
-      )
+      how = tf.constant(1.0), limits
+      self._compiled_advance(*before, given, span, numbers, *how)
       noise.result()
     self._compiled.add((num_rows, limits))
 

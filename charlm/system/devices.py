@@ -5,11 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from charlm.errors import InputError
-from charlm.system.choices import (
-  MEMORY_GROWTH,
-  TENSOR_FLOAT_32,
-  kind_of_device,
-)
+from charlm.system.choices import MEMORY_GROWTH, TENSOR_FLOAT_32, kind_of_device
 from charlm.system.gpu_search import nvidia_device, reason_for_no_gpu
 from charlm.system.machine import num_cores
 from charlm.system.process import warn

@@ -39,14 +39,10 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
       flag_values=values,
       module_name=group,
     )
-  flags.DEFINE_bool(
-    "help", False, "show this help", flag_values=values, module_name=group
-  )
+  last: dict[str, Any] = {"flag_values": values, "module_name": group}
+  flags.DEFINE_bool("help", False, "show this help", **last)
   # absl reads the files of this flag itself, but does not list the flag.
-  words = "file of flags, one a line"
-  flags.DEFINE_string(
-    "flagfile", "", words, flag_values=values, module_name=group
-  )
+  flags.DEFINE_string("flagfile", "", "file of flags, one a line", **last)
   return values
 
 

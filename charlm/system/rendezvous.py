@@ -80,8 +80,7 @@ def _gather(
       peer, _ = listener.accept()
       try:
         peer.settimeout(_SECONDS_TO_SPEAK)
-        number, *about = json.loads(_read_line(peer))
-        theirs, their_devices = about
+        number, theirs, their_devices = json.loads(_read_line(peer))
         if number not in range(1, len(addresses)) and theirs == len(addresses):
           raise ValueError("no such worker")
         present[number] = peer, theirs, their_devices
@@ -141,9 +140,5 @@ def _join(
 
 def _read_line(peer: socket.socket) -> bytes:
   """Reads up to a newline or the end."""
-  line = b""
-  while not line.endswith(b"\n") and len(line) < _MAX_LINE:
-    if not (data := peer.recv(_MAX_LINE)):
-      break
-    line += data
-  return line
+  with peer.makefile("rb") as file:
+    return file.readline(_MAX_LINE)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +14,11 @@ class TrainMetrics:
   characters_per_second: float
 
 
-class Hooks(Protocol):
-  """What the trainer calls between steps; `step` is the step reached."""
+class Hooks:
+  """What the trainer calls between steps, which does nothing by default.
+
+  `step` is the step reached.
+  """
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:
     """The trainer calls this after each call of the graph function.
@@ -33,6 +35,7 @@ class Hooks(Protocol):
 
     After the last step every action runs, whether it is due or not.
     """
+    return ()
 
   def next_stop(self, step: int, planned: int) -> int:
     """The trainer asks this before each call of the graph function.
@@ -40,3 +43,4 @@ class Hooks(Protocol):
     Returns where the call ends, or `step` to end the training. On several
     workers it is the chief's plan, which may differ from `planned`.
     """
+    return planned

@@ -74,17 +74,13 @@ class StartOptions(Options):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    steps = [
-      int(word)
-      for word in self.profile_steps
-      # No step has more digits, and `int` raises at thousands of them.
-      if word.isdecimal() and len(word) < 20
-    ]
-    rise = len(steps) == 2 and 0 < steps[0] < steps[1]
-    if self.profile_steps and not (rise and len(self.profile_steps) == 2):
-      words = ",".join(self.profile_steps)
+    words = self.profile_steps
+    # No step has more digits, and `int` raises at thousands of them.
+    steps = [int(x) for x in words if x.isdecimal() and len(x) < 20]
+    rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
+    if words and not rise:
       raise InputError(
-        f"profile_steps is {words}: give two steps, such as 10,20"
+        f"profile_steps is {','.join(words)}: give two steps, such as 10,20"
       )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from charlm.data.corpus import Split
 from charlm.model.gru import FusedGRU
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
@@ -18,11 +19,11 @@ from charlm.system.cluster import Cluster
 from charlm.system.devices import num_devices
 from charlm.system.process import warn, warn_unsaved
 from charlm.training.follower import Follower
-from charlm.training.options import StartOptions
+from charlm.training.options import StartOptions, periods
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
-from charlm.training.session import HeldOutTexts, Session
+from charlm.training.session import Session
 from charlm.training.trainer import Trainer
 from charlm.training.workers import Workers
 
@@ -31,7 +32,8 @@ def start_run(
   options: StartOptions,
   run: RunDir,
   trainer: Trainer,
-  texts: HeldOutTexts,
+  split: Split,
+  vocab: list[str],
   workers: Workers,
 ) -> int:
   """Restores a locked run, continues it, and returns the exit code.
@@ -64,8 +66,9 @@ def start_run(
     start = _log_start(run, step, trainer, workers.cluster, saved)
     bar.log(_describe(run, trainer, start, options))
     profile = Profile(run, _steps_to_profile(options, trainer))
+  when = periods(options, trainer.batches.steps_per_epoch)
   parts = checkpoints, metrics, profile, bar, workers, replicas
-  return Session(options, trainer, texts, *parts).run()
+  return Session(when, trainer, split, vocab, *parts).run()
 
 
 def follow_run(
@@ -82,7 +85,8 @@ def follow_run(
   workers.cluster.copy_from_chief(trainer.variables)
   replicas.check_start()
   workers.wait_for_chief()  # it writes what it starts with
-  return Follower(options, trainer, workers, replicas).run()
+  when = periods(options, trainer.batches.steps_per_epoch)
+  return Follower(when, trainer, workers, replicas).run()
 
 
 def _log_start(
@@ -122,10 +126,7 @@ def _steps_to_profile(
 
 
 def _describe(
-  run: RunDir,
-  trainer: Trainer,
-  start: dict[str, Any],
-  options: StartOptions,
+  run: RunDir, trainer: Trainer, start: dict[str, Any], options: StartOptions
 ) -> str:
   model, batches, end = trainer.model, trainer.batches, trainer.num_steps
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]

@@ -51,8 +51,9 @@ def test_passages_cover_each_stretch_that_stands_there(
   letters = st.text("abé", max_size=60)
   train, text = data.draw(letters), data.draw(letters)
   with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(passages, "MIN_LENGTH", size)
     patch.setattr(passages, "_BLOCK", data.draw(st.integers(1, 9)))
-    (found,) = find_passages([text], _text(train), size)
+    (found,) = find_passages([text], _text(train))
   covered = np.zeros(len(text), bool)
   for start, length, place in found.passages:
     assert length >= size

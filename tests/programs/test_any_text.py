@@ -11,22 +11,15 @@ from charlm.data.vocabulary import build_vocabulary, decode, encode
 from charlm.sampling.generator import GenerativeModel
 from charlm.system.devices import create_strategy
 from charlm.training.build import build_trainer
+from charlm.training.hooks import Hooks
 
 # Everything but halves of a surrogate pair, which no UTF-8 file holds.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-class _NoHooks:
+class _Finite(Hooks):
   def show_progress(self, step: int, loss: float, speed: float) -> None:
     assert np.isfinite(loss)
-
-  def write_metrics(self, step: int, metrics: object) -> None: ...
-
-  def periodic(self) -> tuple[()]:
-    return ()
-
-  def next_stop(self, step: int, planned: int) -> int:
-    return planned
 
 
 @given(TEXTS)
@@ -45,7 +38,7 @@ def test_any_text_trains_and_samples_its_own_characters(text: str) -> None:
   config = Config(embedding_dim=4, rnn_units=8, seq_length=5, batch_size=4)
   batches = Batches(encode("\n".join(lines), vocab), 5, 4)
   trainer = build_trainer(config, len(vocab), batches, create_strategy(1, 4))
-  trainer.train(2, 2, _NoHooks())
+  trainer.train(2, 2, _Finite())
   assert trainer.step == 2
   sample = GenerativeModel(trainer.model, vocab).generate_n_chars(60, lines[0])
   assert len(sample) == 60 + len(lines[0])

@@ -15,6 +15,7 @@ from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
 from charlm.training.build import build_trainer
+from charlm.training.hooks import Hooks
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer
 
@@ -174,7 +175,7 @@ def test_a_loss_that_is_not_finite_on_gpus_names_their_connection(
 ) -> None:
   _, trainer = _replicas(_right)
   trainer.model.dense.bias.assign(np.full(9, np.nan))
-  hooks = _Hooks()
+  hooks = Hooks()
   with pytest.raises(DivergedError) as error:
     trainer.train(2, 1, hooks)
   assert "NCCL" not in str(error.value)
@@ -182,15 +183,3 @@ def test_a_loss_that_is_not_finite_on_gpus_names_their_connection(
   with pytest.raises(DivergedError, match="NCCL_P2P_DISABLE=1") as error:
     trainer.train(3, 1, hooks)
   assert "--learning_rate" in str(error.value)
-
-
-class _Hooks:
-  def show_progress(self, *args: object) -> None: ...
-
-  def write_metrics(self, *args: object) -> None: ...
-
-  def periodic(self) -> tuple[()]:
-    return ()
-
-  def next_stop(self, step: int, planned: int) -> int:
-    return planned
