@@ -87,12 +87,12 @@ def export(options: ExportOptions) -> int:
   what = model, vocab, options.path
   match options.format:
     case "keras":
-      written = save_keras(*what, options.with_state)
+      save_keras(*what, options.with_state)
     case "npz":
-      written = save_numpy(*what)
+      save_numpy(*what)
     case _:
-      written = save_saved_model(*what)
-  for path in written:
+      save_saved_model(*what)
+  for path in files:
     print(path)
   return DONE
 

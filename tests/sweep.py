@@ -168,6 +168,7 @@ def _prepare(combination: Combination) -> Any:
   from charlm.evaluation.per_line import LineScorer
   from charlm.model.language_model import build_model
   from charlm.sampling.generator import GenerativeModel
+  from charlm.sampling.options import Request
 
   size = combination.vocab_size
   vocab = ["[UNK]", "", "\n", *map(chr, range(ord("!"), ord("!") + size - 3))]
@@ -191,8 +192,8 @@ def _prepare(combination: Combination) -> Any:
     scorer = LineScorer(evaluator, vocab, Config(), print)
     return functools.partial(scorer.score, [b"a", b"abc"])
   limits = {use: _LIMIT_VALUES[use]} if use in _LIMIT_VALUES else {}
-  generator = GenerativeModel(model, vocab, **limits)
-  return functools.partial(generator.sample, 3, "\n", combination.num_rows)
+  request = Request("", "", 3, combination.num_rows, **limits)
+  return functools.partial(GenerativeModel(model, vocab).sample, request)
 
 
 def main(argv: list[str]) -> int:

@@ -51,37 +51,45 @@ class Batches:
     Raises InputError: the text does not fill one batch of windows.
     """
     self._ids, self._size = ids, seq_length + 1
-    self._num_windows = len(ids) // self._size
     self._batch_size, self._seed = batch_size, seed
     self.rows = rows or range(batch_size)
     self._max_shuffled = max_shuffled
     self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
     self.characters_per_step = batch_size * seq_length
-    self.steps_per_epoch = self._num_windows // batch_size
-    if not self.steps_per_epoch:
-      raise InputError(_too_short(len(ids), seq_length, batch_size))
+    self.steps_per_epoch = self._count_steps()
+    if self.steps_per_epoch < 1:
+      raise InputError(
+        f"the training text has {len(ids)} characters, fewer than one batch of "
+        f"{batch_size} windows of {seq_length} + 1 characters: give a longer "
+        "--corpus, or lower --batch_size or --seq_length"
+      )
 
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
-    epoch, index = divmod(step, self.steps_per_epoch)
-    # Windows that do not fill the last batch are left out of this epoch alone.
-    places = index * self._batch_size + np.array(self.rows)
-    starts = self._shuffled(epoch, places) * self._size
+    starts = self._starts(*divmod(step, self.steps_per_epoch))
     return gather(self._ids, starts, self._size)
 
-  def _shuffled(self, epoch: int, places: np.ndarray) -> np.ndarray:
-    """Returns the windows at some places of an epoch's shuffle."""
-    rng = _generator(self._seed, epoch)
-    if self._num_windows > self._max_shuffled:
+  def _count_steps(self) -> int:
+    """Returns the number of whole batches in an epoch."""
+    return len(self._ids) // self._size // self._batch_size
+
+  def _starts(self, epoch: int, index: int) -> np.ndarray:
+    """Returns where the windows of an epoch's batch start, `[len(rows)]`."""
+    # Windows that do not fill the last batch are left out of this epoch alone.
+    places = index * self._batch_size + np.array(self.rows)
+    num_windows = len(self._ids) // self._size
+    if num_windows > self._max_shuffled:
+      rng = _generator(self._seed, epoch)
       key = rng.integers(2**64, size=8, dtype=np.uint64)
-      return permute(places, self._num_windows, key)
+      return permute(places, num_windows, key) * self._size
     # Kept for the whole epoch; that of another epoch is drawn anew.
     if self._shuffle[0] != epoch:
-      self._shuffle = epoch, rng.permutation(self._num_windows)
-    return self._shuffle[1][places]
+      rng = _generator(self._seed, epoch)
+      self._shuffle = epoch, rng.permutation(num_windows)
+    return self._shuffle[1][places] * self._size
 
 
-class ContinuedBatches:
+class ContinuedBatches(Batches):
   """The endless sequence of batches whose rows go on where they stopped.
 
   Row b of a batch continues the text of row b of the batch before. The text is
@@ -89,40 +97,19 @@ class ContinuedBatches:
   other places, so all rows start from the zero state at its first step.
   """
 
-  def __init__(
-    self,
-    ids: np.ndarray | Ids,
-    seq_length: int,
-    batch_size: int,
-    seed: int = 0,
-    rows: range | None = None,
-  ) -> None:
-    """Takes the whole text as ids `[N]`, and what `Batches` takes.
+  def _count_steps(self) -> int:
+    return (len(self._ids) // self._batch_size - 1) // (self._size - 1)
 
-    Raises InputError: the text does not fill one batch of windows.
-    """
-    self._ids, self._seq_length, self._seed = ids, seq_length, seed
-    self.rows = rows or range(batch_size)
-    self.characters_per_step = batch_size * seq_length
-    self.steps_per_epoch = (len(ids) // batch_size - 1) // seq_length
-    # Before the rows are counted, of which there can be billions.
-    if self.steps_per_epoch < 1:
-      raise InputError(_too_short(len(ids), seq_length, batch_size))
-    # Where each row starts, counted from where the epoch starts.
-    self._starts = len(ids) * np.array(self.rows) // batch_size
-
-  def batch(self, step: int) -> np.ndarray:
-    """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
-    epoch, index = divmod(step, self.steps_per_epoch)
+  def _starts(self, epoch: int, index: int) -> np.ndarray:
     # Another offset in each epoch: else every window would always be the same.
     first = _generator(self._seed, epoch).integers(len(self._ids))
-    starts = first + self._starts + index * self._seq_length  # [rows]
-    return gather(self._ids, starts, self._seq_length + 1)
+    parts = len(self._ids) * np.array(self.rows) // self._batch_size
+    return first + parts + index * (self._size - 1)
 
 
 def build_batches(
   ids: np.ndarray | Ids, config: Config, rows: range | None = None
-) -> Batches | ContinuedBatches:
+) -> Batches:
   """Returns the batches of a text `[N]`, or these rows of them.
 
   Raises InputError: the text does not fill one batch of windows.
@@ -134,11 +121,3 @@ def build_batches(
 def _generator(seed: int, epoch: int) -> np.random.Generator:
   # Different keys have independent streams; seed + epoch would repeat keys.
   return np.random.Generator(np.random.Philox(key=[seed, epoch]))
-
-
-def _too_short(length: int, seq_length: int, batch_size: int) -> str:
-  return (
-    f"the training text has {length} characters, fewer than one batch of "
-    f"{batch_size} windows of {seq_length} + 1 characters: give a longer "
-    "--corpus, or lower --batch_size or --seq_length"
-  )

@@ -14,13 +14,13 @@ from charlm.system.files import write_atomically
 
 def save_keras(
   model: GRULM, vocab: list[str], file: pathlib.Path, with_state: bool = False
-) -> list[pathlib.Path]:
+) -> None:
   """Writes a functional model of Keras' own layers.
 
   It maps ids `[B, T]` to log-probabilities `[B, T, V]`. With states it maps
   `[ids, state of the first layer, ...]` to `[log-probabilities, states after
-  them, ...]`; a state is `[B, H]`. Returns its path, and that of the file
-  beside it that holds the vocabulary as a JSON list of strings.
+  them, ...]`; a state is `[B, H]`. A file beside it, `.vocabulary.json`, holds
+  the vocabulary as a JSON list of strings.
 
   Raises:
     InputError: a model with layer normalisation.
@@ -55,4 +55,3 @@ def save_keras(
     os.rename(path, file)
   vocabulary = file.with_suffix(".vocabulary.json")
   write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
-  return [file, vocabulary]

@@ -10,16 +10,14 @@ from charlm.model.language_model import GRULM
 from charlm.system.files import write_atomically
 
 
-def save_numpy(
-  model: GRULM, vocab: list[str], file: pathlib.Path
-) -> list[pathlib.Path]:
+def save_numpy(model: GRULM, vocab: list[str], file: pathlib.Path) -> None:
   """Writes the weights and the vocabulary; docs/guide.md shows their use.
 
   Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,
   `dense_bias` `[V]`; for layer i, and its gates (update, reset, candidate),
   `kernel_i` `[D, 3H]` (above the first layer, D is H), `recurrent_kernel_i`
   `[H, 3H]`, `bias_i` `[2, 3H]` (of inputs, of states) and, with layer
-  normalisation, `gain_i` `[3H]`. Returns the path.
+  normalisation, `gain_i` `[3H]`.
 
   Raises OSError: the file cannot be written.
   """
@@ -36,4 +34,3 @@ def save_numpy(
   np.savez(data, vocabulary=vocabulary, **weights)  # type: ignore[arg-type]
   file.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(file, [data.getvalue()])
-  return [file]

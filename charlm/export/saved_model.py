@@ -28,8 +28,8 @@ _Tensors: TypeAlias = dict[str, tf.Tensor]  # by what a signature calls them
 
 def save_saved_model(
   model: GRULM, vocab: list[str], folder: pathlib.Path
-) -> list[pathlib.Path]:
-  """Writes a SavedModel with the signatures of `TextModel`; returns its path.
+) -> None:
+  """Writes a SavedModel with the signatures of `TextModel`.
 
   Raises OSError: the folder cannot be written.
   """
@@ -48,7 +48,6 @@ def save_saved_model(
     except tf.errors.OpError as error:  # a full disk, among others
       raise OSError(error.message) from error
     os.rename(path, folder)
-  return [folder]
 
 
 class TextModel:

@@ -78,7 +78,9 @@ class RunDir:
     self._held: dict[pathlib.Path, int] = {}
     self._files = [self._config, self._vocabulary, self.eval_path, self._valid]
     self._files += [self.metrics, self._starts]
-    self._refuse_links()
+    within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
+    folders = [self.latest, self.best, *(self.summaries / x for x in within)]
+    refuse_links([*self._files, self._lock], folders)
 
   def exists(self) -> bool:
     """Tells whether a run was created here."""
@@ -203,10 +205,8 @@ class RunDir:
     # Each of them compares its file's hash.
     for read in (self.vocabulary, self.eval_text, self.valid_text):
       read()
-    before, now = (
-      x.config.num_steps(steps_per_epoch) for x in (mine, experiment)
-    )
-    if now > before:
+    num_steps = mine.config.num_steps(steps_per_epoch)
+    if experiment.config.num_steps(steps_per_epoch) > num_steps:
       # Of several settings in the summaries, TensorBoard shows the first.
       self.outdate_summaries()
       self._write(self._config, [experiment.to_json().encode()])
@@ -280,11 +280,6 @@ class RunDir:
   def _write(self, path: pathlib.Path, chunks: Iterable[bytes]) -> None:
     self.check_owned()
     write_atomically(path, chunks)
-
-  def _refuse_links(self) -> None:
-    within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
-    folders = [self.latest, self.best, *(self.summaries / x for x in within)]
-    refuse_links([*self._files, self._lock], folders)
 
 
 def experiment_of(

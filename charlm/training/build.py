@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.data.batches import Batches, ContinuedBatches
+from charlm.data.batches import Batches
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, model_of, num_weights
 from charlm.system.machine import memory_bytes
@@ -15,7 +15,7 @@ from charlm.training.trainer import Trainer
 def build_trainer(
   config: Config,
   vocab_size: int,
-  batches: Batches | ContinuedBatches,
+  batches: Batches,
   strategy: tf.distribute.Strategy,
   gru: str = "auto",
   initial: GRULM | None = None,

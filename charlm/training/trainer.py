@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.data.batches import Batches, ContinuedBatches
+from charlm.data.batches import Batches
 from charlm.errors import DivergedError
 from charlm.model.gru import FusedGRU
 from charlm.model.language_model import GRULM, State
@@ -49,7 +49,7 @@ class Trainer:
     self,
     model: GRULM,
     optimizer: Adam,
-    batches: Batches | ContinuedBatches,
+    batches: Batches,
     strategy: tf.distribute.Strategy,
     config: Config = Config(),  # noqa: B008 (it is frozen)
   ) -> None:

@@ -53,8 +53,9 @@ BAD_INPUT = [
   ("train.py", ["--corpus_cache=a\0b"], "give a value that is a path"),
   ("train.py", ["--init_from={tmp}/pipe.h5"], "neither a run's folder nor"),
   ("train.py", ["--unit=word"], "unit is 'word'"),
-  ("train.py", ["--unit=byte", "--lowercase"], "leave out --lowercase"),
-  ("train.py", ["--unit=byte", "--min_count=2"], "leave out --lowercase"),
+  ("train.py", ["--unit=byte", "--field=a"], "there are no fields"),
+  ("train.py", ["--unit=byte", "--lowercase"], "there are no fields"),
+  ("train.py", ["--unit=byte", "--min_count=2"], "there are no fields"),
   ("train.py", ["--min_count=0"], "min_count is 0"),
   ("train.py", ["--min_count=1000000"], "lower --min_count"),
   (
