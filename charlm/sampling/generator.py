@@ -61,6 +61,9 @@ class GenerativeModel:
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
+    # One call keeps little more than one core busy. And Ctrl-C, which comes up
+    # in the main thread, may crash the process inside a call of TensorFlow.
+    self._pool = concurrent.futures.ThreadPoolExecutor(num_cores())
     # What is compiled: numbers of rows, and limits.
     self._compiled: set[tuple[int, Limits]] = set()
     # AutoGraph's conversion would delay the first text.
@@ -124,21 +127,18 @@ class GenerativeModel:
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
     firsts = range(0, request.num_samples, self._max_rows)
-    if len(firsts) == 1:  # a thread's start takes as long as 30 characters
-      return block(0)
-    # One call keeps little more than one core busy.
-    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-      try:
-        blocks = pool.map(block, firsts)
-        return [sample for block in blocks for sample in block]
-      except BaseException:  # Ctrl-C reaches this thread alone
-        stopped.set()
-        raise
+    try:
+      blocks = self._pool.map(block, firsts)
+      return [sample for block in blocks for sample in block]
+    except BaseException:  # Ctrl-C reaches this thread alone
+      stopped.set()
+      raise
 
   def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:
     """Yields one text of `sample`, in pieces as it is drawn."""
-    for pieces in self._pieces(request, range(sample, sample + 1), _STREAMED):
-      yield from pieces
+    pieces = self._pieces(request, range(sample, sample + 1), _STREAMED)
+    while piece := self._pool.submit(next, pieces, None).result():
+      yield from piece
 
   def _pieces(
     self, request: Request, samples: range, size: int

@@ -3,7 +3,6 @@
 import codecs
 import dataclasses
 import json
-import threading
 
 from charlm.config import Config
 from charlm.data.passages import find_passages
@@ -43,19 +42,11 @@ class Writer:
       print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
       self._tell_memorised(texts, "", 0)
 
-  def answer(
-    self,
-    number: int,
-    line: bytes,
-    defaults: Request,
-    interrupted: threading.Event | None = None,
-  ) -> bool:
+  def answer(self, number: int, line: bytes, defaults: Request) -> bool:
     """Prints the texts that a line asks for; tells whether it was understood.
 
     A line that was not is answered, too: by the separator or, as jsonl, by an
     object with the reason.
-
-    Raises KeyboardInterrupt: the event was set.
     """
     # Some editors begin a file with a byte-order mark, which is no text.
     if number == 1 and self.config.unit == "character":
@@ -73,7 +64,7 @@ class Writer:
       self._print_objects(request, {"line": number})
       return True
     for i in range(request.num_samples):
-      self._print_as_drawn(request, i, where, interrupted)
+      self._print_as_drawn(request, i, where)
       print(SEPARATOR, flush=True)
     return True
 
@@ -88,20 +79,12 @@ class Writer:
       end = {"memorised": found[i].to_dict()} if found else {}
       print(json.dumps({**start, **sample.to_dict(), **end}), flush=True)
 
-  def _print_as_drawn(
-    self,
-    request: Request,
-    sample: int,
-    where: str,
-    interrupted: threading.Event | None = None,
-  ) -> None:
+  def _print_as_drawn(self, request: Request, sample: int, where: str) -> None:
     print(request.prefix, end="", flush=True)
     text = ""
     for piece in self.generator.stream(request, sample):
       print(piece.text, end="", flush=True)
       text += piece.text
-      if interrupted and interrupted.is_set():
-        raise KeyboardInterrupt
     print(flush=True)
     self._tell_memorised([text], where, sample)
 

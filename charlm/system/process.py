@@ -171,24 +171,12 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupts_for_caller() -> Iterator[threading.Event]:
-  """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`.
-
-  Yields an event that Ctrl-C sets, too: Python drops an exception that comes up
-  in a destructor or a callback of a library.
-  """
-  event = threading.Event()
-
-  def note(number: int, frame: FrameType | None) -> None:
-    event.set()
-    raise KeyboardInterrupt
-
+def interrupts_for_caller() -> Iterator[None]:
+  """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`."""
   wakeup = signal.set_wakeup_fd(-1)
-  handler = signal.signal(signal.SIGINT, note)
   try:
-    yield event
+    yield
   finally:
-    signal.signal(signal.SIGINT, handler)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 

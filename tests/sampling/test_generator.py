@@ -260,28 +260,37 @@ def test_steps_from_strings_equal_the_whole_text(
   assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
-def test_ctrl_c_ends_many_samples_after_a_piece(
-  model: GRULM, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_samples", [0, 1, 100])  # 0: a stream
+def test_ctrl_c_ends_texts_after_a_piece(
+  num_samples: int, model: GRULM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   generator = GenerativeModel(model, VOCAB)
-  advance, calls = generator._compiled_advance, []
+  advance, begun, ended = generator._compiled_advance, [], []
 
   def interrupted(*args: Any) -> Any:
-    calls.append(args)
-    if len(calls) == 5:
+    begun.append(args)
+    if len(begun) == 5:
       os.kill(os.getpid(), signal.SIGINT)
-    assert len(calls) < 100
-    return advance(*args)
+    assert len(begun) < 100
+    result = advance(*args)
+    ended.append(args)
+    return result
 
   monkeypatch.setattr(generator, "_compiled_advance", interrupted)
+  request = Request(num_chars=10**8, num_samples=num_samples or 1)
   # A shell's background jobs, this process among them perhaps, ignore it.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
-      generator.sample(Request(num_chars=10**8, num_samples=100))
+      if num_samples:
+        generator.sample(request)
+      else:
+        list(generator.stream(request))
   finally:
     signal.signal(signal.SIGINT, before)
-  assert len(calls) < 100
+  generator._pool.shutdown()
+  # It never comes up inside a call, where TensorFlow may crash.
+  assert len(ended) == len(begun) < 100
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
