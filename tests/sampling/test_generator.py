@@ -278,14 +278,16 @@ def test_ctrl_c_ends_texts_after_a_piece(
 
   monkeypatch.setattr(generator, "_compiled_advance", interrupted)
   request = Request(num_chars=10**8, num_samples=num_samples or 1)
+
+  def texts() -> list[Sample]:
+    draw = generator.sample if num_samples else generator.stream
+    return list(draw(request))
+
   # A shell's background jobs, this process among them perhaps, ignore it.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
-      if num_samples:
-        generator.sample(request)
-      else:
-        list(generator.stream(request))
+      texts()
   finally:
     signal.signal(signal.SIGINT, before)
   generator._pool.shutdown()
