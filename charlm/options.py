@@ -5,7 +5,6 @@ The flags of each program are the fields of such a class (`system/flags.py`).
 
 import dataclasses
 import math
-import re
 import types
 import typing
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 from charlm.errors import InputError
 
 _Value = TypeVar("_Value")
-_SURROGATES = re.compile("[\ud800-\udfff]")  # all that UTF-8 cannot hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,11 @@ def one_of(*values: str) -> Allowed:
 
 def is_utf8(text: str) -> bool:
   """Tells whether a text, such as a file's name, can be written as UTF-8."""
-  return not _SURROGATES.search(text)
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _is_path(text: str | None) -> bool:

@@ -9,6 +9,7 @@ drawn at a time, which is `_buffer`. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
+import operator
 import threading
 import warnings
 from collections.abc import Iterator
@@ -49,13 +50,14 @@ class GenerativeModel:
     top_p: float = 1.0,
     min_p: float = 0.0,
   ) -> None:
-    """Takes a trained model, and how `generate_one_step` draws: see `Request`.
+    """Takes a trained model and how texts are drawn: see `Request`.
+
+    `sample` and `stream` draw as their own request says.
 
     Raises InputError: a temperature or a limit that is out of range.
     """
     self._model, self._vocab = model, vocab
     limits = Limits(int(top_k), float(top_p), float(min_p))
-    # For `generate_one_step` and `generate_n_chars`.
     self._request = Request(temperature=float(temperature), **limits._asdict())
     # Each core holds the random numbers of one graph call.
     most = _MAX_NUMBERS // num_cores() // len(vocab)
@@ -98,13 +100,14 @@ class GenerativeModel:
 
     Raises InputError: an argument that `Request` does not allow.
     """
-    if not num_chars:
-      return prefix
-    if unknown := unknown_characters(prefix, self._vocab):
+    if unknown := unknown_characters(prefix or "\n", self._vocab):
       words = " ".join(map(repr, unknown))
       warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
-    # NumPy's integers as Python's, which a request checks.
-    text = prefix, "", int(num_chars), 1, int(seed)
+    # NumPy's integers and strings as Python's, which a request checks.
+    num_chars, seed = operator.index(num_chars), operator.index(seed)
+    if not num_chars:
+      return prefix
+    text = "".join(prefix), "", num_chars, 1, seed
     request = Request(*text, self._request.temperature, *self._request.limits)
     return prefix + self.sample(request)[0].text
 

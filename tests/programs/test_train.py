@@ -70,6 +70,19 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   assert {"command", "commit", "cores", "intra_op_threads"} <= start.keys()
 
 
+def test_few_windows_are_trained_by_one_replica(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr("charlm.system.devices.num_devices", lambda: 2)
+  for batch_size, num_replicas in ((16, 1), (24, 2)):
+    run = tmp_path / str(batch_size)
+    args = [*train_args, f"--run_dir={run}", "--num_replicas=0"]
+    args += [f"--batch_size={batch_size}", "--max_steps=1"]
+    assert train_binary.main(args) == 0
+    (line,) = (run / "starts.jsonl").read_text().splitlines()
+    assert len(json.loads(line)["devices"]) == num_replicas
+
+
 def test_the_best_checkpoint_scores_best(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -189,14 +189,16 @@ def test_the_same_seed_gives_the_same_text(
   assert len(text) == 66
   other = GenerativeModel(model, VOCAB, temperature=1.0)
   assert text == other.generate_n_chars(60, "ROMEO ", seed=3)
-  # The default is one text of seed 0 at temperature 1.
+  # By default the seed is 0, and the temperature 1.
   expected = _texts(other, 30, "a", num_samples=1, seed=0)
   assert _texts(generator, 30, "a") == expected
   pieces = generator.stream(Request("a", num_chars=30))
   assert "".join(piece.text for piece in pieces) == expected[0]
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
-  numbers = np.int64(30), "a", np.uint64(0)
-  assert generator.generate_n_chars(*numbers) == "a" + expected[0]
+  of_numpy = np.int64(30), np.str_("a"), np.uint64(0)
+  assert generator.generate_n_chars(*of_numpy) == "a" + expected[0]
+  with pytest.raises(TypeError):
+    generator.generate_n_chars(30.5, "a")
   # Both halves of the seed count.
   others = {
     generator.generate_n_chars(60, "ROMEO ", seed)
@@ -245,6 +247,7 @@ def test_greedy_text_equals_stepping_the_model(
     ids = np.argmax(log_probs[:, -1:, 2:], -1) + 2
     expected += VOCAB[ids[0, 0]]
   assert text == expected
+  assert greedy.generate_n_chars(40, "The ") == "The " + expected
 
 
 def test_steps_from_strings_equal_the_whole_text(
@@ -313,8 +316,10 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
 ) -> None:
   assert _texts(generator, 20, "é😀") == _texts(generator, 20, "ßà")
   assert _texts(generator, 20, "é") != _texts(generator, 20, "e")
-  with pytest.warns(UserWarning, match="not in the vocabulary: 'é'"):
-    assert generator.generate_n_chars(9, "aé").startswith("aé")
+  for num_chars in (0, 9):
+    with pytest.warns(UserWarning, match="not in the vocabulary: 'é'"):
+      text = generator.generate_n_chars(num_chars, "aé")
+    assert text.startswith("aé")
 
 
 def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
