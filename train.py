@@ -14,7 +14,7 @@ from charlm.data.corpus import (
   Split,
   count_shared_lines,
   load_corpus,
-  split_corpus,
+  split_text,
 )
 from charlm.data.encoding import Corpus
 from charlm.data.text import Ids, sha256
@@ -74,7 +74,7 @@ def train(options: TrainOptions) -> int:
   )
   # Before the import of TensorFlow, so that a wrong path is reported at once.
   corpus = load(config.corpus)
-  split = split_corpus(corpus, config, load)
+  split = split_text(corpus.text, config, lambda spec: load(spec).text)
   import_quietly("tensorflow", "keras")
   from charlm.system.choices import kind_of_device, reason_for_one_replica
   from charlm.system.cluster import create_cluster
@@ -91,9 +91,10 @@ def train(options: TrainOptions) -> int:
       "faster"
     )
   sizes = config.batch_size, config.rnn_units, config.precision
-  alone = bool(reason_for_one_replica(*sizes))
+  default = 1 if reason_for_one_replica(*sizes) else 0  # 0: by the devices
+  num_replicas = options.num_replicas or default
   cluster = create_cluster(
-    options.num_replicas, config.batch_size, alone, options.cluster_timeout
+    num_replicas, config.batch_size, options.cluster_timeout
   )
   with cluster.watched():
     # Before a folder is made: workers must all train the same model.

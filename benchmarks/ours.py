@@ -52,8 +52,8 @@ def build_step(
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
   shape = config.batch_size, config.rnn_units, config.precision
-  alone = bool(reason_for_one_replica(*shape))
-  strategy = create_strategy(num_replicas, config.batch_size, alone)
+  default = 1 if reason_for_one_replica(*shape) else 0
+  strategy = create_strategy(num_replicas or default, config.batch_size)
   trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, Hooks()))
 

@@ -53,30 +53,29 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """
   content: Any = io.BufferedReader(file, _CHUNK)
   kind = _kind_of(name, content.peek(10)[:10])
-  chunks, size = (kind.read if kind else _read_plain)(content), 0
-  while True:
-    try:
-      chunk = next(chunks, b"")
-    except EOFError as error:
-      raise InputError(
-        f"{name} is {kind and kind.name} data, cut off at byte "
-        f"{file.num_bytes}: give the whole file"
-      ) from error
-    except Exception as error:  # each library has its own
-      if not kind or isinstance(error, InputError) or _is_os_error(error):
-        raise
-      raise InputError(
-        f"{name} is {kind.name} data, but damaged ({error}): give a whole copy"
-      ) from error
-    if not chunk:
-      return
-    size += len(chunk)
-    if size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.num_bytes):
-      raise InputError(
-        f"{name} becomes more than {_MAX_EXPANSION:,} times as large when it "
-        "is decompressed: if that is right, decompress it and give the result"
-      )
-    yield chunk
+  size = 0
+  try:
+    for chunk in (kind.read if kind else _read_plain)(content):
+      size += len(chunk)
+      if size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.num_bytes):
+        raise InputError(
+          f"{name} becomes more than {_MAX_EXPANSION:,} times as large when it "
+          "is decompressed: if that is right, decompress it and give the result"
+        )
+      yield chunk
+  except EOFError as error:
+    raise InputError(
+      f"{name} is {kind and kind.name} data, cut off at byte "
+      f"{file.num_bytes}: give the whole file"
+    ) from error
+  except Exception as error:  # each library has its own
+    # The system's errors, which have a number, do not come from the data.
+    other = isinstance(error, InputError) or getattr(error, "errno", None)
+    if not kind or other:
+      raise
+    raise InputError(
+      f"{name} is {kind.name} data, but damaged ({error}): give a whole copy"
+    ) from error
 
 
 def without_suffix(name: str) -> str:
@@ -100,10 +99,6 @@ def _kind_of(name: str, start: bytes) -> _Compression | None:
         "is, or rename it"
       )
   return None
-
-
-def _is_os_error(error: Exception) -> bool:
-  return isinstance(error, OSError) and error.errno is not None
 
 
 def _read_plain(file: Any) -> Iterator[bytes]:

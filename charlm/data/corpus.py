@@ -95,60 +95,41 @@ class Split:
   eval: Text  # scored; chooses the best checkpoint if there is no valid text
 
 
-def split_corpus(
-  corpus: Corpus, config: Config, load: Callable[[str], Corpus]
-) -> Split:
-  """Splits a corpus; `load` loads the files of `eval_corpus`, `valid_corpus`.
-
-  Raises InputError: as `load_corpus` and `split_text`.
-  """
-  valid = load(config.valid_corpus).text if config.valid_corpus else None
-  eval_text = load(config.eval_corpus).text if config.eval_corpus else None
-  return split_text(corpus.text, config, valid, eval_text)
-
-
 def split_text(
-  text: Text,
-  config: Config,
-  valid: Text | None = None,
-  eval_text: Text | None = None,
+  text: Text, config: Config, load: Callable[[str], Text] | None = None
 ) -> Split:
   """Holds out the end of a text, then the end of what is left.
 
   Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines; the
   `valid_chars` characters or `valid_lines` lines that precede them are the
   valid text. A newline between two parts that are made of lines belongs to
-  neither. Nothing is held out for a part that is given.
+  neither. For `eval_corpus` and `valid_corpus` nothing is held out: `load`
+  loads them, by default as `load_corpus` does.
 
-  Raises InputError: a part is too short to be of use.
+  Raises InputError: as `load_corpus`, or a part is too short to be of use.
   """
+  load = load or (lambda spec: load_corpus(config, spec).text)
   # From the end backwards: the parts follow each other as train, valid, eval.
-  rest = text
-  if eval_text is None:
-    rest, eval_text = _cut(text, config, "eval")
-  train = rest
-  if valid is None:
-    train, valid = _cut(rest, config, "valid")
-  if not len(train):
-    flag = _flag(config, "valid" if len(rest) else "eval")
-    raise InputError(
-      f"{flag} leaves none of the corpus' {len(text)} characters to train on: "
-      f"lower --{flag}, or give a longer corpus"
-    )
-  for name, part, other in (
-    ("eval", eval_text, "give --eval_chars"),
-    ("valid", valid, "leave it out"),
-  ):
+  rest, parts = text, {}
+  for name, other in (("eval", "give --eval_chars"), ("valid", "leave it out")):
     flag = _flag(config, name)
-    if len(part) < 2 and getattr(config, flag):
+    if flag.endswith("_corpus"):
+      part, remedy = load(getattr(config, flag)), "give a longer file"
+    else:
+      rest, part = _cut(rest, config, name)
       remedy = f"raise --{flag}, or {other}"
-      if flag.endswith("_corpus"):
-        remedy = "give a longer file"
+    if not len(rest):
+      raise InputError(
+        f"{flag} leaves none of the corpus' {len(text)} characters to train "
+        f"on: lower --{flag}, or give a longer corpus"
+      )
+    if len(part) < 2 and getattr(config, flag):
       raise InputError(
         f"the text held out by {flag} is a single character or none, which "
         f"leaves nothing to predict: {remedy}"
       )
-  return Split(train, valid, eval_text)
+    parts[name] = part
+  return Split(rest, **parts)
 
 
 def train_text(text: Text, config: Config) -> Text:
@@ -159,9 +140,7 @@ def train_text(text: Text, config: Config) -> Text:
   Raises InputError: as `split_text`.
   """
   # With any text in their place nothing is held out for these parts.
-  valid = text if config.valid_corpus else None
-  eval_text = text if config.eval_corpus else None
-  return split_text(text, config, valid, eval_text).train
+  return split_text(text, config, lambda _: text).train
 
 
 def _flag(config: Config, name: str) -> str:

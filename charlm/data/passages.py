@@ -58,7 +58,7 @@ def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
     np.array([ids.get(char, len(ids)) for char in text], np.uint32)
     for text in texts
   ]
-  hashes = [_hashes(text, MIN_LENGTH) for text in coded]
+  hashes = [_hashes(text) for text in coded]
   wanted = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]))
   places = _first_places(wanted, searched)
   return [
@@ -67,23 +67,16 @@ def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
   ]
 
 
-def _hashes(ids: np.ndarray, size: int) -> np.ndarray:
-  """Hashes each run of `size` ids in `[N]`; `[max(0, N - size + 1)]`."""
-  if len(ids) < size:
-    return np.empty(0, np.uint64)
-  # `block[i]` hashes the `width` ids from i on, `total[i]` the first `done` of
-  # them. The width doubles, and where `size` has its bit, `total` takes it in.
-  block, width = ids.astype(np.uint64), 1
-  total, done = np.zeros(len(ids), np.uint64), 0
-  while done < size:
+def _hashes(ids: np.ndarray) -> np.ndarray:
+  """Hashes each run of `MIN_LENGTH` ids in `[N]`, if there is one."""
+  hashes, width = ids.astype(np.uint64), 1  # of the runs of `width` ids
+  while width < MIN_LENGTH:
+    # Two neighbours make a run of twice the width. The last ones may overlap.
+    step = min(width, MIN_LENGTH - width)
     power = np.uint64(pow(_BASE, width, 2**64))
-    if size & width:
-      number = len(ids) - done - width + 1
-      total = total[:number] * power + block[done : done + number]
-      done += width
-    block = block[:-width] * power + block[width:]
-    width *= 2
-  return total
+    hashes = hashes[:-step] * power + hashes[step:]
+    width += step
+  return hashes
 
 
 def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
@@ -91,7 +84,7 @@ def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
   places = np.full(len(wanted), -1)
   for start in range(0, len(searched) if len(wanted) else 0, _BLOCK):
     ids = searched.ids[start : start + _BLOCK + MIN_LENGTH - 1]
-    hashes = _hashes(ids, MIN_LENGTH)
+    hashes = _hashes(ids)
     # Without the last one, so that each result is an index.
     nearest = np.searchsorted(wanted[:-1], hashes)
     hits = np.flatnonzero(wanted[nearest] == hashes)

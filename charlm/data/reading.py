@@ -13,7 +13,7 @@ from charlm.errors import InputError
 from charlm.options import is_utf8
 from charlm.system.process import warn
 
-_LONG = 2**20  # characters; a longer line is yielded in parts
+_LONG = 2**20  # characters; longer text without a blank is no word
 
 
 def read_corpus(config: Config, spec: str) -> Iterator[str]:
@@ -168,21 +168,15 @@ def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:
   """
   # Not `splitlines`, which ends a line at form feeds and Unicode's separators.
   ends = io.IncrementalNewlineDecoder(None, translate=True)
-  separator = ""  # what precedes the next line: nothing precedes the first
-  rest, begun = "", False  # of a line whose end is yet to come
-  for piece in itertools.chain(pieces, ["\n"]):
-    *lines, rest = (rest + str(ends.decode(piece))).split("\n")
-    cleaned = ""
-    if begun and lines:
-      cleaned, begun = lines.pop(0).rstrip(), False
-    if stripped := [text for line in lines if (text := line.strip())]:
-      cleaned += separator + "\n".join(stripped)
-      separator = "\n"
-    if len(rest) > _LONG:
-      head = rest if begun else rest.lstrip()
-      part = head.rstrip()
-      rest = head[len(part) :]  # blanks, which the end of the line would strip
-      if part:
-        cleaned += part if begun else separator + part
-        separator, begun = "\n", True
-    yield cleaned
+  # Blanks between two pieces: those inside a line stay as they are, those with
+  # a newline become one newline, and those before all text nothing.
+  blanks, line_end = "", ""
+  for piece in pieces:
+    text = blanks + str(ends.decode(piece))
+    body = text.lstrip()
+    blanks = text[: len(text) - len(body)]
+    if not line_end or "\n" in blanks:
+      blanks = line_end
+    if body:
+      yield blanks + "\n".join(filter(None, map(str.strip, body.split("\n"))))
+      line_end, blanks = "\n", body[len(body.rstrip()) :]

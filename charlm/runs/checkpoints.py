@@ -15,11 +15,7 @@ from charlm.errors import InputError
 from charlm.model.language_model import weight_specs
 from charlm.runs.checked_files import checkpoint_steps
 from charlm.runs.run_dir import RunDir
-from charlm.system.files import (
-  CHECKPOINT_SUFFIXES,
-  plain_path,
-  write_atomically,
-)
+from charlm.system.files import CHECKPOINT_SUFFIXES, plain_path
 from charlm.system.process import warn, warn_unsaved
 
 _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
@@ -105,37 +101,24 @@ class Checkpoints:
     try:
       self._run.check_owned()
       folder.mkdir(exist_ok=True)
-      _write_state(folder, step)
-      # A new manager each time reads the state file that was just written.
+      # The manager trusts its state file, which can be garbled, or name files
+      # of other folders. So it starts without one, and removes nothing.
+      (folder / "checkpoint").unlink(missing_ok=True)
       with plain_path(folder) as name:
         tf.train.CheckpointManager(
-          self._checkpoint, name, max_to_keep, checkpoint_name="ckpt"
+          self._checkpoint, name, max_to_keep=None, checkpoint_name="ckpt"
         ).save(checkpoint_number=step)
+      # First those of later steps, which were skipped as damaged.
+      steps = sorted(checkpoint_steps(folder), key=lambda s: (s <= step, s))
+      for old in steps[:-max_to_keep]:
+        for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
+          (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
       # If the folder is gone, that is what is wrong.
       self._run.check_owned()
       warn_unsaved(f"step {step} could not be saved", error, folder)
       return False
     return True
-
-
-def _write_state(folder: pathlib.Path, step: int) -> None:
-  """Tells TensorFlow's manager which checkpoints there are.
-
-  It trusts its state file, which can be missing or garbled, or name files of
-  other folders.
-  """
-  state_file = folder / "checkpoint"
-  state_file.unlink(missing_ok=True)
-  # The manager removes the first names first: here those of later steps, which
-  # were skipped as damaged.
-  steps = sorted(checkpoint_steps(folder), key=lambda s: (s < step, s))
-  if names := [f'"ckpt-{step}"' for step in steps]:
-    state = [f"model_checkpoint_path: {names[-1]}\n"]
-    state += [f"all_model_checkpoint_paths: {name}\n" for name in names]
-    # Without timestamps, whose values do not matter, it would delete none.
-    state += ["all_model_checkpoint_timestamps: 1\n"] * len(names)
-    write_atomically(state_file, [line.encode() for line in state])
 
 
 def _clear(run: RunDir, folder: pathlib.Path) -> None:
@@ -148,7 +131,7 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()
-  for left_over in folder.glob(".checkpoint.*"):
+  for left_over in folder.glob("checkpoint.tmp*"):
     left_over.unlink()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from charlm.errors import InputError, LostRunError
+from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
 from charlm.system.cluster_config import ROLE, cluster_from_environment
 from charlm.system.devices import create_strategy
@@ -118,15 +118,6 @@ class Cluster:
       with contextlib.suppress(tf.errors.OpError):  # the others have ended
         self.sum([0])
 
-  @contextlib.contextmanager
-  def final_barrier_on(self, error: type[Exception]) -> Iterator[None]:
-    """Runs the final barrier after an error that all workers raise."""
-    try:
-      yield
-    except error:
-      self.final_barrier()
-      raise
-
   def from_chief(self, message: bytes) -> bytes:
     """Returns the chief's message on all workers, which must all call it."""
     return self.exchange(message if self.is_chief else b"")[0]
@@ -166,6 +157,10 @@ class Cluster:
     """
     try:
       yield
+    except DivergedError:
+      # All raise this together: none may end while another still compares.
+      self.final_barrier()
+      raise
     except (*_LOST, *_PERHAPS_LOST) as error:
       if self.num_workers == 1:
         raise
@@ -193,9 +188,7 @@ class Cluster:
     return [self.name(i) for i in found]
 
 
-def create_cluster(
-  num_replicas: int, batch_size: int, one_replica: bool, timeout: int
-) -> Cluster:
+def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
   Without `TF_CONFIG`, and outside a SLURM step of several tasks, the cluster
@@ -205,7 +198,6 @@ def create_cluster(
     num_replicas: of each worker, 0 for all its GPUs. Without others, what
       `create_strategy` takes.
     batch_size: global.
-    one_replica: without others, what `create_strategy` takes.
     timeout: seconds to wait for the other workers.
 
   Raises:
@@ -214,7 +206,7 @@ def create_cluster(
     LostRunError: TensorFlow cannot connect them.
   """
   if not (found := cluster_from_environment()):
-    return Cluster(create_strategy(num_replicas, batch_size, one_replica))
+    return Cluster(create_strategy(num_replicas, batch_size))
   addresses, index = found
   gpus = _choose_gpus(num_replicas, batch_size, len(addresses))
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(

@@ -51,7 +51,7 @@ def choose_device(device: str) -> None:
 
 
 def create_strategy(
-  num_replicas: int, batch_size: int, one_replica: bool = False
+  num_replicas: int, batch_size: int
 ) -> tf.distribute.MirroredStrategy:
   """Returns a strategy over devices that it sets up.
 
@@ -60,9 +60,8 @@ def create_strategy(
   Args:
     num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
       for all GPUs or one device per core, lowered to a divisor of the batch
-      size; a single one of either, if `one_replica`.
+      size.
     batch_size: global; `num_replicas`, unless 0, must divide it.
-    one_replica: whether `num_replicas` of 0 means 1.
 
   Raises InputError: a number of replicas that cannot be had.
   """
@@ -79,8 +78,7 @@ def create_strategy(
       f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
       "lower it"
     )
-  most = 1 if one_replica else num_devices()
-  num_replicas = num_replicas or largest_divisor(batch_size, most)
+  num_replicas = num_replicas or largest_divisor(batch_size, num_devices())
   devices = [f"{kind}:{i}" for i in range(num_replicas)]
   if kind == "GPU":
     return tf.distribute.MirroredStrategy(devices)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from charlm.errors import DivergedError
 from charlm.training.hooks import Hooks
 from charlm.training.options import Periods
 from charlm.training.replicas import Replicas
@@ -30,9 +29,7 @@ class Follower(Hooks):
     trainer = self.trainer
     with self.workers.stop:
       self.workers.wait_for_chief()  # it may make up for an evaluation
-      # Every worker has the same loss and norm, so all raise this.
-      with self.workers.cluster.final_barrier_on(DivergedError):
-        trainer.train(trainer.num_steps, self.periods.metrics, self)
+      trainer.train(trainer.num_steps, self.periods.metrics, self)
       self._wait_for_chief(trainer.step)  # it saves
     self.workers.wait_for_chief()  # it scores and samples
     exit_code = self.workers.finish(0)

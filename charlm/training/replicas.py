@@ -56,9 +56,7 @@ class Replicas:
 
     Raises DivergedError: they are not.
     """
-    # All raise this together: none may end while another compares.
     if self._several and (pair := self._different()):
-      self._cluster.final_barrier()
       raise DivergedError(
         f"the weights or the optimizer of {pair[0]} and {pair[1]} differ after "
         f"step {self._trainer.step}, which is not saved: {_REMEDY}; then run "

@@ -85,8 +85,7 @@ class Session(Hooks):
       with self.workers.chief_works():
         if self._lacks_evaluation(trainer.step):
           self._evaluate(trainer.step)
-      with self.workers.cluster.final_barrier_on(DivergedError):
-        trainer.train(trainer.num_steps, self.periods.metrics, self)
+      trainer.train(trainer.num_steps, self.periods.metrics, self)
       self.replicas.check_weights()
       with self.workers.chief_works():
         saved = self.checkpoints.save(trainer.step)

@@ -57,22 +57,19 @@ class Workers:
 
     An error ends the others, too, with the exit code that it leads to.
     """
-    status = _FAILED + 1  # of Python, after a traceback
     try:
       yield
-      status = _DONE
-    except Exception as error:
+    except BaseException as error:
+      code = 1  # of Python, after a traceback
       # As `run_command` has it: an OSError is bad input.
-      default = InputError.exit_code if isinstance(error, OSError) else 1
-      status = _FAILED + getattr(error, "exit_code", default)
+      if isinstance(error, OSError):
+        code = InputError.exit_code
+      elif isinstance(error, KeyboardInterrupt):
+        code = INTERRUPTED
+      self._tell(_FAILED + getattr(error, "exit_code", code))
+      self.cluster.final_barrier()
       raise
-    except KeyboardInterrupt:
-      status = _FAILED + INTERRUPTED
-      raise
-    finally:
-      self._tell(status)
-      if status >= _FAILED:
-        self.cluster.final_barrier()
+    self._tell(_DONE)
 
   def beat(self) -> None:
     """The chief calls this often while the others wait for an evaluation."""

@@ -1,4 +1,3 @@
-import functools
 import pathlib
 import venv
 import zipfile
@@ -248,8 +247,8 @@ def test_parts_from_files_leave_the_corpus_whole(
     valid_corpus=f"{tmp_path}/valid",
     eval_corpus=f"{tmp_path}/eval",
   )
-  load = functools.partial(corpus.load_corpus, config)
-  split = corpus.split_corpus(load(config.corpus), config, load)
+  text = corpus.load_corpus(config, config.corpus).text
+  split = corpus.split_text(text, config)
   assert list(map(str, (split.train, split.valid, split.eval))) == (
     ["of train\nboth", "of valid\nboth", "of eval\nboth"]
   )
@@ -304,8 +303,8 @@ def test_the_split_of_the_penn_treebank(
   values = define_flags(Config)
   values(["train.py", f"--flagfile={ROOT}/recipes/ptb.flags"])
   config = options_from(values, Config)
-  load = functools.partial(corpus.load_corpus, config)
-  split = corpus.split_corpus(load(config.corpus), config, load)
+  text = corpus.load_corpus(config, config.corpus).text
+  split = corpus.split_text(text, config)
   for name, part in (
     ("train", split.train),
     ("valid", split.valid),

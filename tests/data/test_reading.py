@@ -5,7 +5,6 @@ import pathlib
 import pytest
 
 from charlm.config import Config
-from charlm.data import reading
 from charlm.data.corpus import load_corpus
 from charlm.data.reading import (
   _lower,
@@ -44,12 +43,7 @@ def test_lines_that_are_longer_than_asked_for_are_cut_off() -> None:
     assert [line for line in lines if len(line) <= 3] == ["ab", "de", "", "f"]
 
 
-@pytest.mark.parametrize("longest", [3, 2**20])
-def test_cleaning_in_pieces_is_cleaning_at_once(
-  longest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  # Lines longer than `longest` are yielded in parts.
-  monkeypatch.setattr(reading, "_LONG", longest)
+def test_cleaning_in_pieces_is_cleaning_at_once() -> None:
   texts = map("".join, itertools.product("a \n\r", repeat=6))
   for text in [*texts, "  a b  c" * 9 + " \n\n \r\nd  " * 3]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -169,7 +169,7 @@ def test_half_a_checkpoint_is_removed(
   model = save_checkpoints(run, 10, 20, 30)
   for step in (10, 30):  # a removal begins with the index, a save ends with it
     checkpoint_file(run, step, ".index").unlink()
-  (run.path / "checkpoints" / ".checkpoint.4711").touch()
+  (run.path / "checkpoints" / "checkpoint.tmp4711").touch()
   assert Checkpoints(run, 3, model=model).restore_latest() == 20
   assert capsys.readouterr().err == ""
   names = {path.name for path in (run.path / "checkpoints").iterdir()}

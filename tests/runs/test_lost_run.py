@@ -148,7 +148,7 @@ def _other_run(path: pathlib.Path) -> dict[pathlib.Path, int]:
     other.create(EXPERIMENT, VOCAB, SPLIT)
     Metrics(other, 0).close()
     (path / "checkpoints").mkdir()
-    (path / "checkpoints" / ".checkpoint.1").touch()
+    (path / "checkpoints" / "checkpoint.tmp1").touch()
   return _files(path)
 
 
