@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -120,7 +119,7 @@ def _lead(
     vocab = _extend(initial_vocab, config, corpus)
     initial = load_initial(run, config, len(vocab))
   # The other workers need no access to an initial run.
-  workers.cluster.from_chief(json.dumps(vocab).encode())
+  workers.cluster.from_chief(vocab)
   trainer = _build_trainer(options, split, vocab, workers.cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
   # Locking makes the folder: only now, so that a refused start leaves none.
@@ -145,7 +144,7 @@ def _follow(
   options: TrainOptions, corpus: Corpus, split: Split, workers: "Workers"
 ) -> int:
   """Trains beside the chief, and writes nothing; returns its exit code."""
-  from charlm.training.start import follow_run
+  from charlm.training.follower import Follower
 
   cluster = workers.cluster
   say(
@@ -153,10 +152,10 @@ def _follow(
     f"chief is {cluster.name(0)}\n"
   )
   workers.wait_for_chief()  # it looks for an initial vocabulary
-  vocab = json.loads(cluster.from_chief(b""))
+  vocab = cluster.from_chief(None)
   trainer = _build_trainer(options, split, vocab, cluster)
   workers.wait_for_chief()  # it makes or checks the run's folder
-  return follow_run(options, trainer, workers)
+  return Follower(options, trainer, workers).run()
 
 
 def _build_trainer(

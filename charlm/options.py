@@ -5,7 +5,6 @@ The flags of each program are the fields of such a class (`system/flags.py`).
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -102,17 +101,11 @@ class Options:
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value, allowed = getattr(self, field.name), field.metadata["allowed"]
-      if not _has_type(value, field.type):
+      # Not `isinstance`, for which True is an integer. Only a union has args.
+      if type(value) not in (typing.get_args(field.type) or [field.type]):
         words = f"of type {getattr(field.type, '__name__', field.type)}"
       elif not allowed.holds(value):
         words = allowed.words
       else:
         continue
       raise InputError(f"{field.name} is {value!r}: give a value {words}")
-
-
-def _has_type(value: object, kind: Any) -> bool:
-  if isinstance(kind, types.UnionType):
-    return type(value) in typing.get_args(kind)
-  # Not `isinstance`, for which True is an integer.
-  return type(value) is (typing.get_origin(kind) or kind)

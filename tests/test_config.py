@@ -20,7 +20,7 @@ def test_fields_are_flags_one_to_one() -> None:
   fields = dataclasses.fields(TrainOptions)
   for field in fields:
     default = values[field.name].default
-    assert default == field.default or (default, field.default) == ([], ())
+    assert default == field.default
     assert values[field.name].help == field.metadata["help"]
   names = {field.name for field in fields}
   assert set(values) - {"flagfile", "undefok"} == names | {"help"}

@@ -134,14 +134,12 @@ def _file(path: str) -> Source:
 
 def _is_of_run(path: str) -> bool:
   """Tells whether a file is one of those that make up a run's folder."""
-  parts = pathlib.Path(path).parts
+  file = pathlib.Path(path)
   return any(
-    name in _OF_RUN
-    and all(
-      os.path.exists(os.path.join(*parts[:i], marker))
-      for marker in ("config.json", "vocabulary.json")
-    )
-    for i, name in enumerate(parts)
+    part.name in _OF_RUN
+    and part.with_name("config.json").exists()
+    and part.with_name("vocabulary.json").exists()
+    for part in (file, *file.parents)
   )
 
 

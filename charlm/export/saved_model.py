@@ -14,11 +14,8 @@ import tensorflow as tf
 from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import PADDING_ID
 from charlm.model.language_model import GRULM
-from charlm.sampling.gumbel import (
-  gumbel_noise,
-  temperature_random_sampling,
-  without_special,
-)
+from charlm.sampling.gumbel import draw, gumbel_noise
+from charlm.sampling.options import Limits
 from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 _MAX_NUMBERS = 2**20  # random numbers made at a time: 4 MB
@@ -165,8 +162,7 @@ class TextModel:
       noise = gumbel_noise(uniform_numbers(keys, positions, vocab_size))
       for i in tf.range(len(positions)):
         log_probs, states = self._model.read(table, last, states)
-        log_probs = without_special(log_probs)
-        drawn = temperature_random_sampling(log_probs, temperature, noise[i])
+        drawn = draw(log_probs, temperature, Limits(), noise[i])
         # The prefixes end in different places, and then drawn ids follow.
         prefix = given[:, tf.minimum(first + i, longest - 1)]
         drawn = tf.cast(drawn, tf.int32)

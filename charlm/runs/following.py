@@ -40,8 +40,7 @@ def follow_checkpoints(
         if step in _steps(run):
           raise
         continue
-      if model is None:
-        model = loaded
+      model = model or loaded
       model.set_weights(loaded.get_weights())
       yield model, step
       last = time.monotonic()

@@ -63,9 +63,7 @@ def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
   if not config.init_from:
     return SPECIAL
   # Its own, since the initial run may have been moved or trained further.
-  if run.exists():
-    return run.vocabulary()
-  source = RunDir(config.init_from)
+  source = run if run.exists() else RunDir(config.init_from)
   return source.vocabulary() if source.exists() else SPECIAL
 
 

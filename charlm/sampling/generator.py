@@ -27,7 +27,6 @@ from charlm.sampling.options import Limits, Request
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
-from charlm.system.choices import XLA_FOR_SAMPLES
 from charlm.system.machine import num_cores
 
 # Products of one row, and of more than 32, round differently, which can flip a
@@ -68,8 +67,9 @@ class GenerativeModel:
     self._pool = concurrent.futures.ThreadPoolExecutor(num_cores())
     # What is compiled: numbers of rows, and limits.
     self._compiled: set[tuple[int, Limits]] = set()
-    # AutoGraph's conversion would delay the first text.
-    compiled = {"jit_compile": XLA_FOR_SAMPLES.here, "autograph": False}
+    # A step for one character is too small to run without XLA. AutoGraph's
+    # conversion would delay the first text.
+    compiled = {"jit_compile": True, "autograph": False}
     self._compiled_advance = tf.function(self._advance, **compiled)
     self._compiled_noise = tf.function(self._noise, **compiled)
 

@@ -36,14 +36,6 @@ ONLY_FUSED = "Keras' layer has neither --precision=bfloat16 nor --layer_norm"
 XLA_FOR_SCORES = Choice(
   True, False, "XLA makes the loop over time faster, but cannot call cuDNN"
 )
-XLA_FOR_SAMPLES = Choice(
-  True, True, "a step for one character is too small to run without XLA"
-)
-MEMORY_GROWTH = Choice(
-  False,
-  True,
-  "TensorFlow would take all memory of the GPU, and leave none for a sampler",
-)
 TENSOR_FLOAT_32 = Choice(
   False,
   True,

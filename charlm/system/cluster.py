@@ -6,6 +6,7 @@ others is the chief of a cluster of one.
 """
 
 import contextlib
+import json
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -55,20 +56,12 @@ class Cluster:
       index: this worker's place among them.
     """
     self.strategy, self.addresses, self.index = strategy, addresses, index
+    self.num_workers = len(addresses)  # 1 without a cluster
+    self.is_chief = index == 0  # which writes the run's folder
     self._ended = False
     self._compiled_sum = tf.function(
       self._sum, [tf.TensorSpec([None], tf.float32)]
     )
-
-  @property
-  def num_workers(self) -> int:
-    """The number of workers, 1 without a cluster."""
-    return len(self.addresses)
-
-  @property
-  def is_chief(self) -> bool:
-    """Whether this worker writes the run's folder."""
-    return self.index == 0
 
   def rows(self, batch_size: int) -> range:
     """Returns the rows of a batch that this worker computes."""
@@ -118,21 +111,22 @@ class Cluster:
       with contextlib.suppress(tf.errors.OpError):  # the others have ended
         self.sum([0])
 
-  def from_chief(self, message: bytes) -> bytes:
-    """Returns the chief's message on all workers, which must all call it."""
-    return self.exchange(message if self.is_chief else b"")[0]
+  def from_chief(self, value: Any) -> Any:
+    """Returns the chief's value on all workers, which must all call it."""
+    return self.exchange(value if self.is_chief else None)[0]
 
-  def exchange(self, message: bytes) -> list[bytes]:
+  def exchange(self, value: Any) -> list[Any]:
     """Returns what each worker passes to this call, in their order.
 
-    All workers must call it, with messages below 16 MB.
+    All workers must call it, with values that take less than 16 MB of JSON.
     """
+    message = json.dumps(value).encode()
     mine = np.arange(self.num_workers) == self.index
     sizes = self.sum(np.where(mine, len(message), 0))
     rows = np.zeros([self.num_workers, sizes.max()], np.uint8)
     rows[self.index, : len(message)] = np.frombuffer(message, np.uint8)
     rows = self.sum(rows.ravel()).astype(np.uint8).reshape(rows.shape)
-    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+    return [json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True)]
 
   def copy_from_chief(self, variables: Sequence[Any]) -> None:
     """Gives variables the values, bit for bit, that they have on the chief.

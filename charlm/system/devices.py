@@ -5,7 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from charlm.errors import InputError
-from charlm.system.choices import MEMORY_GROWTH, TENSOR_FLOAT_32, kind_of_device
+from charlm.system.choices import TENSOR_FLOAT_32, kind_of_device
 from charlm.system.gpu_search import nvidia_device, reason_for_no_gpu
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
@@ -36,7 +36,8 @@ def choose_device(device: str) -> None:
     # Once TensorFlow has started, its memory stays as another program chose.
     with contextlib.suppress(RuntimeError):
       for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, MEMORY_GROWTH.gpu)
+        # Else it takes all memory of the GPU, and leaves none for a sampler.
+        tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
   elif device == "gpu":
     raise InputError(

@@ -18,7 +18,6 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
   float: flags.DEFINE_float,
   str: flags.DEFINE_string,
   str | None: flags.DEFINE_string,
-  tuple[str, ...]: flags.DEFINE_list,
 }
 
 
@@ -31,10 +30,9 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   values, group = flags.FlagValues(), "Flags"  # the title, if none is given
   for field in dataclasses.fields(options):
     group = field.metadata["group"] or group
-    default = field.default
     _DEFINE[field.type](
       field.name,
-      list(default) if isinstance(default, tuple) else default,
+      field.default,
       field.metadata["help"],
       flag_values=values,
       module_name=group,
@@ -51,15 +49,13 @@ def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
 
   Raises InputError: a value is not allowed.
   """
-  fields = dataclasses.fields(options)
-  found = {field.name: getattr(values, field.name) for field in fields}
-  for field in fields:
-    value = found[field.name]
-    if isinstance(value, list):
-      found[field.name] = tuple(value)
-    elif value and field.metadata["allowed"] is PATH:
+  found = {}
+  for field in dataclasses.fields(options):
+    value = getattr(values, field.name)
+    if value and field.metadata["allowed"] is PATH:
       there = os.path.exists(value)  # a folder `~` of earlier versions
-      found[field.name] = value if there else os.path.expanduser(value)
+      value = value if there else os.path.expanduser(value)
+    found[field.name] = value
   return options(**found)
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.options import Options
@@ -70,13 +70,11 @@ def run_command(
     sys.stdout.flush()
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
-    flush_or_drop_output()
     return fail(name, _one_line(error), error.exit_code)
   except BrokenPipeError:  # nobody reads on, as in `| head`
     flush_or_drop_output()
     return 128 + signal.SIGPIPE
   except OSError as error:
-    flush_or_drop_output()
     remedy = "check the path, its permissions and the free space"
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
@@ -196,21 +194,17 @@ def _watch_signals(reader: int) -> None:
     os._exit(TERMINATED if number == signal.SIGUSR1 else 128 + number)
 
 
-class StopRequest:
+class StopRequest(contextlib.ExitStack):
   """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
 
   def __init__(self) -> None:
+    super().__init__()
     self.exit_code = DONE  # the shell's code for the signal, once one came
-    self._previous: dict[int, Any] = {}  # handlers
 
   def __enter__(self) -> "StopRequest":
     for number in _STOPS:
-      self._previous[number] = signal.signal(number, self._note)
+      self.callback(signal.signal, number, signal.signal(number, self._note))
     return self
-
-  def __exit__(self, *exception: object) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
 
   def __bool__(self) -> bool:
     """Tells whether a signal came."""
@@ -273,7 +267,8 @@ def warn_unsaved(what: str, error: Exception, place: object) -> None:
 
 
 def fail(name: str, text: str, exit_code: int = InputError.exit_code) -> int:
-  """Writes one line to stderr; returns the exit code."""
+  """Writes one line to stderr, after what was printed; returns the code."""
+  flush_or_drop_output()
   warn(f"{name}: {text}")
   return exit_code
 

@@ -1,32 +1,38 @@
 """A start on a worker that is not the chief: it trains, and writes nothing."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from charlm.training.hooks import Hooks
-from charlm.training.options import Periods
+from charlm.training.options import StartOptions, periods
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer
 from charlm.training.workers import ChiefEndedError, Workers
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Follower(Hooks):
   """Takes the steps that the chief takes, and waits where the chief works."""
 
-  periods: Periods  # when the chief evaluates and saves
-  trainer: Trainer  # has the chief's values
-  workers: Workers
-  replicas: Replicas
+  def __init__(
+    self, options: StartOptions, trainer: Trainer, workers: Workers
+  ) -> None:
+    """Takes the chief's options, and a trainer that has not trained yet."""
+    self.trainer, self.workers = trainer, workers
+    self.replicas = Replicas(workers.cluster, trainer)
+    # When the chief evaluates and saves.
+    self.periods = periods(options, trainer.batches.steps_per_epoch)
 
   def run(self) -> int:
-    """Trains beside the chief; returns the chief's exit code.
+    """Trains beside the chief, from its step on; returns its exit code.
 
     Raises:
       DivergedError: a loss or a gradient is not finite, or replicas differ.
       ChiefEndedError: the chief failed.
     """
     trainer = self.trainer
+    self.workers.wait_for_chief()  # it restores
+    self.workers.cluster.copy_from_chief(trainer.variables)
+    self.replicas.check_start()
+    self.workers.wait_for_chief()  # it writes what it starts with
     with self.workers.stop:
       self.workers.wait_for_chief()  # it may make up for an evaluation
       trainer.train(trainer.num_steps, self.periods.metrics, self)

@@ -59,8 +59,8 @@ class StartOptions(Options):
     "on a GPU, else fused, and always fused for bfloat16 and layer_norm",
     one_of("auto", "fused", "keras"),
   )
-  profile_steps: tuple[str, ...] = option(
-    (), "first,last: profile from one step to the other, for TensorBoard"
+  profile_steps: str = option(
+    "", "first,last: profile from one step to the other, for TensorBoard"
   )
   deterministic: bool = option(
     False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"
@@ -74,13 +74,13 @@ class StartOptions(Options):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    words = self.profile_steps
+    words = self.profile_steps.split(",")
     # No step has more digits, and `int` raises at thousands of them.
-    steps = [int(x) for x in words if x.isdecimal() and len(x) < 20]
+    steps = [int(x) for x in words if x.strip().isdecimal() and len(x) < 20]
     rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
-    if words and not rise:
+    if self.profile_steps and not rise:
       raise InputError(
-        f"profile_steps is {','.join(words)}: give two steps, such as 10,20"
+        f"profile_steps is {self.profile_steps}: give two steps, such as 10,20"
       )
 
 

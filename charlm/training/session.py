@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 
 from charlm.data.corpus import Split
 from charlm.data.text import Ids, readable
@@ -86,9 +87,7 @@ class Session(Hooks):
         if self._lacks_evaluation(trainer.step):
           self._evaluate(trainer.step)
       trainer.train(trainer.num_steps, self.periods.metrics, self)
-      self.replicas.check_weights()
-      with self.workers.chief_works():
-        saved = self.checkpoints.save(trainer.step)
+      saved = bool(self._checked(self.checkpoints.save, trainer.step))
     # Outside the stop request: with no save to come, Ctrl-C ends at once.
     with self.workers.chief_works():
       exit_code = self._end(saved)
@@ -130,8 +129,8 @@ class Session(Hooks):
     The evaluation comes first: a checkpoint holds the best loss known by then.
     """
     return (
-      (self.periods.evaluation, self._checked(self._evaluate)),
-      (self.periods.checkpoint, self._checked(self.checkpoints.save)),
+      (self.periods.evaluation, partial(self._checked, self._evaluate)),
+      (self.periods.checkpoint, partial(self._checked, self.checkpoints.save)),
       # A period of 1 makes each graph call run one step: the profile then
       # shows the steps one by one.
       *([(1, self.profile.at)] if self.profile.steps else []),
@@ -141,17 +140,11 @@ class Session(Hooks):
     """Returns `planned`, or `step` if a signal came to any worker."""
     return self.workers.next_stop(step, planned)
 
-  def _checked(
-    self, action: Callable[[int], object]
-  ) -> Callable[[int], object]:
-    """Wraps an action: replicas are checked, then the chief alone runs it."""
-
-    def checked(step: int) -> None:
-      self.replicas.check_weights()
-      with self.workers.chief_works():
-        action(step)
-
-    return checked
+  def _checked(self, action: Callable[[int], object], step: int) -> object:
+    """Checks the replicas, then runs an action on the chief alone."""
+    self.replicas.check_weights()
+    with self.workers.chief_works():
+      return action(step)
 
   def _lacks_evaluation(self, step: int) -> bool:
     """Tells whether the step that this start begins at lacks its evaluation.

@@ -18,7 +18,6 @@ from charlm.system.choices import (
 from charlm.system.cluster import Cluster
 from charlm.system.devices import num_devices
 from charlm.system.process import warn, warn_unsaved
-from charlm.training.follower import Follower
 from charlm.training.options import StartOptions, periods
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
@@ -38,7 +37,7 @@ def start_run(
 ) -> int:
   """Restores a locked run, continues it, and returns the exit code.
 
-  The chief does this, while the other workers call `follow_run`.
+  The chief does this, while the other workers call `Follower.run`.
 
   The trainer must not have trained yet.
 
@@ -71,24 +70,6 @@ def start_run(
   return Session(when, trainer, split, vocab, *parts).run()
 
 
-def follow_run(
-  options: StartOptions, trainer: Trainer, workers: Workers
-) -> int:
-  """Trains beside the chief, from its step on; returns its exit code.
-
-  Raises:
-    DivergedError: a loss or a gradient is not finite, or replicas differ.
-    ChiefEndedError: the chief failed.
-  """
-  replicas = Replicas(workers.cluster, trainer)
-  workers.wait_for_chief()  # it restores
-  workers.cluster.copy_from_chief(trainer.variables)
-  replicas.check_start()
-  workers.wait_for_chief()  # it writes what it starts with
-  when = periods(options, trainer.batches.steps_per_epoch)
-  return Follower(when, trainer, workers, replicas).run()
-
-
 def _log_start(
   run: RunDir, step: int, trainer: Trainer, cluster: Cluster, saved: bool
 ) -> dict[str, Any]:
@@ -115,7 +96,7 @@ def _log_start(
 def _steps_to_profile(
   options: StartOptions, trainer: Trainer
 ) -> tuple[int, ...]:
-  steps = tuple(map(int, options.profile_steps))
+  steps = tuple(map(int, filter(None, options.profile_steps.split(","))))
   step, end = trainer.step, trainer.num_steps
   if steps and not step < steps[0] < end:
     warn(

@@ -64,6 +64,11 @@ class Trainer:
     """
     self.model, self.optimizer, self.batches = model, optimizer, batches
     self._strategy, self._config = strategy, config
+    # The step at which the run ends.
+    self.num_steps = config.num_steps(batches.steps_per_epoch)
+    names: list[str] = strategy.extended.worker_devices
+    # The replicas' devices, such as `CPU:0`.
+    self.devices = [name.rpartition("device:")[2] for name in names]
     # Without rows the states take no room in a checkpoint.
     num_rows = config.batch_size if config.carry_state else 0
     self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
@@ -87,12 +92,6 @@ class Trainer:
       optimizer.build(model.trainable_variables)
 
   @property
-  def devices(self) -> list[str]:
-    """The replicas' devices, such as `CPU:0`."""
-    names = self._strategy.extended.worker_devices
-    return [name.rpartition("device:")[2] for name in names]
-
-  @property
   def variables(self) -> list[Any]:
     """All that a checkpoint holds."""
     variables = self.model.variables + self.optimizer.variables
@@ -102,11 +101,6 @@ class Trainer:
   def step(self) -> int:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
-
-  @property
-  def num_steps(self) -> int:
-    """The step at which the run ends."""
-    return self._config.num_steps(self.batches.steps_per_epoch)
 
   def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
     """Trains until step `num_steps`, or until `next_stop` ends it.

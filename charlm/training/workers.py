@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 
@@ -133,8 +132,7 @@ def check_equal(
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}
   # Every worker gets the facts of all, so all raise the same error.
-  messages = cluster.exchange(json.dumps(facts).encode())
-  chiefs, *others = map(json.loads, messages)
+  chiefs, *others = cluster.exchange(facts)
   for index, theirs in enumerate(others, 1):
     for name, value in theirs.items():
       if value != chiefs[name]:
