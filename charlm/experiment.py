@@ -49,15 +49,11 @@ class Experiment:
     return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"
 
   @classmethod
-  def from_json(cls, text: str) -> "Experiment":
-    """Reads what `to_json` wrote.
+  def from_json(cls, fields: Any) -> "Experiment":
+    """Returns what `to_json` wrote, given the value of that text.
 
     Raises InputError: not what `to_json` writes; the message says why.
     """
-    try:
-      fields = json.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter for "[[[[..."
-      raise InputError(f"not JSON ({error})") from error
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -157,10 +157,6 @@ class Text:
 
 class IdsLike(Protocol):
   """The ids of a text `[N]`: an array, or what reads its slices from a file."""
-
-  @property
-  def dtype(self) -> np.dtype[Any]:
-    """The type of a slice's elements."""
 
   def __len__(self) -> int:
     """Returns N."""

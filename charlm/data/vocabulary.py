@@ -8,6 +8,7 @@ characters that are new.
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,15 +39,11 @@ def extend_vocabulary(
   return [*initial, *sorted(set(characters) - set(initial))]
 
 
-def vocabulary_from_json(text: str) -> list[str]:
-  """Reads `vocabulary.json`, a JSON list, since newline and space are entries.
+def vocabulary_from_json(vocab: Any) -> list[str]:
+  """Returns the value of `vocabulary.json`, which is checked.
 
   Raises InputError: not a list of `[UNK]`, "" and distinct characters.
   """
-  try:
-    vocab = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise InputError(f"not JSON ({error})") from error
   if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != SPECIAL:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
@@ -61,7 +58,10 @@ def vocabulary_from_json(text: str) -> list[str]:
 
 
 def vocabulary_to_json(vocab: list[str]) -> str:
-  """Returns the text of `vocabulary.json`."""
+  """Returns the text of `vocabulary.json`.
+
+  It is a JSON list, since newline and space are entries.
+  """
   return json.dumps(vocab) + "\n"
 
 

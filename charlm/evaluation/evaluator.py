@@ -193,8 +193,8 @@ class _Lines:
   """A text with a newline before it, and after it if it ends in none."""
 
   def __init__(self, ids: IdsLike, newline: int) -> None:
-    self._ids, self.dtype, size = ids, ids.dtype, len(ids)
-    self._newline = np.full(1, newline, ids.dtype)
+    self._ids, size = ids, len(ids)
+    self._newline = np.full(1, newline, ids[0:0].dtype)
     ended = size == 0 or ids[size - 1 : size][0] == newline
     self._length = 1 + size + (not ended)
 

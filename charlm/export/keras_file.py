@@ -1,15 +1,13 @@
 """A `.keras` file of Keras' own layers."""
 
-import os
 import pathlib
-import tempfile
 
 import keras
 
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM
-from charlm.system.files import write_atomically
+from charlm.system.files import moved_when_whole, write_atomically
 
 
 def save_keras(
@@ -47,11 +45,7 @@ def save_keras(
   ends = ([inputs, *before], [x, *after]) if with_state else (inputs, x)
   plain = keras.Model(*ends)
   plain.set_weights(model.get_weights())  # their order is the same
-  file.parent.mkdir(parents=True, exist_ok=True)
-  # Under another name until it is whole.
-  with tempfile.TemporaryDirectory(dir=file.parent) as parent:
-    path = os.path.join(parent, file.name)
+  with moved_when_whole(file) as path:
     plain.save(path)
-    os.rename(path, file)
   vocabulary = file.with_suffix(".vocabulary.json")
   write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])

@@ -4,9 +4,7 @@ Shapes: B texts, T characters of the longest, S positions for which random
 numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
 """
 
-import os
 import pathlib
-import tempfile
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -17,6 +15,7 @@ from charlm.model.language_model import GRULM
 from charlm.sampling.gumbel import draw, gumbel_noise
 from charlm.sampling.options import Limits
 from charlm.sampling.threefry import sample_keys, uniform_numbers
+from charlm.system.files import moved_when_whole
 
 _MAX_NUMBERS = 2**20  # random numbers made at a time: 4 MB
 
@@ -36,15 +35,11 @@ def save_saved_model(
   module.weights = [variable.value for variable in model.variables]
   for name, function in functions.items():
     setattr(module, name, function)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  # Under another name until it is whole.
-  with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
-    path = os.path.join(parent, "model")
+  with moved_when_whole(folder) as path:
     try:
       tf.saved_model.save(module, path, functions)
     except tf.errors.OpError as error:  # a full disk, among others
       raise OSError(error.message) from error
-    os.rename(path, folder)
 
 
 class TextModel:

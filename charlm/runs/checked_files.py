@@ -4,12 +4,13 @@ import codecs
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import re
 import stat
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from charlm.data.encoding import encode_text
 from charlm.data.text import Text
@@ -25,9 +26,9 @@ _Parsed = TypeVar("_Parsed")
 
 
 def parse_file(
-  path: pathlib.Path, parse: Callable[[str], _Parsed], digest: str | None = None
+  path: pathlib.Path, parse: Callable[[Any], _Parsed], digest: str | None = None
 ) -> _Parsed:
-  """Reads a file of UTF-8 and returns what `parse` makes of its text.
+  """Reads a file of JSON and returns what `parse` makes of its value.
 
   Args:
     path: the file.
@@ -41,7 +42,7 @@ def parse_file(
     if path.stat().st_size > _LARGEST_FILE:
       raise ValueError("larger than any such file of charlm")
     data = path.read_bytes()
-    parsed = parse(data.decode())
+    parsed = parse(json.loads(data.decode()))
   # After the parsing, whose message says more.
   if digest not in (None, hashlib.sha256(data).hexdigest()):
     raise InputError(f"{path} has changed since the run began: {_REMEDY}")
@@ -68,7 +69,9 @@ def _named(path: pathlib.Path) -> Iterator[None]:
     yield
   except FileNotFoundError as error:
     raise InputError(f"{path} is missing: {_REMEDY}") from error
-  except (ValueError, RecursionError) as error:
+  except (json.JSONDecodeError, RecursionError) as error:  # of "[[[[..."
+    raise InputError(f"{path}: not JSON ({error}): {_REMEDY}") from error
+  except ValueError as error:
     raise InputError(f"{path}: {error}: {_REMEDY}") from error
 
 

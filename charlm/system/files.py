@@ -78,6 +78,19 @@ def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:
 
 
 @contextlib.contextmanager
+def moved_when_whole(path: pathlib.Path) -> Iterator[str]:
+  """Yields a name in a temporary folder; what is there at the end is moved.
+
+  The folder of `path` is made. After an error nothing is left.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    temporary = os.path.join(folder, path.name)
+    yield temporary
+    os.rename(temporary, path)
+
+
+@contextlib.contextmanager
 def plain_path(path: pathlib.Path) -> Iterator[str]:
   """Yields, for a path, a name that TensorFlow does not take for a pattern.
 

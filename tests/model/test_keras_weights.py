@@ -57,7 +57,8 @@ def _reference(vocab_size: int) -> keras.Model:
 @pytest.fixture(scope="module")
 def vocab(trained_run: pathlib.Path) -> list[str]:
   """Of the corpus that the tests share."""
-  return vocabulary_from_json((trained_run / "vocabulary.json").read_text())
+  text = (trained_run / "vocabulary.json").read_text()
+  return vocabulary_from_json(json.loads(text))
 
 
 def _init_from(

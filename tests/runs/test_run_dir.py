@@ -322,9 +322,12 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
 @pytest.mark.parametrize(
   ("name", "text", "message"),
   [
+    ("config.json", "", "not JSON"),
+    ("config.json", "{", "not JSON"),
     ("config.json", "[" * 100_000, "not JSON"),
     ("config.json", " " * 2**26, "larger than any"),
     ("config.json", '{"format": 6}', "corpus_sha256"),
+    ("vocabulary.json", '["[UNK]", "", "a"', "not JSON"),
     ("vocabulary.json", "[" * 100_000, "not JSON"),
     ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
     ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
