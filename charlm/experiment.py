@@ -62,7 +62,10 @@ class Experiment:
     for name, sha256 in zip(_SHA256, hashes, strict=True):
       if not isinstance(sha256, str) or len(sha256) != 64:
         raise InputError(f"field {name} is not a string of 64 characters")
-    return cls(_config_from(fields), *hashes)
+    # A field that an older file lacks has its default.
+    if unknown := sorted(fields.keys() - vars(Config()).keys()):
+      raise InputError(f"field {unknown[0]} is unknown")
+    return cls(Config(**fields), *hashes)
 
   def _fields(self) -> dict[str, Any]:
     fields = dataclasses.asdict(self)
@@ -71,14 +74,6 @@ class Experiment:
 
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
 _FILES_SHA256 = _SHA256[1:]
-
-
-def _config_from(fields: dict[str, Any]) -> Config:
-  """Returns a config; a field that an older file lacks has its default."""
-  names = {field.name for field in dataclasses.fields(Config)}
-  if unknown := sorted(fields.keys() - names):
-    raise InputError(f"field {unknown[0]} is unknown")
-  return Config(**fields)
 
 
 def difference(name: str, there: object, here: object, why: str = "") -> str:

@@ -36,7 +36,6 @@ class Batches:
     batch_size: int,
     seed: int = 0,
     rows: range | None = None,
-    max_shuffled: int = _MAX_SHUFFLED,
   ) -> None:
     """Takes the whole text as ids `[N]`.
 
@@ -46,14 +45,12 @@ class Batches:
       batch_size: windows in a batch.
       seed: with the epoch, determines the shuffle.
       rows: those of each batch that are read; None for all.
-      max_shuffled: the most windows whose shuffle is held in memory.
 
     Raises InputError: the text does not fill one batch of windows.
     """
     self._ids, self._size = ids, seq_length + 1
     self._batch_size, self._seed = batch_size, seed
     self.rows = rows or range(batch_size)
-    self._max_shuffled = max_shuffled
     self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = self._count_steps()
@@ -78,7 +75,7 @@ class Batches:
     # Windows that do not fill the last batch are left out of this epoch alone.
     places = index * self._batch_size + np.array(self.rows)
     num_windows = len(self._ids) // self._size
-    if num_windows > self._max_shuffled:
+    if num_windows > _MAX_SHUFFLED:
       rng = _generator(self._seed, epoch)
       key = rng.integers(2**64, size=8, dtype=np.uint64)
       return permute(places, num_windows, key) * self._size

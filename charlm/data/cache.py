@@ -1,9 +1,9 @@
 """Encoded corpora in files, so that a large one is encoded once.
 
-A file has the ids, a JSON object that describes them, the object's size and
-checksum, and magic bytes. Its name is a hash of the paths of the corpus' files
-and of the flags that affect reading; it is used only if these files have kept
-their sizes and the times of their last change.
+A file has the ids and, after them, a zip archive of one JSON object, which
+describes them. Its name is a hash of the paths of the corpus' files and of the
+flags that affect reading; it is used only if these files have kept their sizes
+and the times of their last change.
 """
 
 import contextlib
@@ -14,20 +14,18 @@ import os
 import pathlib
 import tempfile
 import time
-import zlib
-from typing import Any, BinaryIO, cast
+import zipfile
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from charlm.config import Config
 from charlm.data.encoding import Corpus
 from charlm.data.sources import Source
-from charlm.data.text import OpenFile, StoredIds, Text
+from charlm.data.text import OpenFile, StoredIds, Text, sha256
 from charlm.system.process import warn
 
-_MAGIC = b"charlm 1"  # with another version's, the file is written anew
-_TAIL = 8 + 4 + len(_MAGIC)  # bytes: size, CRC-32, magic
-_BLOCK = 2**24  # ids that have one checksum
+_ABOUT = "charlm 2.json"  # where another version has another name, or none
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
 
@@ -51,25 +49,29 @@ class Cache:
     """Opens the corpus; None if it is not there, or its files have changed.
 
     Args:
-      verify: compare the checksums of the ids, too.
+      verify: compare the text's SHA-256, too.
     """
     try:
       opened = OpenFile(self._path.open("rb"))
     except OSError:  # missing; or unreadable, which `open_file` will tell
       return None
     try:
-      about = _read_about(opened.file)
+      with zipfile.ZipFile(opened.file) as archive:
+        about = json.loads(archive.read(_ABOUT))  # compares its checksum
+        num_bytes = archive.getinfo(_ABOUT).header_offset
       # Standard input, which has no stamp, is another text in each start; the
       # plays have none either.
       if None in self._stamps or about["stamps"] != self._stamps:
         return None
       dtype = np.dtype(about["dtype"])
       ids = StoredIds(opened, dtype, 0, about["size"])
-      if verify and about["crc32"] != _checksums(ids):
-        raise ValueError("its checksums differ")
+      if num_bytes != len(ids) * dtype.itemsize:
+        raise ValueError("cut off")
       text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
+      if verify and about["sha256"] != sha256(text.data()):
+        raise ValueError("its checksums differ")
       return Corpus(text, np.array(about["counts"]), about["sha256"])
-    except (ValueError, TypeError, LookupError, OverflowError) as error:
+    except Exception as error:  # zipfile raises all kinds for damage
       warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
       return None
 
@@ -80,7 +82,12 @@ class Cache:
     """
     self._folder.mkdir(parents=True, exist_ok=True)
     for path in self._folder.glob(f".{self._path.name}.*"):
-      _remove_left_over(path)
+      # Those that no process holds, as after a kill.
+      with contextlib.suppress(OSError), path.open("rb") as file:
+        # A new one may not be locked yet.
+        if time.time() - os.fstat(file.fileno()).st_mtime > 60:
+          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+          path.unlink()
     handle, name = tempfile.mkstemp("", f".{self._path.name}.", self._folder)
     self._temporary.append(name)
     fcntl.flock(handle, fcntl.LOCK_EX)  # as long as the file is in use
@@ -101,13 +108,12 @@ class Cache:
       "characters": [ord(char) for char in corpus.text.characters],
       "counts": corpus.counts.tolist(),
       "sha256": corpus.sha256,
-      "crc32": _checksums(ids),
     }
-    data = json.dumps(about).encode()
     file = ids.opened.file
     file.seek(0, os.SEEK_END)
-    file.write(data + len(data).to_bytes(8, "little"))
-    file.write(zlib.crc32(data).to_bytes(4, "little") + _MAGIC)
+    with zipfile.ZipFile(file, "w") as archive:
+      # Not by its name alone, with which the time would be written.
+      archive.writestr(zipfile.ZipInfo(_ABOUT), json.dumps(about))
     file.flush()
     os.fsync(file.fileno())
     os.replace(self._temporary.pop(), self._path)
@@ -118,38 +124,3 @@ class Cache:
       # One that was replaced by a larger one is not held any more, and another
       # start may have removed it.
       pathlib.Path(self._temporary.pop()).unlink(missing_ok=True)
-
-
-def _remove_left_over(path: pathlib.Path) -> None:
-  """Removes a file that no process holds, as after a kill."""
-  with contextlib.suppress(OSError), path.open("rb") as file:
-    # A new one may not be locked yet.
-    if time.time() - os.fstat(file.fileno()).st_mtime > 60:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      path.unlink()
-
-
-def _read_about(file: BinaryIO) -> dict[str, Any]:
-  """Reads what describes the ids of a file.
-
-  Raises ValueError: it is not whole, or of another version.
-  """
-  end = file.seek(0, os.SEEK_END)
-  file.seek(max(0, end - _TAIL))
-  tail = file.read()
-  if len(tail) < _TAIL or not tail.endswith(_MAGIC):
-    raise ValueError("cut off, or of another version")
-  start = end - _TAIL - int.from_bytes(tail[:8], "little")
-  file.seek(max(0, start))
-  data = file.read()[:-_TAIL]
-  if zlib.crc32(data) != int.from_bytes(tail[8:12], "little"):
-    raise ValueError("cut off, or its description has changed")
-  about: dict[str, Any] = json.loads(data)
-  if start != about["size"] * np.dtype(about["dtype"]).itemsize:
-    raise ValueError("cut off")
-  return about
-
-
-def _checksums(ids: StoredIds) -> list[int]:
-  starts = range(0, len(ids), _BLOCK)
-  return [zlib.crc32(ids[start : start + _BLOCK].data) for start in starts]

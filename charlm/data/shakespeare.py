@@ -1,5 +1,6 @@
 """The default corpus: 38 plays, fetched once and cached."""
 
+import contextlib
 import hashlib
 import pathlib
 import re
@@ -30,18 +31,15 @@ def plays() -> bytes:
 
   Raises InputError: it cannot be fetched.
   """
-  folder = cache_folder()
-  cached = folder / "shakespeare.txt"
-  try:
+  cached = cache_folder() / "shakespeare.txt"
+  with contextlib.suppress(OSError):
     data = cached.read_bytes()
     if hashlib.sha256(data).hexdigest() == _SHA256:
       return data
-  except OSError:
-    pass
   # A cached file that was changed is fetched again, too.
   data = _fetch_plays()
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    cached.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(cached, [data])
   except OSError as error:
     warn(

@@ -5,7 +5,6 @@ of any size is encoded in one pass, before its vocabulary is known. `Ids` then
 reads the text in the ids of a vocabulary.
 """
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -27,8 +26,7 @@ class OpenFile:
 
   # Parts of a text share the file: none knows when the others are gone.
   def __del__(self) -> None:
-    with contextlib.suppress(OSError):  # of a full disk, which was met before
-      self.file.close()
+    self.file.close()
 
 
 class StoredIds:

@@ -52,7 +52,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
     weights = list(read(prefix, weight_specs(config, vocab_size)))
     if not all(np.isfinite(weight).all() for weight in weights):
       raise ValueError("some are not finite")
-  except (InputError, MemoryError):
+  except InputError:
     raise
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage
     raise InputError(

@@ -3,6 +3,9 @@
 Shapes: N characters, H units, V vocabulary size, C chunks of R characters.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 MAX_LOGITS = 2**25  # that are held at a time: 128 MiB
@@ -34,12 +37,26 @@ def chunked_nats(
   return tf.reshape(nats, [-1])[:num_targets]
 
 
-@tf.recompute_grad  # so that the gradient's logits are those of one chunk, too
+@tf.custom_gradient
 def _nats(
   x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
-) -> tf.Tensor:
-  """Returns the nats `[R]` of one chunk."""
-  nats, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-    features=tf.matmul(x, kernel) + bias, labels=targets
-  )
-  return nats
+) -> tuple[tf.Tensor, Callable[..., Any]]:
+  """Returns the nats `[R]` of one chunk; its gradient recomputes the logits."""
+
+  def cross_entropy() -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the nats, and their gradients with respect to the logits."""
+    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+      features=tf.matmul(x, kernel) + bias, labels=targets
+    )
+
+  def gradient(d_nats: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+    """Returns the gradients of the arguments."""
+    d_logits = cross_entropy()[1] * d_nats[:, None]
+    return (
+      tf.matmul(d_logits, kernel, transpose_b=True),
+      tf.matmul(x, d_logits, transpose_a=True),
+      tf.reduce_sum(d_logits, axis=0),
+      None,
+    )
+
+  return cross_entropy()[0], gradient

@@ -9,7 +9,7 @@ drawn at a time, which is `_buffer`. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
-import operator
+import dataclasses
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
+from charlm.system.process import interrupts_held_back
 
 # Products of one row, and of more than 32, round differently, which can flip a
 # near-tie: no graph call has fewer or more rows than these.
@@ -62,9 +63,6 @@ class GenerativeModel:
     most = _MAX_NUMBERS // num_cores() // len(vocab)
     self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
     self._buffer = min(_BUFFER, max(1, most // self._max_rows))
-    # One call keeps little more than one core busy. And Ctrl-C, which comes up
-    # in the main thread, may crash the process inside a call of TensorFlow.
-    self._pool = concurrent.futures.ThreadPoolExecutor(num_cores())
     # What is compiled: numbers of rows, and limits.
     self._compiled: set[tuple[int, Limits]] = set()
     # A step for one character is too small to run without XLA. AutoGraph's
@@ -103,12 +101,14 @@ class GenerativeModel:
     if unknown := unknown_characters(prefix or "\n", self._vocab):
       words = " ".join(map(repr, unknown))
       warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
-    # NumPy's integers and strings as Python's, which a request checks.
-    num_chars, seed = operator.index(num_chars), operator.index(seed)
-    if not num_chars:
+    if num_chars == 0:
       return prefix
-    text = "".join(prefix), "", num_chars, 1, seed
-    request = Request(*text, self._request.temperature, *self._request.limits)
+    given: dict[str, Any]
+    given = {"prefix": prefix, "num_chars": num_chars, "seed": seed}
+    # NumPy's numbers and strings as Python's, which a request checks.
+    for name, value in given.items():
+      given[name] = value.item() if isinstance(value, np.generic) else value
+    request = dataclasses.replace(self._request, **given)
     return prefix + self.sample(request)[0].text
 
   def sample(self, request: Request) -> list[Sample]:
@@ -130,23 +130,41 @@ class GenerativeModel:
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
     firsts = range(0, request.num_samples, self._max_rows)
-    try:
-      blocks = self._pool.map(block, firsts)
-      return [sample for block in blocks for sample in block]
-    except BaseException:  # Ctrl-C reaches this thread alone
-      stopped.set()
-      raise
+    if len(firsts) == 1:  # a thread's start takes as long as 100 characters
+      return block(0)
+    # One call keeps little more than one core busy.
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+      try:
+        blocks = pool.map(block, firsts)
+        return [sample for block in blocks for sample in block]
+      except BaseException:  # Ctrl-C reaches this thread alone
+        stopped.set()
+        raise
 
   def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:
     """Yields one text of `sample`, in pieces as it is drawn."""
-    pieces = self._pieces(request, range(sample, sample + 1), _STREAMED)
-    while piece := self._pool.submit(next, pieces, None).result():
-      yield from piece
+    for pieces in self._pieces(request, range(sample, sample + 1), _STREAMED):
+      yield from pieces
 
   def _pieces(
     self, request: Request, samples: range, size: int
   ) -> Iterator[list[Sample]]:
-    """Yields the next pieces of some samples, of about `size` characters."""
+    """Yields the next pieces of some samples, of about `size` characters.
+
+    Ctrl-C comes up between two of them.
+    """
+    drawn = self._draw(request, samples, size)
+    while True:
+      with interrupts_held_back():
+        pieces = next(drawn, None)
+      if not pieces:
+        return
+      yield pieces
+
+  def _draw(
+    self, request: Request, samples: range, size: int
+  ) -> Iterator[list[Sample]]:
+    """Does what `_pieces` says, with TensorFlow."""
     prefix_ids = encode(request.prefix or "\n", self._vocab)
     num_given, end = len(prefix_ids), len(prefix_ids) + request.num_chars
     num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing

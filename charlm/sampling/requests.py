@@ -54,17 +54,13 @@ def fill_request(
 
   Raises InputError: a value that is not allowed.
   """
-  # A program writes 1 for 1.0; above 2**53 a float may be another number.
-  typed: dict[str, Any] = {
-    name: float(value)
-    if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53
-    else value
-    for name, value in values.items()
-  }
-  request = dataclasses.replace(defaults, **typed)
-  texts: dict[str, Any] = {
-    name: config.cased(getattr(request, name)).encode().decode(config.encoding)
-    for name in ("prefix", "stop")
-    if name in values
-  }
-  return dataclasses.replace(request, **texts)
+  typed = dict(values)
+  for name, value in values.items():
+    # A program writes 1 for 1.0; above 2**53 a float may be another number.
+    if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53:
+      typed[name] = float(value)
+  request = dataclasses.replace(defaults, **typed)  # whose texts are strings
+  for name in {"prefix", "stop"} & values.keys():
+    text = config.cased(getattr(request, name))
+    typed[name] = text.encode().decode(config.encoding)
+  return dataclasses.replace(defaults, **typed)

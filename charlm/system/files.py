@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 
@@ -29,18 +30,13 @@ def is_locked(path: pathlib.Path) -> bool:
   if not path.exists():
     return False
   status, holder = path.stat(), path.read_text(errors="replace").strip()
-  device = os.major(status.st_dev), os.minor(status.st_dev)
+  major, minor = os.major(status.st_dev), os.minor(status.st_dev)
+  # On btrfs, `stat` tells another minor number than the list.
+  place = rf"\d+ {major:02x}:{minor:02x}|{re.escape(holder)} {major:02x}:\w+"
+  # Each line: number: FLOCK ADVISORY WRITE process major:minor:inode ...
+  line = rf"^\d+: FLOCK .* ({place}):{status.st_ino} "
   with contextlib.suppress(FileNotFoundError):
-    # Each line: number: FLOCK ADVISORY WRITE process major:minor:inode ...
-    lines = [line.split() for line in _LOCKS.read_text().splitlines()]
-    for process, place in (x[4:6] for x in lines if x[1] == "FLOCK"):
-      *numbers, inode = place.split(":")
-      major, minor = (int(number, 16) for number in numbers)
-      # On btrfs, `stat` tells another minor number than the list.
-      same = minor == device[1] or process == holder
-      if major == device[0] and int(inode) == status.st_ino and same:
-        return True
-    return False
+    return bool(re.search(line, _LOCKS.read_text(), re.MULTILINE))
   try:
     os.kill(int(path.read_bytes()), 0)
   except PermissionError:  # another user's

@@ -28,6 +28,7 @@ TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 # SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_held: list[int] = []  # Ctrl-C while it is held back
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -178,6 +179,31 @@ def interrupts_for_caller() -> Iterator[None]:
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+  """Lets Ctrl-C come up at the end: inside TensorFlow it may crash the process.
+
+  That is so where Python's own handler is set, in the main thread.
+  """
+  main = threading.current_thread() is threading.main_thread()
+  default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  if not (main and default):
+    yield
+    return
+  _held.clear()
+  signal.signal(signal.SIGINT, _hold_back)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+  if _held:
+    raise KeyboardInterrupt
+
+
+def _hold_back(number: int, frame: FrameType | None) -> None:
+  _held.append(number)
+
+
 def _watch_signals(reader: int) -> None:
   """Ends the process at a second signal, or when the first takes too long.
 
@@ -186,8 +212,9 @@ def _watch_signals(reader: int) -> None:
   number = os.read(reader, 1)[0]
   if not number:
     return
-  # A `StopRequest` replaces this handler, since its save may take its time.
-  interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  # A `StopRequest` replaces these handlers, since its save may take its time.
+  handlers = signal.default_int_handler, _hold_back
+  interrupts = signal.getsignal(signal.SIGINT) in handlers
   patience = _PATIENCE if interrupts else None
   ready, _, _ = select.select([reader], [], [], patience)
   if not ready or os.read(reader, 1) != b"\0":

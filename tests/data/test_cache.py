@@ -112,7 +112,7 @@ def test_a_cache_that_is_cut_off_is_made_anew(
 def test_another_versions_cache_is_made_anew(
   path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(cache, "_MAGIC", b"charlm 0")
+  monkeypatch.setattr(cache, "_ABOUT", "charlm 0.json")
   load(path, folder)
   monkeypatch.undo()
   load(path, folder)
@@ -147,7 +147,7 @@ def test_a_description_that_has_changed_is_found(
     kept.read_bytes().replace(b'"characters": [1', b'"characters": [2')
   )
   load(path, folder)
-  assert "its description has changed" in capsys.readouterr().err
+  assert "Bad CRC-32" in capsys.readouterr().err
 
 
 def test_ids_of_no_character_name_the_remedy(

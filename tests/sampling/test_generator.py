@@ -197,8 +197,9 @@ def test_the_same_seed_gives_the_same_text(
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
   of_numpy = np.int64(30), np.str_("a"), np.uint64(0)
   assert generator.generate_n_chars(*of_numpy) == "a" + expected[0]
-  with pytest.raises(TypeError):
-    generator.generate_n_chars(30.5, "a")
+  for wrong in ((30.5, "a", 0), (30, "a", 0.5), (None, "a", 0)):
+    with pytest.raises(InputError):
+      generator.generate_n_chars(*wrong)
   # Both halves of the seed count.
   others = {
     generator.generate_n_chars(60, "ROMEO ", seed)
@@ -293,7 +294,6 @@ def test_ctrl_c_ends_texts_after_a_piece(
       texts()
   finally:
     signal.signal(signal.SIGINT, before)
-  generator._pool.shutdown()
   # It never comes up inside a call, where TensorFlow may crash.
   assert len(ended) == len(begun) < 100
 

@@ -18,6 +18,7 @@ import contextlib
 import signal
 import sys
 from charlm.options import Options
+from charlm.system import process
 from charlm.system.process import StopRequest, import_quietly, run_command
 import_quietly("tensorflow")
 import tensorflow as tf
@@ -30,8 +31,12 @@ def command(args):
   # A shell's background jobs, these tests perhaps, ignore it.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   stay.get_concrete_function()
-  saves = StopRequest() if sys.argv[1:] else contextlib.nullcontext()
-  with saves:
+  contexts = {
+    "plain": contextlib.nullcontext,
+    "held_back": process.interrupts_held_back,
+    "saves": StopRequest,
+  }
+  with contexts[sys.argv[1]]():
     print("busy", flush=True)
     stay()
 
@@ -45,8 +50,8 @@ def start(tmp_path: pathlib.Path) -> Callable[..., Any]:
   script.write_text(_BUSY)
 
   @contextlib.contextmanager
-  def start(*args: str) -> Iterator[Program]:
-    with Program(script, *args) as process:
+  def start(how: str = "plain") -> Iterator[Program]:
+    with Program(script, how) as process:
       try:
         while process.printed() != "busy\n":
           assert process.poll() is None
@@ -59,10 +64,11 @@ def start(tmp_path: pathlib.Path) -> Callable[..., Any]:
   return start
 
 
+@pytest.mark.parametrize("how", ["plain", "held_back"])
 def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return(
-  start: Callable[..., Any],
+  how: str, start: Callable[..., Any]
 ) -> None:
-  with start() as process:
+  with start(how) as process:
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
 
