@@ -69,7 +69,7 @@ class Cache:
         raise ValueError("cut off")
       text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
       if verify and about["sha256"] != sha256(text.data()):
-        raise ValueError("its checksums differ")
+        raise ValueError("its SHA-256 differs")
       return Corpus(text, np.array(about["counts"]), about["sha256"])
     except Exception as error:  # zipfile raises all kinds for damage
       warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")

@@ -41,7 +41,7 @@ def load_corpus(
       (its `*.txt`, sorted), or several of these separated by commas.
     folder: keeps the ids in a file there; by default they are in memory or,
       above 256 MB, in a file in the user's cache.
-    verify: compare the checksums of ids that were kept.
+    verify: compare the SHA-256 of a text whose ids were kept.
 
   Raises:
     InputError: nothing there, not as the config says, or no line with a

@@ -26,7 +26,10 @@ class OpenFile:
 
   # Parts of a text share the file: none knows when the others are gone.
   def __del__(self) -> None:
-    self.file.close()
+    try:  # noqa: SIM105 - at the interpreter's end, `contextlib` is gone
+      self.file.close()
+    except OSError:  # of a full disk, which was met before
+      pass
 
 
 class StoredIds:

@@ -131,8 +131,9 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()
-  for left_over in folder.glob("*checkpoint.*"):
-    left_over.unlink()
+  for pattern in ("checkpoint.tmp*", ".checkpoint.*"):  # of older versions
+    for left_over in folder.glob(pattern):
+      left_over.unlink()
 
 
 def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:

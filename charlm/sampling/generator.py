@@ -98,18 +98,16 @@ class GenerativeModel:
 
     Raises InputError: an argument that `Request` does not allow.
     """
+    given: dict[str, Any]
+    given = {"prefix": prefix, "num_chars": num_chars or 1, "seed": seed}
+    # NumPy's numbers and strings as Python's, which a request checks.
+    for name, value in given.items():
+      given[name] = value.item() if hasattr(value, "item") else value
+    request = dataclasses.replace(self._request, **given)
     if unknown := unknown_characters(prefix or "\n", self._vocab):
       words = " ".join(map(repr, unknown))
       warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
-    if num_chars == 0:
-      return prefix
-    given: dict[str, Any]
-    given = {"prefix": prefix, "num_chars": num_chars, "seed": seed}
-    # NumPy's numbers and strings as Python's, which a request checks.
-    for name, value in given.items():
-      given[name] = value.item() if isinstance(value, np.generic) else value
-    request = dataclasses.replace(self._request, **given)
-    return prefix + self.sample(request)[0].text
+    return prefix + self.sample(request)[0].text if num_chars else prefix
 
   def sample(self, request: Request) -> list[Sample]:
     """Draws the texts of a request, in blocks of up to 32 side by side.
@@ -139,6 +137,7 @@ class GenerativeModel:
         return [sample for block in blocks for sample in block]
       except BaseException:  # Ctrl-C reaches this thread alone
         stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
         raise
 
   def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:

@@ -28,7 +28,6 @@ TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 # SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_held: list[int] = []  # Ctrl-C while it is held back
 _PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
@@ -179,29 +178,42 @@ def interrupts_for_caller() -> Iterator[None]:
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 
+class _Held:
+  """Whether Ctrl-C is held back now, and whether it came meanwhile."""
+
+  on = came = False
+
+
+def _hold_back(number: int, frame: FrameType | None) -> None:
+  if not _Held.on:
+    signal.default_int_handler(number, frame)
+  _Held.came = True
+
+
+# Those that let Ctrl-C end a program.
+_ENDING = (signal.default_int_handler, _hold_back)
+
+
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
   """Lets Ctrl-C come up at the end: inside TensorFlow it may crash the process.
 
-  That is so where Python's own handler is set, in the main thread.
+  Does nothing outside the main thread, or where Ctrl-C does something else.
   """
   main = threading.current_thread() is threading.main_thread()
-  default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-  if not (main and default):
+  if not main or signal.getsignal(signal.SIGINT) not in _ENDING:
     yield
     return
-  _held.clear()
-  signal.signal(signal.SIGINT, _hold_back)
   try:
+    _Held.on, _Held.came = True, False
+    signal.signal(signal.SIGINT, _hold_back)
     yield
   finally:
+    # First, since another signal's handler may raise in the next line.
+    _Held.on = False
     signal.signal(signal.SIGINT, signal.default_int_handler)
-  if _held:
+  if _Held.came:
     raise KeyboardInterrupt
-
-
-def _hold_back(number: int, frame: FrameType | None) -> None:
-  _held.append(number)
 
 
 def _watch_signals(reader: int) -> None:
@@ -213,9 +225,8 @@ def _watch_signals(reader: int) -> None:
   if not number:
     return
   # A `StopRequest` replaces these handlers, since its save may take its time.
-  handlers = signal.default_int_handler, _hold_back
-  interrupts = signal.getsignal(signal.SIGINT) in handlers
-  patience = _PATIENCE if interrupts else None
+  ending = signal.getsignal(signal.SIGINT) in _ENDING
+  patience = _PATIENCE if ending else None
   ready, _, _ = select.select([reader], [], [], patience)
   if not ready or os.read(reader, 1) != b"\0":
     os._exit(TERMINATED if number == signal.SIGUSR1 else 128 + number)

@@ -26,7 +26,7 @@ class StartOptions(Options):
     PATH,
   )
   verify_corpus: bool = option(
-    False, "verify the checksums of the file of ids before it is used"
+    False, "verify the SHA-256 of a text that was encoded before"
   )
   device: str = device_option()
   num_replicas: int = option(

@@ -197,7 +197,7 @@ def test_the_same_seed_gives_the_same_text(
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
   of_numpy = np.int64(30), np.str_("a"), np.uint64(0)
   assert generator.generate_n_chars(*of_numpy) == "a" + expected[0]
-  for wrong in ((30.5, "a", 0), (30, "a", 0.5), (None, "a", 0)):
+  for wrong in ((30.5, "a"), (30, b"a"), (30, "a", 0.5), (0, "a", -1)):
     with pytest.raises(InputError):
       generator.generate_n_chars(*wrong)
   # Both halves of the seed count.
@@ -264,7 +264,7 @@ def test_steps_from_strings_equal_the_whole_text(
   assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
-@pytest.mark.parametrize("num_samples", [0, 1, 100])  # 0: a stream
+@pytest.mark.parametrize("num_samples", [0, 1, 100, 10**6])  # 0: a stream
 def test_ctrl_c_ends_texts_after_a_piece(
   num_samples: int, model: GRULM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
