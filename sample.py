@@ -21,11 +21,11 @@ from charlm.system.process import (
   DONE,
   INCOMPLETE,
   import_quietly,
-  interrupts_for_caller,
   run_command,
   set_output_encoding,
   warn,
 )
+from charlm.system.signals import interrupts_for_caller
 
 if TYPE_CHECKING:  # it imports TensorFlow
   from charlm.sampling.writer import Writer

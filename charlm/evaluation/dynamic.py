@@ -16,7 +16,7 @@ from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM, State
 from charlm.system.choices import XLA_FOR_SCORES
-from charlm.system.process import interrupts_held_back
+from charlm.system.signals import interrupts_held_back
 
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.

@@ -12,7 +12,7 @@ from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.system.choices import XLA_FOR_SCORES
-from charlm.system.process import interrupts_held_back
+from charlm.system.signals import interrupts_held_back
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64

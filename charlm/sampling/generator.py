@@ -28,7 +28,7 @@ from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
-from charlm.system.process import interrupts_held_back
+from charlm.system.signals import interrupts_held_back
 
 # Products of one row, and of more than 32, round differently, which can flip a
 # near-tie: no graph call has fewer or more rows than these.

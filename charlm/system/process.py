@@ -1,4 +1,4 @@
-"""What the programs share: flags, errors as one line, exit codes, signals."""
+"""What the programs share: flags, errors as one line, exit codes."""
 
 import contextlib
 import gc
@@ -6,29 +6,21 @@ import importlib
 import io
 import logging
 import os
-import select
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import TypeVar
 
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.options import Options
 from charlm.system.flags import define_flags, help_text, options_from
+from charlm.system.signals import INTERRUPTED, ended_by_signals
 
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
 # A save failed, or a line could not be used; also the code of a lost run.
 INCOMPLETE = LostRunError.exit_code
-# The codes of a shell for a program that a signal ended.
-TERMINATED = 128 + signal.SIGTERM
-INTERRUPTED = 128 + signal.SIGINT
-# SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
 
 
 def run_command(
@@ -64,7 +56,7 @@ def run_command(
     if values.help:
       print(help_text(values, name, usage or ""))
     else:
-      with _ended_by_signals():
+      with ended_by_signals():
         exit_code = command(options_from(values, options))
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
@@ -78,7 +70,7 @@ def run_command(
     remedy = "check the path, its permissions and the free space"
     return fail(name, f"{_one_line(error)}: {remedy}")
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
-    return 128 + signal.SIGINT
+    return INTERRUPTED
 
 
 def set_output_encoding(encoding: str) -> None:
@@ -135,124 +127,6 @@ def import_quietly(*modules: str) -> None:
     # With many models in one process, TensorFlow would warn of retracing, as if
     # they were one model.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-  """Lets signals end the program even inside a call of TensorFlow.
-
-  Python runs its handlers only after the call, which may be a long compilation
-  or a large product. So a thread watches, too: it ends the process at a second
-  signal or, where no `StopRequest` is to save a run, two seconds after Ctrl-C.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    yield  # signals are the main thread's
-    return
-  # The interpreter's C handler writes each signal's number to the pipe at once,
-  # whatever the main thread does.
-  reader, writer = os.pipe()
-  os.set_blocking(writer, False)  # which `set_wakeup_fd` asks for
-  previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  # As SIGTERM, where no `StopRequest` is to save a run.
-  handler = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(TERMINATED))
-  watch = threading.Thread(target=_watch_signals, args=[reader], daemon=True)
-  watch.start()
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGUSR1, handler)
-    signal.set_wakeup_fd(previous)
-    os.write(writer, b"\0")
-    watch.join()
-    os.close(reader)
-    os.close(writer)
-
-
-@contextlib.contextmanager
-def interrupts_for_caller() -> Iterator[None]:
-  """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`."""
-  wakeup = signal.set_wakeup_fd(-1)
-  try:
-    yield
-  finally:
-    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-
-
-class _Held:
-  """Whether Ctrl-C is held back now, and whether it came meanwhile."""
-
-  on = came = False
-
-
-def _hold_back(number: int, frame: FrameType | None) -> None:
-  if not _Held.on:
-    signal.default_int_handler(number, frame)
-  _Held.came = True
-
-
-# Those that let Ctrl-C end a program.
-_ENDING = (signal.default_int_handler, _hold_back)
-
-
-@contextlib.contextmanager
-def interrupts_held_back() -> Iterator[None]:
-  """Lets Ctrl-C come up at the end: inside TensorFlow it may crash the process.
-
-  Does nothing outside the main thread, or where Ctrl-C does something else.
-  """
-  main = threading.current_thread() is threading.main_thread()
-  if not main or signal.getsignal(signal.SIGINT) not in _ENDING:
-    yield
-    return
-  try:
-    _Held.on, _Held.came = True, False
-    signal.signal(signal.SIGINT, _hold_back)
-    yield
-  finally:
-    # First, since another signal's handler may raise in the next line.
-    _Held.on = False
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-  if _Held.came:
-    raise KeyboardInterrupt
-
-
-def _watch_signals(reader: int) -> None:
-  """Ends the process at a second signal, or when the first takes too long.
-
-  It reads the signals' numbers; a zero says that the command has ended.
-  """
-  number = os.read(reader, 1)[0]
-  if not number:
-    return
-  # A `StopRequest` replaces these handlers, since its save may take its time.
-  ending = signal.getsignal(signal.SIGINT) in _ENDING
-  patience = _PATIENCE if ending else None
-  ready, _, _ = select.select([reader], [], [], patience)
-  if not ready or os.read(reader, 1) != b"\0":
-    os._exit(TERMINATED if number == signal.SIGUSR1 else 128 + number)
-
-
-class StopRequest(contextlib.ExitStack):
-  """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
-
-  def __init__(self) -> None:
-    super().__init__()
-    self.exit_code = DONE  # the shell's code for the signal, once one came
-
-  def __enter__(self) -> "StopRequest":
-    for number in _STOPS:
-      self.callback(signal.signal, number, signal.signal(number, self._note))
-    return self
-
-  def __bool__(self) -> bool:
-    """Tells whether a signal came."""
-    return self.exit_code != DONE
-
-  def _note(self, number: int, frame: FrameType | None) -> None:
-    self.exit_code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-    # Whoever asks twice does not want to wait for the save.
-    for each in _STOPS:
-      signal.signal(each, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

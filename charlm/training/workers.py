@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from charlm.errors import InputError, LostRunError
 from charlm.runs.provenance import describe_start
 from charlm.system.cluster import Cluster
-from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
+from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.options import StartOptions
 
 # During an evaluation, a signal or a lost worker is noticed within this time.

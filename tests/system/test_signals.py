@@ -18,8 +18,8 @@ import contextlib
 import signal
 import sys
 from charlm.options import Options
-from charlm.system import process
-from charlm.system.process import StopRequest, import_quietly, run_command
+from charlm.system.process import import_quietly, run_command
+from charlm.system.signals import StopRequest, interrupts_held_back
 import_quietly("tensorflow")
 import tensorflow as tf
 
@@ -33,7 +33,7 @@ def command(args):
   stay.get_concrete_function()
   contexts = {
     "plain": contextlib.nullcontext,
-    "held_back": process.interrupts_held_back,
+    "held_back": interrupts_held_back,
     "saves": StopRequest,
   }
   with contexts[sys.argv[1]]():
@@ -108,7 +108,7 @@ def test_only_a_second_signal_ends_what_is_to_be_saved(
 def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
   code = (
     "import os, signal\n"
-    "from charlm.system.process import StopRequest\n"
+    "from charlm.system.signals import StopRequest\n"
     "with StopRequest() as stop:\n"
     "  os.kill(os.getpid(), signal.SIGTERM)\n"
     "  print(stop.exit_code, flush=True)\n"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from charlm.system.process import StopRequest
+from charlm.system.signals import StopRequest
 from charlm.training.progress_bar import ProgressBar
 
 
