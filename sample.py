@@ -179,10 +179,11 @@ def _converse(writer: "Writer", defaults: Request) -> int:
   if isinstance(sys.stdin, io.TextIOWrapper):
     # So that what is not UTF-8 comes as it is, and is refused by its place.
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-  with interrupts_for_caller():
+  with interrupts_for_caller() as forget:
     number, prompt = 0, "> "
     while True:
       try:
+        forget()
         line = input(prompt).encode("utf-8", "surrogateescape")
         number, prompt = number + 1, "> "
         writer.answer(number, line, defaults)

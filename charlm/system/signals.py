@@ -6,7 +6,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 # The codes of a shell for a program that a signal ended.
@@ -48,30 +48,37 @@ def ended_by_signals() -> Iterator[None]:
     os.close(writer)
 
 
-@contextlib.contextmanager
-def interrupts_for_caller() -> Iterator[None]:
-  """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`."""
-  wakeup = signal.set_wakeup_fd(-1)
-  try:
-    yield
-  finally:
-    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-
-
 class _Held:
-  """Whether Ctrl-C is held back now, and whether it came meanwhile."""
+  """Whether Ctrl-C is held back now, and whether one came."""
 
   on = came = False
 
 
 def _hold_back(number: int, frame: FrameType | None) -> None:
+  _Held.came = True
   if not _Held.on:
     signal.default_int_handler(number, frame)
-  _Held.came = True
 
 
 # Those that let Ctrl-C end a program.
 _ENDING = (signal.default_int_handler, _hold_back)
+
+
+@contextlib.contextmanager
+def interrupts_for_caller() -> Iterator[Callable[[], None]]:
+  """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`.
+
+  Python drops an exception that comes up in a destructor or a callback of a
+  library: `interrupts_held_back` then raises it anew. Yields a function that
+  forgets a Ctrl-C that was answered.
+  """
+  wakeup = signal.set_wakeup_fd(-1)
+  handler = signal.signal(signal.SIGINT, _hold_back)
+  try:
+    yield lambda: setattr(_Held, "came", False)
+  finally:
+    signal.signal(signal.SIGINT, handler)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 
 @contextlib.contextmanager
@@ -81,17 +88,20 @@ def interrupts_held_back() -> Iterator[None]:
   Does nothing outside the main thread, or where Ctrl-C does something else.
   """
   main = threading.current_thread() is threading.main_thread()
-  if not main or signal.getsignal(signal.SIGINT) not in _ENDING:
+  handler = signal.getsignal(signal.SIGINT)
+  if not main or handler not in _ENDING:
     yield
     return
   try:
-    _Held.on, _Held.came = True, False
+    if handler is not _hold_back:
+      _Held.came = False
+    _Held.on = True
     signal.signal(signal.SIGINT, _hold_back)
     yield
   finally:
     # First, since another signal's handler may raise in the next line.
     _Held.on = False
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, handler)
   if _Held.came:
     raise KeyboardInterrupt
 
