@@ -93,7 +93,7 @@ def interrupts_held_back() -> Iterator[None]:
     yield
     return
   try:
-    if handler is not _hold_back:
+    if handler is not _hold_back:  # with it, one that was dropped counts
       _Held.came = False
     _Held.on = True
     signal.signal(signal.SIGINT, _hold_back)
@@ -102,7 +102,8 @@ def interrupts_held_back() -> Iterator[None]:
     # First, since another signal's handler may raise in the next line.
     _Held.on = False
     signal.signal(signal.SIGINT, handler)
-  if _Held.came:
+  came, _Held.came = _Held.came, False
+  if came:
     raise KeyboardInterrupt
 
 
@@ -115,8 +116,7 @@ def _watch_signals(reader: int) -> None:
   if not number:
     return
   # A `StopRequest` replaces these handlers, since its save may take its time.
-  ending = signal.getsignal(signal.SIGINT) in _ENDING
-  patience = _PATIENCE if ending else None
+  patience = _PATIENCE if signal.getsignal(signal.SIGINT) in _ENDING else None
   ready, _, _ = select.select([reader], [], [], patience)
   if not ready or os.read(reader, 1) != b"\0":
     os._exit(TERMINATED if number == signal.SIGUSR1 else 128 + number)

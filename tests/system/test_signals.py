@@ -1,6 +1,7 @@
 """Signals end a program at once, or after what it saves."""
 
 import contextlib
+import os
 import pathlib
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from helpers import ROOT, Program
+
+from charlm.system.signals import interrupts_for_caller, interrupts_held_back
 
 # A program that stays in one call of TensorFlow, as in a compilation.
 _BUSY = """
@@ -120,3 +123,19 @@ def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
     assert process.stdout.readline() == "143\n"
     process.send_signal(second)
   assert process.returncode == -second
+
+
+def test_a_ctrl_c_that_python_drops_comes_up_anew_once() -> None:
+  before = signal.getsignal(signal.SIGINT)
+  with interrupts_for_caller() as forget:
+    for answered in (False, True):
+      with contextlib.suppress(KeyboardInterrupt):  # as in a destructor
+        os.kill(os.getpid(), signal.SIGINT)
+      if answered:
+        forget()
+      else:
+        with pytest.raises(KeyboardInterrupt), interrupts_held_back():
+          pass
+      with interrupts_held_back():
+        pass
+  assert signal.getsignal(signal.SIGINT) is before
