@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
 
-# Up to so many embeddings a product with one-hot columns beats a gather.
+# Up to so many embeddings their gradient is fastest as a product with one-hot
+# rows.
 _MAX_ONE_HOT = 400
 
 
@@ -137,9 +138,6 @@ class FusedGRU(keras.layers.GRU):
       tf.cast(state, self.compute_dtype),
       *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
       product_dtype=tf.as_dtype("bfloat16" if short else self.compute_dtype),
-      # Without XLA, which compiles scores on CPUs but not most trainings, a
-      # product is faster than a gather and a transposition.
-      by_product=training,
     )
     outputs.set_shape([features.shape[-1], features.shape[0], self.units])
     return outputs, outputs[:, -1]

@@ -32,7 +32,6 @@ def recurrence(
   state: tf.Tensor,
   *gain: tf.Tensor,
   product_dtype: tf.DType,
-  by_product: bool,
 ) -> tf.Tensor:
   """Returns the outputs `[B, T, H]`.
 
@@ -44,7 +43,6 @@ def recurrence(
     state: the state before the first step, `[B, H]`.
     *gain: `[3H]`, if there is layer normalisation.
     product_dtype: of the factors and the results of the matrix products.
-    by_product: look ids up by a product with one-hot features, not by a gather.
   """
 
   @tf.custom_gradient
@@ -56,7 +54,7 @@ def recurrence(
     # Cast here, so that the gradients are those of the cast values.
     kernel = tf.cast(kernel, product_dtype)
     recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
-    project = _projection(features, kernel, by_product)
+    project = _projection(features, kernel)
     states, saved = _forward(
       project, features, recurrent_kernel, bias, state, *gain
     )
@@ -125,24 +123,14 @@ def _forward(
 
 
 def _projection(
-  features: tf.Tensor, kernel: tf.Tensor, by_product: bool
+  features: tf.Tensor, kernel: tf.Tensor
 ) -> Callable[[tf.Tensor], tf.Tensor]:
   """Returns what projects the features of a step to the gates, `[3H, B]`."""
-  by_id = features.dtype.is_integer
-  depth = kernel.shape[0] or tf.shape(kernel)[0]
-  if by_id and not by_product:
+  if features.dtype.is_integer:
     ids = tf.cast(features, tf.int64)  # a gather takes no uint8
     return lambda t: tf.transpose(tf.gather(kernel, ids[t]))
   kernel = tf.transpose(kernel)  # once, not in every product
-
-  def project(t: tf.Tensor) -> tf.Tensor:
-    """Returns what the input of time step t adds to the gates."""
-    columns = features[t]  # [F, B], or ids [B]
-    if by_id:
-      columns = tf.one_hot(columns, depth, axis=0, dtype=kernel.dtype)
-    return tf.matmul(kernel, columns)
-
-  return project
+  return lambda t: tf.matmul(kernel, features[t])
 
 
 def normalise(x: tf.Tensor, units: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -63,6 +63,7 @@ class Recurrence:
     Returns the gradients of features (None if they are ids), kernel, recurrent
       kernel, bias, state, and gain.
     """
+    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [T, H, B]
     dtype, units = d_outputs.dtype, self.states.shape[1]
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
     size = 1  # divides any T: XLA needs a static size, and T may not be static
@@ -117,8 +118,6 @@ class Recurrence:
     kernel and bias, and returns them with what `_propagate` carries.
     """
     dtype, units = d_outputs.dtype, self.states.shape[1]
-    d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
-    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
     d_gates, *propagated = self._propagate(d_outputs, start, size, *carried)
     previous = tf.slice(self.states, [start, 0, 0], [size, -1, -1])
     previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
@@ -139,7 +138,7 @@ class Recurrence:
   def _propagate(
     self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: Any
   ) -> _Vars:
-    """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
+    """Propagates the gradient of the outputs `[T, H, B]` back over a chunk.
 
     It carries the gradients of the state `[H, B]`, of the features in an array
     `[T, F, B]`, unless they are ids, and of a gain `[3H, B]`, if there is one.
@@ -162,7 +161,7 @@ class Recurrence:
       zr, n, recurrent_n, *norm = (array.read(t) for array in self.saved)
       z, r = tf.split(zr, 2)
       # The state after step t is an output, and what step t + 1 started from.
-      d_state += d_outputs[i]
+      d_state += d_outputs[t]
       d_kept = d_state * z
       # TensorFlow's own kernels for these gradients pass over memory once.
       d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
