@@ -1,7 +1,6 @@
 """JAX's contestants: `lax.scan` under `jit`, with Adam written out."""
 
 import dataclasses
-import os
 from functools import partial
 from typing import Any
 
@@ -10,9 +9,6 @@ import jax.numpy as jnp
 
 from benchmarks.task import LEARNING_RATE, Run, Sizes, Text, timed
 from charlm.data.batches import Batches
-
-# As charlm has it: 0.9 of the time at one window, as long at 64.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
 

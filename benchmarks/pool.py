@@ -50,8 +50,6 @@ class Worker:
     self._seconds_per_turn = seconds_per_turn
     self._times = 1
     self._log = log
-    # Without what charlm sets for XLA in this process, which others do not.
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     self._process = subprocess.Popen(
       [sys.executable, "-m", "benchmarks.worker", task.to_json()],
       stdin=subprocess.PIPE,
@@ -59,7 +57,7 @@ class Worker:
       stderr=log,
       text=True,
       cwd=_ROOT,
-      env=env | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+      env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
     )
 
   def wait(self) -> None:

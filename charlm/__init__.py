@@ -4,7 +4,12 @@ The public names, loaded on first use so that importing charlm is instant.
 """
 
 import importlib
+import os
 from typing import Any
+
+# XLA reads this when it first compiles. By default it computes with 256 bits at
+# a time, also on CPUs that can with 512.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 
 _MODULE_OF = {
   "load": "loaded",

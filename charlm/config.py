@@ -116,7 +116,7 @@ class Config(Options):
     PATH,
   )
   seq_length: int = option(
-    100, "characters per window", between(1), group="Training"
+    100, "inputs per window", between(1), group="Training"
   )
   batch_size: int = option(
     64, "windows per step, over all replicas", between(1)

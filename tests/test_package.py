@@ -1,4 +1,6 @@
+import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -6,6 +8,8 @@ import zipfile
 
 import pytest
 from helpers import ROOT
+
+import charlm
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,14 @@ def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
   assert result.stdout.startswith("LoadedModel(")
   assert result.stdout.endswith(" 7\n")
   assert not any(tmp_path.iterdir())
+
+
+def test_xla_is_told_to_use_512_bits_unless_told_something_else(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  runpy.run_path(charlm.__file__)
+  assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=512"
+  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+  runpy.run_path(charlm.__file__)
+  assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"

@@ -25,8 +25,8 @@ class Batches:
   step's batch needs nothing but the seed and the step: to resume is to ask for
   the next step.
 
-  A window has `seq_length` inputs and, shifted by one, as many targets. Windows
-  do not overlap, and the remainder of the text is dropped.
+  A window has `seq_length` + 1 characters: the inputs and, shifted by one, the
+  targets. Here none overlap, and the remainder of the text is dropped.
   """
 
   def __init__(

@@ -94,7 +94,7 @@ class Cache:
     return cast(BinaryIO, os.fdopen(handle, "w+b"))
 
   def save(self, corpus: Corpus) -> None:
-    """Saves a corpus of files whose ids are in a file; else does nothing.
+    """Saves a corpus if it came from files and its ids are in one.
 
     Raises OSError: it cannot be written.
     """

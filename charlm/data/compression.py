@@ -95,7 +95,7 @@ def _kind_of(name: str, start: bytes) -> _Compression | None:
       return kind
     if start and name.endswith(kind.suffix):
       raise InputError(
-        f"{name} is not {kind.name} data, as its name says: give a file that "
+        f"{name} is not {kind.name} data, despite its name: give a file that "
         "is, or rename it"
       )
   return None

@@ -60,7 +60,7 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space shows in the distinct characters; among bytes it is content.
+    # Only white space is no text; but any bytes are one (`frequent` has all).
     if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "
@@ -139,7 +139,7 @@ def train_text(text: Text, config: Config) -> Text:
 
   Raises InputError: as `split_text`.
   """
-  # With any text in their place nothing is held out for these parts.
+  # What these files hold does not change the rest: any text will do.
   return split_text(text, config, lambda _: text).train
 
 

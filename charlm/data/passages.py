@@ -68,10 +68,10 @@ def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
-  """Hashes each run of `MIN_LENGTH` ids in `[N]`, if there is one."""
-  hashes, width = ids.astype(np.uint64), 1  # of the runs of `width` ids
+  """Hashes each stretch of ids: `[N]` to `[N - MIN_LENGTH + 1]` or `[0]`."""
+  hashes, width = ids.astype(np.uint64), 1  # of stretches of `width` ids
   while width < MIN_LENGTH:
-    # Two neighbours make a run of twice the width. The last ones may overlap.
+    # Two neighbours make one of twice the width. The last ones may overlap.
     step = min(width, MIN_LENGTH - width)
     power = np.uint64(pow(_BASE, width, 2**64))
     hashes = hashes[:-step] * power + hashes[step:]

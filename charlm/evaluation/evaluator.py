@@ -140,10 +140,10 @@ class Evaluator:
     lengths: np.ndarray,
     seen: int = 0,
   ) -> np.ndarray:
-    """Scores rows `[R]`: the characters after each of `starts`, from zero.
+    """Scores R rows from the zero state: the characters after `starts` `[R]`.
 
     The rows cover the text, but each later one leaves out the first `seen` of
-    its characters. Returns the nats of the text `[N]`, `[N - 1]`.
+    its characters. Returns the nats `[N - 1]` of the text `[N]`.
     """
     found = np.empty(len(text) - 1, np.float32)
     # Rows of about the same length need little padding.

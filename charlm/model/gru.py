@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
 
-# Up to so many embeddings their gradient is fastest as a product with one-hot
-# rows.
+# Above so many embeddings each position is projected, without a table, whose
+# gradient is a product with one-hot rows: its cost grows with V (BUILD.md).
 _MAX_ONE_HOT = 400
 
 
@@ -44,8 +44,9 @@ class FusedGRU(keras.layers.GRU):
 
     Args:
       units: H.
-      precision: "bfloat16" rounds the factors and the result of each matrix
-        product to bfloat16, in training alone; "float32" rounds nothing.
+      precision: "bfloat16" rounds, in training alone, factors and result of
+        each matrix product to bfloat16, but of a table (see `call_ids`) only
+        the result; "float32" rounds nothing.
       layer_norm: whether to normalise; the layer then has one weight more.
       name: of the layer, as in Keras.
       dtype: of the weights and of the outputs, as in Keras.
@@ -106,8 +107,8 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
-    Up to `_MAX_ONE_HOT` embeddings are projected once each, not at each of
-    their occurrences.
+    Up to `_MAX_ONE_HOT` embeddings are projected once each, in a table, not at
+    each of their occurrences.
 
     Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
     give an error or a wrong result.
@@ -155,8 +156,9 @@ def step_gru(
   cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)
   if getattr(layer, "gain", None) is not None:
-    normal, _ = normalise(tf.transpose(recurrent), units)
-    recurrent = tf.transpose(normal) * layer.gain
+    # Over the last axis: there, sums do not depend on the number of rows.
+    normal, _ = normalise(tf.reshape(recurrent, [-1, 3, units]), axis=2)
+    recurrent = tf.reshape(normal, [-1, 3 * units]) * layer.gain
   sizes = [2 * units, units]
   input_zr, input_n = tf.split(projected, sizes, axis=1)
   recurrent_zr, recurrent_n = tf.split(recurrent, sizes, axis=1)

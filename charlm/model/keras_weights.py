@@ -34,7 +34,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
   Raises InputError: no such weights, or weights of other shapes.
   """
-  # TensorFlow wants the prefix of two files; a user may name one of them.
+  # TensorFlow wants the prefix of two files; a user may name the index.
   prefix = path.removesuffix(".index")
   there = path if path.endswith(".h5") else f"{prefix}.index"
   if not os.path.isfile(there):
@@ -83,7 +83,7 @@ def _read_h5(path: str, specs: Iterator[WeightSpec]) -> Iterator[np.ndarray]:
       data = file[f"{owner}/vars/{numbers[owner]}"]
       numbers[owner] += 1
       _check_shape(path, f"{owner}/{name}", data.shape, shape)
-      # A file can claim any shape: checked before memory is allocated.
+      # Data can be cut off: checked before memory is allocated.
       if data.id.get_storage_size() < data.nbytes:
         raise ValueError(f"{data.name} is truncated")
       yield np.asarray(data, np.float32)

@@ -1,6 +1,6 @@
 """What the model is: embedding, GRU layers, log-probabilities.
 
-Shapes: B rows of a batch, T characters of a window, D embedding_dim,
+Shapes: B rows of a batch, T inputs of a window, D embedding_dim,
 H rnn_units, V vocabulary size. A state is a tuple of one tensor `[B, H]` per
 layer.
 """

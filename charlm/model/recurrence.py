@@ -92,7 +92,8 @@ def _forward(
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
     norm: tuple[tf.Tensor, ...] = ()
     if gains:
-      norm = normalise(recurrent, units)
+      normal, scale = normalise(tf.reshape(recurrent, [3, units, -1]), axis=1)
+      norm = tf.reshape(normal, [3 * units, -1]), scale
       recurrent = norm[0] * gains[0]
     input_n, input_zr = tf.split(inputs, [units, 2 * units])
     zr, recurrent_n = tf.split(recurrent, [2 * units, units])
@@ -133,14 +134,13 @@ def _projection(
   return lambda t: tf.matmul(kernel, features[t])
 
 
-def normalise(x: tf.Tensor, units: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """Gives x `[3H, B]` mean 0 and variance 1 over the units of each gate.
+def normalise(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Gives x mean 0 and variance 1 over the units of a gate, which are an axis.
 
-  Returns the result, and the factor `[3, 1, B]` that scaled the deviations
-  from the mean.
+  Returns the result, and the factor, of size 1 in this axis, that scaled the
+  deviations from the mean.
   """
-  x = tf.reshape(x, [3, units, -1])
-  x -= tf.reduce_mean(x, axis=1, keepdims=True)
-  variance = tf.reduce_mean(tf.square(x), axis=1, keepdims=True)
+  x -= tf.reduce_mean(x, axis, keepdims=True)
+  variance = tf.reduce_mean(tf.square(x), axis, keepdims=True)
   scale = tf.math.rsqrt(variance + _EPSILON)
-  return tf.reshape(x * scale, [3 * units, -1]), scale
+  return x * scale, scale

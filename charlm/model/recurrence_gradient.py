@@ -3,13 +3,14 @@
 Shapes: B rows of a batch, T time steps, F input features, H units, S time steps
 of a chunk. Tensors are feature-major, as in `recurrence`.
 
-A time step has the gradients of 4H numbers, one below the other: of n, z and r
-before their activations, then of the recurrent part of n. The first 3H are the
-gradient of the input's product (n, z, r), and the last 3H that of the recurrent
-product (z, r, n): both share those of z and r. With layer normalisation, H to
-4H are the gradient with respect to the product after normalisation and gain.
-The gradient with respect to the product itself, 3H more for z, r, n, follows:
-7H in all, and again the last 3H are the recurrent product's.
+A time step has 4H rows of gradients: of n, z and r before their activations,
+then of the recurrent part of n. The input's product takes the first 3H (n, z,
+r), the recurrent product the last 3H (z, r, n): both are slices, since those of
+z and r are shared. Hence the input's kernel is rolled. With layer
+normalisation, H to 4H are the gradient with respect to the product after
+normalisation and gain. The gradient with respect to the product itself, 3H more
+for z, r, n, follows: 7H in all, and again the last 3H are the recurrent
+product's.
 """
 
 import dataclasses
@@ -63,7 +64,6 @@ class Recurrence:
     Returns the gradients of features (None if they are ids), kernel, recurrent
       kernel, bias, state, and gain.
     """
-    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [T, H, B]
     dtype, units = d_outputs.dtype, self.states.shape[1]
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
     size = 1  # divides any T: XLA needs a static size, and T may not be static
@@ -100,7 +100,7 @@ class Recurrence:
     )
 
   def _gain_columns(self) -> list[tf.Tensor]:
-    """Returns the gain for each row `[3H, B]`, so as not to broadcast it."""
+    """Returns the gain as columns `[3H, B]`, broadcast once for a chunk."""
     columns = tf.zeros_like(self.states[0, :1])
     return [g[:, None] + columns for g in self.gain]
 
@@ -118,6 +118,8 @@ class Recurrence:
     kernel and bias, and returns them with what `_propagate` carries.
     """
     dtype, units = d_outputs.dtype, self.states.shape[1]
+    d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
+    d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
     d_gates, *propagated = self._propagate(d_outputs, start, size, *carried)
     previous = tf.slice(self.states, [start, 0, 0], [size, -1, -1])
     previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
@@ -138,7 +140,7 @@ class Recurrence:
   def _propagate(
     self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: Any
   ) -> _Vars:
-    """Propagates the gradient of the outputs `[T, H, B]` back over a chunk.
+    """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
 
     It carries the gradients of the state `[H, B]`, of the features in an array
     `[T, F, B]`, unless they are ids, and of a gain `[3H, B]`, if there is one.
@@ -161,7 +163,7 @@ class Recurrence:
       zr, n, recurrent_n, *norm = (array.read(t) for array in self.saved)
       z, r = tf.split(zr, 2)
       # The state after step t is an output, and what step t + 1 started from.
-      d_state += d_outputs[t]
+      d_state += d_outputs[i]
       d_kept = d_state * z
       # TensorFlow's own kernels for these gradients pass over memory once.
       d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
@@ -198,7 +200,7 @@ class Recurrence:
 def _normalise_gradient(
   normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor, units: int
 ) -> tf.Tensor:
-  """Returns the gradient `[3H, B]` of x, given what `normalise(x)` gave."""
+  """Returns the gradient `[3H, B]` of what `normalise` took, from its results."""
   normal, gradient = (tf.reshape(y, [3, units, -1]) for y in (normal, gradient))
   gradient -= tf.reduce_mean(gradient, axis=1, keepdims=True)
   product = tf.reduce_mean(gradient * normal, axis=1, keepdims=True)

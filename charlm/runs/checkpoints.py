@@ -22,7 +22,7 @@ _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class DamagedError(ValueError):
-  """A checkpoint is damaged: its text follows the name, as in "is damaged"."""
+  """A damaged checkpoint; the text goes on after its name: "is damaged"."""
 
 
 class Checkpoints:

@@ -62,7 +62,7 @@ def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
   """Returns the vocabulary to extend: without an initial run, `SPECIAL`."""
   if not config.init_from:
     return SPECIAL
-  # Its own, since the initial run may have been moved or trained further.
+  # This run's: the initial one may have been moved or trained further.
   source = run if run.exists() else RunDir(config.init_from)
   return source.vocabulary() if source.exists() else SPECIAL
 

@@ -42,7 +42,7 @@ _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
 
 
 class Metrics:
-  """Writes each number to `metrics.jsonl` and from there to TensorBoard.
+  """Writes each record to `metrics.jsonl`, then to TensorBoard.
 
   A disk that is full is no reason to stop: what could not be written is tried
   again with the next number.
@@ -69,7 +69,7 @@ class Metrics:
     events = [run.event_files(split) for split in _SPLITS]
     whole = not run.outdated.exists() and all(events)
     if whole and text:
-      # After a kill between the two, the file is newer than the summaries.
+      # A kill after the write of the file leaves it newer than the summaries.
       times = [path.stat().st_mtime_ns for path in itertools.chain(*events)]
       whole = max(times) >= self._path.stat().st_mtime_ns
     anew = kept != text or not whole

@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import os
 import pathlib
 import platform
 import subprocess
@@ -33,6 +34,7 @@ def describe_start(
     "commit": _git_commit(),
     "versions": {"python": platform.python_version(), **versions},
     "processor": processor(),
+    "xla_flags": os.environ.get("XLA_FLAGS"),
     "devices": devices,
     "workers": num_workers,
     "cores": num_cores(),

@@ -3,14 +3,14 @@
 A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
-config.json                                before step 0; when it is extended
+config.json                                before step 0; when a run is extended
 vocabulary.json eval.txt                   written once, before step 0
 valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
 metrics.jsonl                              every number, one object per line
 summaries/train|eval                       these numbers for TensorBoard
-summaries/outdated                         there until they are made anew
+summaries/outdated                         there while they are outdated
 summaries/<name>                           scores of `eval.py --follow`
 starts.jsonl                               how and where each start ran
 lock                                       held by the process that trains
@@ -132,8 +132,8 @@ class RunDir:
     """Makes the folder and keeps others from training in it.
 
     Raises:
-      InputError: another process is training there, or the folder holds files
-        of a run's names that are no run's.
+      InputError: another process is training there, or files there have a
+        run's names but are not a run's.
       LostRunError: as `check_owned`.
       OSError: it cannot be written.
     """

@@ -1,16 +1,11 @@
 """What is chosen by the kind of device and by sizes, each with its reason."""
 
 import dataclasses
-import os
 from typing import Generic, TypeVar
 
 import tensorflow as tf
 
 _Value = TypeVar("_Value")
-
-# By default XLA computes with 256 bits at a time on CPUs that can with 512. It
-# reads this variable when it first compiles.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 
 
 def kind_of_device() -> str:

@@ -18,8 +18,8 @@ def choose_device(device: str) -> None:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
       none on a machine that has one, `auto` warns and says why.
 
-  Raises InputError: another device, `gpu`, but TensorFlow finds none, or `cpu`,
-    but TensorFlow has started with a GPU.
+  Raises InputError: an unknown device; `gpu`, if TensorFlow finds none; `cpu`,
+    if TensorFlow has started with a GPU.
   """
   if device not in ("auto", "cpu", "gpu"):
     raise InputError(f"device is {device!r}: give auto, cpu or gpu")
@@ -46,8 +46,7 @@ def choose_device(device: str) -> None:
   elif device == "auto" and (found := nvidia_device()):
     warn(
       f"warning: this machine has a GPU ({found}), but TensorFlow finds none: "
-      f"{reason_for_no_gpu()}. It goes on without; --device=cpu ends this "
-      "warning"
+      f"{reason_for_no_gpu()}. The CPU is used; --device=cpu ends this warning"
     )
 
 

@@ -93,7 +93,7 @@ def interrupts_held_back() -> Iterator[None]:
     yield
     return
   try:
-    if handler is not _hold_back:  # with it, one that was dropped counts
+    if handler is not _hold_back:  # else a dropped one counts
       _Held.came = False
     _Held.on = True
     signal.signal(signal.SIGINT, _hold_back)

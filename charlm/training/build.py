@@ -27,7 +27,7 @@ def build_trainer(
 
   Raises InputError: a model that the machine's memory cannot hold.
   """
-  # The weights, their gradient, and Adam's two moments.
+  # The weights, their gradient, and Adam's two means.
   needed = 4 * 4 * num_weights(config, vocab_size)
   if needed > memory_bytes():
     raise InputError(

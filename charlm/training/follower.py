@@ -15,7 +15,7 @@ class Follower(Hooks):
   def __init__(
     self, options: StartOptions, trainer: Trainer, workers: Workers
   ) -> None:
-    """Takes the chief's options, and a trainer that has not trained yet."""
+    """Takes this start's options, and a trainer that has not trained yet."""
     self.trainer, self.workers = trainer, workers
     self.replicas = Replicas(workers.cluster, trainer)
     # When the chief evaluates and saves.
@@ -52,7 +52,7 @@ class Follower(Hooks):
     )
 
   def next_stop(self, step: int, planned: int) -> int:
-    """Returns where the chief stops."""
+    """Returns where the call of the graph function ends, as the chief says."""
     return self.workers.next_stop(step, planned)
 
   def _wait_for_chief(self, step: int) -> None:

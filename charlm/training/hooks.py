@@ -28,12 +28,12 @@ class Hooks:
     """
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    """The trainer calls this every `metrics_every` steps and at the end."""
+    """The trainer calls this every `metrics_every` steps and at the last."""
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns pairs of a period in steps and an action, in order of execution.
 
-    After the last step every action runs, whether it is due or not.
+    At step `num_steps` every action runs; after a stop before it, none does.
     """
     return ()
 

@@ -60,7 +60,9 @@ class StartOptions(Options):
     one_of("auto", "fused", "keras"),
   )
   profile_steps: str = option(
-    "", "first,last: profile from one step to the other, for TensorBoard"
+    "",
+    "first,last: profile what follows the first step up to the last, for "
+    "TensorBoard",
   )
   deterministic: bool = option(
     False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"

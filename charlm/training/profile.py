@@ -13,7 +13,7 @@ class Profile:
   """TensorFlow's profile from one step to another, for TensorBoard."""
 
   def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
-    """Takes the first and the last step, or none."""
+    """Takes the steps after which it begins and ends, or none."""
     self.steps = steps
     self._run = run
     self._folder = os.fspath(run.summaries / "train")

@@ -116,6 +116,6 @@ class Replicas:
 
 
 def _pattern(shape: tf.TensorShape) -> tf.Tensor:
-  """Returns integers from 1 on, of a shape, that are the same everywhere."""
+  """Returns 1 to 251 over and over, float32, the same everywhere."""
   numbers = tf.range(shape.num_elements()) % _PERIOD + 1
   return tf.reshape(tf.cast(numbers, tf.float32), shape)

@@ -44,7 +44,7 @@ class Session(Hooks):
   checkpoint, if it is due, follows. It may be left unfinished in two ways:
 
   - A signal or a kill ends it before the record is written. The next start
-    finds a checkpoint of the step without a record, and repeats the evaluation.
+    repeats it: at once if the step has a checkpoint, else when it is there.
   - The best checkpoint could not be saved. The train state keeps the earlier
     best loss, so that the next start, if it begins at this step, finds a
     record with a lower one, and repeats the evaluation without a second record.
@@ -52,8 +52,8 @@ class Session(Hooks):
 
   periods: Periods  # when to evaluate and to save
   trainer: Trainer  # restored, at the step to continue from
-  # The checkpoint with the lowest loss on the valid text or, if that is empty,
-  # on the eval text is the best.
+  # The best checkpoint has the lowest loss on the valid text or, if that is
+  # empty, on the eval text.
   split: Split
   vocab: list[str]  # the model's
   checkpoints: Checkpoints  # of the trainer's objects
@@ -61,7 +61,7 @@ class Session(Hooks):
   profile: Profile  # of some of the steps to come, or none
   bar: ProgressBar  # of the trainer's steps
   workers: Workers  # this one is the chief
-  replicas: Replicas  # checked before each save
+  replicas: Replicas  # checked before each evaluation and save
 
   def __post_init__(self) -> None:
     model, give_up = self.trainer.model, self._give_up_if_asked
@@ -118,8 +118,8 @@ class Session(Hooks):
     uniform = math.log(len(self.vocab))
     if self._last_loss < uniform < metrics.loss:
       warn(
-        f"warning: the loss of step {step:,} is {metrics.loss:.2f}, above that "
-        f"of a uniform guess, {uniform:.2f}: {DIVERGED_REMEDY}"
+        f"warning: the mean loss to step {step:,} is {metrics.loss:.2f}, above "
+        f"that of a uniform guess, {uniform:.2f}: {DIVERGED_REMEDY}"
       )
     self._last_loss = metrics.loss
 

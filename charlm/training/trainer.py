@@ -53,7 +53,7 @@ class Trainer:
     strategy: tf.distribute.Strategy,
     config: Config = Config(),  # noqa: B008 (it is frozen)
   ) -> None:
-    """Takes what `build_trainer` builds.
+    """Is called by `build_trainer`.
 
     Args:
       model: built in the strategy's scope.
@@ -166,11 +166,11 @@ class Trainer:
   def _train_steps(
     self, windows: tf.Tensor, states: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes one step for each of the batches `[num_steps, rows, T + 1]`.
+    """Takes one step for each of S batches `[S, rows, T + 1]`.
 
     The rows are those of this worker.
 
-    Returns loss and gradient norm of each step, `[num_steps]` each, and the
+    Returns loss and gradient norm of each step, `[S]` each, and the
       states `[num_layers, B, H]` that the next step goes on from.
     """
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
@@ -214,7 +214,7 @@ class Trainer:
     loss, gradients, after = self._compiled_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
-    # So large a norm clips nothing, and its inverse underflows in float32.
+    # A larger norm clips nothing, and its inverse underflows in float32.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
     self.optimizer.apply_sums(gradients, variables)
@@ -257,7 +257,7 @@ class Trainer:
 
 
 def xla_for_steps(config: Config, num_replicas: int) -> bool:
-  """Returns whether XLA compiles loss and gradient of a step, if it is fused.
+  """Returns whether XLA compiles loss and gradient, if the layer is fused.
 
   Not in bfloat16, whose products XLA makes slower, and not with dropout, for
   which it draws other random numbers: a model would depend on the devices.

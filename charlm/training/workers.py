@@ -77,7 +77,7 @@ class Workers:
       self._tell(_WORKING)
 
   def wait_for_chief(self) -> None:
-    """Waits for the chief to have done what it does.
+    """Waits until the chief has done its work.
 
     Raises ChiefEndedError: it failed.
     """

@@ -77,7 +77,7 @@ def test_pieces_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("vocab_size", [400, 401, 5000])
 def test_a_large_vocabulary_equals_keras_layer(vocab_size: int) -> None:
-  # One more than 400 characters are looked up by a gather.
+  # Above 400 characters each position is projected, without a table.
   keras.utils.set_random_seed(1)
   ids = np.random.default_rng(0).integers(0, vocab_size, [3, 6])
   ids[1] = ids[0]  # gradients of a repeated id are summed

@@ -1,8 +1,6 @@
 """What is decided by the kind of device, and GPUs that are not found."""
 
-import os
 import pathlib
-import runpy
 import stat
 import sys
 
@@ -193,14 +191,3 @@ def test_every_program_refuses_to_do_without(
   assert PROGRAMS[script].main([*args, *flags]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(f"{script}: TensorFlow finds no GPU: its log says")
-
-
-def test_xla_is_told_to_use_512_bits_unless_told_something_else(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  monkeypatch.delenv("XLA_FLAGS", raising=False)
-  runpy.run_path(choices.__file__)
-  assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=512"
-  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
-  runpy.run_path(choices.__file__)
-  assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"

@@ -262,5 +262,5 @@ def test_a_loss_that_explodes_is_told_once(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
   assert train_binary.main(args) == 0
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("warning: the loss of step 6 is 8.00, above that of a")
+  assert line.startswith("warning: the mean loss to step 6 is 8.00, above that")
   assert "lower --learning_rate" in line
