@@ -200,7 +200,7 @@ class Recurrence:
 def _normalise_gradient(
   normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor, units: int
 ) -> tf.Tensor:
-  """Returns the gradient `[3H, B]` of what `normalise` took, from its results."""
+  """Returns the gradient `[3H, B]` of the argument of `normalise`."""
   normal, gradient = (tf.reshape(y, [3, units, -1]) for y in (normal, gradient))
   gradient -= tf.reduce_mean(gradient, axis=1, keepdims=True)
   product = tf.reduce_mean(gradient * normal, axis=1, keepdims=True)
