@@ -95,7 +95,7 @@ def _to_json(numbers: dict[str, Any]) -> str:
 
 
 def _check_output(path: pathlib.Path) -> None:
-  """Refuses to write over anything but an earlier report."""
+  """Refuses to write over anything but an empty file or a report."""
   # A link or a device would be replaced by a file.
   if path.is_symlink() or (path.exists() and not path.is_file()):
     raise InputError(f"{path} is not a regular file: give one as --output")
@@ -120,7 +120,9 @@ def _find_runs(spec: str, checkpoint: str) -> list[RunDir]:
     pattern = glob.escape(name) != name and not os.path.exists(name)
     folders = _folders(name, checkpoint) if pattern else [name]
     for folder in folders:
-      runs.setdefault(os.path.realpath(folder), RunDir(folder))
+      run = RunDir(folder)
+      run.experiment()  # raises where there is none
+      runs.setdefault(os.path.realpath(folder), run)
   return list(runs.values())
 
 

@@ -48,8 +48,8 @@ class SampleOptions(Request, _RunOptions):
 
   prefix_file: str | None = option(
     None,
-    "file that holds the prefix or, with per_line and not compressed, one a "
-    "line; - for standard input",
+    "file of the prefix or, with per_line, of one a line (not compressed); - "
+    "for standard input",
     PATH,
     "Input and output",
   )

@@ -191,7 +191,7 @@ def _extend(initial: list[str], config: Config, corpus: Corpus) -> list[str]:
 def _describe(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
-  """Returns name, size and SHA-256 of the corpus and of its parts."""
+  """Describes the corpus, its parts, and the vocabulary."""
   lines = [
     f"corpus   {config.corpus}: {len(corpus.text):,} characters, "
     f"{corpus.num_bytes:,} bytes, SHA-256 {corpus.sha256}"

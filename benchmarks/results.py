@@ -39,7 +39,8 @@ _PROTOCOLS = {
   "dynamic": ["--dynamic"],
 }
 _INTRODUCTION = """\
-`make results` writes this page from the JSON files beside it.
+`make results` trains the recipes, which takes hours, writes the JSON files
+beside this page, and this page from them.
 
 A score is the log perplexity of the eval text in nats per character, with its
 95 % confidence interval in parentheses. For several seeds the table gives the

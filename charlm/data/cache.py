@@ -53,7 +53,7 @@ class Cache:
     """
     try:
       opened = OpenFile(self._path.open("rb"))
-    except OSError:  # missing; or unreadable, which `open_file` will tell
+    except OSError:  # missing, or unreadable: encoded anew
       return None
     try:
       with zipfile.ZipFile(opened.file) as archive:
@@ -94,7 +94,7 @@ class Cache:
     return cast(BinaryIO, os.fdopen(handle, "w+b"))
 
   def save(self, corpus: Corpus) -> None:
-    """Saves a corpus if it came from files and its ids are in one.
+    """Saves a corpus if its sources and its ids are in files.
 
     Raises OSError: it cannot be written.
     """

@@ -25,7 +25,7 @@ class Corpus:
   sha256: str  # of the text in its encoding
 
   def frequent(self, min_count: int) -> list[str]:
-    """Lists characters that occur `min_count` times or more; all 256 bytes."""
+    """Lists characters that occur `min_count` times or more; of bytes, all."""
     if self.text.encoding == "latin-1":
       return self.text.characters
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
@@ -77,7 +77,7 @@ class _Encoder:
     dtype = np.min_scalar_type(len(self._code_points) - 1)
     large = self._size * dtype.itemsize > self._in_memory
     in_memory = isinstance(self._file, io.BytesIO)
-    if dtype != self._dtype or large == in_memory:  # it is in the wrong place
+    if dtype != self._dtype or (large and in_memory):  # too narrow or large
       self._move(dtype, self._open_file() if large else io.BytesIO())
     self._file.write(ids.astype(dtype).data)
 

@@ -22,9 +22,8 @@ BLOCK = 2**19  # characters of lines that are sorted by their length
 class Evaluator:
   """Scores texts `[N]`, a piece at a time, in memory that has a bound.
 
-  `stream` is the protocol of the results, `windows` that of models with a
-  context of fixed length, and `lines` that of the reference's function
-  `log_perplexity`.
+  `stream` is the protocol by default, `windows` that of models with a context
+  of fixed length, and `lines` that of the function `log_perplexity`.
   """
 
   def __init__(
@@ -38,7 +37,8 @@ class Evaluator:
 
     Args:
       model: the model that predicts the texts.
-      piece_length: the most characters of a row in one graph call.
+      piece_length: the most characters of a row in one graph call; of rows
+        side by side, rounded up to 64, 128, 256, ...
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
       keep_nats: keep each character's nats in the scores; memory then grows

@@ -17,8 +17,8 @@ def save_keras(
 
   It maps ids `[B, T]` to log-probabilities `[B, T, V]`. With states it maps
   `[ids, state of the first layer, ...]` to `[log-probabilities, states after
-  them, ...]`; a state is `[B, H]`. A file beside it, `.vocabulary.json`, holds
-  the vocabulary as a JSON list of strings.
+  them, ...]`; a state is `[B, H]`. Beside it, `NAME.vocabulary.json` holds the
+  vocabulary as a JSON list of strings.
 
   Raises:
     InputError: a model with layer normalisation.

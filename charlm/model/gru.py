@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
 
-# Above so many embeddings each position is projected, without a table, whose
-# gradient is a product with one-hot rows: its cost grows with V (BUILD.md).
+# Above so many embeddings each position is projected: a table's gradient is a
+# product with one-hot rows, whose cost grows with V (BUILD.md).
 _MAX_ONE_HOT = 400
 
 

@@ -131,7 +131,7 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()
-  for pattern in ("checkpoint.tmp*", ".checkpoint.*"):  # of older versions
+  for pattern in ("checkpoint.tmp*", ".checkpoint.*"):  # once without `tmp`
     for left_over in folder.glob(pattern):
       left_over.unlink()
 

@@ -62,7 +62,7 @@ def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
   """Returns the vocabulary to extend: without an initial run, `SPECIAL`."""
   if not config.init_from:
     return SPECIAL
-  # This run's: the initial one may have been moved or trained further.
+  # This run's: the initial one may have been moved.
   source = run if run.exists() else RunDir(config.init_from)
   return source.vocabulary() if source.exists() else SPECIAL
 
@@ -72,7 +72,7 @@ def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
 
   It is None without `init_from`, and once this run has checkpoints. The
   vocabulary of an initial run may be shorter than this run's; a file of weights
-  must cover all of it.
+  must have one of the same size.
 
   Raises InputError: no such model, or one of other sizes.
   """

@@ -59,7 +59,7 @@ class RunDir:
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
     if not is_utf8(os.fspath(path)) or "\0" in os.fspath(path):
-      raise InputError(f"{os.fspath(path)!r} is not UTF-8: rename the folder")
+      raise InputError(f"{os.fspath(path)!r} is no path in UTF-8: rename it")
     self.path = pathlib.Path(path)
     self.latest = self.path / "checkpoints"
     self.best = self.path / "best"

@@ -217,8 +217,8 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
   _limit_registration(len(addresses))
-  # A chief that freezes some milliseconds after that is not noticed: SIGALRM
-  # then ends this process.
+  # A chief that freezes just after it registered is not noticed: SIGALRM then
+  # ends this process.
   signal.alarm(_CONNECTED_WITHIN)
   try:
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)

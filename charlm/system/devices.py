@@ -18,8 +18,8 @@ def choose_device(device: str) -> None:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
       none on a machine that has one, `auto` warns and says why.
 
-  Raises InputError: an unknown device; `gpu`, if TensorFlow finds none; `cpu`,
-    if TensorFlow has started with a GPU.
+  Raises InputError: an unknown device; `gpu`, if TensorFlow finds none, or this
+    process has chosen the CPU; `cpu`, if TensorFlow has started with a GPU.
   """
   if device not in ("auto", "cpu", "gpu"):
     raise InputError(f"device is {device!r}: give auto, cpu or gpu")
@@ -39,6 +39,9 @@ def choose_device(device: str) -> None:
         # Else it takes all memory of the GPU, and leaves none for a sampler.
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
+  elif tf.config.list_physical_devices("GPU"):  # an earlier call hid it
+    if device == "gpu":
+      raise InputError("this process has chosen the CPU: start another one")
   elif device == "gpu":
     raise InputError(
       f"TensorFlow finds no GPU: {reason_for_no_gpu()}, or give --device=cpu"
@@ -108,7 +111,7 @@ def largest_divisor(number: int, at_most: int) -> int:
 
 
 def _make_cpu_devices(number: int) -> None:
-  """Divides the CPU into logical devices, each with its share of the cores.
+  """Makes logical CPU devices, and their pool as many threads as a share.
 
   Raises InputError: TensorFlow has started with fewer.
   """

@@ -77,7 +77,7 @@ def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:
 def moved_when_whole(path: pathlib.Path) -> Iterator[str]:
   """Yields a name in a temporary folder; what is there at the end is moved.
 
-  The folder of `path` is made. After an error nothing is left.
+  The folder of `path` is made; an error leaves nothing in it.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=path.parent) as folder:

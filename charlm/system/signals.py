@@ -14,7 +14,7 @@ TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 # SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_PATIENCE = 2.0  # seconds that a Ctrl-C waits for a call of TensorFlow
+_PATIENCE = 2.0  # seconds that a signal waits for a call of TensorFlow
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def ended_by_signals() -> Iterator[None]:
 
   Python runs its handlers only after the call, which may be a long compilation
   or a large product. So a thread watches, too: it ends the process at a second
-  signal or, where no `StopRequest` is to save a run, two seconds after Ctrl-C.
+  signal or, without a `StopRequest` to save a run, two seconds after the first.
   """
   if threading.current_thread() is not threading.main_thread():
     yield  # signals are the main thread's

@@ -44,7 +44,7 @@ class Session(Hooks):
   checkpoint, if it is due, follows. It may be left unfinished in two ways:
 
   - A signal or a kill ends it before the record is written. The next start
-    repeats it: at once if the step has a checkpoint, else when it is there.
+    repeats it: at once from a checkpoint of the step, else on reaching it.
   - The best checkpoint could not be saved. The train state keeps the earlier
     best loss, so that the next start, if it begins at this step, finds a
     record with a lower one, and repeats the evaluation without a second record.

@@ -75,8 +75,8 @@ def _log_start(
 ) -> dict[str, Any]:
   """Writes how and where this start runs; warns if that is new.
 
-  It writes only if a checkpoint was saved: a start without one means that it
-  was lost.
+  It writes only if a checkpoint was saved: a logged start and no checkpoint
+  mean a lost one.
   """
   start = describe_start(step, trainer.devices, cluster.num_workers)
   # Before `log_start` makes this start the last one.

@@ -51,7 +51,7 @@ class Trainer:
     optimizer: Adam,
     batches: Batches,
     strategy: tf.distribute.Strategy,
-    config: Config = Config(),  # noqa: B008 (it is frozen)
+    config: Config,
   ) -> None:
     """Is called by `build_trainer`.
 

@@ -11,7 +11,7 @@ from charlm.system.cluster import Cluster
 from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.options import StartOptions
 
-# During an evaluation, a signal or a lost worker is noticed within this time.
+# While a text is scored; a signal or a lost worker is noticed at a beat.
 _SECONDS_BETWEEN_BEATS = 2.0
 # What the chief tells while it works; a failure adds its exit code.
 _WORKING, _DONE, _FAILED = 0, 1, 2

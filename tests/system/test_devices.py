@@ -41,6 +41,18 @@ _TABLE = [
 ]
 
 
+def test_a_process_that_chose_the_cpu_is_told_so(
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+  devices = {"GPU": ["a GPU"]}
+  monkeypatch.setattr(tf.config, "list_physical_devices", devices.get)
+  choose_device("auto")
+  choose_device("cpu")
+  with pytest.raises(InputError, match="has chosen the CPU: start another"):
+    choose_device("gpu")
+  assert capsys.readouterr().err == ""
+
+
 def test_each_choice_follows_the_device(request: pytest.FixtureRequest) -> None:
   assert len(_TABLE) == 5
   assert [choice.here for choice in _TABLE] == [c.cpu for c in _TABLE]
