@@ -48,8 +48,8 @@ class SampleOptions(Request, _RunOptions):
 
   prefix_file: str | None = option(
     None,
-    "file of the prefix or, with per_line, of one a line (not compressed); - "
-    "for standard input",
+    "file of the prefix; with per_line: a prefix a line, not compressed; - for "
+    "standard input",
     PATH,
     "Input and output",
   )
@@ -151,7 +151,7 @@ def _read_prefix(file: str, encoding: str) -> str:
 def _train_text(run: RunDir, corpus: str) -> Text | None:
   """Returns the part of a corpus that a run was trained on; None if not given.
 
-  Warns of another corpus than the run's, of which the same part is returned, or
+  For another corpus than the run's, warns, and returns the same part of it, or
   all of it where it is too short for that.
   """
   if not corpus:

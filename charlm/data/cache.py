@@ -25,7 +25,7 @@ from charlm.data.sources import Source
 from charlm.data.text import OpenFile, StoredIds, Text, sha256
 from charlm.system.process import warn
 
-_ABOUT = "charlm 2.json"  # where another version has another name, or none
+_ABOUT = "charlm 2.json"  # other versions' files lack this member
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
 
@@ -121,6 +121,6 @@ class Cache:
   def discard(self) -> None:
     """Removes what was opened and not saved."""
     while self._temporary:
-      # One that was replaced by a larger one is not held any more, and another
-      # start may have removed it.
+      # One that the ids outgrew is closed, so unlocked: another start may have
+      # removed it.
       pathlib.Path(self._temporary.pop()).unlink(missing_ok=True)

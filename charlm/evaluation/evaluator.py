@@ -37,8 +37,8 @@ class Evaluator:
 
     Args:
       model: the model that predicts the texts.
-      piece_length: the most characters of a row in one graph call; of rows
-        side by side, rounded up to 64, 128, 256, ...
+      piece_length: the most characters of a row in one graph call; with
+        several rows, rounded up to 64, 128, 256, ...
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
       keep_nats: keep each character's nats in the scores; memory then grows
@@ -104,7 +104,7 @@ class Evaluator:
     tally, start = Tally(num_lines, self._keep_nats), 0
     while start < len(text) - 1:
       block = text[start : start + BLOCK + 1]
-      ends = np.flatnonzero(block == newline)  # that before the block, too
+      ends = np.flatnonzero(block == newline)  # also that before the block
       if len(ends) > 1:
         first, lengths = ends[:-1], np.diff(ends)
         block = block[: ends[-1] + 1]

@@ -45,8 +45,8 @@ class FusedGRU(keras.layers.GRU):
     Args:
       units: H.
       precision: "bfloat16" rounds, in training alone, factors and result of
-        each matrix product to bfloat16, but of a table (see `call_ids`) only
-        the result; "float32" rounds nothing.
+        each matrix product to bfloat16, but only the result of the one that
+        makes a table (see `call_ids`); "float32" rounds nothing.
       layer_norm: whether to normalise; the layer then has one weight more.
       name: of the layer, as in Keras.
       dtype: of the weights and of the outputs, as in Keras.

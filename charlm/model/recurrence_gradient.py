@@ -7,10 +7,9 @@ A time step has 4H rows of gradients: of n, z and r before their activations,
 then of the recurrent part of n. The input's product takes the first 3H (n, z,
 r), the recurrent product the last 3H (z, r, n): both are slices, since those of
 z and r are shared. Hence the input's kernel is rolled. With layer
-normalisation, H to 4H are the gradient with respect to the product after
-normalisation and gain. The gradient with respect to the product itself, 3H more
-for z, r, n, follows: 7H in all, and again the last 3H are the recurrent
-product's.
+normalisation, the rows H to 4H are with respect to the recurrent product after
+normalisation and gain. 3H more (z, r, n) are with respect to that product
+itself: 7H in all, and again the last 3H are the recurrent product's.
 """
 
 import dataclasses

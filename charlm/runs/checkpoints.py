@@ -33,7 +33,7 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    # The step in `latest` whose stored best loss is current; -1: none.
+    # The step in `latest` that was saved with today's best loss; -1: none.
     self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
@@ -131,7 +131,8 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()
-  for pattern in ("checkpoint.tmp*", ".checkpoint.*"):  # once without `tmp`
+  # TensorFlow writes the first, earlier versions of charlm wrote the second.
+  for pattern in ("checkpoint.tmp*", ".checkpoint.*"):
     for left_over in folder.glob(pattern):
       left_over.unlink()
 

@@ -124,7 +124,7 @@ class Metrics:
   def _give_up_for_now(self, what: str, error: Exception) -> None:
     self._run.check_owned()
     self._writers = {}
-    # For the next start, if none succeeds in this one.
+    # The next start makes them anew if this one cannot.
     with contextlib.suppress(OSError):
       self._run.outdate_summaries()
     warn_unsaved(f"{what} could not be written", error, self._run.path)

@@ -256,7 +256,7 @@ class GenerativeModel:
         from `given`, before those that are drawn.
       noise: of the draws, `[S, B, V]`.
       temperature: a tensor, so that another one needs no compilation.
-      limits: numbers, since the graph depends on which there are.
+      limits: no tensors, since which of them are set decides the graph.
 
     Returns ids and their log-probabilities `[B, S]`, valid up to the length of
     the span, its last ids `[B]`, and the state before those.

@@ -59,7 +59,7 @@ def fill_request(
     # A program writes 1 for 1.0; above 2**53 a float may be another number.
     if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53:
       typed[name] = float(value)
-  request = dataclasses.replace(defaults, **typed)  # whose texts are strings
+  request = dataclasses.replace(defaults, **typed)  # checks the types
   for name in {"prefix", "stop"} & values.keys():
     text = config.cased(getattr(request, name))
     typed[name] = text.encode().decode(config.encoding)

@@ -50,8 +50,8 @@ COLLECTIVES = Choice(
 # fastest as a replica for each core, without XLA (benchmarks/README.md).
 FEW_WINDOWS = Choice(16, 0, "each GPU is a replica, and its layers are cuDNN's")
 # By precision. From so many on, one replica keeps all cores of a CPU busy, and
-# a copy of the weights for each core takes time and memory (1024 in float32:
-# only for the memory).
+# a copy of the weights for each core takes time and memory (in float32, one
+# replica saves only memory at 1024).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # With fewer units XLA compiles for longer than it saves in a thousand steps.
 MIN_XLA_UNITS = 64

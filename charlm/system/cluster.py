@@ -105,7 +105,7 @@ class Cluster:
     A sum can be there on one worker while others still fetch it from that one.
     Whoever returns from a second sum knows that all have the first.
     """
-    # An error that one worker alone had can come here twice on that one.
+    # After an error of its own, a worker can call this in two handlers.
     if not self._ended:
       self._ended = True
       with contextlib.suppress(tf.errors.OpError):  # the others have ended

@@ -111,7 +111,7 @@ def largest_divisor(number: int, at_most: int) -> int:
 
 
 def _make_cpu_devices(number: int) -> None:
-  """Makes logical CPU devices, and their pool as many threads as a share.
+  """Makes logical CPU devices; their pool has cores / `number` threads.
 
   Raises InputError: TensorFlow has started with fewer.
   """

@@ -34,8 +34,8 @@ class StartOptions(Options):
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
     "that divides batch_size and is at most the number of GPUs or cores, but "
     "one CPU device for up to 16 windows, or from 1,024 units on (2,048 in "
-    "bfloat16); with several hosts, of devices of each worker, where 0 is all "
-    "its GPUs, or one CPU device",
+    "bfloat16); with several hosts: the number per worker, and 0 is all its "
+    "GPUs, or one CPU device",
     between(0, 1024),
   )
   eval_every_steps: int = option(

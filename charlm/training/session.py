@@ -46,8 +46,8 @@ class Session(Hooks):
   - A signal or a kill ends it before the record is written. The next start
     repeats it: at once from a checkpoint of the step, else on reaching it.
   - The best checkpoint could not be saved. The train state keeps the earlier
-    best loss, so that the next start, if it begins at this step, finds a
-    record with a lower one, and repeats the evaluation without a second record.
+    best loss. A next start at this step finds that the record's loss is lower:
+    it repeats the evaluation, but writes no second record.
   """
 
   periods: Periods  # when to evaluate and to save
