@@ -177,7 +177,7 @@ def _converse(writer: "Writer", defaults: Request) -> int:
     # `input` has a history and lines that can be edited.
     import readline  # noqa: F401
   if isinstance(sys.stdin, io.TextIOWrapper):
-    # So that what is not UTF-8 comes as it is, and is refused by its place.
+    # So that what is not UTF-8 comes as it is: the refusal names its byte.
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
   with interrupts_for_caller() as forget:
     number, prompt = 0, "> "

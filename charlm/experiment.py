@@ -25,10 +25,10 @@ class Experiment:
   def differences(self, other: "Experiment") -> list[str]:
     """Lists the fields in which `other`, that of a later start, differs."""
     mine, theirs = self._fields(), other._fields()
-    # The hash identifies the corpus, not the path: files may be moved. But a
-    # part without a file is cut from the corpus. At a constant learning rate,
-    # more epochs only extend the run; a cosine schedule ends with the last
-    # step, so their number affects every step.
+    # The hash identifies the corpus, not the path: files may be moved. But
+    # whether a part has a file of its own decides the split. At a constant
+    # learning rate, more epochs only extend the run; a cosine schedule ends
+    # with the last step, so their number affects every step.
     paths = ("corpus", "eval_corpus", "valid_corpus")
     ignored = {name for name in paths if bool(mine[name]) == bool(theirs[name])}
     if self.config.schedule == "constant":

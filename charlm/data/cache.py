@@ -121,6 +121,6 @@ class Cache:
   def discard(self) -> None:
     """Removes what was opened and not saved."""
     while self._temporary:
-      # One that the ids outgrew is closed, so unlocked: another start may have
-      # removed it.
+      # One that the encoder replaced by a wider one is closed, so unlocked:
+      # another start may have removed it.
       pathlib.Path(self._temporary.pop()).unlink(missing_ok=True)

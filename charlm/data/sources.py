@@ -108,7 +108,7 @@ def _sources_of(part: str) -> list[Source]:
     return [_file(path)]
   else:
     paths = {p for p in _glob(path) if not os.path.isdir(p)}
-  # A run among the texts would change them. Sorted, since each disk lists a
+  # A run's own files are no part of a text. Sorted, since each disk lists a
   # folder in an order of its own.
   texts = sorted(p for p in paths if not _is_of_run(p))
   if paths and not texts:

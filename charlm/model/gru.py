@@ -156,7 +156,7 @@ def step_gru(
   cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)
   if getattr(layer, "gain", None) is not None:
-    # Over the last axis: there, sums do not depend on the number of rows.
+    # Over the last axis: sums there round alike for any number of rows.
     normal, _ = normalise(tf.reshape(recurrent, [-1, 3, units]), axis=2)
     recurrent = tf.reshape(normal, [-1, 3 * units]) * layer.gain
   sizes = [2 * units, units]

@@ -51,7 +51,7 @@ def recurrence(
     features, kernel, recurrent_kernel, bias, state, *gain = inputs
     if not features.dtype.is_integer:
       features = tf.cast(features, product_dtype)
-    # Cast here, so that the gradients are those of the cast values.
+    # Cast in here: outside, their gradients would be rounded, too.
     kernel = tf.cast(kernel, product_dtype)
     recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
     project = _projection(features, kernel)

@@ -33,7 +33,7 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    # The step in `latest` that was saved with today's best loss; -1: none.
+    # The step in `latest` saved with the current best loss; -1: none.
     self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()

@@ -76,8 +76,8 @@ class GenerativeModel:
   ) -> tuple[tf.Tensor, State]:
     """Draws the next character of each text, by TensorFlow's random numbers.
 
-    Takes strings `[B]` of one length, and the states before them. At first pass
-    whole texts without states; then pass the characters `[B]` and the states
+    Takes strings `[B]` of one length, and the states before them. Begin with
+    whole texts, without states; then pass the characters `[B]` and the states
     that the last call returned.
     """
     ragged = line_to_tensor(inputs, self._vocab)
@@ -141,7 +141,7 @@ class GenerativeModel:
         raise
 
   def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:
-    """Yields one text of `sample`, in pieces as it is drawn."""
+    """Yields the text number `sample` in pieces, as it is drawn."""
     for pieces in self._pieces(request, range(sample, sample + 1), _STREAMED):
       yield from pieces
 

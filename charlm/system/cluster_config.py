@@ -12,7 +12,7 @@ ROLE = "worker"
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH = 10**4
-# An address of IPv6 has more colons, and brackets.
+# No IPv6, whose addresses have more colons.
 _ADDRESS = re.compile(r"[^:]+:([1-9]\d{0,4})", re.ASCII)
 
 

@@ -61,7 +61,7 @@ class StartOptions(Options):
   )
   profile_steps: str = option(
     "",
-    "first,last: profile what follows the first step up to the last, for "
+    "first,last: profile the steps after `first`, up to `last`, for "
     "TensorBoard",
   )
   deterministic: bool = option(

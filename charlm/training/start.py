@@ -143,7 +143,7 @@ def _describe_devices(
     config = run.experiment().config
     sizes = config.batch_size, config.rnn_units, config.precision
     alone = reason_for_one_replica(*sizes)
-    why = f"one for {alone}" if alone else "as many as divide --batch_size"
+    why = f"one, for {alone}" if alone else "as many as divide --batch_size"
     reason += f": of {num_devices()}, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 

@@ -214,7 +214,7 @@ class Trainer:
     loss, gradients, after = self._compiled_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
-    # A larger norm clips nothing, and its inverse underflows in float32.
+    # A larger limit clips nothing, and its inverse underflows in float32.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
     self.optimizer.apply_sums(gradients, variables)
