@@ -102,8 +102,8 @@ def split_text(
 
   Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines; the
   `valid_chars` characters or `valid_lines` lines that precede them are the
-  valid text. A newline between two parts that are made of lines belongs to
-  neither. For `eval_corpus` and `valid_corpus` nothing is held out: `load`
+  valid text. The newline before a part that is taken by lines belongs to no
+  part. For `eval_corpus` and `valid_corpus` nothing is held out: `load`
   loads them, by default as `load_corpus` does.
 
   Raises InputError: as `load_corpus`, or a part is too short to be of use.

@@ -90,7 +90,7 @@ def decode_chunks(
 def _read_field(
   pieces: Iterable[str], config: Config, name: str
 ) -> Iterator[str]:
-  """Yields the texts in a field of the objects of JSON Lines, a line each."""
+  """Yields a field's text of each line of JSON, and a newline after it."""
   bad: list[int] = []
   lines = split_lines(pieces)
   for number, line in enumerate(lines, 1):

@@ -45,8 +45,8 @@ class FusedGRU(keras.layers.GRU):
     Args:
       units: H.
       precision: "bfloat16" rounds, in training alone, factors and result of
-        each matrix product to bfloat16, but only the result of the one that
-        makes a table (see `call_ids`); "float32" rounds nothing.
+        each matrix product to bfloat16, or its result alone if it makes a table
+        (see `call_ids`); "float32" rounds nothing.
       layer_norm: whether to normalise; the layer then has one weight more.
       name: of the layer, as in Keras.
       dtype: of the weights and of the outputs, as in Keras.
@@ -107,8 +107,8 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
-    Up to `_MAX_ONE_HOT` embeddings are projected once each, in a table, not at
-    each of their occurrences.
+    If V is at most `_MAX_ONE_HOT`, each embedding is projected once, in a
+    table, not at each occurrence.
 
     Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
     give an error or a wrong result.

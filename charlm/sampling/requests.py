@@ -32,7 +32,7 @@ def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
     raise InputError(f"not UTF-8 at byte {error.start}") from None
   except (ValueError, RecursionError):
     raise InputError(
-      'no JSON object: give a prefix that begins with { as {"prefix": "{"}'
+      'no JSON object: write a prefix that begins with { as {"prefix": "{"}'
     ) from None
   # JSON that begins with a brace is an object.
   if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):

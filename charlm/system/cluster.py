@@ -237,7 +237,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
 def _limit_registration(num_workers: int) -> None:
   """Lets TensorFlow give up on a worker that is lost while it connects all."""
   # It would wait for an hour, in a call that lets no signal handler run. There
-  # is no public name for this; the strategy keeps a service that is there.
+  # is no public name for this; the strategy leaves a configured one alone.
   job = context.coordination_config_pb2.CoordinatedJob
   eager = context.context()
   eager.configure_coordination_service(
