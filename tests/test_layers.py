@@ -102,4 +102,4 @@ def test_no_module_is_over_300_lines() -> None:
 def test_the_package_is_read_in_an_afternoon() -> None:
   # What trains, scores and samples; `reporting` only looks at finished runs.
   files = [path for path in MODULES if path.parent.name != "reporting"]
-  assert sum(map(_lines_of_code, files)) <= 5705
+  assert sum(map(_lines_of_code, files)) <= 5669

@@ -1,7 +1,5 @@
 """Loading a run's model, and what a new run begins with."""
 
-import contextlib
-import os
 import time
 
 import numpy as np
@@ -14,7 +12,6 @@ from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import GRULM, SIZES, model_of
 from charlm.runs.checkpoints import DamagedError, open_checkpoint
 from charlm.runs.run_dir import RunDir
-from charlm.system.files import CHECKPOINT_SUFFIXES
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
@@ -26,9 +23,8 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
   Raises InputError: no such checkpoint, or not one of this run's model.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
-  for attempt in range(_ATTEMPTS):
+  for _ in range(_ATTEMPTS):
     step, path = run.find_checkpoint(which)
-    before = _stamps(path)
     try:
       with open_checkpoint(run, path, step) as name:
         model = model_of(config, vocab_size)
@@ -41,21 +37,10 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
     except DamagedError as error:
       damage = error
     # Training may replace it meanwhile, one file after the other.
-    if attempt and before == _stamps(path):
-      break
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
   raise InputError(
     f"{path} {damage}: give another --checkpoint or run"
   ) from damage
-
-
-def _stamps(path: str) -> list[int]:
-  """Returns what changes when a checkpoint's files are replaced or removed."""
-  stamps = []
-  for suffix in CHECKPOINT_SUFFIXES:
-    with contextlib.suppress(FileNotFoundError):
-      stamps.append(os.stat(path + suffix).st_mtime_ns)
-  return stamps
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
