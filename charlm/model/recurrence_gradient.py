@@ -40,7 +40,7 @@ class Recurrence:
   gain: Sequence[tf.Tensor]
   states: tf.Tensor  # [T + 1, H, B]
   # Of each step: zr [2H, B], n and recurrent_n [H, B], and what `normalise`
-  # gave: [3H, B] and [3, 1, B].
+  # gave, the first with its gates joined: [3H, B] and [3, 1, B].
   saved: Sequence[tf.TensorArray]
 
   @property
