@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -248,8 +249,11 @@ def _describe(score: "Score", step: int, protocol: str) -> str:
     f"{score.num_unknown:,} of them unknown",
   ]
   if score.log_perplexity_known is not None and score.num_unknown:
-    nats = f"{score.log_perplexity_known:.4f} nats per {score.unit}"
-    lines.append(f"without unknown     {nats}")
+    nats = score.log_perplexity_known
+    lines.append(
+      f"without unknown     {nats:.4f} nats per {score.unit} "
+      f"({nats / math.log(2):.4f} bits)"
+    )
   return "\n".join(lines)
 
 

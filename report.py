@@ -134,8 +134,10 @@ def _folders(pattern: str, checkpoint: str) -> list[str]:
   found = []
   for folder in sorted(glob.glob(pattern)):
     if os.path.exists(f"{folder}/config.json"):
+      run = RunDir(folder)
       try:
-        RunDir(folder).find_checkpoint(checkpoint)
+        run.experiment()
+        run.find_checkpoint(checkpoint)
         found.append(folder)
       except InputError as error:  # as at the beginning of a training
         warn(f"left out: {error}")

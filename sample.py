@@ -71,7 +71,7 @@ class SampleOptions(Request, _RunOptions):
   memorised: str = option(
     "",
     "the run's corpus: look for passages of 30 characters or more that also "
-    "occur in its training text",
+    "occur in its train text",
     UTF8,
   )
 

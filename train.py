@@ -129,11 +129,11 @@ def _lead(
       if run.exists():
         run.check_resume(experiment, trainer.batches.steps_per_epoch)
       else:
-        _warn_of_held_out(config, split, vocab)
+        _warn_of_files(config, split, vocab)
         run.create(experiment, vocab, split)
       say(_describe(config, corpus, split, vocab) + "\n")
       new = vocab[len(initial_vocab) :]
-      # A run that begins with another one's weights, whose vocabulary is known.
+      # The vocabulary of an initial run comes first, and stays as it is.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
         words = " ".join(map(repr, new))
         say(f"new      {words}: not in {config.init_from}\n")
@@ -212,8 +212,8 @@ def _describe(
   return "\n".join(lines)
 
 
-def _warn_of_held_out(config: Config, split: Split, vocab: list[str]) -> None:
-  """Warns of shared lines and of unknown characters in held-out files."""
+def _warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
+  """Warns of what is odd in files of valid and eval texts."""
   for name, part in (("valid", split.valid), ("eval", split.eval)):
     files = getattr(config, f"{name}_corpus")
     if files and (number := count_shared_lines(split.train, part)):

@@ -24,8 +24,8 @@ from benchmarks import (
   machine,
   plot,
   pool,
-  report,
   startup,
+  tables,
 )
 from benchmarks.contestants import Group
 from benchmarks.task import Sizes, Task, Text
@@ -174,7 +174,7 @@ class Bench:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(self.results, indent=1) + "\n"
     (folder / "bench.json").write_text(text)
-    (folder / "bench.md").write_text(report.to_markdown(self.results))
+    (folder / "bench.md").write_text(tables.to_markdown(self.results))
     plot.plot_results(self.results, folder / "bench.svg")
 
 
@@ -220,7 +220,7 @@ def main(argv: list[str]) -> int:
       parser.error(str(error))
     bench = Bench(args, text)
     bench.run()
-  print(report.to_markdown(bench.results))
+  print(tables.to_markdown(bench.results))
   return 0
 
 

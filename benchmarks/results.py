@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import machine
 from benchmarks.other_texts import OTHER, call
-from benchmarks.report import table
+from benchmarks.tables import table
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocabulary
@@ -237,7 +237,7 @@ def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
   # The training losses begin far above, as means of all that an epoch saw.
   axes.set_ylim(top=max(p["loss"] for curve in curves.values() for p in curve))
   axes.set_xlabel("million characters seen")
-  axes.set_ylabel("nats per character, held out (dotted: trained on)")
+  axes.set_ylabel("nats per character of the eval text (dotted: train)")
   axes.set_xscale("log")
   axes.grid(alpha=0.3)
   axes.legend()

@@ -1,6 +1,7 @@
 """Character-level GRU language models in TensorFlow 2.
 
-The public names, loaded on first use so that importing charlm is instant.
+The public names, loaded on first use so that importing charlm is instant; type
+checkers find them in `__init__.pyi`.
 """
 
 import importlib
@@ -13,6 +14,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 
 _MODULE_OF = {
   "load": "loaded",
+  "LoadedModel": "loaded",
   "Config": "config",
   "InputError": "errors",
   "load_lines": "data.corpus",
@@ -29,6 +31,10 @@ _MODULE_OF = {
 }
 
 __all__ = list(_MODULE_OF)
+
+
+def __dir__() -> list[str]:
+  return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -129,7 +129,7 @@ class Config(Options):
   reset_rate: float = option(
     0.0,
     "with carry_state: probability that a row starts a window from the zero "
-    "state",
+    "state; usually 0.01 to 0.1",
     FRACTION,
   )
   epochs: int = option(
@@ -149,7 +149,8 @@ class Config(Options):
   )
   learning_rate: float = option(
     0.00125,
-    "learning rate of Adam, or the peak of the cosine schedule",
+    "learning rate of Adam, or the peak of the cosine schedule; usually 0.0005 "
+    "to 0.005",
     POSITIVE,
     group="The optimizer",
   )
@@ -174,7 +175,7 @@ class Config(Options):
   clip_norm: float = option(
     0.0,
     "largest global norm of the gradient, above which the gradient is scaled "
-    "down (Keras' global_clipnorm); 0: no clipping",
+    "down (Keras' global_clipnorm), usually to 1; 0: no clipping",
     NOT_NEGATIVE,
   )
 

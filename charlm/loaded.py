@@ -9,14 +9,13 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_string
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator, score_text
-from charlm.evaluation.score import Score
+from charlm.evaluation.score import Score, refuse_diverged
 from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
@@ -108,12 +107,14 @@ class LoadedModel:
     They are in the order of `vocabulary`, `[UNK]` and padding included. Without
     a prefix the character is the first of a line.
 
-    Raises InputError: the prefix is not a string of UTF-8.
+    Raises InputError: the prefix is not a string of UTF-8, or the model has
+      diverged.
     """
     prefix = self._request(prefix).prefix or "\n"
     ids = encode(prefix, self.vocabulary)
-    log_probs = self.model(ids[np.newaxis].astype(np.int32))
-    return tf.exp(log_probs[0, -1]).numpy()
+    log_probs = self.model(ids[np.newaxis].astype(np.int32))[0, -1].numpy()
+    refuse_diverged(log_probs.sum())
+    return np.exp(log_probs)
 
   def __repr__(self) -> str:
     return (

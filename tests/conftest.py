@@ -1,9 +1,7 @@
 """What the tests share: logical CPU devices, small corpora and small runs.
 
-The folders are those of the package, and `programs/` for the scripts. Read
-first `programs/test_train.py`, what a run leaves; then
-`training/test_trainer.py`, what a step computes; then
-`programs/test_resume.py`, what survives stops and kills.
+The folders are those of the package, and `programs/` for the scripts. BUILD.md
+says which tests to read first.
 """
 
 import contextlib

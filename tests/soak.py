@@ -1,11 +1,11 @@
-"""Kills a training run again and again; it must equal an undisturbed one.
+"""Kills a training run again and again; it must equal an uninterrupted one.
 
     python tests/soak.py --kills=50
     python tests/soak.py --kills=20 --workers=2
 
 One run is never disturbed. The other is ended with SIGKILL at random instants,
 half of them inside the writing of a checkpoint, and started again each time; it
-reads the corpus from a file of ids, the undisturbed one from memory.
+reads the corpus from a file of ids, the uninterrupted one from memory.
 With several workers, one of them is killed or frozen, and the others must end.
 Then all variables of both, and all their metrics but the speed, must be equal
 bit by bit, in the newest checkpoint and in the best.
@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import pathlib
 import random
@@ -77,7 +76,7 @@ def soak(
   start: Callable[..., Any] | None = None,
   num_workers: int = 1,
 ) -> list[Kill]:
-  """Trains a run undisturbed and another one through kills.
+  """Trains a run uninterrupted and another one through kills.
 
   A kill comes up to `max_delay` seconds after its event. Trainers are started
   by `start`, which takes the script and its flags, or else as any process. Two
@@ -86,7 +85,7 @@ def soak(
 
   Raises AssertionError: the two are not equal.
   """
-  undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
+  uninterrupted, disturbed = folder / "uninterrupted", folder / "disturbed"
   alone = functools.partial(start or _start, "train.py", *flags)
   train, rng = alone, random.Random(seed)
   if num_workers > 1:
@@ -95,7 +94,7 @@ def soak(
     alone = functools.partial(alone, "--num_replicas=2")
   elif num_workers > 2:
     alone = train
-  assert alone(f"--run_dir={undisturbed}").wait(_ENDED_WITHIN) == 0
+  assert alone(f"--run_dir={uninterrupted}").wait(_ENDED_WITHIN) == 0
   # The ids in a file, which kills leave half written, give the same run.
   train = functools.partial(train, f"--corpus_cache={folder / 'cache'}")
   kills: list[Kill] = []
@@ -115,7 +114,7 @@ def soak(
     kills.append(kill)
     print(f"kill {len(kills)}: {kill}", flush=True)
   assert train(f"--run_dir={disturbed}").wait(_ENDED_WITHIN) == 0
-  assert_equal_runs(disturbed, undisturbed)
+  assert_equal_runs(disturbed, uninterrupted)
   return kills
 
 
@@ -145,8 +144,10 @@ def fingerprint(folder: pathlib.Path) -> str:
 
 def numbers(run_dir: pathlib.Path) -> list[dict]:
   """Returns all metrics but the speed, which no two runs share."""
-  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-  records = [json.loads(line) for line in lines]
+  import_quietly("tensorflow")
+  from charlm.runs.metrics import read_records
+
+  records = read_records(run_dir / "metrics.jsonl")
   for record in records:
     record.pop("characters_per_second", None)
   return records

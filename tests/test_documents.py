@@ -24,6 +24,7 @@ DOCUMENTS = (
   "BUILD.md",
   "docs/guide.md",
   "docs/machines.md",
+  "docs/sweeps.md",
   "benchmarks/README.md",
   "recipes/LOG.md",
   "results/README.md",

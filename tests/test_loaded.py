@@ -150,6 +150,8 @@ def test_a_model_that_has_diverged_is_refused(
     loaded.generate("the ")
   with pytest.raises(InputError, match=words):
     list(loaded.stream("the "))
+  with pytest.raises(InputError, match=words):
+    loaded.next("the ")
   evaluator = Evaluator(loaded.model, keep_nats=True)
   config = loaded.config
   scorer = LineScorer(evaluator, loaded.vocabulary, config, pytest.fail)

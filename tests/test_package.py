@@ -1,3 +1,5 @@
+import ast
+import importlib
 import os
 import pathlib
 import runpy
@@ -44,7 +46,13 @@ def test_the_wheel_holds_the_package_alone(wheel: pathlib.Path) -> None:
 def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
   wheel: pathlib.Path, trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  # A wheel is a zip file, which Python imports from.
+  command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+  site = tmp_path / "site"
+  subprocess.run(
+    [*command, "--no-index", f"--target={site}", wheel], check=True
+  )
+  empty = tmp_path / "empty"
+  empty.mkdir()
   code = (
     "import sys; sys.path.insert(0, sys.argv[1]); import charlm\n"
     "assert charlm.__file__.startswith(sys.argv[1])\n"
@@ -52,15 +60,27 @@ def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
     "print(model, model.score(['the king'])[0].num_characters)"
   )
   result = subprocess.run(
-    [sys.executable, "-c", code, wheel, trained_run],
-    cwd=tmp_path,
+    [sys.executable, "-c", code, site, trained_run],
+    cwd=empty,
     capture_output=True,
     text=True,
     check=True,
   )
   assert result.stdout.startswith("LoadedModel(")
   assert result.stdout.endswith(" 7\n")
-  assert not any(tmp_path.iterdir())
+  assert not any(empty.iterdir())
+
+
+def test_type_checkers_find_the_public_names() -> None:
+  stub = pathlib.Path(charlm.__file__).with_suffix(".pyi")
+  found = {}
+  for node in ast.parse(stub.read_text()).body[1:]:
+    assert isinstance(node, ast.ImportFrom)
+    found |= {alias.asname: (node.module, alias.name) for alias in node.names}
+  assert sorted(found) == sorted(charlm.__all__) == dir(charlm)
+  for name, (module, original) in found.items():
+    there = getattr(importlib.import_module(module), original)
+    assert getattr(charlm, name) is there
 
 
 def test_xla_is_told_to_use_512_bits_unless_told_something_else(

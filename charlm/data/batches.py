@@ -25,8 +25,9 @@ class Batches:
   step's batch needs nothing but the seed and the step: to resume is to ask for
   the next step.
 
-  A window has `seq_length` + 1 characters: the inputs and, shifted by one, the
-  targets. Here none overlap, and the remainder of the text is dropped.
+  A window is `seq_length` characters, the inputs; its targets, the characters
+  after each, end one later. Here what two windows read does not overlap, and
+  the remainder of the text is dropped.
   """
 
   def __init__(
@@ -56,7 +57,7 @@ class Batches:
     self.steps_per_epoch = self._count_steps()
     if self.steps_per_epoch < 1:
       raise InputError(
-        f"the training text has {len(ids)} characters, fewer than one batch of "
+        f"the train text has {len(ids)} characters, fewer than one batch of "
         f"{batch_size} windows of {seq_length} + 1 characters: give a longer "
         "--corpus, or lower --batch_size or --seq_length"
       )
@@ -90,8 +91,8 @@ class ContinuedBatches(Batches):
   """The endless sequence of batches whose rows go on where they stopped.
 
   Row b of a batch continues the text of row b of the batch before. The text is
-  taken as a ring and cut into one part for each row. Each epoch cuts it in
-  other places, so all rows start from the zero state at its first step.
+  circular, and is split into `batch_size` equal parts from an offset drawn anew
+  each epoch, so all rows start from the zero state at its first step.
   """
 
   def _count_steps(self) -> int:

@@ -8,7 +8,7 @@ import importlib
 import io
 import lzma
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from charlm.errors import InputError
 
@@ -37,12 +37,15 @@ class CountedFile(io.RawIOBase):
     return len(data)
 
 
+_Content: TypeAlias = "io.BufferedReader[CountedFile]"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Compression:
   name: str
   suffix: str
   magic: bytes  # what its data begins with
-  read: Callable[[Any], Iterator[bytes]]
+  read: Callable[[_Content], Iterator[bytes]]
 
 
 def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
@@ -51,7 +54,7 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   Raises InputError, with the name: data that is damaged, or that becomes more
     than 1,000 times as large (above 256 MiB).
   """
-  content: Any = io.BufferedReader(file, _CHUNK)
+  content = io.BufferedReader(file, _CHUNK)
   kind = _kind_of(name, content.peek(10)[:10])
   size = 0
   try:
@@ -101,15 +104,15 @@ def _kind_of(name: str, start: bytes) -> _Compression | None:
   return None
 
 
-def _read_plain(file: Any) -> Iterator[bytes]:
+def _read_plain(file: "_Content | gzip.GzipFile") -> Iterator[bytes]:
   return iter(functools.partial(file.read, _CHUNK), b"")
 
 
-def _read_gzip(file: Any) -> Iterator[bytes]:
+def _read_gzip(file: _Content) -> Iterator[bytes]:
   return _read_plain(gzip.GzipFile(fileobj=file))
 
 
-def _read_streams(create: Callable[[], Any], file: Any) -> Iterator[bytes]:
+def _read_streams(create: Callable[[], Any], file: _Content) -> Iterator[bytes]:
   """Yields what the streams of a file hold, one after the other.
 
   Python's own readers end without a word at a second stream that is damaged.
@@ -145,7 +148,9 @@ def _create_zstd() -> Any:
   return zstd.ZstdDecompressor(options=options)
 
 
-def _streams(create: Callable[[], Any]) -> Callable[[Any], Iterator[bytes]]:
+def _streams(
+  create: Callable[[], Any],
+) -> Callable[[_Content], Iterator[bytes]]:
   return functools.partial(_read_streams, create)
 
 

@@ -98,13 +98,14 @@ class Split:
 def split_text(
   text: Text, config: Config, load: Callable[[str], Text] | None = None
 ) -> Split:
-  """Holds out the end of a text, then the end of what is left.
+  """Splits a text into its parts, the last first.
 
-  Held out are `eval_chars` characters or, if that is 0, `eval_lines` lines; the
-  `valid_chars` characters or `valid_lines` lines that precede them are the
-  valid text. The newline before a part that is taken by lines belongs to no
-  part. For `eval_corpus` and `valid_corpus` nothing is held out: `load`
-  loads them, by default as `load_corpus` does.
+  The eval text is the last `eval_chars` characters or, if that is 0, the last
+  `eval_lines` lines; the valid text, the `valid_chars` characters or
+  `valid_lines` lines before it; and the train text, what is left. The newline
+  before a part that is taken by lines belongs to no part. For `eval_corpus` and
+  `valid_corpus` nothing is cut off: `load` loads them, by default as
+  `load_corpus` does.
 
   Raises InputError: as `load_corpus`, or a part is too short to be of use.
   """
@@ -125,7 +126,7 @@ def split_text(
       )
     if len(part) < 2 and getattr(config, flag):
       raise InputError(
-        f"the text held out by {flag} is a single character or none, which "
+        f"the text of {flag} is a single character or none, which "
         f"leaves nothing to predict: {remedy}"
       )
     parts[name] = part
@@ -174,9 +175,9 @@ def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
   return text.part(0, last), text.part(last + 1, length)
 
 
-def count_shared_lines(train: Text, held_out: Text) -> int:
-  """Counts the distinct lines of `held_out` that are also in `train`."""
-  lines = set(filter(None, split_lines(held_out.pieces())))
+def count_shared_lines(train: Text, other: Text) -> int:
+  """Counts the distinct lines of `other` that are also in `train`."""
+  lines = set(filter(None, split_lines(other.pieces())))
   # Longer lines of `train` cannot match, and are not held in memory.
   longest = max(map(len, lines), default=0)
   return len(lines.intersection(split_lines(train.pieces(), longest)))

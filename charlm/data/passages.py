@@ -1,13 +1,16 @@
 """Passages of a text that also occur in another one."""
 
 import dataclasses
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from charlm.data.text import Text, readable
 
 MIN_LENGTH = 30  # characters; shorter ones recur without being copied
+_BLOCK = 2**20  # characters searched at a time
+_BASE = 0x9E3779B97F4A7C15  # of a polynomial modulo 2**64; any large odd number
 
 
 class Passage(NamedTuple):
@@ -30,17 +33,15 @@ class Found:
     passages = [passage._asdict() for passage in self.passages]
     return {"share": round(self.share, 6), "passages": passages}
 
-  def in_words(self, text: str, encoding: str) -> str:
-    """Says how much of the text was found, and where the longest passage is."""
-    if not self.passages:
-      return f"no passage of {MIN_LENGTH} characters is in the training text"
-    start, length, place = max(self.passages, key=lambda found: found.length)
-    number = f"{len(self.passages)} passage{'s' * (len(self.passages) > 1)}"
-    return (
-      f"{self.share:.1%} is in {number} of {MIN_LENGTH} characters or more of "
-      f"the training text; the longest, {length:,} characters at {place:,}: "
-      f"{readable(text[start : start + length], encoding)!r}"
+  def in_words(self, text: str, encoding: str) -> Iterator[str]:
+    """Says how much of the text was found, then yields a line per passage."""
+    yield (
+      f"{self.share:.1%} is in passages of {MIN_LENGTH} characters or more of "
+      "the train text"
     )
+    for start, length, place in self.passages:
+      words = readable(text[start : start + length], encoding)
+      yield f"{length:,} characters at {place:,}: {words!r}"
 
 
 def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
@@ -48,36 +49,63 @@ def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
 
   Each stretch of `MIN_LENGTH` characters that occurs there is in a passage. A
   passage is as long as the first occurrence of its first stretch allows.
-  `searched` is scanned once, in pieces.
+  `searched` is scanned once, in blocks.
   """
-  wanted = {stretch for text in texts for stretch in _stretches(text)}
-  places: dict[str, int] = {}  # where each of them first occurs
-  held, done = "", 0
-  for piece in searched.pieces() if wanted else ():
-    held += piece
-    for place, stretch in enumerate(_stretches(held), done):
-      if stretch in wanted:
-        places.setdefault(stretch, place)
-    cut = max(0, len(held) - MIN_LENGTH + 1)
-    held, done = held[cut:], done + cut
-  return [_passages(text, places, searched) for text in texts]
+  ids = {char: i for i, char in enumerate(searched.characters)}
+  coded = [
+    np.array([ids.get(char, len(ids)) for char in text], np.uint32)
+    for text in texts
+  ]
+  hashes = [_hashes(text) for text in coded]
+  wanted = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]))
+  places = _first_places(wanted, searched)
+  return [
+    _passages(text, places[np.searchsorted(wanted, own)], searched)
+    for text, own in zip(coded, hashes, strict=True)
+  ]
 
 
-def _stretches(text: str) -> Iterator[str]:
-  return (text[i : i + MIN_LENGTH] for i in range(len(text) - MIN_LENGTH + 1))
+def _hashes(ids: np.ndarray) -> np.ndarray:
+  """Hashes each stretch of ids: `[N]` to `[N - MIN_LENGTH + 1]` or `[0]`."""
+  hashes, width = ids.astype(np.uint64), 1  # of stretches of `width` ids
+  while width < MIN_LENGTH:
+    # Two neighbours make one of twice the width. The last ones may overlap.
+    step = min(width, MIN_LENGTH - width)
+    power = np.uint64(pow(_BASE, width, 2**64))
+    hashes = hashes[:-step] * power + hashes[step:]
+    width += step
+  return hashes
 
 
-def _passages(text: str, places: dict[str, int], searched: Text) -> Found:
+def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
+  """Returns where each of the sorted hashes first occurs, or -1."""
+  places = np.full(len(wanted), -1)
+  for start in range(0, len(searched) if len(wanted) else 0, _BLOCK):
+    ids = searched.ids[start : start + _BLOCK + MIN_LENGTH - 1]
+    hashes = _hashes(ids)
+    # Without the last one, so that each result is an index.
+    nearest = np.searchsorted(wanted[:-1], hashes)
+    hits = np.flatnonzero(wanted[nearest] == hashes)
+    found, first = np.unique(nearest[hits], return_index=True)
+    new = places[found] < 0
+    places[found[new]] = start + hits[first[new]]
+  return places
+
+
+def _passages(text: np.ndarray, places: np.ndarray, searched: Text) -> Found:
   passages: list[Passage] = []
-  covered = end = 0
-  for start, stretch in enumerate(_stretches(text)):
-    if stretch not in places or start + MIN_LENGTH <= end:
+  covered = np.zeros(len(text), bool)
+  end = 0
+  for start in np.flatnonzero(places >= 0).tolist():
+    if start + MIN_LENGTH <= end:
       continue
-    place = places[stretch]
-    other = str(searched.part(place, place + len(text) - start))
-    # What differs ends the passage, as does the end of either text.
-    length = [*map(operator.eq, text[start:], other), False].index(False)
-    covered += start + length - max(start, end)
-    end = start + length
-    passages.append(Passage(start, length, place))
-  return Found(tuple(passages), covered / len(text) if text else 0.0)
+    place = int(places[start])
+    other = searched.ids[place : place + len(text) - start]
+    same = text[start : start + len(other)] == other
+    length = len(same) if same.all() else int(np.argmin(same))
+    if length >= MIN_LENGTH:  # not another stretch with the same hash
+      end = start + length
+      passages.append(Passage(start, length, place))
+      covered[start:end] = True
+  share = float(covered.mean()) if len(text) else 0.0
+  return Found(tuple(passages), share)

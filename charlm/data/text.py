@@ -142,7 +142,7 @@ class Text:
     Returns the position of the `number`-th one, or -1.
     """
     (found,) = np.nonzero(self._code_points == ord(character))
-    # What is held out is short: most of a large text is not read.
+    # The valid and eval texts are short: most of a large text is not read.
     for start, ids in self._blocks(reverse=True) if len(found) else ():
       places = np.flatnonzero(ids[: max(0, stop - start)] == found[0])
       if number <= len(places):

@@ -151,5 +151,5 @@ def score_dynamic(
   evaluator = DynamicEvaluator(model, valid_ids)
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
   score = evaluator.stream(ids)
-  refuse_diverged(score)
+  refuse_diverged(score.log_perplexity)
   return score, words

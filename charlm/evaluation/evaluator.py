@@ -237,7 +237,7 @@ def score_text(
     score = evaluator.lines(ids, newline_id(vocab))
   else:
     score = evaluator.stream(ids)
-  refuse_diverged(score)
+  refuse_diverged(score.log_perplexity)
   return score.with_size_of(text, protocol == "lines"), words
 
 

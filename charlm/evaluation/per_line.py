@@ -39,7 +39,7 @@ class LineScorer:
       return []
     ids = encode("".join(text + "\n" for text in texts), self.vocab)
     score = self.evaluator.lines(ids, self.vocab.index("\n"))
-    refuse_diverged(score)
+    refuse_diverged(score.log_perplexity)
     ends = np.cumsum([len(text) + 1 for text in texts])
     rows = np.split(score.nats.astype(np.float64), ends[:-1])
     return [_describe(*pair) for pair in zip(texts, rows, strict=True)]

@@ -232,9 +232,9 @@ def scored_bytes(text: Text, by_lines: bool = False) -> int:
   return text.part(min(1, len(text)), len(text)).num_bytes()
 
 
-def refuse_diverged(score: Score) -> None:
-  """Raises InputError for a score that is not finite."""
-  if not math.isfinite(score.log_perplexity):
+def refuse_diverged(nats: float) -> None:
+  """Raises InputError for what is not finite, as a diverged model gives it."""
+  if not math.isfinite(nats):
     raise InputError("the model has diverged: give another --checkpoint")
 
 

@@ -26,7 +26,7 @@ def save_keras(
   """
   if getattr(model.gru, "gain", None) is not None:
     raise InputError(
-      "Keras' GRU has no layer normalisation: give --format=saved_model"
+      "Keras' GRU has no layer normalisation: give --format=saved_model or npz"
     )
   inputs = x = keras.Input([None], dtype="int32", name="ids")
   first, last = model.embedding, model.dense

@@ -13,7 +13,7 @@ from charlm.data.passages import find_passages
 from charlm.data.text import Text, readable
 from charlm.evaluation.score import confidence_interval
 from charlm.reporting import analysis
-from charlm.reporting.ngram import baselines
+from charlm.reporting.ngram import Baseline, baselines
 from charlm.reporting.result import WINDOW, Result
 
 _PASSAGE = 100  # characters
@@ -144,13 +144,12 @@ def curves(
 def _beside_train_text(first: Result, train: Text) -> dict[str, Any]:
   texts = [first.text, *(sample.text for sample in first.samples)]
   found, *in_samples = find_passages(texts, train)
+  models = baselines(str(train), first.text, first.vocab, train.encoding)
+  nats = first.scores["stream"].log_perplexity
+  # A weight takes four bytes.
+  models.append(Baseline(first.name, nats, 4 * first.num_weights))
   return {
-    "baselines": [
-      dataclasses.asdict(baseline)
-      for baseline in baselines(
-        str(train), first.text, first.vocab, train.encoding
-      )
-    ],
+    "baselines": [dataclasses.asdict(model) for model in models],
     "memorised": {
       "eval_text": found.share,
       "samples": [sample.to_dict() for sample in in_samples],

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -30,8 +31,8 @@ def page(numbers: Numbers) -> str:
   runs = [run for group in groups for run in group["runs"]]
   sections = [
     ("Ranking", "".join(_ranking(group) for group in groups)),
-    ("Learning curves", _curves(runs)),
-    ("Scores", _scores(runs)),
+    ("Learning curves", _curves(groups)),
+    ("Scores", _scores(groups)),
     ("Baselines", _baselines(numbers)),
     ("Loss by kind of character, place and context", _loss_by(groups[0])),
     ("Samples", _samples(numbers)),
@@ -62,6 +63,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   return f"<div><table>{row(header, 'th')}{body}</table></div>\n"
 
 
+def _pre(text: str) -> str:
+  # A browser drops a newline at the beginning.
+  return f"<pre>\n{html.escape(text)}</pre>"
+
+
 def _note(text: str) -> str:
   return f'<p class="note">{html.escape(text)}</p>\n'
 
@@ -74,45 +80,58 @@ def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _ranking(group: Numbers) -> str:
-  header = ["run", f"nats per {unit_of(group['runs'])}", "95 % interval"]
+  unit = unit_of(group["runs"])
+  header = ["run", f"nats per {unit}", "95 % interval", f"bits per {unit}"]
   header += ["difference to the best", "95 % interval", "excludes 0"]
   rows = []
   for run in group["runs"]:
     stream, difference = run["scores"]["stream"], run["difference_to_best"]
     cells = [run["name"], f"{stream['log_perplexity']:.4f}"]
     cells.append(_interval(stream["interval"]))
+    cells.append(f"{stream['bits_per_character']:.4f}")
     if difference:
       cells += [f"{difference['mean']:+.4f}"]
       cells += [_interval(difference["interval"], "+")]
       cells += ["yes" if difference["excludes_0"] else "no"]
     rows.append([*cells, *[""] * (len(header) - len(cells))])
   return _table(header, rows) + _note(
-    f"By stream, over {group['num_characters']:,} predictions in the eval text "
-    f"(SHA-256 {group['eval_sha256'][:8]}). Runs with another text are not "
-    "compared. A difference is paired, prediction by prediction."
+    f"By stream, over {group['num_characters']:,} predictions in the "
+    f"{_text_of(group)}. Runs with another text are not compared. A difference "
+    "is in nats, and paired, prediction by prediction."
   )
 
 
-def _curves(runs: list[Run]) -> str:
-  svg = draw_curves(runs, range(len(runs)))
-  if not svg:
-    return _note("No run has metrics.")
-  # In HTML, since matplotlib reads $ in a name as mathematics and lacks some
-  # letters.
-  names = [
-    f'<span style="color:{color_of(i)}">&#9473;</span> '
-    f"{html.escape(run['name'])}"
-    for i, run in enumerate(runs)
-  ]
-  return f"<p>{', '.join(names)}. Dotted: train; solid: eval.</p>\n{svg}"
+def _text_of(group: Numbers) -> str:
+  return f"eval text with the SHA-256 {group['eval_sha256'][:8]}"
 
 
-def _scores(runs: list[Run]) -> str:
-  header = ["run", "protocol", "unit", "nats per unit", "95 % interval"]
-  header += ["bits per unit", "bits per byte"]
+def _curves(groups: list[Numbers]) -> str:
+  """Returns the curves of each group, since losses of two texts differ."""
+  parts, first = [], 0
+  for group in groups:
+    indices = range(first, first := first + len(group["runs"]))
+    # In HTML, since matplotlib reads $ in a name as mathematics and lacks some
+    # letters.
+    names = [
+      f'<span style="color:{color_of(i)}">&#9473;</span> '
+      f"{html.escape(run['name'])}"
+      for i, run in zip(indices, group["runs"], strict=True)
+    ]
+    svg = draw_curves(group["runs"], indices) or _note("No run has metrics.")
+    parts.append(
+      f"<p>{', '.join(names)}. Dotted: train; solid: eval, of the "
+      f"{_text_of(group)}.</p>\n{svg}"
+    )
+  return "".join(parts)
+
+
+def _scores(groups: list[Numbers]) -> str:
+  header = ["run", "eval text", "protocol", "unit", "nats per unit"]
+  header += ["95 % interval", "bits per unit", "bits per byte"]
   rows = [
     (
       run["name"],
+      group["eval_sha256"][:8],
       protocol,
       score["unit"],
       f"{score['log_perplexity']:.4f}",
@@ -120,7 +139,8 @@ def _scores(runs: list[Run]) -> str:
       f"{score['bits_per_character']:.4f}",
       f"{score['bits_per_byte']:.4f}",
     )
-    for run in runs
+    for group in groups
+    for run in group["runs"]
     for protocol, score in run["scores"].items()
   ]
   return _table(header, rows) + _note(
@@ -133,22 +153,18 @@ def _scores(runs: list[Run]) -> str:
 def _baselines(numbers: Numbers) -> str:
   if "baselines" not in numbers:
     return _note("Give the corpus of the first run as --corpus.")
-  first = _first(numbers)
-  nats = first["scores"]["stream"]["log_perplexity"]
-  models = [Baseline(**baseline) for baseline in numbers["baselines"]]
-  # A weight takes four bytes.
-  models.append(Baseline(first["name"], nats, 4 * first["num_weights"]))
-  unit = unit_of([first])
+  models = [Baseline(**model) for model in numbers["baselines"]]
+  unit = unit_of([_first(numbers)])
   header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
   return _table(header, [model.cells() for model in models]) + _note(
     f"{numbers['memorised']['eval_text']:.2%} of the eval text is in passages "
-    f"of {MIN_LENGTH} characters or more that stand in the training text, too."
+    f"of {MIN_LENGTH} characters or more that stand in the train text, too."
   )
 
 
 def _loss_by(group: Numbers) -> str:
   runs, unit = group["runs"], unit_of(group["runs"])
-  parts = [_note(f"Mean nats per {unit}.")]
+  parts = [_note(f"Mean nats per {unit}; a nat is 1.4427 bits.")]
   for title in runs[0]["loss_by"]:
     columns = [run["loss_by"][title] for run in runs]
     rows = [
@@ -171,17 +187,24 @@ def _samples(numbers: Numbers) -> str:
     for run in group["runs"]:
       parts = [f"<h3>{html.escape(run['name'])}</h3>"]
       for i, text in enumerate(run["samples"]):
-        parts.append(f"<pre>{html.escape(text)}</pre>")
+        parts.append(_pre(text))
         # Its corpus was given, and no other run's.
         if run["name"] == numbers["first"] and i < len(found):
-          parts.append(
-            _note(
-              f"{found[i]['share']:.1%} is in passages of {MIN_LENGTH} "
-              "characters or more of the training text."
-            )
-          )
+          parts.append(_memorised(found[i]))
       columns.append(f"<section>{''.join(parts)}</section>")
   return f'<div class="columns">{"".join(columns)}</div>\n'
+
+
+def _memorised(found: Numbers) -> str:
+  passages = [
+    f"{passage['length']:,} characters at {passage['place']:,}"
+    for passage in found["passages"]
+  ]
+  colon = ": " if passages else ""
+  return _note(
+    f"{found['share']:.1%} is in passages of {MIN_LENGTH} characters or more "
+    f"of the train text{colon}{', '.join(passages)}."
+  )
 
 
 def _entry(run: Run, index: int) -> str:
@@ -203,8 +226,9 @@ def _worst(numbers: Numbers) -> str:
   parts = [_note(f"By the loss of {numbers['first']}; none overlap.")]
   for passage in numbers["passages_with_the_highest_loss"]:
     parts.append(
-      f"<p>{passage['mean_nats']:.2f} nats per {unit}, from {unit} "
-      f"{passage['start']:,}</p><pre>{html.escape(passage['text'])}</pre>\n"
+      f"<p>{passage['mean_nats']:.2f} nats ("
+      f"{passage['mean_nats'] / math.log(2):.2f} bits) per {unit}, from {unit} "
+      f"{passage['start']:,}</p>{_pre(passage['text'])}\n"
     )
   return "".join(parts)
 

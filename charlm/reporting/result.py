@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charlm.data.text import Ids, Text
+from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM
@@ -52,8 +53,18 @@ class Result:
 def score_run(run: RunDir, checkpoint: str) -> Result:
   """Scores a run's eval text by all protocols, and draws samples.
 
-  Raises InputError: no run, no such checkpoint, or too short a text.
+  Raises InputError, with the folder's name: no run, no such checkpoint, too
+    short a text, or a model that has diverged.
   """
+  try:
+    return _result(run, checkpoint)
+  except InputError as error:
+    path = str(run.path)
+    words = str(error) if path in str(error) else f"{path}: {error}"
+    raise InputError(words) from error
+
+
+def _result(run: RunDir, checkpoint: str) -> Result:
   model, step = load_model(run, checkpoint)
   vocab, text = run.vocabulary(), run.eval_text()
   experiment = run.experiment()

@@ -83,8 +83,8 @@ class Metrics:
         "its permissions"
       ) from error
     if kept != text:
-      # The file last: after a kill between the two it still has the lines to be
-      # dropped, so that the next start rewrites both.
+      # metrics.jsonl is rewritten last: a kill before that leaves in it the
+      # lines to be dropped, so that the next start rewrites both.
       write_atomically(self._path, [kept])
     # Without a buffer, a kill loses no line and cuts off one at most.
     self._file = self._path.open("ab", buffering=0)

@@ -118,8 +118,8 @@ class RunDir:
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
       )
-    # The held-out texts are kept, so that scoring needs no corpus and cannot
-    # use the wrong one.
+    # The valid and eval texts are kept, so that scoring needs no corpus and
+    # cannot use the wrong one.
     self._write(self._vocabulary, [vocabulary_to_json(vocab).encode()])
     self._write(self.eval_path, split.eval.data())
     if len(split.valid):

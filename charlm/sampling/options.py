@@ -56,13 +56,13 @@ class Request(Options):
   top_p: float = option(
     1.0,
     "nucleus sampling: draw from the smallest set of most likely characters "
-    "whose probabilities add up to at least this",
+    "whose probabilities add up to at least this; usually 0.8 to 1",
     between(1e-6, 1),
   )
   min_p: float = option(
     0.0,
     "draw from the characters whose probability is at least this fraction of "
-    "the highest one",
+    "the highest one; usually 0 to 0.1",
     between(0, 1),
   )
 

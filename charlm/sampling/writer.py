@@ -72,7 +72,7 @@ class Writer:
     samples = self.generator.sample(request)
     found = None
     if self.trained_on is not None:
-      # All texts in one call, since each call scans the training text.
+      # All texts in one call, since each call scans the train text.
       found = find_passages([s.text for s in samples], self.trained_on)
     for i, sample in enumerate(samples):
       start = fields | {"sample": i, "prefix": request.prefix}
@@ -94,7 +94,8 @@ class Writer:
     encoding = self.config.encoding
     pairs = zip(texts, find_passages(texts, self.trained_on), strict=True)
     for i, (text, found) in enumerate(pairs, first):
-      warn(f"{where}sample {i}: {found.in_words(text, encoding)}")
+      for line in found.in_words(text, encoding):
+        warn(f"{where}sample {i}: {line}")
 
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):

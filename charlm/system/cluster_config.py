@@ -59,7 +59,7 @@ def read_config(text: str) -> tuple[list[str], int]:
     for role in [*roles, task["type"]]:
       if role not in ("chief", ROLE):
         raise InputError(
-          f"TF_CONFIG has the role {role!r}: charlm knows chief and worker"
+          f"TF_CONFIG has the role {role!r}: give chief or worker"
         )
     addresses = [*roles.get("chief", ()), *roles.get(ROLE, ())]
     place = int(task["index"])

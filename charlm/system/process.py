@@ -145,12 +145,9 @@ def _stderr_to_nowhere() -> Iterator[None]:
 
 def say(text: str) -> None:
   """Prints; that nobody reads on, or a full disk, is no reason to stop."""
-  try:
+  # What could not be written is tried again with the next text.
+  with contextlib.suppress(OSError):
     print(text, end="", flush=True)
-  except BrokenPipeError:
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-  except OSError:  # it is written with the next text
-    pass
 
 
 def show(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the trainer reports, and asks, between its steps."""
+"""What the trainer hands over, and asks, between its steps."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
 """What a person sees of the training: a bar on a terminal, else plain lines."""
 
 import datetime
+import math
 import shutil
 import sys
 import time
@@ -39,7 +40,8 @@ class ProgressBar:
     epochs = -(-self._num_steps // self._steps_per_epoch)
     text = (
       f"epoch {epoch + 1}/{epochs} step {step}/{self._num_steps} "
-      f"loss {loss:.4f} {characters_per_second:,.0f} characters/s "
+      f"loss {loss:.4f} ({loss / math.log(2):.4f} bits) "
+      f"{characters_per_second:,.0f} characters/s "
       f"{self._time_left(step)} left"
     )
     if not self._on_terminal:

@@ -1,4 +1,4 @@
-"""Whether the replicas compute what they must: known sums, equal weights."""
+"""Whether the replicas compute what they must: exact sums, equal weights."""
 
 import hashlib
 from typing import Any
@@ -25,7 +25,7 @@ class Replicas:
     self._several = cluster.strategy.num_replicas_in_sync > 1
 
   def check_start(self) -> None:
-    """Checks known sums, shaped as the gradients, then weights and optimizer.
+    """Checks exact sums, shaped as the gradients, then weights and optimizer.
 
     Raises InputError: they are wrong.
     """
@@ -63,7 +63,7 @@ class Replicas:
       )
 
   def _wrong(self, offset: tf.Tensor) -> Any:
-    """Returns, for each replica, how many numbers of known sums are wrong."""
+    """Returns, for each replica, how many numbers of these sums are wrong."""
     shapes = [v.shape for v in self._trainer.model.trainable_variables]
 
     def count() -> tf.Tensor:

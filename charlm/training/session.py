@@ -126,7 +126,7 @@ class Session(Hooks):
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns when to evaluate and when to save.
 
-    The evaluation comes first: a checkpoint holds the best loss known by then.
+    The evaluation comes first: a checkpoint holds the best loss so far.
     """
     return (
       (self.periods.evaluation, partial(self._checked, self._evaluate)),
@@ -176,7 +176,10 @@ class Session(Hooks):
     numbers |= {name: getattr(score, name) for name in names}
     if len(self.split.valid):
       numbers["valid_loss"] = deciding.log_perplexity
-      words = f", valid log perplexity {deciding.log_perplexity:.4f}"
+      words = (
+        f", valid log perplexity {deciding.log_perplexity:.4f} "
+        f"({deciding.bits_per_character:.4f} bits)"
+      )
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
       raise DivergedError(
         f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.data import passages
-from charlm.data import text as text_module
 from charlm.data.encoding import encode_text
 from charlm.data.passages import Passage, find_passages
 from charlm.data.text import Text
@@ -53,7 +52,7 @@ def test_passages_cover_each_stretch_that_stands_there(
   train, text = data.draw(letters), data.draw(letters)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(passages, "MIN_LENGTH", size)
-    patch.setattr(text_module, "_BLOCK", data.draw(st.integers(1, 9)))
+    patch.setattr(passages, "_BLOCK", data.draw(st.integers(1, 9)))
     (found,) = find_passages([text], _text(train))
   covered = np.zeros(len(text), bool)
   for start, length, place in found.passages:

@@ -124,12 +124,12 @@ def test_damaged_json_is_refused(text: str, message: str) -> None:
     vocabulary.vocabulary_from_json(json.loads(text))
 
 
-def test_new_characters_come_after_the_known_ones() -> None:
-  known = vocabulary.build_vocabulary(["bc"])
-  assert vocabulary.build_vocabulary(["cab", "d"], known) == [
-    *known,
+def test_new_characters_come_after_the_initial_ones() -> None:
+  initial = vocabulary.build_vocabulary(["bc"])
+  assert vocabulary.build_vocabulary(["cab", "d"], initial) == [
+    *initial,
     "\n",
     "a",
     "d",
   ]
-  assert vocabulary.build_vocabulary(["bbc"], known) == known
+  assert vocabulary.build_vocabulary(["bbc"], initial) == initial

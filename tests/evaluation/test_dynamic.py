@@ -51,7 +51,7 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   static = Evaluator(model).stream(ids)
   assert score.num_characters == static.num_characters
   assert score.log_perplexity < static.log_perplexity - 0.05
-  # Nothing is known of a text before its first segment is scored.
+  # The model has learned nothing of a text before its first segment is scored.
   nats, others = score.values[0], static.values[0]
   np.testing.assert_allclose(nats[:32], others[:32], atol=1e-5)
   assert (nats[32:] != others[32:]).any()
@@ -86,14 +86,14 @@ def test_what_a_pass_is_given(model: GRULM) -> None:
       passed.append(ids)
       yield np.zeros(len(ids) - 1)
 
-  known = np.arange(6000)
-  dynamic = Idle(model, known)
+  valid = np.arange(6000)
+  dynamic = Idle(model, valid)
   for ids in passed:
-    np.testing.assert_array_equal(ids, known[1000:])
+    np.testing.assert_array_equal(ids, valid[1000:])
   score = dynamic.stream(np.array([0, 5, 0, 7]))
   assert score.known[1].tolist() == [1, 0, 1]
   with pytest.raises(ValueError, match="fewer than two"):
-    dynamic.stream(known[:1])
+    dynamic.stream(valid[:1])
 
 
 def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
@@ -111,12 +111,12 @@ def test_too_short_a_valid_text_is_refused(model: GRULM) -> None:
 
 
 def test_what_fills_up_the_last_segment_teaches_nothing(model: GRULM) -> None:
-  known, score = _repetitive(50, period=5), _scorer(model)
+  valid, score = _repetitive(50, period=5), _scorer(model)
   squares, states = [], model.initial_states(1)
-  for segment in (known[:33], known[32:]):
+  for segment in (valid[:33], valid[32:]):
     _, states, gradients = score(segment, states)
     squares.append([gradient**2 for gradient in gradients])
-  found = DynamicEvaluator(model, known).mean_squares
+  found = DynamicEvaluator(model, valid).mean_squares
   for mean, first, second in zip(found, *squares, strict=True):
     np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
 
@@ -134,12 +134,12 @@ def test_steps_follow_the_rule(
   model = build_model(vocab_size, embedding_dim, 10, num_layers=2)
   # As many segments as it takes to see the way back to the trained weights.
   ids = _repetitive(32 * 10 + 1, period)
-  known = _repetitive(33, min(period, 5))
-  dynamic = DynamicEvaluator(model, known)
+  valid = _repetitive(33, min(period, 5))
+  dynamic = DynamicEvaluator(model, valid)
   dynamic.learning_rate = 5e-3
   weights = [v.value for v in model.trainable_variables]
   score, states = _scorer(model), model.initial_states(1)
-  scales = [tf.abs(gradient) for gradient in score(known, states)[2]]
+  scales = [tf.abs(gradient) for gradient in score(valid, states)[2]]
   before, expected = model.get_weights(), []
   for start in range(0, 32 * 10, 32):
     nats, states, gradients = score(ids[start : start + 33], states)

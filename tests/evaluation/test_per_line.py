@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, VOCAB, WORDS, in_a_graph
 
-import eval as eval_binary
-import train as train_binary
+import eval as eval_program
+import train as train_program
 from charlm.config import Config
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator
@@ -30,7 +30,7 @@ def _run_filter(
 ) -> tuple[int, list[list[str]], str]:
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
   args = ["eval.py", f"--run_dir={run}", "--text=-", "--per_line"]
-  code = eval_binary.main(args)
+  code = eval_program.main(args)
   captured = capsys.readouterr()
   rows = [line.split("\t", 4) for line in captured.out.split("\n")[:-1]]
   return code, rows, captured.err
@@ -100,12 +100,12 @@ def test_lines_end_where_those_of_the_protocol_do(
 ) -> None:
   run = tmp_path / "run"
   args = [*train_args, *flags, "--lowercase", f"--run_dir={run}"]
-  assert train_binary.main([*args, "--epochs=0"]) == 0
+  assert train_program.main([*args, "--epochs=0"]) == 0
   text = b"  The king\rof night\r\nMY lord,\r I \n\xc4\xb0"
   (tmp_path / "text.txt").write_bytes(text)
   capsys.readouterr()
   args = ["eval.py", f"--run_dir={run}", f"--text={tmp_path}/text.txt"]
-  assert eval_binary.main([*args, "--protocol=lines", "--json"]) == 0
+  assert eval_program.main([*args, "--protocol=lines", "--json"]) == 0
   expected = json.loads(capsys.readouterr().out)
   code, rows, err = _run_filter(run, text, monkeypatch, capsys)
   assert (code, err) == (0, "")

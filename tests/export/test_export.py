@@ -15,7 +15,7 @@ import tensorflow as tf
 from helpers import ROOT, SHAKESPEARE_VOCAB, in_a_graph
 
 import charlm
-import export as export_binary
+import export as export_program
 from charlm.data.vocabulary import encode
 from charlm.export.saved_model import TextModel
 from charlm.model.language_model import build_model
@@ -99,7 +99,7 @@ def test_a_saved_model_scores_steps_and_generates_as_the_run_does(
   for run in (short_run, layer_norm_run):
     folder = tmp_path / f"new {run.name}" / "exported"
     args = ["export.py", f"--run_dir={run}", f"--output={folder}"]
-    assert export_binary.main(args) == 0
+    assert export_program.main(args) == 0
     assert capsys.readouterr().out == f"{folder}\n"
     assert list(folder.parent.iterdir()) == [folder]
     folders.append(folder)
@@ -181,7 +181,7 @@ def test_plain_keras_opens_the_keras_file(
   for run in runs:
     file = tmp_path / f"{run.path.name}.keras"
     args = ["export.py", f"--run_dir={run.path}", f"--output={file}"]
-    assert export_binary.main([*args, "--format=keras"]) == 0
+    assert export_program.main([*args, "--format=keras"]) == 0
     vocabulary = file.with_suffix(".vocabulary.json")
     assert capsys.readouterr().out == f"{file}\n{vocabulary}\n"
     files.append(file)
@@ -200,7 +200,7 @@ def test_a_keras_file_with_states_is_stepped_by_plain_keras(
   run = RunDir(trained("two_layers", "--num_layers=2", "--epochs=0"))
   file = tmp_path / "stepped.keras"
   args = ["export.py", f"--run_dir={run.path}", f"--output={file}"]
-  assert export_binary.main([*args, "--format=keras", "--with_state"]) == 0
+  assert export_program.main([*args, "--format=keras", "--with_state"]) == 0
   code = (
     "import json, sys; import keras, numpy as np\n"
     "model = keras.models.load_model(sys.argv[1])\n"
@@ -230,7 +230,7 @@ def test_the_code_in_the_guide_scores_with_numpy_alone(
 ) -> None:
   path = short_run if layers == 1 else layer_norm_run
   args = ["export.py", f"--run_dir={path}", f"--output={tmp_path}/model.npz"]
-  assert export_binary.main([*args, "--format=npz"]) == 0
+  assert export_program.main([*args, "--format=npz"]) == 0
   assert capsys.readouterr().out == f"{tmp_path}/model.npz\n"
   guide = (ROOT / "docs" / "guide.md").read_text()
   (code,) = re.findall(r"```python\n(import json\n.*?)```", guide, re.DOTALL)

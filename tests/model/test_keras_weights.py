@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from helpers import in_a_graph
 
-import eval as eval_binary
-import train as train_binary
+import eval as eval_program
+import train as train_program
 from charlm.data.vocabulary import encode, vocabulary_from_json
 
 # As the reference has it; of which Keras is told by the module.
@@ -65,12 +65,12 @@ def _init_from(
   path: pathlib.Path, run: pathlib.Path, train_args: list[str], *more: str
 ) -> int:
   args = [f"--init_from={path}", f"--run_dir={run}", "--epochs=0"]
-  return train_binary.main([*train_args, *args, *more])
+  return train_program.main([*train_args, *args, *more])
 
 
 def _score(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> float:
   capsys.readouterr()
-  assert eval_binary.main(["eval.py", f"--run_dir={run}", "--json"]) == 0
+  assert eval_program.main(["eval.py", f"--run_dir={run}", "--json"]) == 0
   return json.loads(capsys.readouterr().out)["log_perplexity"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import PROGRAMS, ROOT, bound_by_permissions, run_program
 from soak import numbers
 
-import train as train_binary
+import train as train_program
 from charlm.runs.run_dir import RunDir
 
 BAD_FILES = {
@@ -321,7 +321,7 @@ def test_a_line_of_50_mb_is_refused(
 ) -> None:
   (tmp_path / "long.txt").write_bytes(b"to be " * (50_000_000 // 6))
   args = [*train_args, f"--run_dir={tmp_path}/run"]
-  assert train_binary.main([*args, f"--corpus={tmp_path}/long.txt"]) == 2
+  assert train_program.main([*args, f"--corpus={tmp_path}/long.txt"]) == 2
   err = capsys.readouterr().err
   assert err.count("\n") == 1
   assert "leaves nothing to train on" in err
@@ -337,7 +337,7 @@ def test_another_config_is_refused_and_nothing_lost(
   run_dir = tmp_path / "run"
   shutil.copytree(trained_run, run_dir)
   args = [*train_args, f"--run_dir={run_dir}", "--rnn_units=17", "--seed=1"]
-  assert train_binary.main(args) == 2
+  assert train_program.main(args) == 2
   err = capsys.readouterr().err
   assert "rnn_units (16 before, 17 now), seed (0 before, 1 now)" in err
   assert err.count("\n") == 1
@@ -367,7 +367,7 @@ def test_another_corpus_is_refused_showing_both_hashes(
   (tmp_path / "other.txt").write_text("\n".join([*lines, "more"]))
   shutil.copytree(trained_run, tmp_path / "run")
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_binary.main([*args, f"--corpus={tmp_path}/other.txt"]) == 2
+  assert train_program.main([*args, f"--corpus={tmp_path}/other.txt"]) == 2
   err = capsys.readouterr().err
   before, now = re.search(r"(\w{64}) before, (\w{64}) now", err).groups()
   assert before == RunDir(trained_run).experiment().corpus_sha256 != now

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import score_of
 
-import eval as eval_binary
+import eval as eval_program
 
 
 def test_eval_of_another_text(
@@ -27,7 +27,7 @@ def test_eval_of_another_text(
   stdin = io.TextIOWrapper(io.BytesIO(padded.encode()))
   monkeypatch.setattr(sys, "stdin", stdin)
   for more in ([], [f"--text={tmp_path}/text.txt"], ["--text=-"]):
-    assert eval_binary.main([*args, *more]) == 0
+    assert eval_program.main([*args, *more]) == 0
     scores.append(json.loads(capsys.readouterr().out))
   assert scores[0] == scores[1] == scores[2]
 
@@ -42,12 +42,12 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
   # Lines have the first character and a newline at the end, too.
   for protocol, number, num_bytes in (("stream", 16, 18), ("lines", 18, 20)):
     more = [f"--protocol={protocol}"]
-    assert eval_binary.main([*args, *more]) == 0
+    assert eval_program.main([*args, *more]) == 0
     out, err = capsys.readouterr()
     assert f"{number}, 2 of them unknown" in out
     assert "without unknown     " in out
     assert err == "not in the vocabulary: 'î' 'ï'\n"
-    assert eval_binary.main([*args, *more, "--json"]) == 0
+    assert eval_program.main([*args, *more, "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert score["num_unknown"] == 2
     assert score["log_perplexity_known"] < score["log_perplexity"]
@@ -65,7 +65,7 @@ def test_many_unknown_characters_are_not_all_named(
   text = "".join(map(chr, range(0x4E00, 0x4E00 + 1021)))
   (tmp_path / "text.txt").write_text(text, encoding="utf-8")
   args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
-  assert eval_binary.main(args) == 0
+  assert eval_program.main(args) == 0
   err = capsys.readouterr().err
   named = " ".join(map(repr, text[:20]))
   assert err == f"not in the vocabulary: {named} and 1,001 more\n"
@@ -73,7 +73,7 @@ def test_many_unknown_characters_are_not_all_named(
 
 def test_a_score_of_bytes_says_so() -> None:
   score = dataclasses.replace(score_of(np.log([2.0, 8.0])), unit="byte")
-  lines = eval_binary._describe(score, 1, "stream").split("\n")
+  lines = eval_program._describe(score, 1, "stream").split("\n")
   assert "1.3863 nats per byte (" in lines[2]
   assert lines[4:] == [
     "bits per byte       2.0000",

@@ -1,5 +1,6 @@
 """Scores of a training that goes on meanwhile."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -149,6 +150,21 @@ def test_other_locks_and_any_content_are_no_training(
   for data in (b"", b"\xff", b"9" * 20, b"x"):
     lock.write_bytes(data)
     assert not run.is_training()
+
+
+def test_the_program_ends_after_its_timeout(
+  short_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  run = RunDir(shutil.copytree(short_run, tmp_path / "run"))
+  args = ["eval.py", f"--run_dir={run.path}", "--follow", "--name=other"]
+  with contextlib.ExitStack() as training:
+    training.enter_context(run.locked())
+    # Else the program would end with the training, and fail this test.
+    end_of_training = threading.Timer(60, training.close)
+    end_of_training.start()
+    assert eval_program.main([*args, "--idle_timeout=0.2"]) == 0
+    assert end_of_training.is_alive()
+    end_of_training.cancel()
 
 
 def test_a_checkpoint_that_training_removes_is_left_out(

@@ -47,6 +47,11 @@ def test_passages_of_the_text_that_was_trained_on_count(
   place = corpus.read_text().index(part)
   passage = {"start": 20, "length": 50, "place": place}
   assert second["memorised"] == {"share": 0.5, "passages": [passage]}
+  _, err = _ran([*args, f"--memorised={corpus}"], capsys)
+  assert err[-2:] == [
+    "sample 1: 50.0% is in passages of 30 characters or more of the train text",
+    f"sample 1: 50 characters at {place:,}: {part!r}",
+  ]
 
 
 @pytest.mark.parametrize("how", [[], ["--stream"], ["--per_line"]])
@@ -66,7 +71,8 @@ def test_it_is_said_on_stderr(
   assert out == plain
   where = "line 1: " if "--per_line" in how else ""
   assert err == [
-    f"{where}sample {i}: no passage of 30 characters is in the training text"
+    f"{where}sample {i}: 0.0% is in passages of 30 characters or more of the "
+    "train text"
     for i in range(2)
   ]
 

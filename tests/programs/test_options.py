@@ -1,4 +1,4 @@
-"""Options of training and evaluation, through the binaries."""
+"""Options of training and evaluation, through the scripts."""
 
 import json
 import pathlib
@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import in_a_graph
+from helpers import in_a_graph, metrics
 
-import eval as eval_binary
-import export as export_binary
-import train as train_binary
+import eval as eval_program
+import export as export_program
+import train as train_program
 from charlm.data.vocabulary import encode
 from charlm.model.language_model import num_weights
 from charlm.runs.loading import load_model
@@ -20,7 +20,7 @@ from charlm.sampling.options import Request
 
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
-  assert train_binary.main([*args, f"--run_dir={run_dir}", *more]) == 0
+  assert train_program.main([*args, f"--run_dir={run_dir}", *more]) == 0
   return run_dir
 
 
@@ -28,13 +28,8 @@ def _score(
   capsys: pytest.CaptureFixture[str], run_dir: pathlib.Path, *more: str
 ) -> dict:
   capsys.readouterr()
-  assert eval_binary.main(["eval.py", f"--run_dir={run_dir}", *more]) == 0
+  assert eval_program.main(["eval.py", f"--run_dir={run_dir}", *more]) == 0
   return json.loads(capsys.readouterr().out)
-
-
-def _evals(run_dir: pathlib.Path) -> list[dict]:
-  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-  return [r for r in map(json.loads, lines) if r["split"] == "eval"]
 
 
 def test_the_valid_text_chooses_the_best(
@@ -44,7 +39,7 @@ def test_the_valid_text_chooses_the_best(
 ) -> None:
   run_dir = valid_run
   assert (run_dir / "valid.txt").read_text() == "\n".join(lines[220:250])
-  evals = _evals(run_dir)
+  evals = metrics(run_dir, "eval")
   best = min(evals, key=lambda record: record["valid_loss"])
   valid = f"--text={run_dir}/valid.txt"
   score = _score(capsys, run_dir, "--checkpoint=best", "--json", valid)
@@ -63,7 +58,7 @@ def test_a_run_with_layer_normalisation(
   run_dir = layer_norm_run
   score = _score(capsys, run_dir, "--json")
   assert score["log_perplexity"] == pytest.approx(
-    _evals(run_dir)[-1]["loss"], abs=1e-6
+    metrics(run_dir, "eval")[-1]["loss"], abs=1e-6
   )
   run = RunDir(run_dir)
   model, _ = load_model(run, "latest")
@@ -86,9 +81,9 @@ def test_a_run_with_layer_normalisation(
     [f"--init_from={trained_run}", "--num_layers=1"],
   ):
     new = [*args, f"--run_dir={tmp_path}/new", *refused]
-    assert train_binary.main(new) == 2
+    assert train_program.main(new) == 2
   export = ["export.py", f"--run_dir={run_dir}", "--format=keras"]
-  assert export_binary.main([*export, f"--output={tmp_path}/m.keras"]) == 2
+  assert export_program.main([*export, f"--output={tmp_path}/m.keras"]) == 2
   err = capsys.readouterr().err.splitlines()
   assert "give --gru=fused" in err[0]
   assert "layer_norm is True, but False in" in err[1]
@@ -115,15 +110,17 @@ def test_a_run_begins_with_anothers_weights(
   fresh = _train(
     [*train_args, f"--corpus={tmp_path}/other.txt"], tmp_path / "fresh"
   )
-  assert _evals(tuned)[0]["loss"] < _evals(fresh)[0]["loss"] - 0.3
+  assert (
+    metrics(tuned, "eval")[0]["loss"] < metrics(fresh, "eval")[0]["loss"] - 0.3
+  )
   # It goes on without the other run, from its best checkpoint if need be.
-  numbers = _evals(tuned)
+  numbers = metrics(tuned, "eval")
   shutil.rmtree(source)
   _train(args, tuned)
-  assert _evals(tuned) == numbers
+  assert metrics(tuned, "eval") == numbers
   shutil.rmtree(tuned / "checkpoints")
   _train(args, tuned)
-  assert _evals(tuned) == numbers
+  assert metrics(tuned, "eval") == numbers
 
 
 def test_no_epochs_keep_the_initial_weights(
@@ -177,7 +174,7 @@ def test_short_texts_have_a_score_or_a_line_that_says_why_not(
       file.write_text(text)
       capsys.readouterr()
       enough = len(text) > 1 or how == ["--per_line"]
-      assert eval_binary.main([*args, *how]) == (0 if enough else 2)
+      assert eval_program.main([*args, *how]) == (0 if enough else 2)
       out, err = capsys.readouterr()
       if not enough:
         assert err.startswith(f"eval.py: {file} has fewer than two characters")
@@ -200,7 +197,7 @@ def test_a_valid_text_that_is_too_short_is_named(
   for text in ("", "a"):
     (run_dir / "valid.txt").write_text(text)
     args = ["eval.py", f"--run_dir={run_dir}", "--dynamic"]
-    assert eval_binary.main(args) == 2
+    assert eval_program.main(args) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "valid" in err

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator
 import pytest
 from helpers import ROOT, run_program
 
-import eval as eval_binary
-import export as export_binary
-import report as report_binary
-import sample as sample_binary
-import train as train_binary
+import eval as eval_program
+import export as export_program
+import report as report_program
+import sample as sample_program
+import train as train_program
 
 BINARIES = {
-  "train": train_binary,
-  "eval": eval_binary,
-  "sample": sample_binary,
-  "export": export_binary,
-  "report": report_binary,
+  "train": train_program,
+  "eval": eval_program,
+  "sample": sample_program,
+  "export": export_program,
+  "report": report_program,
 }
 
 
@@ -100,7 +100,7 @@ def test_a_text_of_ones_own_needs_no_held_out_text(
   shutil.copytree(whole_run, tmp_path / "run")
   (tmp_path / "run" / "eval.txt").unlink()
   run = f"--run_dir={tmp_path}/run"
-  assert eval_binary.main(["eval.py", run, f"--text={corpus_path}"]) == 0
+  assert eval_program.main(["eval.py", run, f"--text={corpus_path}"]) == 0
 
 
 def test_a_damaged_checkpoint_is_one_line_and_no_more(

@@ -14,7 +14,7 @@ import tensorflow as tf
 from helpers import Program, metrics, run_program
 from soak import numbers
 
-import train as train_binary
+import train as train_program
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run_dir import RunDir
 from charlm.training.session import Session
@@ -28,7 +28,7 @@ def test_an_extended_run_equals_an_unbroken_one(
 ) -> None:
   shutil.copytree(short_run, tmp_path / "run")
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   extended = numbers(tmp_path / "run")
   # The first run's end, step 12, is reported beside the regular steps.
   (between,) = (
@@ -54,7 +54,7 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   starts = tmp_path / "moved" / "starts.jsonl"
   start = json.loads(starts.read_text())
   args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   out, err = capsys.readouterr()
   assert "trained to step 36: eval" in out
   assert err == ""
@@ -62,7 +62,7 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   start["versions"]["tensorflow"] = "2.20.0"
   start["intra_op_threads"] = 7
   starts.write_text(json.dumps(start) + "\n")
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   err = capsys.readouterr().err
   assert err.count("\n") == 1
   assert "tensorflow (2.20.0 before, 2.21" in err
@@ -93,9 +93,9 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
     assert before < step < 1200
     assert _newest(tmp_path / "stopped") == step >= 10
   epochs = f"--epochs={step // 12 + 1}"
-  assert train_binary.main([*stopped, epochs]) == 0
+  assert train_program.main([*stopped, epochs]) == 0
   unbroken = tmp_path / "unbroken"
-  assert train_binary.main([*args, f"--run_dir={unbroken}", epochs]) == 0
+  assert train_program.main([*args, f"--run_dir={unbroken}", epochs]) == 0
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
@@ -115,8 +115,8 @@ def test_a_run_killed_in_its_last_evaluation_makes_it_again(
   args = [*train_args, "--eval_every_steps=10", f"--run_dir={tmp_path}/run"]
   with monkeypatch.context() as patch:
     patch.setattr(Session, "_evaluate", die_at_the_end)
-    assert train_binary.main(args) == 130
-  assert train_binary.main(args) == 0
+    assert train_program.main(args) == 130
+  assert train_program.main(args) == 0
   soak.assert_equal_runs(tmp_path / "run", uneven_run)
 
 
@@ -130,7 +130,7 @@ def test_a_run_without_its_checkpoints_is_not_started_afresh(
   shutil.rmtree(tmp_path / "run" / "checkpoints")
   shutil.rmtree(tmp_path / "run" / "best")
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
-  assert train_binary.main(args) == 2
+  assert train_program.main(args) == 2
   assert "has no whole checkpoint" in capsys.readouterr().err
   assert numbers(tmp_path / "run") == numbers(trained_run)
 
@@ -145,7 +145,7 @@ def test_a_run_among_its_texts_goes_on(
   args = [*train_args, f"--corpus={tmp_path}/**/*.txt"]
   for name, epochs in (("one", 1), ("one", 2), ("two", 1)):
     run = f"--run_dir={tmp_path}/{name}"
-    assert train_binary.main([*args, run, f"--epochs={epochs}"]) == 0
+    assert train_program.main([*args, run, f"--epochs={epochs}"]) == 0
   hashes = [
     json.loads((tmp_path / name / "config.json").read_text())["corpus_sha256"]
     for name in ("one", "two")
@@ -162,7 +162,7 @@ def test_a_home_may_be_written_as_a_tilde(
   monkeypatch.setenv("HOME", str(tmp_path))
   monkeypatch.chdir(tmp_path)
   args = [*train_args, "--run_dir=~/run", "--epochs=0", "--corpus_cache=~/ids"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   assert {path.name for path in tmp_path.iterdir()} == {"run", "ids"}
 
 
@@ -177,7 +177,7 @@ def test_a_start_that_cannot_be_logged_goes_on(
 
   monkeypatch.setattr(RunDir, "log_start", fail)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=2"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   assert "this start could not be logged (OSError)" in capsys.readouterr().err
 
 
@@ -190,10 +190,10 @@ def test_a_last_save_that_fails_is_code_4(
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   with monkeypatch.context() as patch:
     patch.setattr(tf.train.CheckpointManager, "save", fail)
-    assert train_binary.main(args) == 4
+    assert train_program.main(args) == 4
   assert _newest(tmp_path / "run") == 0
   other = [*args, f"--run_dir={tmp_path}/other", "--epochs=0"]
-  assert train_binary.main(other) == 0
+  assert train_program.main(other) == 0
 
 
 def test_a_run_killed_before_its_first_save_starts_again(
@@ -208,7 +208,7 @@ def test_a_run_killed_before_its_first_save_starts_again(
       time.sleep(0.01)
     process.kill()
   assert _newest(tmp_path / "run") == 0
-  assert train_binary.main([*args, "--epochs=3"]) == 0
+  assert train_program.main([*args, "--epochs=3"]) == 0
   steps = [r["step"] for r in metrics(tmp_path / "run", "train")]
   assert steps == [10, 20, 30, 36]
 
@@ -226,7 +226,7 @@ def test_another_replica_count_goes_on_to_rounding(
 ) -> None:
   shutil.copytree(short_run, tmp_path / "run")
   args = [*train_args, f"--run_dir={tmp_path}/run"]
-  assert train_binary.main([*args, "--epochs=3", "--num_replicas=4"]) == 0
+  assert train_program.main([*args, "--epochs=3", "--num_replicas=4"]) == 0
   for mine, other in zip(
     metrics(tmp_path / "run", "eval"),
     metrics(trained_run, "eval"),
@@ -257,7 +257,7 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
   assert "Traceback" not in full.stderr
   assert _newest(tmp_path / "run") == 12
   # With room again, it goes on as if nothing had been.
-  assert train_binary.main([*args, "--epochs=3"]) == 0
+  assert train_program.main([*args, "--epochs=3"]) == 0
   assert [r for r in numbers(tmp_path / "run") if r["split"] == "eval"] == [
     r for r in numbers(trained_run) if r["split"] == "eval"
   ]
@@ -296,15 +296,15 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert not before.exists()
   unbroken = tmp_path / "unbroken"
   for run_dir in (after, unbroken):
-    assert train_binary.main([*args, f"--run_dir={run_dir}"]) == 0
+    assert train_program.main([*args, f"--run_dir={run_dir}"]) == 0
   assert numbers(after) == numbers(unbroken)
 
 
 def test_a_best_checkpoint_that_was_not_saved_is_made_up(
   train_args: list[str], short_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  run_dir, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-  for path in (run_dir, undisturbed):
+  run_dir, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
+  for path in (run_dir, uninterrupted):
     shutil.copytree(short_run, path)
   args = [*train_args, f"--run_dir={run_dir}"]
   in_the_way = run_dir / "best" / "ckpt-24_temp"  # of the folder of a save
@@ -318,12 +318,12 @@ def test_a_best_checkpoint_that_was_not_saved_is_made_up(
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Checkpoints, "save_best", fail)
-    assert train_binary.main([*args, "--epochs=2"]) == 4
+    assert train_program.main([*args, "--epochs=2"]) == 4
   assert RunDir(run_dir).find_checkpoint("best")[0] == 12
-  assert train_binary.main([*args, "--epochs=2"]) == 0
-  other = [*train_args, f"--run_dir={undisturbed}", "--epochs=2"]
-  assert train_binary.main(other) == 0
-  soak.assert_equal_runs(run_dir, undisturbed)
+  assert train_program.main([*args, "--epochs=2"]) == 0
+  other = [*train_args, f"--run_dir={uninterrupted}", "--epochs=2"]
+  assert train_program.main(other) == 0
+  soak.assert_equal_runs(run_dir, uninterrupted)
 
 
 def test_a_stop_whose_save_fails_is_code_4(
@@ -339,9 +339,9 @@ def test_a_stop_whose_save_fails_is_code_4(
 
   monkeypatch.setattr(Session, "show_progress", stop_and_fail)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_binary.main(args) == 4
+  assert train_program.main(args) == 4
   out = capsys.readouterr().out
   assert "stopped after step" in out
   assert "run the same command" not in out
   monkeypatch.undo()
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0

@@ -10,7 +10,7 @@ import sys
 import pytest
 from helpers import ROOT
 
-import sample as sample_binary
+import sample as sample_program
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def args(trained_run: pathlib.Path) -> list[str]:
 
 
 def _printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-  assert sample_binary.main(args) == 0
+  assert sample_program.main(args) == 0
   captured = capsys.readouterr()
   assert captured.err == ""
   return captured.out
@@ -71,15 +71,15 @@ def test_samples_on_stdout_are_prefix_and_text_alone(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=40"]
-  assert sample_binary.main([*args, "--num_samples=3"]) == 0
+  assert sample_program.main([*args, "--num_samples=3"]) == 0
   captured = capsys.readouterr()
   assert captured.err == ""
   texts = captured.out.removesuffix("\n").split("\n" + "-" * 20 + "\n")
   assert [len(text) for text in texts] == [40, 40, 40]
   for more in ([], ["--prefix=\n"]):
-    assert sample_binary.main([*args, *more]) == 0
+    assert sample_program.main([*args, *more]) == 0
     assert capsys.readouterr().out.removesuffix("\n").endswith(texts[0])
-  assert sample_binary.main([*args, "--seed=1"]) == 0
+  assert sample_program.main([*args, "--seed=1"]) == 0
   assert capsys.readouterr().out != texts[0] + "\n"
 
 
@@ -87,7 +87,7 @@ def test_sample_names_unknown_prefix_characters(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=5"]
-  assert sample_binary.main([*args, "--prefix=kïng Z"]) == 0
+  assert sample_program.main([*args, "--prefix=kïng Z"]) == 0
   captured = capsys.readouterr()
   assert captured.out.startswith("kïng Z")
   assert captured.err.count("\n") == 1

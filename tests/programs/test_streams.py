@@ -10,7 +10,7 @@ import sys
 import pytest
 from helpers import PROGRAMS, ROOT, run_program
 
-import eval as eval_binary
+import eval as eval_program
 from charlm.system.process import fail, warn
 
 _STREAMS = ("<&-", ">&-", "2>&-")
@@ -119,7 +119,7 @@ def test_a_terminal_obeys_no_name(
     [f"--run_dir={trained_run}", f"--text={tmp_path}/\x1b[2J"],
     ["\x1b[2J"],
   ):
-    assert eval_binary.main(["eval.py", *flags]) == 2
+    assert eval_program.main(["eval.py", *flags]) == 2
     err = capsys.readouterr().err
     assert "\x1b" not in err
     assert r"\x1b[2J" in err

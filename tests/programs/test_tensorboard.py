@@ -1,6 +1,5 @@
 """A run as TensorBoard shows it in a browser."""
 
-import json
 import pathlib
 import re
 import subprocess
@@ -9,9 +8,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from helpers import metrics
 from playwright.sync_api import Browser, Page, expect
 
-import train as train_binary
+import train as train_program
 
 # Folders of one name, which TensorBoard must not take for one run.
 _UNITS = {"small/run": 8, "large/run": 16}
@@ -28,7 +28,7 @@ def runs(
     args.append("--summary_every_steps=4")
     if units == 16:
       args.append("--profile_steps=20,25")
-    assert train_binary.main([*train_args, *args]) == 0
+    assert train_program.main([*train_args, *args]) == 0
   return folder
 
 
@@ -63,11 +63,6 @@ def page(browser: Browser) -> Iterator[Page]:
   page.close()
 
 
-def _last(run: pathlib.Path, split: str) -> dict:
-  lines = (run / "metrics.jsonl").read_text().splitlines()
-  return [r for line in lines if (r := json.loads(line))["split"] == split][-1]
-
-
 def test_training_and_held_out_curves_share_a_chart(
   runs: pathlib.Path, address: str, page: Page
 ) -> None:
@@ -91,7 +86,7 @@ def test_training_and_held_out_curves_share_a_chart(
       row = table.locator("tb-data-table-content-row").filter(
         has_text=f"{name}/summaries/{split}"
       )
-      loss = _last(runs / name, split)["loss"]
+      loss = metrics(runs / name, split)[-1]["loss"]
       expect(row).to_contain_text(f"{loss:.4f}".rstrip("0"))
   chart = card.locator("line-chart").first
   # An empty chart has one colour and packs to a few hundred bytes.
@@ -102,7 +97,7 @@ def test_samples_are_there_to_be_read(
   runs: pathlib.Path, address: str, page: Page
 ) -> None:
   page.goto(f"{address}#text")
-  last = _last(runs / "small" / "run", "eval")
+  last = metrics(runs / "small" / "run", "eval")[-1]
   eval_text = (runs / "small" / "run" / "eval.txt").read_text()
   assert last["continuation"].startswith(eval_text[:100])
   for tag in ("sample", "continuation"):
@@ -125,7 +120,7 @@ def test_a_table_holds_the_settings_and_scores_of_all_runs(
   for name, units in _UNITS.items():
     start = texts.index(f"{name}/summaries/eval")
     row = dict(zip(columns, texts[start:], strict=False))
-    last = _last(runs / name, "eval")
+    last = metrics(runs / name, "eval")[-1]
     assert float(row["rnn_units"]) == units
     assert float(row["1 loss/loss"]) == pytest.approx(last["loss"], rel=1e-4)
 

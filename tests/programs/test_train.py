@@ -12,9 +12,9 @@ import pytest
 from helpers import metrics, run_program, score_of
 from soak import numbers
 
-import eval as eval_binary
-import sample as sample_binary
-import train as train_binary
+import eval as eval_program
+import sample as sample_program
+import train as train_program
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.run_dir import RunDir
 
@@ -54,7 +54,7 @@ def test_the_curve_of_an_epoch_has_80_points(
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   args += ["--seq_length=6", "--batch_size=1", "--num_replicas=1"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   *steps, last = [r["step"] for r in metrics(tmp_path / "run", "train")]
   assert steps == list(range(last // 80, last, last // 80))
   assert len(steps) >= 80
@@ -78,7 +78,7 @@ def test_few_windows_are_trained_by_one_replica(
     run = tmp_path / str(batch_size)
     args = [*train_args, f"--run_dir={run}", "--num_replicas=0"]
     args += [f"--batch_size={batch_size}", "--max_steps=1"]
-    assert train_binary.main(args) == 0
+    assert train_program.main(args) == 0
     (line,) = (run / "starts.jsonl").read_text().splitlines()
     assert len(json.loads(line)["devices"]) == num_replicas
 
@@ -89,7 +89,7 @@ def test_the_best_checkpoint_scores_best(
   evals = metrics(trained_run, "eval")
   best = min(evals, key=lambda record: record["loss"])
   args = ["eval.py", f"--run_dir={trained_run}", "--checkpoint=best", "--json"]
-  assert eval_binary.main(args) == 0
+  assert eval_program.main(args) == 0
   score = json.loads(capsys.readouterr().out)
   assert score["step"] == best["step"]
   assert score["log_perplexity"] == pytest.approx(best["loss"], abs=1e-6)
@@ -106,10 +106,10 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   )
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   run = RunDir(tmp_path / "run")
-  assert train_binary.main([*args, "--epochs=5"]) == 0
+  assert train_program.main([*args, "--epochs=5"]) == 0
   assert run.find_checkpoint("best")[0] == 48
   # A resumed run knows the best score so far: 1.6 is none.
-  assert train_binary.main([*args, "--epochs=6"]) == 0
+  assert train_program.main([*args, "--epochs=6"]) == 0
   assert run.find_checkpoint("best")[0] == 48
 
 
@@ -138,7 +138,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   )
   args = [*train_args, f"--run_dir={run.path}"]
   # Not all that was asked for is there: step 24 was better than the best one.
-  assert train_binary.main([*args, "--epochs=3"]) == 4
+  assert train_program.main([*args, "--epochs=3"]) == 4
   assert "step 24 could not be saved" in capsys.readouterr().err
   assert run.find_checkpoint("best")[0] == 36
 
@@ -162,7 +162,7 @@ def test_the_evaluation_at_the_end_counts_when_a_run_is_extended(
   )
   args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
   for epochs in (1, 2):
-    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+    assert train_program.main([*args, f"--epochs={epochs}"]) == 0
     assert RunDir(tmp_path / "run").find_checkpoint("best")[0] == 12
 
 
@@ -177,7 +177,7 @@ def test_a_score_that_is_not_finite_is_no_best_one(
   args = [*train_args, f"--run_dir={tmp_path}/run"]
   score = score_of(np.full(2, np.nan))
   monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
-  assert train_binary.main([*args, "--epochs=2"]) == 3
+  assert train_program.main([*args, "--epochs=2"]) == 3
   assert "loss after step 24 is not finite" in capsys.readouterr().err
   assert RunDir(tmp_path / "run").find_checkpoint("best")[0] == 12
 
@@ -199,7 +199,7 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
 
   monkeypatch.setattr(Trainer, "_run_steps", poisoned)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_binary.main(args) == 3
+  assert train_program.main(args) == 3
   err = capsys.readouterr().err
   assert "is not finite" in err
   assert "--learning_rate" in err
@@ -242,15 +242,15 @@ def test_unusual_corpora_work(
   args = ["train.py", f"--corpus={tmp_path}/corpus.txt", run_dir, "--epochs=0"]
   args += ["--eval_lines=20", "--seq_length=5", "--batch_size=2"]
   args += ["--rnn_units=4", "--embedding_dim=4"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   expected = set(data.decode("utf-8-sig")) if chars is None else set(chars)
   assert set(RunDir(tmp_path / "run").vocabulary()[2:]) == expected
   capsys.readouterr()
-  assert sample_binary.main(["sample.py", run_dir, "--num_chars=50"]) == 0
+  assert sample_program.main(["sample.py", run_dir, "--num_chars=50"]) == 0
   text = capsys.readouterr().out
   assert len(text) == 51
   assert set(text) <= expected | {"\n"}
-  assert eval_binary.main(["eval.py", run_dir, "--json"]) == 0
+  assert eval_program.main(["eval.py", run_dir, "--json"]) == 0
   assert json.loads(capsys.readouterr().out)["num_unknown"] == 0
 
 
@@ -262,7 +262,7 @@ def test_deterministic_trains_the_same(
   args.append("--dropout_rate=0.1")
   assert run_program(*args).returncode == 0
   plain = [*args[:-2], "--dropout_rate=0.1", f"--run_dir={tmp_path}/plain"]
-  assert train_binary.main(plain) == 0
+  assert train_program.main(plain) == 0
   assert numbers(run_dir) == numbers(tmp_path / "plain")
 
 
@@ -286,7 +286,7 @@ def test_a_processor_without_bfloat16_gets_a_warning(
       "charlm.system.machine._cpu_info",
       lambda field, flags=flags: flags if field == "flags" else "",
     )
-    assert train_binary.main(command) == (2 if command is refused else 0)
+    assert train_program.main(command) == (2 if command is refused else 0)
     assert capsys.readouterr().err.count("no bfloat16 instructions") == expected
 
 
@@ -346,11 +346,11 @@ def test_a_profile_of_steps_that_are_past_is_told(
   shutil.copytree(trained_run, tmp_path / "run")
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
   # A profile begins after its first step, and the run has taken that.
-  assert train_binary.main([*args, "--profile_steps=36,40"]) == 0
+  assert train_program.main([*args, "--profile_steps=36,40"]) == 0
   assert "no profile: step 36" in capsys.readouterr().err
   # Nor is there one that begins where the run ends.
   args[-1] = "--epochs=5"
-  assert train_binary.main([*args, "--profile_steps=60,70"]) == 0
+  assert train_program.main([*args, "--profile_steps=60,70"]) == 0
   assert "no profile: step 60" in capsys.readouterr().err
   assert not list((tmp_path / "run").rglob("profile"))
 
@@ -359,6 +359,6 @@ def test_each_step_may_be_evaluated(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=1"]
-  assert train_binary.main([*args, "--batch_size=144"]) == 0
+  assert train_program.main([*args, "--batch_size=144"]) == 0
   steps = [r["step"] for r in metrics(tmp_path / "run", "eval")]
   assert steps == [1, 2]

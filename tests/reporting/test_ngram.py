@@ -85,8 +85,8 @@ def test_a_large_vocabulary_has_lower_orders() -> None:
 
 def test_text_that_was_just_packed_costs_nothing() -> None:
   rng = np.random.default_rng(4)
-  known, other = (
+  train, other = (
     "".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(2)
   )
-  assert ngram.xz_bits_per_character(known, known[5000:15_000], "utf-8") < 0.1
-  assert 4.5 < ngram.xz_bits_per_character(known, other, "utf-8") < 5.5
+  assert ngram.xz_bits_per_character(train, train[5000:15_000], "utf-8") < 0.1
+  assert 4.5 < ngram.xz_bits_per_character(train, other, "utf-8") < 5.5

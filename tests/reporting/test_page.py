@@ -11,15 +11,18 @@ import shutil
 import numpy as np
 import pytest
 from helpers import Once, run_program
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 import charlm
 import eval as eval_program
-import report as report_binary
+import report as report_program
+from charlm.model.language_model import GRULM
+from charlm.reporting import result
 from charlm.reporting.figures import color_of, draw_curves
 from charlm.reporting.numbers import curves, short_names
 from charlm.reporting.page import _coloured
 from charlm.runs.metrics import read_records
+from charlm.runs.run_dir import RunDir
 
 _VOID = {"meta", "path", "use", "br", "image"}
 
@@ -38,7 +41,7 @@ def page(
     shutil.copytree(short_run, other)
     args = ["report.py", f"--run_dir={trained_run},{other}"]
     args += [f"--corpus={corpus_path}", f"--output={path}"]
-    assert report_binary.main(args) == 0
+    assert report_program.main(args) == 0
 
   return once("page.html", write)
 
@@ -66,9 +69,23 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   assert tags.open == []
   assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
-  titles = ("Ranking", "Learning curves", "Baselines", "Loss by character")
-  for title in titles:
-    assert f"<h2>{title}</h2>" in text
+  assert re.findall("<h2>(.*?)</h2>", text) == [
+    "Ranking",
+    "Learning curves",
+    "Scores",
+    "Baselines",
+    "Loss by kind of character, place and context",
+    "Samples",
+    "Runs",
+    "Passages with the highest loss",
+    "Loss by character",
+  ]
+  # Curves of both runs and of each, and the loss by context.
+  assert text.count("<svg") == 4
+  # A heading among the samples, and one among the entries.
+  assert text.count("<h3>trained</h3>") == text.count("<h3>other ") == 2
+  assert text.count("<section>") == 2
+  assert text.count("of the train text") == 2  # the first run's samples
   assert text.count("Kneser-Ney, order") == 8
   # Both runs by three protocols.
   assert len(re.findall(r"<td>(?:stream|lines|windows of 256)</td>", text)) == 6
@@ -139,7 +156,7 @@ def test_a_short_text_is_reported_on_or_refused(
   config.write_text(json.dumps(fields))
   args = ["report.py", f"--run_dir={tmp_path}/run", f"--corpus={corpus_path}"]
   args.append(f"--output={tmp_path}/page.html")
-  code = report_binary.main(args)
+  code = report_program.main(args)
   err = capsys.readouterr().err
   if length < 2:
     assert (code, err.count("\n")) == (2, 1)
@@ -196,7 +213,7 @@ def test_each_score_names_its_unit(
   paths = ",".join(str(tmp_path / name) for name in names)
   output = tmp_path / "page.html"
   args = ["report.py", f"--run_dir={paths}", f"--output={output}"]
-  assert report_binary.main(args) == 0
+  assert report_program.main(args) == 0
   text = output.read_text("utf-8")
   # In headers, notes, passages and on axes; the table of all runs has a column.
   found = re.findall(r"nats per (\w+(?: or \w+)?)", text)
@@ -242,19 +259,45 @@ def test_runs_are_found_once_each_and_whole(
   begun = shutil.copytree(trained_run, tmp_path / "begun")
   shutil.rmtree(begun / "checkpoints")
   shutil.rmtree(begun / "best")
+  # One of a format that is not read any more.
+  old = shutil.copytree(trained_run, tmp_path / "old")
+  (old / "config.json").write_text('{"format": 1}')
   args = ["report.py", "--format=json"]
   for spec, names in (
     (f"{tmp_path}/a,b", ["a,b"]),
     (f"{other}, {tmp_path}/*", ["a,b", "other"]),
   ):
-    assert report_binary.main([*args, f"--run_dir={spec}"]) == 0
+    assert report_program.main([*args, f"--run_dir={spec}"]) == 0
     out, err = capsys.readouterr()
     (group,) = json.loads(out)["groups"]
     assert sorted(run["name"] for run in group["runs"]) == names
-    assert ("left out" in err) == ("*" in spec)
+    assert err.count("left out") == 2 * ("*" in spec)
   assert json.loads(out)["first"] == "other"
-  assert report_binary.main([*args, f"--run_dir={begun}"]) == 2
+  assert report_program.main([*args, f"--run_dir={begun}"]) == 2
   assert "has no checkpoint latest" in capsys.readouterr().err
+
+
+def test_an_error_names_its_run(
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(trained_run, tmp_path / "bad")
+  load = result.load_model
+
+  def load_diverged(run: RunDir, which: str) -> tuple[GRULM, int]:
+    model, step = load(run, which)
+    if run.path.name == "bad":
+      kernel = model.dense.kernel
+      kernel.assign(np.full(kernel.shape, 3e38) * np.sign(kernel.numpy()))
+    return model, step
+
+  monkeypatch.setattr(result, "load_model", load_diverged)
+  runs = f"--run_dir={trained_run},{tmp_path}/bad"
+  assert report_program.main(["report.py", runs, "--format=json"]) == 2
+  expected = f"report.py: {tmp_path}/bad: the model has diverged"
+  assert capsys.readouterr().err.startswith(expected)
 
 
 def test_only_a_report_is_written_over(
@@ -265,12 +308,12 @@ def test_only_a_report_is_written_over(
   run = shutil.copytree(trained_run, tmp_path / "run")
   text = (run / "eval.txt").read_bytes()
   args = ["report.py", f"--run_dir={run}"]
-  assert report_binary.main([*args, f"--output={run}/eval.txt"]) == 2
+  assert report_program.main([*args, f"--output={run}/eval.txt"]) == 2
   assert "eval.txt is no report" in capsys.readouterr().err
   assert (run / "eval.txt").read_bytes() == text
   for kind in ("json", "html", "json"):
     more = [f"--format={kind}", f"--output={tmp_path}/report"]
-    assert report_binary.main([*args, *more]) == 0
+    assert report_program.main([*args, *more]) == 0
 
 
 def test_another_corpus_is_refused(
@@ -281,7 +324,7 @@ def test_another_corpus_is_refused(
   (tmp_path / "other.txt").write_text("to be or not to be\n" * 99)
   args = ["report.py", f"--run_dir={trained_run}"]
   args += [f"--corpus={tmp_path}/other.txt", f"--output={tmp_path}/page.html"]
-  assert report_binary.main(args) == 2
+  assert report_program.main(args) == 2
   assert "is not the corpus of" in capsys.readouterr().err
   assert not (tmp_path / "page.html").exists()
 
@@ -309,7 +352,7 @@ def test_json_has_the_numbers_of_the_page(
   (other / "config.json").write_text(json.dumps(config))
   args = ["report.py", f"--run_dir={tmp_path}/runs/*,{other}"]
   args += [f"--corpus={corpus_path}", "--format=json"]
-  assert report_binary.main(args) == 0
+  assert report_program.main(args) == 0
   out = capsys.readouterr().out
   numbers = json.loads(out, parse_constant=pytest.fail)
   first, second = numbers["groups"]
@@ -334,14 +377,17 @@ def test_json_has_the_numbers_of_the_page(
     assert points[-1]["characters"] == score["step"] * 24 * 20
     assert 0 < points[0]["seconds"] <= points[-1]["seconds"]
   assert set(numbers["memorised"]) == {"eval_text", "samples"}
-  assert len(numbers["baselines"]) == 9
+  assert [b["name"] for b in numbers["baselines"]][-2:] == [
+    "xz",
+    numbers["first"],
+  ]
 
 
 def test_what_was_expected_is_what_the_model_says(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   args = ["report.py", f"--run_dir={trained_run}", "--format=json"]
-  assert report_binary.main(args) == 0
+  assert report_program.main(args) == 0
   entries = json.loads(capsys.readouterr().out)["characters"]
   model = charlm.load(trained_run)
   text = (trained_run / "eval.txt").read_text()
@@ -359,8 +405,30 @@ def test_what_was_expected_is_what_the_model_says(
 def test_a_glob_without_a_run_is_refused(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  assert report_binary.main(["report.py", f"--run_dir={tmp_path}/*"]) == 2
+  assert report_program.main(["report.py", f"--run_dir={tmp_path}/*"]) == 2
   assert "matches no folder of a run" in capsys.readouterr().err
+
+
+def _check_expectations(tab: Page) -> None:
+  """What the model expected appears beside a character, and goes again."""
+  entries = json.loads(tab.locator("#characters").inner_text())
+  box = tab.locator("#box")
+  character = tab.locator("#text i").nth(7)
+  for show in (character.hover, lambda: character.dispatch_event("click")):
+    assert not box.is_visible()
+    show()
+    first, _, *expected = box.inner_text().splitlines()
+    assert first == f"{json.dumps(entries[7]['character'])}  " + (
+      f"{entries[7]['nats']:.2f} nats"
+    )
+    pairs = [line.removesuffix(" %").rpartition("  ") for line in expected]
+    names = [json.loads(name) for name, _, _ in pairs]
+    assert names == entries[7]["expected"]
+    shares = [float(share) / 100 for _, _, share in pairs]
+    assert shares == pytest.approx(entries[7]["probabilities"], abs=6e-4)
+    tab.locator("h1").hover()
+    tab.locator("#text").dispatch_event("pointerleave")
+  assert not box.is_visible()
 
 
 @pytest.mark.parametrize(
@@ -391,26 +459,35 @@ def test_a_browser_shows_it(
   darker = [sum(map(int, re.findall(r"\d+", c)[:3])) for c in (ink, paper)]
   assert (darker[0] < darker[1]) == (scheme == "light")
   # The page shows the numbers that the programs print.
-  assert (
-    eval_program.main(["eval.py", f"--run_dir={trained_run}", "--json"]) == 0
-  )
-  score = json.loads(capsys.readouterr().out)
-  row = tab.locator("table").first.locator("tr").nth(1)
-  cells = row.locator("td").all_inner_texts()
-  assert cells[:2] == ["trained", f"{score['log_perplexity']:.4f}"]
-  low, high = score["interval"]
-  assert cells[2] == f"{low:.4f} to {high:.4f}"
-  # What the model expected appears beside a character, and goes again.
-  entries = json.loads(tab.locator("#characters").inner_text())
-  box = tab.locator("#box")
-  assert not box.is_visible()
-  tab.locator("#text i").nth(7).hover()
-  shown = box.inner_text().splitlines()
-  assert shown[0] == f"{json.dumps(entries[7]['character'])}  " + (
-    f"{entries[7]['nats']:.2f} nats"
-  )
-  assert len(shown) == 7
-  tab.locator("h1").hover()
-  assert not box.is_visible()
+  rows = tab.locator("table").first.locator("tr")
+  losses = []
+  for i, run in enumerate([trained_run, page.with_name("other <run>")], 1):
+    assert eval_program.main(["eval.py", f"--run_dir={run}", "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    losses.append(score["log_perplexity"])
+    cells = rows.nth(i).locator("td").all_inner_texts()
+    low, high = score["interval"]
+    assert cells[:4] == [
+      run.name,
+      f"{losses[-1]:.4f}",
+      f"{low:.4f} to {high:.4f}",
+      f"{score['bits_per_character']:.4f}",
+    ]
+  assert float(cells[4]) == pytest.approx(losses[1] - losses[0], abs=1e-4)
+  _check_expectations(tab)
   assert errors == []
+  tab.close()
+
+
+def test_it_fits_on_paper(page: pathlib.Path, browser: Browser) -> None:
+  # A4 within the margins of a browser.
+  tab = browser.new_page(viewport={"width": 690, "height": 1000})
+  tab.emulate_media(media="print")
+  tab.goto(page.as_uri())
+  edges = tab.evaluate(
+    "[...document.querySelectorAll('table, svg, pre')].map("
+    "element => element.getBoundingClientRect().right)"
+  )
+  assert len(edges) > 10
+  assert max(edges) <= 690
   tab.close()

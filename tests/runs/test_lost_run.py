@@ -13,7 +13,7 @@ import pytest
 import soak
 from helpers import EXPERIMENT, SPLIT, VOCAB, NumberedCheckpoints, Program
 
-import train as train_binary
+import train as train_program
 from charlm.config import Config
 from charlm.errors import LostRunError
 from charlm.model.language_model import build_model
@@ -57,7 +57,7 @@ def _files(folder: pathlib.Path) -> dict[pathlib.Path, int]:
 
 
 def _train(args: list[str], run: pathlib.Path) -> None:
-  assert train_binary.main([*args, f"--run_dir={run}"]) == 0
+  assert train_program.main([*args, f"--run_dir={run}"]) == 0
 
 
 @pytest.fixture(scope="module")

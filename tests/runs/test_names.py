@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,11 +18,11 @@ from helpers import (
   save_checkpoints,
 )
 
-import eval as eval_binary
-import export as export_binary
-import report as report_binary
-import sample as sample_binary
-import train as train_binary
+import eval as eval_program
+import export as export_program
+import report as report_program
+import sample as sample_program
+import train as train_program
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import build_model
@@ -113,27 +114,27 @@ def test_all_programs_work_there(
   name = "[a] b*c?/back\\slash/<b> & $HOME '\" l\u00e4uf/"
   run = f"--run_dir={name}"
   args = [*train_args, run, "--checkpoint_every_steps=3", "--max_to_keep=2"]
-  assert train_binary.main([*args, "--profile_steps=1,2"]) == 0
-  assert train_binary.main([*args, "--epochs=2"]) == 0
+  assert train_program.main([*args, "--profile_steps=1,2"]) == 0
+  assert train_program.main([*args, "--epochs=2"]) == 0
   indices = pathlib.Path(name, "checkpoints").glob("*.index")
   assert {path.stem for path in indices} == {"ckpt-21", "ckpt-24"}
   summaries = pathlib.Path(name, "summaries")
   assert len([*summaries.glob("eval/events.out.*")]) == 1  # they are made anew
   assert len([*summaries.glob("train/plugins/profile/*/*.xplane.pb")]) == 1
-  assert eval_binary.main(["eval.py", run]) == 0
-  assert sample_binary.main(["sample.py", run, "--num_chars=9"]) == 0
+  assert eval_program.main(["eval.py", run]) == 0
+  assert sample_program.main(["sample.py", run, "--num_chars=9"]) == 0
   for output in ("a[1]", "a[1].keras"):
     kind = "keras" if output.endswith("keras") else "saved_model"
     export = ["export.py", run, f"--output={output}", f"--format={kind}"]
-    assert export_binary.main(export) == 0
+    assert export_program.main(export) == 0
     assert pathlib.Path(output).exists()
   start = [*train_args, f"--init_from={name}", "--run_dir=next", "--epochs=0"]
-  assert train_binary.main(start) == 0
-  assert report_binary.main(["report.py", run, "--output=r[1].html"]) == 0
+  assert train_program.main(start) == 0
+  assert report_program.main(["report.py", run, "--output=r[1].html"]) == 0
   assert capsys.readouterr().err == ""
   index = pathlib.Path(name, "checkpoints", "ckpt-24.index")
   index.write_bytes(b"rubbish")
-  assert eval_binary.main(["eval.py", run]) == 2
+  assert eval_program.main(["eval.py", run]) == 2
   assert str(index.with_suffix("")) in capsys.readouterr().err
 
 
@@ -169,7 +170,7 @@ def test_keras_weights_may_have_such_a_name(tmp_path: pathlib.Path) -> None:
       np.testing.assert_array_equal(mine, other)
 
 
-def _tree(model: tf.keras.Model) -> dict[str, tf.Module]:
+def _tree(model: keras.Model) -> dict[str, tf.Module]:
   """Returns the weights by the names that Keras 2 gave them."""
   root = {name: tf.Module() for name in ("embedding", "gru", "dense")}
   root["gru"].cell = tf.Module()

@@ -515,20 +515,20 @@ def test_a_text_in_pieces_ends_where_the_whole_one_does(
 ) -> None:
   tail, shown, log_probs = StopBuffer(stop), "", []
   for start in range(0, len(text), size):
-    known = text[: start + size]
-    at_end = known == text
-    costs = np.arange(start, len(known), dtype=np.float32)
+    so_far = text[: start + size]
+    at_end = so_far == text
+    costs = np.arange(start, len(so_far), dtype=np.float32)
     piece = tail.add(text[start : start + size], costs, at_end)
     shown += piece.text
     log_probs += piece.log_probs.tolist()
-    sure = known.partition(stop)[0]
-    if stop not in known and not at_end:
+    sure = so_far.partition(stop)[0]
+    if stop not in so_far and not at_end:
       # All but the longest end that may begin the stop string.
-      ends = [known[i:] for i in range(len(known))]
-      sure = known.removesuffix(next(filter(stop.startswith, ends), ""))
+      ends = [so_far[i:] for i in range(len(so_far))]
+      sure = so_far.removesuffix(next(filter(stop.startswith, ends), ""))
     assert shown == sure
     assert log_probs == list(range(len(shown)))
-    assert piece.stopped == tail.stopped == (stop in known)
+    assert piece.stopped == tail.stopped == (stop in so_far)
 
 
 def test_other_limits_alone_are_compiled_anew() -> None:

@@ -30,7 +30,7 @@ def test_a_file_gets_few_plain_lines(
     line.show(step, 1.25, 45_678.9)
   out = capsys.readouterr().out
   assert out.startswith(
-    "epoch 1/4 step 100/400 loss 1.2500 45,679 characters/s"
+    "epoch 1/4 step 100/400 loss 1.2500 (1.8034 bits) 45,679 characters/s"
   )
   # The first and the last one: the others came too soon.
   assert out.count("\n") == 2

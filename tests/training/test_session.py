@@ -15,7 +15,7 @@ import tensorflow as tf
 from helpers import WORDS, Program, run_program, score_of
 from soak import numbers
 
-import train as train_binary
+import train as train_program
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.checked_files import checkpoint_steps
 from charlm.training.hooks import TrainMetrics
@@ -45,7 +45,7 @@ class _Looks:
 def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
   with patch.context() as inner:
     _Looks(inner, look)
-    assert train_binary.main(args) == 128 + signal.SIGTERM
+    assert train_program.main(args) == 128 + signal.SIGTERM
 
 
 def _evaluated(run_dir: pathlib.Path) -> list[int]:
@@ -54,7 +54,7 @@ def _evaluated(run_dir: pathlib.Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def unbroken(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """An undisturbed run."""
+  """An uninterrupted run."""
   return trained("unbroken", *_FLAGS)
 
 
@@ -92,13 +92,13 @@ def test_an_evaluation_that_is_given_up_is_made_up(
   assert said in capsys.readouterr().out
   assert _evaluated(run_dir) == done
   looks = _Looks(monkeypatch)
-  assert train_binary.main(stopped) == 0
+  assert train_program.main(stopped) == 0
   assert capsys.readouterr().out.partition("trained to")[2] == expected
   # Each text was scored once an evaluation, and not again at the end.
   assert looks.number == pieces * len(left)
   soak.assert_equal_runs(run_dir, unbroken)
   # What is there is not evaluated again.
-  assert train_binary.main(stopped) == 0
+  assert train_program.main(stopped) == 0
   soak.assert_equal_runs(run_dir, unbroken)
 
 
@@ -144,7 +144,7 @@ def test_kills_around_the_record_of_an_evaluation_lose_nothing(
       assert checkpoint_steps(run_dir / "best") == [step]
       assert _evaluated(run_dir) == done + last
     there = len(done) + 1
-  assert train_binary.main(killed) == 0
+  assert train_program.main(killed) == 0
   soak.assert_equal_runs(run_dir, unbroken)
 
 
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_is_told_when_it_is_made_up(
   _stop(args, 2, monkeypatch)
   score = score_of(np.full(2, np.nan))
   monkeypatch.setattr(Evaluator, "stream", lambda self, ids: score)
-  assert train_binary.main(args) == 3
+  assert train_program.main(args) == 3
   assert "loss after step 5 is not finite" in capsys.readouterr().err
 
 
@@ -200,7 +200,7 @@ def test_a_perplexity_beyond_float32_is_no_reason_to_stop(
   run_dir = tmp_path / "run"
   args = [*train_args, f"--run_dir={run_dir}", "--learning_rate=100"]
   for epochs in (1, 2):
-    assert train_binary.main([*args, f"--epochs={epochs}"]) == 0
+    assert train_program.main([*args, f"--epochs={epochs}"]) == 0
   assert capsys.readouterr().err == ""
   records = [r for r in numbers(run_dir) if r["split"] == "eval"]
   assert [record["step"] for record in records] == [12, 24]
@@ -237,7 +237,7 @@ def test_numbers_beyond_float32_are_no_traceback(
 ) -> None:
   args = [*train_args, *flags, f"--run_dir={tmp_path}/run"]
   for _ in range(1 if code == 0 else 2):  # at every start again
-    assert train_binary.main(args) == code
+    assert train_program.main(args) == code
     err = capsys.readouterr().err
     assert err.count("\n") == (code == 3)
     assert ("is not finite" in err) == (code == 3)
@@ -260,7 +260,7 @@ def test_a_loss_that_explodes_is_told_once(
 
   monkeypatch.setattr(Trainer, "_take_metrics", exploding)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
-  assert train_binary.main(args) == 0
+  assert train_program.main(args) == 0
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("warning: the mean loss to step 6 is 8.00, above that")
   assert "lower --learning_rate" in line

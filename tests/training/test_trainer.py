@@ -27,7 +27,7 @@ class Recorder:
 
   def __init__(self, *periods: int, stop_at: int | None = None) -> None:
     self.events: list[tuple[str, int]] = []
-    self.reports: list[tuple[int, TrainMetrics]] = []
+    self.metrics: list[tuple[int, TrainMetrics]] = []
     self.steps = [0]
     self.losses: list[float] = []
     self.speeds: list[float] = []
@@ -41,8 +41,8 @@ class Recorder:
     self.speeds.append(speed)
 
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    self.reports.append((step, metrics))
-    self.events.append(("report", step))
+    self.metrics.append((step, metrics))
+    self.events.append(("metrics", step))
 
   def periodic(self) -> list:
     return [
@@ -147,7 +147,7 @@ def test_replica_counts_agree_in_bfloat16() -> None:
   for num_replicas in (1, 2):
     recorder = Recorder()
     trainer(num_replicas, precision="bfloat16").train(10, 1, recorder)
-    losses.append([report.loss for _, report in recorder.reports])
+    losses.append([metrics.loss for _, metrics in recorder.metrics])
   np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
 
 
@@ -205,13 +205,13 @@ def test_a_carried_state_is_that_of_the_text_before() -> None:
   steps_per_epoch = one.batches.steps_per_epoch
   one.train(steps_per_epoch + 2, 1, recorder)
   states = None
-  for step, report in recorder.reports:
+  for step, metrics in recorder.metrics:
     if step - 1 == steps_per_epoch:
       states = None  # the next epoch starts elsewhere in the text
     windows = one.batches.batch(step - 1).astype(np.int32)
     log_probs, states = one.model(windows[:, :-1], states, return_state=True)
     nats = -tf.gather(log_probs, windows[:, 1:], batch_dims=2)
-    assert report.loss == pytest.approx(float(tf.reduce_mean(nats)), abs=1e-6)
+    assert metrics.loss == pytest.approx(float(tf.reduce_mean(nats)), abs=1e-6)
   np.testing.assert_allclose(one.train_state.states, states, atol=1e-6)
 
 
@@ -290,7 +290,7 @@ def test_dropout_is_another_one_in_each_step() -> None:
   assert text.steps_per_epoch == 1
   recorder = Recorder()
   build_trainer(config, VOCAB_SIZE, text, strategy(1)).train(4, 1, recorder)
-  losses = [report.loss for _, report in recorder.reports]
+  losses = [metrics.loss for _, metrics in recorder.metrics]
   assert np.abs(np.diff(losses)).min() > 1e-5
 
 
@@ -300,31 +300,33 @@ def test_bfloat16_acts_in_training_alone() -> None:
   log_probs = one.model(windows[:, :-1])
   exact = -tf.reduce_mean(tf.gather(log_probs, windows[:, 1:], batch_dims=2))
   one.train(1, 1, recorder)
-  assert 1e-5 < abs(recorder.reports[0][1].loss - float(exact)) < 1e-2
+  assert 1e-5 < abs(recorder.metrics[0][1].loss - float(exact)) < 1e-2
 
 
-def test_reported_means_are_those_of_the_steps() -> None:
+def test_means_are_those_of_the_steps() -> None:
   one = trainer(learning_rate=0.01)
   recorder = Recorder()
   one.train(7, 4, recorder)
   by_step = Recorder()
   trainer(learning_rate=0.01).train(7, 1, by_step)
-  losses = [report.loss for _, report in by_step.reports]
-  norms = [report.gradient_norm for _, report in by_step.reports]
+  losses = [metrics.loss for _, metrics in by_step.metrics]
+  norms = [metrics.gradient_norm for _, metrics in by_step.metrics]
   # The mean of each call, whatever the number of its steps.
   sums = np.cumsum([0, *losses])[recorder.steps]
   expected = np.diff(sums) / np.diff(recorder.steps)
   np.testing.assert_allclose(recorder.losses, expected, atol=1e-6)
-  assert [step for step, _ in recorder.reports] == [4, 7]
-  for (_, report), part in zip(
-    recorder.reports, (slice(0, 4), slice(4, 7)), strict=True
+  assert [step for step, _ in recorder.metrics] == [4, 7]
+  for (_, metrics), part in zip(
+    recorder.metrics, (slice(0, 4), slice(4, 7)), strict=True
   ):
-    assert report.loss == pytest.approx(np.mean(losses[part]), abs=1e-6)
-    assert report.gradient_norm == pytest.approx(np.mean(norms[part]), abs=1e-6)
-    assert report.learning_rate == pytest.approx(0.01)
+    assert metrics.loss == pytest.approx(np.mean(losses[part]), abs=1e-6)
+    assert metrics.gradient_norm == pytest.approx(
+      np.mean(norms[part]), abs=1e-6
+    )
+    assert metrics.learning_rate == pytest.approx(0.01)
 
 
-def test_reported_norm_is_the_global_one_before_clipping() -> None:
+def test_the_norm_is_the_global_one_before_clipping() -> None:
   one = trainer(2, clip_norm=0.001)
   windows = batches().batch(0).astype(np.int32)
   with tf.GradientTape() as tape:
@@ -334,10 +336,10 @@ def test_reported_norm_is_the_global_one_before_clipping() -> None:
   gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
   recorder = Recorder()
   one.train(1, 1, recorder)
-  report = recorder.reports[0][1]
-  assert report.loss == pytest.approx(float(loss), abs=1e-6)
+  metrics = recorder.metrics[0][1]
+  assert metrics.loss == pytest.approx(float(loss), abs=1e-6)
   norm = float(tf.linalg.global_norm(gradients))
-  assert report.gradient_norm == pytest.approx(norm, abs=1e-6)
+  assert metrics.gradient_norm == pytest.approx(norm, abs=1e-6)
 
 
 def test_clipping_scales_the_update() -> None:
@@ -356,7 +358,7 @@ def test_cosine_rises_and_falls_to_zero() -> None:
   num_steps = one.batches.steps_per_epoch
   recorder = Recorder()
   one.train(num_steps, 1, recorder)
-  rates = [report.learning_rate for _, report in recorder.reports]
+  rates = [metrics.learning_rate for _, metrics in recorder.metrics]
   steps = np.arange(1, num_steps + 1)
   after = (steps - 4) / (num_steps - 4)
   expected = np.where(
@@ -369,7 +371,7 @@ def test_training_learns() -> None:
   one = trainer(learning_rate=0.01)
   recorder = Recorder()
   one.train(150, 50, recorder)
-  losses = [report.loss for _, report in recorder.reports]
+  losses = [metrics.loss for _, metrics in recorder.metrics]
   assert losses[2] < losses[1] < losses[0]
   assert losses[2] < np.log(VOCAB_SIZE - 2) - 0.2
 
@@ -406,9 +408,9 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     strict=True,
   ):
     np.testing.assert_array_equal(mine, other)
-  # The report at step 10 spans steps from before and after the stop.
-  assert [(s, r.loss, r.gradient_norm) for s, r in whole.reports[1:]] == [
-    (s, r.loss, r.gradient_norm) for s, r in rest.reports
+  # What is handed over at step 10 spans steps from before and after the stop.
+  assert [(s, r.loss, r.gradient_norm) for s, r in whole.metrics[1:]] == [
+    (s, r.loss, r.gradient_norm) for s, r in rest.metrics
   ]
 
 
@@ -416,16 +418,16 @@ def test_actions_happen_at_their_steps_in_order() -> None:
   recorder = Recorder(4, 6)
   trainer().train(13, 3, recorder)
   assert recorder.events == [
-    ("report", 3),
+    ("metrics", 3),
     (4, 4),
-    ("report", 6),
+    ("metrics", 6),
     (6, 6),
     (4, 8),
-    ("report", 9),
-    ("report", 12),
+    ("metrics", 9),
+    ("metrics", 12),
     (4, 12),
     (6, 12),
-    ("report", 13),
+    ("metrics", 13),
     (4, 13),
     (6, 13),
   ]
@@ -442,11 +444,11 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
   one, recorder = trainer(), Recorder()
   monkeypatch.setattr("charlm.training.trainer.time", clock(0.5))
   one.train(400, 200, recorder)
-  # The report at step 200 is due within a call of 100 steps.
+  # What is handed over at step 200 is due within a call of 100 steps.
   ends = [0, 1, 3, 7, 15, 31, 63, 127, 200, 300, 400]
   assert recorder.steps == ends
   assert recorder.speeds == [72 * n / 0.5 for n in np.diff(ends)]
-  assert [report.characters_per_second for _, report in recorder.reports] == [
+  assert [metrics.characters_per_second for _, metrics in recorder.metrics] == [
     72 * 200 / 4,
     72 * 200 / 1,
   ]
