@@ -82,6 +82,7 @@ class Bench:
       "characters": group.characters,
       "sizes": dataclasses.asdict(self._sizes),
       "flop_per_step": self._sizes.flop_per_step,
+      "flop_of_lookup": self._sizes.flop_of_lookup,
       "contestants": self._measure(
         group, self._sizes, self._args.rounds, _SECONDS_PER_TURN
       ),

@@ -1,14 +1,25 @@
-"""The bound: how fast a step could be if its matrix products were all of it."""
+"""The bound: how fast it could be if the matrix products were all of it."""
 
 import time
 
 import tensorflow as tf
 
-from benchmarks.task import Run, Sizes, Text
+from benchmarks.task import SAMPLE_CHARS, Run, Sizes, Text
 
 
 def build_products(sizes: Sizes, text: Text) -> Run:
-  """Returns what times a step's products at the best rate of any of them.
+  """Returns what times a step's products at the best rate of any of them."""
+  return _at_best_rate(sizes, sizes.flop_per_step)
+
+
+def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
+  """Returns what times the products of texts at the best rate of a step's."""
+  characters = SAMPLE_CHARS * num_streams
+  return _at_best_rate(sizes, characters * sizes.flop_per_character)
+
+
+def _at_best_rate(sizes: Sizes, flop_of_work: int) -> Run:
+  """Returns what times a number of operations at the best rate of a product.
 
   The rate is the best, in float32 on all cores, among a step's larger products:
   the recurrent one, which the loop over time repeats, that of the recurrent
@@ -27,13 +38,13 @@ def build_products(sizes: Sizes, text: Text) -> Run:
       shapes, factors, strict=True
     ):
       flop = 2 * rows * inner * columns
-      # As many of the small ones as take about as long as a step's products.
-      repeats = max(1, times * sizes.flop_per_step // flop // len(shapes))
+      # As many of the small ones as take about as long as the work's products.
+      repeats = max(1, times * flop_of_work // flop // len(shapes))
       start = time.perf_counter()
       for _ in range(repeats):
         tf.matmul(left, right)
       seconds = time.perf_counter() - start
       seconds_per_flop.append(seconds / repeats / flop)
-    return times * sizes.flop_per_step * min(seconds_per_flop)
+    return times * flop_of_work * min(seconds_per_flop)
 
   return run

@@ -92,6 +92,10 @@ def sampling(num_streams: int) -> Group:
   """Text in some streams at a time."""
   options = {"num_streams": num_streams}
   streams = "stream" if num_streams == 1 else "streams"
+  # A single text is bounded by reading the weights, not by products.
+  bound = Contestant(
+    BOUND, "matrix products alone", "bound.build_sampling", options
+  )
   return Group(
     f"sampling_{num_streams}",
     f"Sampling, {num_streams} {streams}",
@@ -103,6 +107,7 @@ def sampling(num_streams: int) -> Group:
         "reference.build_sampling",
         options,
       ),
+      *[bound] * (num_streams > 1),
     ),
     "keras",
     num_streams * SAMPLE_CHARS,

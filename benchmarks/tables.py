@@ -31,12 +31,17 @@ def to_markdown(results: dict[str, Any]) -> str:
 
 def _training(group: dict[str, Any]) -> str:
   sizes, contestants = group["sizes"], group["contestants"]
+  flop = group["flop_per_step"]
   bound = contestants[BOUND].get("seconds")
   rows = []
   for name, entry in contestants.items():
     if "error" in entry:
       continue
-    share = f"{bound / entry['seconds']:.0%}" if bound else ""
+    shares = ("", "")
+    if bound:
+      share = bound / entry["seconds"]
+      with_lookup = share * (1 + group["flop_of_lookup"] / flop)
+      shares = f"{share:.0%}", f"{with_lookup:.0%}"
     # The memory of the bound's process is no step's.
     memory = "" if name == BOUND else f"{entry['peak_bytes'] / _MIB:,.0f}"
     rows.append(
@@ -45,18 +50,19 @@ def _training(group: dict[str, Any]) -> str:
         f"{entry['seconds'] * 1000:.1f}",
         f"{group['characters'] / entry['seconds']:,.0f}",
         _times(entry),
-        share,
+        *shares,
         memory,
       )
     )
-  header = ("", "ms", "characters/s", "speed-up", "of the bound", "peak MiB")
+  header = ("", "ms", "characters/s", "speed-up", "of the bound")
+  header += ("of that with the look-up's gradient", "peak MiB")
   text = (
     f"Batch {sizes['batch_size']} x {sizes['seq_length']}, embedding "
     f"{sizes['embedding_dim']}, {sizes['rnn_units']} units, vocabulary "
     f"{sizes['vocab_size']}, Adam."
   )
   if bound:
-    gflop = group["flop_per_step"] / 1e9
+    gflop = flop / 1e9
     text += (
       f" The bound: {gflop:.1f} GFLOP of matrix products a step at "
       f"{gflop / bound:,.0f} GFLOP/s, the best float32 rate seen."
@@ -65,17 +71,20 @@ def _training(group: dict[str, Any]) -> str:
 
 
 def _rates(group: dict[str, Any]) -> str:
+  bound = group["contestants"].get(BOUND, {}).get("seconds")
   rows = [
     (
       entry["label"],
       f"{group['characters'] / entry['seconds']:,.0f}",
       _times(entry),
+      f"{bound / entry['seconds']:.0%}" if bound else "",
       f"{entry['peak_bytes'] / _MIB:,.0f}",
     )
     for entry in group["contestants"].values()
     if "error" not in entry
   ]
-  return table(("", "characters/s", "speed-up", "peak MiB"), rows)
+  header = ("", "characters/s", "speed-up", "of the bound", "peak MiB")
+  return table(header, rows)
 
 
 def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
@@ -125,17 +134,43 @@ def _scaling(points: list[dict[str, Any]]) -> str:
   measured = {Sizes(**p["sizes"]): p["contestants"] for p in points}
   base = Sizes(points[0]["sizes"]["vocab_size"])
   labels = {c.name: c.label for c in scaling(base).contestants}
-  tables = ["Step in ms, peak memory in MiB."]
+  tables = [
+    "Step in ms, peak memory in MiB; then the time of the fastest other one, "
+    "and charlm's memory, both as a ratio: to charlm's time, and to `fit`'s "
+    "memory."
+  ]
   for factor, curve in scaling_curves(base).items():
     rows = [
       (
         str(getattr(sizes, factor)),
         *(_cell(measured.get(sizes, {}).get(name)) for name in labels),
+        *_ratios(measured.get(sizes, {})),
       )
       for sizes in curve
     ]
-    tables.append(table((factor, *labels.values()), rows))
+    header = (factor, *labels.values(), "fastest / charlm", "charlm / fit")
+    tables.append(table(header, rows))
   return "\n\n".join(tables)
+
+
+def _ratios(entries: dict[str, Any]) -> tuple[str, str]:
+  """Returns the time of the fastest other, and charlm's memory, as ratios."""
+  sound = {k: entry for k, entry in entries.items() if "error" not in entry}
+  ours, fit = sound.pop("charlm", None), sound.get("keras")
+  if not ours or not fit:
+    return "-", "-"
+  # Within each round, so that a drift of the machine's speed cancels.
+  ratios = [
+    statistics.median(
+      theirs / mine
+      for theirs, mine in zip(
+        entry["seconds_of_rounds"], ours["seconds_of_rounds"], strict=True
+      )
+    )
+    for entry in sound.values()
+  ]
+  memory = ours["peak_bytes"] / fit["peak_bytes"]
+  return f"{min(ratios):.2f}", f"{memory:.2f}"
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

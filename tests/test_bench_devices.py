@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import devices, machine, ours, pool
 from benchmarks.contestants import Group
-from benchmarks.report import to_markdown
+from benchmarks.tables import to_markdown
 from benchmarks.task import XLA_FLAGS, Sizes, Task, Text
 
 _SIZES = Sizes(60, seq_length=8, embedding_dim=4, rnn_units=8)
