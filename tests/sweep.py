@@ -34,6 +34,7 @@ _LIMITS = ("none", "top_k", "top_p", "min_p")
 _LIMIT_VALUES = {"top_k": 5, "top_p": 0.9, "min_p": 0.05}
 _NUM_ROWS = (1, 2, 32)
 _EVALUATIONS = ("stream", "lines", "dynamic", "per line")
+_NUM_WINDOWS = (1, 2, 5, 16)  # of a step of training, which XLA compiles
 _LARGEST_SECONDS = 5.0  # of a combination's first run, compiling included
 _KILLED_AFTER = 60.0  # seconds
 _RUNS_OF_A_PROCESS = 100  # since what was compiled stays in memory
@@ -47,8 +48,9 @@ class Combination:
   units: int
   num_layers: int = 1
   layer_norm: bool = False
-  use: str = "none"  # how it is evaluated, or what limits the texts drawn
-  num_rows: int = 1  # texts drawn
+  # How it is evaluated, what limits the texts drawn, or that it is trained.
+  use: str = "none"
+  num_rows: int = 1  # texts drawn, or windows of a step
 
 
 def reported() -> list[Combination]:
@@ -69,8 +71,8 @@ def drawn(seed: int) -> list[Combination]:
   """Lists combinations of sampling with all pairs of settings, and others.
 
   Each vocabulary meets each number of units; with them comes what adds the most
-  pairs that were not there. Each evaluation meets all layers, with vocabularies
-  that are drawn.
+  pairs that were not there. Each evaluation, and training with each number of
+  windows, meets all layers, with vocabularies that are drawn.
   """
   rng = random.Random(seed)
   rest = list(itertools.product((1, 2), (False, True), _LIMITS, _NUM_ROWS))
@@ -89,6 +91,11 @@ def drawn(seed: int) -> list[Combination]:
   ):
     for vocab_size in rng.sample(_VOCAB_SIZES, 8):
       result.append(Combination(vocab_size, *layers, use))
+  for *layers, num_rows in itertools.product(
+    _UNITS[-3:], (1, 2), (False, True), _NUM_WINDOWS
+  ):
+    for vocab_size in rng.sample(_VOCAB_SIZES, 4):
+      result.append(Combination(vocab_size, *layers, "train", num_rows))
   rng.shuffle(result)
   return result
 
@@ -171,6 +178,8 @@ def _prepare(combination: Combination) -> Any:
   from charlm.sampling.options import Request
 
   size = combination.vocab_size
+  if combination.use == "train":
+    return _prepare_training(combination)
   vocab = ["[UNK]", "", "\n", *map(chr, range(ord("!"), ord("!") + size - 3))]
   model = build_model(
     size,
@@ -194,6 +203,30 @@ def _prepare(combination: Combination) -> Any:
   limits = {use: _LIMIT_VALUES[use]} if use in _LIMIT_VALUES else {}
   request = Request("", "", 3, combination.num_rows, **limits)
   return functools.partial(GenerativeModel(model, vocab).sample, request)
+
+
+def _prepare_training(combination: Combination) -> Any:
+  """Returns what takes a step whose gradient XLA compiles."""
+  from charlm.config import Config
+  from charlm.data.batches import Batches
+  from charlm.system.devices import create_strategy
+  from charlm.training.build import build_trainer
+  from charlm.training.hooks import Hooks
+
+  config = Config(
+    seq_length=20,
+    batch_size=combination.num_rows,
+    embedding_dim=8,
+    rnn_units=combination.units,
+    num_layers=combination.num_layers,
+    layer_norm=combination.layer_norm,
+  )
+  size = combination.vocab_size
+  batches = Batches(np.arange(2000) % size, 20, config.batch_size)
+  strategy = create_strategy(1, config.batch_size)
+  trainer = build_trainer(config, size, batches, strategy)
+  assert trainer.uses_xla
+  return lambda: trainer.train(1, 1, Hooks())
 
 
 def main(argv: list[str]) -> int:
