@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from charlm.model import recurrence_gradient
 from charlm.model.gru import FusedGRU, project, step_gru
 
 _B, _T, _D, _H, _V = 3, 7, 5, 8, 11
@@ -111,6 +112,40 @@ def test_ids_equal_vectors() -> None:
   fused = _fused(_reference())
   table = _normal(_V, _D)
   _assert_close(fused.call_ids(_ids(), table), fused(tf.gather(table, _ids())))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_float32_is_near_float64(layer_norm: bool) -> None:
+  """Whose gradients are those of finite differences."""
+  single = _normalised() if layer_norm else _fused(_reference())
+  double = FusedGRU(_H, layer_norm=layer_norm, dtype="float64")
+  double.build((None, None, _D))
+  double.set_weights(single.get_weights())
+  inputs = _normal(_B, 100, _D), _normal(_B, _H)
+  wide = [tf.cast(x, "float64") for x in inputs]
+  expected = _results(_by_vectors(double), double, *wide)
+  expected = [tf.cast(x, "float32") for x in expected]
+  _assert_close(_results(_by_vectors(single), single, *inputs), expected)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, _T])  # of a chunk
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("by_ids", [False, True])
+def test_gradients_are_the_same_in_chunks(
+  num_steps: int,
+  layer_norm: bool,
+  by_ids: bool,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """_T steps are chunks of 1, or of 2 or 3 and a rest, or all in one."""
+  fused = _normalised() if layer_norm else _fused(_reference())
+  run = _by_ids(fused, _ids()) if by_ids else _by_vectors(fused)
+  shape = (_V, _D) if by_ids else (_B, _T, _D)
+  inputs = _normal(*shape), _normal(_B, _H)
+  # By default they are one chunk.
+  expected = _results(run, fused, *inputs)
+  monkeypatch.setattr(recurrence_gradient, "_COLUMNS", num_steps * _B)
+  _assert_close(_results(run, fused, *inputs), expected, 1e-6)
 
 
 def test_no_state_is_the_zero_state() -> None:
