@@ -173,7 +173,9 @@ def test_both_gru_layers_train_the_same_model(
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_steps_are_those_of_keras(weight_decay: float) -> None:
+def test_steps_and_checkpoints_are_those_of_keras(
+  weight_decay: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
   one = trainer(2, weight_decay=weight_decay, learning_rate=0.01)
   theirs = build_model(VOCAB_SIZE, 6, 16, gru="keras")
   theirs.set_weights(weights(one))
@@ -196,6 +198,18 @@ def test_steps_are_those_of_keras(weight_decay: float) -> None:
     strict=True,
   ):
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+  # Runs that Keras' Adam trained are resumed.
+  path = str(tmp_path_factory.mktemp("keras") / "ckpt")
+  saved = tf.train.Checkpoint(model=theirs, optimizer=optimizer).write(path)
+  new = trainer(2, weight_decay=weight_decay, learning_rate=0.01)
+  whole = tf.train.Checkpoint(model=new.model, optimizer=new.optimizer)
+  whole.read(saved).assert_consumed()
+  for mine, other in zip(
+    [*new.model.trainable_variables, *new.optimizer.variables],
+    [*theirs.trainable_variables, *optimizer.variables],
+    strict=True,
+  ):
+    np.testing.assert_array_equal(mine, other)
 
 
 def test_a_carried_state_is_that_of_the_text_before() -> None:
@@ -376,8 +390,10 @@ def test_training_learns() -> None:
   assert losses[2] < np.log(VOCAB_SIZE - 2) - 0.2
 
 
+# The second one's gradient is compiled by XLA.
+@pytest.mark.parametrize("options", [EVERYTHING, {"rnn_units": 64}])
 def test_a_restored_run_goes_on_as_if_never_stopped(
-  tmp_path_factory: pytest.TempPathFactory,
+  options: dict, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
   def objects(one: Trainer) -> dict[str, object]:
     return {
@@ -386,7 +402,8 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       "train_state": one.train_state,
     }
 
-  unbroken, stopped, resumed = (trainer(1, **EVERYTHING) for _ in range(3))
+  unbroken, stopped, resumed = (trainer(1, **options) for _ in range(3))
+  assert unbroken.uses_xla == (options is not EVERYTHING)
   whole, rest = Recorder(), Recorder()
   unbroken.train(12, 5, whole)
   stopped.train(12, 5, Recorder(1, stop_at=7))
