@@ -4,8 +4,9 @@
 
 The recipe is trained before and after the reference, so that the machine's
 drift shows. Its clock starts with the command `train.py` and runs on through
-evaluations and saves; the reference's runs in `fit` alone. The curves are
-written as `quality.json` and `quality.svg`.
+evaluations and saves until the program, which prints the score and a sample,
+has ended; the reference's runs in `fit` alone. The curves are written as
+`quality.json` and `quality.svg`.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from charlm.errors import InputError
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05
 
-Curve = list[dict[str, float]]  # `seconds` and held-out `loss` of each epoch
+Curve = list[
+  dict[str, float]
+]  # `seconds` and `loss` of the eval text, by epoch
 
 
 def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
@@ -53,6 +56,8 @@ def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     if process.returncode:
       raise subprocess.CalledProcessError(process.returncode, command)
+    # With the last save, the score, and the sample.
+    curve[-1]["seconds"] = time.perf_counter() - start
     return curve
 
 
@@ -101,7 +106,7 @@ def describe(curves: dict[str, Curve]) -> str:
 
 
 def plot_curves(curves: dict[str, Curve], path: pathlib.Path) -> None:
-  """Draws held-out losses over wall time, with the reference's best marked."""
+  """Draws losses over wall time, with the reference's best marked."""
   figure = Figure(figsize=(8, 4.5), layout="constrained")
   axes = figure.subplots()
   for label, curve in curves.items():
@@ -118,7 +123,7 @@ def plot_curves(curves: dict[str, Curve], path: pathlib.Path) -> None:
   ticks = [0.5, 1, 2, 5, 10, 20, 50]
   axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
   axes.set_xlabel("wall time, minutes")
-  axes.set_ylabel("held-out loss, nats per character")
+  axes.set_ylabel("loss of the eval text, nats per character")
   axes.grid(alpha=0.3)
   axes.legend()
   figure.savefig(path)
@@ -165,6 +170,7 @@ def main(argv: list[str]) -> int:
 
 
 def _eval_losses(metrics: pathlib.Path) -> list[float]:
+  """Reads the losses, without the seconds that charlm's own reader imports."""
   if not metrics.exists():
     return []
   # A line that is being written has no end yet.
