@@ -42,8 +42,8 @@ _INTRODUCTION = """\
 `make results` trains the recipes, which takes hours, writes the JSON files
 beside this page, and this page from them.
 
-A score is the log perplexity of the eval text in nats per character, with its
-95 % confidence interval in parentheses. For several seeds the table gives the
+A score is the log perplexity of the eval text in nats per character (a nat is
+1.4427 bits), with its 95 % confidence interval in parentheses. For several seeds the table gives the
 mean of the scores, the interval and the hours of the first seed, and the
 spread, which is the largest difference between two seeds. The column
 *checkpoint* says whether the latest checkpoint was scored or the best one,
