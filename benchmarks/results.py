@@ -43,13 +43,13 @@ _INTRODUCTION = """\
 beside this page, and this page from them.
 
 A score is the log perplexity of the eval text in nats per character (a nat is
-1.4427 bits), with its 95 % confidence interval in parentheses. For several seeds the table gives the
-mean of the scores, the interval and the hours of the first seed, and the
-spread, which is the largest difference between two seeds. The column
-*checkpoint* says whether the latest checkpoint was scored or the best one,
-which the valid text chose. The columns *characters* and *hours* count all
-training steps and no evaluation; the hours are wall time, so whatever else the
-machine did meanwhile is in them.
+1.4427 bits), with its 95 % confidence interval in parentheses. For several
+seeds the table gives the mean of the scores, the interval and the hours of the
+first seed, and the spread, which is the largest difference between two seeds.
+The column *checkpoint* says whether the latest checkpoint was scored or the
+best one, which the valid text chose. The columns *characters* and *hours* count
+all training steps and no evaluation; the hours are wall time, so whatever else
+the machine did meanwhile is in them.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
