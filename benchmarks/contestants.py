@@ -55,6 +55,20 @@ _JAX_UNROLLED = Contestant(
   "jax_scan.build_step",
   {"use_table": True, "unroll": 10},
 )
+_BFLOAT16_PEERS = (
+  Contestant(
+    "pytorch_bfloat16",
+    "PyTorch nn.GRU, bfloat16",
+    "pytorch.build_step",
+    {"bfloat16": True},
+  ),
+  Contestant(
+    "jax_bfloat16",
+    "JAX scan, table lookup, bfloat16",
+    "jax_scan.build_step",
+    {"use_table": True, "bfloat16": True},
+  ),
+)
 _PEERS = (_KERAS, _PYTORCH, _JAX, _JAX_TABLE, _JAX_UNROLLED)
 _FACTORS = {
   "rnn_units": (128, 256, 512, 1024, 2048),
@@ -70,7 +84,7 @@ def training(sizes: Sizes) -> Group:
   return Group(
     "training",
     "Training step",
-    (_CHARLM, _BFLOAT16, *_PEERS, bound),
+    (_CHARLM, _BFLOAT16, *_PEERS, *_BFLOAT16_PEERS, bound),
     _KERAS.name,
     sizes.characters_per_step,
   )

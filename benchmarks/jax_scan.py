@@ -23,17 +23,17 @@ class Variant:
     use_table: project each character of the vocabulary once a step, and look
       the projections up, instead of projecting each character of the batch.
     unroll: time steps in one round of the loop.
+    bfloat16: round the factors of the GRU's products to bfloat16.
   """
 
   use_table: bool
   unroll: int = 1
+  bfloat16: bool = False
 
 
-def build_step(
-  sizes: Sizes, text: Text, use_table: bool, unroll: int = 1
-) -> Run:
+def build_step(sizes: Sizes, text: Text, **variant_fields: Any) -> Run:
   """Training steps of a `Variant`."""
-  variant = Variant(use_table, unroll)
+  variant = Variant(**variant_fields)
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
   params = _init(sizes)
   state = params, *(jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -106,27 +106,39 @@ def _loss(params: Params, windows: jax.Array, variant: Variant) -> jax.Array:
   inputs, targets = windows[:, :-1].T, windows[:, 1:].T  # [T, B]
   first, *others = params["layers"]
   if variant.use_table:
-    table = params["embeddings"] @ first["kernel"] + first["bias"]
+    table = _project(params["embeddings"], first, variant)
     projected = table[inputs]  # [T, B, 3H]
   else:
     x = params["embeddings"][inputs]
-    projected = x @ first["kernel"] + first["bias"]
-  outputs = _scan(first, projected, variant.unroll)
+    projected = _project(x, first, variant)
+  outputs = _scan(first, projected, variant)
   for layer in others:
-    projected = outputs @ layer["kernel"] + layer["bias"]
-    outputs = _scan(layer, projected, variant.unroll)
+    projected = _project(outputs, layer, variant)
+    outputs = _scan(layer, projected, variant)
   logits = outputs @ params["dense"]["kernel"] + params["dense"]["bias"]
   log_probs = jax.nn.log_softmax(logits)
   chosen = jnp.take_along_axis(log_probs, targets[..., None], axis=2)
   return -chosen.mean()
 
 
-def _scan(layer: Params, projected: jax.Array, unroll: int) -> jax.Array:
+def _product(x: jax.Array, kernel: jax.Array, variant: Variant) -> jax.Array:
+  if not variant.bfloat16:
+    return x @ kernel
+  factors = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+  return jnp.matmul(*factors, preferred_element_type=jnp.float32)
+
+
+def _project(x: jax.Array, layer: Params, variant: Variant) -> jax.Array:
+  return _product(x, layer["kernel"], variant) + layer["bias"]
+
+
+def _scan(layer: Params, projected: jax.Array, variant: Variant) -> jax.Array:
   """Runs a layer over `[T, B, 3H]`; returns its outputs `[T, B, H]`."""
   units = layer["recurrent_kernel"].shape[0]
 
   def advance(h: jax.Array, x: jax.Array) -> tuple[jax.Array, Any]:
-    recurrent = h @ layer["recurrent_kernel"] + layer["recurrent_bias"]
+    recurrent = _product(h, layer["recurrent_kernel"], variant)
+    recurrent += layer["recurrent_bias"]
     z, r = jnp.split(
       jax.nn.sigmoid(x[:, : 2 * units] + recurrent[:, : 2 * units]), 2, axis=1
     )
@@ -135,4 +147,4 @@ def _scan(layer: Params, projected: jax.Array, unroll: int) -> jax.Array:
     return h, h
 
   start = jnp.zeros([projected.shape[1], units])
-  return jax.lax.scan(advance, start, projected, unroll=unroll)[1]
+  return jax.lax.scan(advance, start, projected, unroll=variant.unroll)[1]

@@ -19,6 +19,8 @@ _COLORS = {
   "jax": "tab:green",
   "jax_table": "tab:olive",
   "jax_unrolled": "tab:purple",
+  "pytorch_bfloat16": "tab:pink",
+  "jax_bfloat16": "tab:brown",
 }
 _AXIS_LABELS = {
   "rnn_units": "units",

@@ -27,8 +27,8 @@ class CharacterModel(nn.Module):
     return self.linear(outputs)
 
 
-def build_step(sizes: Sizes, text: Text) -> Run:
-  """Training steps."""
+def build_step(sizes: Sizes, text: Text, bfloat16: bool = False) -> Run:
+  """Training steps, with products in float32 or in bfloat16."""
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
   model = CharacterModel(sizes)
   optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
@@ -38,9 +38,10 @@ def build_step(sizes: Sizes, text: Text) -> Run:
     nonlocal step
     for _ in range(num_steps):
       windows = torch.from_numpy(batches.batch(step)).long()
-      logits = model(windows[:, :-1])
+      with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        logits = model(windows[:, :-1])
       loss = nn.functional.cross_entropy(
-        logits.flatten(0, 1), windows[:, 1:].flatten()
+        logits.float().flatten(0, 1), windows[:, 1:].flatten()
       )
       optimizer.zero_grad()
       loss.backward()
