@@ -10,10 +10,7 @@ import keras
 import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
-
-# Above so many embeddings each position is projected: a table's gradient is a
-# product with one-hot rows, whose cost grows with V (BUILD.md).
-_MAX_ONE_HOT = 400
+from charlm.system.choices import MAX_ONE_HOT
 
 
 class FusedGRU(keras.layers.GRU):
@@ -107,14 +104,14 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
-    If V is at most `_MAX_ONE_HOT`, each embedding is projected once, in a
+    If V is at most `MAX_ONE_HOT`, each embedding is projected once, in a
     table, not at each occurrence.
 
     Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
     give an error or a wrong result.
     """
     embeddings = tf.convert_to_tensor(embeddings)
-    if (embeddings.shape[0] or 0) > _MAX_ONE_HOT:
+    if (embeddings.shape[0] or 0) > MAX_ONE_HOT:
       sequences = tf.gather(embeddings, ids)
       return self.call(sequences, initial_state, training=training)
     table = project(self.cell, embeddings)

@@ -15,8 +15,8 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU, project, step_gru
-from charlm.model.output import MAX_LOGITS, chunked_nats
-from charlm.system.choices import GRU
+from charlm.model.output import chunked_nats
+from charlm.system.choices import GRU, MAX_LOGITS
 
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-MAX_LOGITS = 2**25  # that are held at a time: 128 MiB
+from charlm.system.choices import MAX_LOGITS
 
 
 def chunked_nats(

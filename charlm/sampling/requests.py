@@ -29,9 +29,7 @@ def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
       return dataclasses.replace(defaults, prefix=prefix)
     values = json.loads(line)
   except UnicodeDecodeError as error:
-    raise InputError(
-      f"not UTF-8 at byte {error.start}: convert the prefix"
-    ) from None
+    raise InputError(f"not UTF-8 at byte {error.start}: convert it") from None
   except (ValueError, RecursionError):
     raise InputError(
       'no JSON object: write a prefix that begins with { as {"prefix": "{"}'

@@ -98,7 +98,7 @@ def test_a_bad_line_is_named_and_the_next_one_answered(
   assert code == 4
   first, second = err.splitlines()
   assert first.startswith("line 1: no JSON object")
-  assert second == "line 2: not UTF-8 at byte 5: convert the prefix"
+  assert second == "line 2: not UTF-8 at byte 5: convert it"
   if as_json:
     answers = [json.loads(line) for line in out.splitlines()]
     assert ["error" in answer for answer in answers] == [True, True, False]
@@ -226,7 +226,7 @@ def test_a_conversation_at_a_prompt(trained_run: pathlib.Path) -> None:
     terminal.type(ctrl_c)
     terminal.read_until(b"\r\n> ")
   terminal.type(b"the \xff\n")
-  refusal = b"line 6: not UTF-8 at byte 4: convert the prefix\r\n" + DASHES.encode()
+  refusal = b"line 6: not UTF-8 at byte 4: convert it\r\n" + DASHES.encode()
   terminal.read_until(refusal + b"\r\n> ")
   terminal.type(b"of" + ctrl_c)
   terminal.read_until(b"\r\n> ")
