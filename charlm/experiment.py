@@ -57,9 +57,7 @@ class Experiment:
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
-      raise InputError(
-        f"written by another version (format is not {_FORMAT}), which reads it"
-      )
+      raise InputError(f"written by another version (format is not {_FORMAT})")
     hashes = [fields.pop(name, None) for name in _SHA256]
     for name, sha256 in zip(_SHA256, hashes, strict=True):
       if not isinstance(sha256, str) or len(sha256) != 64:
