@@ -25,9 +25,9 @@ class Batches:
   step's batch needs nothing but the seed and the step: to resume is to ask for
   the next step.
 
-  A window is `seq_length` characters, the inputs; its targets, the characters
-  after each, end one later. Here what two windows read does not overlap, and
-  the remainder of the text is dropped.
+  A window's inputs are `seq_length` characters, and its targets the same
+  stretch one character later. In this class the `seq_length` + 1 characters
+  that windows read do not overlap, and what remains of the text is dropped.
   """
 
   def __init__(
@@ -92,7 +92,7 @@ class ContinuedBatches(Batches):
 
   Row b of a batch continues the text of row b of the batch before. The text is
   circular, and is split into `batch_size` equal parts from an offset drawn anew
-  each epoch, so all rows start from the zero state at its first step.
+  each epoch, so that all rows start an epoch from the zero state.
   """
 
   def _count_steps(self) -> int:

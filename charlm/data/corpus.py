@@ -15,7 +15,7 @@ from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show, warn
 
-_IN_MEMORY = 2**28  # bytes of ids; more than this go into a file
+_IN_MEMORY = 2**28  # bytes of ids; if there are more, all go into a file
 
 
 def load_lines(spec: str, lowercase: bool = False) -> list[str]:
@@ -60,7 +60,7 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space is no text, except in bytes (`frequent` lists all 256).
+    # White space alone is no text. Of bytes `frequent` lists all 256.
     if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "

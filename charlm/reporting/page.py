@@ -96,13 +96,14 @@ def _ranking(group: Numbers) -> str:
     rows.append([*cells, *[""] * (len(header) - len(cells))])
   return _table(header, rows) + _note(
     f"By stream, over {group['num_characters']:,} predictions in the "
-    f"{_text_of(group)}. Runs with another text are not compared. A difference "
-    "is in nats, and paired, prediction by prediction."
+    f"{_text_of(group)}. Runs with another text, or that predict other units, "
+    "are not compared. A difference is in nats, and paired, prediction by "
+    "prediction."
   )
 
 
 def _text_of(group: Numbers) -> str:
-  return f"eval text with the SHA-256 {group['eval_sha256'][:8]}"
+  return f"eval text whose SHA-256 begins with {group['eval_sha256'][:8]}"
 
 
 def _curves(groups: list[Numbers]) -> str:
@@ -152,7 +153,10 @@ def _scores(groups: list[Numbers]) -> str:
 
 def _baselines(numbers: Numbers) -> str:
   if "baselines" not in numbers:
-    return _note("Give the corpus of the first run as --corpus.")
+    return _note(
+      "Not computed: report.py was run without --corpus, the corpus of the "
+      "first run."
+    )
   models = [Baseline(**model) for model in numbers["baselines"]]
   unit = unit_of([_first(numbers)])
   header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
@@ -197,7 +201,7 @@ def _samples(numbers: Numbers) -> str:
 
 def _memorised(found: Numbers) -> str:
   passages = [
-    f"{passage['length']:,} characters at {passage['place']:,}"
+    f"{passage['length']:,} characters at its character {passage['place']:,}"
     for passage in found["passages"]
   ]
   colon = ": " if passages else ""

@@ -45,22 +45,22 @@ COLLECTIVES = Choice(
   "RING", "NCCL", "NCCL sums between GPUs directly, and knows no CPU"
 )
 
-# Up to so many windows a step, a CPU is fastest as one replica on all cores, in
-# most cases with XLA (the trainer's `xla_for_steps`): there are many small
-# operations. With more, it is fastest as a replica for each core
+# Up to this many windows a step, a CPU is fastest as one replica on all cores,
+# in most cases with XLA (the trainer's `xla_for_steps`), since a step is many
+# small operations. With more, it is fastest as a replica for each core
 # (benchmarks/README.md).
 FEW_WINDOWS = Choice(16, 0, "each GPU is a replica, and its layers are cuDNN's")
-# By precision. From so many on, one replica keeps all cores of a CPU busy, and
-# a copy of the weights for each core takes time and memory (in float32, one
+# By precision: from this many on, one replica keeps all cores of a CPU busy,
+# and a copy of the weights for each core takes time and memory (in float32, one
 # replica saves only memory at 1024).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # With fewer units XLA compiles for longer than it saves in a thousand steps.
 MIN_XLA_UNITS = 64
-# Above so many entries of the vocabulary the fused layer projects each
+# Above this many entries of the vocabulary the fused layer projects each
 # position: a table's gradient is a product with one-hot rows, whose cost grows
 # with their number (BUILD.md).
 MAX_ONE_HOT = 400
-# Above so many logits, nats are computed in chunks, in bounded memory.
+# Above this many logits, nats are computed in chunks, in bounded memory.
 MAX_LOGITS = 2**25  # 128 MiB
 
 

@@ -22,11 +22,13 @@ class StartOptions(Options):
   corpus_cache: str = option(
     "",
     "folder for a file with the corpus' ids; default: in memory or, above 256 "
-    "MB, in a file in ~/.cache/charlm",
+    "MiB, in a file in ~/.cache/charlm",
     PATH,
   )
   verify_corpus: bool = option(
-    False, "verify the SHA-256 of a text that was encoded before"
+    False,
+    "compare the ids in a cache file with the SHA-256 that was recorded when "
+    "they were made",
   )
   device: str = device_option()
   num_replicas: int = option(
