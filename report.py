@@ -134,8 +134,8 @@ def _folders(pattern: str, checkpoint: str) -> list[str]:
   found = []
   for folder in sorted(glob.glob(pattern)):
     if os.path.exists(f"{folder}/config.json"):
-      run = RunDir(folder)
       try:
+        run = RunDir(folder)
         run.experiment()
         run.find_checkpoint(checkpoint)
         found.append(folder)

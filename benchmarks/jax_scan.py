@@ -23,7 +23,7 @@ class Variant:
     use_table: project each character of the vocabulary once a step, and look
       the projections up, instead of projecting each character of the batch.
     unroll: time steps in one round of the loop.
-    bfloat16: round the factors of the GRU's products to bfloat16.
+    bfloat16: take the GRU's products in bfloat16, their gradients, too.
   """
 
   use_table: bool
@@ -124,8 +124,9 @@ def _loss(params: Params, windows: jax.Array, variant: Variant) -> jax.Array:
 def _product(x: jax.Array, kernel: jax.Array, variant: Variant) -> jax.Array:
   if not variant.bfloat16:
     return x @ kernel
-  factors = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-  return jnp.matmul(*factors, preferred_element_type=jnp.float32)
+  # Cast back outside of the product, so that its gradients are bfloat16, too.
+  product = x.astype(jnp.bfloat16) @ kernel.astype(jnp.bfloat16)
+  return product.astype(jnp.float32)
 
 
 def _project(x: jax.Array, layer: Params, variant: Variant) -> jax.Array:

@@ -77,14 +77,14 @@ def _rates(group: dict[str, Any]) -> str:
       entry["label"],
       f"{group['characters'] / entry['seconds']:,.0f}",
       _times(entry),
-      f"{bound / entry['seconds']:.0%}" if bound else "",
-      f"{entry['peak_bytes'] / _MIB:,.0f}",
+      *([f"{bound / entry['seconds']:.0%}"] if bound else []),
+      "" if name == BOUND else f"{entry['peak_bytes'] / _MIB:,.0f}",
     )
-    for entry in group["contestants"].values()
+    for name, entry in group["contestants"].items()
     if "error" not in entry
   ]
-  header = ("", "characters/s", "speed-up", "of the bound", "peak MiB")
-  return table(header, rows)
+  share = ["of the bound"] if bound else []
+  return table(("", "characters/s", "speed-up", *share, "peak MiB"), rows)
 
 
 def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
@@ -157,7 +157,7 @@ def _ratios(entries: dict[str, Any]) -> tuple[str, str]:
   """Returns the time of the fastest other, and charlm's memory, as ratios."""
   sound = {k: entry for k, entry in entries.items() if "error" not in entry}
   ours, fit = sound.pop("charlm", None), sound.get("keras")
-  if not ours or not fit:
+  if not ours or not sound:
     return "-", "-"
   # Within each round, so that a drift of the machine's speed cancels.
   ratios = [
@@ -169,8 +169,8 @@ def _ratios(entries: dict[str, Any]) -> tuple[str, str]:
     )
     for entry in sound.values()
   ]
-  memory = ours["peak_bytes"] / fit["peak_bytes"]
-  return f"{min(ratios):.2f}", f"{memory:.2f}"
+  memory = f"{ours['peak_bytes'] / fit['peak_bytes']:.2f}" if fit else "-"
+  return f"{min(ratios):.2f}", memory
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

@@ -1,7 +1,7 @@
 """What the tests share: logical CPU devices, small corpora and small runs.
 
-The folders are those of the package, and `programs/` for the scripts. BUILD.md
-says which tests to read first.
+The folders are those of the package, and `programs/` for the scripts. Read
+`test_train_eval_sample_as_processes` first; BUILD.md says how to go on.
 """
 
 import contextlib

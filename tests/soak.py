@@ -147,7 +147,9 @@ def numbers(run_dir: pathlib.Path) -> list[dict]:
   import_quietly("tensorflow")
   from charlm.runs.metrics import read_records
 
-  records = read_records(run_dir / "metrics.jsonl")
+  path = run_dir / "metrics.jsonl"
+  records = read_records(path)
+  assert len(records) == len(path.read_text().splitlines()), "a malformed line"
   for record in records:
     record.pop("characters_per_second", None)
   return records

@@ -159,6 +159,9 @@ def _worker() -> None:
   import_quietly("tensorflow", "keras")
   # Many models in one process look to it like one that is traced again.
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
+  from charlm.system.devices import choose_device
+
+  choose_device("cpu")  # where XLA compiles
   print("ready", flush=True)
   for line in sys.stdin:
     run = _prepare(Combination(*json.loads(line)))

@@ -59,9 +59,8 @@ def score_run(run: RunDir, checkpoint: str) -> Result:
   try:
     return _result(run, checkpoint)
   except InputError as error:
-    path = str(run.path)
-    words = str(error) if path in str(error) else f"{path}: {error}"
-    raise InputError(words) from error
+    named = str(error).startswith(str(run.path))
+    raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
 
 
 def _result(run: RunDir, checkpoint: str) -> Result:

@@ -23,7 +23,9 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
   Raises InputError: no such checkpoint, or not one of this run's model.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
-  for _ in range(_ATTEMPTS):
+  for attempt in range(_ATTEMPTS):
+    # Training may replace it meanwhile, one file after the other.
+    time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
     step, path = run.find_checkpoint(which)
     try:
       with open_checkpoint(run, path, step) as name:
@@ -36,8 +38,6 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
       return model, step
     except DamagedError as error:
       damage = error
-    # Training may replace it meanwhile, one file after the other.
-    time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
   raise InputError(
     f"{path} {damage}: give another --checkpoint or run"
   ) from damage

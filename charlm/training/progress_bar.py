@@ -38,10 +38,11 @@ class ProgressBar:
   def _text(self, step: int, loss: float, characters_per_second: float) -> str:
     epoch, index = divmod(step - 1, self._steps_per_epoch)
     epochs = -(-self._num_steps // self._steps_per_epoch)
+    # On a terminal there is no room for them.
+    bits = "" if self._on_terminal else f" ({loss / math.log(2):.4f} bits)"
     text = (
       f"epoch {epoch + 1}/{epochs} step {step}/{self._num_steps} "
-      f"loss {loss:.4f} ({loss / math.log(2):.4f} bits) "
-      f"{characters_per_second:,.0f} characters/s "
+      f"loss {loss:.4f}{bits} {characters_per_second:,.0f} characters/s "
       f"{self._time_left(step)} left"
     )
     if not self._on_terminal:

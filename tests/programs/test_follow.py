@@ -160,11 +160,12 @@ def test_the_program_ends_after_its_timeout(
   with contextlib.ExitStack() as training:
     training.enter_context(run.locked())
     # Else the program would end with the training, and fail this test.
-    end_of_training = threading.Timer(60, training.close)
+    end_of_training = threading.Timer(300, training.close)
+    end_of_training.daemon = True
+    training.callback(end_of_training.cancel)
     end_of_training.start()
     assert eval_program.main([*args, "--idle_timeout=0.2"]) == 0
     assert end_of_training.is_alive()
-    end_of_training.cancel()
 
 
 def test_a_checkpoint_that_training_removes_is_left_out(

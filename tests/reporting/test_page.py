@@ -216,7 +216,7 @@ def test_each_score_names_its_unit(
   assert report_program.main(args) == 0
   text = output.read_text("utf-8")
   # In headers, notes, passages and on axes; the table of all runs has a column.
-  found = re.findall(r"nats per (\w+(?: or \w+)?)", text)
+  found = re.findall(r"(?:nats|bits|bits\)) per (\w+(?: or \w+)?)", text)
   assert set(found) == units | {"unit"}
   cells = re.findall(r"<td>(character|byte)</td>", text)
   assert set(cells) == units - {"character or byte"}
@@ -262,6 +262,10 @@ def test_runs_are_found_once_each_and_whole(
   # One of a format that is not read any more.
   old = shutil.copytree(trained_run, tmp_path / "old")
   (old / "config.json").write_text('{"format": 1}')
+  # One whose files are elsewhere.
+  linked = shutil.copytree(trained_run, tmp_path / "linked")
+  (linked / "metrics.jsonl").unlink()
+  (linked / "metrics.jsonl").symlink_to(trained_run / "metrics.jsonl")
   args = ["report.py", "--format=json"]
   for spec, names in (
     (f"{tmp_path}/a,b", ["a,b"]),
@@ -271,7 +275,7 @@ def test_runs_are_found_once_each_and_whole(
     out, err = capsys.readouterr()
     (group,) = json.loads(out)["groups"]
     assert sorted(run["name"] for run in group["runs"]) == names
-    assert err.count("left out") == 2 * ("*" in spec)
+    assert err.count("left out") == 3 * ("*" in spec)
   assert json.loads(out)["first"] == "other"
   assert report_program.main([*args, f"--run_dir={begun}"]) == 2
   assert "has no checkpoint latest" in capsys.readouterr().err
