@@ -187,9 +187,9 @@ def main(argv: list[str]) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
-  parser.add_argument("--rounds", type=int, default=15, help="of each group")
+  parser.add_argument("--rounds", type=int, default=27, help="of each group")
   parser.add_argument(
-    "--minutes", type=float, default=50, help="after which nothing is begun"
+    "--minutes", type=float, default=55, help="after which nothing is begun"
   )
   parser.add_argument(
     "--output", type=pathlib.Path, default="benchmarks", help="folder"
