@@ -457,6 +457,11 @@ def test_a_browser_shows_it(
   assert len(tab.locator("svg").first.screenshot()) > 5_000
   # What is too wide scrolls in a box of its own.
   assert tab.evaluate("document.body.scrollWidth") <= width
+  boxes = tab.locator("div:has(> table)")
+  wide = boxes.evaluate_all(
+    "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).length"
+  )
+  assert wide == 0 or width < 1000
   ink, paper = (
     tab.evaluate(f"getComputedStyle(document.body).{name}")
     for name in ("color", "backgroundColor")
