@@ -15,7 +15,7 @@ from charlm.data.encoding import encode_text
 from charlm.data.lines import read_lines
 from charlm.data.reading import read_corpus
 from charlm.data.sources import Source
-from charlm.data.text import Ids, Text
+from charlm.data.text import Ids
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import (
@@ -190,8 +190,9 @@ def evaluate(options: EvalOptions) -> int:
     pieces = read_corpus(config, options.text)
     name, text = options.text, encode_text(pieces, config.encoding).text
   refuse_short(text, name)
-  if not options.json:  # which has their number, as `num_unknown`
-    _warn_of_unknown(text, vocab)
+  unknown = unknown_characters(text.characters, vocab)
+  if unknown and not options.json:  # which has their number, as `num_unknown`
+    warn(f"not in the vocabulary: {unknown}")
   curve = Curve(run, options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
@@ -209,12 +210,6 @@ def evaluate(options: EvalOptions) -> int:
     if curve:
       curve.write(step, score.to_dict())
   return DONE
-
-
-def _warn_of_unknown(text: Text, vocab: list[str]) -> None:
-  if unknown := unknown_characters(text.characters, vocab):
-    more = f" and {len(unknown) - 20:,} more" if len(unknown) > 20 else ""
-    warn(f"not in the vocabulary: {' '.join(map(repr, unknown[:20]))}{more}")
 
 
 def _print_lines(scorer: "LineScorer", blocks: Iterable[list[bytes]]) -> None:

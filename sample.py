@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from charlm.data.corpus import load_corpus, train_text
@@ -107,7 +108,14 @@ def sample(options: SampleOptions) -> int:
   # Before the import of TensorFlow, so that a wrong folder is reported at once.
   run = RunDir(options.run_dir)
   vocab, config = run.vocabulary(), run.experiment().config
-  import_quietly("tensorflow", "keras")
+  file = options.prefix_file or "-"
+  # A standard input that is closed is None.
+  interactive = file == "-" and sys.stdin and sys.stdin.isatty()
+  converses = options.per_line and interactive and sys.stdout.isatty()
+  # With it, `input` has a history and lines that can be edited. Not always: its
+  # import writes codes to the terminal.
+  line_editor = ["readline"] if converses and find_spec("readline") else []
+  import_quietly("tensorflow", "keras", *line_editor)
   from charlm.runs.loading import load_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
@@ -131,12 +139,10 @@ def sample(options: SampleOptions) -> int:
   if not options.per_line:
     writer.write(request, options.stream)
     return DONE
-  name = options.prefix_file or "-"
-  # A standard input that is closed is None.
-  if name == "-" and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
+  if converses:
     return _converse(writer, request)
-  with Source(name, is_file=name != "-").open() as file:
-    blocks = read_lines(file, config.keeps_text)
+  with Source(file, is_file=file != "-").open() as stream:
+    blocks = read_lines(stream, config.keeps_text)
     lines = enumerate(itertools.chain.from_iterable(blocks), 1)
     # A list first: `all` would end at a line that is not understood.
     answered = [writer.answer(*numbered, request) for numbered in lines]
@@ -172,10 +178,6 @@ def _converse(writer: "Writer", defaults: Request) -> int:
 
   Ctrl-C ends a text or clears the line, Ctrl-D ends the conversation.
   """
-  with contextlib.suppress(ImportError):
-    # Here, since it writes codes to the terminal when it is imported. With it,
-    # `input` has a history and lines that can be edited.
-    import readline  # noqa: F401
   if isinstance(sys.stdin, io.TextIOWrapper):
     # So that what is not UTF-8 comes as it is: the refusal names its byte.
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -152,6 +152,7 @@ def numbers(run_dir: pathlib.Path) -> list[dict]:
   assert len(records) == len(path.read_text().splitlines()), "a malformed line"
   for record in records:
     record.pop("characters_per_second", None)
+    record.pop("seconds")
   return records
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_what_checks_the_flags_imports_no_tensorflow() -> None:
     "sys.exit(f'imported: {slow}' if slow else 0)"
   )
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_script_imports_late_in_one_block() -> None:
+  kinds = ast.Import | ast.ImportFrom
+  for path in ROOT.glob("*.py"):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    bodies = [n.body for n in nodes if isinstance(n, ast.FunctionDef)]
+    late = {n for body in bodies for m in body for n in ast.walk(m)}
+    late = {n for n in late if isinstance(n, kinds)}
+    # The longest series of imports, one after the other, in any function.
+    groups = (itertools.groupby(body, late.__contains__) for body in bodies)
+    sizes = [len(list(g)) for group in groups for found, g in group if found]
+    assert len(late) == max(sizes, default=0), path
 
 
 def test_no_function_is_over_60_lines() -> None:

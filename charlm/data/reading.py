@@ -139,8 +139,7 @@ def clean_line(config: Config, line: bytes) -> str:
 
   Raises UnicodeDecodeError: not in the encoding of the run's texts.
   """
-  text = config.cased(line.decode(config.encoding))
-  return text if config.keeps_text else text.strip()
+  return "".join(_clean(config, [iter([line.decode(config.encoding)])]))
 
 
 def _lower(pieces: Iterable[str]) -> Iterator[str]:

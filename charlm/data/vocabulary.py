@@ -84,9 +84,14 @@ def decode(ids: np.ndarray, vocab: list[str]) -> str:
   return "".join(vocab[i] for i in ids)
 
 
-def unknown_characters(text: Iterable[str], vocab: list[str]) -> list[str]:
-  """Lists the characters of a text that the vocabulary lacks, sorted."""
-  return sorted(set(text) - set(vocab))
+def unknown_characters(text: Iterable[str], vocab: list[str]) -> str:
+  """Names the characters of a text that the vocabulary lacks, 20 at the most.
+
+  Returns the empty string if there are none.
+  """
+  unknown = sorted(set(text) - set(vocab))
+  more = f" and {len(unknown) - 20:,} more" if len(unknown) > 20 else ""
+  return " ".join(map(repr, unknown[:20])) + more
 
 
 def id_of_code_point(vocab: list[str]) -> np.ndarray:

@@ -28,7 +28,7 @@ def unit_of(runs: Sequence[Run]) -> str:
 
 
 def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
-  """Draws the losses against characters seen and against training time.
+  """Draws the losses against characters seen and against wall time.
 
   `indices` are the runs' places in the report. Returns the empty string if no
   run has metrics.
@@ -38,7 +38,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
   panels = figure.subplots(1, 2, sharey=True)
   quantities = {
     "characters seen, millions": ("characters", 1e6),
-    "minutes of training": ("seconds", 60),
+    "wall time in minutes": ("seconds", 60),
   }
   for axes, (label, (name, unit)) in zip(
     panels, quantities.items(), strict=True
@@ -46,7 +46,8 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
     for run, index in zip(runs, indices, strict=True):
       for split, style in (("train", ":"), ("eval", "-")):
         points = run["curves"][split]
-        x = [point[name] / unit for point in points]
+        # No seconds, of an earlier version, become NaN, which draws nothing.
+        x = np.array([point[name] for point in points], np.float64) / unit
         losses = [point["loss"] for point in points]
         # A line has no length with one point.
         marker = "." if len(x) == 1 else ""

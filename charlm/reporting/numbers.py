@@ -115,26 +115,18 @@ def _pair(one: Result, other: Result) -> dict[str, Any]:
 
 def curves(
   records: list[dict[str, Any]], characters_per_step: int
-) -> dict[str, list[dict[str, float]]]:
+) -> dict[str, list[dict[str, Any]]]:
   """Returns the points of each split's curve, from the records of a run.
 
-  `seconds` are those of training alone, at the speeds that were recorded.
+  `seconds` are wall time since the run began, without pauses between starts;
+  None for a record of an earlier version.
   """
-  points: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}
-  steps, seconds = [0], [0.0]
-  for record in records:
-    speed = record.get("characters_per_second", 0)
-    # Not by a clock: a run evaluates, and rests between two starts.
-    if record["split"] == "train" and speed > 0:
-      characters = (record["step"] - steps[-1]) * characters_per_step
-      seconds.append(seconds[-1] + characters / speed)
-      steps.append(record["step"])
+  points: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
   for record in records:
     point = {
       "step": record["step"],
       "characters": record["step"] * characters_per_step,
-      # An evaluation lies between two records of the training.
-      "seconds": float(np.interp(record["step"], steps, seconds)),
+      "seconds": record.get("seconds"),
     }
     losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
     points[record["split"]].append(point | losses)

@@ -6,6 +6,7 @@ import itertools
 import json
 import pathlib
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,9 @@ class Metrics:
     text = _content(self._path)
     records = [r for r in read_records(self._path) if r["step"] <= step]
     # The evaluation of the step that it is opened at, if there was one.
+    # Pauses between two starts, and steps that a kill undid, do not count.
+    before = records[-1].get("seconds", 0) if records else 0
+    self._began = time.monotonic() - before
     at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
     self.evaluation = at_step[-1] if at_step else None
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
@@ -96,8 +100,12 @@ class Metrics:
     return bool(self._writers)
 
   def write(self, step: int, split: str, values: dict[str, Any]) -> None:
-    """Writes numbers, and texts such as samples, of `train` or `eval`."""
-    record = {"step": step, "split": split, **values}
+    """Writes numbers, and texts such as samples, of `train` or `eval`.
+
+    It adds `seconds`: the time that all starts took until now.
+    """
+    seconds = round(time.monotonic() - self._began, 3)
+    record = {"step": step, "split": split, "seconds": seconds, **values}
     self._unwritten += json.dumps(record).encode() + b"\n"
     try:
       self._run.check_owned()
@@ -183,6 +191,7 @@ def _summarize(
 ) -> None:
   values = dict(record)
   step, writer = values.pop("step"), writers[values.pop("split")]
+  values.pop("seconds", None)  # TensorBoard has clocks of its own
   with writer.as_default(step):
     for name, value in values.items():
       tag = _TAGS.get(name, name)
@@ -213,9 +222,9 @@ def _content(path: pathlib.Path) -> bytes:
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
 
-  Each record has a step, a split (`train` or `eval`) and a finite loss. Its
-  other metrics are numbers, of any size; what else there is, such as samples,
-  may be text.
+  Each record has a step, a split (`train` or `eval`), a finite loss and, unless
+  an earlier version wrote it, finite seconds. Its other metrics are numbers, of
+  any size; what else there is, such as samples, may be text.
   """
   records = []
   for line in _content(path).splitlines():
@@ -226,6 +235,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
         types == (int, float)
         and 0 <= record["step"] < 2**63
         and abs(record["loss"]) <= _LARGEST
+        and abs(record.get("seconds", 0)) <= _LARGEST
         and record["split"] in _SPLITS
         and all(
           isinstance(value, int | float if name in _TAGS else int | float | str)

@@ -105,8 +105,7 @@ class GenerativeModel:
       given[name] = value.item() if hasattr(value, "item") else value
     request = dataclasses.replace(self._request, **given)
     if unknown := unknown_characters(prefix or "\n", self._vocab):
-      words = " ".join(map(repr, unknown))
-      warnings.warn(f"not in the vocabulary: {words}", stacklevel=2)
+      warnings.warn(f"not in the vocabulary: {unknown}", stacklevel=2)
     return prefix + self.sample(request)[0].text if num_chars else prefix
 
   def sample(self, request: Request) -> list[Sample]:

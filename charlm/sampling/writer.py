@@ -101,6 +101,6 @@ class Writer:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):
       remedy = "" if request.prefix else ": give a prefix"
       warn(
-        f"{where}not in the vocabulary: {' '.join(map(repr, unknown))}; the "
-        f"model reads [UNK] for each{remedy}"
+        f"{where}not in the vocabulary: {unknown}; the model reads [UNK] for "
+        f"each{remedy}"
       )

@@ -4,12 +4,35 @@ import keras
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.data.batches import Batches
+from charlm.data.batches import Batches, build_batches
+from charlm.data.corpus import Split
+from charlm.data.text import Ids
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, model_of, num_weights
+from charlm.system.cluster import Cluster
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import build_optimizer
+from charlm.training.options import StartOptions
 from charlm.training.trainer import Trainer
+
+
+def build_worker_trainer(
+  options: StartOptions,
+  config: Config,
+  split: Split,
+  vocab: list[str],
+  cluster: Cluster,
+  initial: GRULM | None = None,
+) -> Trainer:
+  """Returns the trainer of a worker, which reads only its own rows.
+
+  See `build_trainer`.
+  """
+  rows = cluster.rows(config.batch_size)
+  batches = build_batches(Ids(split.train, vocab), config, rows)
+  return build_trainer(
+    config, len(vocab), batches, cluster.strategy, options.gru, initial
+  )
 
 
 def build_trainer(

@@ -100,7 +100,8 @@ def test_the_type_of_ids_fits_the_last_one_closely(
 
 
 def test_unknown_characters() -> None:
-  assert vocabulary.unknown_characters("éaéß", VOCAB) == ["ß", "é"]
+  assert vocabulary.unknown_characters("éaéß", VOCAB) == "'ß' 'é'"
+  assert not vocabulary.unknown_characters("a", VOCAB)
 
 
 def test_json_round_trip() -> None:

@@ -203,10 +203,7 @@ def test_texts_of_their_own_are_held_out(
   assert (
     f"1 distinct lines of {tmp_path}/eval are in the train text" in captured.err
   )
-  assert (
-    f"1 distinct characters of {tmp_path}/eval are read as [UNK]"
-    in captured.err
-  )
+  assert f"of {tmp_path}/eval, read as [UNK]: 'z'\n" in captured.err
   size = len("\n".join(lines))
   assert (
     f"train    {size:,} characters, {size:,} bytes, SHA-256" in captured.out

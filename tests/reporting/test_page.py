@@ -24,6 +24,7 @@ from charlm.reporting.page import _coloured
 from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir
 
+_UNIT = {"stream": {"unit": "character"}}
 _VOID = {"meta", "path", "use", "br", "image"}
 
 
@@ -223,23 +224,22 @@ def test_each_score_names_its_unit(
   assert set(cells) == units - {"character or byte"}
 
 
-def test_an_evaluation_has_the_time_at_its_step() -> None:
-  speed = {"characters_per_second": 50.0}
+def test_a_run_of_an_earlier_version_has_no_wall_time() -> None:
   records = [{"step": s, "split": "eval", "loss": 2.0} for s in (1, 2)]
-  records += [{"step": 4, "split": "train", "loss": 2.0, **speed}]
-  records += [{"step": s, "split": "eval", "loss": 2.0} for s in (4, 5)]
-  records += [{"step": 6, "split": "train", "loss": 2.0, **speed}]
-  points = curves(records, characters_per_step=100)
-  assert [point["seconds"] for point in points["train"]] == [8, 12]
-  assert [point["seconds"] for point in points["eval"]] == [2, 4, 8, 10]
+  records[1]["seconds"] = 8.5
+  points = curves(records, characters_per_step=100)["eval"]
+  assert [point["characters"] for point in points] == [100, 200]
+  assert [point["seconds"] for point in points] == [None, 8.5]
+  run = {"curves": {"train": [], "eval": points}, "scores": _UNIT}
+  # A line of two points by characters, and a single one by wall time.
+  assert draw_curves([run], [0])
 
 
 def test_a_single_point_is_visible() -> None:
-  unit = {"stream": {"unit": "character"}}
   drawn = []
   for steps in ([3], [3, 4]):
     records = [{"step": s, "split": "eval", "loss": 2.0} for s in steps]
-    run = {"curves": curves(records, 100), "scores": unit}
+    run = {"curves": curves(records, 100), "scores": _UNIT}
     drawn.append(draw_curves([run], [0]).count("<use"))
   # A marker in each panel; the others are the ticks of the axes.
   assert drawn[0] > drawn[1]

@@ -44,7 +44,9 @@ def test_metrics_are_lines_and_summaries(run: RunDir) -> None:
   metrics.write(20, "eval", {"loss": 2.0, "sample": "ab\nba"})
   metrics.close()
   lines = (run.path / "metrics.jsonl").read_text().splitlines()
-  assert [json.loads(line) for line in lines] == [
+  records = [json.loads(line) for line in lines]
+  assert 0 <= records[0].pop("seconds") <= records[1].pop("seconds")
+  assert records == [
     {"step": 10, "split": "train", "loss": 2.5},
     {"step": 20, "split": "eval", "loss": 2.0, "sample": "ab\nba"},
   ]
@@ -74,6 +76,21 @@ def test_texts_are_wrapped_without_a_change_of_their_white_space(
   widths = [len(line) - 4 for line in lines]
   assert widths == [80, 40, 0, 80, 1, 0]
   assert "".join(line[4:] for line in lines) == text.replace("\n", "")
+
+
+def test_seconds_count_neither_pauses_nor_lost_steps(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0])
+  monkeypatch.setattr(metrics_module.time, "monotonic", lambda: next(clock))
+  metrics = Metrics(run, 0)  # at 1,000
+  metrics.write(10, "train", {"loss": 1.0})
+  metrics.write(20, "train", {"loss": 1.0})
+  metrics.close()
+  metrics = Metrics(run, 10)  # at 5,000: the second record is dropped
+  metrics.write(20, "train", {"loss": 1.0})
+  metrics.close()
+  assert [r["seconds"] for r in read_records(run.metrics)] == [4, 7]
 
 
 def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:
@@ -217,6 +234,9 @@ def test_hostile_lines_are_dropped(run: RunDir, sign: str) -> None:
         (1, 1.0, r', "sample": "\ud800"'),
         (1, 1.0, r', "\ud800": 1'),
         (1, 1.0, ', "characters_per_second": "fast"'),
+        (1, 1.0, ', "seconds": "long"'),
+        (1, 1.0, ', "seconds": NaN'),
+        (1, 1.0, ', "seconds": 1e999'),
       )
     )
   )
