@@ -1,10 +1,7 @@
 """Trains a character-level language model; the same command resumes a run."""
 
-import dataclasses
-import functools
 import sys
 
-from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.system.machine import has_bfloat16
 from charlm.system.process import (
@@ -13,18 +10,7 @@ from charlm.system.process import (
   run_command,
   warn,
 )
-from charlm.training.options import StartOptions
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions(StartOptions, Config):
-  """The flags: what defines the run, then where and how to train."""
-
-  @property
-  def config(self) -> Config:
-    """What defines the run."""
-    names = [field.name for field in dataclasses.fields(Config)]
-    return Config(**{name: getattr(self, name) for name in names})
+from charlm.training.options import TrainOptions
 
 
 def main(argv: list[str]) -> int:
@@ -41,15 +27,12 @@ def train(options: TrainOptions) -> int:
     LostRunError: the folder was taken away, or a worker was lost.
   """
   config = options.config
-  load = functools.partial(
-    load_corpus,
-    config,
-    folder=options.corpus_cache,
-    verify=options.verify_corpus,
-  )
+  cache = options.corpus_cache, options.verify_corpus
   # Before the import of TensorFlow, so that a wrong path is reported at once.
-  corpus = load(config.corpus)
-  split = split_text(corpus.text, config, lambda spec: load(spec).text)
+  corpus = load_corpus(config, config.corpus, *cache)
+  split = split_text(
+    corpus.text, config, lambda spec: load_corpus(config, spec, *cache).text
+  )
   import_quietly("tensorflow", "keras")
   from charlm.system.choices import kind_of_device, reason_for_one_replica
   from charlm.system.cluster import create_cluster
@@ -67,20 +50,19 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
-  sizes = config.batch_size, config.rnn_units, config.precision
-  default = 1 if reason_for_one_replica(*sizes) else 0  # 0: by the devices
-  num_replicas = options.num_replicas or default
-  cluster = create_cluster(
-    num_replicas, config.batch_size, options.cluster_timeout
-  )
+  how = config.precision, config.dropout_rate
+  alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
+  # Zero replicas: by the devices.
+  sizes = options.num_replicas or int(bool(alone)), config.batch_size
+  cluster = create_cluster(*sizes, options.cluster_timeout)
   with cluster.watched():
     # Before a folder is made: workers must all train the same model.
     check_equal(cluster, options, corpus.sha256)
     workers = Workers(cluster)
     if cluster.is_chief:
-      exit_code = lead(options, config, corpus, split, workers)
+      exit_code = lead(options, corpus, split, workers)
     else:
-      exit_code = follow(options, config, split, workers)
+      exit_code = follow(options, split, workers)
   flush_or_drop_output()  # a full disk does not undo what is saved
   return exit_code
 

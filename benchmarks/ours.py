@@ -51,8 +51,9 @@ def build_step(
     precision=precision,
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  shape = config.batch_size, config.rnn_units, config.precision
-  default = 1 if reason_for_one_replica(*shape) else 0
+  how = config.precision, config.dropout_rate
+  alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
+  default = 1 if alone else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
   trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, Hooks()))

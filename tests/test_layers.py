@@ -122,7 +122,8 @@ def test_no_module_is_over_300_lines() -> None:
     assert len(path.read_text().splitlines()) <= 300, path
 
 
-def test_the_package_is_read_in_an_afternoon() -> None:
+def test_the_code_is_read_in_an_afternoon() -> None:
   # What trains, scores and samples; `reporting` only looks at finished runs.
   files = [path for path in MODULES if path.parent.name != "reporting"]
-  assert sum(map(_lines_of_code, files)) <= 5705
+  files += ROOT.glob("*.py")
+  assert sum(map(_lines_of_code, files)) <= 6447

@@ -22,8 +22,9 @@ _Vars: TypeAlias = "tuple[Any, ...]"  # of a loop
 _Size: TypeAlias = "int | tf.Tensor"
 
 # Of a chunk, S * B: enough for a product at full speed, and few enough for the
-# processor's cache and for memory.
+# processor's cache. With many units fewer, H * S * B at the most, for memory.
 _COLUMNS = 1024
+_ENTRIES = 2**19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Recurrence:
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
     size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
-      most = max(1, _COLUMNS // (self.features.shape[-1] or 64))
+      columns = min(_COLUMNS, _ENTRIES // units)
+      most = max(1, columns // (self.features.shape[-1] or 64))
       size = min(most, num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 

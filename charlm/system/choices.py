@@ -46,16 +46,15 @@ COLLECTIVES = Choice(
 )
 
 # Up to this many windows a step, a CPU is fastest as one replica on all cores,
-# in most cases with XLA (the trainer's `xla_for_steps`), since a step is many
-# small operations. With more, it is fastest as a replica for each core
+# since a step is many small operations, and with more as a replica for each
+# core. XLA compiles the operations into few, hence the higher bound with it
 # (benchmarks/README.md).
-FEW_WINDOWS = Choice(16, 0, "each GPU is a replica, and its layers are cuDNN's")
+FEW_WINDOWS = 4
+FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many on, one replica keeps all cores of a CPU busy,
 # and a copy of the weights for each core takes time and memory (in float32, one
 # replica saves only memory at 1024).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
-# With fewer units XLA compiles for longer than it saves in a thousand steps.
-MIN_XLA_UNITS = 64
 # Above this many entries of the vocabulary the fused layer projects each
 # position: a table's gradient is a product with one-hot rows, whose cost grows
 # with their number (BUILD.md).
@@ -64,12 +63,27 @@ MAX_ONE_HOT = 400
 MAX_LOGITS = 2**25  # 128 MiB
 
 
+def xla_compiles_steps(
+  batch_size: int, precision: str, dropout_rate: float
+) -> bool:
+  """Returns whether XLA compiles a step of one replica, if its layer is fused.
+
+  Not in bfloat16, whose products XLA makes slower, and not with dropout, for
+  which it draws other random numbers: a model would depend on the devices.
+  """
+  if kind_of_device() == "GPU":  # whose steps are fast without it
+    return False
+  fit = precision == "float32" and not dropout_rate
+  return fit and batch_size <= FEW_WINDOWS_FOR_XLA
+
+
 def reason_for_one_replica(
-  batch_size: int, rnn_units: int, precision: str
+  batch_size: int, rnn_units: int, precision: str, dropout_rate: float
 ) -> str:
   """Returns why one CPU device is better than one for each core, if it is."""
   if kind_of_device() == "GPU":
     return ""
-  if batch_size <= FEW_WINDOWS.cpu:
+  compiled = xla_compiles_steps(batch_size, precision, dropout_rate)
+  if compiled or batch_size <= FEW_WINDOWS:
     return "few windows"
   return "many units" if rnn_units >= MANY_UNITS[precision] else ""

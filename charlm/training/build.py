@@ -12,13 +12,12 @@ from charlm.model.language_model import GRULM, model_of, num_weights
 from charlm.system.cluster import Cluster
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import build_optimizer
-from charlm.training.options import StartOptions
+from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer
 
 
 def build_worker_trainer(
-  options: StartOptions,
-  config: Config,
+  options: TrainOptions,
   split: Split,
   vocab: list[str],
   cluster: Cluster,
@@ -28,6 +27,7 @@ def build_worker_trainer(
 
   See `build_trainer`.
   """
+  config = options.config
   rows = cluster.rows(config.batch_size)
   batches = build_batches(Ids(split.train, vocab), config, rows)
   return build_trainer(

@@ -18,17 +18,13 @@ from charlm.runs.loading import initial_vocabulary, load_initial
 from charlm.runs.run_dir import RunDir, experiment_of
 from charlm.system.process import say, warn
 from charlm.training.build import build_worker_trainer
-from charlm.training.options import StartOptions
+from charlm.training.options import TrainOptions
 from charlm.training.start import start_run
 from charlm.training.workers import Workers
 
 
 def lead(
-  options: StartOptions,
-  config: Config,
-  corpus: Corpus,
-  split: Split,
-  workers: Workers,
+  options: TrainOptions, corpus: Corpus, split: Split, workers: Workers
 ) -> int:
   """Trains as the chief, or without others; returns the exit code.
 
@@ -37,15 +33,22 @@ def lead(
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
   """
+  config = options.config
   with workers.chief_works():
     run = RunDir(options.run_dir)
     initial_vocab = initial_vocabulary(run, config)
-    vocab = _extend(initial_vocab, config, corpus)
+    frequent = corpus.frequent(config.min_count)
+    vocab = extend_vocabulary(initial_vocab, frequent)
+    if len(vocab) == NUM_SPECIAL:
+      raise InputError(
+        f"min_count is {config.min_count}, more often than any character "
+        "occurs: lower --min_count"
+      )
     initial = load_initial(run, config, len(vocab))
   # The other workers need no access to an initial run.
   workers.cluster.from_chief(vocab)
   trainer = build_worker_trainer(
-    options, config, split, vocab, workers.cluster, initial
+    options, split, vocab, workers.cluster, initial
   )
   experiment = experiment_of(config, corpus, vocab, split)
   # Locking makes the folder: only now, so that a refused start leaves none.
@@ -66,17 +69,6 @@ def lead(
     return start_run(options, run, trainer, split, vocab, workers)
 
 
-def _extend(initial: list[str], config: Config, corpus: Corpus) -> list[str]:
-  """Returns the vocabulary: an initial one, and what a corpus adds to it."""
-  vocab = extend_vocabulary(initial, corpus.frequent(config.min_count))
-  if len(vocab) == NUM_SPECIAL:
-    raise InputError(
-      f"min_count is {config.min_count}, more often than any character occurs: "
-      "lower --min_count"
-    )
-  return vocab
-
-
 def _describe(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
@@ -93,10 +85,7 @@ def _describe(
     lines += [line] if len(part) else []
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
   rare = [counts[char] for char in counts.keys() - set(vocab)]
-  words = (
-    f"; {len(rare):,} rare characters ({sum(rare):,} occurrences) are read as "
-    "[UNK]"
-  )
+  words = f"; {len(rare):,} rare ones ({sum(rare):,} times) are read as [UNK]"
   lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
   return "\n".join(lines)
 

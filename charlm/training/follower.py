@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
-from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.system.process import say
 from charlm.training.build import build_worker_trainer
 from charlm.training.hooks import Hooks
-from charlm.training.options import StartOptions, periods
+from charlm.training.options import StartOptions, TrainOptions, periods
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer
 from charlm.training.workers import ChiefEndedError, Workers
 
 
-def follow(
-  options: StartOptions, config: Config, split: Split, workers: Workers
-) -> int:
+def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
   """Trains beside the chief, and writes nothing; returns its exit code.
 
   Raises:
@@ -29,7 +26,7 @@ def follow(
   )
   workers.wait_for_chief()  # it looks for an initial vocabulary
   vocab = cluster.from_chief(None)
-  trainer = build_worker_trainer(options, config, split, vocab, cluster)
+  trainer = build_worker_trainer(options, split, vocab, cluster)
   workers.wait_for_chief()  # it makes or checks the run's folder
   return Follower(options, trainer, workers).run()
 

@@ -1,17 +1,18 @@
-"""Options of one start, which do not define the run.
+"""The flags of `train.py`: those of one start, and those that define a run.
 
 A start is one execution of `train.py`.
 """
 
 import dataclasses
 
+from charlm.config import Config
 from charlm.errors import InputError
 from charlm.options import PATH, Options, between, device_option, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
 class StartOptions(Options):
-  """Each field is a flag of `train.py`.
+  """The flags that do not define the run.
 
   Raises InputError: a value is not allowed.
   """
@@ -35,9 +36,9 @@ class StartOptions(Options):
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
     "that divides batch_size and is at most the number of GPUs or cores, but "
-    "one CPU device for up to 16 windows, or from 1,024 units on (2,048 in "
-    "bfloat16); with several hosts: the number per worker, and 0 is all its "
-    "GPUs, or one CPU device",
+    "one CPU device for up to 16 windows (4 in bfloat16 or with dropout), or "
+    "from 1,024 units on (2,048 in bfloat16); with several hosts: the number "
+    "per worker, and 0 is all its GPUs, or one CPU device",
     between(0, 1024),
   )
   eval_every_steps: int = option(
@@ -86,6 +87,17 @@ class StartOptions(Options):
       raise InputError(
         f"profile_steps is {self.profile_steps}: give two steps, such as 10,20"
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(StartOptions, Config):
+  """The flags: what defines the run, then where and how to train."""
+
+  @property
+  def config(self) -> Config:
+    """What defines the run."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    return Config(**{name: getattr(self, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)

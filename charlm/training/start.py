@@ -18,7 +18,7 @@ from charlm.system.choices import (
 from charlm.system.cluster import Cluster
 from charlm.system.devices import num_devices
 from charlm.system.process import warn, warn_unsaved
-from charlm.training.options import StartOptions, periods
+from charlm.training.options import TrainOptions, periods
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
@@ -28,7 +28,7 @@ from charlm.training.workers import Workers
 
 
 def start_run(
-  options: StartOptions,
+  options: TrainOptions,
   run: RunDir,
   trainer: Trainer,
   split: Split,
@@ -94,7 +94,7 @@ def _log_start(
 
 
 def _steps_to_profile(
-  options: StartOptions, trainer: Trainer
+  options: TrainOptions, trainer: Trainer
 ) -> tuple[int, ...]:
   steps = tuple(map(int, filter(None, options.profile_steps.split(","))))
   step, end = trainer.step, trainer.num_steps
@@ -107,7 +107,7 @@ def _steps_to_profile(
 
 
 def _describe(
-  run: RunDir, trainer: Trainer, start: dict[str, Any], options: StartOptions
+  run: RunDir, trainer: Trainer, start: dict[str, Any], options: TrainOptions
 ) -> str:
   model, batches, end = trainer.model, trainer.batches, trainer.num_steps
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
@@ -117,17 +117,15 @@ def _describe(
     f"steps    {end:,} (an epoch has {batches.steps_per_epoch:,}), "
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
-    f"devices  {_describe_devices(run, start, options)}\n"
+    f"devices  {_describe_devices(start, options)}\n"
     f"gru      {_describe_gru(trainer, options)}\n"
-    f"products {_describe_precision(run, options)}\n"
+    f"products {_describe_precision(options)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
     f"run      {run.path}"
   )
 
 
-def _describe_devices(
-  run: RunDir, start: dict[str, Any], options: StartOptions
-) -> str:
+def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
   """Returns the devices of this worker, and why they are those."""
   reason = "--device=cpu"
   if options.device != "cpu":
@@ -140,15 +138,14 @@ def _describe_devices(
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < num_devices():
-    config = run.experiment().config
-    sizes = config.batch_size, config.rnn_units, config.precision
-    alone = reason_for_one_replica(*sizes)
+    how = options.precision, options.dropout_rate
+    alone = reason_for_one_replica(options.batch_size, options.rnn_units, *how)
     why = f"one, for {alone}" if alone else "as many as divide --batch_size"
     reason += f": of {num_devices()}, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 
-def _describe_gru(trainer: Trainer, options: StartOptions) -> str:
+def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
   """Returns which GRU layer computes, and why."""
   kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
   reason = GRU.reason if kind == GRU.here else ONLY_FUSED
@@ -159,10 +156,9 @@ def _describe_gru(trainer: Trainer, options: StartOptions) -> str:
   return f"{kind} ({reason})"
 
 
-def _describe_precision(run: RunDir, options: StartOptions) -> str:
+def _describe_precision(options: TrainOptions) -> str:
   """Returns the precision of the matrix products, and why."""
-  precision = run.experiment().config.precision
-  may_be_short = precision == "float32" and TENSOR_FLOAT_32.here
+  may_be_short = options.precision == "float32" and TENSOR_FLOAT_32.here
   if may_be_short and not options.deterministic:
     return f"TensorFloat-32 if the GPU has it ({TENSOR_FLOAT_32.reason})"
-  return f"{precision} (--precision)"
+  return f"{options.precision} (--precision)"

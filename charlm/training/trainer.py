@@ -11,7 +11,7 @@ from charlm.data.batches import Batches
 from charlm.errors import DivergedError
 from charlm.model.gru import FusedGRU
 from charlm.model.language_model import GRULM, State
-from charlm.system.choices import FEW_WINDOWS, MIN_XLA_UNITS, kind_of_device
+from charlm.system.choices import kind_of_device, xla_compiles_steps
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.optimizer import Adam
 from charlm.training.train_state import TrainState
@@ -80,8 +80,14 @@ class Trainer:
     # AutoGraph's conversion would delay the first step by a second.
     compiled = tf.function(self._train_steps, specs, autograph=False)
     self._compiled_train_steps = compiled
-    self.uses_xla = isinstance(model.grus[0], FusedGRU) and xla_for_steps(
-      config, strategy.num_replicas_in_sync
+    alone = strategy.num_replicas_in_sync == 1
+    fused = isinstance(model.grus[0], FusedGRU)
+    self.uses_xla = (
+      alone
+      and fused
+      and xla_compiles_steps(
+        config.batch_size, config.precision, config.dropout_rate
+      )
     )
     self._compiled_gradients = self._gradients
     if self.uses_xla:
@@ -254,15 +260,3 @@ class Trainer:
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
     # An epoch begins elsewhere in the text: no state goes on there.
     return tf.where(begins | (uniform < self._config.reset_rate), 0.0, states)
-
-
-def xla_for_steps(config: Config, num_replicas: int) -> bool:
-  """Returns whether XLA compiles loss and gradient, if the layer is fused.
-
-  Not in bfloat16, whose products XLA makes slower, and not with dropout, for
-  which it draws other random numbers: a model would depend on the devices.
-  """
-  few = config.batch_size <= FEW_WINDOWS.here and num_replicas == 1
-  fit = config.precision == "float32" and not config.dropout_rate
-  large = config.rnn_units >= MIN_XLA_UNITS
-  return few and fit and large

@@ -150,8 +150,10 @@ def test_gradients_are_the_same_in_chunks(
   inputs = _normal(*shape), _normal(_B, _H)
   # By default they are one chunk.
   expected = _results(run, fused, *inputs)
-  monkeypatch.setattr(recurrence_gradient, "_COLUMNS", num_steps * _B)
-  _assert_close(_results(run, fused, *inputs), expected, 1e-6)
+  for name, size in (("_COLUMNS", 1), ("_ENTRIES", _H)):
+    with monkeypatch.context() as patch:
+      patch.setattr(recurrence_gradient, name, num_steps * _B * size)
+      _assert_close(_results(run, fused, *inputs), expected, 1e-6)
 
 
 def test_no_state_is_the_zero_state() -> None:

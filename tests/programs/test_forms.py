@@ -230,6 +230,6 @@ def test_rare_characters_are_read_as_unknown(
   args.append("--epochs=0")
   assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
   printed = capsys.readouterr().out
-  assert "; 2 rare characters (6 occurrences) are read as [UNK]" in printed
+  assert "; 2 rare ones (6 times) are read as [UNK]" in printed
   assert (tmp_path / "run" / "eval.txt").read_text().endswith("q")
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 1

@@ -33,6 +33,7 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "gradient_norm",
       "learning_rate",
       "characters_per_second",
+      "seconds",
     }
   for record in evals:
     assert set(record) == {

@@ -54,7 +54,7 @@ def test_a_process_that_chose_the_cpu_is_told_so(
 
 
 def test_each_choice_follows_the_device(request: pytest.FixtureRequest) -> None:
-  assert len(_TABLE) == 5
+  assert len(_TABLE) == 4
   assert [choice.here for choice in _TABLE] == [c.cpu for c in _TABLE]
   request.getfixturevalue("gpu")
   assert [choice.here for choice in _TABLE] == [c.gpu for c in _TABLE]

@@ -17,7 +17,7 @@ from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
 from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
-from charlm.training.trainer import Trainer, xla_for_steps
+from charlm.training.trainer import Trainer
 
 VOCAB_SIZE = 12
 
@@ -513,9 +513,8 @@ def test_few_windows_train_the_same_model_with_and_without_xla(
   options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   results, counts = [], []
-  for most in (choices.FEW_WINDOWS.cpu, 0):
-    few = choices.Choice(most, 0, "")
-    monkeypatch.setattr("charlm.training.trainer.FEW_WINDOWS", few)
+  for most in (choices.FEW_WINDOWS_FOR_XLA, 0):
+    monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", most)
     one = trainer(1, rnn_units=64, **options)
     counts.append(one.uses_xla)
     # No small sums, whose rounding layer normalisation would scale up.
@@ -530,23 +529,9 @@ def test_few_windows_train_the_same_model_with_and_without_xla(
   assert min(moved) > 1e-3
 
 
-@pytest.mark.parametrize(
-  ("options", "num_replicas", "expected"),
-  [
-    ({}, 1, True),
-    ({}, 2, False),
-    ({"batch_size": choices.FEW_WINDOWS.cpu + 1}, 1, False),
-    ({"rnn_units": 63}, 1, False),
-    ({"precision": "bfloat16"}, 1, False),
-    ({"dropout_rate": 0.1}, 1, False),
-  ],
-)
-def test_xla_is_for_few_windows_of_a_large_model_on_one_cpu(
-  options: dict, num_replicas: int, expected: bool
-) -> None:
-  sizes = {"batch_size": choices.FEW_WINDOWS.cpu, "rnn_units": 64}
-  config = Config(**(sizes | options))
-  assert xla_for_steps(config, num_replicas) is expected
+def test_xla_is_for_one_replica() -> None:
+  assert trainer(1).uses_xla
+  assert not trainer(2).uses_xla
 
 
 def test_replicas_default_to_a_divisor_of_the_batch() -> None:
@@ -557,28 +542,32 @@ def test_replicas_default_to_a_divisor_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-  ("batch_size", "rnn_units", "precision", "kind", "reason"),
+  ("sizes", "kind", "reason", "xla"),
   [
-    (choices.FEW_WINDOWS.cpu, 512, "float32", "CPU", "few windows"),
-    (choices.FEW_WINDOWS.cpu + 1, 512, "float32", "CPU", ""),
-    (64, 1023, "float32", "CPU", ""),
-    (64, 1024, "float32", "CPU", "many units"),
-    (64, 2047, "bfloat16", "CPU", ""),
-    (64, 2048, "bfloat16", "CPU", "many units"),
-    (1, 2**16, "float32", "GPU", ""),
+    ((16, 512, "float32", 0.0), "CPU", "few windows", True),
+    ((17, 512, "float32", 0.0), "CPU", "", False),
+    ((4, 512, "bfloat16", 0.0), "CPU", "few windows", False),
+    ((5, 512, "bfloat16", 0.0), "CPU", "", False),
+    ((4, 512, "float32", 0.1), "CPU", "few windows", False),
+    ((5, 512, "float32", 0.1), "CPU", "", False),
+    ((64, 1023, "float32", 0.0), "CPU", "", False),
+    ((64, 1024, "float32", 0.0), "CPU", "many units", False),
+    ((64, 2047, "bfloat16", 0.0), "CPU", "", False),
+    ((64, 2048, "bfloat16", 0.0), "CPU", "many units", False),
+    ((1, 2**16, "float32", 0.0), "GPU", "", False),
   ],
 )
 def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
-  batch_size: int,
-  rnn_units: int,
-  precision: str,
+  sizes: tuple[int, int, str, float],
   kind: str,
   reason: str,
+  xla: bool,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setattr("charlm.system.choices.kind_of_device", lambda: kind)
-  sizes = batch_size, rnn_units, precision
   assert choices.reason_for_one_replica(*sizes) == reason
+  batch_size, _, *how = sizes
+  assert choices.xla_compiles_steps(batch_size, *how) is xla
   if kind == "CPU":
     monkeypatch.setattr("charlm.system.devices.num_devices", lambda: 2)
     strategy = create_strategy(1 if reason else 0, batch_size)
