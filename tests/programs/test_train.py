@@ -43,6 +43,7 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "perplexity",
       "bits_per_character",
       "bits_per_byte",
+      "seconds",
       "sample",
       "continuation",
     }
