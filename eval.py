@@ -80,7 +80,7 @@ class EvalOptions(Options):
     "dynamic evaluation: the model learns from each segment of the stream once "
     "it is scored",
   )
-  json: bool = option(False, "print one JSON object", group="Output")
+  json: bool = option(False, "print each score as JSON", group="Output")
   per_line: bool = option(
     False,
     "score each line alone, as it comes; print its nats, characters, bits per "
@@ -104,7 +104,7 @@ class EvalOptions(Options):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    # The defaults are no request.
+    # At their defaults, nobody asked for windows.
     windows = (self.window, self.stride) != (_WINDOW, 0)
     if windows and self.protocol != "windows":
       raise InputError(
@@ -157,7 +157,7 @@ def evaluate(options: EvalOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  # Before the import of TensorFlow, so that a wrong folder is reported at once.
+  # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = RunDir(options.run_dir)
   vocab, config = run.vocabulary(), run.experiment().config
   import_quietly("tensorflow", "keras")

@@ -72,7 +72,7 @@ def export(options: ExportOptions) -> int:
   for path in files:
     if os.path.lexists(path):  # a link to nothing is there, too
       raise InputError(f"{path} is there already: give another --output")
-  # Before the import of TensorFlow, so that a wrong folder is reported at once.
+  # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = RunDir(options.run_dir)
   vocab = run.vocabulary()
   import_quietly("tensorflow", "keras")

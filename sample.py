@@ -5,7 +5,6 @@ import dataclasses
 import io
 import itertools
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from charlm.data.corpus import load_corpus, train_text
@@ -105,17 +104,10 @@ def sample(options: SampleOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  # Before the import of TensorFlow, so that a wrong folder is reported at once.
+  # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = RunDir(options.run_dir)
   vocab, config = run.vocabulary(), run.experiment().config
-  file = options.prefix_file or "-"
-  # A standard input that is closed is None.
-  interactive = file == "-" and sys.stdin and sys.stdin.isatty()
-  converses = options.per_line and interactive and sys.stdout.isatty()
-  # With it, `input` has a history and lines that can be edited. Not always: its
-  # import writes codes to the terminal.
-  line_editor = ["readline"] if converses and find_spec("readline") else []
-  import_quietly("tensorflow", "keras", *line_editor)
+  import_quietly("tensorflow", "keras")
   from charlm.runs.loading import load_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
@@ -123,8 +115,8 @@ def sample(options: SampleOptions) -> int:
 
   choose_device(options.device)
   model, _ = load_model(run, options.checkpoint)
-  # A model of bytes has a Latin-1 character for each: in what is written, and
-  # in prefix and stop, which `fill_request` converts.
+  # A model of bytes takes each as a Latin-1 character: output is encoded so,
+  # and `fill_request` converts prefix and stop.
   set_output_encoding(config.encoding)
   names = [field.name for field in dataclasses.fields(Request)]
   values = {name: getattr(options, name) for name in names}
@@ -139,7 +131,13 @@ def sample(options: SampleOptions) -> int:
   if not options.per_line:
     writer.write(request, options.stream)
     return DONE
-  if converses:
+  file = options.prefix_file or "-"
+  # A standard input that is closed is None.
+  if file == "-" and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
+    # It gives `input` a history and editing. Only here: its import writes codes
+    # to the terminal.
+    with contextlib.suppress(ImportError):
+      __import__("readline")
     return _converse(writer, request)
   with Source(file, is_file=file != "-").open() as stream:
     blocks = read_lines(stream, config.keeps_text)

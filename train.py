@@ -28,7 +28,7 @@ def train(options: TrainOptions) -> int:
   """
   config = options.config
   cache = options.corpus_cache, options.verify_corpus
-  # Before the import of TensorFlow, so that a wrong path is reported at once.
+  # Before the import of TensorFlow, so that a wrong path is refused at once.
   corpus = load_corpus(config, config.corpus, *cache)
   split = split_text(
     corpus.text, config, lambda spec: load_corpus(config, spec, *cache).text
@@ -50,9 +50,9 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
-  how = config.precision, config.dropout_rate
+  how = config.precision, config.dropout_rate, options.gru
   alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
-  # Zero replicas: by the devices.
+  # 0: `create_cluster` decides.
   sizes = options.num_replicas or int(bool(alone)), config.batch_size
   cluster = create_cluster(*sizes, options.cluster_timeout)
   with cluster.watched():

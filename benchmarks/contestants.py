@@ -129,7 +129,7 @@ def sampling(num_streams: int) -> Group:
 
 
 def evaluation() -> Group:
-  """The score of the held-out text."""
+  """The score of the eval text."""
   return Group(
     "evaluation",
     "Evaluation",

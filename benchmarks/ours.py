@@ -51,7 +51,7 @@ def build_step(
     precision=precision,
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  how = config.precision, config.dropout_rate
+  how = config.precision, config.dropout_rate, gru
   alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
   default = 1 if alone else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
@@ -84,7 +84,7 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
-  """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
+  """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
   evaluator = Evaluator(_model(sizes))
   ids = text.eval_ids
   return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))

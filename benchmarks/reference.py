@@ -136,7 +136,7 @@ def train(folder: str, num_epochs: int) -> None:
 
 
 class _Scorer(keras.callbacks.Callback):
-  """Prints the held-out loss after each epoch; stops the clock meanwhile."""
+  """Prints the eval loss after each epoch; stops the clock meanwhile."""
 
   def __init__(self, ids: np.ndarray) -> None:
     super().__init__()
@@ -193,7 +193,7 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
-  """Blocks of `BLOCK_CHARS` of the held-out text, in one pass."""
+  """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
   model = CharacterModel(sizes)
   ids = text.eval_ids
 

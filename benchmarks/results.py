@@ -8,6 +8,7 @@ the picture show all recipes that have such a file. A stopped run is resumed.
 
 import argparse
 import json
+import math
 import pathlib
 import statistics
 import subprocess
@@ -46,10 +47,9 @@ A score is the log perplexity of the eval text in nats per character (a nat is
 seeds the table gives the mean of the scores, the interval and the hours of the
 first seed, and the spread, which is the largest difference between two seeds.
 The column *checkpoint* says whether the latest checkpoint was scored or the
-best one, which the valid text chose. The column *characters* counts
-all training steps. The hours are wall time, so whatever else the machine did
-meanwhile is in them; those of results of before 28 November 2026 leave the
-evaluations out.
+best one, which the valid text chose. *Characters* counts those of all training
+steps. The hours are wall time, so whatever else the machine did meanwhile is in
+them; results from before 28 November 2026 leave the evaluations out.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
@@ -115,7 +115,7 @@ def _measure_run(
     "config": config | {"corpus": corpus.name},
     "num_weights": load_model(RunDir(run_dir), "latest")[0].count_params(),
     "num_characters": records[-1]["step"] * per_step,
-    "hours": records[-1]["seconds"] / 3600,
+    "hours": records[-1].get("seconds", math.nan) / 3600,
     "scores": scores,
     "curve": _curve(records, per_step),
   }

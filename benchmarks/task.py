@@ -102,7 +102,7 @@ class Text:
 
   @property
   def eval_ids(self) -> np.ndarray:
-    """The held-out text as ids `[N]`."""
+    """The eval text as ids `[N]`."""
     return encode(self._read("eval.txt"), self.vocab)
 
   def _write(self, name: str, text: str) -> None:

@@ -7,8 +7,8 @@ One run is never disturbed. The other is ended with SIGKILL at random instants,
 half of them inside the writing of a checkpoint, and started again each time; it
 reads the corpus from a file of ids, the uninterrupted one from memory.
 With several workers, one of them is killed or frozen, and the others must end.
-Then all variables of both, and all their metrics but the speed, must be equal
-bit by bit, in the newest checkpoint and in the best.
+Then all variables of both, and all their metrics but speed and clock, must be
+equal bit by bit, in the newest checkpoint and in the best.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def soak(
 
 
 def assert_equal_runs(one: pathlib.Path, other: pathlib.Path) -> None:
-  """Compares all metrics but the speed, and the newest and best checkpoint."""
+  """Compares metrics but speed and clock, newest and best checkpoint."""
   assert numbers(one) == numbers(other)
   for name in ("checkpoints", "best"):
     assert fingerprint(one / name) == fingerprint(other / name)
@@ -143,7 +143,7 @@ def fingerprint(folder: pathlib.Path) -> str:
 
 
 def numbers(run_dir: pathlib.Path) -> list[dict]:
-  """Returns all metrics but the speed, which no two runs share."""
+  """Returns all metrics but speed and clock, which no two runs share."""
   import_quietly("tensorflow")
   from charlm.runs.metrics import read_records
 

@@ -92,7 +92,7 @@ def drawn(seed: int) -> list[Combination]:
     for vocab_size in rng.sample(_VOCAB_SIZES, 8):
       result.append(Combination(vocab_size, *layers, use))
   for *layers, num_rows in itertools.product(
-    _UNITS[-3:], (1, 2), (False, True), _NUM_WINDOWS
+    _UNITS, (1, 2), (False, True), _NUM_WINDOWS
   ):
     for vocab_size in rng.sample(_VOCAB_SIZES, 4):
       result.append(Combination(vocab_size, *layers, "train", num_rows))

@@ -163,7 +163,7 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
 
 
 @pytest.mark.parametrize("name", ["eval_corpus", "valid_corpus"])
-def test_a_held_out_file_may_be_moved_but_not_left_out(name: str) -> None:
+def test_an_eval_file_may_be_moved_but_not_left_out(name: str) -> None:
   without, one, other = (
     Experiment(Config(**{name: path}), SHA256, *OF_FILES)
     for path in ("", "a.txt", "b.txt")

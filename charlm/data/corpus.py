@@ -40,7 +40,7 @@ def load_corpus(
     spec: `shakespeare`, `-` for standard input, or a file, a glob, a folder
       (its `*.txt`, sorted), or several of these separated by commas.
     folder: keeps the ids in a file there; by default they are in memory or,
-      above 256 MB, in a file in the user's cache.
+      above 256 MiB, in a file in the user's cache.
     verify: compare the SHA-256 of a text whose ids were kept.
 
   Raises:

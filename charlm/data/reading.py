@@ -95,7 +95,7 @@ def _read_field(
   lines = split_lines(pieces)
   for number, line in enumerate(lines, 1):
     try:
-      # A blank line, as at the end, is no bad one.
+      # A blank line, as at the end, is not bad.
       text = json.loads(line)[config.field] if line.strip() else ""
       if not isinstance(text, str) or not is_utf8(text):
         raise TypeError

@@ -57,7 +57,7 @@ class StoredIds:
     data, end = [], len(self)
     for start in (starts % end).tolist():
       data.append(self._read(start, min(start + size, end)))
-      # The text is a ring: what is missing comes from its start.
+      # The text is circular: what is missing comes from its start.
       if start + size > end:
         data.append(self._read(0, start + size - end))
     return np.frombuffer(b"".join(data), self.dtype).reshape(-1, size)
@@ -203,7 +203,7 @@ def gather(
 ) -> np.ndarray:
   """Returns `size` ids from each of the starts on, `[len(starts), size]`.
 
-  The text, of at least `size` characters, is a ring: its first character
+  The text, of at least `size` characters, is circular: its first character
   follows its last.
   """
   if isinstance(ids, Ids):

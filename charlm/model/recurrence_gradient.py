@@ -8,8 +8,9 @@ then of the recurrent part of n. The input's product takes the first 3H (n, z,
 r), the recurrent product the last 3H (z, r, n): both are slices, since those of
 z and r are shared. Hence the input's kernel is rolled. With layer
 normalisation, the rows H to 4H are with respect to the recurrent product after
-normalisation and gain. 3H more (z, r, n) are with respect to that product
-itself: 7H in all, and again the last 3H are the recurrent product's.
+normalisation and gain. 3H more (z, r, n) are with respect to the
+product before them: 7H in all, and again the last 3H are the recurrent
+product's.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ import tensorflow as tf
 _Vars: TypeAlias = "tuple[Any, ...]"  # of a loop
 _Size: TypeAlias = "int | tf.Tensor"
 
-# Of a chunk, S * B: enough for a product at full speed, and few enough for the
-# processor's cache. With many units fewer, H * S * B at the most, for memory.
+# The most S * B of a chunk: enough for a product at full speed, and few enough
+# for the processor's cache. And the most H * S * B, for memory.
 _COLUMNS = 1024
 _ENTRIES = 2**19
 

@@ -43,16 +43,19 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
   for axes, (label, (name, unit)) in zip(
     panels, quantities.items(), strict=True
   ):
+    recorded = False
     for run, index in zip(runs, indices, strict=True):
       for split, style in (("train", ":"), ("eval", "-")):
         points = run["curves"][split]
         # No seconds, of an earlier version, become NaN, which draws nothing.
         x = np.array([point[name] for point in points], np.float64) / unit
+        recorded |= bool(np.isfinite(x).any())
         losses = [point["loss"] for point in points]
         # A line has no length with one point.
-        marker = "." if len(x) == 1 else ""
+        marker = "." if np.isfinite(x).sum() == 1 else ""
         axes.plot(x, losses, style, marker=marker, color=color_of(index))
-    axes.set_xlabel(label)
+    # Of runs that an earlier version trained there are no seconds.
+    axes.set_xlabel(label if recorded else f"{label}: not recorded")
     axes.grid(alpha=0.3)
   panels[0].set_ylabel(f"nats per {unit_of(runs)}")
   return _svg(figure) if _cut_highest(panels[0]) else ""

@@ -118,8 +118,8 @@ def curves(
 ) -> dict[str, list[dict[str, Any]]]:
   """Returns the points of each split's curve, from the records of a run.
 
-  `seconds` are wall time since the run began, without pauses between starts;
-  None for a record of an earlier version.
+  `seconds` are wall time since step 0, without pauses between starts; None if
+  an earlier version trained the first steps.
   """
   points: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
   for record in records:

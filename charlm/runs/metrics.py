@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 import re
 import time
@@ -46,15 +47,15 @@ class Metrics:
   """Writes each record to `metrics.jsonl`, then to TensorBoard.
 
   A disk that is full is no reason to stop: what could not be written is tried
-  again with the next number.
+  again with the next record.
   """
 
   def __init__(self, run: RunDir, step: int) -> None:
     """Opens both at a step, and drops the records of later steps.
 
     Raises:
-      InputError: `summaries` cannot be written, and not for lack of space.
-      OSError: `metrics.jsonl` cannot be written, or old summaries be removed.
+      InputError: `summaries` cannot be written, though there is space.
+      OSError: `metrics.jsonl` cannot be written, or old summaries not removed.
     """
     run.check_owned()
     self._run, self._path = run, run.metrics
@@ -63,10 +64,12 @@ class Metrics:
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
     text = _content(self._path)
     records = [r for r in read_records(self._path) if r["step"] <= step]
-    # The evaluation of the step that it is opened at, if there was one.
-    # Pauses between two starts, and steps that a kill undid, do not count.
-    before = records[-1].get("seconds", 0) if records else 0
+    # Pauses between two starts do not count, and steps since the last record
+    # as long as those before it. Where an earlier version wrote none: NaN.
+    *_, last = {"step": 0, "seconds": 0}, *records
+    before = last.get("seconds", math.nan) * step / max(1, last["step"])
     self._began = time.monotonic() - before
+    # The evaluation of the step that it is opened at, if there was one.
     at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
     self.evaluation = at_step[-1] if at_step else None
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
@@ -102,10 +105,12 @@ class Metrics:
   def write(self, step: int, split: str, values: dict[str, Any]) -> None:
     """Writes numbers, and texts such as samples, of `train` or `eval`.
 
-    It adds `seconds`: the time that all starts took until now.
+    It adds `seconds`: the wall time since step 0, pauses between starts left
+    out, unless an earlier version trained the first steps.
     """
-    seconds = round(time.monotonic() - self._began, 3)
-    record = {"step": step, "split": split, "seconds": seconds, **values}
+    record = {"step": step, "split": split, **values}
+    if math.isfinite(seconds := time.monotonic() - self._began):
+      record["seconds"] = round(seconds, 3)
     self._unwritten += json.dumps(record).encode() + b"\n"
     try:
       self._run.check_owned()

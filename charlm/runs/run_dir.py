@@ -212,7 +212,10 @@ class RunDir:
       self._write(self._config, [experiment.to_json().encode()])
 
   def experiment(self) -> Experiment:
-    """Reads `config.json`; refuses a folder that is not a run's."""
+    """Reads `config.json`.
+
+    Raises InputError, as do the other readers: not a run's folder, or damaged.
+    """
     if not self.exists() and not self.has_checkpoints():
       raise InputError(
         f"{self.path} is not a run's folder: train a run there, "

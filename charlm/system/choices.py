@@ -39,16 +39,15 @@ XLA_FOR_SCORES = Choice(
 TENSOR_FLOAT_32 = Choice(
   False,
   True,
-  "faster, with 10 bits of mantissa in factors; --deterministic turns it off",
+  "faster, rounds factors to 10-bit mantissas; --deterministic turns it off",
 )
 COLLECTIVES = Choice(
-  "RING", "NCCL", "NCCL sums between GPUs directly, and knows no CPU"
+  "RING", "NCCL", "NCCL sums between GPUs directly, and cannot use CPUs"
 )
 
-# Up to this many windows a step, a CPU is fastest as one replica on all cores,
-# since a step is many small operations, and with more as a replica for each
-# core. XLA compiles the operations into few, hence the higher bound with it
-# (benchmarks/README.md).
+# Up to this many windows a step, one replica on all cores of a CPU is fastest,
+# since a step is many small operations. XLA compiles them into few, hence its
+# higher bound (benchmarks/README.md).
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many on, one replica keeps all cores of a CPU busy,
@@ -57,7 +56,7 @@ FEW_WINDOWS_FOR_XLA = 16
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # Above this many entries of the vocabulary the fused layer projects each
 # position: a table's gradient is a product with one-hot rows, whose cost grows
-# with their number (BUILD.md).
+# with their length (BUILD.md).
 MAX_ONE_HOT = 400
 # Above this many logits, nats are computed in chunks, in bounded memory.
 MAX_LOGITS = 2**25  # 128 MiB
@@ -78,12 +77,12 @@ def xla_compiles_steps(
 
 
 def reason_for_one_replica(
-  batch_size: int, rnn_units: int, precision: str, dropout_rate: float
+  batch_size: int, rnn_units: int, precision: str, dropout_rate: float, gru: str
 ) -> str:
   """Returns why one CPU device is better than one for each core, if it is."""
   if kind_of_device() == "GPU":
     return ""
   compiled = xla_compiles_steps(batch_size, precision, dropout_rate)
-  if compiled or batch_size <= FEW_WINDOWS:
+  if (compiled and gru != "keras") or batch_size <= FEW_WINDOWS:
     return "few windows"
   return "many units" if rnn_units >= MANY_UNITS[precision] else ""

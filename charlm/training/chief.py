@@ -41,8 +41,8 @@ def lead(
     vocab = extend_vocabulary(initial_vocab, frequent)
     if len(vocab) == NUM_SPECIAL:
       raise InputError(
-        f"min_count is {config.min_count}, more often than any character "
-        "occurs: lower --min_count"
+        f"min_count is {config.min_count}, more than any character's "
+        "count: lower --min_count"
       )
     initial = load_initial(run, config, len(vocab))
   # The other workers need no access to an initial run.
@@ -61,11 +61,10 @@ def lead(
         _warn_of_files(config, split, vocab)
         run.create(experiment, vocab, split)
       say(_describe(config, corpus, split, vocab) + "\n")
-      new = vocab[len(initial_vocab) :]
+      new = unknown_characters(vocab, initial_vocab)
       # The vocabulary of an initial run comes first, and stays as it is.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
-        words = " ".join(map(repr, new))
-        say(f"new      {words}: not in {config.init_from}\n")
+        say(f"new      {new}: not in {config.init_from}\n")
     return start_run(options, run, trainer, split, vocab, workers)
 
 
@@ -85,7 +84,7 @@ def _describe(
     lines += [line] if len(part) else []
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
   rare = [counts[char] for char in counts.keys() - set(vocab)]
-  words = f"; {len(rare):,} rare ones ({sum(rare):,} times) are read as [UNK]"
+  words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"
   lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
   return "\n".join(lines)
 
@@ -100,4 +99,4 @@ def _warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
         "score may be too good"
       )
     if files and (unknown := unknown_characters(part.characters, vocab)):
-      warn(f"of {files}, read as [UNK]: {unknown}")
+      warn(f"characters of {files} that are read as [UNK]: {unknown}")

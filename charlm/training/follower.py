@@ -13,9 +13,10 @@ from charlm.training.workers import ChiefEndedError, Workers
 
 
 def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
-  """Trains beside the chief, and writes nothing; returns its exit code.
+  """Trains beside the chief, writing nothing; returns the chief's exit code.
 
   Raises:
+    InputError: bad input, or the replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the chief failed, or a worker was lost.
   """
@@ -44,9 +45,10 @@ class Follower(Hooks):
     self.periods = periods(options, trainer.batches.steps_per_epoch)
 
   def run(self) -> int:
-    """Trains beside the chief, from its step on; returns its exit code.
+    """Trains on from the chief's step, beside it; returns its exit code.
 
     Raises:
+      InputError: the replicas compute wrong sums.
       DivergedError: a loss or a gradient is not finite, or replicas differ.
       ChiefEndedError: the chief failed.
     """
@@ -56,7 +58,7 @@ class Follower(Hooks):
     self.replicas.check_start()
     self.workers.wait_for_chief()  # it writes what it starts with
     with self.workers.stop:
-      self.workers.wait_for_chief()  # it may make up for an evaluation
+      self.workers.wait_for_chief()  # it may repeat an evaluation
       trainer.train(trainer.num_steps, self.periods.metrics, self)
       self._wait_for_chief(trainer.step)  # it saves
     self.workers.wait_for_chief()  # it scores and samples

@@ -85,7 +85,7 @@ class StartOptions(Options):
     rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
     if self.profile_steps and not rise:
       raise InputError(
-        f"profile_steps is {self.profile_steps}: give two steps, such as 10,20"
+        f"profile_steps is {self.profile_steps}: give a rise, such as 10,20"
       )
 
 

@@ -138,10 +138,10 @@ def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < num_devices():
-    how = options.precision, options.dropout_rate
+    how = options.precision, options.dropout_rate, options.gru
     alone = reason_for_one_replica(options.batch_size, options.rnn_units, *how)
     why = f"one, for {alone}" if alone else "as many as divide --batch_size"
-    reason += f": of {num_devices()}, {why}"
+    reason += f": of {num_devices()} devices, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 

@@ -187,7 +187,7 @@ def test_max_steps_can_be_raised_but_not_under_a_schedule(
   assert "max_steps (3 before, 5 now" in capsys.readouterr().err
 
 
-def test_texts_of_their_own_are_held_out(
+def test_eval_and_valid_texts_may_be_files(
   train_args: list[str],
   lines: list[str],
   tmp_path: pathlib.Path,
@@ -203,7 +203,7 @@ def test_texts_of_their_own_are_held_out(
   assert (
     f"1 distinct lines of {tmp_path}/eval are in the train text" in captured.err
   )
-  assert f"of {tmp_path}/eval, read as [UNK]: 'z'\n" in captured.err
+  assert f"of {tmp_path}/eval that are read as [UNK]: 'z'\n" in captured.err
   size = len("\n".join(lines))
   assert (
     f"train    {size:,} characters, {size:,} bytes, SHA-256" in captured.out
@@ -230,6 +230,6 @@ def test_rare_characters_are_read_as_unknown(
   args.append("--epochs=0")
   assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
   printed = capsys.readouterr().out
-  assert "; 2 rare ones (6 times) are read as [UNK]" in printed
+  assert "; rare, read as [UNK]: 2 (occur 6 times)" in printed
   assert (tmp_path / "run" / "eval.txt").read_text().endswith("q")
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 1

@@ -94,7 +94,7 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
   assert _files(tmp_path) == before
 
 
-def test_a_text_of_ones_own_needs_no_held_out_text(
+def test_a_text_of_ones_own_needs_no_eval_text(
   whole_run: pathlib.Path, corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   shutil.copytree(whole_run, tmp_path / "run")

@@ -63,7 +63,7 @@ def page(browser: Browser) -> Iterator[Page]:
   page.close()
 
 
-def test_training_and_held_out_curves_share_a_chart(
+def test_train_and_eval_curves_share_a_chart(
   runs: pathlib.Path, address: str, page: Page
 ) -> None:
   page.goto(f"{address}#timeseries")

@@ -76,10 +76,16 @@ def test_few_windows_are_trained_by_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr("charlm.system.devices.num_devices", lambda: 2)
-  for batch_size, num_replicas in ((16, 1), (24, 2)):
-    run = tmp_path / str(batch_size)
-    args = [*train_args, f"--run_dir={run}", "--num_replicas=0"]
-    args += [f"--batch_size={batch_size}", "--max_steps=1"]
+  for sizes, num_replicas in (
+    (["--batch_size=16"], 1),
+    (["--batch_size=24"], 2),
+    (["--batch_size=16", "--dropout_rate=0.1"], 2),
+    (["--batch_size=16", "--precision=bfloat16"], 2),
+    (["--batch_size=16", "--gru=keras"], 2),
+  ):
+    run = tmp_path / "".join(sizes)
+    args = [*train_args, f"--run_dir={run}", "--num_replicas=0", *sizes]
+    args.append("--max_steps=1")
     assert train_program.main(args) == 0
     (line,) = (run / "starts.jsonl").read_text().splitlines()
     assert len(json.loads(line)["devices"]) == num_replicas

@@ -231,8 +231,16 @@ def test_a_run_of_an_earlier_version_has_no_wall_time() -> None:
   assert [point["characters"] for point in points] == [100, 200]
   assert [point["seconds"] for point in points] == [None, 8.5]
   run = {"curves": {"train": [], "eval": points}, "scores": _UNIT}
-  # A line of two points by characters, and a single one by wall time.
-  assert draw_curves([run], [0])
+  # A line of two points by characters, and by wall time a single one, which has
+  # a marker.
+  dated = [{**point, "seconds": 8.0} for point in points]
+  both = {"curves": {"train": [], "eval": dated}, "scores": _UNIT}
+  mixed, whole = (draw_curves([r], [0]) for r in (run, both))
+  assert mixed.count("<use") > whole.count("<use")
+  undated = [{**point, "seconds": None} for point in points]
+  none = {"curves": {"train": [], "eval": undated}, "scores": _UNIT}
+  assert "not recorded" in draw_curves([none], [0])
+  assert "not recorded" not in mixed
 
 
 def test_a_single_point_is_visible() -> None:

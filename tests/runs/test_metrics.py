@@ -78,10 +78,19 @@ def test_texts_are_wrapped_without_a_change_of_their_white_space(
   assert "".join(line[4:] for line in lines) == text.replace("\n", "")
 
 
+def test_a_run_of_an_earlier_version_gets_no_seconds(run: RunDir) -> None:
+  run.metrics.write_text('{"step": 10, "split": "train", "loss": 1.0}\n')
+  for step in (20, 30):
+    metrics = Metrics(run, 20)
+    metrics.write(step, "train", {"loss": 1.0})
+    metrics.close()
+  assert not any("seconds" in record for record in read_records(run.metrics))
+
+
 def test_seconds_count_neither_pauses_nor_lost_steps(
   run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0])
+  clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0, 9000.0, 9001.0])
   monkeypatch.setattr(metrics_module.time, "monotonic", lambda: next(clock))
   metrics = Metrics(run, 0)  # at 1,000
   metrics.write(10, "train", {"loss": 1.0})
@@ -91,6 +100,10 @@ def test_seconds_count_neither_pauses_nor_lost_steps(
   metrics.write(20, "train", {"loss": 1.0})
   metrics.close()
   assert [r["seconds"] for r in read_records(run.metrics)] == [4, 7]
+  metrics = Metrics(run, 40)  # 20 steps after the last record, 7 s more
+  metrics.write(50, "train", {"loss": 1.0})
+  metrics.close()
+  assert read_records(run.metrics)[-1]["seconds"] == 15
 
 
 def test_a_resume_cuts_off_what_was_lost(run: RunDir) -> None:

@@ -157,7 +157,7 @@ def test_edited_files_are_refused_naming_them(
     run.check_resume(EXPERIMENT, 10)
 
 
-def test_a_valid_text_is_kept_as_the_held_out_one_is(
+def test_a_valid_text_is_kept_as_the_eval_text_is(
   tmp_path: pathlib.Path,
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)

@@ -23,7 +23,7 @@ from charlm.training.session import Session
 from charlm.training.trainer import Trainer
 
 _FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
-_PIECES = 3  # of the held-out text; the valid one has two
+_PIECES = 3  # of the eval text; the valid one has two
 
 
 class _Looks:
