@@ -70,7 +70,8 @@ class Session(Hooks):
     self._scores: dict[int, Score] = {}  # of the step last scored
     # The lowest loss whose best checkpoint could not be saved.
     self._lost_loss = math.inf
-    self._last_loss = math.inf  # of the training, in this start
+    # Mean losses of the training, in this start.
+    self._last_loss = self._lowest_loss = math.inf
     self._stop = self.workers.stop
 
   def run(self) -> int:
@@ -115,13 +116,14 @@ class Session(Hooks):
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
     self.metrics.write(step, "train", dataclasses.asdict(metrics))
-    uniform = math.log(len(self.vocab))
-    if self._last_loss < uniform < metrics.loss:
+    # In nats: the means of a training that goes well rise by less.
+    if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
-        f"warning: the mean loss to step {step:,} is {metrics.loss:.2f}, above "
-        f"that of a uniform guess, {uniform:.2f}: {DIVERGED_REMEDY}"
+        f"warning: the mean loss to step {step:,} is {metrics.loss:.2f}, after "
+        f"{self._lowest_loss:.2f}: {DIVERGED_REMEDY}"
       )
     self._last_loss = metrics.loss
+    self._lowest_loss = min(self._lowest_loss, metrics.loss)
 
   def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
     """Returns when to evaluate and when to save.
