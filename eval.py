@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -41,7 +42,7 @@ if TYPE_CHECKING:  # they import TensorFlow
   from charlm.evaluation.per_line import LineScorer
   from charlm.evaluation.score import Score
 
-# The context of nanoGPT's model of characters, for comparison.
+# The context of nanoGPT's character-level model, for comparison.
 _WINDOW = 256
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 
@@ -223,7 +224,7 @@ def _open(
 ) -> AbstractContextManager[io.BufferedIOBase]:
   """Opens the text to score, by default the run's own."""
   if text is not None:
-    return Source(text, is_file=text != "-").open()
+    return Source(os.path.expanduser(text), is_file=text != "-").open()
   run.eval_text()  # which compares its hash
   return run.eval_path.open("rb")
 

@@ -27,7 +27,7 @@ class ExportOptions(Options):
   format: str = option(
     "saved_model",
     "saved_model: strings in and out; keras: ids in, log-probabilities out; "
-    "npz: the weights and the vocabulary as a file of NumPy",
+    "npz: the weights and the vocabulary as a NumPy file",
     one_of("saved_model", "keras", "npz"),
   )
   with_state: bool = option(

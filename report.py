@@ -40,11 +40,6 @@ class ReportOptions(Options):
     PATH,
   )
 
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    if not self.run_dir:
-      raise InputError("--run_dir is empty: give a folder")
-
 
 def main(argv: list[str]) -> int:
   """Reports; returns the exit code."""

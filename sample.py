@@ -56,8 +56,8 @@ class SampleOptions(Request, _RunOptions):
   per_line: bool = option(
     False,
     "answer prefixes as they come, one a line, by default from standard input; "
-    "a line that begins with { is a JSON object with prefix and any flag under "
-    '"The text" or "How it is drawn"',
+    "a line that begins with { is a JSON object of flags under "
+    '"The text" and "How it is drawn"',
   )
   format: str = option(
     "text",
@@ -115,7 +115,7 @@ def sample(options: SampleOptions) -> int:
 
   choose_device(options.device)
   model, _ = load_model(run, options.checkpoint)
-  # A model of bytes takes each as a Latin-1 character: output is encoded so,
+  # A byte-level model takes each as a Latin-1 character: output is encoded so,
   # and `fill_request` converts prefix and stop.
   set_output_encoding(config.encoding)
   names = [field.name for field in dataclasses.fields(Request)]

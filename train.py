@@ -22,7 +22,8 @@ def train(options: TrainOptions) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: bad input, or a file of ids that changes during training.
+    InputError: bad input, changed ids of the corpus, or replicas whose sums are
+      wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
   """
@@ -52,7 +53,7 @@ def train(options: TrainOptions) -> int:
     )
   how = config.precision, config.dropout_rate, options.gru
   alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
-  # 0: `create_cluster` decides.
+  # 1 where one is best alone; 0: `create_cluster` decides.
   sizes = options.num_replicas or int(bool(alone)), config.batch_size
   cluster = create_cluster(*sizes, options.cluster_timeout)
   with cluster.watched():

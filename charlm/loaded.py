@@ -29,8 +29,8 @@ from charlm.system.devices import choose_device
 class LoadedModel:
   """The model of a checkpoint, its vocabulary, and its run's config.
 
-  A model of bytes (`config.unit`) reads the UTF-8 bytes of a text, and draws a
-  character from U+0000 to U+00FF for each byte.
+  A byte-level model (`config.unit`) reads the UTF-8 bytes of a text, and draws
+  a character from U+0000 to U+00FF for each byte.
   """
 
   def __init__(
@@ -50,7 +50,7 @@ class LoadedModel:
 
     Raises:
       InputError: a text is not UTF-8, or has fewer than two characters once it
-        is cleaned.
+        is cleaned, or the model has diverged.
       TypeError: not strings.
     """
     # A string is a sequence, too: each character would be taken for a text.
@@ -75,7 +75,7 @@ class LoadedModel:
 
     The prefix is not part of a sample; without one a sample starts a line.
 
-    Raises InputError: a value is not allowed.
+    Raises InputError: a value is not allowed, or the model has diverged.
     """
     text = prefix, stop, num_chars, num_samples, seed
     request = self._request(*text, temperature, top_k, top_p, min_p)
@@ -95,7 +95,7 @@ class LoadedModel:
   ) -> Iterator[Sample]:
     """Yields the first text of `generate` in pieces, as it is drawn.
 
-    Raises InputError: a value is not allowed.
+    Raises InputError: a value is not allowed, or the model has diverged.
     """
     text = prefix, stop, num_chars, 1, seed
     request = self._request(*text, temperature, top_k, top_p, min_p)

@@ -60,7 +60,7 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space alone is no text. Of bytes `frequent` lists all 256.
+    # White space alone is no text, but of bytes: `frequent` lists all 256.
     if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "

@@ -14,7 +14,7 @@ def read_lines(
   They come without their ends; the last one need not have one. A carriage
   return ends a line, too, with or without a line feed, unless `raw`.
   """
-  # `half` is the line feed that may follow a carriage return read last.
+  # `half` is dropped: the line feed of a pair that two reads cut apart.
   pending, half = bytearray(), b""
   while data := file.read1(_BLOCK):  # what is there, without waiting for more
     if not raw:

@@ -140,7 +140,7 @@ def score_dynamic(
 
   Returns the score, and the protocol in words.
 
-  Raises InputError: no valid text.
+  Raises InputError: no valid text, too short a text, or a diverged model.
   """
   if not len(valid_ids):
     raise InputError(

@@ -226,8 +226,8 @@ def score_text(
 
   Returns the score, and the protocol in words.
 
-  Raises InputError: fewer than two characters, or `lines`, of a model that does
-    not know the newline.
+  Raises InputError: too short a text, a model that has diverged or, by `lines`,
+    one that does not know the newline.
   """
   ids, words = Ids(text, vocab), protocol
   if protocol == "windows":

@@ -16,7 +16,7 @@ from charlm.system.choices import MAX_ONE_HOT
 class FusedGRU(keras.layers.GRU):
   """A `keras.layers.GRU` with the same weights and a faster loop over time.
 
-  Without layer normalisation it computes what keras.layers.GRU(units,
+  By default it computes what keras.layers.GRU(units,
   return_sequences=True, return_state=True) does, and their weights and
   checkpoints are interchangeable (except .weights.h5 files of functional
   models, which name layers by their class). Its gradients cannot be

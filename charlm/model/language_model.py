@@ -70,7 +70,7 @@ class GRULM(keras.Model):
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
-    # One attribute per layer: a checkpoint might not track layers in a list.
+    # One attribute per layer: its name is its key in a checkpoint.
     for i in range(num_layers):
       name = _gru_name(i)
       layer = _build_gru(name, gru, rnn_units, precision, layer_norm)

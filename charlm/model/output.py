@@ -1,6 +1,6 @@
 """The output layer in bounded memory, for large vocabularies.
 
-Shapes: N characters, H units, V vocabulary size, C chunks of R characters.
+Shapes: N characters, H units, V vocabulary size, R characters of a chunk.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,7 @@ _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class DamagedError(ValueError):
-  """A damaged checkpoint; the text goes on after its name: "is damaged"."""
+  """A damaged checkpoint; its text follows the path: "is damaged"."""
 
 
 class Checkpoints:
@@ -150,7 +150,7 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
   specs = weight_specs(config, vocab_size)
   there = Counter((dtypes[key], *shape) for key, shape in shapes.items())
   weights = Counter((tf.float32, *shape) for *_, shape in specs)
-  # Besides the weights and Adam's two means of each: the sums, the carried
+  # Besides the weights and Adam's two moments of each: the sums, the carried
   # states, and scalars such as the step and the best loss.
   rows = config.batch_size if config.carry_state else 0
   allowed = {*weights, (tf.float64, 3)}

@@ -24,7 +24,6 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
   for attempt in range(_ATTEMPTS):
-    # Training may replace it meanwhile, one file after the other.
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
     step, path = run.find_checkpoint(which)
     try:
@@ -39,7 +38,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
     except DamagedError as error:
       damage = error
   raise InputError(
-    f"{path} {damage}: give another --checkpoint or run"
+    f"{path} {damage}: give another checkpoint or run"
   ) from damage
 
 

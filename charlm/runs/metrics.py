@@ -64,8 +64,8 @@ class Metrics:
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
     text = _content(self._path)
     records = [r for r in read_records(self._path) if r["step"] <= step]
-    # Pauses between two starts do not count, and steps since the last record
-    # as long as those before it. Where an earlier version wrote none: NaN.
+    # Pauses between two starts do not count; each step since the last record
+    # counts as the mean of those before. Where an earlier version trained: NaN.
     *_, last = {"step": 0, "seconds": 0}, *records
     before = last.get("seconds", math.nan) * step / max(1, last["step"])
     self._began = time.monotonic() - before
@@ -160,7 +160,7 @@ class Metrics:
 
 
 class Curve:
-  """A run's scores of another text in TensorBoard, beside its own."""
+  """Another curve of scores in TensorBoard, beside the run's own."""
 
   def __init__(self, run: RunDir, name: str) -> None:
     """Takes the name of a folder in `summaries` that training does not use.

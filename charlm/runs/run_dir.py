@@ -275,7 +275,7 @@ class RunDir:
     if which not in found:
       raise InputError(
         f"{self.path} has no checkpoint {which}; it has "
-        f"{', '.join(sorted(found)) or 'none'}: give another --checkpoint"
+        f"{', '.join(sorted(found)) or 'none'}: give another checkpoint or run"
       )
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")

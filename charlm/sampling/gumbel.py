@@ -42,7 +42,7 @@ def temperature_random_sampling(
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:
-  """Turns uniform numbers in [0, 1) into numbers of Gumbel's distribution.
+  """Turns uniform numbers in [0, 1) into standard Gumbel noise.
 
   They lie between -2.63 and 13.82: an id whose log-probability is lower than
   the largest by more than 16.4 times the temperature is never drawn.

@@ -39,7 +39,7 @@ XLA_FOR_SCORES = Choice(
 TENSOR_FLOAT_32 = Choice(
   False,
   True,
-  "faster, rounds factors to 10-bit mantissas; --deterministic turns it off",
+  "faster, rounds inputs to 10-bit mantissas; --deterministic turns it off",
 )
 COLLECTIVES = Choice(
   "RING", "NCCL", "NCCL sums between GPUs directly, and cannot use CPUs"
@@ -51,8 +51,8 @@ COLLECTIVES = Choice(
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many on, one replica keeps all cores of a CPU busy,
-# and a copy of the weights for each core takes time and memory (in float32, one
-# replica saves only memory at 1024).
+# and a copy of the weights for each core takes time and memory (in float32
+# at 1024 it saves memory alone).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # Above this many entries of the vocabulary the fused layer projects each
 # position: a table's gradient is a product with one-hot rows, whose cost grows
@@ -65,7 +65,7 @@ MAX_LOGITS = 2**25  # 128 MiB
 def xla_compiles_steps(
   batch_size: int, precision: str, dropout_rate: float
 ) -> bool:
-  """Returns whether XLA compiles a step of one replica, if its layer is fused.
+  """Tells whether XLA compiles one replica's gradients, if its layer is fused.
 
   Not in bfloat16, whose products XLA makes slower, and not with dropout, for
   which it draws other random numbers: a model would depend on the devices.

@@ -100,8 +100,7 @@ def num_devices() -> int:
 def make_deterministic() -> None:
   """Makes a GPU repeat its results bit for bit, at the cost of some speed."""
   tf.config.experimental.enable_op_determinism()
-  # TensorFloat-32, which only some GPUs have, rounds the factors of a product
-  # to 10 bits of mantissa.
+  # Only some GPUs have TensorFloat-32: others would round otherwise.
   tf.config.experimental.enable_tensor_float_32_execution(False)
 
 

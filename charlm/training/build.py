@@ -50,7 +50,7 @@ def build_trainer(
 
   Raises InputError: a model that the machine's memory cannot hold.
   """
-  # The weights, their gradient, and Adam's two means.
+  # The weights, their gradient, and Adam's two moments.
   needed = 4 * 4 * num_weights(config, vocab_size)
   if needed > memory_bytes():
     raise InputError(

@@ -29,7 +29,8 @@ def lead(
   """Trains as the chief, or without others; returns the exit code.
 
   Raises:
-    InputError: bad input, or a file of ids that changes during training.
+    InputError: bad input, changed ids of the corpus, or replicas whose sums are
+      wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
   """
@@ -62,7 +63,7 @@ def lead(
         run.create(experiment, vocab, split)
       say(_describe(config, corpus, split, vocab) + "\n")
       new = unknown_characters(vocab, initial_vocab)
-      # The vocabulary of an initial run comes first, and stays as it is.
+      # A file of weights has no vocabulary to compare with.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
         say(f"new      {new}: not in {config.init_from}\n")
     return start_run(options, run, trainer, split, vocab, workers)

@@ -36,9 +36,9 @@ class StartOptions(Options):
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest number "
     "that divides batch_size and is at most the number of GPUs or cores, but "
-    "one CPU device for up to 16 windows (4 in bfloat16 or with dropout), or "
-    "from 1,024 units on (2,048 in bfloat16); with several hosts: the number "
-    "per worker, and 0 is all its GPUs, or one CPU device",
+    "one CPU device for up to 16 windows (4 in bfloat16, with dropout, or with "
+    "gru=keras), or from 1,024 units on (2,048 in bfloat16); with several "
+    "hosts: the number per worker, and 0 is all its GPUs, or one CPU device",
     between(0, 1024),
   )
   eval_every_steps: int = option(
@@ -85,7 +85,7 @@ class StartOptions(Options):
     rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
     if self.profile_steps and not rise:
       raise InputError(
-        f"profile_steps is {self.profile_steps}: give a rise, such as 10,20"
+        f"profile_steps is {self.profile_steps}: give two steps, such as 10,20"
       )
 
 

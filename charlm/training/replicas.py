@@ -47,7 +47,7 @@ class Replicas:
     if pair := self._different():
       self._cluster.final_barrier()
       raise InputError(
-        f"{pair[0]} and {pair[1]} begin with different weights: {_REMEDY}"
+        f"{pair[0]} and {pair[1]} begin with different values: {_REMEDY}"
       )
 
   def check_weights(self) -> None:
@@ -63,7 +63,7 @@ class Replicas:
       )
 
   def _wrong(self, offset: tf.Tensor) -> Any:
-    """Returns, for each replica, how many numbers of these sums are wrong."""
+    """Returns, for each replica, how many numbers of test sums are wrong."""
     shapes = [v.shape for v in self._trainer.model.trainable_variables]
 
     def count() -> tf.Tensor:
@@ -83,7 +83,7 @@ class Replicas:
     return self._cluster.strategy.run(count)
 
   def _different(self) -> tuple[str, str] | None:
-    """Returns two replicas whose weights differ, if there are any."""
+    """Returns two replicas whose hashes differ, if there are any."""
     digests = self._of_all(self._digests())
     for name, digest in zip(self._names(), digests, strict=True):
       if digest != digests[0]:

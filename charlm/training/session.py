@@ -116,7 +116,7 @@ class Session(Hooks):
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
     self.metrics.write(step, "train", dataclasses.asdict(metrics))
-    # In nats: the means of a training that goes well rise by less.
+    # By 1 nat: the means of a training that goes well rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
         f"warning: the mean loss to step {step:,} is {metrics.loss:.2f}, after "

@@ -215,7 +215,7 @@ class Trainer:
     seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
-      before = self._states_before(states, step)[:, first : first + rows]
+      before = self._states_before(states, seed)[:, first : first + rows]
       before = tuple(tf.unstack(before))
     loss, gradients, after = self._compiled_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
@@ -251,10 +251,9 @@ class Trainer:
     # more than once, which a norm would not add up.
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
-  def _states_before(self, states: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+  def _states_before(self, states: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns the states of all rows, set to zero in the rows to be reset."""
-    begins = step % self.batches.steps_per_epoch == 0
-    seed = tf.stack([self._config.seed, step])
+    begins = seed[1] % self.batches.steps_per_epoch == 0
     seed = tf.random.experimental.stateless_fold_in(seed, _RESETS)
     shape = [1, states.shape[1], 1]
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
