@@ -115,7 +115,7 @@ def sample(options: SampleOptions) -> int:
 
   choose_device(options.device)
   model, _ = load_model(run, options.checkpoint)
-  # A byte-level model takes each as a Latin-1 character: output is encoded so,
+  # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.
   set_output_encoding(config.encoding)
   names = [field.name for field in dataclasses.fields(Request)]

@@ -53,7 +53,7 @@ def train(options: TrainOptions) -> int:
     )
   how = config.precision, config.dropout_rate, options.gru
   alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
-  # 1 where one is best alone; 0: `create_cluster` decides.
+  # 1 if one replica is best; 0: `create_cluster` decides.
   sizes = options.num_replicas or int(bool(alone)), config.batch_size
   cluster = create_cluster(*sizes, options.cluster_timeout)
   with cluster.watched():

@@ -33,7 +33,7 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    # The step in `latest` saved with the current best loss; -1: none.
+    # The last step in `latest`; -1: none, or with an old best loss.
     self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
