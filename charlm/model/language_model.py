@@ -132,8 +132,8 @@ class GRULM(keras.Model):
     """Returns the negative log-likelihood of targets in nats, and the state.
 
     Targets and result are `[B, T]`; the state is that after the inputs, and the
-    other arguments are those of `call`. If B and T are static, at most `MAX_LOGITS` logits are held at a time, but at
-    least one character's.
+    other arguments are those of `call`. If B and T are static, at most
+    `MAX_LOGITS` logits are held at a time, but at least one character's.
     """
     x, states = self._outputs(inputs, states, training, dropout_seed)
     targets = tf.convert_to_tensor(targets)

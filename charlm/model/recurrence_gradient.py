@@ -41,8 +41,8 @@ class Recurrence:
   recurrent_kernel: tf.Tensor
   gain: Sequence[tf.Tensor]
   states: tf.Tensor  # [T + 1, H, B]
-  # Of each step: zr [2H, B], n and recurrent_n [H, B], and `normalise`'s result,
-  # gates joined, and factor: [3H, B] and [3, 1, B].
+  # Of each step: zr [2H, B], n and recurrent_n [H, B], and the result of
+  # `normalise`, its gates joined, and its factor: [3H, B] and [3, 1, B].
   saved: Sequence[tf.TensorArray]
 
   @property
