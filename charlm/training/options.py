@@ -35,9 +35,9 @@ class StartOptions(Options):
   num_replicas: int = option(
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest divisor "
-    "of batch_size up to the number of GPUs or cores, but a single CPU device "
-    "up to 16 windows a step (up to 4 in bfloat16, with dropout, or with "
-    "gru=keras), or from 1,024 units on (2,048 in bfloat16); with several "
+    "of batch_size up to the number of GPUs or cores, but on a CPU only 1 at "
+    "16 windows a step or fewer (4 in bfloat16, with dropout, or with "
+    "gru=keras) and from 1,024 units on (2,048 in bfloat16); with several "
     "hosts: the number per worker, and 0 is all its GPUs, or one CPU device",
     between(0, 1024),
   )
