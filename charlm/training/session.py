@@ -119,8 +119,8 @@ class Session(Hooks):
     # By 1 nat: the means of a training that goes well rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
-        f"warning: the mean loss to step {step:,} is {metrics.loss:.2f}, after "
-        f"{self._lowest_loss:.2f}: {DIVERGED_REMEDY}"
+        f"warning: the mean loss to step {step:,} is {metrics.loss:.4g}, after "
+        f"{self._lowest_loss:.4g}: {DIVERGED_REMEDY}"
       )
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)

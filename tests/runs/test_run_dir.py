@@ -54,7 +54,9 @@ def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
 
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
 def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
-  with pytest.raises(InputError, match=r"no checkpoint .*--checkpoint"):
+  with pytest.raises(
+    InputError, match=r"no checkpoint .*another checkpoint"
+  ):
     run.find_checkpoint(which)
 
 

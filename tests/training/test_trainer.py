@@ -234,7 +234,7 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
   states = tf.ones([2, 8, 16])
   zeros = []
   for step in range(300):
-    left = one._states_before(states, tf.constant(step, tf.int64))
+    left = one._states_before(states, tf.constant([4, step], tf.int64))
     sums = tf.reduce_sum(left, axis=[0, 2]).numpy()  # over both layers
     assert set(sums) <= {0.0, 32.0}
     if step % one.batches.steps_per_epoch == 0:  # where all of them do
