@@ -54,9 +54,7 @@ def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
 
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
 def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
-  with pytest.raises(
-    InputError, match=r"no checkpoint .*another checkpoint"
-  ):
+  with pytest.raises(InputError, match=r"no checkpoint .*another checkpoint"):
     run.find_checkpoint(which)
 
 
