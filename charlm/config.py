@@ -193,21 +193,20 @@ class Config(Options):
       raise InputError(
         "skip_bad has no effect: give the --field of .jsonl files"
       )
-    if self.unit == "byte" and (
-      self.field or self.lowercase or self.min_count > 1
-    ):
+    of_letters = self.field or self.lowercase or self.min_count > 1
+    if self.unit == "byte" and of_letters:
       raise InputError(
         "with unit byte there are no fields and no letters, and no byte is "
         "unknown: leave out --field, --lowercase and --min_count"
       )
-    for part in ("eval", "valid"):
-      files, chars = f"{part}_corpus", f"{part}_chars"
-      # The default of eval_lines is not a request.
-      lines = self.valid_lines if part == "valid" else 0
-      if getattr(self, files) and (getattr(self, chars) or lines):
-        raise InputError(
-          f"two {part} texts: give --{files} or a part of the corpus, not both"
-        )
+    # The default of eval_lines is not a request.
+    if self.eval_corpus and self.eval_chars:
+      raise InputError("two eval texts: give --eval_corpus or --eval_chars")
+    if self.valid_corpus and (self.valid_lines or self.valid_chars):
+      raise InputError(
+        "two valid texts: leave out --valid_corpus, or --valid_lines and "
+        "--valid_chars"
+      )
 
   @property
   def keeps_text(self) -> bool:

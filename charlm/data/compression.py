@@ -1,14 +1,14 @@
 """The content of files that may be compressed."""
 
 import bz2
-import dataclasses
 import functools
 import gzip
 import importlib
 import io
 import lzma
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 from charlm.errors import InputError
 
@@ -37,17 +37,6 @@ class CountedFile(io.RawIOBase):
     return len(data)
 
 
-_Content: TypeAlias = "io.BufferedReader[CountedFile]"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Compression:
-  name: str
-  suffix: str
-  magic: bytes  # what its data begins with
-  read: Callable[[_Content], Iterator[bytes]]
-
-
 def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed if it is compressed.
 
@@ -55,10 +44,15 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
     than 1,000 times as large (above 256 MiB).
   """
   content = io.BufferedReader(file, _CHUNK)
-  kind = _kind_of(name, content.peek(10)[:10])
+  start = content.peek(10)[:10]
+  kind = next((k for k, magic in _MAGIC.items() if re.match(magic, start)), "")
+  if start and not kind and name.endswith((".gz", ".bz2", ".xz", ".zst")):
+    raise InputError(
+      f"{name} is not compressed, despite its name: give another, or rename it"
+    )
   size = 0
   try:
-    for chunk in (kind.read if kind else _read_plain)(content):
+    for chunk in _read(kind, content):
       size += len(chunk)
       if size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.num_bytes):
         raise InputError(
@@ -68,8 +62,8 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
       yield chunk
   except EOFError as error:
     raise InputError(
-      f"{name} is {kind and kind.name} data, cut off at byte "
-      f"{file.num_bytes}: give the whole file"
+      f"{name} is {kind} data, cut off at byte {file.num_bytes}: give the "
+      "whole file"
     ) from error
   except Exception as error:  # each library has its own
     # The system's errors, which have a number, do not come from the data.
@@ -77,42 +71,20 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
     if not kind or other:
       raise
     raise InputError(
-      f"{name} is {kind.name} data, but damaged ({error}): give a whole copy"
+      f"{name} is {kind} data, but damaged ({error}): give a whole copy"
     ) from error
 
 
-def without_suffix(name: str) -> str:
-  """Returns a file's name without what tells of a compression."""
-  for kind in _COMPRESSIONS:
-    name = name.removesuffix(kind.suffix)
-  return name
+def _read(kind: str, file: io.BufferedIOBase) -> Iterator[bytes]:
+  if kind in _CREATE:
+    return _read_streams(_CREATE[kind], file)
+  plain = gzip.GzipFile(fileobj=file) if kind == "gzip" else file
+  return iter(functools.partial(plain.read, _CHUNK), b"")
 
 
-def _kind_of(name: str, start: bytes) -> _Compression | None:
-  if start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5:
-    return _COMPRESSIONS[-1]  # a frame to be skipped, as parallel zstd writes
-  for kind in _COMPRESSIONS:
-    if start.startswith(kind.magic) and (
-      kind.name != "bzip2" or start.endswith(_BZIP2_BLOCKS)
-    ):
-      return kind
-    if start and name.endswith(kind.suffix):
-      raise InputError(
-        f"{name} is not {kind.name} data, despite its name: give a file that "
-        "is, or rename it"
-      )
-  return None
-
-
-def _read_plain(file: "_Content | gzip.GzipFile") -> Iterator[bytes]:
-  return iter(functools.partial(file.read, _CHUNK), b"")
-
-
-def _read_gzip(file: _Content) -> Iterator[bytes]:
-  return _read_plain(gzip.GzipFile(fileobj=file))
-
-
-def _read_streams(create: Callable[[], Any], file: _Content) -> Iterator[bytes]:
+def _read_streams(
+  create: Callable[[], Any], file: io.BufferedIOBase
+) -> Iterator[bytes]:
   """Yields what the streams of a file hold, one after the other.
 
   Python's own readers end without a word at a second stream that is damaged.
@@ -148,17 +120,17 @@ def _create_zstd() -> Any:
   return zstd.ZstdDecompressor(options=options)
 
 
-def _streams(
-  create: Callable[[], Any],
-) -> Callable[[_Content], Iterator[bytes]]:
-  return functools.partial(_read_streams, create)
-
-
-_COMPRESSIONS = (
-  _Compression("gzip", ".gz", b"\x1f\x8b\x08", _read_gzip),
-  _Compression("bzip2", ".bz2", b"BZh", _streams(bz2.BZ2Decompressor)),
-  _Compression("xz", ".xz", b"\xfd7zXZ\0", _streams(lzma.LZMADecompressor)),
-  _Compression("zstd", ".zst", b"\x28\xb5\x2f\xfd", _streams(_create_zstd)),
-)
-# What follows `BZh` and the level: the mark of a block, or that of the end.
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
+# What the data of each compression begins with.
+_MAGIC = {
+  "gzip": rb"\x1f\x8b\x08",
+  # After `BZh` and the level: the mark of a block, or that of the end.
+  "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
+  "xz": rb"\xfd7zXZ\0",
+  # Or a frame to be skipped, as parallel zstd writes.
+  "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+}
+_CREATE: dict[str, Callable[[], Any]] = {
+  "bzip2": bz2.BZ2Decompressor,
+  "xz": lzma.LZMADecompressor,
+  "zstd": _create_zstd,
+}

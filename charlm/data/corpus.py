@@ -60,8 +60,8 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space alone is no text, but of bytes: `frequent` lists all 256.
-    if not len(corpus.text) or not "".join(corpus.frequent(1)).strip():
+    # White space alone is no text, but of bytes: all 256 are characters.
+    if not len(corpus.text) or not "".join(corpus.text.characters).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "
         "another file"
@@ -113,18 +113,20 @@ def split_text(
   # From the end backwards: the parts follow each other as train, valid, eval.
   rest, parts = text, {}
   for name, other in (("eval", "give --eval_chars"), ("valid", "leave it out")):
-    flag = _flag(config, name)
+    flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
+    flag = next((flag for flag in flags if getattr(config, flag)), flags[-1])
+    value = getattr(config, flag)
     if flag.endswith("_corpus"):
-      part, remedy = load(getattr(config, flag)), "give a longer file"
+      part, remedy = load(value), "give a longer file"
     else:
-      rest, part = _cut(rest, config, name)
+      rest, part = _cut(rest, flag, value)
       remedy = f"raise --{flag}, or {other}"
     if not len(rest):
       raise InputError(
         f"{flag} leaves none of the corpus' {len(text)} characters to train "
         f"on: lower --{flag}, or give a longer corpus"
       )
-    if len(part) < 2 and getattr(config, flag):
+    if len(part) < 2 and value:
       raise InputError(
         f"the text of {flag} is a single character or none, which "
         f"leaves nothing to predict: {remedy}"
@@ -144,28 +146,18 @@ def train_text(text: Text, config: Config) -> Text:
   return split_text(text, config, lambda _: text).train
 
 
-def _flag(config: Config, name: str) -> str:
-  """Returns the flag that says where a part of the text comes from."""
-  flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
-  return next((flag for flag in flags if getattr(config, flag)), flags[-1])
-
-
-def _cut(text: Text, config: Config, name: str) -> tuple[Text, Text]:
+def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
   """Returns a text without its end, and its end."""
-  flag, length = _flag(config, name), len(text)
-  number = getattr(config, flag)
-  if not number or not length:
-    return text, text.part(length, length)
-  if flag.endswith("_chars"):
+  length = len(text)
+  if flag.endswith("_chars") or not number:
     first = max(0, length - number)
     return text.part(0, first), text.part(first, length)
   # A newline at the end begins no line.
   end = length - text.ends_with("\n")
   last = text.nth_from_end("\n", number, end)
   if last < 0:
-    newlines = sum(piece.count("\n") for piece in text.pieces())
-    num_lines = 1 + newlines - (end < length)
-    remedy = f"lower --{flag}, or give --{name}_chars"
+    num_lines = 1 + sum(x.count("\n") for x in text.part(0, end).pieces())
+    remedy = f"lower --{flag}, or give --{flag.replace('lines', 'chars')}"
     if flag == "eval_lines" and num_lines == 1:  # not even 1 would do
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(

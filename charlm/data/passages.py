@@ -94,8 +94,7 @@ def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
 
 def _passages(text: np.ndarray, places: np.ndarray, searched: Text) -> Found:
   passages: list[Passage] = []
-  covered = np.zeros(len(text), bool)
-  end = 0
+  covered = end = 0  # how many characters are in a passage; where the last ends
   for start in np.flatnonzero(places >= 0).tolist():
     if start + MIN_LENGTH <= end:
       continue
@@ -104,8 +103,7 @@ def _passages(text: np.ndarray, places: np.ndarray, searched: Text) -> Found:
     same = text[start : start + len(other)] == other
     length = len(same) if same.all() else int(np.argmin(same))
     if length >= MIN_LENGTH:  # not another stretch with the same hash
+      covered += start + length - max(start, end)
       end = start + length
       passages.append(Passage(start, length, place))
-      covered[start:end] = True
-  share = float(covered.mean()) if len(text) else 0.0
-  return Found(tuple(passages), share)
+  return Found(tuple(passages), covered / max(1, len(text)))

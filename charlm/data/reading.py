@@ -43,15 +43,11 @@ def read_string(config: Config, text: str) -> Iterator[str]:
 
 
 def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
-  pieces: Iterator[str]
-  if config.keeps_text:
-    pieces = itertools.chain.from_iterable(texts)
-  else:
-    # The last line of a file need not have a newline.
-    pieces = clean_pieces(
-      piece for text in texts for piece in itertools.chain(text, "\n")
-    )
-  yield from _lower(pieces) if config.lowercase else pieces
+  # The last line of a file need not have a newline.
+  end = "" if config.keeps_text else "\n"
+  pieces = (piece for text in texts for piece in itertools.chain(text, end))
+  cleaned = pieces if config.keeps_text else clean_pieces(pieces)
+  yield from _lower(cleaned) if config.lowercase else cleaned
 
 
 def _read_source(config: Config, source: Source) -> Iterator[str]:
@@ -72,16 +68,16 @@ def decode_chunks(
   size, mark = 0, "" if encoding == "latin-1" else "\ufeff"
   # The empty chunk ends the text: a character cut off there is an error.
   for chunk in itertools.chain(chunks, [b""]):
-    held = decoder.getstate()[0]  # the beginning of a character
+    size += len(chunk)
     try:
       text = decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
+      # Its object is the end of what was read.
       raise InputError(
-        f"{name} is not UTF-8 at byte {size - len(held) + error.start}: "
-        "convert it, for example with iconv -t UTF-8, or train with "
-        "--unit=byte, which takes any file"
+        f"{name} is not UTF-8 at byte "
+        f"{size - len(error.object) + error.start}: convert it, for example "
+        "with iconv -t UTF-8, or train with --unit=byte, which takes any file"
       ) from error
-    size += len(chunk)
     if text:
       yield text.removeprefix(mark)
       mark = ""
@@ -92,14 +88,12 @@ def _read_field(
 ) -> Iterator[str]:
   """Yields a field's text of each line of JSON, and a newline after it."""
   bad: list[int] = []
-  lines = split_lines(pieces)
-  for number, line in enumerate(lines, 1):
+  for number, line in enumerate(split_lines(pieces), 1):
     try:
       # A blank line, as at the end, is not bad.
       text = json.loads(line)[config.field] if line.strip() else ""
-      if not isinstance(text, str) or not is_utf8(text):
-        raise TypeError
-    except (ValueError, TypeError, LookupError, RecursionError):
+      text.encode()  # fails for no string, and for lone surrogates
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
       bad.append(number)
     else:
       yield f"{text}\n" if line.strip() else ""

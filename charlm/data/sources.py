@@ -6,11 +6,12 @@ import glob
 import io
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import cast
 
-from charlm.data.compression import CountedFile, decompress, without_suffix
+from charlm.data.compression import CountedFile, decompress
 from charlm.data.shakespeare import plays
 from charlm.errors import InputError
 
@@ -30,7 +31,7 @@ class Source:
   @property
   def is_json_lines(self) -> bool:
     """Whether its name ends in `.jsonl`, or in that and `.gz` or the like."""
-    return without_suffix(self.name).endswith(".jsonl")
+    return bool(re.search(r"\.jsonl(\.(gz|bz2|xz|zst))?\Z", self.name))
 
   def stamp(self) -> tuple[str, int, int, int] | None:
     """Returns a file's absolute path, size, mtime, ctime (ns); else None."""

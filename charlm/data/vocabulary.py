@@ -48,10 +48,8 @@ def vocabulary_from_json(vocab: Any) -> list[str]:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
   # In any order: the characters of an initial run come first.
-  if not all(isinstance(char, str) and len(char) == 1 for char in chars):
-    raise InputError("an entry is not a single character")
-  if not is_utf8("".join(chars)):
-    raise InputError("an entry is a lone surrogate")
+  if not all(isinstance(x, str) and len(x) == 1 and is_utf8(x) for x in chars):
+    raise InputError("an entry is not a single character of UTF-8")
   if not chars or len(set(chars)) < len(chars):
     raise InputError("the characters are missing or not distinct")
   return vocab

@@ -42,7 +42,11 @@ BAD_INPUT = [
   ("train.py", ["--corpus={tmp}/late.txt"], "not UTF-8 at byte 90000"),
   ("train.py", ["--corpus={tmp}/pipe"], "not a regular file"),
   ("train.py", ["--corpus={tmp}/cut.gz"], "gzip data, cut off at byte"),
-  ("train.py", ["--corpus={tmp}/not.xz"], "is not xz data, despite its name"),
+  (
+    "train.py",
+    ["--corpus={tmp}/not.xz"],
+    "is not compressed, despite its name",
+  ),
   (
     "train.py",
     ["--corpus={tmp}/bad.jsonl", "--field=text"],
