@@ -2,32 +2,19 @@
 
 import dataclasses
 import functools
-import io
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from charlm.data.encoding import encode_text
-from charlm.data.lines import read_lines
 from charlm.data.reading import read_corpus
 from charlm.data.sources import Source
-from charlm.data.text import Ids
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
-from charlm.options import (
-  NOT_NEGATIVE,
-  PATH,
-  Options,
-  between,
-  device_option,
-  one_of,
-  option,
-)
+from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.system.process import (
   DONE,
@@ -38,8 +25,7 @@ from charlm.system.process import (
   warn,
 )
 
-if TYPE_CHECKING:  # they import TensorFlow
-  from charlm.evaluation.per_line import LineScorer
+if TYPE_CHECKING:  # it imports TensorFlow
   from charlm.evaluation.score import Score
 
 # The context of nanoGPT's character-level model, for comparison.
@@ -48,18 +34,14 @@ _NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalOptions(Options):
+class EvalOptions(ModelOptions):
   """The flags."""
 
-  run_dir: str = option(
-    "runs/shakespeare", "folder of the run", PATH, "What is scored"
-  )
-  checkpoint: str = option("latest", "latest, best, or a step")
-  device: str = device_option()
   text: str | None = option(
     None,
     "text to score, in any form of --corpus; with per_line one uncompressed "
     "file; - for standard input; default: the run's eval text",
+    group="What is scored",
   )
   protocol: str = option(
     "stream",
@@ -126,21 +108,17 @@ class EvalOptions(Options):
         "--per_line always scores by lines, in a format of its own: leave out "
         "--dynamic, --protocol and --json"
       )
-    self._check_follow()
-
-  def _check_follow(self) -> None:
-    if not self.follow:
-      if self.name or self.idle_timeout:
-        raise InputError("--name and --idle_timeout need --follow: give it")
-      return
-    if self.per_line or self.dynamic or self.checkpoint != "latest":
+    if not self.follow and (self.name or self.idle_timeout):
+      raise InputError("--name and --idle_timeout need --follow: give it")
+    one = self.per_line or self.dynamic or self.checkpoint != "latest"
+    if self.follow and one:
       raise InputError(
         "--follow scores every checkpoint: leave out --per_line, --dynamic and "
         "--checkpoint"
       )
     # These names in `summaries` are those of `train.py`.
     own = ("train", "eval", "outdated")
-    if not _NAME.fullmatch(self.name) or self.name in own:
+    if self.follow and (not _NAME.fullmatch(self.name) or self.name in own):
       raise InputError(
         f"name is {self.name!r}: give a --name of letters, digits, - and _, "
         f"none of {', '.join(own)}"
@@ -164,7 +142,7 @@ def evaluate(options: EvalOptions) -> int:
   import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
-  from charlm.evaluation.per_line import LineScorer
+  from charlm.evaluation.per_line import print_scores
   from charlm.evaluation.score import refuse_short
   from charlm.runs.following import follow_checkpoints
   from charlm.runs.loading import load_model
@@ -180,11 +158,9 @@ def evaluate(options: EvalOptions) -> int:
   set_output_encoding(config.encoding)
   if options.per_line:
     newline_id(vocab)  # raises if there is none
-    evaluator = Evaluator(next(models)[0], keep_nats=True)
-    scorer = LineScorer(evaluator, vocab, config, warn)
-    with _open(run, options.text) as file:
-      _print_lines(scorer, read_lines(file, config.keeps_text))
-    return DONE if scorer.whole else INCOMPLETE
+    with _source(run, options.text).open() as file:
+      whole = print_scores(next(models)[0], vocab, config, file)
+    return DONE if whole else INCOMPLETE
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
@@ -198,9 +174,7 @@ def evaluate(options: EvalOptions) -> int:
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
     if options.dynamic:
-      valid_ids = Ids(run.valid_text(), vocab)
-      score, protocol = score_dynamic(model, Ids(text, vocab), valid_ids)
-      score = score.with_size_of(text)
+      score, protocol = score_dynamic(model, vocab, text, run.valid_text())
     else:
       how = options.protocol, options.window, options.stride or options.window
       score, protocol = score_text(evaluator_of(model), vocab, text, *how)
@@ -213,34 +187,25 @@ def evaluate(options: EvalOptions) -> int:
   return DONE
 
 
-def _print_lines(scorer: "LineScorer", blocks: Iterable[list[bytes]]) -> None:
-  for lines in blocks:
-    rows = "".join(f"{row}\n" for row in scorer.score(lines))
-    print(rows, end="", flush=True)
-
-
-def _open(
-  run: RunDir, text: str | None
-) -> AbstractContextManager[io.BufferedIOBase]:
-  """Opens the text to score, by default the run's own."""
+def _source(run: RunDir, text: str | None) -> Source:
+  """Returns the text to score, by default the run's own."""
   if text is not None:
-    return Source(os.path.expanduser(text), is_file=text != "-").open()
+    return Source(os.path.expanduser(text), is_file=text != "-")
   run.eval_text()  # which compares its hash
-  return run.eval_path.open("rb")
+  return Source(str(run.eval_path))
 
 
 def _describe(score: "Score", step: int, protocol: str) -> str:
   low, high = score.interval
-  bits = [f"bits per byte       {score.bits_per_byte:.4f}"]
-  if score.unit != "byte":
-    bits.insert(0, f"bits per {score.unit}  {score.bits_per_character:.4f}")
+  # For bytes, both are one.
+  bits = {score.unit: score.bits_per_character, "byte": score.bits_per_byte}
   lines = [
     f"step                {step:,}",
     f"protocol            {protocol}",
     f"log perplexity      {score.log_perplexity:.4f} nats per {score.unit} "
     f"(95 % interval {low:.4f} to {high:.4f})",
     f"perplexity          {score.perplexity:.4f}",
-    *bits,
+    *(f"bits per {unit:<11}{value:.4f}" for unit, value in bits.items()),
     f"{score.unit + 's scored':20}{score.num_characters:,}, "
     f"{score.num_unknown:,} of them unknown",
   ]

@@ -6,29 +6,30 @@ import pathlib
 import sys
 
 from charlm.errors import InputError
-from charlm.options import PATH, Options, device_option, one_of, option
+from charlm.options import PATH, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.system.process import DONE, import_quietly, run_command
 
+# By format: what is written by default.
+_NAMES = {"saved_model": "exported", "keras": "model.keras", "npz": "model.npz"}
+
 
 @dataclasses.dataclass(frozen=True)
-class ExportOptions(Options):
+class ExportOptions(ModelOptions):
   """The flags."""
 
-  run_dir: str = option("runs/shakespeare", "folder of the run", PATH)
-  checkpoint: str = option("latest", "latest, best, or a step")
-  device: str = device_option()
   output: str | None = option(
     None,
     "folder, or NAME.keras or NAME.npz, to write; default: exported, "
     "model.keras, or model.npz",
     PATH,
+    "The output",
   )
   format: str = option(
     "saved_model",
     "saved_model: strings in and out; keras: ids in, log-probabilities out; "
     "npz: the weights and the vocabulary as a NumPy file",
-    one_of("saved_model", "keras", "npz"),
+    one_of(*_NAMES),
   )
   with_state: bool = option(
     False, "with keras: states in and out, too, for loops that step the model"
@@ -37,19 +38,14 @@ class ExportOptions(Options):
   @property
   def path(self) -> pathlib.Path:
     """The path to write."""
-    default = "exported" if self.format == "saved_model" else "model"
-    return pathlib.Path(self.output or default + self._suffix)
-
-  @property
-  def _suffix(self) -> str:
-    return "" if self.format == "saved_model" else f".{self.format}"
+    return pathlib.Path(self.output or _NAMES[self.format])
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self._suffix and self.path.suffix != self._suffix:
+    suffix = pathlib.Path(_NAMES[self.format]).suffix
+    if suffix and self.path.suffix != suffix:
       raise InputError(
-        f"{self.path} does not end with {self._suffix}: give an --output that "
-        "does"
+        f"{self.path} does not end with {suffix}: give an --output that does"
       )
     if self.with_state and self.format != "keras":
       raise InputError("with_state needs another format: give --format=keras")
@@ -85,13 +81,12 @@ def export(options: ExportOptions) -> int:
   choose_device(options.device)
   model, _ = load_model(run, options.checkpoint)
   what = model, vocab, options.path
-  match options.format:
-    case "keras":
-      save_keras(*what, options.with_state)
-    case "npz":
-      save_numpy(*what)
-    case _:
-      save_saved_model(*what)
+  if options.format == "keras":
+    save_keras(*what, options.with_state)
+  elif options.format == "npz":
+    save_numpy(*what)
+  else:
+    save_saved_model(*what)
   for path in files:
     print(path)
   return DONE

@@ -11,21 +11,19 @@ from typing import Any
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
-from charlm.options import PATH, UTF8, Options, device_option, one_of, option
+from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
 from charlm.system.process import DONE, import_quietly, run_command, warn
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportOptions(Options):
+class ReportOptions(ModelOptions):
   """The flags."""
 
   run_dir: str = option(
     "runs/shakespeare", "folders of runs, or globs, separated by commas", UTF8
   )
-  checkpoint: str = option("latest", "latest, best, or a step")
-  device: str = device_option()
   corpus: str | None = option(
     None,
     "corpus of the first run; adds scores of n-grams and xz, and what is "

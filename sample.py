@@ -13,7 +13,7 @@ from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
-from charlm.options import PATH, UTF8, Options, device_option, one_of, option
+from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request
 from charlm.sampling.requests import fill_request
@@ -32,18 +32,7 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 
 @dataclasses.dataclass(frozen=True)
-class _RunOptions(Options):
-  """The flags that come before those of a request."""
-
-  run_dir: str = option(
-    "runs/shakespeare", "folder of the run", PATH, "The run"
-  )
-  checkpoint: str = option("latest", "latest, best, or a step")
-  device: str = device_option()
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleOptions(Request, _RunOptions):
+class SampleOptions(Request, ModelOptions):
   """The flags."""
 
   prefix_file: str | None = option(
@@ -79,17 +68,14 @@ class SampleOptions(Request, _RunOptions):
     super().__post_init__()
     if self.stream and self.format == "jsonl":
       raise InputError("--stream prints no jsonl: leave out one of the two")
-    if self.prefix and self.prefix_file:
-      raise InputError("two prefixes: give --prefix or --prefix_file")
+    if self.prefix and (self.prefix_file or self.per_line):
+      raise InputError(
+        "two prefixes: leave out --prefix, or --prefix_file and --per_line"
+      )
     prefix_file = self.prefix_file or ("-" if self.per_line else "")
     if prefix_file == "-" and "-" in self.memorised.split(","):
       raise InputError(
         "standard input is read once: give a file as --memorised"
-      )
-    if self.prefix and self.per_line:
-      raise InputError(
-        "per_line reads prefixes from standard input or --prefix_file: leave "
-        "out --prefix"
       )
 
 
@@ -140,7 +126,7 @@ def sample(options: SampleOptions) -> int:
       __import__("readline")
     return _converse(writer, request)
   with Source(file, is_file=file != "-").open() as stream:
-    blocks = read_lines(stream, config.keeps_text)
+    blocks = read_lines(stream, config)
     lines = enumerate(itertools.chain.from_iterable(blocks), 1)
     # A list first: `all` would end at a line that is not understood.
     answered = [writer.answer(*numbered, request) for numbered in lines]
@@ -161,14 +147,12 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   if not corpus:
     return None
   experiment = run.experiment()
-  config = experiment.config
-  loaded = load_corpus(config, corpus)
+  loaded = load_corpus(experiment.config, corpus)
   if loaded.sha256 != experiment.corpus_sha256:
     warn(f"warning: {corpus} is not the corpus that the run was trained on")
-    with contextlib.suppress(InputError):
-      return train_text(loaded.text, config)
-    return loaded.text
-  return train_text(loaded.text, config)
+  with contextlib.suppress(InputError):  # another one can be too short
+    return train_text(loaded.text, experiment.config)
+  return loaded.text
 
 
 def _converse(writer: "Writer", defaults: Request) -> int:

@@ -24,9 +24,7 @@ class Allowed:
 
 ANY = Allowed(lambda value: True, "")
 FRACTION = Allowed(lambda value: 0 <= value < 1, "in [0, 1)")
-NOT_NEGATIVE = Allowed(
-  lambda value: 0 <= value < math.inf, "of 0 or more, and finite"
-)
+NOT_NEGATIVE = Allowed(lambda x: 0 <= x < math.inf, "of 0 or more, and finite")
 POSITIVE = Allowed(lambda value: 0 < value < math.inf, "above 0, and finite")
 
 
@@ -80,15 +78,6 @@ def option(
   return dataclasses.field(default=default, metadata=metadata)
 
 
-def device_option() -> str:
-  """Declares the field `device` of a program."""
-  return option(
-    "auto",
-    "cpu, gpu, or auto, which is a GPU if TensorFlow finds one",
-    one_of("auto", "cpu", "gpu"),
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
   """The base of all options.
@@ -109,3 +98,24 @@ class Options:
       else:
         continue
       raise InputError(f"{field.name} is {value!r}: give a value {words}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(Options):
+  """The options of every program."""
+
+  run_dir: str = option(
+    "runs/shakespeare", "folder of the run", PATH, "The run"
+  )
+  device: str = option(
+    "auto",
+    "cpu, gpu, or auto, which is a GPU if TensorFlow finds one",
+    one_of("auto", "cpu", "gpu"),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions(RunOptions):
+  """The options of every program that reads a trained model."""
+
+  checkpoint: str = option("latest", "latest, best, or a step")

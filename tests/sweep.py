@@ -172,10 +172,8 @@ def _worker() -> None:
 
 def _prepare(combination: Combination) -> Any:
   """Returns what runs a combination, with a model that is built."""
-  from charlm.config import Config
   from charlm.evaluation.dynamic import DynamicEvaluator
   from charlm.evaluation.evaluator import Evaluator
-  from charlm.evaluation.per_line import LineScorer
   from charlm.model.language_model import build_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.options import Request
@@ -200,9 +198,10 @@ def _prepare(combination: Combination) -> Any:
   if use == "dynamic":
     return lambda: DynamicEvaluator(model, ids[:40]).stream(ids[:40])
   if use == "per line":
-    evaluator = Evaluator(model, keep_nats=True)
-    scorer = LineScorer(evaluator, vocab, Config(), print)
-    return functools.partial(scorer.score, [b"a", b"abc"])
+    two_lines = np.array([0, 2, 0, 0, 0, 2])
+    return functools.partial(
+      Evaluator(model, keep_nats=True).lines, two_lines, 2
+    )
   limits = {use: _LIMIT_VALUES[use]} if use in _LIMIT_VALUES else {}
   request = Request("", "", 3, combination.num_rows, **limits)
   return functools.partial(GenerativeModel(model, vocab).sample, request)

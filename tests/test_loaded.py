@@ -1,5 +1,6 @@
 """A model that another program loads."""
 
+import io
 import json
 import pathlib
 
@@ -10,11 +11,10 @@ import charlm
 import eval as eval_program
 import sample as sample_program
 import train as train_program
-from charlm.data.vocabulary import encode
+from charlm.data.encoding import encode_text
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import score_dynamic
-from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.per_line import LineScorer
+from charlm.evaluation.per_line import print_scores
 
 TEXT = "  my lord, the KING\r\nof night\n\n shall not come é"
 
@@ -152,14 +152,12 @@ def test_a_model_that_has_diverged_is_refused(
     list(loaded.stream("the "))
   with pytest.raises(InputError, match=words):
     loaded.next("the ")
-  evaluator = Evaluator(loaded.model, keep_nats=True)
-  config = loaded.config
-  scorer = LineScorer(evaluator, loaded.vocabulary, config, pytest.fail)
+  how = loaded.vocabulary, loaded.config
   with pytest.raises(InputError, match=words):
-    scorer.score([b"the king"])
-  ids = encode("the king", loaded.vocabulary)
+    print_scores(loaded.model, *how, io.BytesIO(b"the king"))
+  text = encode_text(["the king"]).text
   with pytest.raises(InputError, match=words):
-    score_dynamic(loaded.model, ids, ids)
+    score_dynamic(loaded.model, loaded.vocabulary, text, text)
 
 
 def test_a_model_of_lower_case_reads_lower_case(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import IdsLike
+from charlm.data.text import Ids, IdsLike, Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
@@ -73,12 +73,8 @@ class DynamicEvaluator:
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""
     last = len(_LEARNING_RATES) - 1
-
-    @functools.cache
-    def loss(i: int) -> float:
-      """Returns the mean nats with one of the rates; each pass is made once."""
-      return self._loss(ids, _LEARNING_RATES[i])
-
+    # Each pass is made once.
+    loss = functools.cache(lambda i: self._loss(ids, _LEARNING_RATES[i]))
     best = last // 2
     for step in (1, -1):
       while 0 <= best + step <= last and loss(best + step) < loss(best):
@@ -129,27 +125,28 @@ class DynamicEvaluator:
 
 
 def score_dynamic(
-  model: GRULM, ids: IdsLike, valid_ids: IdsLike
+  model: GRULM, vocab: list[str], text: Text, valid: Text
 ) -> tuple[Score, str]:
-  """Scores a text `[N]` by dynamic evaluation, along its stream.
+  """Scores a text by dynamic evaluation, along its stream.
 
   Args:
     model: is left as it was.
-    ids: the text.
-    valid_ids: the valid text, on which the learning rate is chosen.
+    vocab: the model's.
+    text: the text.
+    valid: the valid text, on which the learning rate is chosen.
 
   Returns the score, and the protocol in words.
 
   Raises InputError: no valid text, too short a text, or a diverged model.
   """
-  if not len(valid_ids):
+  if not len(valid):
     raise InputError(
       "dynamic evaluation chooses its learning rate on text that is neither "
       "trained on nor scored: train a run with a valid text, for example by "
       "--valid_lines"
     )
-  evaluator = DynamicEvaluator(model, valid_ids)
+  evaluator = DynamicEvaluator(model, Ids(valid, vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
-  score = evaluator.stream(ids)
+  score = evaluator.stream(Ids(text, vocab))
   refuse_diverged(score.log_perplexity)
-  return score, words
+  return score.with_size_of(text), words

@@ -100,8 +100,13 @@ class Score:
     return _mean(*self.known) if self.known[1].any() else None
 
   def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
-    """Returns the score with the unit and the size of the text it is of."""
-    num_bytes = scored_bytes(text, by_lines)
+    """Returns the score with the unit and the size of the text it is of.
+
+    All characters but the first are scored; by lines, all, and a newline at the
+    end even if it is missing.
+    """
+    scored = text if by_lines else text.part(1, len(text))
+    num_bytes = scored.num_bytes() + (by_lines and not text.ends_with("\n"))
     unit = "byte" if text.encoding == "latin-1" else "character"
     return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
@@ -161,13 +166,9 @@ class Tally:
 
   def score(self) -> Score:
     """Returns the score of all that was added."""
-    return Score(
-      self._blocks[:2],
-      self._blocks[2:],
-      self._num_characters,
-      self._num_unknown,
-      np.concatenate(self._nats),
-    )
+    values, known = self._blocks[:2], self._blocks[2:]
+    numbers = self._num_characters, self._num_unknown
+    return Score(values, known, *numbers, np.concatenate(self._nats))
 
   def _add_values(self, values: np.ndarray) -> None:
     """Adds values `[4, n]` to their blocks."""
@@ -219,17 +220,6 @@ def confidence_interval(
   scale = (num_drawn / (num_drawn - 1)) ** 0.5
   low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)
   return float(low), float(high)
-
-
-def scored_bytes(text: Text, by_lines: bool = False) -> int:
-  """Returns the size in bytes of a text's characters that are scored.
-
-  They are all but the first; by lines, all, and a newline at the end even if it
-  is missing.
-  """
-  if by_lines:
-    return text.num_bytes() + (not text.ends_with("\n"))
-  return text.part(min(1, len(text)), len(text)).num_bytes()
 
 
 def refuse_diverged(nats: float) -> None:

@@ -28,20 +28,16 @@ def save_keras(
     raise InputError(
       "Keras' GRU has no layer normalisation: give --format=saved_model or npz"
     )
-  inputs = x = keras.Input([None], dtype="int32", name="ids")
-  first, last = model.embedding, model.dense
-  sizes = first.input_dim, first.output_dim
-  before: list[keras.KerasTensor] = []  # states
-  after: list[keras.KerasTensor] = []
-  x = keras.layers.Embedding(*sizes, name="embedding")(x)
-  for gru in model.grus:
-    start = keras.Input([gru.units], name=f"{gru.name}_state")
+  inputs = keras.Input([None], dtype="int32", name="ids")
+  before = [keras.Input([g.units], name=f"{g.name}_state") for g in model.grus]
+  after = []
+  x = model.embedding(inputs)
+  for gru, start in zip(model.grus, before, strict=True):
     options = {"return_sequences": True, "return_state": True, "name": gru.name}
     layer = keras.layers.GRU(gru.units, **options)
     x, end = layer(x, initial_state=start if with_state else None)  # else zeros
-    before.append(start)
     after.append(end)
-  x = keras.layers.Dense(last.units, activation="log_softmax", name="dense")(x)
+  x = model.dense(x)
   ends = ([inputs, *before], [x, *after]) if with_state else (inputs, x)
   plain = keras.Model(*ends)
   plain.set_weights(model.get_weights())  # their order is the same

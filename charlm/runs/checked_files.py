@@ -112,19 +112,17 @@ def refuse_links(
   plain = [f for f in folders if f.is_dir() and not f.is_symlink()]
   within = [path for folder in plain for path in folder.iterdir()]
   for path in {*files, *folders, *within}:
-    try:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
       mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-      continue
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-      raise InputError(
-        f"{path} is a link or a special file: replace it with a copy of its "
-        "contents"
-      )
-    # A folder in the place of a file, or a file in that of a folder.
-    if path in (files if stat.S_ISDIR(mode) else folders):
-      kind = "file" if path in files else "folder"
-      raise InputError(f"{path} is not a {kind}: move it away")
+      if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(
+          f"{path} is a link or a special file: replace it with a copy of its "
+          "contents"
+        )
+      # A folder in the place of a file, or a file in that of a folder.
+      if path in (files if stat.S_ISDIR(mode) else folders):
+        kind = "file" if path in files else "folder"
+        raise InputError(f"{path} is not a {kind}: move it away")
 
 
 def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:

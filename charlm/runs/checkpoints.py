@@ -127,7 +127,7 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
     shutil.rmtree(left_over)
   # A save ends with the index, a removal begins with it. If a run has begun and
   # no checkpoint is whole, an index was lost, and may be restored.
-  if run.has_checkpoints() or not run.last_start():
+  if run.steps() or not run.last_start():
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()
@@ -153,10 +153,9 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
   # Besides the weights and Adam's two moments of each: the sums, the carried
   # states, and scalars such as the step and the best loss.
   rows = config.batch_size if config.carry_state else 0
-  allowed = {*weights, (tf.float64, 3)}
-  allowed.add((tf.float32, config.num_layers, rows, config.rnn_units))
-  scalars = (tf.float32, tf.float64, tf.int64, tf.string)
-  allowed |= {(dtype,) for dtype in scalars}
+  states = (tf.float32, config.num_layers, rows, config.rnn_units)
+  scalars = {(x,) for x in (tf.float32, tf.float64, tf.int64, tf.string)}
+  allowed = {*weights, *scalars, states, (tf.float64, 3)}
   # Checked before any memory is allocated.
   if weights - there or there.keys() - allowed:
     raise DamagedError("does not fit config.json and vocabulary.json")

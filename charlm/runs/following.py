@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM
-from charlm.runs.checked_files import checkpoint_steps
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 
@@ -30,14 +29,14 @@ def follow_checkpoints(
   while True:
     # Before the look, so that the last checkpoint is not missed.
     training = run.is_training()
-    new = sorted(_steps(run) - done)
+    new = sorted(run.steps() - done)
     for step in new:
       done.add(step)
       try:
         loaded, _ = load_model(run, str(step))
       except InputError:
         # Training removes old ones; one that is still there is damaged.
-        if step in _steps(run):
+        if step in run.steps():
           raise
         continue
       model = model or loaded
@@ -45,11 +44,6 @@ def follow_checkpoints(
       yield model, step
       last = time.monotonic()
     if not new:
-      idle = time.monotonic() - last
-      if not training or 0 < idle_timeout <= idle:
+      if not training or 0 < idle_timeout <= time.monotonic() - last:
         return
       time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _steps(run: RunDir) -> set[int]:
-  return {s for f in (run.latest, run.best) for s in checkpoint_steps(f)}

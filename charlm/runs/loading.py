@@ -36,10 +36,8 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
           raise DamagedError("has weights that are not finite")
       return model, step
     except DamagedError as error:
-      damage = error
-  raise InputError(
-    f"{path} {damage}: give another checkpoint or run"
-  ) from damage
+      why = error
+  raise InputError(f"{path} {why}: give another checkpoint or run") from why
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
@@ -61,7 +59,7 @@ def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
   Raises InputError: no such model, or one of other sizes.
   """
   # A checkpoint holds newer weights, and the initial run may be gone.
-  if not config.init_from or run.has_checkpoints():
+  if not config.init_from or run.steps():
     return None
   source = RunDir(config.init_from)
   if not source.path.is_dir():

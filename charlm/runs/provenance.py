@@ -1,7 +1,6 @@
 """How and where a start runs: what one needs to know to repeat it."""
 
 import datetime
-import functools
 import os
 import pathlib
 import platform
@@ -62,12 +61,12 @@ def start_differences(
 
 def _git_commit() -> str | None:
   git = ["git", "-C", str(pathlib.Path(__file__).parent)]
-  run = functools.partial(subprocess.run, capture_output=True, text=True)
+  tracked = [*git, "ls-files", "--error-unmatch", __file__]
+  describe = [*git, "describe", "--always", "--dirty", "--abbrev=40"]
   try:
     # An installed package may lie inside another project's repository.
-    if run([*git, "ls-files", "--error-unmatch", __file__]).returncode:
-      return None
-    describe = ["describe", "--always", "--dirty", "--abbrev=40"]
-    return run([*git, *describe]).stdout.strip()
-  except OSError:
-    return None  # no git here
+    subprocess.run(tracked, capture_output=True, check=True)
+    found = subprocess.run(describe, capture_output=True, text=True)
+    return found.stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None  # no git here, or another project's repository

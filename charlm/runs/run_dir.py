@@ -96,9 +96,9 @@ class RunDir:
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
 
-  def has_checkpoints(self) -> bool:
-    """Tells whether there is a checkpoint with both of its files."""
-    return any(map(checkpoint_steps, (self.latest, self.best)))
+  def steps(self) -> set[int]:
+    """Returns the steps of the checkpoints that have both of their files."""
+    return {*checkpoint_steps(self.latest), *checkpoint_steps(self.best)}
 
   def has_metrics(self) -> bool:
     """Tells whether the run has metrics."""
@@ -113,7 +113,7 @@ class RunDir:
       InputError: the folder has checkpoints already.
       OSError: it cannot be written.
     """
-    if self.has_checkpoints():
+    if self.steps():
       raise InputError(
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
@@ -216,7 +216,7 @@ class RunDir:
 
     Raises InputError, as do the other readers: not a run's folder, or damaged.
     """
-    if not self.exists() and not self.has_checkpoints():
+    if not self.exists() and not self.steps():
       raise InputError(
         f"{self.path} is not a run's folder: train a run there, "
         f"for example with train.py --run_dir={self.path}"
@@ -264,11 +264,10 @@ class RunDir:
 
     Raises InputError: there is no such checkpoint.
     """
-    folders = {"latest": self.latest, "best": self.best}
     # A later entry wins: of a step in both folders, the one in `latest`.
     found = {
       name: (step, folder)
-      for word, folder in reversed(folders.items())
+      for word, folder in (("best", self.best), ("latest", self.latest))
       for step in checkpoint_steps(folder)
       for name in (str(step), word)
     }

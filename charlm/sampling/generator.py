@@ -151,18 +151,6 @@ class GenerativeModel:
 
     Ctrl-C comes up between two of them.
     """
-    drawn = self._draw(request, samples, size)
-    while True:
-      with interrupts_held_back():
-        pieces = next(drawn, None)
-      if not pieces:
-        return
-      yield pieces
-
-  def _draw(
-    self, request: Request, samples: range, size: int
-  ) -> Iterator[list[Sample]]:
-    """Does what `_pieces` says, with TensorFlow."""
     prefix_ids = encode(request.prefix or "\n", self._vocab)
     num_given, end = len(prefix_ids), len(prefix_ids) + request.num_chars
     num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
@@ -171,12 +159,13 @@ class GenerativeModel:
     rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)
     keys = sample_keys(words, rows)
     last = np.full(num_rows, prefix_ids[0], np.int32)
-    states = self._model.initial_states(num_rows)
-    table = self._model.input_table()
     tails = [StopBuffer(request.stop) for _ in samples]
-    how = tf.constant(request.temperature), request.limits
-    if (num_rows, request.limits) not in self._compiled:
-      self._compile(keys, request.limits)
+    with interrupts_held_back():
+      states = self._model.initial_states(num_rows)
+      table = self._model.input_table()
+      how = tf.constant(request.temperature), request.limits
+      if (num_rows, request.limits) not in self._compiled:
+        self._compile(keys, request.limits)
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on: `given` holds those of
@@ -185,25 +174,26 @@ class GenerativeModel:
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
-      if offset == 0:
-        noise = self._compiled_noise(keys, tf.constant(start - num_given))
       # To the end of the buffer at most: `noise` holds no numbers beyond it.
       num = min(size, self._buffer - offset, end - start)
       given = np.zeros(self._buffer, np.int32)
       part = prefix_ids[start : start + num]
       given[: len(part)] = part
       span = np.array([offset, num, len(part)], np.int32)
-      ids, log_probs, last, states = self._compiled_advance(
-        table, last, states, given, span, noise, *how
-      )
+      with interrupts_held_back():
+        if offset == 0:
+          noise = self._compiled_noise(keys, tf.constant(start - num_given))
+        ids, log_probs, last, states = self._compiled_advance(
+          table, last, states, given, span, noise, *how
+        )
+        ids, log_probs = ids.numpy(), log_probs.numpy()
       if np.isnan(log_probs[:, :num]).any():
         raise InputError("the model has diverged: give another --checkpoint")
       new = slice(len(part), num)
       start += num
-      drawn = zip(tails, ids.numpy(), log_probs.numpy(), strict=False)
       yield [
         tail.add(decode(row[new], self._vocab), values[new], start == end)
-        for tail, row, values in drawn
+        for tail, row, values in zip(tails, ids, log_probs, strict=False)
       ]
 
   def _compile(self, keys: Pair, limits: Limits) -> None:

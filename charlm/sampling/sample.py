@@ -27,8 +27,6 @@ class Sample:
 
 def join_pieces(pieces: Sequence[Sample]) -> Sample:
   """Returns the text whose pieces these are, in their order; one at least."""
-  return Sample(
-    "".join(piece.text for piece in pieces),
-    np.concatenate([piece.log_probs for piece in pieces]),
-    pieces[-1].stopped,
-  )
+  text = "".join(piece.text for piece in pieces)
+  log_probs = np.concatenate([piece.log_probs for piece in pieces])
+  return Sample(text, log_probs, pieces[-1].stopped)

@@ -1,11 +1,10 @@
 """Prints texts as `sample.py` does: for one call, or line by line."""
 
-import codecs
 import dataclasses
 import json
 
 from charlm.config import Config
-from charlm.data.passages import find_passages
+from charlm.data.passages import Found, find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
@@ -48,9 +47,6 @@ class Writer:
     A line that was not is answered, too: by the separator or, as jsonl, by an
     object with the reason.
     """
-    # Some editors begin a file with a byte-order mark, which is no text.
-    if number == 1 and self.config.unit == "character":
-      line = line.removeprefix(codecs.BOM_UTF8)
     try:
       request = parse_request(line, defaults, self.config)
     except InputError as error:
@@ -70,10 +66,7 @@ class Writer:
 
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
     samples = self.generator.sample(request)
-    found = None
-    if self.trained_on is not None:
-      # All texts in one call, since each call scans the train text.
-      found = find_passages([s.text for s in samples], self.trained_on)
+    found = self._found([sample.text for sample in samples])
     for i, sample in enumerate(samples):
       start = fields | {"sample": i, "prefix": request.prefix}
       end = {"memorised": found[i].to_dict()} if found else {}
@@ -89,13 +82,15 @@ class Writer:
     self._tell_memorised([text], where, sample)
 
   def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
-    if self.trained_on is None:
-      return
     encoding = self.config.encoding
-    pairs = zip(texts, find_passages(texts, self.trained_on), strict=True)
+    pairs = zip(texts, self._found(texts), strict=False)
     for i, (text, found) in enumerate(pairs, first):
       for line in found.in_words(text, encoding):
         warn(f"{where}sample {i}: {line}")
+
+  def _found(self, texts: list[str]) -> list[Found]:
+    """Finds passages of all texts in one scan of the train text, if given."""
+    return find_passages(texts, self.trained_on) if self.trained_on else []
 
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from charlm.config import Config
 from charlm.data.lines import read_lines
 from charlm.data.sources import Source
 
@@ -29,7 +30,7 @@ class _Slow(io.RawIOBase):
 
 def test_lines_are_handed_on_as_they_come() -> None:
   pieces = [b"a\nb", b"c", b"\n", b"\n\nd"]
-  blocks = read_lines(io.BufferedReader(_Slow(pieces)))
+  blocks = read_lines(io.BufferedReader(_Slow(pieces)), Config())
   assert next(blocks) == [b"a"]
   assert len(pieces) == 3
   assert list(blocks) == [[b"bc"], [b"", b""], [b"d"]]
@@ -38,13 +39,15 @@ def test_lines_are_handed_on_as_they_come() -> None:
 def test_a_carriage_return_ends_a_line_at_once() -> None:
   pieces = [b"a\r\nb\r", b"\n", b"c\rd\r", b"\ne\r", b"\r\n\n", b"f"]
   blocks = [[b"a", b"b"], [b"c", b"d"], [b"e"], [b"", b""], [b"f"]]
-  assert list(read_lines(io.BufferedReader(_Slow([*pieces])))) == blocks
+  file = io.BufferedReader(_Slow([*pieces]))
+  assert list(read_lines(file, Config())) == blocks
   text = b"".join(pieces)
   lines = [*itertools.chain(*blocks)]
   for raw, expected in ((False, lines), (True, text.split(b"\n"))):
+    config = Config(raw=raw)
     for cut in range(1, len(text)):
       file = io.BufferedReader(_Slow([text[:cut], text[cut:]]))
-      assert [*itertools.chain(*read_lines(file, raw))] == expected
+      assert [*itertools.chain(*read_lines(file, config))] == expected
 
 
 @pytest.mark.parametrize("by_lines", [False, True])
@@ -60,7 +63,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(
     source = Source("-", is_file=False)
     if by_lines:
       with source.open() as file:
-        assert next(read_lines(file)) == [b"late"]
+        assert next(read_lines(file, Config())) == [b"late"]
       os.close(writer)
     else:
       end = threading.Timer(0.6, os.close, [writer])

@@ -15,7 +15,7 @@ from charlm.evaluation import evaluator as evaluator_module
 from charlm.evaluation import score as score_module
 from charlm.evaluation.dynamic import DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
-from charlm.evaluation.score import Score, scored_bytes
+from charlm.evaluation.score import Score
 from charlm.model.language_model import GRULM, build_model
 
 _NEWLINE = 2
@@ -210,7 +210,8 @@ def test_bytes_are_those_of_what_is_scored(
   text: str, by_lines: bool, num_bytes: int
 ) -> None:
   encoded = encode_text([text]).text
-  assert scored_bytes(encoded, by_lines) == num_bytes
+  score = score_of(np.ones(1)).with_size_of(encoded, by_lines)
+  assert score.num_bytes == num_bytes
 
 
 def test_bits_per_byte() -> None:
