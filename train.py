@@ -51,8 +51,7 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
-  how = config.precision, config.dropout_rate, options.gru
-  alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
+  alone = reason_for_one_replica(config, options.gru)
   # 1 if one replica is best; 0: `create_cluster` decides.
   sizes = options.num_replicas or int(bool(alone)), config.batch_size
   cluster = create_cluster(*sizes, options.cluster_timeout)

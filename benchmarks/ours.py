@@ -51,9 +51,7 @@ def build_step(
     precision=precision,
   )
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  how = config.precision, config.dropout_rate, gru
-  alone = reason_for_one_replica(config.batch_size, config.rnn_units, *how)
-  default = 1 if alone else 0
+  default = 1 if reason_for_one_replica(config, gru) else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
   trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, Hooks()))

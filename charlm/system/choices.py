@@ -1,9 +1,10 @@
 """What is chosen by the kind of device and by sizes, each with its reason."""
 
-import dataclasses
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import tensorflow as tf
+
+from charlm.config import Config
 
 _Value = TypeVar("_Value")
 
@@ -13,8 +14,7 @@ def kind_of_device() -> str:
   return "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice(Generic[_Value]):
+class Choice(NamedTuple, Generic[_Value]):
   """A value for each kind of device."""
 
   cpu: _Value
@@ -62,9 +62,7 @@ MAX_ONE_HOT = 400
 MAX_LOGITS = 2**25  # 128 MiB
 
 
-def xla_compiles_steps(
-  batch_size: int, precision: str, dropout_rate: float
-) -> bool:
+def xla_compiles_steps(config: Config) -> bool:
   """Tells whether XLA compiles one replica's gradients, if its layer is fused.
 
   Not in bfloat16, whose products XLA makes slower, and not with dropout, for
@@ -72,17 +70,16 @@ def xla_compiles_steps(
   """
   if kind_of_device() == "GPU":  # whose steps are fast without it
     return False
-  fit = precision == "float32" and not dropout_rate
-  return fit and batch_size <= FEW_WINDOWS_FOR_XLA
+  fit = config.precision == "float32" and not config.dropout_rate
+  return fit and config.batch_size <= FEW_WINDOWS_FOR_XLA
 
 
-def reason_for_one_replica(
-  batch_size: int, rnn_units: int, precision: str, dropout_rate: float, gru: str
-) -> str:
+def reason_for_one_replica(config: Config, gru: str) -> str:
   """Returns why one CPU device is better than one for each core, if it is."""
   if kind_of_device() == "GPU":
     return ""
-  compiled = xla_compiles_steps(batch_size, precision, dropout_rate)
-  if (compiled and gru != "keras") or batch_size <= FEW_WINDOWS:
+  compiled = gru != "keras" and xla_compiles_steps(config)
+  if compiled or config.batch_size <= FEW_WINDOWS:
     return "few windows"
-  return "many units" if rnn_units >= MANY_UNITS[precision] else ""
+  many = config.rnn_units >= MANY_UNITS[config.precision]
+  return "many units" if many else ""

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.errors import DivergedError, LostRunError
 from charlm.system.choices import COLLECTIVES
 from charlm.system.cluster_config import ROLE, cluster_from_environment
-from charlm.system.devices import create_strategy
+from charlm.system.devices import check_replicas, create_strategy
 from charlm.system.rendezvous import answers, wait_for_workers
 
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
@@ -62,11 +62,6 @@ class Cluster:
     self._compiled_sum = tf.function(
       self._sum, [tf.TensorSpec([None], tf.float32)]
     )
-
-  def rows(self, batch_size: int) -> range:
-    """Returns the rows of a batch that this worker computes."""
-    size = batch_size // self.num_workers
-    return range(self.index * size, (self.index + 1) * size)
 
   def name(self, index: int) -> str:
     """Returns what a message calls a worker."""
@@ -111,10 +106,6 @@ class Cluster:
       with contextlib.suppress(tf.errors.OpError):  # the others have ended
         self.sum([0])
 
-  def from_chief(self, value: Any) -> Any:
-    """Returns the chief's value on all workers, which must all call it."""
-    return self.exchange(value if self.is_chief else None)[0]
-
   def exchange(self, value: Any) -> list[Any]:
     """Returns what each worker passes to this call, in their order.
 
@@ -158,28 +149,26 @@ class Cluster:
     except (*_LOST, *_PERHAPS_LOST) as error:
       if self.num_workers == 1:
         raise
-      names = self._lost(str(error))
-      if not names and isinstance(error, _PERHAPS_LOST):
+      name = self._lost(str(error))
+      if not name and isinstance(error, _PERHAPS_LOST):
         raise
-      if not names and self.num_workers == 2:
+      if not name and self.num_workers == 2:
         # One that listens, but does nothing else, leaves no trace.
-        names = [self.name(1 - self.index)]
+        name = self.name(1 - self.index)
       raise LostRunError(
-        f"{(names or ['another worker'])[0]} was lost: what is saved is whole; "
-        "start all workers again to go on"
+        f"{name or 'another worker'} was lost: what is saved is whole; start "
+        "all workers again to go on"
       ) from error
 
-  def _lost(self, message: str) -> list[str]:
-    """Returns the workers that an error of TensorFlow is about, if any."""
+  def _lost(self, message: str) -> str:
+    """Returns the worker that an error of TensorFlow is about, if any."""
     others = [i for i in range(self.num_workers) if i != self.index]
-    tasks = {int(number) for number in re.findall(r"/task:(\d+)", message)}
-    patterns = {i: re.escape(self.addresses[i]) + r"(?!\d)" for i in others}
-    found = (
-      [i for i in others if i in tasks]
-      or [i for i in others if re.search(patterns[i], message)]
-      or [i for i in others if not answers(self.addresses[i])]
-    )
-    return [self.name(i) for i in found]
+    tasks = set(re.findall(r"/task:(\d+)", message))
+    named = {i: re.escape(self.addresses[i]) + r"\b" for i in others}
+    found = [i for i in others if str(i) in tasks]
+    found = found or [i for i in others if re.search(named[i], message)]
+    found = found or [i for i in others if not answers(self.addresses[i])]
+    return self.name(found[0]) if found else ""
 
 
 def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
@@ -260,18 +249,7 @@ def _choose_gpus(
   gpus = tf.config.get_visible_devices("GPU")
   # TensorFlow gives each worker one CPU device.
   at_most = len(gpus) or 1
-  if num_replicas > at_most:
-    words = f"{at_most} GPUs are" if gpus else "one CPU device is"
-    raise InputError(
-      f"num_replicas is {num_replicas}, but {words} available on each worker: "
-      "lower it"
-    )
-  total = (num_replicas or at_most) * num_workers
-  if batch_size % total:
-    raise InputError(
-      f"the workers have {total} replicas, which do not divide the batch size "
-      f"{batch_size}: change one of the two"
-    )
+  check_replicas(num_replicas or at_most, at_most, batch_size, num_workers)
   if num_replicas and gpus:
     gpus = gpus[:num_replicas]
     tf.config.set_visible_devices(gpus, "GPU")

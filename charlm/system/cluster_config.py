@@ -56,11 +56,8 @@ def read_config(text: str) -> tuple[list[str], int]:
   try:
     config = json.loads(text)
     roles, task = config["cluster"], config["task"]
-    for role in [*roles, task["type"]]:
-      if role not in ("chief", ROLE):
-        raise InputError(
-          f"TF_CONFIG has the role {role!r}: give chief or worker"
-        )
+    if others := {*roles, task["type"]} - {"chief", ROLE}:
+      raise ValueError(f"the role {min(others)!r} is not chief or worker")
     addresses = [*roles.get("chief", ()), *roles.get(ROLE, ())]
     place = int(task["index"])
     if place < 0 or task["index"] is True:
@@ -70,12 +67,7 @@ def read_config(text: str) -> tuple[list[str], int]:
       matched = _ADDRESS.fullmatch(address)
       if not matched or int(matched[1]) >= 2**16:
         raise ValueError(f"{address} is not HOST:PORT")
-  except InputError:
-    raise
-  except (
-    *(ValueError, LookupError, TypeError, AttributeError),
-    RecursionError,  # of "[[[[..."
-  ) as error:
+  except Exception as error:  # rubbish raises all kinds
     raise InputError(
       f"TF_CONFIG does not describe a cluster ({type(error).__name__}: "
       f'{error}): give {{"cluster": {{"worker": ["HOST:PORT", "HOST:PORT"]}}, '

@@ -68,28 +68,52 @@ def create_strategy(
 
   Raises InputError: a number of replicas that cannot be had.
   """
-  kind = kind_of_device()
-  num_gpus = len(tf.config.get_visible_devices("GPU"))
-  # All replicas take the same number of rows: a remainder would be left out.
-  if num_replicas and batch_size % num_replicas:
-    raise InputError(
-      f"num_replicas is {num_replicas}, which does not divide the batch size "
-      f"{batch_size}: change one of the two"
-    )
-  if num_gpus and num_replicas > num_gpus:
-    raise InputError(
-      f"num_replicas is {num_replicas}, but {num_gpus} GPUs are visible: "
-      "lower it"
-    )
+  gpus = tf.config.get_visible_devices("GPU")
   num_replicas = num_replicas or largest_divisor(batch_size, num_devices())
-  devices = [f"{kind}:{i}" for i in range(num_replicas)]
-  if kind == "GPU":
+  check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
+  devices = [f"{kind_of_device()}:{i}" for i in range(num_replicas)]
+  if gpus:
     return tf.distribute.MirroredStrategy(devices)
-  _make_cpu_devices(num_replicas)
+  cpu = tf.config.list_physical_devices("CPU")[0]
+  device = tf.config.LogicalDeviceConfiguration()
+  try:
+    tf.config.set_logical_device_configuration(cpu, [device] * num_replicas)
+    # Together, the devices' pools have a thread for each core.
+    threads = max(1, num_cores() // num_replicas)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+  except RuntimeError as error:
+    # TensorFlow has started already: its devices must do.
+    if len(tf.config.list_logical_devices("CPU")) < num_replicas:
+      raise InputError(
+        f"num_replicas is {num_replicas}, but TensorFlow has started with "
+        "fewer CPU devices: create the strategy first"
+      ) from error
   # In shared memory a plain sum is enough. Collective operations, the default,
   # would allow only one number of replicas in a process.
   plain_sum = tf.distribute.ReductionToOneDevice()
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
+
+
+def check_replicas(
+  num_replicas: int, at_most: int, batch_size: int, num_workers: int = 1
+) -> None:
+  """Checks the number of replicas of each worker.
+
+  Raises InputError: there are fewer devices, or the batch cannot be divided.
+  """
+  if num_replicas > at_most:
+    where = " on each worker" if num_workers > 1 else ""
+    raise InputError(
+      f"num_replicas is {num_replicas}, more than the devices{where}, "
+      f"{at_most}: lower it"
+    )
+  # All replicas take the same number of rows: a remainder would be left out.
+  total = num_replicas * num_workers
+  if batch_size % total:
+    raise InputError(
+      f"the number of replicas, {total}, does not divide the batch size "
+      f"{batch_size}: change one of the two"
+    )
 
 
 def num_devices() -> int:
@@ -107,23 +131,3 @@ def make_deterministic() -> None:
 def largest_divisor(number: int, at_most: int) -> int:
   """Returns the largest divisor of `number` that is not above `at_most`."""
   return max(d for d in range(1, at_most + 1) if number % d == 0)
-
-
-def _make_cpu_devices(number: int) -> None:
-  """Makes logical CPU devices; their pool has cores / `number` threads.
-
-  Raises InputError: TensorFlow has started with fewer.
-  """
-  cpu = tf.config.list_physical_devices("CPU")[0]
-  device = tf.config.LogicalDeviceConfiguration()
-  try:
-    tf.config.set_logical_device_configuration(cpu, [device] * number)
-    threads = max(1, num_cores() // number)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-  except RuntimeError as error:
-    # TensorFlow has started already: its devices must do.
-    if len(tf.config.list_logical_devices("CPU")) < number:
-      raise InputError(
-        f"num_replicas is {number}, but TensorFlow has started with fewer "
-        "CPU devices: create the strategy first"
-      ) from error

@@ -30,13 +30,8 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   values, group = flags.FlagValues(), "Flags"  # the title, if none is given
   for field in dataclasses.fields(options):
     group = field.metadata["group"] or group
-    _DEFINE[field.type](
-      field.name,
-      field.default,
-      field.metadata["help"],
-      flag_values=values,
-      module_name=group,
-    )
+    words = field.name, field.default, field.metadata["help"]
+    _DEFINE[field.type](*words, flag_values=values, module_name=group)
   last: dict[str, Any] = {"flag_values": values, "module_name": group}
   flags.DEFINE_bool("help", False, "show this help", **last)
   # absl reads the files of this flag itself, but does not list the flag.

@@ -16,10 +16,8 @@ _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _DEVICE_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")
 _SECONDS = 120.0  # to import TensorFlow on a slow disk
 _CHILD = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
-_PREFIX = re.compile(r"^[IWEF]\d{4} .*?\] |^.*?: [IWEF] \S+\] ")
 _ABOUT_GPUS = re.compile(
-  r"cuinit|cuda error|cuda drivers|dlopen|no cuda-capable|nvidia driver",
-  re.IGNORECASE,
+  r"(?i)cuinit|cuda error|cuda drivers|dlopen|no cuda-capable|nvidia driver"
 )
 
 
@@ -32,10 +30,8 @@ def nvidia_device() -> str:
     return ""
   if visible := os.environ.get(_VARIABLE):
     return f"{_VARIABLE}={visible}"
-  for pattern in _DEVICE_FILES:
-    if files := sorted(glob.glob(pattern)):
-      return files[0]
-  return shutil.which("nvidia-smi") or ""
+  files = [f for pattern in _DEVICE_FILES for f in sorted(glob.glob(pattern))]
+  return next(iter(files), shutil.which("nvidia-smi")) or ""
 
 
 def _all_hidden() -> bool:
@@ -57,15 +53,14 @@ def reason_for_no_gpu() -> str:
       env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
       stdin=subprocess.DEVNULL,
       capture_output=True,
-      text=True,
       errors="replace",
       timeout=_SECONDS,
     ).stderr
   except (OSError, subprocess.TimeoutExpired) as error:
     return f"its log could not be read ({type(error).__name__}); {_REMEDY}"
-  lines = [_PREFIX.sub("", line) for line in log.splitlines()]
-  found = [line.strip() for line in lines if _ABOUT_GPUS.search(line)]
+  found = [line for line in log.splitlines() if _ABOUT_GPUS.search(line)]
   # The first lines come while it loads libraries, the last when it looks for
-  # devices.
-  reason = f"its log says {found[-1]!r}" if found else "its log gives no reason"
+  # devices. What is up to the bracket is time and place.
+  said = re.sub(r"^.*?\] ", "", found[-1]).strip() if found else ""
+  reason = f"its log says {said!r}" if said else "its log gives no reason"
   return f"{reason}; {_REMEDY}"

@@ -52,12 +52,11 @@ def run_command(
     return fail(name, f"unexpected argument {extra[0]}; see {name} --help")
   try:
     set_output_encoding("utf-8")  # whatever the locale
-    exit_code = DONE
     if values.help:
-      print(help_text(values, name, usage or ""))
-    else:
-      with ended_by_signals():
-        exit_code = command(options_from(values, options))
+      print(help_text(values, name, usage or ""), flush=True)
+      return DONE
+    with ended_by_signals():
+      exit_code = command(options_from(values, options))
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
     return exit_code
@@ -104,9 +103,8 @@ def _replace_closed_streams() -> None:
       os.fstat(number)
     except OSError:
       os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-  for stream in ("stdout", "stderr"):
-    if getattr(sys, stream) is None:
-      setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+  sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+  sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def import_quietly(*modules: str) -> None:

@@ -28,7 +28,8 @@ def build_worker_trainer(
   See `build_trainer`.
   """
   config = options.config
-  rows = cluster.rows(config.batch_size)
+  size = config.batch_size // cluster.num_workers
+  rows = range(cluster.index * size, (cluster.index + 1) * size)
   batches = build_batches(Ids(split.train, vocab), config, rows)
   return build_trainer(
     config, len(vocab), batches, cluster.strategy, options.gru, initial
@@ -62,20 +63,11 @@ def build_trainer(
   with strategy.scope():
     model = model_of(config, vocab_size, gru, training=True)
     if initial:
-      _copy_weights(initial, model)
-    optimizer = build_optimizer(
-      config, config.num_steps(batches.steps_per_epoch)
-    )
+      weights = model.get_weights()
+      for old, new in zip(initial.get_weights(), weights, strict=True):
+        # The rows or columns of new characters stay as they are.
+        new[tuple(slice(size) for size in old.shape)] = old
+      model.set_weights(weights)
+    num_steps = config.num_steps(batches.steps_per_epoch)
+    optimizer = build_optimizer(config, num_steps)
   return Trainer(model, optimizer, batches, strategy, config)
-
-
-def _copy_weights(source: GRULM, target: GRULM) -> None:
-  """Copies the weights of `source` into `target`.
-
-  Where `target` has a longer vocabulary, the rows or columns of its new
-  characters stay as they are.
-  """
-  weights = target.get_weights()
-  for old, new in zip(source.get_weights(), weights, strict=True):
-    new[tuple(slice(size) for size in old.shape)] = old
-  target.set_weights(weights)

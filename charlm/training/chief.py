@@ -1,6 +1,7 @@
 """A start on the chief: makes or checks the run's folder, then trains."""
 
 import contextlib
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,29 @@ from charlm.data.vocabulary import (
   unknown_characters,
 )
 from charlm.errors import InputError
+from charlm.model.gru import FusedGRU
+from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.loading import initial_vocabulary, load_initial
+from charlm.runs.metrics import Metrics
+from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir, experiment_of
-from charlm.system.process import say, warn
+from charlm.system.choices import (
+  GRU,
+  ONLY_FUSED,
+  TENSOR_FLOAT_32,
+  kind_of_device,
+  reason_for_one_replica,
+)
+from charlm.system.cluster import Cluster
+from charlm.system.devices import num_devices
+from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.build import build_worker_trainer
-from charlm.training.options import TrainOptions
-from charlm.training.start import start_run
+from charlm.training.options import Periods, TrainOptions
+from charlm.training.profile import Profile
+from charlm.training.progress_bar import ProgressBar
+from charlm.training.replicas import Replicas
+from charlm.training.session import Session
+from charlm.training.trainer import Trainer
 from charlm.training.workers import Workers
 
 
@@ -47,7 +65,7 @@ def lead(
       )
     initial = load_initial(run, config, len(vocab))
   # The other workers need no access to an initial run.
-  workers.cluster.from_chief(vocab)
+  workers.cluster.exchange(vocab)
   trainer = build_worker_trainer(
     options, split, vocab, workers.cluster, initial
   )
@@ -61,7 +79,7 @@ def lead(
       else:
         _warn_of_files(config, split, vocab)
         run.create(experiment, vocab, split)
-      say(_describe(config, corpus, split, vocab) + "\n")
+      say(_describe_text(config, corpus, split, vocab) + "\n")
       new = unknown_characters(vocab, initial_vocab)
       # A file of weights has no vocabulary to compare with.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
@@ -69,7 +87,7 @@ def lead(
     return start_run(options, run, trainer, split, vocab, workers)
 
 
-def _describe(
+def _describe_text(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
   """Describes the corpus, its parts, and the vocabulary."""
@@ -101,3 +119,126 @@ def _warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
       )
     if files and (unknown := unknown_characters(part.characters, vocab)):
       warn(f"characters of {files} that are read as [UNK]: {unknown}")
+
+
+def start_run(
+  options: TrainOptions,
+  run: RunDir,
+  trainer: Trainer,
+  split: Split,
+  vocab: list[str],
+  workers: Workers,
+) -> int:
+  """Restores a locked run, continues it, and returns the exit code.
+
+  The chief does this, while the other workers call `follow`.
+
+  The trainer must not have trained yet.
+
+  Raises:
+    InputError: no checkpoint is whole, or the replicas compute wrong sums.
+    DivergedError: a loss or a gradient is not finite, or the replicas differ.
+    LostRunError: the folder was taken away.
+  """
+  replicas = Replicas(workers.cluster, trainer)
+  with workers.chief_works():
+    # Other programs restore `model`, and read the step under `optimizer`.
+    objects = {"model": trainer.model, "optimizer": trainer.optimizer}
+    objects["train_state"] = trainer.train_state
+    checkpoints = Checkpoints(run, options.max_to_keep, **objects)
+    step = checkpoints.restore_latest()
+  # Other workers need not see the chief's disk, and write nothing to it.
+  workers.cluster.copy_from_chief(trainer.variables)
+  replicas.check_start()
+  with workers.chief_works():
+    # Saved before any metrics: a run that was killed early must have a
+    # checkpoint to resume from.
+    saved = checkpoints.save(step)
+    metrics = Metrics(run, step)
+    bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
+    start = _log_start(run, step, trainer, workers.cluster, saved)
+    bar.log(_describe(run, trainer, start, options))
+    profile = Profile(run, options.profile_steps, step, trainer.num_steps)
+  when = Periods(options, trainer.batches.steps_per_epoch)
+  parts = checkpoints, metrics, profile, bar, workers, replicas
+  return Session(when, trainer, split, vocab, *parts).run()
+
+
+def _log_start(
+  run: RunDir, step: int, trainer: Trainer, cluster: Cluster, saved: bool
+) -> dict[str, Any]:
+  """Writes how and where this start runs; warns if that is new.
+
+  It writes only if a checkpoint was saved: a logged start and no checkpoint
+  mean a lost one.
+  """
+  start = describe_start(step, trainer.devices, cluster.num_workers)
+  # Before `log_start` makes this start the last one.
+  if (last := run.last_start()) and (names := start_differences(last, start)):
+    warn(
+      f"this start differs from the last one in {', '.join(names)}: rounding "
+      "may make the numbers differ from an uninterrupted run's"
+    )
+  try:
+    if saved:
+      run.log_start(start)
+  except OSError as error:
+    warn_unsaved("this start could not be logged", error, run.path)
+  return start
+
+
+def _describe(
+  run: RunDir, trainer: Trainer, start: dict[str, Any], options: TrainOptions
+) -> str:
+  model, batches, end = trainer.model, trainer.batches, trainer.num_steps
+  counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
+  versions = [f"{name} {v}" for name, v in start["versions"].items()]
+  return (
+    f"model    {' + '.join(counts)} = {model.count_params():,} weights\n"
+    f"steps    {end:,} (an epoch has {batches.steps_per_epoch:,}), "
+    f"{batches.characters_per_step:,} characters each, from step "
+    f"{start['step']:,}\n"
+    f"devices  {_describe_devices(start, options)}\n"
+    f"gru      {_describe_gru(trainer, options)}\n"
+    f"products {_describe_precision(options)}\n"
+    f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
+    f"run      {run.path}"
+  )
+
+
+def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
+  """Returns the devices of this worker, and why they are those."""
+  reason = "--device=cpu"
+  if options.device != "cpu":
+    found = "a" if kind_of_device() == "GPU" else "no"
+    reason = f"TensorFlow finds {found} GPU"
+  if options.num_replicas:
+    reason += f", --num_replicas={options.num_replicas}"
+  threads = start["intra_op_threads"] or "automatic"
+  devices = ", ".join(start["devices"])
+  if start["workers"] > 1:
+    devices += f" on each of {start['workers']} workers"
+  elif not options.num_replicas and len(start["devices"]) < num_devices():
+    alone = reason_for_one_replica(options, options.gru)
+    why = f"one, for {alone}" if alone else "as many as divide --batch_size"
+    reason += f": of {num_devices()} devices, {why}"
+  return f"{devices} ({reason}; intra-op threads: {threads})"
+
+
+def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
+  """Returns which GRU layer computes, and why."""
+  kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
+  reason = GRU.reason if kind == GRU.here else ONLY_FUSED
+  if options.gru != "auto":
+    reason = "--gru"
+  if trainer.uses_xla:
+    reason += "; compiled by XLA, for few windows"
+  return f"{kind} ({reason})"
+
+
+def _describe_precision(options: TrainOptions) -> str:
+  """Returns the precision of the matrix products, and why."""
+  may_be_short = options.precision == "float32" and TENSOR_FLOAT_32.here
+  if may_be_short and not options.deterministic:
+    return f"TensorFloat-32 if the GPU has it ({TENSOR_FLOAT_32.reason})"
+  return f"{options.precision} (--precision)"

@@ -14,33 +14,23 @@ class TrainMetrics:
   characters_per_second: float
 
 
+@dataclasses.dataclass(frozen=True)
 class Hooks:
-  """What the trainer calls between steps, which does nothing by default.
+  """What the trainer calls between steps; by default nothing.
 
-  `step` is the step reached.
+  Each takes the step reached first.
   """
 
-  def show_progress(self, step: int, loss: float, speed: float) -> None:
-    """The trainer calls this after each call of the graph function.
-
-    The loss is the mean of the call's steps, in nats per character; the speed
-    is in characters per second.
-    """
-
-  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
-    """The trainer calls this every `metrics_every` steps and at the last."""
-
-  def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
-    """Returns pairs of a period in steps and an action, in order of execution.
-
-    At step `num_steps` every action runs; after a stop before it, none does.
-    """
-    return ()
-
-  def next_stop(self, step: int, planned: int) -> int:
-    """The trainer asks this before each call of the graph function.
-
-    Returns where the call ends, or `step` to end the training. On several
-    workers it is the chief's plan, which may differ from `planned`.
-    """
-    return planned
+  # Pairs of a period in steps and an action, in order of execution. At step
+  # `num_steps` every action runs; after a stop before it, none does.
+  actions: Sequence[tuple[int, Callable[[int], object]]] = ()
+  # The trainer asks this before each call of the graph function. It takes the
+  # step where the call is planned to end, too, and returns where it ends, or
+  # the step reached to end the training. On several workers it is the chief's
+  # plan, which may be another one.
+  next_stop: Callable[[int, int], int] = lambda step, planned: planned
+  # Called after each call of the graph function, with the mean loss of its
+  # steps, in nats per character, and the speed, in characters per second.
+  show_progress: Callable[[int, float, float], object] = lambda *_: None
+  # Called every `metrics_every` steps and at the last.
+  write_metrics: Callable[[int, TrainMetrics], object] = lambda *_: None

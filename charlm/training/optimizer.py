@@ -32,16 +32,13 @@ class Adam(keras.optimizers.Adam):
     numbers |= {"lr": rate, "epsilon": self.epsilon}
     for gradient, variable in zip(gradients, variables, strict=True):
       index = self._get_variable_index(variable)
+      moments = self._momentums[index], self._velocities[index]
       # On a replica, a handle is that of the replica's own copy.
-      var, m, v = (
-        slot.value.handle
-        for slot in (variable, self._momentums[index], self._velocities[index])
-      )
+      var, m, v = (each.value.handle for each in (variable, *moments))
       if self.weight_decay and self._use_weight_decay(variable):
         decay = rate * self.weight_decay * variable.value
         tf.raw_ops.AssignSubVariableOp(resource=var, value=decay)
-      slots = {"var": var, "m": m, "v": v}
-      tf.raw_ops.ResourceApplyAdam(**slots, **numbers, grad=gradient)
+      tf.raw_ops.ResourceApplyAdam(var=var, m=m, v=v, grad=gradient, **numbers)
     self.iterations.assign_add(1)
 
 

@@ -7,38 +7,34 @@ import dataclasses
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.options import PATH, Options, between, device_option, one_of, option
+from charlm.options import PATH, RunOptions, between, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
-class StartOptions(Options):
+class StartOptions(RunOptions):
   """The flags that do not define the run.
 
   Raises InputError: a value is not allowed.
   """
 
-  run_dir: str = option(
-    "runs/shakespeare", "folder of the run", PATH, "The start"
-  )
   corpus_cache: str = option(
     "",
     "folder for a file with the corpus' ids; default: in memory or, above 256 "
     "MiB, in a file in ~/.cache/charlm",
     PATH,
+    "The start",
   )
   verify_corpus: bool = option(
     False,
     "compare the ids in a cache file with the SHA-256 that was recorded when "
     "they were made",
   )
-  device: str = device_option()
   num_replicas: int = option(
     0,
     "number of GPUs or, without a GPU, of CPU devices; 0: the largest divisor "
-    "of batch_size up to the number of GPUs or cores, but on a CPU only 1 at "
-    "16 windows a step or fewer (4 in bfloat16, with dropout, or with "
-    "gru=keras) and from 1,024 units on (2,048 in bfloat16); with several "
-    "hosts: the number per worker, and 0 is all its GPUs, or one CPU device",
+    "of batch_size up to the number of GPUs or cores, or 1 CPU device at few "
+    "windows or many units (docs/guide.md); with several hosts: the number per "
+    "worker, and 0 is all its GPUs, or one CPU device",
     between(0, 1024),
   )
   eval_every_steps: int = option(
@@ -96,25 +92,15 @@ class TrainOptions(StartOptions, Config):
   @property
   def config(self) -> Config:
     """What defines the run."""
-    names = [field.name for field in dataclasses.fields(Config)]
-    return Config(**{name: getattr(self, name) for name in names})
+    return Config(**{name: getattr(self, name) for name in vars(Config())})
 
 
-@dataclasses.dataclass(frozen=True)
 class Periods:
   """Steps between two records of metrics, evaluations, and checkpoints."""
 
-  metrics: int
-  evaluation: int
-  checkpoint: int
-
-
-def periods(options: StartOptions, steps_per_epoch: int) -> Periods:
-  """Returns the periods of a run, given the steps of an epoch."""
-  return Periods(
+  def __init__(self, options: StartOptions, steps_per_epoch: int) -> None:
     # Enough points for a curve, but a mean of few steps is noise.
-    options.summary_every_steps or max(10, steps_per_epoch // 80),
-    options.eval_every_steps or steps_per_epoch,
+    self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
+    self.evaluation = options.eval_every_steps or steps_per_epoch
     # What a kill can cost at most.
-    options.checkpoint_every_steps or -(-steps_per_epoch // 4),
-  )
+    self.checkpoint = options.checkpoint_every_steps or -(-steps_per_epoch // 4)

@@ -6,15 +6,22 @@ import tensorflow as tf
 
 from charlm.errors import LostRunError
 from charlm.runs.run_dir import RunDir
-from charlm.system.process import warn_unsaved
+from charlm.system.process import warn, warn_unsaved
 
 
 class Profile:
   """TensorFlow's profile from one step to another, for TensorBoard."""
 
-  def __init__(self, run: RunDir, steps: tuple[int, ...]) -> None:
-    """Takes the steps after which it begins and ends, or none."""
-    self.steps = steps
+  def __init__(self, run: RunDir, steps: str, start: int, end: int) -> None:
+    """Takes the flag, and the steps at which this start and the run end.
+
+    The flag names the steps after which the profile begins and ends, or none.
+    Warns, and has none, if this start does not take the first of them.
+    """
+    self.steps = [int(step) for step in steps.split(",") if step]
+    if self.steps and not start < self.steps[0] < end:
+      warn(f"no profile: step {self.steps[0]} is not between {start} and {end}")
+      self.steps = []
     self._run = run
     self._folder = os.fspath(run.summaries / "train")
     self._running = False

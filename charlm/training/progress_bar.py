@@ -22,20 +22,6 @@ class ProgressBar:
 
   def show(self, step: int, loss: float, characters_per_second: float) -> None:
     """Redraws the bar, or writes a line where there is no terminal."""
-    text = self._text(step, loss, characters_per_second)
-    now = time.monotonic()
-    due = now - self._last_line >= _SECONDS_BETWEEN_LINES
-    if self._on_terminal:
-      say("\r\x1b[K" + text)  # over the last one
-    elif due or step == self._num_steps:
-      say(text + "\n")
-      self._last_line = now
-
-  def log(self, text: str) -> None:
-    """Writes a line that stays."""
-    say(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
-
-  def _text(self, step: int, loss: float, characters_per_second: float) -> str:
     epoch, index = divmod(step - 1, self._steps_per_epoch)
     epochs = -(-self._num_steps // self._steps_per_epoch)
     # On a terminal there is no room for them.
@@ -45,17 +31,24 @@ class ProgressBar:
       f"loss {loss:.4f}{bits} {characters_per_second:,.0f} characters/s "
       f"{self._time_left(step)} left"
     )
-    if not self._on_terminal:
-      return text
-    filled = 20 * (index + 1) // self._steps_per_epoch
-    text += " [" + "=" * filled + "." * (20 - filled) + "]"
-    # A longer line would wrap, and could not be redrawn.
-    return text[: shutil.get_terminal_size().columns - 1]
+    now = time.monotonic()
+    due = now - self._last_line >= _SECONDS_BETWEEN_LINES
+    if self._on_terminal:
+      filled = 20 * (index + 1) // self._steps_per_epoch
+      text += " [" + "=" * filled + "." * (20 - filled) + "]"
+      # Over the last one. A longer line would wrap, and could not be redrawn.
+      say("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
+    elif due or step == self._num_steps:
+      say(text + "\n")
+      self._last_line = now
+
+  def log(self, text: str) -> None:
+    """Writes a line that stays."""
+    say(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
 
   def _time_left(self, step: int) -> datetime.timedelta:
     first, start = self._start
     per_step = (time.monotonic() - start) / max(1, step - first)
-    seconds = per_step * (self._num_steps - step)
-    # Nobody waits for longer than Python can count.
-    longest = datetime.timedelta.max.total_seconds()
-    return datetime.timedelta(seconds=round(min(seconds, longest // 2)))
+    # Python counts to a few million years.
+    seconds = min(per_step * (self._num_steps - step), 10.0**13)
+    return datetime.timedelta(seconds=round(seconds))

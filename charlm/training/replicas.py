@@ -46,9 +46,7 @@ class Replicas:
         )
     if pair := self._different():
       self._cluster.final_barrier()
-      raise InputError(
-        f"{pair[0]} and {pair[1]} begin with different values: {_REMEDY}"
-      )
+      raise InputError(f"{pair} begin with different values: {_REMEDY}")
 
   def check_weights(self) -> None:
     """Checks that weights and optimizer are the same on all replicas.
@@ -57,9 +55,9 @@ class Replicas:
     """
     if self._several and (pair := self._different()):
       raise DivergedError(
-        f"the weights or the optimizer of {pair[0]} and {pair[1]} differ after "
-        f"step {self._trainer.step}, which is not saved: {_REMEDY}; then run "
-        "the same command to resume"
+        f"the weights or the optimizer of {pair} differ after step "
+        f"{self._trainer.step}, which is not saved: {_REMEDY}; then run the "
+        "same command to resume"
       )
 
   def _wrong(self, offset: tf.Tensor) -> Any:
@@ -74,33 +72,24 @@ class Replicas:
       # Small integers, whose sums are exact in any order.
       sums = context.all_reduce("SUM", [mine * x for x in patterns])
       factor = total * (total - 1) / 2 + total * offset
-      counts = [
-        tf.math.count_nonzero(s != factor * x)
-        for s, x in zip(sums, patterns, strict=True)
-      ]
-      return tf.add_n(counts)
+      wrong = [s != factor * x for s, x in zip(sums, patterns, strict=True)]
+      return tf.add_n([tf.math.count_nonzero(each) for each in wrong])
 
     return self._cluster.strategy.run(count)
 
-  def _different(self) -> tuple[str, str] | None:
-    """Returns two replicas whose hashes differ, if there are any."""
-    digests = self._of_all(self._digests())
-    for name, digest in zip(self._names(), digests, strict=True):
-      if digest != digests[0]:
-        return self._names()[0], name
-    return None
-
-  def _digests(self) -> list[str]:
-    """Returns a hash of the weights and the optimizer of each replica here."""
+  def _different(self) -> str:
+    """Names two replicas whose weights or optimizer differ, if any do."""
     strategy, trainer = self._cluster.strategy, self._trainer
-    variables = trainer.model.variables + trainer.optimizer.variables
     # Not the weights themselves, which would take long to exchange.
     hashes = [hashlib.sha256() for _ in trainer.devices]
-    for variable in variables:
+    for variable in trainer.model.variables + trainer.optimizer.variables:
       copies = strategy.experimental_local_results(variable.value)
       for digest, copy in zip(hashes, copies, strict=True):
         digest.update(copy.numpy().tobytes())
-    return [digest.hexdigest() for digest in hashes]
+    digests = self._of_all([digest.hexdigest() for digest in hashes])
+    names = self._names()
+    others = [n for n, d in zip(names, digests, strict=True) if d != digests[0]]
+    return f"{names[0]} and {others[0]}" if others else ""
 
   def _of_all(self, mine: list[Any]) -> list[Any]:
     """Returns the entries of the lists of all workers."""

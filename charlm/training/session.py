@@ -34,7 +34,7 @@ class _GivenUp(Exception):
 
 
 @dataclasses.dataclass(eq=False)
-class Session(Hooks):
+class Session:
   """Continues a run to its end, and leaves score, sample, and checkpoint.
 
   It writes metrics, evaluates and saves when that is due.
@@ -82,17 +82,26 @@ class Session(Hooks):
         differ; nothing is saved after it.
       LostRunError: the folder was taken away.
     """
-    trainer = self.trainer
+    trainer, bar, workers = self.trainer, self.bar, self.workers
+    actions: Sequence[tuple[int, Callable[[int], object]]] = (
+      # The evaluation comes first: a checkpoint holds the best loss so far.
+      (self.periods.evaluation, partial(self._checked, self._evaluate)),
+      (self.periods.checkpoint, partial(self._checked, self.checkpoints.save)),
+      # A period of 1 makes each graph call run one step: the profile then
+      # shows the steps one by one.
+      *([(1, self.profile.at)] if self.profile.steps else []),
+    )
+    hooks = Hooks(actions, workers.next_stop, bar.show, self._write_metrics)
     with self._stop, closing(self.metrics), closing(self.profile):
-      with self.workers.chief_works():
+      with workers.chief_works():
         if self._lacks_evaluation(trainer.step):
           self._evaluate(trainer.step)
-      trainer.train(trainer.num_steps, self.periods.metrics, self)
+      trainer.train(trainer.num_steps, self.periods.metrics, hooks)
       saved = bool(self._checked(self.checkpoints.save, trainer.step))
     # Outside the stop request: with no save to come, Ctrl-C ends at once.
-    with self.workers.chief_works():
+    with workers.chief_works():
       exit_code = self._end(saved)
-    return self.workers.finish(exit_code)
+    return workers.finish(exit_code)
 
   def _end(self, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""
@@ -109,11 +118,7 @@ class Session(Hooks):
     self.bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
 
-  def show_progress(self, step: int, loss: float, speed: float) -> None:
-    """Redraws the progress bar."""
-    self.bar.show(step, loss, speed)
-
-  def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
+  def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
     self.metrics.write(step, "train", dataclasses.asdict(metrics))
     # By 1 nat: the means of a training that goes well rise by less.
@@ -124,23 +129,6 @@ class Session(Hooks):
       )
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)
-
-  def periodic(self) -> Sequence[tuple[int, Callable[[int], object]]]:
-    """Returns when to evaluate and when to save.
-
-    The evaluation comes first: a checkpoint holds the best loss so far.
-    """
-    return (
-      (self.periods.evaluation, partial(self._checked, self._evaluate)),
-      (self.periods.checkpoint, partial(self._checked, self.checkpoints.save)),
-      # A period of 1 makes each graph call run one step: the profile then
-      # shows the steps one by one.
-      *([(1, self.profile.at)] if self.profile.steps else []),
-    )
-
-  def next_stop(self, step: int, planned: int) -> int:
-    """Returns `planned`, or `step` if a signal came to any worker."""
-    return self.workers.next_stop(step, planned)
 
   def _checked(self, action: Callable[[int], object], step: int) -> object:
     """Checks the replicas, then runs an action on the chief alone."""
@@ -177,20 +165,17 @@ class Session(Hooks):
     numbers = {"loss": score.log_perplexity}
     numbers |= {name: getattr(score, name) for name in names}
     if len(self.split.valid):
-      numbers["valid_loss"] = deciding.log_perplexity
-      words = (
-        f", valid log perplexity {deciding.log_perplexity:.4f} "
-        f"({deciding.bits_per_character:.4f} bits)"
-      )
+      nats, bits = deciding.log_perplexity, deciding.bits_per_character
+      numbers["valid_loss"] = nats
+      words = f", valid log perplexity {nats:.4f} ({bits:.4f} bits)"
     if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
       raise DivergedError(
         f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
       )
     # From fixed prefixes and seeds, so that the samples of two steps can be
     # compared.
-    prefix = str(self.split.eval.part(0, _PREFIX_CHARS))
-    samples = {"sample": self._sample()}
-    samples["continuation"] = self._sample(prefix, 1)
+    start = str(self.split.eval.part(0, _PREFIX_CHARS))
+    samples = {"sample": self._sample(), "continuation": self._sample(start, 1)}
     # The record comes after the best checkpoint: after a kill between them, the
     # next start finds no record, and does all of this again.
     self._note_best(step, deciding.log_perplexity)

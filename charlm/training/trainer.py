@@ -14,7 +14,6 @@ from charlm.model.language_model import GRULM, State
 from charlm.system.choices import kind_of_device, xla_compiles_steps
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.optimizer import Adam
-from charlm.training.train_state import TrainState
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
@@ -29,6 +28,24 @@ _GPU_SUSPICION = (
   "; or the GPUs cannot reach each other's memory and return wrong sums: set "
   "NCCL_P2P_DISABLE=1 in the environment"
 )
+
+
+class TrainState(tf.Module):
+  """What a checkpoint holds besides model and optimizer, to resume exactly.
+
+  The best loss is set by the session, which evaluates. It is kept here because
+  it must be saved with the step that it belongs to.
+  """
+
+  def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
+    """Takes the shape of the carried states; 0 rows if none are carried."""
+    super().__init__()
+    # The states of the rows of all replicas.
+    zeros = tf.zeros([num_layers, num_rows, rnn_units])
+    self.states = tf.Variable(zeros, trainable=False)
+    # Loss, gradient norm and number of steps since the metrics were written.
+    self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
+    self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
 
 
 class Trainer:
@@ -82,13 +99,7 @@ class Trainer:
     self._compiled_train_steps = compiled
     alone = strategy.num_replicas_in_sync == 1
     fused = isinstance(model.grus[0], FusedGRU)
-    self.uses_xla = (
-      alone
-      and fused
-      and xla_compiles_steps(
-        config.batch_size, config.precision, config.dropout_rate
-      )
-    )
+    self.uses_xla = alone and fused and xla_compiles_steps(config)
     self._compiled_gradients = self._gradients
     if self.uses_xla:
       how = {"autograph": False, "jit_compile": True}
@@ -115,8 +126,7 @@ class Trainer:
       that ran this step is written or saved.
     """
     characters, seconds = 0, 0.0  # since the metrics were written
-    actions = hooks.periodic()
-    periods = [metrics_every, *(every for every, _ in actions)]
+    periods = [metrics_every, *(every for every, _ in hooks.actions)]
     while (step := self.step) < num_steps:
       next_due = min((step // every + 1) * every for every in periods)
       planned = min(next_due, num_steps, step + self._steps_per_call)
@@ -137,7 +147,7 @@ class Trainer:
       if stop % metrics_every == 0 or stop == num_steps:
         hooks.write_metrics(stop, self._take_metrics(characters / seconds))
         characters, seconds = 0, 0.0
-      for every, action in actions:
+      for every, action in hooks.actions:
         if stop % every == 0 or stop == num_steps:
           action(stop)
 

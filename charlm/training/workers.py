@@ -100,8 +100,6 @@ class Workers:
     by the next call.
     """
     code = self.stop.exit_code
-    if self.cluster.num_workers == 1:
-      return number, bool(self.stop)
     # The others add 0: the sum is the chief's number.
     number *= self.cluster.is_chief
     numbers = [number, code == TERMINATED, code == INTERRUPTED]

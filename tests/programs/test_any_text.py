@@ -17,9 +17,8 @@ from charlm.training.hooks import Hooks
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-class _Finite(Hooks):
-  def show_progress(self, step: int, loss: float, speed: float) -> None:
-    assert np.isfinite(loss)
+def _check_finite(step: int, loss: float, speed: float) -> None:
+  assert np.isfinite(loss)
 
 
 @given(TEXTS)
@@ -38,7 +37,7 @@ def test_any_text_trains_and_samples_its_own_characters(text: str) -> None:
   config = Config(embedding_dim=4, rnn_units=8, seq_length=5, batch_size=4)
   batches = Batches(encode("\n".join(lines), vocab), 5, 4)
   trainer = build_trainer(config, len(vocab), batches, create_strategy(1, 4))
-  trainer.train(2, 2, _Finite())
+  trainer.train(2, 2, Hooks(show_progress=_check_finite))
   assert trainer.step == 2
   sample = GenerativeModel(trainer.model, vocab).generate_n_chars(60, lines[0])
   assert len(sample) == 60 + len(lines[0])

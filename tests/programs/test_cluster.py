@@ -230,8 +230,8 @@ def test_a_wrong_config_is_refused(
 @pytest.mark.parametrize(
   ("flag", "words"),
   [
-    ("--num_replicas=2", "one CPU device is available"),
-    ("--batch_size=3", "2 replicas, which do not divide the batch size 3"),
+    ("--num_replicas=2", "more than the devices on each worker, 1: lower it"),
+    ("--batch_size=3", "replicas, 2, does not divide the batch size 3"),
   ],
 )
 def test_replicas_that_cannot_be_had_are_refused(

@@ -17,6 +17,7 @@ from soak import numbers
 import train as train_program
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run_dir import RunDir
+from charlm.training.progress_bar import ProgressBar
 from charlm.training.session import Session
 
 
@@ -332,12 +333,12 @@ def test_a_stop_whose_save_fails_is_code_4(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  def stop_and_fail(session: Session, step: int, *numbers: float) -> None:
+  def stop_and_fail(bar: ProgressBar, step: int, *numbers: float) -> None:
     if step > 12:
       os.kill(os.getpid(), signal.SIGTERM)
       monkeypatch.setattr(Checkpoints, "save", lambda self, step: False)
 
-  monkeypatch.setattr(Session, "show_progress", stop_and_fail)
+  monkeypatch.setattr(ProgressBar, "show", stop_and_fail)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
   assert train_program.main(args) == 4
   out = capsys.readouterr().out

@@ -95,7 +95,7 @@ def test_a_second_trainer_past_a_removed_lock_is_left_alone(
 
 
 def _begin_profile(run: RunDir) -> Profile:
-  profile = Profile(run, (1, 2))
+  profile = Profile(run, "1,2", 0, 9)
   profile.at(1)
   return profile
 

@@ -377,7 +377,7 @@ def test_no_space_for_the_summaries_at_a_start_is_waited_out(
 def test_a_profile_that_cannot_be_written_is_told(
   run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  profile = Profile(run, (3, 5))
+  profile = Profile(run, "3,5", 0, 9)
   profile.at(3)
   with file_size_limit(100):
     profile.at(5)

@@ -31,7 +31,11 @@ class Recorder:
     self.steps = [0]
     self.losses: list[float] = []
     self.speeds: list[float] = []
-    self._periods, self._stop_at = periods, stop_at
+    self.actions = [
+      (every, lambda step, every=every: self.events.append((every, step)))
+      for every in periods
+    ]
+    self._stop_at = stop_at
 
   def show_progress(self, step: int, loss: float, speed: float) -> None:
     assert np.isfinite(loss)
@@ -43,12 +47,6 @@ class Recorder:
   def write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     self.metrics.append((step, metrics))
     self.events.append(("metrics", step))
-
-  def periodic(self) -> list:
-    return [
-      (every, lambda step, every=every: self.events.append((every, step)))
-      for every in self._periods
-    ]
 
   def next_stop(self, step: int, planned: int) -> int:
     return planned if self._stop_at is None else min(planned, self._stop_at)
@@ -565,16 +563,17 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setattr("charlm.system.choices.kind_of_device", lambda: kind)
-  assert choices.reason_for_one_replica(*sizes, "auto") == reason
+  names = ("batch_size", "rnn_units", "precision", "dropout_rate")
+  config = Config(**dict(zip(names, sizes, strict=True)))
+  assert choices.reason_for_one_replica(config, "auto") == reason
   # Nothing compiles Keras' layer.
   fewest = reason if not xla else ""
-  assert choices.reason_for_one_replica(*sizes, "keras") == fewest
-  batch_size, _, *how = sizes
-  assert choices.xla_compiles_steps(batch_size, *how) is xla
+  assert choices.reason_for_one_replica(config, "keras") == fewest
+  assert choices.xla_compiles_steps(config) is xla
   if kind == "CPU":
     monkeypatch.setattr("charlm.system.devices.num_devices", lambda: 2)
-    strategy = create_strategy(1 if reason else 0, batch_size)
-    largest = largest_divisor(batch_size, 2)
+    strategy = create_strategy(1 if reason else 0, config.batch_size)
+    largest = largest_divisor(config.batch_size, 2)
     assert strategy.num_replicas_in_sync == (1 if reason else largest)
 
 
