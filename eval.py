@@ -188,7 +188,7 @@ def evaluate(options: EvalOptions) -> int:
 
 
 def _source(run: RunDir, text: str | None) -> Source:
-  """Returns the text to score, by default the run's own."""
+  """Returns where the lines of `--per_line` are, by default the run's text."""
   if text is not None:
     return Source(os.path.expanduser(text), is_file=text != "-")
   run.eval_text()  # which compares its hash
@@ -197,7 +197,7 @@ def _source(run: RunDir, text: str | None) -> Source:
 
 def _describe(score: "Score", step: int, protocol: str) -> str:
   low, high = score.interval
-  # For bytes, both are one.
+  # A score of bytes has one line: both keys are then the same.
   bits = {score.unit: score.bits_per_character, "byte": score.bits_per_byte}
   lines = [
     f"step                {step:,}",

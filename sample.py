@@ -70,7 +70,8 @@ class SampleOptions(Request, ModelOptions):
       raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and (self.prefix_file or self.per_line):
       raise InputError(
-        "two prefixes: leave out --prefix, or --prefix_file and --per_line"
+        "--prefix_file and --per_line read prefixes of their own: leave out "
+        "--prefix, or both of them"
       )
     prefix_file = self.prefix_file or ("-" if self.per_line else "")
     if prefix_file == "-" and "-" in self.memorised.split(","):

@@ -22,8 +22,8 @@ def train(options: TrainOptions) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: bad input, changed ids of the corpus, or replicas whose sums are
-      wrong.
+    InputError: bad input, a file of ids that has changed, or replicas whose
+      sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
   """
@@ -51,10 +51,11 @@ def train(options: TrainOptions) -> int:
       "this processor has no bfloat16 instructions: --precision=float32 may be "
       "faster"
     )
-  alone = reason_for_one_replica(config, options.gru)
-  # 1 if one replica is best; 0: `create_cluster` decides.
-  sizes = options.num_replicas or int(bool(alone)), config.batch_size
-  cluster = create_cluster(*sizes, options.cluster_timeout)
+  # 0: `create_cluster` decides.
+  default = 1 if reason_for_one_replica(config, options.gru) else 0
+  cluster = create_cluster(
+    options.num_replicas or default, config.batch_size, options.cluster_timeout
+  )
   with cluster.watched():
     # Before a folder is made: workers must all train the same model.
     check_equal(cluster, options, corpus.sha256)

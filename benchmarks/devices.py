@@ -16,8 +16,8 @@ _QUESTION = (
   "from charlm.system.process import import_quietly; "
   "import_quietly('tensorflow'); "
   "from charlm.system.choices import kind_of_device; "
-  "from charlm.system.devices import num_devices; "
-  "print(kind_of_device(), num_devices())"
+  "from charlm.system.devices import most_replicas; "
+  "print(kind_of_device(), most_replicas())"
 )
 
 

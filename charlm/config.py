@@ -115,9 +115,7 @@ class Config(Options):
     "an initial run keep their ids, and new ones follow",
     PATH,
   )
-  seq_length: int = option(
-    100, "inputs per window", between(1), group="Training"
-  )
+  seq_length: int = option(100, "inputs per window", between(1), "Training")
   batch_size: int = option(
     64, "windows per step, over all replicas", between(1)
   )

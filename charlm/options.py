@@ -55,8 +55,8 @@ def _is_path(text: str | None) -> bool:
 
 
 UTF8 = Allowed(is_utf8, "in UTF-8")
-# Of one file or folder. A `~` at its start is the home: a shell leaves it as it
-# is in `--flag=~`.
+# For one file or folder. `system/flags.py` expands a `~` at its start, since a
+# shell leaves it as it is in `--flag=~`.
 PATH = Allowed(_is_path, "that is a path in UTF-8")
 
 

@@ -41,14 +41,15 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed if it is compressed.
 
   Raises InputError, with the name: data that is damaged, or that becomes more
-    than 1,000 times as large (above 256 MiB).
+    than 1,000 times as large, and larger than 256 MiB.
   """
   content = io.BufferedReader(file, _CHUNK)
   start = content.peek(10)[:10]
   kind = next((k for k, magic in _MAGIC.items() if re.match(magic, start)), "")
   if start and not kind and name.endswith((".gz", ".bz2", ".xz", ".zst")):
     raise InputError(
-      f"{name} is not compressed, despite its name: give another, or rename it"
+      f"{name} is no gzip, bzip2, xz or zstd data, despite its name: give a "
+      "file that is, or rename it"
     )
   size = 0
   try:
@@ -87,7 +88,8 @@ def _read_streams(
 ) -> Iterator[bytes]:
   """Yields what the streams of a file hold, one after the other.
 
-  Python's own readers end without a word at a second stream that is damaged.
+  Python's `bz2` and `lzma` files end without an error at a second stream that
+  is damaged. `gzip`, which raises one, is not read here.
   """
   decompressor, data = create(), b""
   while True:
@@ -107,7 +109,7 @@ def _read_streams(
 
 
 def _create_zstd() -> Any:
-  # The standard library has it from Python 3.14 on.
+  # Not `compression.zstd`, which Python has only from 3.14 on.
   try:
     zstd = importlib.import_module("backports.zstd")
   except ImportError as error:
@@ -120,7 +122,7 @@ def _create_zstd() -> Any:
   return zstd.ZstdDecompressor(options=options)
 
 
-# What the data of each compression begins with.
+# What the data of each compression begins with, as regular expressions.
 _MAGIC = {
   "gzip": rb"\x1f\x8b\x08",
   # After `BZh` and the level: the mark of a block, or that of the end.

@@ -41,7 +41,7 @@ def load_corpus(
       (its `*.txt`, sorted), or several of these separated by commas.
     folder: keeps the ids in a file there; by default they are in memory or,
       above 256 MiB, in a file in the user's cache.
-    verify: compare the SHA-256 of a text whose ids were kept.
+    verify: compare kept ids with the SHA-256 recorded when they were made.
 
   Raises:
     InputError: nothing there, not as the config says, or no line with a
@@ -60,7 +60,7 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space alone is no text, but of bytes: all 256 are characters.
+    # White space alone is no text. Bytes pass: their text lists all 256.
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "

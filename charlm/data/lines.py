@@ -17,7 +17,7 @@ def read_lines(
   They come without their ends; the last one need not have one. A carriage
   return ends a line, too, with or without a line feed, unless the config keeps
   the text. The byte-order mark with which some editors begin a file is dropped,
-  unless bytes are read.
+  unless the unit is the byte.
   """
   # `half` is dropped: the line feed of a pair that two reads cut apart.
   pending, half = bytearray(), b""

@@ -66,8 +66,8 @@ class Source:
     """Yields the content in chunks, decompressed where it is compressed.
 
     Raises InputError: compressed data that is damaged, or that becomes more
-      than 1,000 times as large (above 256 MiB), or a file that changes in the
-      meantime.
+      than 1,000 times as large and larger than 256 MiB, or a file that changes
+      in the meantime.
     """
     before = self.stamp()
     with self.open() as file:

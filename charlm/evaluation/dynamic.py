@@ -116,8 +116,8 @@ class DynamicEvaluator:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
         # The mean bounds the step of a weight whose gradient was always 0, such
-        # as a rare character's. A valid text of length 2 makes the recurrent
-        # kernel's `mean` 0, too.
+        # as a rare character's. The recurrent kernel's mean is 0, too, if the
+        # valid text has two characters: then there is no step.
         step = tf.math.divide_no_nan(rate * gradient, scale + mean)
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)

@@ -13,7 +13,7 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 
-MAX_BLOCKS = 2**19  # the most sums that a score holds
+MAX_BLOCKS = 2**19  # the most blocks whose sums a score holds
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -100,7 +100,7 @@ class Score:
     return _mean(*self.known) if self.known[1].any() else None
 
   def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
-    """Returns the score with the unit and the size of the text it is of.
+    """Returns a copy with the text's unit and the number of scored bytes.
 
     All characters but the first are scored; by lines, all, and a newline at the
     end even if it is missing.

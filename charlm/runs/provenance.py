@@ -15,9 +15,8 @@ import tensorflow as tf
 from charlm.experiment import difference
 from charlm.system.machine import num_cores, processor
 
-# Fields that are not compared: the last bits of results do not depend on them,
-# unless the commit changed the code. The entries of `versions` are compared one
-# by one.
+# Fields that are not compared. A commit can change the last bits of results,
+# but most do not. The entries of `versions` are compared one by one.
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 
@@ -49,7 +48,7 @@ def start_differences(
 
   It compares only what the last bits of the results depend on.
   """
-  # Older versions knew one worker, and did not write it.
+  # Before there were several workers, their number was not written.
   there, here = ({"workers": 1, **s["versions"], **s} for s in (earlier, start))
   # A name that the earlier one lacks differs, too.
   return [

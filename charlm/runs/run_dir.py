@@ -8,7 +8,7 @@ vocabulary.json eval.txt                   written once, before step 0
 valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
-metrics.jsonl                              every number, one object per line
+metrics.jsonl                              the metrics, one JSON object per line
 summaries/train|eval                       these numbers for TensorBoard
 summaries/outdated                         there while they are outdated
 summaries/<name>                           scores of `eval.py --follow`
@@ -173,7 +173,7 @@ class RunDir:
     return is_locked(self._lock)
 
   def check_owned(self) -> None:
-    """Checks that the locked folder is in its place, before each write to it.
+    """Checks that the locked folder is in its place: call it before a write.
 
     Raises LostRunError: the folder or its lock is not the one that was locked.
     """
@@ -244,7 +244,7 @@ class RunDir:
   def last_start(self) -> dict[str, Any] | None:
     """Reads how and where the last start ran; None if that is unknown."""
     try:
-      # Only a warning depends on this file: it may be damaged.
+      # It may be damaged: the start then warns of no difference.
       *_, line = self._starts.read_bytes().splitlines()
       start = json.loads(line)
       return start if isinstance(start["versions"], dict) else None

@@ -4,8 +4,8 @@ Every sample has its own stream of random numbers, on any device a function of
 (seed, sample, position), so a text does not depend on how many are drawn beside
 it.
 
-Shapes: B rows, V vocabulary size, S positions for which random numbers are
-drawn at a time, which is `_buffer`. A text is drawn in spans of at most S.
+Shapes: B rows, V vocabulary size, S positions (`_buffer`) whose random numbers
+are drawn together. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
@@ -35,7 +35,7 @@ from charlm.system.signals import interrupts_held_back
 _MIN_ROWS, _MAX_ROWS = 2, 32
 _BUFFER = 1024  # the largest S; XLA compiles for each shape
 _MAX_NUMBERS = 2**24  # random numbers held at a time: 64 MB
-_STREAMED = 64  # characters of a piece that is shown at once
+_STREAMED = 64  # characters in a piece of a streamed text
 
 
 class GenerativeModel:
@@ -50,9 +50,9 @@ class GenerativeModel:
     top_p: float = 1.0,
     min_p: float = 0.0,
   ) -> None:
-    """Takes a trained model and how texts are drawn: see `Request`.
+    """Takes a trained model, and how the methods `generate_*` draw.
 
-    `sample` and `stream` draw as their own request says.
+    `sample` and `stream` draw as their own request says. See `Request`.
 
     Raises InputError: a temperature or a limit that is out of range.
     """

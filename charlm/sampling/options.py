@@ -37,9 +37,7 @@ class Request(Options):
     "are",
     between(1, 10**6),
   )
-  seed: int = option(
-    0, "the same seed gives the same texts", between(0, 2**64 - 1)
-  )
+  seed: int = option(0, "equal seeds give equal texts", between(0, 2**64 - 1))
   temperature: float = option(
     1.0,
     "divides the log-probabilities; 0 always takes the most likely character, "

@@ -50,9 +50,9 @@ COLLECTIVES = Choice(
 # higher bound (benchmarks/README.md).
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
-# By precision: from this many on, one replica keeps all cores of a CPU busy,
-# and a copy of the weights for each core takes time and memory (in float32
-# at 1024 it saves memory alone).
+# By precision: from this many units on, one replica keeps all cores of a CPU
+# busy. More replicas take more memory, for a copy of the weights each, and more
+# time (in float32, at 1,024 units, only more memory).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # Above this many entries of the vocabulary the fused layer projects each
 # position: a table's gradient is a product with one-hot rows, whose cost grows

@@ -136,14 +136,15 @@ class Cluster:
 
   @contextlib.contextmanager
   def watched(self) -> Iterator[None]:
-    """Turns the loss of another worker into an error that names it.
+    """Turns TensorFlow's error about a lost worker into one that names it.
 
     Raises LostRunError: a worker ended, or does not answer.
     """
     try:
       yield
     except DivergedError:
-      # All raise this together: none may end while another still compares.
+      # All raise this together, and none may end while another still compares.
+      # If the chief alone raises it, it has made this call already.
       self.final_barrier()
       raise
     except (*_LOST, *_PERHAPS_LOST) as error:
@@ -178,8 +179,8 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
   has one worker.
 
   Args:
-    num_replicas: of each worker, 0 for all its GPUs. Without others, what
-      `create_strategy` takes.
+    num_replicas: of each worker, 0 for all its GPUs or one CPU device. Without
+      other workers, what `create_strategy` takes.
     batch_size: global.
     timeout: seconds to wait for the other workers.
 
@@ -224,9 +225,10 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
 
 
 def _limit_registration(num_workers: int) -> None:
-  """Lets TensorFlow give up on a worker that is lost while it connects all."""
+  """Lets TensorFlow give up when a worker is lost while all are connected."""
   # It would wait for an hour, in a call that lets no signal handler run. There
-  # is no public name for this; the strategy leaves a configured one alone.
+  # is no public name for this. A strategy does not configure the service if
+  # that was done before.
   job = context.coordination_config_pb2.CoordinatedJob
   eager = context.context()
   eager.configure_coordination_service(

@@ -41,7 +41,7 @@ def choose_device(device: str) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
   elif tf.config.list_physical_devices("GPU"):  # an earlier call hid it
     if device == "gpu":
-      raise InputError("this process has chosen the CPU: start another one")
+      raise InputError("this process has chosen the CPU: start another process")
   elif device == "gpu":
     raise InputError(
       f"TensorFlow finds no GPU: {reason_for_no_gpu()}, or give --device=cpu"
@@ -69,7 +69,7 @@ def create_strategy(
   Raises InputError: a number of replicas that cannot be had.
   """
   gpus = tf.config.get_visible_devices("GPU")
-  num_replicas = num_replicas or largest_divisor(batch_size, num_devices())
+  num_replicas = num_replicas or largest_divisor(batch_size, most_replicas())
   check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
   devices = [f"{kind_of_device()}:{i}" for i in range(num_replicas)]
   if gpus:
@@ -78,7 +78,7 @@ def create_strategy(
   device = tf.config.LogicalDeviceConfiguration()
   try:
     tf.config.set_logical_device_configuration(cpu, [device] * num_replicas)
-    # Together, the devices' pools have a thread for each core.
+    # About a thread for each core, over all devices.
     threads = max(1, num_cores() // num_replicas)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:
@@ -104,7 +104,7 @@ def check_replicas(
   if num_replicas > at_most:
     where = " on each worker" if num_workers > 1 else ""
     raise InputError(
-      f"num_replicas is {num_replicas}, more than the devices{where}, "
+      f"num_replicas is {num_replicas}, but devices{where} are only "
       f"{at_most}: lower it"
     )
   # All replicas take the same number of rows: a remainder would be left out.
@@ -116,7 +116,7 @@ def check_replicas(
     )
 
 
-def num_devices() -> int:
+def most_replicas() -> int:
   """Returns the largest number of replicas by default: GPUs, or cores."""
   return len(tf.config.get_visible_devices("GPU")) or num_cores()
 

@@ -49,7 +49,7 @@ def reason_for_no_gpu() -> str:
     return f"{_VARIABLE} hides all GPUs: unset it"
   try:
     log = subprocess.run(
-      [sys.executable, "-P", "-c", _CHILD],  # not what lies in this folder
+      [sys.executable, "-P", "-c", _CHILD],  # -P: no modules of this folder
       env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
       stdin=subprocess.DEVNULL,
       capture_output=True,

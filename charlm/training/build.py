@@ -49,7 +49,8 @@ def build_trainer(
   If there is an `initial` model, of the same sizes but perhaps with a shorter
   vocabulary, the new model takes its weights; the seed determines the others.
 
-  Raises InputError: a model that the machine's memory cannot hold.
+  Raises InputError: a model that the machine's memory cannot hold, a warm-up
+    that takes the whole run, or a `gru` that lacks what the config asks for.
   """
   # The weights, their gradient, and Adam's two moments.
   needed = 4 * 4 * num_weights(config, vocab_size)

@@ -29,7 +29,7 @@ from charlm.system.choices import (
   reason_for_one_replica,
 )
 from charlm.system.cluster import Cluster
-from charlm.system.devices import num_devices
+from charlm.system.devices import most_replicas
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.build import build_worker_trainer
 from charlm.training.options import Periods, TrainOptions
@@ -46,11 +46,13 @@ def lead(
 ) -> int:
   """Trains as the chief, or without others; returns the exit code.
 
+  The other workers call `follow`.
+
   Raises:
-    InputError: bad input, changed ids of the corpus, or replicas whose sums are
-      wrong.
+    InputError: bad input, a file of ids that has changed, or replicas whose
+      sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the folder was taken away, or a worker was lost.
+    LostRunError: the folder was taken away.
   """
   config = options.config
   with workers.chief_works():
@@ -131,8 +133,6 @@ def start_run(
 ) -> int:
   """Restores a locked run, continues it, and returns the exit code.
 
-  The chief does this, while the other workers call `follow`.
-
   The trainer must not have trained yet.
 
   Raises:
@@ -167,10 +167,10 @@ def start_run(
 def _log_start(
   run: RunDir, step: int, trainer: Trainer, cluster: Cluster, saved: bool
 ) -> dict[str, Any]:
-  """Writes how and where this start runs; warns if that is new.
+  """Logs how and where this start runs; warns if the last one ran otherwise.
 
-  It writes only if a checkpoint was saved: a logged start and no checkpoint
-  mean a lost one.
+  It logs only if a checkpoint was saved: a log without a checkpoint means that
+  a checkpoint was lost.
   """
   start = describe_start(step, trainer.devices, cluster.num_workers)
   # Before `log_start` makes this start the last one.
@@ -218,10 +218,10 @@ def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
   devices = ", ".join(start["devices"])
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
-  elif not options.num_replicas and len(start["devices"]) < num_devices():
+  elif not options.num_replicas and len(start["devices"]) < most_replicas():
     alone = reason_for_one_replica(options, options.gru)
     why = f"one, for {alone}" if alone else "as many as divide --batch_size"
-    reason += f": of {num_devices()} devices, {why}"
+    reason += f": of {most_replicas()} at most, {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 

@@ -18,19 +18,20 @@ class TrainMetrics:
 class Hooks:
   """What the trainer calls between steps; by default nothing.
 
-  Each takes the step reached first.
+  Each function takes, as its first argument, the step that was reached.
   """
 
-  # Pairs of a period in steps and an action, in order of execution. At step
-  # `num_steps` every action runs; after a stop before it, none does.
+  # Periods in steps, and actions: an action runs at each multiple of its period
+  # and at the last step of the run, in this order. A training that is stopped
+  # earlier ends without further actions.
   actions: Sequence[tuple[int, Callable[[int], object]]] = ()
-  # The trainer asks this before each call of the graph function. It takes the
-  # step where the call is planned to end, too, and returns where it ends, or
-  # the step reached to end the training. On several workers it is the chief's
-  # plan, which may be another one.
+  # Called before each call of the graph function, with the step reached and the
+  # step at which that call is planned to end. Returns the step at which it is
+  # to end: not always the planned one, since of several workers the chief
+  # decides. To end the training, it returns the step reached.
   next_stop: Callable[[int, int], int] = lambda step, planned: planned
   # Called after each call of the graph function, with the mean loss of its
   # steps, in nats per character, and the speed, in characters per second.
   show_progress: Callable[[int, float, float], object] = lambda *_: None
-  # Called every `metrics_every` steps and at the last.
+  # Called when metrics are due, and at the last step.
   write_metrics: Callable[[int, TrainMetrics], object] = lambda *_: None

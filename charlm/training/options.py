@@ -49,9 +49,7 @@ class StartOptions(RunOptions):
     "epoch, but at least 10",
     between(0),
   )
-  max_to_keep: int = option(
-    3, "number of the latest checkpoints to keep", between(1)
-  )
+  max_to_keep: int = option(3, "latest checkpoints to keep", between(1))
   gru: str = option(
     "auto",
     "implementation of the GRU: fused, keras (cuDNN on a GPU), or auto: keras "
@@ -76,12 +74,13 @@ class StartOptions(RunOptions):
   def __post_init__(self) -> None:
     super().__post_init__()
     words = self.profile_steps.split(",")
-    # No step has more digits, and `int` raises at thousands of them.
+    # A step has fewer than 20 digits; `int` raises at thousands of them.
     steps = [int(x) for x in words if x.strip().isdecimal() and len(x) < 20]
     rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
     if self.profile_steps and not rise:
       raise InputError(
-        f"profile_steps is {self.profile_steps}: give two steps, such as 10,20"
+        f"profile_steps is {self.profile_steps}: give two steps above 0, the "
+        "second one later, such as 10,20"
       )
 
 
@@ -96,7 +95,7 @@ class TrainOptions(StartOptions, Config):
 
 
 class Periods:
-  """Steps between two records of metrics, evaluations, and checkpoints."""
+  """Periods in steps: of metrics, of evaluations, and of checkpoints."""
 
   def __init__(self, options: StartOptions, steps_per_epoch: int) -> None:
     # Enough points for a curve, but a mean of few steps is noise.

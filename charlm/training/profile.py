@@ -13,7 +13,7 @@ class Profile:
   """TensorFlow's profile from one step to another, for TensorBoard."""
 
   def __init__(self, run: RunDir, steps: str, start: int, end: int) -> None:
-    """Takes the flag, and the steps at which this start and the run end.
+    """Takes the flag, and where this start begins and the run ends.
 
     The flag names the steps after which the profile begins and ends, or none.
     Warns, and has none, if this start does not take the first of them.

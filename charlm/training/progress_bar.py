@@ -36,7 +36,7 @@ class ProgressBar:
     if self._on_terminal:
       filled = 20 * (index + 1) // self._steps_per_epoch
       text += " [" + "=" * filled + "." * (20 - filled) + "]"
-      # Over the last one. A longer line would wrap, and could not be redrawn.
+      # Over the last bar. A longer line would wrap, and could not be redrawn.
       say("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
     elif due or step == self._num_steps:
       say(text + "\n")

@@ -10,17 +10,17 @@ from charlm.system.cluster import Cluster
 from charlm.training.trainer import Trainer
 
 _REMEDY = (
-  "set NCCL_P2P_DISABLE=1 in the environment, since GPUs without a working "
-  "peer-to-peer connection return wrong sums, or give --num_replicas=1"
+  "give --num_replicas=1, or set NCCL_P2P_DISABLE=1 in the environment: GPUs "
+  "without a working peer-to-peer connection return wrong sums"
 )
-_PERIOD = 251  # of the pattern that is summed
+_PERIOD = 31  # of the pattern: sums of 1,024 replicas stay below 2**24
 
 
 class Replicas:
   """Checks the replicas of a trainer; does nothing for a single one."""
 
   def __init__(self, cluster: Cluster, trainer: Trainer) -> None:
-    """Takes the replicas of all workers, which make each call together."""
+    """Takes this worker's trainer; all workers make each call together."""
     self._cluster, self._trainer = cluster, trainer
     self._several = cluster.strategy.num_replicas_in_sync > 1
 
@@ -69,7 +69,7 @@ class Replicas:
       total = context.num_replicas_in_sync
       mine = tf.cast(context.replica_id_in_sync_group, tf.float32) + offset
       patterns = [_pattern(shape) for shape in shapes]
-      # Small integers, whose sums are exact in any order.
+      # Integers below 2**24, whose sums are exact in any order.
       sums = context.all_reduce("SUM", [mine * x for x in patterns])
       factor = total * (total - 1) / 2 + total * offset
       wrong = [s != factor * x for s, x in zip(sums, patterns, strict=True)]
@@ -105,6 +105,6 @@ class Replicas:
 
 
 def _pattern(shape: tf.TensorShape) -> tf.Tensor:
-  """Returns 1 to 251 over and over, float32, the same everywhere."""
+  """Returns 1 to 31 over and over, float32, the same everywhere."""
   numbers = tf.range(shape.num_elements()) % _PERIOD + 1
   return tf.reshape(tf.cast(numbers, tf.float32), shape)

@@ -44,13 +44,13 @@ class Session:
   checkpoint, if it is due, follows. It may be left unfinished in two ways:
 
   - A signal or a kill ends it before the record is written. The next start
-    repeats it: at once from a checkpoint of the step, else on reaching it.
+    repeats it: at once if it resumes from this step, else when it gets there.
   - The best checkpoint could not be saved. The train state keeps the earlier
     best loss. A next start at this step finds that the record's loss is lower:
     it repeats the evaluation, but writes no second record.
   """
 
-  periods: Periods  # when to evaluate and to save
+  periods: Periods  # when to write metrics, to evaluate, and to save
   trainer: Trainer  # restored, at the step to continue from
   # The best checkpoint has the lowest loss on the valid text or, if that is
   # empty, on the eval text.
@@ -107,7 +107,7 @@ class Session:
     """Prints score and sample; returns the exit code."""
     step, words = self.trainer.step, ""
     if not self._stop:
-      with suppress(_GivenUp):  # a signal to another worker
+      with suppress(_GivenUp):  # another worker had a signal just before
         words = _describe_score(step, self._score(step))
     best_saved = self.trainer.train_state.best_loss.numpy() <= self._lost_loss
     whole = saved and best_saved and self.metrics.whole
@@ -124,8 +124,9 @@ class Session:
     # By 1 nat: the means of a training that goes well rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
-        f"warning: the mean loss to step {step:,} is {metrics.loss:.4g}, after "
-        f"{self._lowest_loss:.4g}: {DIVERGED_REMEDY}"
+        f"warning: the mean loss of the steps up to {step:,} is "
+        f"{metrics.loss:.4g}, but was {self._lowest_loss:.4g} before: "
+        f"{DIVERGED_REMEDY}"
       )
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)

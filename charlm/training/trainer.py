@@ -84,7 +84,7 @@ class Trainer:
     # The step at which the run ends.
     self.num_steps = config.num_steps(batches.steps_per_epoch)
     names: list[str] = strategy.extended.worker_devices
-    # The replicas' devices, such as `CPU:0`.
+    # The devices of this worker's replicas, such as `CPU:0`.
     self.devices = [name.rpartition("device:")[2] for name in names]
     # Without rows the states take no room in a checkpoint.
     num_rows = config.batch_size if config.carry_state else 0

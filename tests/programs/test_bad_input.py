@@ -45,7 +45,7 @@ BAD_INPUT = [
   (
     "train.py",
     ["--corpus={tmp}/not.xz"],
-    "is not compressed, despite its name",
+    "data, despite its name",
   ),
   (
     "train.py",
@@ -272,7 +272,7 @@ BAD_INPUT = [
   (
     "sample.py",
     ["--run_dir={run}", "--prefix=a", "--prefix_file=few.txt"],
-    "two prefixes",
+    "leave out --prefix",
   ),
   ("sample.py", ["--run_dir={run}", "--prefix_file={tmp}/none"], "none"),
   (

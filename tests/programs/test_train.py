@@ -75,7 +75,7 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
 def test_few_windows_are_trained_by_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr("charlm.system.devices.num_devices", lambda: 2)
+  monkeypatch.setattr("charlm.system.devices.most_replicas", lambda: 2)
   for sizes, num_replicas in (
     (["--batch_size=16"], 1),
     (["--batch_size=24"], 2),

@@ -202,7 +202,7 @@ def test_a_perplexity_beyond_float32_is_no_reason_to_stop(
   for epochs in (1, 2):
     assert train_program.main([*args, f"--epochs={epochs}"]) == 0
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("warning: the mean loss to step 12 is ")
+  assert line.startswith("warning: the mean loss of the steps up to 12 is ")
   records = [r for r in numbers(run_dir) if r["split"] == "eval"]
   assert [record["step"] for record in records] == [12, 24]
   for record in records:
@@ -266,5 +266,5 @@ def test_a_loss_that_explodes_is_told_once(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
   assert train_program.main(args) == 0
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("warning: the mean loss to step 8 is 2.1, after 1: ")
+  assert "the steps up to 8 is 2.1, but was 1 before: " in line
   assert "lower --learning_rate" in line
