@@ -138,7 +138,7 @@ def _draw_scaling(
   is_time = quantity == "time"
   row[0].set_ylabel("training step, ms" if is_time else "peak memory, MiB")
   if is_time:
-    row[0].legend()
+    row[-1].legend(loc="lower center")
 
 
 def _value(entry: dict[str, Any] | None, quantity: str) -> float:
