@@ -50,6 +50,16 @@ def test_a_carriage_return_ends_a_line_at_once() -> None:
       assert [*itertools.chain(*read_lines(file, config))] == expected
 
 
+def test_a_byte_order_mark_is_dropped_at_the_start_alone() -> None:
+  mark = "\ufeff".encode()
+  text = mark + b"a\n" + mark + b"b\n" + mark + b"c"
+  for unit, first in (("character", b"a"), ("byte", mark + b"a")):
+    for cut in range(1, len(text)):
+      file = io.BufferedReader(_Slow([text[:cut], text[cut:]]))
+      lines = [*itertools.chain(*read_lines(file, Config(unit=unit)))]
+      assert lines == [first, mark + b"b", mark + b"c"]
+
+
 @pytest.mark.parametrize("by_lines", [False, True])
 def test_a_pipe_that_does_not_block_is_waited_for(
   by_lines: bool, monkeypatch: pytest.MonkeyPatch
