@@ -121,8 +121,8 @@ def sample(options: SampleOptions) -> int:
   file = options.prefix_file or "-"
   # A standard input that is closed is None.
   if file == "-" and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
-    # It gives `input` a history and editing. Only here: its import writes codes
-    # to the terminal.
+    # `readline` gives `input` a history and editing. Imported only here: its
+    # import writes codes to the terminal.
     with contextlib.suppress(ImportError):
       __import__("readline")
     return _converse(writer, request)

@@ -94,7 +94,7 @@ def _read_streams(
   decompressor, data = create(), b""
   while True:
     if decompressor.eof:
-      # Zeros may fill up a stream.
+      # A stream may be followed by zeros, which pad it.
       data = decompressor.unused_data.lstrip(b"\0")
       while not data:
         if not (more := file.read(_CHUNK)):

@@ -21,7 +21,8 @@ from charlm.system.signals import interrupts_held_back
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
 _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
-# Mean fraction of the way back to the trained weights, per segment.
+# After each segment a weight moves back to its trained value by this fraction
+# of the distance (in the mean over a variable's entries).
 _DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 
@@ -116,8 +117,9 @@ class DynamicEvaluator:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
         # The mean bounds the step of a weight whose gradient was always 0, such
-        # as a rare character's. The recurrent kernel's mean is 0, too, if the
-        # valid text has two characters: then there is no step.
+        # as a rare character's. With a valid text of two characters the mean
+        # itself is 0 for the recurrent kernel, which has only seen the zero
+        # state: it takes no step.
         step = tf.math.divide_no_nan(rate * gradient, scale + mean)
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)

@@ -55,6 +55,7 @@ def page(numbers: Numbers) -> str:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   def row(cells: Sequence[str], tag: str) -> str:
+    """Returns a row of `td` or `th` cells."""
     cells = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
     return f"<tr>{cells}</tr>\n"
 

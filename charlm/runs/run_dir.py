@@ -207,7 +207,8 @@ class RunDir:
       read()
     num_steps = mine.config.num_steps(steps_per_epoch)
     if experiment.config.num_steps(steps_per_epoch) > num_steps:
-      # Of several settings in the summaries, TensorBoard shows the first.
+      # The summaries hold the old config, and TensorBoard shows the first that
+      # it finds: they are made anew.
       self.outdate_summaries()
       self._write(self._config, [experiment.to_json().encode()])
 

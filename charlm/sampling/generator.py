@@ -1,8 +1,8 @@
 """Text from a model: Gumbel-max sampling.
 
-Every sample has its own stream of random numbers, on any device a function of
-(seed, sample, position), so a text does not depend on how many are drawn beside
-it.
+Every sample has its own stream of random numbers. They depend on (seed, sample,
+position) only, and are the same on any device, so a text does not depend on how
+many are drawn beside it.
 
 Shapes: B rows, V vocabulary size, S positions (`_buffer`) whose random numbers
 are drawn together. A text is drawn in spans of at most S.
@@ -100,7 +100,8 @@ class GenerativeModel:
     """
     given: dict[str, Any]
     given = {"prefix": prefix, "num_chars": num_chars or 1, "seed": seed}
-    # NumPy's numbers and strings as Python's, which a request checks.
+    # Converts NumPy's numbers and strings to Python's: `Request` accepts only
+    # these.
     for name, value in given.items():
       given[name] = value.item() if hasattr(value, "item") else value
     request = dataclasses.replace(self._request, **given)
@@ -112,12 +113,13 @@ class GenerativeModel:
     """Draws the texts of a request, in blocks of up to 32 side by side.
 
     The prefix is not part of a sample; without one a sample starts a line.
-    Sample i depends neither on `num_samples` nor on earlier calls. Other limits
-    than before are compiled first.
+    Sample i depends neither on `num_samples` nor on earlier calls. The first
+    call with new limits compiles the graph for them, which takes a while.
     """
     stopped = threading.Event()
 
     def block(first: int) -> list[Sample]:
+      """Draws the samples from `first` on, up to the rows of one block."""
       end = min(request.num_samples, first + self._max_rows)
       pieces = []
       for piece in self._pieces(request, range(first, end), self._buffer):
@@ -169,8 +171,8 @@ class GenerativeModel:
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on: `given` holds those of
-    # them that are in the prefix, and its random numbers are in `noise` from
-    # `offset` on.
+    # them that belong to the prefix; their random numbers begin at
+    # `noise[offset]`.
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
@@ -247,8 +249,8 @@ class GenerativeModel:
       temperature: a tensor, so that another one needs no compilation.
       limits: no tensors, since which of them are set decides the graph.
 
-    Returns ids and their log-probabilities `[B, S]`, valid up to the length of
-    the span, its last ids `[B]`, and the state before those.
+    Returns the ids and their log-probabilities, `[B, S]` each (valid up to the
+    span's length); the span's last ids `[B]`; and the state before those ids.
     """
     offset, length, num_given = tf.unstack(span)
     shape = {"size": self._buffer, "element_shape": last.shape}
@@ -257,6 +259,7 @@ class GenerativeModel:
     def step(
       i: tf.Tensor, last: tf.Tensor, states: State, *arrays: tf.TensorArray
     ) -> tuple[Any, ...]:
+      """Draws the next id of each row, or takes it from the prefix."""
       log_probs, states = self._model.read(table, last, states)
       # A gather, since a slice would copy all of the numbers.
       numbers = tf.gather(noise, offset + i)

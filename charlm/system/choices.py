@@ -54,9 +54,10 @@ FEW_WINDOWS_FOR_XLA = 16
 # busy. More replicas take more memory, for a copy of the weights each, and more
 # time (in float32, at 1,024 units, only more memory).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
-# Above this many entries of the vocabulary the fused layer projects each
-# position: a table's gradient is a product with one-hot rows, whose cost grows
-# with their length (BUILD.md).
+# Up to this many entries of the vocabulary the fused layer projects each entry
+# once, into a table, and looks positions up. Above, it projects each position:
+# a table's gradient is a product with one-hot rows, whose cost grows with the
+# vocabulary (BUILD.md).
 MAX_ONE_HOT = 400
 # Above this many logits, nats are computed in chunks, in bounded memory.
 MAX_LOGITS = 2**25  # 128 MiB

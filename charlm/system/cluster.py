@@ -84,6 +84,7 @@ class Cluster:
 
   def _sum(self, numbers: tf.Tensor) -> tf.Tensor:
     def add(numbers: tf.Tensor) -> tf.Tensor:
+      """Adds up the workers' numbers, on one of their replicas."""
       context = tf.distribute.get_replica_context()
       # A worker's first replica speaks for it.
       per_worker = context.num_replicas_in_sync // self.num_workers
@@ -97,10 +98,11 @@ class Cluster:
   def final_barrier(self) -> None:
     """A barrier that each worker calls before it ends.
 
-    A sum can be there on one worker while others still fetch it from that one.
-    Whoever returns from a second sum knows that all have the first.
+    One worker may have the result of a sum while others still fetch it from
+    there. Once a second sum returns, all have the result of the first.
     """
-    # After an error of its own, a worker can call this in two handlers.
+    # A worker that fails may get here twice, from two error handlers: only the
+    # first call counts.
     if not self._ended:
       self._ended = True
       with contextlib.suppress(tf.errors.OpError):  # the others have ended
@@ -143,8 +145,9 @@ class Cluster:
     try:
       yield
     except DivergedError:
-      # All raise this together, and none may end while another still compares.
-      # If the chief alone raises it, it has made this call already.
+      # If all raise it together, none may end while another still compares. If
+      # the chief alone raises it, it has called `final_barrier` already, and
+      # this call does nothing.
       self.final_barrier()
       raise
     except (*_LOST, *_PERHAPS_LOST) as error:
@@ -225,7 +228,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
 
 
 def _limit_registration(num_workers: int) -> None:
-  """Lets TensorFlow give up when a worker is lost while all are connected."""
+  """Lets TensorFlow give up if a worker is lost while they are connected."""
   # It would wait for an hour, in a call that lets no signal handler run. There
   # is no public name for this. A strategy does not configure the service if
   # that was done before.

@@ -33,7 +33,8 @@ def choose_device(device: str) -> None:
         "TensorFlow has started with a GPU: choose the CPU before it computes"
       ) from error
   elif gpus:
-    # Once TensorFlow has started, the growth stays as the caller has set it.
+    # Once TensorFlow has started, memory growth cannot be set any more: the
+    # caller's setting stays.
     with contextlib.suppress(RuntimeError):
       for gpu in gpus:
         # Else it takes all memory of the GPU, and leaves none for a sampler.

@@ -220,8 +220,8 @@ def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < most_replicas():
     alone = reason_for_one_replica(options, options.gru)
-    why = f"one, for {alone}" if alone else "as many as divide --batch_size"
-    reason += f": of {most_replicas()} at most, {why}"
+    why = f"best for {alone}" if alone else "the most that divide --batch_size"
+    reason += f"; {len(start['devices'])} of up to {most_replicas()}: {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 

@@ -35,6 +35,7 @@ def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
   workers.wait_for_chief()  # it writes what it starts with
 
   def wait(step: int) -> None:
+    """Takes this worker's part in the chief's evaluation or checkpoint."""
     replicas.check_weights()
     workers.wait_for_chief()
 

@@ -15,8 +15,9 @@ class Profile:
   def __init__(self, run: RunDir, steps: str, start: int, end: int) -> None:
     """Takes the flag, and where this start begins and the run ends.
 
-    The flag names the steps after which the profile begins and ends, or none.
-    Warns, and has none, if this start does not take the first of them.
+    The flag gives the steps after which the profile begins and ends; if it is
+    empty, there is no profile. If this start does not pass the first of them,
+    warns and makes none.
     """
     self.steps = [int(step) for step in steps.split(",") if step]
     if self.steps and not start < self.steps[0] < end:

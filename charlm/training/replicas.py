@@ -13,7 +13,9 @@ _REMEDY = (
   "give --num_replicas=1, or set NCCL_P2P_DISABLE=1 in the environment: GPUs "
   "without a working peer-to-peer connection return wrong sums"
 )
-_PERIOD = 31  # of the pattern: sums of 1,024 replicas stay below 2**24
+# The test tensors repeat 1 to 31: their sums over 1,024 replicas stay below
+# 2**24, and so are exact in float32.
+_PERIOD = 31
 
 
 class Replicas:
@@ -25,9 +27,12 @@ class Replicas:
     self._several = cluster.strategy.num_replicas_in_sync > 1
 
   def check_start(self) -> None:
-    """Checks exact sums, shaped as the gradients, then weights and optimizer.
+    """Checks that replicas sum correctly and begin with equal values.
 
-    Raises InputError: they are wrong.
+    The sums are of test tensors of the gradients' shapes, whose sums are known;
+    the values are the weights and the optimizer's.
+
+    Raises InputError: a sum is wrong, or values differ.
     """
     if not self._several:
       return
@@ -65,6 +70,7 @@ class Replicas:
     shapes = [v.shape for v in self._trainer.model.trainable_variables]
 
     def count() -> tf.Tensor:
+      """Returns how many numbers of one replica's sums are wrong."""
       context = tf.distribute.get_replica_context()
       total = context.num_replicas_in_sync
       mine = tf.cast(context.replica_id_in_sync_group, tf.float32) + offset

@@ -98,7 +98,8 @@ class Session:
           self._evaluate(trainer.step)
       trainer.train(trainer.num_steps, self.periods.metrics, hooks)
       saved = bool(self._checked(self.checkpoints.save, trainer.step))
-    # Outside the stop request: with no save to come, Ctrl-C ends at once.
+    # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
+    # end the program at once.
     with workers.chief_works():
       exit_code = self._end(saved)
     return workers.finish(exit_code)
@@ -121,7 +122,8 @@ class Session:
   def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
     self.metrics.write(step, "train", dataclasses.asdict(metrics))
-    # By 1 nat: the means of a training that goes well rise by less.
+    # Exploded: more than 1 nat above the lowest. In a training that goes well,
+    # the means rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
         f"warning: the mean loss of the steps up to {step:,} is "

@@ -17,8 +17,8 @@ from charlm.training.optimizer import Adam
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
-# Folded into the seed for resets: above any layer's number, which dropout folds
-# in.
+# Folded into the seed that decides resets. Dropout folds in its layer's number:
+# this one is larger than any.
 _RESETS = 2**16
 DIVERGED_REMEDY = (
   "lower --learning_rate, or give --clip_norm or --weight_decay, and a new "
