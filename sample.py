@@ -37,8 +37,8 @@ class SampleOptions(Request, ModelOptions):
 
   prefix_file: str | None = option(
     None,
-    "file of the prefix; with per_line: a prefix a line, not compressed; - for "
-    "standard input",
+    "file of the prefix; with per_line: an uncompressed file with one prefix "
+    "per line; - for standard input",
     PATH,
     "Input and output",
   )
@@ -109,7 +109,9 @@ def sample(options: SampleOptions) -> int:
   values = {name: getattr(options, name) for name in names}
   request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
-    prefix = config.cased(_read_prefix(options.prefix_file, config.encoding))
+    prefix = config.in_corpus_case(
+      _read_prefix(options.prefix_file, config.encoding)
+    )
     request = dataclasses.replace(request, prefix=prefix)
   generator = GenerativeModel(model, vocab)
   # Before anything is drawn: the corpus may be refused.
@@ -174,7 +176,8 @@ def _converse(writer: "Writer", defaults: Request) -> int:
         writer.answer(number, line, defaults)
       except EOFError:
         break
-      except KeyboardInterrupt:  # nothing else here: the next may come at once
+      except KeyboardInterrupt:
+        # Nothing more is done here: another Ctrl-C may arrive at once.
         prompt = "\n> "
   print()
   return DONE

@@ -22,7 +22,7 @@ def train(options: TrainOptions) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: bad input, a file of ids that has changed, or replicas whose
+    InputError: bad input, a cached corpus that has changed, or replicas whose
       sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
@@ -64,7 +64,8 @@ def train(options: TrainOptions) -> int:
       exit_code = lead(options, corpus, split, workers)
     else:
       exit_code = follow(options, split, workers)
-  flush_or_drop_output()  # a full disk does not undo what is saved
+  # An end that cannot be printed must not make a saved run an error.
+  flush_or_drop_output()
   return exit_code
 
 

@@ -34,7 +34,8 @@ from charlm.errors import InputError
 _GROUPS = ("training", "input", "sampling", "evaluation", "startup", "scaling")
 _STREAMS = (1, 64)
 _SECONDS_PER_TURN = 1.5
-# Scaling and start-up have many parts, most of which is preparation.
+# Scaling, devices and start-up get a part of the rounds: most of their time is
+# preparation.
 _SHARE_OF_ROUNDS = 3
 
 

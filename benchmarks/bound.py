@@ -38,7 +38,7 @@ def _at_best_rate(sizes: Sizes, flop_of_work: int) -> Run:
       shapes, factors, strict=True
     ):
       flop = 2 * rows * inner * columns
-      # As many of the small ones as take about as long as the work's products.
+      # Each shape does an equal part of the work, small ones by repetition.
       repeats = max(1, times * flop_of_work // flop // len(shapes))
       start = time.perf_counter()
       for _ in range(repeats):

@@ -38,7 +38,7 @@ def groups(
   num_devices: int,
   batch_sizes: tuple[int, ...] = BATCH_SIZES,
 ) -> Iterator[tuple[Sizes, Group]]:
-  """Yields all layers on one device and on all, for each batch size.
+  """Yields all layers on one device and on as many as divide the batch size.
 
   XLA's auto-clustering is left out with several CPU devices: some of its passes
   place everything on the first.

@@ -37,7 +37,7 @@ def build_step(
   num_replicas: int = 0,
   xla: bool = False,
 ) -> Run:
-  """Training steps as `train.py` takes them, by default on all devices."""
+  """Training steps as `train.py` takes them, by default on its devices."""
   if xla:  # which reads this when it first sees a graph
     os.environ["TF_XLA_FLAGS"] = XLA_FLAGS
   choose_device("auto")

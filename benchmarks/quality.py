@@ -170,7 +170,7 @@ def main(argv: list[str]) -> int:
 
 
 def _eval_losses(metrics: pathlib.Path) -> list[float]:
-  """Reads the losses, without the seconds that charlm's own reader imports."""
+  """Reads the losses; charlm's own reader would import TensorFlow for it."""
   if not metrics.exists():
     return []
   # A line that is being written has no end yet.

@@ -8,8 +8,8 @@ import importlib
 import os
 from typing import Any
 
-# XLA reads this when it first compiles. By default it computes with 256 bits at
-# a time, also on CPUs that can with 512.
+# XLA reads this when it first compiles. By default it computes with vectors of
+# 256 bits, even on CPUs that have 512.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 
 _MODULE_OF = {

@@ -52,7 +52,7 @@ class Config(Options):
   min_count: int = option(
     1,
     "characters that occur fewer than this many times in the corpus are read "
-    "as [UNK], but for those of an initial run",
+    "as [UNK]; the characters of the run in init_from are kept in any case",
     between(1),
   )
   eval_lines: int = option(
@@ -70,7 +70,7 @@ class Config(Options):
   valid_lines: int = option(
     0,
     "lines before the eval text that choose the best checkpoint and are not "
-    "trained on; 0: the eval text chooses it",
+    "trained on; without any valid text the eval text chooses it",
     between(0),
   )
   valid_chars: int = option(
@@ -191,13 +191,13 @@ class Config(Options):
       raise InputError(
         "skip_bad has no effect: give the --field of .jsonl files"
       )
-    of_letters = self.field or self.lowercase or self.min_count > 1
-    if self.unit == "byte" and of_letters:
+    only_characters = self.field or self.lowercase or self.min_count > 1
+    if self.unit == "byte" and only_characters:
       raise InputError(
         "with unit byte there are no fields and no letters, and no byte is "
         "unknown: leave out --field, --lowercase and --min_count"
       )
-    # The default of eval_lines is not a request.
+    # eval_lines always has a value, so whether it was given cannot be told.
     if self.eval_corpus and self.eval_chars:
       raise InputError("two eval texts: give --eval_corpus or --eval_chars")
     if self.valid_corpus and (self.valid_lines or self.valid_chars):
@@ -216,7 +216,7 @@ class Config(Options):
     """The encoding of the texts; bytes are characters from U+0000 to U+00FF."""
     return "latin-1" if self.unit == "byte" else "utf-8"
 
-  def cased(self, text: str) -> str:
+  def in_corpus_case(self, text: str) -> str:
     """Returns a text in lower case, if the corpus is converted to it."""
     return text.lower() if self.lowercase else text
 

@@ -50,7 +50,7 @@ class Experiment:
 
   @classmethod
   def from_json(cls, fields: Any) -> "Experiment":
-    """Returns what `to_json` wrote, given the value of that text.
+    """Returns the experiment that `to_json` wrote, from its parsed JSON.
 
     Raises InputError: not what `to_json` writes; the message says why.
     """

@@ -123,8 +123,8 @@ class LoadedModel:
     )
 
   def _request(self, *fields: object) -> Request:
-    """Returns a request; `fields` are its first ones, in their order."""
-    # NumPy's numbers as Python's, which a request checks.
+    """Returns a request whose first fields, as declared, have these values."""
+    # Converts NumPy's numbers to Python's: `Request` accepts only these.
     plain = [x.item() if isinstance(x, np.generic) else x for x in fields]
     values = dict(zip(vars(Request()), plain, strict=False))
     return fill_request(Request(), values, self.config)

@@ -92,7 +92,8 @@ class ContinuedBatches(Batches):
 
   Row b of a batch continues the text of row b of the batch before. The text is
   circular, and is split into `batch_size` equal parts from an offset drawn anew
-  each epoch, so that all rows start an epoch from the zero state.
+  each epoch. So no row goes on from one epoch to the next: all rows start an
+  epoch from the zero state.
   """
 
   def _count_steps(self) -> int:

@@ -112,7 +112,7 @@ class Cache:
     file = ids.opened.file
     file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file, "w") as archive:
-      # Not by its name alone, with which the time would be written.
+      # Given a name alone, `writestr` would write the current time, too.
       archive.writestr(zipfile.ZipInfo(_ABOUT), json.dumps(about))
     file.flush()
     os.fsync(file.fileno())
@@ -121,6 +121,6 @@ class Cache:
   def discard(self) -> None:
     """Removes what was opened and not saved."""
     while self._temporary:
-      # One that the encoder replaced by a wider one is closed, so unlocked:
-      # another start may have removed it.
+      # If the encoder moved the ids to a file of wider ids, the file before is
+      # closed, and so unlocked: another process may have removed it.
       pathlib.Path(self._temporary.pop()).unlink(missing_ok=True)

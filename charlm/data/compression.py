@@ -40,8 +40,9 @@ class CountedFile(io.RawIOBase):
 def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed if it is compressed.
 
-  Raises InputError, with the name: data that is damaged, or that becomes more
-    than 1,000 times as large, and larger than 256 MiB.
+  Raises InputError, with the name: data that is damaged, that becomes more than
+    1,000 times as large, and larger than 256 MiB, or that is zstd data, without
+    the extra zstd.
   """
   content = io.BufferedReader(file, _CHUNK)
   start = content.peek(10)[:10]
@@ -61,6 +62,11 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
           "is decompressed: if that is right, decompress it and give the result"
         )
       yield chunk
+  except ImportError as error:
+    raise InputError(
+      f"{name} is zstd data, which needs the extra zstd: install it by pip "
+      "install -e '.[zstd]', or decompress the file"
+    ) from error
   except EOFError as error:
     raise InputError(
       f"{name} is {kind} data, cut off at byte {file.num_bytes}: give the "
@@ -110,13 +116,7 @@ def _read_streams(
 
 def _create_zstd() -> Any:
   # Not `compression.zstd`, which Python has only from 3.14 on.
-  try:
-    zstd = importlib.import_module("backports.zstd")
-  except ImportError as error:
-    raise InputError(
-      "zstd data needs the extra zstd: install it by pip install -e '.[zstd]', "
-      "or decompress the file"
-    ) from error
+  zstd = importlib.import_module("backports.zstd")
   # A window of up to 2 GB, as published corpora have it.
   options = {zstd.DecompressionParameter.window_log_max: 31}
   return zstd.ZstdDecompressor(options=options)

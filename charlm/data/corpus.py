@@ -60,8 +60,8 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space alone is no text. A text of bytes always passes here: its
-    # `characters` are all 256 values of a byte.
+    # White space alone is no text, unless the unit is the byte: `characters`
+    # are then all 256 values of one.
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "

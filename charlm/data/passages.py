@@ -41,15 +41,17 @@ class Found:
     )
     for start, length, place in self.passages:
       words = readable(text[start : start + length], encoding)
-      yield f"{length:,} characters at {place:,}: {words!r}"
+      where = f"at character {place:,} of the train text"
+      yield f"{length:,} characters, {where}: {words!r}"
 
 
 def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:
   """Finds the passages of each text that occur in the text that is searched.
 
   Each stretch of `MIN_LENGTH` characters that occurs there is in a passage. A
-  passage is as long as the first occurrence of its first stretch allows.
-  `searched` is scanned once, in blocks.
+  passage begins with such a stretch and goes on for as long as it equals
+  `searched` from the stretch's first occurrence on. `searched` is scanned once,
+  in blocks.
   """
   ids = {char: i for i, char in enumerate(searched.characters)}
   coded = [
@@ -69,7 +71,8 @@ def _hashes(ids: np.ndarray) -> np.ndarray:
   """Hashes each stretch of ids: `[N]` to `[N - MIN_LENGTH + 1]` or `[0]`."""
   hashes, width = ids.astype(np.uint64), 1  # of stretches of `width` ids
   while width < MIN_LENGTH:
-    # Two neighbours make one of twice the width. The last ones may overlap.
+    # Two neighbours make one of twice the width. In the last round they may
+    # overlap.
     step = min(width, MIN_LENGTH - width)
     power = np.uint64(pow(_BASE, width, 2**64))
     hashes = hashes[:-step] * power + hashes[step:]

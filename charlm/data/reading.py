@@ -72,7 +72,7 @@ def decode_chunks(
     try:
       text = decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
-      # Its object is the end of what was read.
+      # `error.object` is the end of what was read: the part not yet decoded.
       raise InputError(
         f"{name} is not UTF-8 at byte "
         f"{size - len(error.object) + error.start}: convert it, for example "
@@ -92,7 +92,7 @@ def _read_field(
     try:
       # A blank line, as at the end, is not bad.
       text = json.loads(line)[config.field] if line.strip() else ""
-      text.encode()  # fails for no string, and for lone surrogates
+      text.encode()  # fails for what is not a string, or has lone surrogates
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
       bad.append(number)
     else:

@@ -58,7 +58,8 @@ class Source:
       raise InputError("standard input is closed: give a file in place of -")
     else:
       with contextlib.suppress(io.UnsupportedOperation):
-        # If a parent unset this, a lack of data would look like the end.
+        # If the parent process made it non-blocking, a moment without data
+        # would look like its end.
         os.set_blocking(sys.stdin.fileno(), True)
       yield cast(io.BufferedIOBase, sys.stdin.buffer)
 
@@ -114,7 +115,8 @@ def _sources_of(part: str) -> list[Source]:
   texts = sorted(p for p in paths if not _is_of_run(p))
   if paths and not texts:
     raise InputError(
-      f"all files at {part} are those of a run's folder: name each of them"
+      f"all files at {part} are those of a run's folder, which are no text: "
+      "name each of them if you want them nevertheless"
     )
   if not texts:
     raise InputError(
@@ -127,7 +129,7 @@ def _sources_of(part: str) -> list[Source]:
 def _file(path: str) -> Source:
   if not os.path.isfile(path):
     raise InputError(
-      f"{path} is not a regular file: give one, or its content as - on "
+      f"{path} is not a regular file: give one, or give - and its content on "
       "standard input"
     )
   return Source(path)

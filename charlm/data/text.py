@@ -1,8 +1,9 @@
 """A text as ids of its own characters, in memory or in a file.
 
-The characters have ids in the order in which they first occur, so that a text
-of any size is encoded in one pass, before its vocabulary is known. `Ids` then
-reads the text in the ids of a vocabulary.
+The characters have ids in the order in which they first occur (in a text of
+bytes, the bytes' values), so that a text of any size is encoded in one pass,
+before its vocabulary is known. `Ids` then reads the text in the ids of a
+vocabulary.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ class OpenFile:
   def __del__(self) -> None:
     try:  # noqa: SIM105 - at the interpreter's end, `contextlib` is gone
       self.file.close()
-    except OSError:  # of a full disk, which was met before
+    except OSError:  # of a full disk: a write has raised it before
       pass
 
 
@@ -128,7 +129,10 @@ class Text:
     return counts
 
   def num_bytes(self, counts: np.ndarray | None = None) -> int:
-    """Returns the size in the text's encoding; its counts save a pass."""
+    """Returns the size in the text's encoding.
+
+    If the result of `counts` is given, that saves a pass over the text.
+    """
     sizes = [len(char.encode(self.encoding)) for char in self.characters]
     return int(np.dot(sizes, self.counts() if counts is None else counts))
 
@@ -214,7 +218,7 @@ def gather(
 
 
 def readable(text: str, encoding: str) -> str:
-  """Returns a model's text for a person: bytes as the UTF-8 that they are."""
+  """Returns a model's text for a person: bytes are read as UTF-8."""
   return text.encode(encoding, "replace").decode(errors="replace")
 
 

@@ -1,9 +1,9 @@
 """Characters and their ids.
 
 A vocabulary is a list of strings: `[UNK]` (unknown) at id 0, the empty string
-(padding) at id 1, then the characters of the corpus in sorted order. A run
-that begins from an initial run takes that run's vocabulary, and appends the
-characters that are new.
+(padding) at id 1, then, in sorted order, the characters of the corpus that are
+frequent enough or, for bytes, all 256. A run that begins from an initial run
+takes that run's vocabulary, and appends the characters that are new.
 """
 
 import json

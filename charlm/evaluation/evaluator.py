@@ -82,9 +82,9 @@ class Evaluator:
       # One read for all windows of the batch, which touch or overlap.
       text = ids[first[0] : end + 1]
       nats = self._score_rows(text, first - first[0], lengths, window - stride)
-      # The batch before has scored the first `seen` ones.
-      seen = window - stride if i else 0
-      tally.add(nats[seen:], text[seen + 1 :])
+      # The batch before has scored the characters in which the two overlap.
+      begin = window - stride if i else 0
+      tally.add(nats[begin:], text[begin + 1 :])
     return tally.score()
 
   def lines(self, ids: IdsLike, newline: int) -> Score:
@@ -104,7 +104,8 @@ class Evaluator:
     tally, start = Tally(num_lines, self._keep_nats), 0
     while start < len(text) - 1:
       block = text[start : start + BLOCK + 1]
-      ends = np.flatnonzero(block == newline)  # also that before the block
+      # The first is `block[0]`, the end of the line before.
+      ends = np.flatnonzero(block == newline)
       if len(ends) > 1:
         first, lengths = ends[:-1], np.diff(ends)
         block = block[: ends[-1] + 1]
@@ -138,12 +139,13 @@ class Evaluator:
     text: np.ndarray,
     starts: np.ndarray,
     lengths: np.ndarray,
-    seen: int = 0,
+    overlap: int = 0,
   ) -> np.ndarray:
     """Scores R rows from the zero state: the characters after `starts` `[R]`.
 
-    The rows cover the text, but each later one leaves out the first `seen` of
-    its characters. Returns the nats `[N - 1]` of the text `[N]`.
+    Together the rows cover the text. The first `overlap` characters of a row
+    are also the last of the row before, whose nats of them count. Returns the
+    nats `[N - 1]` of the text `[N]`.
     """
     found = np.empty(len(text) - 1, np.float32)
     # Rows of about the same length need little padding.
@@ -157,7 +159,8 @@ class Evaluator:
       batch = starts[rows].tolist(), lengths[rows].tolist()
       for done, nats in self._pieces(text, *batch, _BATCH_SIZE, size):
         for row, start, length, scored in zip(rows, *batch, nats, strict=False):
-          begin, end = max(done, seen if row else 0), min(done + size, length)
+          begin = max(done, overlap if row else 0)
+          end = min(done + size, length)
           if begin < end:
             new = scored[begin - done : end - done]
             found[start + begin : start + end] = new

@@ -48,7 +48,7 @@ class Score:
   known: np.ndarray  # [2, M], the same over known characters alone
   num_characters: int  # that are scored
   num_unknown: int  # of these, those that the model does not know
-  nats: np.ndarray  # each character's loss, [num_characters]; or [0], not kept
+  nats: np.ndarray  # each character's loss, [num_characters]; empty: not kept
   num_bytes: int = 0  # of the scored characters, where they were counted
   unit: str = "character"
 
@@ -232,6 +232,6 @@ def refuse_short(text: Sized, name: object = "the text") -> None:
   """Raises InputError, which names the text, for fewer than two characters."""
   if len(text) < 2:
     raise InputError(
-      f"{name} has fewer than two characters, cleaned as the corpus was, "
+      f"{name}, cleaned as the corpus was, has fewer than two characters, "
       "which leaves nothing to predict: give a longer one"
     )

@@ -16,9 +16,9 @@ def save_keras(
   """Writes a functional model of Keras' own layers.
 
   It maps ids `[B, T]` to log-probabilities `[B, T, V]`. With states it maps
-  `[ids, state of the first layer, ...]` to `[log-probabilities, states after
-  them, ...]`; a state is `[B, H]`. Beside it, `NAME.vocabulary.json` holds the
-  vocabulary as a JSON list of strings.
+  `[ids, state of each layer before them]` to `[log-probabilities, state of each
+  layer after them]`; a state is `[B, H]`. Beside it, `NAME.vocabulary.json`
+  holds the vocabulary as a JSON list of strings.
 
   Raises:
     InputError: a model with layer normalisation.

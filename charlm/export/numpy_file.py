@@ -14,10 +14,10 @@ def save_numpy(model: GRULM, vocab: list[str], file: pathlib.Path) -> None:
   """Writes the weights and the vocabulary; docs/guide.md shows their use.
 
   Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,
-  `dense_bias` `[V]`; for layer i, and its gates (update, reset, candidate),
-  `kernel_i` `[D, 3H]` (above the first layer, D is H), `recurrent_kernel_i`
-  `[H, 3H]`, `bias_i` `[2, 3H]` (of inputs, of states) and, with layer
-  normalisation, `gain_i` `[3H]`.
+  `dense_bias` `[V]`; for each layer i, from 0 on, `kernel_i` `[D, 3H]` (above
+  the first layer, D is H), `recurrent_kernel_i` `[H, 3H]`, `bias_i` `[2, 3H]`
+  (of inputs, of states) and, with layer normalisation, `gain_i` `[3H]`. The 3H
+  columns are those of the update gate, the reset gate, and the candidate.
 
   Raises OSError: the file cannot be written.
   """

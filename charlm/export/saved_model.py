@@ -1,4 +1,4 @@
-"""A SavedModel, which takes and returns strings, for use without charlm.
+"""A SavedModel that takes texts as strings, for use without charlm.
 
 Shapes: B texts, T characters of the longest, S positions for which random
 numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
@@ -43,7 +43,7 @@ def save_saved_model(
 
 
 class TextModel:
-  """A model that takes and returns strings."""
+  """A model that takes texts as strings."""
 
   def __init__(self, model: GRULM, vocab: list[str]) -> None:
     self._model, self._vocab = model, vocab

@@ -42,8 +42,8 @@ class FusedGRU(keras.layers.GRU):
     Args:
       units: H.
       precision: "bfloat16" rounds, in training alone, factors and result of
-        each matrix product to bfloat16, or its result alone if it makes a table
-        (see `call_ids`); "float32" rounds nothing.
+        each matrix product to bfloat16. Of the product that makes the table of
+        `call_ids`, it rounds the result alone. "float32" rounds nothing.
       layer_norm: whether to normalise; the layer then has one weight more.
       name: of the layer, as in Keras.
       dtype: of the weights and of the outputs, as in Keras.
@@ -126,7 +126,7 @@ class FusedGRU(keras.layers.GRU):
     """
     if state is None:
       state = tf.zeros([tf.shape(features)[-1], self.units], self.compute_dtype)
-    (state,) = tf.nest.flatten(state)  # Keras hands over a list of one
+    (state,) = tf.nest.flatten(state)  # as in Keras, it may be a list of one
     short = training and self.precision == "bfloat16"
     outputs = recurrence(
       features,

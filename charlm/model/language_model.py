@@ -16,7 +16,7 @@ from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU, project, step_gru
 from charlm.model.output import chunked_nats
-from charlm.system.choices import GRU, MAX_LOGITS
+from charlm.system.choices import GRU_KIND, MAX_LOGITS
 
 # The fields of a config that give the weights their shapes.
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
@@ -63,9 +63,10 @@ class GRULM(keras.Model):
     self._dropout_rate = dropout_rate
     self.rnn_units, self.num_layers = rnn_units, num_layers
     # Five times Keras' scale. Under `fit`, Keras' Adam squares the gradient of
-    # each occurrence of a character separately, so that embeddings grow fast.
-    # The trainer's Adam gets the summed gradient; starting from ±0.25, its
-    # learning curve is about that of `fit` from ±0.05.
+    # each occurrence of a character separately: the sum of squares is smaller
+    # than the square of the sum, so embeddings take larger steps. The trainer's
+    # Adam gets the summed gradient; starting from ±0.25, its learning curve is
+    # about that of `fit` from ±0.05.
     initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
@@ -245,7 +246,7 @@ def _build_gru(
     raise ValueError(f"gru is {kind!r}: not auto, fused or keras")
   only_fused = precision != "float32" or layer_norm
   if kind == "auto":
-    kind = "fused" if only_fused else GRU.here
+    kind = "fused" if only_fused else GRU_KIND.here
   if kind == "fused":
     return FusedGRU(units, precision, layer_norm, name=name)
   if only_fused:

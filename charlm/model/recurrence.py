@@ -135,7 +135,7 @@ def _projection(
 
 
 def normalise(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """Gives x mean 0 and variance 1 over the units of a gate, which are an axis.
+  """Gives x mean 0 and variance 1 over an axis, that of the units of a gate.
 
   Returns the result, and the factor, of size 1 in this axis, that scaled the
   deviations from the mean.

@@ -5,12 +5,12 @@ of a chunk. Tensors are feature-major, as in `recurrence`.
 
 A time step has 4H rows of gradients: of n, z and r before their activations,
 then of the recurrent part of n. The input's product takes the first 3H (n, z,
-r), the recurrent product the last 3H (z, r, n): both are slices, since those of
-z and r are shared. Hence the input's kernel is rolled. With layer
-normalisation, the rows H to 4H are with respect to the recurrent product after
-normalisation and gain. 3H more (z, r, n) are with respect to the
-product before them: 7H in all, and again the last 3H are the recurrent
-product's.
+r), the recurrent product the last 3H (z, r, n). Both are contiguous, since z
+and r, which they share, are in the middle. Hence the input's kernel is rolled.
+With layer normalisation, the rows H to 4H are with respect to the recurrent
+product after normalisation and gain. 3H more rows (z, r, n) are with respect to
+the recurrent product before normalisation and gain: 7H in all, and again the
+last 3H are those that the recurrent product takes.
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ import tensorflow as tf
 _Vars: TypeAlias = "tuple[Any, ...]"  # of a loop
 _Size: TypeAlias = "int | tf.Tensor"
 
-# The most S * B of a chunk: enough for a product at full speed, and few enough
-# for the processor's cache. And the most H * S * B, for memory.
+# The most S * B of a chunk of several steps: enough for a product at full
+# speed, and few enough for the processor's cache. And the most H * S * B, for
+# memory.
 _COLUMNS = 1024
 _ENTRIES = 2**19
 

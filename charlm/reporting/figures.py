@@ -22,7 +22,7 @@ def color_of(index: int) -> str:
 
 
 def unit_of(runs: Sequence[Run]) -> str:
-  """Returns what the runs predict: character, byte, or `character or byte`."""
+  """Returns what the runs predict: character, byte, or one `or` the other."""
   units = dict.fromkeys(run["scores"]["stream"]["unit"] for run in runs)
   return " or ".join(units)
 
@@ -40,21 +40,20 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
     "characters seen, millions": ("characters", 1e6),
     "wall time in minutes": ("seconds", 60),
   }
-  for axes, (label, (name, unit)) in zip(
+  for axes, (label, (name, divisor)) in zip(
     panels, quantities.items(), strict=True
   ):
     recorded = False
     for run, index in zip(runs, indices, strict=True):
       for split, style in (("train", ":"), ("eval", "-")):
         points = run["curves"][split]
-        # No seconds, of an earlier version, become NaN, which draws nothing.
-        x = np.array([point[name] for point in points], np.float64) / unit
+        # Where an earlier version wrote no seconds, NaN draws nothing.
+        x = np.array([point[name] for point in points], np.float64) / divisor
         recorded |= bool(np.isfinite(x).any())
         losses = [point["loss"] for point in points]
         # A line has no length with one point.
         marker = "." if np.isfinite(x).sum() == 1 else ""
         axes.plot(x, losses, style, marker=marker, color=color_of(index))
-    # Of runs that an earlier version trained there are no seconds.
     axes.set_xlabel(label if recorded else f"{label}: not recorded")
     axes.grid(alpha=0.3)
   panels[0].set_ylabel(f"nats per {unit_of(runs)}")
@@ -74,7 +73,7 @@ def draw_context(runs: Sequence[Run]) -> str:
       "o-",
       color=color_of(index),
     )
-  axes.set_xlabel("characters seen before it")
+  axes.set_xlabel("characters before the predicted one, in its window")
   axes.set_ylabel(f"nats per {unit_of(runs)}")
   axes.grid(alpha=0.3)
   return _svg(figure)

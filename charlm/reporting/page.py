@@ -96,10 +96,10 @@ def _ranking(group: Numbers) -> str:
       cells += ["yes" if difference["excludes_0"] else "no"]
     rows.append([*cells, *[""] * (len(header) - len(cells))])
   return _table(header, rows) + _note(
-    f"By stream, over {group['num_characters']:,} predictions in the "
-    f"{_text_of(group)}. Runs with another text, or that predict other units, "
-    "are not compared. A difference is in nats, and paired, prediction by "
-    "prediction."
+    "By the protocol stream (each character is predicted from all before it), "
+    f"over {group['num_characters']:,} predictions in the {_text_of(group)}. "
+    "Runs with another eval text are not compared. A difference is in nats, "
+    "and paired, prediction by prediction."
   )
 
 
@@ -202,7 +202,8 @@ def _samples(numbers: Numbers) -> str:
 
 def _memorised(found: Numbers) -> str:
   passages = [
-    f"{passage['length']:,} characters at its character {passage['place']:,}"
+    f"{passage['length']:,} characters that begin at its character "
+    f"{passage['place']:,}"
     for passage in found["passages"]
   ]
   colon = ": " if passages else ""

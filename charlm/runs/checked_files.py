@@ -85,7 +85,8 @@ def refuse_foreign(lock: pathlib.Path, own: list[pathlib.Path]) -> None:
   """
   if lock.is_file() and re.fullmatch(rb"\d*\n?", lock.read_bytes()):
     return
-  # An empty folder may be a place that was made beforehand.
+  # An empty folder is no file of somebody's: it may have been made, or mounted,
+  # for this run.
   there = [
     path.name
     for path in (*own, lock)

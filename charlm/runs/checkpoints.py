@@ -33,7 +33,8 @@ class Checkpoints:
   ) -> None:
     """Takes the objects by their names in a checkpoint, `model` among them."""
     self._run, self._max_to_keep = run, max_to_keep
-    # The last step in `latest`; -1: none, or with an old best loss.
+    # The last step that was saved in `latest`; -1: none was, or the checkpoint
+    # there holds an old best loss and must be saved again.
     self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
     run.check_owned()
@@ -127,7 +128,7 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
     shutil.rmtree(left_over)
   # A save ends with the index, a removal begins with it. If a run has begun and
   # no checkpoint is whole, an index was lost, and may be restored.
-  if run.steps() or not run.last_start():
+  if run.checkpoint_steps() or not run.last_start():
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()

@@ -29,14 +29,14 @@ def follow_checkpoints(
   while True:
     # Before the look, so that the last checkpoint is not missed.
     training = run.is_training()
-    new = sorted(run.steps() - done)
+    new = sorted(run.checkpoint_steps() - done)
     for step in new:
       done.add(step)
       try:
         loaded, _ = load_model(run, str(step))
       except InputError:
         # Training removes old ones; one that is still there is damaged.
-        if step in run.steps():
+        if step in run.checkpoint_steps():
           raise
         continue
       model = model or loaded

@@ -59,7 +59,7 @@ def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
   Raises InputError: no such model, or one of other sizes.
   """
   # A checkpoint holds newer weights, and the initial run may be gone.
-  if not config.init_from or run.steps():
+  if not config.init_from or run.checkpoint_steps():
     return None
   source = RunDir(config.init_from)
   if not source.path.is_dir():

@@ -64,8 +64,9 @@ class Metrics:
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
     text = _content(self._path)
     records = [r for r in read_records(self._path) if r["step"] <= step]
-    # Pauses between two starts do not count; each step since the last record
-    # counts as the mean of those before. Where an earlier version trained: NaN.
+    # The seconds of training before this start, without the pauses: those of
+    # the last record and, for each step after it, the mean of the steps before.
+    # NaN if an earlier version wrote the record without seconds.
     *_, last = {"step": 0, "seconds": 0}, *records
     before = last.get("seconds", math.nan) * step / max(1, last["step"])
     self._began = time.monotonic() - before

@@ -3,7 +3,8 @@
 A run's folder may come from elsewhere: what is read from it is checked, nothing
 of it is executed, and nothing outside of it is read or written.
 
-config.json                                before step 0; when a run is extended
+config.json                                written before step 0, and again when
+                                           the run is extended
 vocabulary.json eval.txt                   written once, before step 0
 valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
@@ -96,7 +97,7 @@ class RunDir:
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
 
-  def steps(self) -> set[int]:
+  def checkpoint_steps(self) -> set[int]:
     """Returns the steps of the checkpoints that have both of their files."""
     return {*checkpoint_steps(self.latest), *checkpoint_steps(self.best)}
 
@@ -113,7 +114,7 @@ class RunDir:
       InputError: the folder has checkpoints already.
       OSError: it cannot be written.
     """
-    if self.steps():
+    if self.checkpoint_steps():
       raise InputError(
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
@@ -215,9 +216,9 @@ class RunDir:
   def experiment(self) -> Experiment:
     """Reads `config.json`.
 
-    Raises InputError, as do the other readers: not a run's folder, or damaged.
+    Raises InputError: not a run's folder, or damaged.
     """
-    if not self.exists() and not self.steps():
+    if not self.exists() and not self.checkpoint_steps():
       raise InputError(
         f"{self.path} is not a run's folder: train a run there, "
         f"for example with train.py --run_dir={self.path}"

@@ -114,7 +114,8 @@ class GenerativeModel:
 
     The prefix is not part of a sample; without one a sample starts a line.
     Sample i depends neither on `num_samples` nor on earlier calls. The first
-    call with new limits compiles the graph for them, which takes a while.
+    call with new limits, or another number of rows side by side, compiles the
+    graph for them, which takes a while.
     """
     stopped = threading.Event()
 
@@ -154,7 +155,7 @@ class GenerativeModel:
     Ctrl-C comes up between two of them.
     """
     prefix_ids = encode(request.prefix or "\n", self._vocab)
-    num_given, end = len(prefix_ids), len(prefix_ids) + request.num_chars
+    prefix_length, end = len(prefix_ids), len(prefix_ids) + request.num_chars
     num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
     # Threefry's key has two words of 32 bits.
     words = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32)
@@ -170,9 +171,9 @@ class GenerativeModel:
         self._compile(keys, request.limits)
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
-    # `last`. A span is `num` characters from `start` on: `given` holds those of
-    # them that belong to the prefix; their random numbers begin at
-    # `noise[offset]`.
+    # `last`. A span is `num` characters from `start` on, and its random numbers
+    # begin at `noise[offset]`. `given` holds its characters that belong to the
+    # prefix.
     start = 1
     while start < end and not all(tail.stopped for tail in tails):
       offset = (start - 1) % self._buffer
@@ -184,7 +185,7 @@ class GenerativeModel:
       span = np.array([offset, num, len(part)], np.int32)
       with interrupts_held_back():
         if offset == 0:
-          noise = self._compiled_noise(keys, tf.constant(start - num_given))
+          noise = self._compiled_noise(keys, tf.constant(start - prefix_length))
         ids, log_probs, last, states = self._compiled_advance(
           table, last, states, given, span, noise, *how
         )

@@ -31,10 +31,10 @@ def sample_keys(seed: _Words, samples: _Words) -> Pair:
 def uniform_numbers(keys: Pair, positions: tf.Tensor, size: int) -> tf.Tensor:
   """Returns numbers in [0, 1) `[S, B, size]`, a function of all arguments.
 
-  Where XLA compiles it, call this in a compiled function of its own, without a
-  reduction: in a loop whose trip count is a multiple of 8 and that carries a
-  maximum, LLVM takes the chain of XORs for a checksum and follows both operands
-  of each, so that the compilation never ends.
+  Under XLA, call this in a compiled function of its own that has no reduction.
+  Where the same function seeks a maximum, its compilation may never end: if the
+  loop that seeks it runs a multiple of 8 times, LLVM takes Threefry's XORs for
+  a checksum, and follows both operands of each, through all XORs before it.
 
   Args:
     keys: `sample_keys`, `[B]` each.

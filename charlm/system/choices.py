@@ -27,7 +27,7 @@ class Choice(NamedTuple, Generic[_Value]):
     return self.gpu if kind_of_device() == "GPU" else self.cpu
 
 
-GRU = Choice(
+GRU_KIND = Choice(
   "fused",
   "keras",
   "Keras' layer calls cuDNN on a GPU, and is the slower one elsewhere",
@@ -51,8 +51,8 @@ COLLECTIVES = Choice(
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many units on, one replica keeps all cores of a CPU
-# busy. More replicas take more memory, for a copy of the weights each, and more
-# time (in float32, at 1,024 units, only more memory).
+# busy. More replicas take more memory, for a copy of the weights each, and
+# mostly no less time (benchmarks/README.md).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # Up to this many entries of the vocabulary the fused layer projects each entry
 # once, into a table, and looks positions up. Above, it projects each position:

@@ -84,7 +84,7 @@ class Cluster:
 
   def _sum(self, numbers: tf.Tensor) -> tf.Tensor:
     def add(numbers: tf.Tensor) -> tf.Tensor:
-      """Adds up the workers' numbers, on one of their replicas."""
+      """Adds up the workers' numbers; runs on each replica."""
       context = tf.distribute.get_replica_context()
       # A worker's first replica speaks for it.
       per_worker = context.num_replicas_in_sync // self.num_workers

@@ -11,7 +11,7 @@ from charlm.errors import InputError
 ROLE = "worker"
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
-_ENOUGH = 10**4
+_ENOUGH_GPUS = 10**4
 # No IPv6, whose addresses have more colons.
 _ADDRESS = re.compile(r"[^:]+:([1-9]\d{0,4})", re.ASCII)
 
@@ -32,7 +32,7 @@ def cluster_from_environment() -> tuple[list[str], int] | None:
       port_base=_FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % _NUM_PORTS,
       # SLURM itself shows each task its GPUs alone. The resolver needs some
       # number of them, at least as large as that of the tasks.
-      gpus_per_node=_ENOUGH,
+      gpus_per_node=_ENOUGH_GPUS,
       gpus_per_task=1,
       auto_set_gpu=False,
     )

@@ -142,7 +142,7 @@ def _stderr_to_nowhere() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-  """Prints; that nobody reads on, or a full disk, is no reason to stop."""
+  """Prints, and goes on even if nobody reads, or the disk is full."""
   # What could not be written is tried again with the next text.
   with contextlib.suppress(OSError):
     print(text, end="", flush=True)

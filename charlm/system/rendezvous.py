@@ -129,7 +129,8 @@ def _join(
       s.enter_context(peer)
       connected = True
       peer.sendall(hello)
-      # The answer says who is missing, and comes at the other's deadline.
+      # If a worker is missing, the answer names it, and comes only at worker
+      # 0's own deadline.
       peer.settimeout(deadline - time.monotonic() + _SECONDS_TO_ANSWER)
       return str(json.loads(_read_line(peer)))
     # The first worker may start later: to be refused is no error yet.

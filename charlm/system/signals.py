@@ -68,9 +68,10 @@ _ENDING = (signal.default_int_handler, _hold_back)
 def interrupts_for_caller() -> Iterator[Callable[[], None]]:
   """Leaves Ctrl-C to a caller that goes on after a `KeyboardInterrupt`.
 
-  Python drops an exception that comes up in a destructor or a callback of a
-  library: `interrupts_held_back` then raises it anew. Yields a function that
-  forgets a Ctrl-C that was answered.
+  Python drops an exception that is raised in a destructor or in a callback of a
+  library. So each Ctrl-C is noted, and `interrupts_held_back` raises one that
+  was noted. Yields a function that forgets it, for the caller to call once it
+  has answered a Ctrl-C.
   """
   wakeup = signal.set_wakeup_fd(-1)
   handler = signal.signal(signal.SIGINT, _hold_back)
@@ -93,7 +94,9 @@ def interrupts_held_back() -> Iterator[None]:
     yield
     return
   try:
-    if handler is not _hold_back:  # else a dropped one counts
+    # Under `interrupts_for_caller`, one that Python dropped has yet to be
+    # raised.
+    if handler is not _hold_back:
       _Held.came = False
     _Held.on = True
     signal.signal(signal.SIGINT, _hold_back)
@@ -115,7 +118,8 @@ def _watch_signals(reader: int) -> None:
   number = os.read(reader, 1)[0]
   if not number:
     return
-  # A `StopRequest` replaces these handlers, since its save may take its time.
+  # No limit under a `StopRequest`, which has a handler of its own: its save may
+  # take its time.
   patience = _PATIENCE if signal.getsignal(signal.SIGINT) in _ENDING else None
   ready, _, _ = select.select([reader], [], [], patience)
   if not ready or os.read(reader, 1) != b"\0":

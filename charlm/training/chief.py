@@ -1,4 +1,7 @@
-"""A start on the chief: makes or checks the run's folder, then trains."""
+"""One execution of train.py (a start), on the worker that writes, the chief.
+
+It makes or checks the run's folder, then trains.
+"""
 
 import contextlib
 from typing import Any
@@ -22,7 +25,7 @@ from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir, experiment_of
 from charlm.system.choices import (
-  GRU,
+  GRU_KIND,
   ONLY_FUSED,
   TENSOR_FLOAT_32,
   kind_of_device,
@@ -49,7 +52,7 @@ def lead(
   The other workers call `follow`.
 
   Raises:
-    InputError: bad input, a file of ids that has changed, or replicas whose
+    InputError: bad input, a cached corpus that has changed, or replicas whose
       sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
@@ -228,7 +231,7 @@ def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
 def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
   """Returns which GRU layer computes, and why."""
   kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
-  reason = GRU.reason if kind == GRU.here else ONLY_FUSED
+  reason = GRU_KIND.reason if kind == GRU_KIND.here else ONLY_FUSED
   if options.gru != "auto":
     reason = "--gru"
   if trainer.uses_xla:
@@ -238,7 +241,7 @@ def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
 
 def _describe_precision(options: TrainOptions) -> str:
   """Returns the precision of the matrix products, and why."""
-  may_be_short = options.precision == "float32" and TENSOR_FLOAT_32.here
-  if may_be_short and not options.deterministic:
+  may_be_tf32 = options.precision == "float32" and TENSOR_FLOAT_32.here
+  if may_be_tf32 and not options.deterministic:
     return f"TensorFloat-32 if the GPU has it ({TENSOR_FLOAT_32.reason})"
   return f"{options.precision} (--precision)"

@@ -17,7 +17,7 @@ def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
   Raises:
     InputError: bad input, or the replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the chief failed.
+    LostRunError: the chief ended with another exit code than 0.
   """
   cluster = workers.cluster
   say(

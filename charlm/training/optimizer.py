@@ -20,7 +20,7 @@ class Adam(keras.optimizers.Adam):
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
   ) -> None:
-    """Updates the variables as `apply` does, by one operation for Adam.
+    """Updates the variables as `apply` does, by TensorFlow's own Adam for each.
 
     Call it on each replica with the same gradients: `apply` would sum them over
     the replicas.

@@ -49,6 +49,6 @@ class ProgressBar:
   def _time_left(self, step: int) -> datetime.timedelta:
     first, start = self._start
     per_step = (time.monotonic() - start) / max(1, step - first)
-    # Python counts to a few million years.
+    # A `timedelta` of a few million years overflows.
     seconds = min(per_step * (self._num_steps - step), 10.0**13)
     return datetime.timedelta(seconds=round(seconds))

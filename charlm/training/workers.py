@@ -23,7 +23,10 @@ _PATHS = ["eval_corpus", "valid_corpus"]
 
 
 class ChiefEndedError(LostRunError):
-  """The chief ended with an error of its own, whose exit code this has."""
+  """The chief ended with an exit code other than 0, which this has.
+
+  Either it met an error, or something could not be saved.
+  """
 
   def __init__(self, cluster: Cluster, exit_code: int) -> None:
     super().__init__(
@@ -72,7 +75,8 @@ class Workers:
 
   def beat(self) -> None:
     """The chief calls this often while the others wait for an evaluation."""
-    # Not for each piece: a sum over the network can take longer than one.
+    # Not at each call: there is one for each piece of text that is scored, and
+    # a sum over the network can take longer than a piece.
     if time.monotonic() - self._last_beat > _SECONDS_BETWEEN_BEATS:
       self._tell(_WORKING)
 

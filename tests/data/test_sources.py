@@ -188,7 +188,7 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   assert names(f"{folder}/**/*", folder) == mine
   assert names(f"{folder}/*/*.txt", folder) == ["run/note.txt"]
   assert names(f"{run}", run) == ["note.txt"]
-  with pytest.raises(InputError, match="are those of a run's folder: name"):
+  with pytest.raises(InputError, match="are those of a run's folder, which"):
     names(f"{folder}/run/eval*", folder)
   # Named outright, it is one.
   assert names(f"{run}/eval.txt", run) == ["eval.txt"]
@@ -199,7 +199,9 @@ def test_without_the_extra_zstd_is_named(
 ) -> None:
   (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
   monkeypatch.setitem(sys.modules, "backports.zstd", None)
-  with pytest.raises(InputError, match="needs the extra zstd"):
+  with pytest.raises(
+    InputError, match="is zstd data, which needs the extra zstd"
+  ):
     read(tmp_path / "a.zst")
 
 

@@ -132,11 +132,11 @@ def test_weights_that_do_not_fit_are_refused(
   differs = f"has the shape [8, 48] in {path}, but the vocabulary and the flags"
   assert f"gru/cell/kernel {differs} give [8, 27]: give the corpus" in err
   assert _init_from(path, tmp_path / "run", train_args, "--num_layers=2") == 2
-  assert "has no weights of a GRULM of these sizes" in capsys.readouterr().err
+  assert "has no weights of a GRULM with these flags" in capsys.readouterr().err
   with h5py.File(path, "w") as file:  # a group in the place of an array
     file.create_group("embedding/vars/0")
   assert _init_from(path, tmp_path / "run", train_args) == 2
-  assert "has no weights of a GRULM of these sizes" in capsys.readouterr().err
+  assert "has no weights of a GRULM with these flags" in capsys.readouterr().err
   model = _reference(len(vocab))
   model.dense.bias.assign(np.full(len(vocab), np.nan))
   model.save_weights(path)
@@ -165,4 +165,4 @@ def test_a_file_that_claims_more_than_it_has_is_refused(
     assert _init_from(path, tmp_path / "run", train_args, *huge) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "has no weights of a GRULM of these sizes" in err
+    assert "has no weights of a GRULM with these flags" in err

@@ -167,7 +167,7 @@ BAD_INPUT = [
   (
     "train.py",
     ["--init_from={tmp}/bad.h5"],
-    "has no weights of a GRULM of these sizes",
+    "has no weights of a GRULM with these flags",
   ),
   ("train.py", ["--init_from={run}", "--rnn_units=9"], "give --rnn_units=16"),
   ("train.py", ["--dropout_rate=1"], "dropout_rate is 1.0"),

@@ -175,7 +175,7 @@ def test_a_checkpoint_that_training_removes_is_left_out(
 ) -> None:
   run = RunDir(shutil.copytree(trained_run, tmp_path / "run"))
   load: Callable = following.load_model
-  steps = sorted(run.steps())
+  steps = sorted(run.checkpoint_steps())
 
   def load_late(run: RunDir, which: str) -> object:
     for folder in (run.latest, run.best):
