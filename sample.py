@@ -109,9 +109,7 @@ def sample(options: SampleOptions) -> int:
   values = {name: getattr(options, name) for name in names}
   request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
-    prefix = config.in_corpus_case(
-      _read_prefix(options.prefix_file, config.encoding)
-    )
+    prefix = config.lowered(_read_prefix(options.prefix_file, config.encoding))
     request = dataclasses.replace(request, prefix=prefix)
   generator = GenerativeModel(model, vocab)
   # Before anything is drawn: the corpus may be refused.

@@ -216,7 +216,7 @@ class Config(Options):
     """The encoding of the texts; bytes are characters from U+0000 to U+00FF."""
     return "latin-1" if self.unit == "byte" else "utf-8"
 
-  def in_corpus_case(self, text: str) -> str:
+  def lowered(self, text: str) -> str:
     """Returns a text in lower case, if the corpus is converted to it."""
     return text.lower() if self.lowercase else text
 

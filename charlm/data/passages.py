@@ -41,8 +41,7 @@ class Found:
     )
     for start, length, place in self.passages:
       words = readable(text[start : start + length], encoding)
-      where = f"at character {place:,} of the train text"
-      yield f"{length:,} characters, {where}: {words!r}"
+      yield f"{length:,} characters at {place:,} of the train text: {words!r}"
 
 
 def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:

@@ -115,8 +115,7 @@ def _sources_of(part: str) -> list[Source]:
   texts = sorted(p for p in paths if not _is_of_run(p))
   if paths and not texts:
     raise InputError(
-      f"all files at {part} are those of a run's folder, which are no text: "
-      "name each of them if you want them nevertheless"
+      f"all files at {part} are a run's own: name those that are to be read"
     )
   if not texts:
     raise InputError(

@@ -56,9 +56,8 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
     raise
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage
     raise InputError(
-      f"{path} has no weights of a GRULM with these flags and this corpus "
-      f"({error}): save them with save_weights, and give the model's "
-      "--num_layers"
+      f"{path} has no weights of a GRULM with these flags ({error}): save them "
+      "with save_weights, and give the model's --num_layers"
     ) from error
   model = model_of(config, vocab_size)
   model.set_weights(weights)

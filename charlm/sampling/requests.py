@@ -25,15 +25,14 @@ def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
   """
   try:
     if not line.startswith(b"{"):
-      prefix = config.in_corpus_case(line.decode(config.encoding))
+      prefix = config.lowered(line.decode(config.encoding))
       return dataclasses.replace(defaults, prefix=prefix)
     values = json.loads(line)
   except UnicodeDecodeError as error:
     raise InputError(f"not UTF-8 at byte {error.start}: convert it") from None
   except (ValueError, RecursionError):
     raise InputError(
-      "no JSON object: give a prefix that begins with a brace as JSON, such as "
-      '{"prefix": "{abc"}'
+      'no JSON object: give a prefix such as {a in the form {"prefix": "{a"}'
     ) from None
   # JSON that begins with a brace is an object.
   if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):
@@ -62,6 +61,6 @@ def fill_request(
       typed[name] = float(value)
   request = dataclasses.replace(defaults, **typed)  # checks the types
   for name in {"prefix", "stop"} & values.keys():
-    text = config.in_corpus_case(getattr(request, name))
+    text = config.lowered(getattr(request, name))
     typed[name] = text.encode().decode(config.encoding)
   return dataclasses.replace(defaults, **typed)

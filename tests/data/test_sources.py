@@ -188,7 +188,7 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   assert names(f"{folder}/**/*", folder) == mine
   assert names(f"{folder}/*/*.txt", folder) == ["run/note.txt"]
   assert names(f"{run}", run) == ["note.txt"]
-  with pytest.raises(InputError, match="are those of a run's folder, which"):
+  with pytest.raises(InputError, match="are a run's own: name"):
     names(f"{folder}/run/eval*", folder)
   # Named outright, it is one.
   assert names(f"{run}/eval.txt", run) == ["eval.txt"]

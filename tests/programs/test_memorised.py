@@ -50,8 +50,7 @@ def test_passages_of_the_text_that_was_trained_on_count(
   _, err = _ran([*args, f"--memorised={corpus}"], capsys)
   assert err[-2:] == [
     "sample 1: 50.0% is in passages of 30 characters or more of the train text",
-    f"sample 1: 50 characters, at character {place:,} of the train text: "
-    f"{part!r}",
+    f"sample 1: 50 characters at {place:,} of the train text: {part!r}",
   ]
 
 
