@@ -66,9 +66,8 @@ class Source:
   def read(self) -> Iterator[bytes]:
     """Yields the content in chunks, decompressed where it is compressed.
 
-    Raises InputError: compressed data that is damaged, or that becomes more
-      than 1,000 times as large and larger than 256 MiB, or a file that changes
-      in the meantime.
+    Raises InputError: what `decompress` refuses, or a file that changes in the
+      meantime.
     """
     before = self.stamp()
     with self.open() as file:

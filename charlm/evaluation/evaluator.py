@@ -143,9 +143,9 @@ class Evaluator:
   ) -> np.ndarray:
     """Scores R rows from the zero state: the characters after `starts` `[R]`.
 
-    Together the rows cover the text. The first `overlap` characters of a row
-    are also the last of the row before, whose nats of them count. Returns the
-    nats `[N - 1]` of the text `[N]`.
+    Together the rows cover the text. Each row but the first leaves out its
+    first `overlap` characters, which rows before it score. Returns the nats
+    `[N - 1]` of the text `[N]`.
     """
     found = np.empty(len(text) - 1, np.float32)
     # Rows of about the same length need little padding.

@@ -232,6 +232,6 @@ def refuse_short(text: Sized, name: object = "the text") -> None:
   """Raises InputError, which names the text, for fewer than two characters."""
   if len(text) < 2:
     raise InputError(
-      f"{name}, cleaned as the corpus was, has fewer than two characters, "
-      "which leaves nothing to predict: give a longer one"
+      f"{name} has fewer than two characters, once it is cleaned as the corpus "
+      "was, which leaves nothing to predict: give a longer one"
     )

@@ -63,10 +63,10 @@ class GRULM(keras.Model):
     self._dropout_rate = dropout_rate
     self.rnn_units, self.num_layers = rnn_units, num_layers
     # Five times Keras' scale. Under `fit`, Keras' Adam squares the gradient of
-    # each occurrence of a character separately: the sum of squares is smaller
-    # than the square of the sum, so embeddings take larger steps. The trainer's
-    # Adam gets the summed gradient; starting from ±0.25, its learning curve is
-    # about that of `fit` from ±0.05.
+    # each occurrence of a character separately. Where they agree in sign, the
+    # sum of squares is smaller than the square of the sum, so embeddings take
+    # larger steps. The trainer's Adam gets the summed gradient; starting from
+    # ±0.25, its learning curve is about that of `fit` from ±0.05.
     initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"

@@ -96,10 +96,11 @@ def _ranking(group: Numbers) -> str:
       cells += ["yes" if difference["excludes_0"] else "no"]
     rows.append([*cells, *[""] * (len(header) - len(cells))])
   return _table(header, rows) + _note(
-    "By the protocol stream (each character is predicted from all before it), "
+    "By the protocol stream (each prediction is made from all text before it), "
     f"over {group['num_characters']:,} predictions in the {_text_of(group)}. "
-    "Runs with another eval text are not compared. A difference is in nats, "
-    "and paired, prediction by prediction."
+    "Runs with another eval text are not compared, nor, if the text is not "
+    "ASCII, runs of bytes with runs of characters. A difference is in nats, and "
+    "paired, prediction by prediction."
   )
 
 

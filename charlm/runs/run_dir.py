@@ -226,18 +226,21 @@ class RunDir:
     return parse_file(self._config, Experiment.from_json)
 
   def vocabulary(self) -> list[str]:
-    """Reads `vocabulary.json`."""
+    """Reads `vocabulary.json`; raises InputError as `experiment` does."""
     digest = self.experiment().vocabulary_sha256
     return parse_file(self._vocabulary, vocabulary_from_json, digest=digest)
 
   def eval_text(self) -> Text:
-    """Reads `eval.txt`."""
+    """Reads `eval.txt`; raises InputError as `experiment` does."""
     mine = self.experiment()
     encoding = mine.config.encoding
     return read_text_file(self.eval_path, encoding, mine.eval_sha256)
 
   def valid_text(self) -> Text:
-    """Reads `valid.txt`; the empty text in a run that has none."""
+    """Reads `valid.txt`; the empty text in a run that has none.
+
+    Raises InputError as `experiment` does.
+    """
     mine = self.experiment()
     if mine.valid_sha256 == sha256([]):
       return encode_text([]).text

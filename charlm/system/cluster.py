@@ -228,7 +228,7 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
 
 
 def _limit_registration(num_workers: int) -> None:
-  """Lets TensorFlow give up if a worker is lost while they are connected."""
+  """Lets TensorFlow give up if it loses a worker while it connects them all."""
   # It would wait for an hour, in a call that lets no signal handler run. There
   # is no public name for this. A strategy does not configure the service if
   # that was done before.

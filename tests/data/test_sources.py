@@ -199,9 +199,7 @@ def test_without_the_extra_zstd_is_named(
 ) -> None:
   (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
   monkeypatch.setitem(sys.modules, "backports.zstd", None)
-  with pytest.raises(
-    InputError, match="is zstd data, which needs the extra zstd"
-  ):
+  with pytest.raises(InputError, match=r"a\.zst is zstd data, which needs"):
     read(tmp_path / "a.zst")
 
 
