@@ -53,7 +53,7 @@ class Combination:
   num_rows: int = 1  # texts drawn, or windows of a step
 
 
-def reported() -> list[Combination]:
+def hung() -> list[Combination]:
   """Lists combinations whose compilation once did not end."""
   return [
     *(
@@ -241,7 +241,7 @@ def main(argv: list[str]) -> int:
   if args.worker:
     _worker()
     return 0
-  combinations = [*reported(), *drawn(args.seed)]
+  combinations = [*hung(), *drawn(args.seed)]
   print(f"seed {args.seed}, {len(combinations):,} combinations", flush=True)
   start, results = time.monotonic(), []
   for result in sweep(combinations, args.processes, _KILLED_AFTER):

@@ -99,8 +99,8 @@ def _ranking(group: Numbers) -> str:
     "By the protocol stream (each prediction is made from all text before it), "
     f"over {group['num_characters']:,} predictions in the {_text_of(group)}. "
     "Runs with another eval text are not compared, nor, if the text is not "
-    "ASCII, runs of bytes with runs of characters. A difference is in nats, and "
-    "paired, prediction by prediction."
+    "ASCII, runs of bytes with runs of characters. A difference is in nats, "
+    "and paired, prediction by prediction."
   )
 
 

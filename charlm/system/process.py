@@ -103,6 +103,7 @@ def _replace_closed_streams() -> None:
       os.fstat(number)
     except OSError:
       os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+  # Left open until the process ends.
   sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
   sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 

@@ -70,7 +70,7 @@ class Trainer:
     strategy: tf.distribute.Strategy,
     config: Config,
   ) -> None:
-    """Is called by `build_trainer`.
+    """Takes what `build_trainer` has built.
 
     Args:
       model: built in the strategy's scope.

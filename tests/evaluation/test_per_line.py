@@ -51,12 +51,12 @@ def test_each_line_costs_what_it_costs_alone(
   for nats, number, bits, worst, line in rows[::50]:
     ids = encode(f"\n{line}\n", vocab)[np.newaxis]
     log_probs = predict(ids[:, :-1]).numpy()[0]
-    costs = -log_probs[np.arange(len(line) + 1), ids[0, 1:]]
-    assert float(nats) == pytest.approx(costs.sum(), abs=1e-3)
+    of_each = -log_probs[np.arange(len(line) + 1), ids[0, 1:]]
+    assert float(nats) == pytest.approx(of_each.sum(), abs=1e-3)
     assert int(number) == len(line) + 1
-    expected = costs.mean() / math.log(2)
+    expected = of_each.mean() / math.log(2)
     assert float(bits) == pytest.approx(expected, abs=1e-4)
-    assert worst == (line + "\n")[costs.argmax()].replace("\n", "\\n")
+    assert worst == (line + "\n")[of_each.argmax()].replace("\n", "\\n")
 
 
 def test_lines_that_are_not_utf_8_are_told_and_left_out(

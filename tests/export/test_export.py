@@ -119,12 +119,12 @@ def _assert_as_the_run_does(
       ids = encode(text, vocab).astype(int)[np.newaxis]
       number = max(0, len(text) - 1)
       assert scores["num_characters"][i] == number
-      costs = np.zeros(len(scores["nats"][i]))
+      expected = np.zeros(len(scores["nats"][i]))
       if number:
         predicted = predict(ids[:, :-1]).numpy()[0]
-        costs[:number] = -predicted[np.arange(number), ids[0, 1:]]
-      np.testing.assert_allclose(scores["nats"][i], costs, atol=1e-5)
-      mean = costs.sum() / max(1, number)
+        expected[:number] = -predicted[np.arange(number), ids[0, 1:]]
+      np.testing.assert_allclose(scores["nats"][i], expected, atol=1e-5)
+      mean = expected.sum() / max(1, number)
       assert scores["log_perplexity"][i] == pytest.approx(mean, abs=1e-5)
       samples = generator.sample(Request(text, "", 40, 16, 5 + 2**33, 0.7))
       assert drawn[i] == samples[i].text

@@ -54,8 +54,8 @@ def test_any_script_trains_scores_and_samples(
   bits = nats / math.log(2) / num_bytes
   assert score["bits_per_byte"] == pytest.approx(bits, rel=1e-12)
   assert (score["unit"], score["num_characters"]) == ("character", 899)
-  (tmp_path / "held_out").write_text(text[-900:], encoding="utf-8")
-  assert _json([run, f"--text={tmp_path}/held_out"], capsys) == score
+  (tmp_path / "end.txt").write_text(text[-900:], encoding="utf-8")
+  assert _json([run, f"--text={tmp_path}/end.txt"], capsys) == score
   (last,) = metrics(tmp_path / "run", "eval")
   assert last["bits_per_byte"] == score["bits_per_byte"]
   sample_args = ["sample.py", run, "--num_chars=40", f"--prefix={text[0]}"]

@@ -31,7 +31,7 @@ def test_an_extended_run_equals_an_unbroken_one(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
   assert train_program.main(args) == 0
   extended = numbers(tmp_path / "run")
-  # The first run's end, step 12, is reported beside the regular steps.
+  # The first run's end, step 12, has a record beside the regular steps.
   (between,) = (
     r for r in extended if r["step"] == 12 and r["split"] == "train"
   )

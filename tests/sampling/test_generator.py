@@ -517,8 +517,8 @@ def test_a_text_in_pieces_ends_where_the_whole_one_does(
   for start in range(0, len(text), size):
     so_far = text[: start + size]
     at_end = so_far == text
-    costs = np.arange(start, len(so_far), dtype=np.float32)
-    piece = tail.add(text[start : start + size], costs, at_end)
+    numbers = np.arange(start, len(so_far), dtype=np.float32)
+    piece = tail.add(text[start : start + size], numbers, at_end)
     shown += piece.text
     log_probs += piece.log_probs.tolist()
     sure = so_far.partition(stop)[0]

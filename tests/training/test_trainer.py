@@ -57,6 +57,7 @@ def strategy(num_replicas: int) -> tf.distribute.Strategy:
   return create_strategy(num_replicas, batch_size=8)
 
 
+# A `Config` is frozen, so that the calls can share one.
 def batches(config: Config = Config()) -> Batches:  # noqa: B008
   ids = np.random.default_rng(0).integers(2, VOCAB_SIZE, 2000, np.uint8)
   # Each third character repeats the one before: something to learn.
