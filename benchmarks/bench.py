@@ -148,7 +148,7 @@ class Bench:
     }
     timings = pool.measure(tasks, num_rounds, seconds_per_turn)
     reference = timings[group.reference]
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for contestant in group.contestants:
       timing = timings[contestant.name]
       entry = entries[contestant.name] = {"label": contestant.label}

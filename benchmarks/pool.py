@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from benchmarks.task import Task
 
@@ -59,6 +59,9 @@ class Worker:
       cwd=_ROOT,
       env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
     )
+    # Pipes were asked for, so both are there.
+    self._input = cast(IO[str], self._process.stdin)
+    self._output = cast(IO[str], self._process.stdout)
 
   def wait(self) -> None:
     """Waits until it is ready."""
@@ -84,18 +87,18 @@ class Worker:
   def close(self) -> None:
     """Ends the process."""
     with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.close()
+      self._input.close()
     try:
       self._process.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:
       self._process.kill()
       self._process.wait()
-    self._process.stdout.close()
+    self._output.close()
 
   def _run(self, times: int) -> float:
     with contextlib.suppress(BrokenPipeError):  # reading tells why
-      self._process.stdin.write(f"run {times}\n")
-      self._process.stdin.flush()
+      self._input.write(f"run {times}\n")
+      self._input.flush()
     answer = self._read()
     self.timing.peak_bytes = answer["peak_bytes"]
     return answer["seconds"]
@@ -106,7 +109,7 @@ class Worker:
     Raises:
       WorkerError: the process ended; the text is the last that it wrote.
     """
-    if line := self._process.stdout.readline():
+    if line := self._output.readline():
       return json.loads(line)
     code = self._process.wait()
     self._log.seek(0)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.figure import Figure
 
@@ -28,9 +28,8 @@ from charlm.errors import InputError
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05
 
-Curve = list[
-  dict[str, float]
-]  # `seconds` and `loss` of the eval text, by epoch
+# `seconds` and `loss` of the eval text, by epoch.
+Curve: TypeAlias = list[dict[str, float]]
 
 
 def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
@@ -41,7 +40,8 @@ def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, str(_ROOT / "train.py"), f"--corpus={corpus}"]
     command += [f"--flagfile={recipe}", f"--run_dir={folder}/run"]
-    metrics, curve = pathlib.Path(folder, "run", "metrics.jsonl"), []
+    metrics = pathlib.Path(folder, "run", "metrics.jsonl")
+    curve: Curve = []
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
       while True:
@@ -74,7 +74,7 @@ def train_reference(folder: str, num_epochs: int) -> Curve:
     env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
     text=True,
   ) as process:
-    for line in process.stdout:
+    for line in process.stdout or ():
       curve.append(json.loads(line))
       print(f"  {line}", end="", file=sys.stderr)
   if process.returncode:

@@ -131,8 +131,8 @@ def _curve(
       train.append(record["loss"])
     else:
       losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
-      losses["train_loss"] = statistics.mean(train)
-      curve.append({"num_characters": record["step"] * per_step} | losses)
+      point = {"num_characters": record["step"] * per_step} | losses
+      curve.append(point | {"train_loss": statistics.mean(train)})
       train = []
   return curve
 

@@ -54,8 +54,8 @@ def _training(group: dict[str, Any]) -> str:
         memory,
       )
     )
-  header = ("", "ms", "characters/s", "speed-up", "of the bound")
-  header += ("of that with the look-up's gradient", "peak MiB")
+  header = ["", "ms", "characters/s", "speed-up", "of the bound"]
+  header += ["of that with the look-up's gradient", "peak MiB"]
   text = (
     f"Batch {sizes['batch_size']} x {sizes['seq_length']}, embedding "
     f"{sizes['embedding_dim']}, {sizes['rnn_units']} units, vocabulary "

@@ -46,7 +46,7 @@ def _peak_bytes() -> int:
   with contextlib.suppress(FileNotFoundError):
     # `ru_maxrss` begins with what the process that started this one has.
     status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
+    return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0])
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
