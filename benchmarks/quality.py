@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from benchmarks import machine
 from benchmarks.task import Text
 from charlm.errors import InputError
+from charlm.reporting.figures import label_losses
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -123,7 +124,7 @@ def plot_curves(curves: dict[str, Curve], path: pathlib.Path) -> None:
   ticks = [0.5, 1, 2, 5, 10, 20, 50]
   axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
   axes.set_xlabel("wall time, minutes")
-  axes.set_ylabel("loss of the eval text, nats per character")
+  label_losses(axes, axes, "character of the eval text")
   axes.grid(alpha=0.3)
   axes.legend()
   figure.savefig(path)

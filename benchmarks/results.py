@@ -24,6 +24,7 @@ from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocabulary
 from charlm.errors import InputError
+from charlm.reporting.figures import label_losses
 from charlm.reporting.ngram import Baseline, baselines
 from charlm.system.process import import_quietly
 
@@ -237,7 +238,7 @@ def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
   # The training losses begin far above, as means of all that an epoch saw.
   axes.set_ylim(top=max(p["loss"] for curve in curves.values() for p in curve))
   axes.set_xlabel("million characters seen")
-  axes.set_ylabel("nats per character of the eval text (dotted: train)")
+  label_losses(axes, axes, "character of the eval text (dotted: train)")
   axes.set_xscale("log")
   axes.grid(alpha=0.3)
   axes.legend()

@@ -48,7 +48,7 @@ def print_scores(
       except UnicodeDecodeError as error:
         whole = False
         offset = error.start
-        warn(f"line {number} is not UTF-8 at byte {offset}: it is left out")
+        warn(f"line {number}, left out, is not UTF-8 at byte {offset}: mend it")
     if texts:
       ids = encode("".join(text + "\n" for text in texts), vocab)
       score = evaluator.lines(ids, vocab.index("\n"))

@@ -5,7 +5,7 @@ numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
 """
 
 import pathlib
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -48,7 +48,7 @@ class TextModel:
   def __init__(self, model: GRULM, vocab: list[str]) -> None:
     self._model, self._vocab = model, vocab
 
-  def functions(self) -> dict[str, Any]:
+  def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
     """Returns the graph functions by name: `score`, `step`, and so on."""
     strings = tf.TensorSpec([None], tf.string)
     model = self._model

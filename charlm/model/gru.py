@@ -4,6 +4,7 @@ Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
 size. The gates are the update gate z, the reset gate r, and the candidate n.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -34,7 +35,7 @@ class FusedGRU(keras.layers.GRU):
     layer_norm: bool = False,
     *,
     name: str | None = None,
-    dtype: Any = None,
+    dtype: keras.DTypePolicy | str | None = None,
     trainable: bool = True,
   ) -> None:
     """Makes the layer; other arguments of Keras' layer are refused.
@@ -59,7 +60,7 @@ class FusedGRU(keras.layers.GRU):
     self.precision, self.layer_norm = precision, layer_norm
     self.gain = None  # [3H], for z, r, n
 
-  def build(self, input_shape: Any) -> None:
+  def build(self, input_shape: Sequence[int | None]) -> None:
     """Makes the weights; Keras calls this."""
     super().build(input_shape)
     if self.layer_norm:

@@ -6,7 +6,7 @@ layer.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -85,7 +85,7 @@ class GRULM(keras.Model):
     """The GRU layers in their order."""
     return [getattr(self, _gru_name(i)) for i in range(self.num_layers)]
 
-  def build(self, input_shape: Any) -> None:
+  def build(self, input_shape: Sequence[int | None]) -> None:
     """Makes the weights; Keras calls this with the shape of the ids."""
     self.embedding.build(input_shape)
     depth = self.embedding.output_dim

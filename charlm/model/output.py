@@ -4,7 +4,6 @@ Shapes: N characters, H units, V vocabulary size, R characters of a chunk.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -40,7 +39,7 @@ def chunked_nats(
 @tf.custom_gradient
 def _nats(
   x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
-) -> tuple[tf.Tensor, Callable[..., Any]]:
+) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor | None, ...]]]:
   """Returns the nats `[R]` of one chunk; its gradient recomputes the logits."""
 
   def cross_entropy() -> tuple[tf.Tensor, tf.Tensor]:

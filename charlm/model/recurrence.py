@@ -13,13 +13,10 @@ explains.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from charlm.model.recurrence_gradient import Recurrence
-
-_Vars: TypeAlias = "tuple[Any, ...]"  # of a loop: time step, state, arrays
+from charlm.model.recurrence_gradient import LoopVars, Recurrence
 
 _EPSILON = 1e-3  # as Keras has it; a zero state has no variance
 
@@ -46,7 +43,7 @@ def recurrence(
   """
 
   @tf.custom_gradient
-  def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+  def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., LoopVars]]:
     """Returns the outputs, and the function for the gradients."""
     features, kernel, recurrent_kernel, bias, state, *gain = inputs
     if not features.dtype.is_integer:
@@ -85,7 +82,7 @@ def _forward(
   columns = tf.zeros_like(state[:1])  # to broadcast once, not at every step
   bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # [N, B]
 
-  def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> _Vars:
+  def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> LoopVars:
     """Computes the gates of time step t, and the state after it."""
     inputs = tf.cast(project(t), dtype)  # [3H, B]
     h = tf.cast(state, recurrent_kernel.dtype)

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-_Vars: TypeAlias = "tuple[Any, ...]"  # of a loop
+LoopVars: TypeAlias = "tuple[Any, ...]"  # time step, state, arrays
 _Size: TypeAlias = "int | tf.Tensor"
 
 # The most S * B of a chunk of several steps: enough for a product at full
@@ -75,7 +75,8 @@ class Recurrence:
       size = min(most, num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
-    def step(i: tf.Tensor, *carried: Any) -> _Vars:
+    def step(i: tf.Tensor, *carried: Any) -> LoopVars:
+      """Goes back over the chunk `i`."""
       return i - 1, *self._chunk(d_outputs, rest + i * size, size, *carried)
 
     shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
@@ -114,7 +115,7 @@ class Recurrence:
     size: _Size,
     sums: Sequence[tf.Tensor],
     *carried: Any,
-  ) -> _Vars:
+  ) -> LoopVars:
     """Goes back over the `size` steps from `start` on.
 
     Adds to the sums, which are the gradients of kernel `[3H, F]`, recurrent
@@ -142,7 +143,7 @@ class Recurrence:
 
   def _propagate(
     self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: Any
-  ) -> _Vars:
+  ) -> LoopVars:
     """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
 
     It carries the gradients of the state `[H, B]`, of the features in an array
@@ -158,9 +159,10 @@ class Recurrence:
       i: tf.Tensor,
       d_gates: tf.TensorArray,
       d_state: tf.Tensor,
-      d_features: Any,
-      d_gain: Any,
-    ) -> _Vars:
+      d_features: list[tf.TensorArray],
+      d_gain: list[tf.Tensor],
+    ) -> LoopVars:
+      """Goes back over the time step `start + i`."""
       t = start + i
       # [2H, B], [H, B], [H, B], and with a gain [3H, B] and [3, 1, B]
       zr, n, recurrent_n, *norm = (array.read(t) for array in self.saved)

@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,13 @@ def unit_of(runs: Sequence[Run]) -> str:
   """Returns what the runs predict: character, byte, or one `or` the other."""
   units = dict.fromkeys(run["scores"]["stream"]["unit"] for run in runs)
   return " or ".join(units)
+
+
+def label_losses(left: Axes, right: Axes, unit: str) -> None:
+  """Labels one scale of losses: nats on the left, bits on the right."""
+  left.set_ylabel(f"nats per {unit}")
+  both = (lambda nats: nats / math.log(2)), (lambda bits: bits * math.log(2))
+  right.secondary_yaxis("right", functions=both).set_ylabel(f"bits per {unit}")
 
 
 def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
@@ -56,7 +64,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
         axes.plot(x, losses, style, marker=marker, color=color_of(index))
     axes.set_xlabel(label if recorded else f"{label}: not recorded")
     axes.grid(alpha=0.3)
-  panels[0].set_ylabel(f"nats per {unit_of(runs)}")
+  label_losses(panels[0], panels[-1], unit_of(runs))
   return _svg(figure) if _cut_highest(panels[0]) else ""
 
 
@@ -74,7 +82,7 @@ def draw_context(runs: Sequence[Run]) -> str:
       color=color_of(index),
     )
   axes.set_xlabel("characters before the predicted one, in its window")
-  axes.set_ylabel(f"nats per {unit_of(runs)}")
+  label_losses(axes, axes, unit_of(runs))
   axes.grid(alpha=0.3)
   return _svg(figure)
 

@@ -259,7 +259,7 @@ class GenerativeModel:
 
     def step(
       i: tf.Tensor, last: tf.Tensor, states: State, *arrays: tf.TensorArray
-    ) -> tuple[Any, ...]:
+    ) -> tuple[tf.Tensor | State | tf.TensorArray, ...]:
       """Draws the next id of each row, or takes it from the prefix."""
       log_probs, states = self._model.read(table, last, states)
       # A gather, since a slice would copy all of the numbers.

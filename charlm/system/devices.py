@@ -105,7 +105,7 @@ def check_replicas(
   if num_replicas > at_most:
     where = " on each worker" if num_workers > 1 else ""
     raise InputError(
-      f"num_replicas is {num_replicas}, but devices{where} are only "
+      f"num_replicas is {num_replicas}, above the number of devices{where}, "
       f"{at_most}: lower it"
     )
   # All replicas take the same number of rows: a remainder would be left out.

@@ -1,7 +1,6 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ class Adam(keras.optimizers.Adam):
   """
 
   def apply_sums(
-    self, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
+    self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
   ) -> None:
     """Updates the variables as `apply` does, by TensorFlow's own Adam for each.
 

@@ -65,7 +65,7 @@ class Replicas:
         "same command to resume"
       )
 
-  def _wrong(self, offset: tf.Tensor) -> Any:
+  def _wrong(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
     """Returns, for each replica, how many numbers of test sums are wrong."""
     shapes = [v.shape for v in self._trainer.model.trainable_variables]
 

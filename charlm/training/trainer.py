@@ -1,8 +1,8 @@
 """The training loop: a gradient step inside `tf.function` under a strategy."""
 
 import time
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -109,7 +109,7 @@ class Trainer:
       optimizer.build(model.trainable_variables)
 
   @property
-  def variables(self) -> list[Any]:
+  def variables(self) -> list[keras.Variable | tf.Variable]:
     """All that a checkpoint holds."""
     variables = self.model.variables + self.optimizer.variables
     return [*variables, *self.train_state.variables]
@@ -192,10 +192,13 @@ class Trainer:
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
     arrays = (tf.TensorArray(tf.float32, num_steps) for _ in range(2))
 
-    def step(i: tf.Tensor, states: tf.Tensor, losses: Any, norms: Any) -> Any:
+    def step(
+      i: tf.Tensor, states: tf.Tensor, *arrays: tf.TensorArray
+    ) -> tuple[tf.Tensor | tf.TensorArray, ...]:
+      """Takes the step of batch `i` on all replicas."""
       loss, norm, after = strategy.run(self._replica_step, (windows[i], states))
-      losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
-      norms = norms.write(i, strategy.reduce("MEAN", norm, axis=None))
+      losses = arrays[0].write(i, strategy.reduce("SUM", loss, axis=None))
+      norms = arrays[1].write(i, strategy.reduce("MEAN", norm, axis=None))
       # All replicas have the states of all rows.
       states, *_ = strategy.experimental_local_results(after)
       return i + 1, states, losses, norms

@@ -72,8 +72,8 @@ def test_lines_that_are_not_utf_8_are_told_and_left_out(
   assert [row[4] for row in rows] == ["the king", "of", "", "my lord,", "ü"]
   assert [row[1] for row in rows] == ["9", "3", "1", "9", "2"]
   assert err == (
-    "line 2 is not UTF-8 at byte 0: it is left out\n"
-    "line 6 is not UTF-8 at byte 2: it is left out\n"
+    "line 2, left out, is not UTF-8 at byte 0: mend it\n"
+    "line 6, left out, is not UTF-8 at byte 2: mend it\n"
   )
 
 

@@ -230,7 +230,10 @@ def test_a_wrong_config_is_refused(
 @pytest.mark.parametrize(
   ("flag", "words"),
   [
-    ("--num_replicas=2", "devices on each worker are only 1: lower it"),
+    (
+      "--num_replicas=2",
+      "above the number of devices on each worker, 1: lower it",
+    ),
     ("--batch_size=3", "replicas, 2, does not divide the batch size 3"),
   ],
 )

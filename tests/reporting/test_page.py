@@ -83,6 +83,8 @@ def test_the_page_stands_alone_and_is_whole(page: pathlib.Path) -> None:
   ]
   # Curves of both runs and of each, and the loss by context.
   assert text.count("<svg") == 4
+  for unit in ("nats", "bits"):
+    assert text.count(f"<!-- {unit} per character -->") == 4
   # A heading among the samples, and one among the entries.
   assert text.count("<h3>trained</h3>") == text.count("<h3>other ") == 2
   assert text.count("<section>") == 2
