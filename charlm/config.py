@@ -145,29 +145,36 @@ class Config(Options):
     "seed of the initial weights, the order of the windows and the dropout",
     between(0, 2**32 - 1),
   )
+  optimizer: str = option(
+    "adam",
+    "adam, or muon, which makes the updates of the GRU's matrices nearly "
+    "orthogonal: more learned in a step, for more time",
+    one_of("adam", "muon"),
+    "The optimizer",
+  )
   learning_rate: float = option(
     0.00125,
-    "learning rate of Adam, or the peak of the cosine schedule; usually 0.0005 "
-    "to 0.005",
+    "learning rate, or the peak of the schedule; usually 0.0005 to "
+    "0.005, with muon up to 0.01",
     POSITIVE,
-    group="The optimizer",
   )
   schedule: str = option(
     "constant",
-    "learning-rate schedule: constant, or cosine, which decays to zero at the "
-    "end of training",
-    one_of("constant", "cosine"),
+    "learning-rate schedule: constant, or cosine or linear, which decay to "
+    "zero at the end of training",
+    one_of("constant", "cosine", "linear"),
   )
   warmup_steps: int = option(
     0,
-    "with cosine: steps in which the learning rate first rises linearly from "
-    "zero",
+    "with a schedule that decays: steps in which the learning rate first rises "
+    "linearly from zero",
     between(0),
   )
   weight_decay: float = option(
     0.0,
     "decoupled weight decay (AdamW) of all weights but biases and the gains of "
-    "layer normalisation (Keras' gamma); 0.01 to 0.5 is usual",
+    "layer normalisation (Keras' gamma), and with muon the embedding; 0.01 to "
+    "0.5 is usual",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(

@@ -27,7 +27,7 @@ class Experiment:
     mine, theirs = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. But
     # whether a part has a file of its own decides the split. At a constant
-    # learning rate, more epochs only extend the run; a cosine schedule ends
+    # learning rate, more epochs only extend the run; another schedule ends
     # with the last step, so their number affects every step.
     paths = ("corpus", "eval_corpus", "valid_corpus")
     ignored = {name for name in paths if bool(mine[name]) == bool(theirs[name])}

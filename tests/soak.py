@@ -38,6 +38,7 @@ FLAGS = (
   "--num_layers=2",
   "--layer_norm",
   "--dropout_rate=0.1",
+  "--optimizer=muon",
   "--weight_decay=0.01",
   "--carry_state",
   "--reset_rate=0.05",

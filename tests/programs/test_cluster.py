@@ -26,6 +26,7 @@ from charlm.system.rendezvous import wait_for_workers
 _FLAGS = (
   "--dropout_rate=0.1",
   "--clip_norm=0.5",
+  "--optimizer=muon",
   "--carry_state",
   "--reset_rate=0.1",
   "--valid_lines=20",

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import itertools
 import types
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -95,6 +96,7 @@ EVERYTHING = {
     ({}, (1, 2), 1e-6),
     (EVERYTHING, (1, 2, 4), 1e-6),
     (EVERYTHING | {"layer_norm": True}, (1, 4), 1e-5),
+    (EVERYTHING | {"optimizer": "muon"}, (1, 2, 4), 1e-6),
   ],
 )
 def test_replica_counts_train_the_same_model(
@@ -209,6 +211,42 @@ def test_steps_and_checkpoints_are_those_of_keras(
     strict=True,
   ):
     np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_muon_is_that_of_keras_on_each_gate(weight_decay: float) -> None:
+  options = {"weight_decay": weight_decay, "learning_rate": 0.01}
+  one = trainer(2, optimizer="muon", num_layers=2, **options)
+  theirs = build_model(VOCAB_SIZE, 6, 16, num_layers=2)
+  theirs.set_weights(weights(one))
+  variables = theirs.trainable_variables
+  kernels = [v for v in variables if "gru_cell" in v.path and v.ndim == 2]
+  kernels = [v for v in kernels if "bias" not in v.path]
+  assert len(kernels) == 4
+  others = [v for v in variables if all(v is not k for k in kernels)]
+  gates = [
+    keras.Variable(gate)
+    for kernel in kernels
+    for gate in np.split(kernel.numpy(), 3, axis=1)
+  ]
+  muon = keras.optimizers.Muon(ns_steps=3, rms_rate=0.4, **options)
+  adam = keras.optimizers.AdamW(**options)
+  adam.exclude_from_weight_decay(var_names=["bias", "embeddings"])
+  one.train(3, 3, Recorder())
+  for step in range(3):
+    windows = batches().batch(step).astype(np.int32)
+    with tf.GradientTape() as tape:
+      nats, _ = theirs.nats(windows[:, :-1], windows[:, 1:])
+      value = tf.reduce_mean(nats)
+    gradients = tape.gradient(value, [*kernels, *others])
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    of_gates = [g for k in gradients[:4] for g in tf.split(k, 3, axis=1)]
+    muon.apply(of_gates, gates)
+    adam.apply(gradients[4:], others)
+    for i, kernel in enumerate(kernels):
+      kernel.assign(tf.concat(gates[3 * i : 3 * i + 3], axis=1))
+  for mine, other in zip(weights(one), theirs.get_weights(), strict=True):
+    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
 
 
 def test_a_carried_state_is_that_of_the_text_before() -> None:
@@ -365,19 +403,30 @@ def test_clipping_scales_the_update() -> None:
   assert norm == pytest.approx(0.01, rel=1e-4)
 
 
-def test_cosine_rises_and_falls_to_zero() -> None:
-  schedule = {"schedule": "cosine", "warmup_steps": 4, "learning_rate": 0.01}
-  one = trainer(epochs=1, **schedule)
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+@pytest.mark.parametrize(
+  ("schedule", "fall"),
+  [
+    ("cosine", lambda x: 0.5 + np.cos(np.pi * x) / 2),
+    ("linear", lambda x: 1 - x),
+  ],
+)
+def test_a_schedule_rises_and_falls_to_zero(
+  schedule: str,
+  fall: Callable[[np.ndarray], np.ndarray],
+  warmup_steps: int,
+) -> None:
+  options = {"schedule": schedule, "warmup_steps": warmup_steps}
+  one = trainer(epochs=1, learning_rate=0.01, **options)
   num_steps = one.batches.steps_per_epoch
   recorder = Recorder()
   one.train(num_steps, 1, recorder)
   rates = [metrics.learning_rate for _, metrics in recorder.metrics]
   steps = np.arange(1, num_steps + 1)
-  after = (steps - 4) / (num_steps - 4)
-  expected = np.where(
-    steps < 4, 0.01 * steps / 4, 0.005 * (1 + np.cos(np.pi * after))
-  )
-  np.testing.assert_allclose(rates, expected, atol=1e-8)
+  after = (steps - warmup_steps) / (num_steps - warmup_steps)
+  rising = steps / max(1, warmup_steps)
+  expected = np.where(steps < warmup_steps, rising, fall(after))
+  np.testing.assert_allclose(rates, 0.01 * expected, atol=1e-8)
 
 
 def test_training_learns() -> None:
