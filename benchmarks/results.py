@@ -63,7 +63,7 @@ pass over the file, *memory* the largest resident memory of the training. Score,
 best n-gram model (its order in parentheses) and xz are of the eval text;
 n-grams and xz were given the last 20 million characters before it,
 as far as there are so many. The last three columns are bits per byte. The rows
-are of the recipe before 28 November 2026: three epochs of Adam."""
+are of the recipe before commit d01aabb: three epochs of Adam."""
 _OTHER_HEADER = (
   "text",
   "size",

@@ -147,15 +147,15 @@ class Config(Options):
   )
   optimizer: str = option(
     "adam",
-    "adam, or muon, which makes the updates of the GRU's matrices nearly "
-    "orthogonal: more learned in a step, for more time",
+    "adam, or muon for the matrices of the GRUs and adam for all other "
+    "weights; a step of muon takes longer, and learns more",
     one_of("adam", "muon"),
     "The optimizer",
   )
   learning_rate: float = option(
     0.00125,
     "learning rate, or the peak of the schedule; usually 0.0005 to "
-    "0.005, with muon up to 0.01",
+    "0.005, with muon up to 0.008",
     POSITIVE,
   )
   schedule: str = option(
@@ -187,7 +187,7 @@ class Config(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError("warmup_steps has no effect: give --schedule=cosine")
+      raise InputError("warmup_steps has no effect: give a --schedule")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
     # A second reader would find standard input at its end.

@@ -10,9 +10,9 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 
-# Of Muon, as its author has them; he takes five iterations, where three learn
-# more here. They leave updates smaller, so that their scale is larger than the
-# 0.2 of arXiv 2502.16982.
+# Of Muon. Momentum and quintic are its author's; three iterations are enough
+# here, where he takes five. They leave the updates smaller, hence a scale above
+# the 0.2 of arXiv 2502.16982.
 _MOMENTUM, _ITERATIONS, _SCALE = 0.95, 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
 _KERNELS = "gru_cell/kernel", "gru_cell/recurrent_kernel"
@@ -93,7 +93,8 @@ class Muon(Adam):
     """Adds to the momentum; returns what it will be with the next gradient."""
     momentum = self._momentums[self._get_variable_index(variable)]
     _subtract(momentum, (1 - _MOMENTUM) * momentum - gradient)
-    return _MOMENTUM * momentum + gradient  # if that is like this one: Nesterov
+    # Nesterov's: as if the next gradient were this one.
+    return _MOMENTUM * momentum + gradient
 
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
     """Makes the singular values of a gate's matrix `[N, H]` nearly equal."""

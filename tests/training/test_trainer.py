@@ -213,11 +213,17 @@ def test_steps_and_checkpoints_are_those_of_keras(
     np.testing.assert_array_equal(mine, other)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_muon_is_that_of_keras_on_each_gate(weight_decay: float) -> None:
+@pytest.mark.parametrize(
+  ("units", "weight_decay"),
+  [(16, 0.0), (16, 0.5), (4, 0.5)],  # the kernels of 4 units are tall
+)
+def test_muon_is_that_of_keras_on_each_gate(
+  units: int, weight_decay: float
+) -> None:
   options = {"weight_decay": weight_decay, "learning_rate": 0.01}
-  one = trainer(2, optimizer="muon", num_layers=2, **options)
-  theirs = build_model(VOCAB_SIZE, 6, 16, num_layers=2)
+  sizes = {"num_layers": 2, "rnn_units": units}
+  one = trainer(2, optimizer="muon", **sizes, **options)
+  theirs = build_model(VOCAB_SIZE, 6, units, num_layers=2)
   theirs.set_weights(weights(one))
   variables = theirs.trainable_variables
   kernels = [v for v in variables if "gru_cell" in v.path and v.ndim == 2]
