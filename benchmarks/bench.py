@@ -34,9 +34,9 @@ from charlm.errors import InputError
 _GROUPS = ("training", "input", "sampling", "evaluation", "startup", "scaling")
 _STREAMS = (1, 64)
 _SECONDS_PER_TURN = 1.5
-# Scaling, devices and start-up get a part of the rounds: most of their time is
+# Scaling, devices and start-up get a third of the rounds: most of their time is
 # preparation.
-_SHARE_OF_ROUNDS = 3
+_ROUNDS_DIVISOR = 3
 
 
 class Bench:
@@ -47,7 +47,7 @@ class Bench:
     self._text = text
     self._sizes = Sizes(len(text.vocab))
     self._deadline = time.monotonic() + 60 * args.minutes
-    self._few_rounds = -(-args.rounds // _SHARE_OF_ROUNDS)
+    self._few_rounds = -(-args.rounds // _ROUNDS_DIVISOR)
     self.results: dict[str, Any] = {
       "machine": machine.describe(),
       "rounds": args.rounds,
@@ -106,6 +106,7 @@ class Bench:
             "contestants": entries,
           }
         )
+        self._write()
 
   def _measure_startup(self) -> None:
     imports, first_steps = [], []
@@ -137,6 +138,7 @@ class Bench:
             "contestants": entries,
           }
         )
+        self._write()
 
   def _measure(
     self, group: Group, sizes: Sizes, num_rounds: int, seconds_per_turn: float
@@ -188,7 +190,9 @@ def main(argv: list[str]) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
-  parser.add_argument("--rounds", type=int, default=27, help="of each group")
+  parser.add_argument(
+    "--rounds", type=int, default=27, help="of a group; a third in some"
+  )
   parser.add_argument(
     "--minutes", type=float, default=55, help="after which nothing is begun"
   )

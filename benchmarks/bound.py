@@ -8,18 +8,18 @@ from benchmarks.task import SAMPLE_CHARS, Run, Sizes, Text
 
 
 def build_products(sizes: Sizes, text: Text) -> Run:
-  """Returns what times a step's products at the best rate of any of them."""
+  """Returns the `Run` of a step's products, all at the rate of the fastest."""
   return _at_best_rate(sizes, sizes.flop_per_step)
 
 
 def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
-  """Returns what times the products of texts at the best rate of a step's."""
+  """Returns the `Run` of the products of texts, all at that rate, too."""
   characters = SAMPLE_CHARS * num_streams
   return _at_best_rate(sizes, characters * sizes.flop_per_character)
 
 
 def _at_best_rate(sizes: Sizes, flop_of_work: int) -> Run:
-  """Returns what times a number of operations at the best rate of a product.
+  """Returns the `Run` of a number of operations, at a product's best rate.
 
   The rate is the best, in float32 on all cores, among a step's larger products:
   the recurrent one, which the loop over time repeats, that of the recurrent
@@ -42,7 +42,8 @@ def _at_best_rate(sizes: Sizes, flop_of_work: int) -> Run:
       repeats = max(1, times * flop_of_work // flop // len(shapes))
       start = time.perf_counter()
       for _ in range(repeats):
-        tf.matmul(left, right)
+        product = tf.matmul(left, right)
+      product[0, 0].numpy()  # a GPU computes while the calls return
       seconds = time.perf_counter() - start
       seconds_per_flop.append(seconds / repeats / flop)
     return times * flop_of_work * min(seconds_per_flop)

@@ -23,8 +23,11 @@ from typing import Any
 from benchmarks import machine
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
+from charlm.data.encoding import encode_text
+from charlm.data.reading import read_corpus
 from charlm.data.vocabulary import SPECIAL, extend_vocabulary
 from charlm.reporting.ngram import baselines
+from charlm.system.files import write_atomically
 from charlm.system.flags import define_flags, options_from
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -74,10 +77,11 @@ def _linux(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the C files of Linux, extracted from Debian's package."""
   source = folder / "linux"
   if not source.exists():
+    # The name comes last: an interrupted call leaves no half of a source.
     commands = (
       "apt-get download linux-source-6.12 && "
-      "dpkg-deb -x linux-source-*.deb package && mkdir linux && "
-      "tar -xJf package/usr/src/linux-source-*.tar.xz -C linux"
+      "dpkg-deb -x linux-source-*.deb package && mkdir -p part && "
+      "tar -xJf package/usr/src/linux-source-*.tar.xz -C part && mv part linux"
     )
     subprocess.run(commands, shell=True, cwd=folder, check=True)
   for path in sorted(source.rglob("*.[ch]")):
@@ -125,16 +129,17 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   make, flags = TEXTS[name]
   path = folder / f"{name}.txt"
   if not path.exists():
-    with path.open("wb") as file:
-      file.writelines(make(folder))
+    write_atomically(path, make(folder))
   run_dir = folder / "runs" / name
   flags = [f"--corpus={path}", *flags]
   values = define_flags(Config)
   values(["train.py", *flags])
   config = options_from(values, Config)
   start = time.perf_counter()
-  corpus = load_corpus(config, str(path))
+  # Not `load_corpus`, which would open ids that an earlier call has kept.
+  encode_text(read_corpus(config, str(path)), config.encoding)
   seconds = time.perf_counter() - start
+  corpus = load_corpus(config, str(path))
   peak = _train(f"--run_dir={run_dir}", *flags)
   score = json.loads(call("eval.py", f"--run_dir={run_dir}", "--json"))
   split = split_text(corpus.text, config)

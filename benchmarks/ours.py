@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from benchmarks.task import (
+  AUTO_JIT,
   BLOCK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
-  XLA_FLAGS,
   Run,
   Sizes,
   Text,
@@ -39,7 +39,7 @@ def build_step(
 ) -> Run:
   """Training steps as `train.py` takes them, by default on its devices."""
   if xla:  # which reads this when it first sees a graph
-    os.environ["TF_XLA_FLAGS"] = XLA_FLAGS
+    os.environ["TF_XLA_FLAGS"] = AUTO_JIT
   choose_device("auto")
   config = Config(
     seq_length=sizes.seq_length,

@@ -142,7 +142,7 @@ def _draw_scaling(
 
 
 def _value(entry: dict[str, Any] | None, quantity: str) -> float:
-  """Returns ms or MiB; not a number, which leaves a gap, where none is."""
+  """Returns ms or MiB; NaN, which leaves a gap, where none was measured."""
   if entry is None or "error" in entry:
     return math.nan
   if quantity == "time":

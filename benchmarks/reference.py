@@ -1,8 +1,11 @@
 """The reference: the model as a teaching notebook writes it with Keras."""
 
 import json
+import os
+import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 import keras
@@ -174,10 +177,17 @@ def build_step(sizes: Sizes, text: Text) -> Run:
   """Training steps of `fit`."""
   model = _compiled_model(sizes)
   dataset, gate = _dataset(sizes, text), _Gate()
-  fit = threading.Thread(
-    target=lambda: model.fit(dataset, callbacks=[gate], verbose=0), daemon=True
-  )
-  fit.start()
+
+  def fit() -> None:
+    """Trains; then ends the process, since its steps are waited for."""
+    try:
+      model.fit(dataset, callbacks=[gate], verbose=0)
+      print("fit ended: give a longer --corpus", file=sys.stderr)
+    except Exception:
+      traceback.print_exc()
+    os._exit(1)
+
+  threading.Thread(target=fit, daemon=True).start()
   return timed(gate.take_steps)
 
 

@@ -32,7 +32,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
 _RECIPES = _ROOT / "recipes"
 _TINY = "tinyshakespeare"  # how the recipes for this text begin
-_SPLITS = {"enwik8", "ptb", "text8"}  # recipes of texts that are not here
+_SPLITS_ALONE = {"enwik8", "ptb", "text8"}  # recipes of texts that are not here
 _PROTOCOLS = {
   "stream": [],
   "windows of 256": ["--protocol=windows", "--window=256"],
@@ -45,8 +45,10 @@ beside this page, and this page from them.
 
 A score is the log perplexity of the eval text in nats per character (a nat is
 1.4427 bits), with its 95 % confidence interval in parentheses. For several
-seeds the table gives the mean of the scores, the interval and the hours of the
-first seed, and the spread, which is the largest difference between two seeds.
+seeds the table gives the mean of the scores and, in place of the interval, the
+spread, which is the largest difference between two seeds; the hours are those
+of the first. The protocol `lines` counts a line of a few characters as much as
+a long one, and tinyshakespeare.txt has many.
 The column *checkpoint* says whether the latest checkpoint was scored or the
 best one, which the valid text chose. *Characters* counts those of all training
 steps. The hours are wall time, so whatever else the machine did meanwhile is in
@@ -61,8 +63,8 @@ _OTHERS = """\
 `recipes/fast.flags` on each, with the flags that are given. *Encoding* is one
 pass over the file, *memory* the largest resident memory of the training. Score,
 best n-gram model (its order in parentheses) and xz are of the eval text;
-n-grams and xz were given the last 20 million characters before it,
-as far as there are so many. The last three columns are bits per byte. The rows
+n-grams and xz were given the last 20 million characters before it, or all if
+there are fewer. The last three columns are bits per byte. The rows
 are of the recipe before commit d01aabb: three epochs of Adam."""
 _OTHER_HEADER = (
   "text",
@@ -83,12 +85,19 @@ shown."""
 
 
 def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
-  """Trains a recipe with each seed and writes what came of it."""
+  """Trains a recipe with each seed and writes what came of it.
+
+  With 0 seeds it takes as many as were measured before, or one.
+  """
+  path = _FOLDER / f"{recipe}.json"
+  if not num_seeds:
+    before = json.loads(path.read_text())["runs"] if path.exists() else []
+    num_seeds = max(1, len(before))
   runs = [_measure_run(recipe, corpus, seed) for seed in range(num_seeds)]
   result = {"corpus": corpus.name, "machine": machine.describe(), "runs": runs}
   _FOLDER.mkdir(exist_ok=True)
   text = json.dumps(result, indent=1) + "\n"
-  (_FOLDER / f"{recipe}.json").write_text(text)
+  path.write_text(text)
 
 
 def _measure_run(
@@ -178,11 +187,14 @@ def to_markdown(
     "",
     table(_OTHER_HEADER, map(_other_row, others.items())),
   ]
-  measured = [*results.values(), *others.values()]
-  described = sorted({machine.in_words(r["machine"]) for r in measured})
+  measured: dict[str, list[str]] = {}
+  for name, result in (results | others).items():
+    words = machine.in_words(result["machine"])
+    measured.setdefault(words, []).append(f"`{name}`")
   lines += ["", "## Learning curves", "", _CURVES, ""]
   lines += ["![Learning curves](curves.svg)", ""]
-  lines += ["## Measured on", "", *(f"- {words}" for words in described)]
+  lines += ["## Measured on", ""]
+  lines += [f"- {', '.join(m)}: {words}" for words, m in measured.items()]
   return "\n".join(lines) + "\n"
 
 
@@ -219,11 +231,11 @@ def _score(runs: list[dict[str, Any]], protocol: str) -> str:
   if None in scores:
     return ""
   values = [score["log_perplexity"] for score in scores]
-  low, high = scores[0]["interval"]
-  text = f"{statistics.mean(values):.4f} ({low:.3f} to {high:.3f})"
+  mean = f"{statistics.mean(values):.4f}"
   if len(values) > 1:
-    text += f", spread {max(values) - min(values):.4f}"
-  return text
+    return f"{mean}, spread {max(values) - min(values):.4f}"
+  low, high = scores[0]["interval"]
+  return f"{mean} ({low:.3f} to {high:.3f})"
 
 
 def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
@@ -249,11 +261,20 @@ def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
 def main(argv: list[str]) -> int:
   """Measures and writes; returns the exit code."""
   recipes = sorted(
-    path.stem for path in _RECIPES.glob("*.flags") if path.stem not in _SPLITS
+    path.stem
+    for path in _RECIPES.glob("*.flags")
+    if path.stem not in _SPLITS_ALONE
   )
   parser = argparse.ArgumentParser("results.py", description=__doc__)
   parser.add_argument("--only", nargs="*", choices=recipes, default=recipes)
-  parser.add_argument("--seeds", type=int, default=1)
+  parser.add_argument(
+    "--seeds",
+    type=int,
+    default=0,
+    choices=range(100),
+    metavar="N",
+    help="number of seeds; by default that of the last measurement",
+  )
   parser.add_argument(
     "--data",
     type=pathlib.Path,

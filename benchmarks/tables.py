@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contestants import BOUND, scaling, scaling_curves
-from benchmarks.task import WITH_XLA, XLA_FLAGS, Sizes
+from benchmarks.task import AUTO_JIT, WITH_XLA, Sizes
 
 _MIB = 2**20
 
@@ -55,7 +55,7 @@ def _training(group: dict[str, Any]) -> str:
       )
     )
   header = ["", "ms", "characters/s", "speed-up", "of the bound"]
-  header += ["of that with the look-up's gradient", "peak MiB"]
+  header += ["with the look-up's gradient", "peak MiB"]
   text = (
     f"Batch {sizes['batch_size']} x {sizes['seq_length']}, embedding "
     f"{sizes['embedding_dim']}, {sizes['rnn_units']} units, vocabulary "
@@ -108,7 +108,7 @@ def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
   title, flags = max(speeds, key=speeds.__getitem__)
   words = f"Fastest here: `{title} {flags.removesuffix(WITH_XLA)}`"
   if flags.endswith(WITH_XLA):
-    words += f" with TF_XLA_FLAGS='{XLA_FLAGS}' in the environment"
+    words += f" with TF_XLA_FLAGS='{AUTO_JIT}' in the environment"
   return f"{text}\n\n{words}."
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import devices, machine, ours, pool
 from benchmarks.contestants import Group
 from benchmarks.tables import to_markdown
-from benchmarks.task import XLA_FLAGS, Sizes, Task, Text
+from benchmarks.task import AUTO_JIT, Sizes, Task, Text
 
 _SIZES = Sizes(60, seq_length=8, embedding_dim=4, rnn_units=8)
 
@@ -81,4 +81,4 @@ def test_the_fastest_flags_are_named() -> None:
   assert "no memory" in text
   entries["fused_bfloat16_xla"]["seconds"] = 0.25
   text = to_markdown(results)
-  assert f"`{fastest}` with TF_XLA_FLAGS='{XLA_FLAGS}'" in text
+  assert f"`{fastest}` with TF_XLA_FLAGS='{AUTO_JIT}'" in text
