@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 import json
-import math
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
 
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_corpus
@@ -24,9 +22,6 @@ from charlm.system.process import (
   set_output_encoding,
   warn,
 )
-
-if TYPE_CHECKING:  # it imports TensorFlow
-  from charlm.evaluation.score import Score
 
 # The context of nanoGPT's character-level model, for comparison.
 _WINDOW = 256
@@ -60,8 +55,7 @@ class EvalOptions(ModelOptions):
   )
   dynamic: bool = option(
     False,
-    "dynamic evaluation: the model learns from each segment of the stream once "
-    "it is scored",
+    "dynamic evaluation: learn from each segment of the stream, once scored",
   )
   json: bool = option(False, "print each score as JSON", group="Output")
   per_line: bool = option(
@@ -91,7 +85,7 @@ class EvalOptions(ModelOptions):
     windows = (self.window, self.stride) != (_WINDOW, 0)
     if windows and self.protocol != "windows":
       raise InputError(
-        "--window and --stride need another protocol: give --protocol=windows"
+        "leave out --window and --stride, or give --protocol=windows"
       )
     if self.stride > self.window:
       raise InputError(
@@ -144,8 +138,7 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
   from charlm.evaluation.per_line import print_scores
   from charlm.evaluation.score import refuse_short
-  from charlm.runs.following import follow_checkpoints
-  from charlm.runs.loading import load_model
+  from charlm.runs.loading import follow_checkpoints, load_model
   from charlm.runs.metrics import Curve
   from charlm.system.devices import choose_device
 
@@ -154,7 +147,7 @@ def evaluate(options: EvalOptions) -> int:
     models = follow_checkpoints(run, options.idle_timeout)
   else:
     models = iter([load_model(run, options.checkpoint)])
-  # A line of bytes is printed as it came.
+  # In Latin-1, the bytes that a model reads are printed as they are.
   set_output_encoding(config.encoding)
   if options.per_line:
     newline_id(vocab)  # raises if there is none
@@ -179,7 +172,7 @@ def evaluate(options: EvalOptions) -> int:
       how = options.protocol, options.window, options.stride or options.window
       score, protocol = score_text(evaluator_of(model), vocab, text, *how)
     result = {"step": step, "protocol": protocol, **score.to_dict()}
-    words = _describe(score, step, protocol)
+    words = score.in_words(step, protocol)
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
@@ -193,29 +186,6 @@ def _source(run: RunDir, text: str | None) -> Source:
     return Source(os.path.expanduser(text), is_file=text != "-")
   run.eval_text()  # which compares its hash
   return Source(str(run.eval_path))
-
-
-def _describe(score: "Score", step: int, protocol: str) -> str:
-  low, high = score.interval
-  # A score of bytes has one line: both keys are then the same.
-  bits = {score.unit: score.bits_per_character, "byte": score.bits_per_byte}
-  lines = [
-    f"step                {step:,}",
-    f"protocol            {protocol}",
-    f"log perplexity      {score.log_perplexity:.4f} nats per {score.unit} "
-    f"(95 % interval {low:.4f} to {high:.4f})",
-    f"perplexity          {score.perplexity:.4f}",
-    *(f"bits per {unit:<11}{value:.4f}" for unit, value in bits.items()),
-    f"{score.unit + 's scored':20}{score.num_characters:,}, "
-    f"{score.num_unknown:,} of them unknown",
-  ]
-  if score.log_perplexity_known is not None and score.num_unknown:
-    nats = score.log_perplexity_known
-    lines.append(
-      f"without unknown     {nats:.4f} nats per {score.unit} "
-      f"({nats / math.log(2):.4f} bits)"
-    )
-  return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,7 @@ def export(options: ExportOptions) -> int:
   run = RunDir(options.run_dir)
   vocab = run.vocabulary()
   import_quietly("tensorflow", "keras")
-  from charlm.export.keras_file import save_keras
-  from charlm.export.numpy_file import save_numpy
+  from charlm.export.files import save_keras, save_numpy
   from charlm.export.saved_model import save_saved_model
   from charlm.runs.loading import load_model
   from charlm.system.devices import choose_device

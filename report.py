@@ -26,8 +26,7 @@ class ReportOptions(ModelOptions):
   )
   corpus: str | None = option(
     None,
-    "corpus of the first run; adds scores of n-grams and xz, and what is "
-    "memorised",
+    "corpus of the first run; adds n-grams, xz, and what is memorised",
   )
   format: str = option(
     "html", "html: a page; json: its numbers", one_of("html", "json")
@@ -111,16 +110,14 @@ def _find_runs(spec: str, checkpoint: str) -> list[RunDir]:
   runs: dict[str, RunDir] = {}  # each once, by its real path
   for name in (os.path.expanduser(name.strip()) for name in names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
-    folders = _folders(name, checkpoint) if pattern else [name]
-    for folder in folders:
-      run = RunDir(folder)
+    for run in _matching(name, checkpoint) if pattern else [RunDir(name)]:
       run.experiment()  # raises where there is none
-      runs.setdefault(os.path.realpath(folder), run)
+      runs.setdefault(os.path.realpath(run.path), run)
   return list(runs.values())
 
 
-def _folders(pattern: str, checkpoint: str) -> list[str]:
-  """Returns the folders of a glob that hold runs, sorted.
+def _matching(pattern: str, checkpoint: str) -> list[RunDir]:
+  """Returns the runs in the folders of a glob, sorted.
 
   Raises InputError: there is none.
   """
@@ -131,7 +128,7 @@ def _folders(pattern: str, checkpoint: str) -> list[str]:
         run = RunDir(folder)
         run.experiment()
         run.find_checkpoint(checkpoint)
-        found.append(folder)
+        found.append(run)
       except InputError as error:  # as at the beginning of a training
         warn(f"left out: {error}")
   if not found:

@@ -8,15 +8,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from charlm.data.corpus import load_corpus, train_text
-from charlm.data.lines import read_lines
-from charlm.data.reading import decode_chunks
+from charlm.data.reading import decode_chunks, read_lines
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
-from charlm.sampling.options import Request
-from charlm.sampling.requests import fill_request
+from charlm.sampling.options import Request, fill_request
 from charlm.system.process import (
   DONE,
   INCOMPLETE,
@@ -105,8 +103,7 @@ def sample(options: SampleOptions) -> int:
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.
   set_output_encoding(config.encoding)
-  names = [field.name for field in dataclasses.fields(Request)]
-  values = {name: getattr(options, name) for name in names}
+  values = {name: getattr(options, name) for name in vars(Request())}
   request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
     prefix = config.lowered(_read_prefix(options.prefix_file, config.encoding))
@@ -150,7 +147,7 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   experiment = run.experiment()
   loaded = load_corpus(experiment.config, corpus)
   if loaded.sha256 != experiment.corpus_sha256:
-    warn(f"warning: {corpus} is not the corpus that the run was trained on")
+    warn(f"{corpus} is not the run's corpus: give that one to --memorised")
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, experiment.config)
   return loaded.text

@@ -47,10 +47,7 @@ def train(options: TrainOptions) -> int:
     make_deterministic()
   on_cpu = kind_of_device() == "CPU"
   if on_cpu and config.precision == "bfloat16" and not has_bfloat16():
-    warn(
-      "this processor has no bfloat16 instructions: --precision=float32 may be "
-      "faster"
-    )
+    warn("no bfloat16 instructions here: --precision=float32 may be faster")
   # 0: `create_cluster` decides.
   default = 1 if reason_for_one_replica(config, options.gru) else 0
   cluster = create_cluster(

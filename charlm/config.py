@@ -148,7 +148,7 @@ class Config(Options):
   optimizer: str = option(
     "adam",
     "adam, or muon for the matrices of the GRUs and adam for all other "
-    "weights; a step of muon takes longer, and learns more",
+    "weights; muon needs fewer steps, each slower, and a weight_decay",
     one_of("adam", "muon"),
     "The optimizer",
   )
@@ -172,22 +172,24 @@ class Config(Options):
   )
   weight_decay: float = option(
     0.0,
-    "decoupled weight decay (AdamW) of all weights but biases and the gains of "
-    "layer normalisation (Keras' gamma), and with muon the embedding; 0.01 to "
+    "decoupled weight decay (AdamW) of all weights but biases, the gains of "
+    "layer normalisation (Keras' gamma) and, with muon, the embedding; 0.01 to "
     "0.5 is usual",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(
     0.0,
     "largest global norm of the gradient, above which the gradient is scaled "
-    "down (Keras' global_clipnorm), usually to 1; 0: no clipping",
+    "down (Keras' global_clipnorm); usually 1; 0: no clipping",
     NOT_NEGATIVE,
   )
 
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError("warmup_steps has no effect: give a --schedule")
+      raise InputError(
+        "warmup_steps needs a schedule: give --schedule=cosine or linear"
+      )
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
     # A second reader would find standard input at its end.

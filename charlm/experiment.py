@@ -17,13 +17,13 @@ class Experiment:
   """The identity of a run: a config, and the hashes of texts and vocabulary."""
 
   config: Config
-  corpus_sha256: str  # of the text as the model sees it
+  corpus_sha256: str  # of the cleaned text, in its encoding
   vocabulary_sha256: str
   eval_sha256: str
   valid_sha256: str  # of the empty text if there is no valid text
 
   def differences(self, other: "Experiment") -> list[str]:
-    """Lists the fields in which `other`, that of a later start, differs."""
+    """Lists the fields in which a later start's experiment differs."""
     mine, theirs = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. But
     # whether a part has a file of its own decides the split. At a constant

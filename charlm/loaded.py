@@ -20,8 +20,7 @@ from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
-from charlm.sampling.requests import fill_request
+from charlm.sampling.options import Request, fill_request
 from charlm.sampling.sample import Sample
 from charlm.system.devices import choose_device
 

@@ -7,15 +7,14 @@ import dataclasses
 import math
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from charlm.errors import InputError
 
 _Value = TypeVar("_Value")
 
 
-@dataclasses.dataclass(frozen=True)
-class Allowed:
+class Allowed(NamedTuple):
   """The values that an option may have."""
 
   holds: Callable[[Any], bool]

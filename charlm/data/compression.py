@@ -69,8 +69,7 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
     ) from error
   except EOFError as error:
     raise InputError(
-      f"{name} is {kind} data, cut off at byte {file.num_bytes}: give the "
-      "whole file"
+      f"{name} is {kind} data, cut off at byte {file.num_bytes}: give all of it"
     ) from error
   except Exception as error:  # each library has its own
     # The system's errors, which have a number, do not come from the data.

@@ -50,17 +50,12 @@ class _Encoder:
     self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
     self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
     self._dtype, self._size = np.dtype(np.uint8), 0
-    self._file: BinaryIO = io.BytesIO()
+    self.file: BinaryIO = io.BytesIO()
     if encoding == "latin-1":  # ids are the bytes: the file is the text
       self._learn(np.arange(256, dtype=np.uint32))
 
   def add(self, piece: str) -> None:
     """Encodes the next piece of the text."""
-    # Short ones: in most texts many of these are ASCII, which is faster.
-    for start in range(0, len(piece), _PIECE):
-      self._add(piece[start : start + _PIECE])
-
-  def _add(self, piece: str) -> None:
     data = piece.encode(self._encoding)
     self._digest.update(data)
     if len(data) == len(piece):  # a byte for each character
@@ -76,26 +71,22 @@ class _Encoder:
     self._size += len(ids)
     dtype = np.min_scalar_type(len(self._code_points) - 1)
     large = self._size * dtype.itemsize > self._in_memory
-    in_memory = isinstance(self._file, io.BytesIO)
+    in_memory = isinstance(self.file, io.BytesIO)
     if dtype != self._dtype or (large and in_memory):  # too narrow or large
       self._move(dtype, self._open_file() if large else io.BytesIO())
-    self._file.write(ids.astype(dtype).data)
+    self.file.write(ids.astype(dtype).data)
 
   def finish(self) -> Corpus:
     """Returns the corpus of all pieces, whose ids the encoder's file holds."""
     ids: np.ndarray | StoredIds
-    if isinstance(self._file, io.BytesIO):
-      ids = np.frombuffer(self._file.getbuffer(), self._dtype)
+    if isinstance(self.file, io.BytesIO):
+      ids = np.frombuffer(self.file.getbuffer(), self._dtype)
     else:
-      self._file.flush()
-      ids = StoredIds(OpenFile(self._file), self._dtype, 0, self._size)
+      self.file.flush()
+      ids = StoredIds(OpenFile(self.file), self._dtype, 0, self._size)
     text = Text(ids, self._code_points, self._encoding)
     counts = self._counts[self._code_points]
     return Corpus(text, counts, self._digest.hexdigest())
-
-  def close(self) -> None:
-    """Closes the file of ids."""
-    self._file.close()
 
   def _learn(self, code_points: np.ndarray) -> None:
     """Gives ids to new characters, in the order in which they first occur."""
@@ -106,11 +97,11 @@ class _Encoder:
 
   def _move(self, dtype: np.dtype, target: BinaryIO) -> None:
     """Moves the ids to another file, in a type that may be a wider one."""
-    self._file.seek(0)
-    while data := self._file.read(_BLOCK):
+    self.file.seek(0)
+    while data := self.file.read(_BLOCK):
       target.write(np.frombuffer(data, self._dtype).astype(dtype).data)
-    self._file.close()
-    self._file, self._dtype = target, dtype
+    self.file.close()
+    self.file, self._dtype = target, dtype
 
 
 def encode_text(
@@ -132,8 +123,10 @@ def encode_text(
   encoder = _Encoder(encoding, open_file, in_memory)
   try:
     for piece in pieces:
-      encoder.add(piece)
+      # Short ones: in most texts many of these are ASCII, which is faster.
+      for start in range(0, len(piece), _PIECE):
+        encoder.add(piece[start : start + _PIECE])
     return encoder.finish()
   except BaseException:
-    encoder.close()
+    encoder.file.close()
     raise

@@ -1,6 +1,5 @@
 """Passages of a text that also occur in another one."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,8 +20,7 @@ class Passage(NamedTuple):
   place: int  # of the first occurrence in the text that was searched
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
   """The passages of one text, in their order; they may overlap."""
 
   passages: tuple[Passage, ...]

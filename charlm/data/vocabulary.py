@@ -18,7 +18,7 @@ from charlm.options import is_utf8
 UNKNOWN_ID = 0
 PADDING_ID = 1
 SPECIAL = ["[UNK]", ""]
-NUM_SPECIAL = len(SPECIAL)  # the ids that stand for no character
+NUM_SPECIAL = len(SPECIAL)  # how many ids stand for no character
 
 
 def build_vocabulary(

@@ -69,8 +69,9 @@ class DynamicEvaluator:
     return tally.score()
 
   def _loss(self, ids: np.ndarray, learning_rate: float) -> float:
-    """Returns the mean nats of a pass."""
-    return np.concatenate([*self._pass(ids, learning_rate)]).mean()
+    """Returns the mean nats of a pass; infinity where it diverged."""
+    mean = np.concatenate([*self._pass(ids, learning_rate)]).mean()
+    return mean if np.isfinite(mean) else np.inf
 
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""

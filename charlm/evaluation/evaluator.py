@@ -141,11 +141,11 @@ class Evaluator:
     lengths: np.ndarray,
     overlap: int = 0,
   ) -> np.ndarray:
-    """Scores R rows from the zero state: the characters after `starts` `[R]`.
+    """Scores R rows from the zero state: `lengths` `[R]` characters each.
 
-    Together the rows cover the text. Each row but the first leaves out its
-    first `overlap` characters, which rows before it score. Returns the nats
-    `[N - 1]` of the text `[N]`.
+    They are those after `starts` `[R]`. Together the rows cover the text. Each
+    row but the first leaves out its first `overlap` characters, which rows
+    before it score. Returns the nats `[N - 1]` of the text `[N]`.
     """
     found = np.empty(len(text) - 1, np.float32)
     # Rows of about the same length need little padding.

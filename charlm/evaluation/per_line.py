@@ -6,8 +6,7 @@ import math
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.lines import read_lines
-from charlm.data.reading import clean_line
+from charlm.data.reading import clean_line, read_lines
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import refuse_diverged

@@ -94,6 +94,29 @@ class Score:
       return per_byte
     return f"{self.bits_per_character:.4f} bits per {self.unit}, {per_byte}"
 
+  def in_words(self, step: int, protocol: str) -> str:
+    """Returns the lines that `eval.py` prints."""
+    low, high = self.interval
+    # A score of bytes has one line: both keys are then the same.
+    bits = {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
+    lines = [
+      f"step                {step:,}",
+      f"protocol            {protocol}",
+      f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit} "
+      f"(95 % interval {low:.4f} to {high:.4f})",
+      f"perplexity          {self.perplexity:.4f}",
+      *(f"bits per {unit:<11}{value:.4f}" for unit, value in bits.items()),
+      f"{self.unit + 's scored':20}{self.num_characters:,}, "
+      f"{self.num_unknown:,} of them unknown",
+    ]
+    nats = self.log_perplexity_known
+    if nats is not None and self.num_unknown:
+      lines.append(
+        f"without unknown     {nats:.4f} nats per {self.unit} "
+        f"({nats / math.log(2):.4f} bits)"
+      )
+    return "\n".join(lines)
+
   @property
   def log_perplexity_known(self) -> float | None:
     """Nats per known character; None where there is none."""
@@ -144,8 +167,8 @@ class Tally:
     self._num_characters += len(nats)
     self._num_unknown += len(nats) - int(np.count_nonzero(known))
     ones, of_known = np.ones(len(nats)), np.where(known, nats, 0)
-    # A mean of millions of float32 can lose its last digits.
-    # Sum and number of all characters, then of those that are known.
+    # Rows: sum and number of all characters, then of those that are known. In
+    # float64, since a mean of millions of float32 can lose its last digits.
     values = np.stack([nats, ones, of_known, known], dtype=np.float64)
     if lengths is not None:
       first = np.cumsum(lengths) - lengths

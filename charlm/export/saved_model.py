@@ -43,7 +43,10 @@ def save_saved_model(
 
 
 class TextModel:
-  """A model that takes texts as strings."""
+  """A model that takes texts as strings.
+
+  A model of bytes takes U+0000 to U+00FF, a character for each byte.
+  """
 
   def __init__(self, model: GRULM, vocab: list[str]) -> None:
     self._model, self._vocab = model, vocab

@@ -53,7 +53,7 @@ class FusedGRU(keras.layers.GRU):
     Raises ValueError: another precision.
     """
     if precision not in ("float32", "bfloat16"):
-      raise ValueError(f"precision is {precision!r}: not float32 or bfloat16")
+      raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")
     outputs = {"return_sequences": True, "return_state": True}
     options = {"name": name, "dtype": dtype, "trainable": trainable}
     super().__init__(units, **outputs, **options)

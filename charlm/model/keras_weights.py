@@ -15,12 +15,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.language_model import (
-  GRULM,
-  WeightSpec,
-  model_of,
-  weight_specs,
-)
+from charlm.model.language_model import GRULM, model_of, weight_specs
 from charlm.system.files import plain_path
 
 
@@ -49,7 +44,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
     )
   read = _read_h5 if path.endswith(".h5") else _read_checkpoint
   try:
-    weights = list(read(prefix, weight_specs(config, vocab_size)))
+    weights = list(read(prefix, config, vocab_size))
     if not all(np.isfinite(weight).all() for weight in weights):
       raise ValueError("some are not finite")
   except InputError:
@@ -65,21 +60,23 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
 
 def _read_checkpoint(
-  prefix: str, specs: Iterator[WeightSpec]
+  prefix: str, config: Config, vocab_size: int
 ) -> Iterator[np.ndarray]:
   with plain_path(pathlib.Path(prefix)) as path:
     reader = tf.compat.v1.train.NewCheckpointReader(path)
     shapes = reader.get_variable_to_shape_map()
-    for owner, name, shape in specs:
+    for owner, name, shape in weight_specs(config, vocab_size):
       key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
       yield np.asarray(reader.get_tensor(key), np.float32)
 
 
-def _read_h5(path: str, specs: Iterator[WeightSpec]) -> Iterator[np.ndarray]:
+def _read_h5(
+  path: str, config: Config, vocab_size: int
+) -> Iterator[np.ndarray]:
   numbers = collections.Counter[str]()  # of the next variable of an owner
   with h5py.File(path) as file:
-    for owner, name, shape in specs:
+    for owner, name, shape in weight_specs(config, vocab_size):
       data = file[f"{owner}/vars/{numbers[owner]}"]
       numbers[owner] += 1
       _check_shape(path, f"{owner}/{name}", data.shape, shape)

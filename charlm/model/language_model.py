@@ -50,14 +50,18 @@ class GRULM(keras.Model):
       embedding_dim: D.
       rnn_units: H.
       num_layers: number of GRU layers.
-      dropout_rate: share of the outputs dropped in training.
+      dropout_rate: share of the outputs dropped in training, in [0, 1).
       gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, `keras` on a GPU unless `precision` or
-        `layer_norm` needs `fused`, else `fused`. The weights are the same.
+        cuDNN's on a GPU; `auto`, `fused` but on a GPU where neither `precision`
+        nor `layer_norm` needs it. The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
       layer_norm: whether the fused layer normalises what the state adds to its
         gates.
       **kwargs: of `keras.Model`.
+
+    Raises:
+      ValueError: another `gru` or `precision`.
+      InputError: `keras`, with what needs `fused`.
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
@@ -243,7 +247,7 @@ def _build_gru(
   name: str, kind: str, units: int, precision: str, layer_norm: bool
 ) -> keras.layers.GRU:
   if kind not in ("auto", "fused", "keras"):
-    raise ValueError(f"gru is {kind!r}: not auto, fused or keras")
+    raise ValueError(f"gru is {kind!r}: give auto, fused or keras")
   only_fused = precision != "float32" or layer_norm
   if kind == "auto":
     kind = "fused" if only_fused else GRU_KIND.here

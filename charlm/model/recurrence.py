@@ -43,7 +43,7 @@ def recurrence(
   """
 
   @tf.custom_gradient
-  def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., LoopVars]]:
+  def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
     """Returns the outputs, and the function for the gradients."""
     features, kernel, recurrent_kernel, bias, state, *gain = inputs
     if not features.dtype.is_integer:

@@ -81,16 +81,14 @@ class Recurrence:
 
     shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
     start = (
+      num_chunks - 1,
       [tf.zeros(shape, dtype) for shape in shapes],
       tf.zeros_like(self.states[0]),
       [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)],
       [tf.zeros_like(g) for g in self._gain_columns()],
     )
     _, *carried = tf.while_loop(
-      lambda i, *_: i >= 0,
-      step,
-      (num_chunks - 1, *start),
-      parallel_iterations=1,
+      lambda i, *_: i >= 0, step, start, parallel_iterations=1
     )
     if isinstance(rest, int) and rest:
       carried = self._chunk(d_outputs, 0, rest, *carried)
@@ -193,11 +191,9 @@ class Recurrence:
 
     row_shape = [(7 if gains else 4) * units, shape[1]]
     d_gates = tf.TensorArray(product_dtype, size, element_shape=row_shape)
+    first = size - 1, d_gates, *carried
     _, d_gates, *carried = tf.while_loop(
-      lambda i, *_: i >= 0,
-      step,
-      (size - 1, d_gates, *carried),
-      parallel_iterations=1,
+      lambda i, *_: i >= 0, step, first, parallel_iterations=1
     )
     return _columns(d_gates.stack()), *carried
 

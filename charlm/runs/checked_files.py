@@ -117,8 +117,7 @@ def refuse_links(
       mode = os.lstat(path).st_mode
       if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(
-          f"{path} is a link or a special file: replace it with a copy of its "
-          "contents"
+          f"{path} is a link or a special file: replace it with a copy"
         )
       # A folder in the place of a file, or a file in that of a folder.
       if path in (files if stat.S_ISDIR(mode) else folders):

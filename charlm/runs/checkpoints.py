@@ -31,7 +31,12 @@ class Checkpoints:
   def __init__(
     self, run: RunDir, max_to_keep: int, **objects: tf.Module
   ) -> None:
-    """Takes the objects by their names in a checkpoint, `model` among them."""
+    """Takes the objects by their names in a checkpoint.
+
+    `model` and `optimizer` are among them.
+
+    Raises LostRunError: as `RunDir.check_owned`, as all methods do.
+    """
     self._run, self._max_to_keep = run, max_to_keep
     # The last step that was saved in `latest`; -1: none was, or the checkpoint
     # there holds an old best loss and must be saved again.
@@ -74,11 +79,10 @@ class Checkpoints:
 
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
-    if step != self._last_step:
-      if not self._save(self._run.latest, self._max_to_keep, step):
-        return False
+    to_save = self._run.latest, self._max_to_keep, step
+    if step != self._last_step and self._save(*to_save):
       self._last_step = step
-    return True
+    return step == self._last_step
 
   def save_best(self, step: int) -> bool:
     """Saves as the best one; tells whether that worked."""

@@ -1,6 +1,7 @@
 """Loading a run's model, and what a new run begins with."""
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -15,12 +16,15 @@ from charlm.runs.run_dir import RunDir
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
+_SECONDS_BETWEEN_LOOKS = 1.0  # for new checkpoints
 
 
 def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
   """Returns the model of a checkpoint, and its step.
 
-  Raises InputError: no such checkpoint, or not one of this run's model.
+  Raises:
+    InputError: no such checkpoint, or not one of this run's model.
+    OSError: it cannot be read.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
   for attempt in range(_ATTEMPTS):
@@ -38,6 +42,44 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
     except DamagedError as error:
       why = error
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
+
+
+def follow_checkpoints(
+  run: RunDir, idle_timeout: float = 0
+) -> Iterator[tuple[GRULM, int]]:
+  """Yields a model with the weights of each checkpoint, and its step.
+
+  The model is the same each time, so that it is compiled once. A checkpoint
+  that training removes before it is read is left out. The iteration ends once
+  no process trains here and all checkpoints are read, or after `idle_timeout`
+  seconds without a new one (0: never).
+
+  Raises InputError or OSError: a checkpoint that cannot be read.
+  """
+  model: GRULM | None = None
+  done: set[int] = set()
+  last = time.monotonic()
+  while True:
+    # Before the look, so that the last checkpoint is not missed.
+    training = run.is_training()
+    new = sorted(run.checkpoint_steps() - done)
+    for step in new:
+      done.add(step)
+      try:
+        loaded, _ = load_model(run, str(step))
+      except InputError:
+        # Training removes old ones; one that is still there is damaged.
+        if step in run.checkpoint_steps():
+          raise
+        continue
+      model = model or loaded
+      model.set_weights(loaded.get_weights())
+      yield model, step
+      last = time.monotonic()
+    if not new:
+      if not training or 0 < idle_timeout <= time.monotonic() - last:
+        return
+      time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def initial_vocabulary(run: RunDir, config: Config) -> list[str]:

@@ -54,8 +54,9 @@ class Metrics:
     """Opens both at a step, and drops the records of later steps.
 
     Raises:
-      InputError: `summaries` cannot be written, though there is space.
-      OSError: `metrics.jsonl` cannot be written, or old summaries not removed.
+      LostRunError: as `RunDir.check_owned`; `write` raises it, too.
+      OSError: `metrics.jsonl` cannot be written, nor, though there is space,
+        `summaries`, or old summaries not removed.
     """
     run.check_owned()
     self._run, self._path = run, run.metrics
@@ -86,10 +87,7 @@ class Metrics:
     except _NO_SPACE as error:
       self._give_up_for_now("the summaries", error)
     except tf.errors.OpError as error:
-      raise InputError(
-        f"{run.summaries} cannot be written ({type(error).__name__}): check "
-        "its permissions"
-      ) from error
+      raise OSError(f"{run.summaries} cannot be written") from error
     if kept != text:
       # metrics.jsonl is rewritten last: a kill before that leaves in it the
       # lines to be dropped, so that the next start rewrites both.
@@ -166,17 +164,16 @@ class Curve:
   def __init__(self, run: RunDir, name: str) -> None:
     """Takes the name of a folder in `summaries` that training does not use.
 
-    Raises InputError: a link in its place, or it cannot be written.
+    Raises:
+      InputError: a link in its place.
+      OSError: it cannot be written.
     """
     self._name, folder = name, run.summaries / name
     refuse_links([], [run.summaries, folder])
     try:
       self._writer = tf.summary.create_file_writer(str(folder))
     except tf.errors.OpError as error:
-      raise InputError(
-        f"{folder} cannot be written ({type(error).__name__}): check its "
-        "permissions and the free space"
-      ) from error
+      raise OSError(f"{folder} cannot be written") from error
 
   def write(self, step: int, score: dict[str, Any]) -> None:
     """Adds what `Score.to_dict` returned for a step.

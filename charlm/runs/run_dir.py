@@ -119,8 +119,7 @@ class RunDir:
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
       )
-    # The valid and eval texts are kept, so that scoring needs no corpus and
-    # cannot use the wrong one.
+    # With these texts, scoring needs no corpus, and cannot use a wrong one.
     self._write(self._vocabulary, [vocabulary_to_json(vocab).encode()])
     self._write(self.eval_path, split.eval.data())
     if len(split.valid):
@@ -259,8 +258,11 @@ class RunDir:
   def log_start(self, record: dict[str, Any]) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
     self.check_owned()
-    with self._starts.open("a", encoding="utf-8") as file:
-      file.write(json.dumps(record) + "\n")
+    with self._starts.open("a+b") as file:
+      file.seek(0)
+      # A full disk may have cut the last line off.
+      cut = not (b"\n" + file.read()).endswith(b"\n")
+      file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
 
   def find_checkpoint(self, which: str) -> tuple[int, str]:
     """Finds a checkpoint: `latest`, `best` or a step.

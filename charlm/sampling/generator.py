@@ -79,6 +79,8 @@ class GenerativeModel:
     Takes strings `[B]` of one length, and the states before them. Begin with
     whole texts, without states; then pass the characters `[B]` and the states
     that the last call returned.
+
+    Raises ValueError: the strings differ in length.
     """
     ragged = line_to_tensor(inputs, self._vocab)
     ids = ragged.to_tensor()

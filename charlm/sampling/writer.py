@@ -9,8 +9,7 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
-from charlm.sampling.requests import parse_request
+from charlm.sampling.options import Request, parse_request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import warn
 

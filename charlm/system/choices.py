@@ -28,18 +28,14 @@ class Choice(NamedTuple, Generic[_Value]):
 
 
 GRU_KIND = Choice(
-  "fused",
-  "keras",
-  "Keras' layer calls cuDNN on a GPU, and is the slower one elsewhere",
+  "fused", "keras", "Keras' layer calls cuDNN on a GPU, and is slower elsewhere"
 )
-ONLY_FUSED = "Keras' layer has neither --precision=bfloat16 nor --layer_norm"
+ONLY_FUSED = "Keras' layer can do neither --precision=bfloat16 nor --layer_norm"
 XLA_FOR_SCORES = Choice(
   True, False, "XLA makes the loop over time faster, but cannot call cuDNN"
 )
 TENSOR_FLOAT_32 = Choice(
-  False,
-  True,
-  "faster, rounds inputs to 10-bit mantissas; --deterministic turns it off",
+  False, True, "faster, with 10-bit mantissas; --deterministic turns it off"
 )
 COLLECTIVES = Choice(
   "RING", "NCCL", "NCCL sums between GPUs directly, and cannot use CPUs"

@@ -203,9 +203,8 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     num_accelerators={"GPU": len(gpus)},
     rpc_layer="grpc",
   )
-  experimental = tf.distribute.experimental
-  options = experimental.CommunicationOptions(
-    implementation=experimental.CommunicationImplementation(COLLECTIVES.here)
+  options = tf.distribute.experimental.CommunicationOptions(
+    implementation=COLLECTIVES.here
   )
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)

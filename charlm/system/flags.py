@@ -60,6 +60,7 @@ def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
   The flags are under the titles of their groups.
   """
   lines = [usage, "", f"{name} [--flag=value ...]"]
+  wrapper = textwrap.TextWrapper(79, "", " " * 34, break_long_words=False)
   for title, group in values.flags_by_module_dict().items():
     lines += ["", title]
     for flag in group:
@@ -68,11 +69,6 @@ def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
       # A boolean is given as --flag or --noflag.
       default = "" if flag.boolean else "=" + value.removesuffix(".0")
       left = f"  --{flag.name}{default}"
-      lines += textwrap.wrap(
-        flag.help,
-        width=79,
-        initial_indent=f"{left:<33} ",
-        subsequent_indent=" " * 34,
-        break_long_words=False,
-      )
+      wrapper.initial_indent = f"{left:<33} "
+      lines += wrapper.wrap(flag.help)
   return "\n".join(lines)

@@ -45,11 +45,10 @@ def run_command(
   _replace_closed_streams()
   values = define_flags(options)
   try:
-    extra = values(argv)[1:]
+    if extra := values(argv)[1:]:
+      raise InputError(f"unexpected argument {extra[0]}")
   except Exception as error:  # the flags module's own, or a flag file's
     return fail(name, f"{_one_line(error)}; see {name} --help")
-  if extra:
-    return fail(name, f"unexpected argument {extra[0]}; see {name} --help")
   try:
     set_output_encoding("utf-8")  # whatever the locale
     if values.help:

@@ -25,7 +25,7 @@ def build_worker_trainer(
 ) -> Trainer:
   """Returns the trainer of a worker, which reads only its own rows.
 
-  See `build_trainer`.
+  Raises InputError: as `build_trainer` and `build_batches`.
   """
   config = options.config
   size = config.batch_size // cluster.num_workers

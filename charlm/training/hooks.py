@@ -1,11 +1,10 @@
 """What the trainer hands over, and asks, between its steps."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainMetrics:
+class TrainMetrics(NamedTuple):
   """Numbers of the steps since the metrics were last written."""
 
   loss: float  # the mean, in nats per character
@@ -14,8 +13,7 @@ class TrainMetrics:
   characters_per_second: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Hooks:
+class Hooks(NamedTuple):
   """What the trainer calls between steps; by default nothing.
 
   Each function takes, as its first argument, the step that was reached.

@@ -90,10 +90,9 @@ class Muon(Adam):
   def _momentum(
     self, gradient: tf.Tensor, variable: keras.Variable
   ) -> tf.Tensor:
-    """Adds to the momentum; returns what it will be with the next gradient."""
+    """Updates the momentum; returns Nesterov's, one such gradient ahead."""
     momentum = self._momentums[self._get_variable_index(variable)]
     _subtract(momentum, (1 - _MOMENTUM) * momentum - gradient)
-    # Nesterov's: as if the next gradient were this one.
     return _MOMENTUM * momentum + gradient
 
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
@@ -115,7 +114,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
   """A learning rate that rises from zero, then falls to it, along lines."""
 
   def __init__(self, peak: float, warmup_steps: int, num_steps: int) -> None:
-    """Takes the highest rate, and the steps at which it and the end come."""
+    """Takes the highest rate, the step of it, and the step of the end."""
     self._peak, self._warmup_steps = peak, warmup_steps
     self._num_steps = num_steps
 
@@ -145,23 +144,20 @@ def build_optimizer(config: Config, num_steps: int) -> Adam:
   learning_rate = min(config.learning_rate, most)
   if config.schedule == "cosine":
     # A linear rise from zero, then half a cosine back to it.
-    learning_rate = keras.optimizers.schedules.CosineDecay(
-      0.0,
-      decay_steps=max(1, num_steps - config.warmup_steps),
-      warmup_target=learning_rate,
-      warmup_steps=config.warmup_steps,
-    )
+    falling = max(1, num_steps - config.warmup_steps)
+    rise = {"warmup_target": learning_rate, "warmup_steps": config.warmup_steps}
+    learning_rate = keras.optimizers.schedules.CosineDecay(0.0, falling, **rise)
   elif config.schedule == "linear":
     learning_rate = LinearDecay(learning_rate, config.warmup_steps, num_steps)
   # AdamW, if there is a decay: it is not part of the gradient.
   decay = min(config.weight_decay, most) or None
   options = {"learning_rate": learning_rate, "weight_decay": decay}
-  optimizer = Adam(**options)
+  excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
   if config.optimizer == "muon":
     optimizer = Muon(**options, product_dtype=config.precision)
-  excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
-  # Muon's kernels need a decay that is too large for the embedding.
-  excluded += ["embeddings"] if config.optimizer == "muon" else []
+    excluded.append("embeddings")  # the kernels need a decay too large for it
+  else:
+    optimizer = Adam(**options)
   optimizer.exclude_from_weight_decay(var_names=excluded)
   return optimizer
 

@@ -1,4 +1,4 @@
-"""The flags of `train.py`: those of one start, and those that define a run.
+"""The flags of `train.py`: those that define a run, and those of one start.
 
 A start is one execution of `train.py`.
 """
@@ -11,8 +11,8 @@ from charlm.options import PATH, RunOptions, between, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
-class StartOptions(RunOptions):
-  """The flags that do not define the run.
+class TrainOptions(RunOptions, Config):
+  """The flags: what defines the run, then those of one start.
 
   Raises InputError: a value is not allowed.
   """
@@ -83,11 +83,6 @@ class StartOptions(RunOptions):
         "second one later, such as 10,20"
       )
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions(StartOptions, Config):
-  """The flags: what defines the run, then where and how to train."""
-
   @property
   def config(self) -> Config:
     """What defines the run."""
@@ -97,7 +92,7 @@ class TrainOptions(StartOptions, Config):
 class Periods:
   """Periods in steps: of metrics, of evaluations, and of checkpoints."""
 
-  def __init__(self, options: StartOptions, steps_per_epoch: int) -> None:
+  def __init__(self, options: TrainOptions, steps_per_epoch: int) -> None:
     # Enough points for a curve, but a mean of few steps is noise.
     self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
     self.evaluation = options.eval_every_steps or steps_per_epoch

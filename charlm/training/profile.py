@@ -21,22 +21,39 @@ class Profile:
     """
     self.steps = [int(step) for step in steps.split(",") if step]
     if self.steps and not start < self.steps[0] < end:
-      warn(f"no profile: step {self.steps[0]} is not between {start} and {end}")
+      warn(
+        f"no profile: step {self.steps[0]} is not above {start} and below "
+        f"{end}: give other --profile_steps"
+      )
       self.steps = []
     self._run = run
     self._folder = os.fspath(run.summaries / "train")
     self._running = False
 
-  def at(self, step: int) -> None:
-    """Begins or ends the profile, if this is the step for it."""
-    if step == self.steps[0]:
+  def next_stop(self, step: int, planned: int) -> int:
+    """Begins or ends the profile at its steps; returns where to stop next.
+
+    In between each graph call takes one step, so that steps are told apart.
+
+    Raises LostRunError: as `close`.
+    """
+    if not self.steps:
+      return planned
+    first, last = self.steps
+    if step == first:
       tf.profiler.experimental.start(self._folder)
       self._running = True
-    elif step == self.steps[1]:
+    elif step == last:
       self.close()
+    if first <= step < last:
+      return step + 1
+    return min(planned, first) if step < first else planned
 
   def close(self) -> None:
-    """Ends the profile, if it has begun, and writes it."""
+    """Ends the profile, if it has begun, and writes it.
+
+    Raises LostRunError: as `RunDir.check_owned`.
+    """
     if not self._running:
       return
     self._running = False  # first, so that an error does not end it twice

@@ -7,12 +7,9 @@ import tensorflow as tf
 
 from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
-from charlm.training.trainer import Trainer
+from charlm.training.trainer import WRONG_SUMS_REMEDY, Trainer
 
-_REMEDY = (
-  "give --num_replicas=1, or set NCCL_P2P_DISABLE=1 in the environment: GPUs "
-  "without a working peer-to-peer connection return wrong sums"
-)
+_REMEDY = f"give --num_replicas=1, or {WRONG_SUMS_REMEDY}"
 # The test tensors repeat 1 to 31: their sums over 1,024 replicas stay below
 # 2**24, and so are exact in float32.
 _PERIOD = 31

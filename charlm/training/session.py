@@ -87,11 +87,8 @@ class Session:
       # The evaluation comes first: a checkpoint holds the best loss so far.
       (self.periods.evaluation, partial(self._checked, self._evaluate)),
       (self.periods.checkpoint, partial(self._checked, self.checkpoints.save)),
-      # A period of 1 makes each graph call run one step: the profile then
-      # shows the steps one by one.
-      *([(1, self.profile.at)] if self.profile.steps else []),
     )
-    hooks = Hooks(actions, workers.next_stop, bar.show, self._write_metrics)
+    hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
     with self._stop, closing(self.metrics), closing(self.profile):
       with workers.chief_works():
         if self._lacks_evaluation(trainer.step):
@@ -119,14 +116,18 @@ class Session:
     self.bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
 
+  def _next_stop(self, step: int, planned: int) -> int:
+    """Returns where the next graph call is to end."""
+    return self.workers.next_stop(step, self.profile.next_stop(step, planned))
+
   def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
-    self.metrics.write(step, "train", dataclasses.asdict(metrics))
+    self.metrics.write(step, "train", metrics._asdict())
     # Exploded: more than 1 nat above the lowest. In a training that goes well,
     # the means rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
-        f"warning: the mean loss of the steps up to {step:,} is "
+        f"the mean loss of the steps up to {step:,} is "
         f"{metrics.loss:.4g}, but was {self._lowest_loss:.4g} before: "
         f"{DIVERGED_REMEDY}"
       )
@@ -160,8 +161,7 @@ class Session:
       # The valid text, if there is one, decides which checkpoint is the best.
       score = deciding = self._score(step)
       if len(self.split.valid):
-        valid_ids = Ids(self.split.valid, self.vocab)
-        deciding = self._evaluator.stream(valid_ids)
+        deciding = self._evaluator.stream(Ids(self.split.valid, self.vocab))
     except _GivenUp:  # the next start repeats it
       return
     names, words = ("perplexity", "bits_per_character", "bits_per_byte"), ""

@@ -24,9 +24,9 @@ DIVERGED_REMEDY = (
   "lower --learning_rate, or give --clip_norm or --weight_decay, and a new "
   "--run_dir"
 )
-_GPU_SUSPICION = (
-  "; or the GPUs cannot reach each other's memory and return wrong sums: set "
-  "NCCL_P2P_DISABLE=1 in the environment"
+WRONG_SUMS_REMEDY = (
+  "set NCCL_P2P_DISABLE=1 in the environment: GPUs without a working "
+  "peer-to-peer connection return wrong sums"
 )
 
 
@@ -166,7 +166,7 @@ class Trainer:
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
         f"epoch {epoch + 1}) is not finite: {DIVERGED_REMEDY}"
-        f"{_GPU_SUSPICION if suspect else ''}"
+        + (f"; or {WRONG_SUMS_REMEDY}" if suspect else "")
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]

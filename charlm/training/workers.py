@@ -9,7 +9,7 @@ from charlm.errors import InputError, LostRunError
 from charlm.runs.provenance import describe_start
 from charlm.system.cluster import Cluster
 from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
-from charlm.training.options import StartOptions
+from charlm.training.options import TrainOptions
 
 # While a text is scored; a signal or a lost worker is noticed at a beat.
 _SECONDS_BETWEEN_BEATS = 2.0
@@ -68,6 +68,8 @@ class Workers:
         code = InputError.exit_code
       elif isinstance(error, KeyboardInterrupt):
         code = INTERRUPTED
+      elif isinstance(error, SystemExit):  # SIGUSR1
+        code = TERMINATED
       self._tell(_FAILED + getattr(error, "exit_code", code))
       self.cluster.final_barrier()
       raise
@@ -115,7 +117,7 @@ class Workers:
 
 
 def check_equal(
-  cluster: Cluster, options: StartOptions, corpus_sha256: str
+  cluster: Cluster, options: TrainOptions, corpus_sha256: str
 ) -> None:
   """Checks that all workers were started alike.
 
@@ -124,12 +126,8 @@ def check_equal(
   if cluster.num_workers == 1:
     return
   start = describe_start(0, [])
-  facts = {
-    **dataclasses.asdict(options),
-    "corpus_sha256": corpus_sha256,
-    "commit": start["commit"],
-    **start["versions"],
-  }
+  facts = dataclasses.asdict(options) | {"corpus_sha256": corpus_sha256}
+  facts |= {"commit": start["commit"], **start["versions"]}
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}

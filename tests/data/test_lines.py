@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from charlm.config import Config
-from charlm.data.lines import read_lines
+from charlm.data.reading import read_lines
 from charlm.data.sources import Source
 
 

@@ -42,7 +42,7 @@ def test_ids_of_a_vocabulary_are_those_of_encode(text: str) -> None:
   expected = encode(text, vocab)
   for in_memory in (0, 2**23):
     ids = Ids(encode_text([text], in_memory=in_memory).text, vocab)
-    assert ids.dtype == expected.dtype
+    assert ids.table.dtype == expected.dtype
     assert len(ids) == len(text)
     for key in (slice(None), slice(3, 50), slice(-7, None), slice(9, 2)):
       np.testing.assert_array_equal(ids[key], expected[key])

@@ -76,6 +76,18 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   assert Slope(model, _repetitive(40)).learning_rate == best
 
 
+def test_a_learning_rate_that_diverges_is_not_chosen(model: GRULM) -> None:
+  middle = _LEARNING_RATES[len(_LEARNING_RATES) // 2]
+
+  class Diverging(DynamicEvaluator):
+    """Diverges from the rate on that the search begins with."""
+
+    def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
+      yield np.array([np.nan if learning_rate >= middle else learning_rate])
+
+  assert Diverging(model, _repetitive(40)).learning_rate == _LEARNING_RATES[0]
+
+
 def test_what_a_pass_is_given(model: GRULM) -> None:
   passed = []
 

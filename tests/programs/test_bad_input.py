@@ -113,7 +113,7 @@ BAD_INPUT = [
   ("train.py", ["--clip_norm=nan"], "clip_norm is nan"),
   ("train.py", ["--optimizer=sgd"], "optimizer is 'sgd'"),
   ("train.py", ["--schedule=step"], "schedule is 'step'"),
-  ("train.py", ["--warmup_steps=5"], "give a --schedule"),
+  ("train.py", ["--warmup_steps=5"], "--schedule=cosine or linear"),
   ("train.py", ["--precision=float16"], "precision is 'float16'"),
   ("train.py", ["--seed=4294967296"], "seed is 4294967296"),
   ("train.py", ["--num_replicas=1000"], "does not divide"),

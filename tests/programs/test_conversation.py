@@ -17,8 +17,7 @@ from helpers import ROOT
 import sample as sample_program
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.sampling.options import Request
-from charlm.sampling.requests import parse_request
+from charlm.sampling.options import Request, parse_request
 
 DASHES = "-" * 20
 

@@ -73,7 +73,7 @@ def test_many_unknown_characters_are_not_all_named(
 
 def test_a_score_of_bytes_says_so() -> None:
   score = dataclasses.replace(score_of(np.log([2.0, 8.0])), unit="byte")
-  lines = eval_program._describe(score, 1, "stream").split("\n")
+  lines = score.in_words(1, "stream").split("\n")
   assert "1.3863 nats per byte (" in lines[2]
   assert lines[4:] == [
     "bits per byte       2.0000",

@@ -15,8 +15,8 @@ import tensorflow as tf
 from helpers import ROOT
 
 import eval as eval_program
-from charlm.runs import following
-from charlm.runs.following import follow_checkpoints
+from charlm.runs import loading
+from charlm.runs.loading import follow_checkpoints
 from charlm.runs.run_dir import RunDir
 from charlm.system import files
 
@@ -93,7 +93,7 @@ def test_it_waits_while_somebody_trains_and_takes_no_lock(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setattr(files, "_LOCKS", pathlib.Path(list_of_locks))
-  monkeypatch.setattr(following, "_SECONDS_BETWEEN_LOOKS", 0.01)
+  monkeypatch.setattr(loading, "_SECONDS_BETWEEN_LOOKS", 0.01)
   run = RunDir(shutil.copytree(short_run, tmp_path / "run"))
   assert not RunDir(tmp_path / "none").is_training()
   with run.locked():
@@ -174,7 +174,7 @@ def test_a_checkpoint_that_training_removes_is_left_out(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   run = RunDir(shutil.copytree(trained_run, tmp_path / "run"))
-  load: Callable = following.load_model
+  load: Callable = loading.load_model
   steps = sorted(run.checkpoint_steps())
 
   def load_late(run: RunDir, which: str) -> object:
@@ -183,7 +183,7 @@ def test_a_checkpoint_that_training_removes_is_left_out(
         path.unlink()
     return load(run, which)
 
-  monkeypatch.setattr(following, "load_model", load_late)
+  monkeypatch.setattr(loading, "load_model", load_late)
   found = [step for _, step in follow_checkpoints(run)]
   assert found == [steps[0], *steps[2:]]
 

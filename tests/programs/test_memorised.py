@@ -40,7 +40,7 @@ def test_passages_of_the_text_that_was_trained_on_count(
   corpus.write_text("\n".join([*lines[:100], part, *lines[:49], second]))
   out, err = _ran([*args, "--format=jsonl", f"--memorised={corpus}"], capsys)
   assert err == [
-    f"warning: {corpus} is not the corpus that the run was trained on"
+    f"{corpus} is not the run's corpus: give that one to --memorised"
   ]
   first, second = (json.loads(line) for line in out.splitlines())
   assert first["memorised"] == {"share": 0, "passages": []}
@@ -91,7 +91,7 @@ def test_a_corpus_too_short_to_be_split_is_searched_whole(
   out, _ = _ran(args, capsys)
   (tmp_path / "short.txt").write_text(out.splitlines()[0])
   _, err = _ran([*args, f"--memorised={tmp_path}/short.txt"], capsys)
-  assert "is not the corpus that the run was trained on" in err[0]
+  assert "is not the run's corpus" in err[0]
   assert len(err) == 3
 
 

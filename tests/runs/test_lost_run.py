@@ -96,7 +96,7 @@ def test_a_second_trainer_past_a_removed_lock_is_left_alone(
 
 def _begin_profile(run: RunDir) -> Profile:
   profile = Profile(run, "1,2", 0, 9)
-  profile.at(1)
+  profile.next_stop(1, 9)
   return profile
 
 
@@ -120,7 +120,7 @@ WRITERS = {
     lambda run: Metrics(run, 0),
     lambda _, metrics: metrics.write(1, "eval", {"loss": 1.0}),
   ),
-  "profile": (_begin_profile, lambda _, profile: profile.at(2)),
+  "profile": (_begin_profile, lambda _, profile: profile.next_stop(2, 9)),
 }
 
 

@@ -374,12 +374,22 @@ def test_no_space_for_the_summaries_at_a_start_is_waited_out(
   assert _events(run, "train") == [(20, _LOSS, 2.0)]
 
 
+def test_a_profile_takes_its_steps_one_by_one(run: RunDir) -> None:
+  profile, step, stops = Profile(run, "3,5", 0, 9), 0, []
+  while step < 9:
+    step = profile.next_stop(step, 9)
+    stops.append(step)
+  assert stops == [3, 4, 5, 9]
+  assert list(run.path.rglob("*.xplane.pb"))
+  assert Profile(run, "", 0, 9).next_stop(0, 9) == 9
+
+
 def test_a_profile_that_cannot_be_written_is_told(
   run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
   profile = Profile(run, "3,5", 0, 9)
-  profile.at(3)
+  profile.next_stop(3, 9)
   with file_size_limit(100):
-    profile.at(5)
+    profile.next_stop(5, 9)
   assert "the profile could not be written" in capsys.readouterr().err
   profile.close()

@@ -447,3 +447,6 @@ def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:
   for rubbish in (b"\xff[", b"[]", b'{"step": 3}'):
     (run.path / "starts.jsonl").write_bytes(rubbish)
     assert run.last_start() is None
+    # What a full disk has cut off does not spoil the next line.
+    run.log_start({"step": 4, "versions": {}})
+    assert run.last_start() == {"step": 4, "versions": {}}
