@@ -136,8 +136,9 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   values(["train.py", *flags])
   config = options_from(values, Config)
   start = time.perf_counter()
-  # Not `load_corpus`, which would open ids that an earlier call has kept.
-  encode_text(read_corpus(config, str(path)), config.encoding)
+  # As `load_corpus`, which would open ids that an earlier call has kept.
+  pieces = read_corpus(config, str(path))
+  encode_text(pieces, config.encoding, in_memory=2**28)
   seconds = time.perf_counter() - start
   corpus = load_corpus(config, str(path))
   peak = _train(f"--run_dir={run_dir}", *flags)

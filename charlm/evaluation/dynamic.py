@@ -79,6 +79,8 @@ class DynamicEvaluator:
     # Each pass is made once.
     loss = functools.cache(lambda i: self._loss(ids, _LEARNING_RATES[i]))
     best = last // 2
+    while best and loss(best) == np.inf:
+      best -= 1
     for step in (1, -1):
       while 0 <= best + step <= last and loss(best + step) < loss(best):
         best += step

@@ -55,8 +55,9 @@ class Metrics:
 
     Raises:
       LostRunError: as `RunDir.check_owned`; `write` raises it, too.
-      OSError: `metrics.jsonl` cannot be written, nor, though there is space,
-        `summaries`, or old summaries not removed.
+      InputError: `metrics.jsonl` is too large.
+      OSError: it, or `summaries` though there is space, cannot be written, or
+        old summaries not removed.
     """
     run.check_owned()
     self._run, self._path = run, run.metrics

@@ -259,9 +259,9 @@ class RunDir:
     """Appends how and where this start runs to `starts.jsonl`."""
     self.check_owned()
     with self._starts.open("a+b") as file:
-      file.seek(0)
       # A full disk may have cut the last line off.
-      cut = not (b"\n" + file.read()).endswith(b"\n")
+      file.seek(max(0, file.tell() - 1))
+      cut = file.read() not in (b"", b"\n")
       file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
 
   def find_checkpoint(self, which: str) -> tuple[int, str]:

@@ -129,9 +129,7 @@ def _watch_signals(reader: int) -> None:
 class StopRequest(contextlib.ExitStack):
   """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
 
-  def __init__(self) -> None:
-    super().__init__()
-    self.exit_code = 0  # the shell's code for the signal, once one came
+  exit_code = 0  # the shell's code for the signal, once one came
 
   def __enter__(self) -> "StopRequest":
     for number in _STOPS:

@@ -142,6 +142,7 @@ def start_run(
     InputError: no checkpoint is whole, or the replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
+    OSError: the metrics cannot be written.
   """
   replicas = Replicas(workers.cluster, trainer)
   with workers.chief_works():

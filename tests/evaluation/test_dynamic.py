@@ -76,16 +76,19 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   assert Slope(model, _repetitive(40)).learning_rate == best
 
 
-def test_a_learning_rate_that_diverges_is_not_chosen(model: GRULM) -> None:
-  middle = _LEARNING_RATES[len(_LEARNING_RATES) // 2]
-
+@pytest.mark.parametrize("number", range(1, len(_LEARNING_RATES)))
+def test_a_learning_rate_that_diverges_is_not_chosen(
+  model: GRULM, number: int
+) -> None:
   class Diverging(DynamicEvaluator):
-    """Diverges from the rate on that the search begins with."""
+    """Gains by larger rates, up to a number of them; all others diverge."""
 
     def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
-      yield np.array([np.nan if learning_rate >= middle else learning_rate])
+      diverges = learning_rate >= _LEARNING_RATES[number]
+      yield np.array([np.nan if diverges else -learning_rate])
 
-  assert Diverging(model, _repetitive(40)).learning_rate == _LEARNING_RATES[0]
+  found = Diverging(model, _repetitive(40)).learning_rate
+  assert found == _LEARNING_RATES[number - 1]
 
 
 def test_what_a_pass_is_given(model: GRULM) -> None:
