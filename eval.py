@@ -162,7 +162,7 @@ def evaluate(options: EvalOptions) -> int:
   refuse_short(text, name)
   unknown = unknown_characters(text.characters, vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
-    warn(f"not in the vocabulary: {unknown}")
+    warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
   curve = Curve(run, options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:

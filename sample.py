@@ -35,8 +35,8 @@ class SampleOptions(Request, ModelOptions):
 
   prefix_file: str | None = option(
     None,
-    "file of the prefix; with per_line: an uncompressed file with one prefix "
-    "per line; - for standard input",
+    "file of the prefix, with the newline at its end; with per_line: an "
+    "uncompressed file with one prefix per line; - for standard input",
     PATH,
     "Input and output",
   )

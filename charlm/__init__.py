@@ -11,6 +11,7 @@ from typing import Any
 # XLA reads this when it first compiles. By default it computes with vectors of
 # 256 bits, even on CPUs that have 512.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
+os.environ["KERAS_BACKEND"] = "tensorflow"  # before Keras is imported
 
 _MODULE_OF = {
   "load": "loaded",

@@ -142,7 +142,7 @@ class Config(Options):
   # NumPy, which Keras seeds as well, takes no larger seed.
   seed: int = option(
     0,
-    "seed of the initial weights, the order of the windows and the dropout",
+    "seed of the initial weights and of all that training draws",
     between(0, 2**32 - 1),
   )
   optimizer: str = option(

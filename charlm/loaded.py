@@ -15,7 +15,7 @@ from charlm.data.encoding import encode_text
 from charlm.data.reading import read_string
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator, score_text
-from charlm.evaluation.score import Score, refuse_diverged
+from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
@@ -133,6 +133,7 @@ class LoadedModel:
       raise TypeError(f"{string!r} is not a string: give strings")
     pieces = read_string(self.config, string)
     text = encode_text(pieces, self.config.encoding).text
+    refuse_short(text, repr(string))
     return score_text(self._evaluator, self.vocabulary, text)[0]
 
 
@@ -149,7 +150,9 @@ def load(
     device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
       calls cannot change it.
 
-  Raises InputError: no run, no such checkpoint, or no such device.
+  Raises:
+    InputError: no run, no such checkpoint, or no such device.
+    OSError: the checkpoint cannot be read.
   """
   # First: to load weights starts TensorFlow with all devices.
   choose_device(device)

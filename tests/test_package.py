@@ -83,6 +83,14 @@ def test_type_checkers_find_the_public_names() -> None:
     assert getattr(charlm, name) is there
 
 
+def test_keras_computes_with_tensorflow_whatever_is_exported(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setenv("KERAS_BACKEND", "jax")
+  runpy.run_path(charlm.__file__)
+  assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
 def test_xla_is_told_to_use_512_bits_unless_told_something_else(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -40,9 +40,9 @@ class CountedFile(io.RawIOBase):
 def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed if it is compressed.
 
-  Raises InputError, with the name: data that is damaged, that becomes more than
-    1,000 times as large, and larger than 256 MiB, or that is zstd data, without
-    the extra zstd.
+  Raises InputError, with the name: data that is damaged, or not what the name
+    says, that becomes both 1,000 times as large and larger than 256 MiB, or
+    that needs the extra zstd, which is missing.
   """
   content = io.BufferedReader(file, _CHUNK)
   start = content.peek(10)[:10]

@@ -60,8 +60,8 @@ def load_corpus(
   pieces = _shown(read_sources(config, sources), sources)
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
-    # White space alone is no text, unless the unit is the byte: `characters`
-    # are then all 256 values of one.
+    # White space alone is no text, except of bytes, whose `characters` are
+    # always all 256.
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
       raise InputError(
         f"{spec} has no line of text, only white space or nothing: give "

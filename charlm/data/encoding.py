@@ -29,7 +29,7 @@ class Corpus:
     if self.text.encoding == "latin-1":
       return self.text.characters
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
-    return [char for char, count in pairs if count >= max(1, min_count)]
+    return [char for char, count in pairs if count >= min_count]
 
   @property
   def num_bytes(self) -> int:

@@ -115,7 +115,7 @@ class Text:
   def pieces(self) -> Iterator[str]:
     """Yields the text in pieces."""
     for _, ids in self._blocks():
-      yield self._code_points[ids].tobytes().decode("utf-32-le")
+      yield _look_up(self._code_points, ids).tobytes().decode("utf-32-le")
 
   def data(self) -> Iterator[bytes]:
     """Yields the text in pieces, in its encoding."""
@@ -177,26 +177,27 @@ class Ids:
     """Takes a text; characters that the vocabulary lacks become id 0."""
     # For most vocabularies a byte an id, an eighth of int64's memory.
     self.table = encode("".join(text.characters), vocab)
-    self.stored = text.ids
+    self.own = text.ids
 
   def __len__(self) -> int:
-    return len(self.stored)
+    return len(self.own)
 
   def __getitem__(self, key: slice) -> np.ndarray:
-    return self.translate(self.stored[key])
+    return _look_up(self.table, self.own[key])
 
-  def translate(self, stored: np.ndarray) -> np.ndarray:
-    """Returns the vocabulary's ids of the text's own ids.
 
-    Raises InputError: an id of no character, from a file that has changed.
-    """
-    try:
-      ids: np.ndarray = self.table[stored]
-    except IndexError as error:
-      raise InputError(
-        "the encoded corpus has changed: give --verify_corpus to encode it anew"
-      ) from error
-    return ids
+def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+  """Returns the entries of a text's own ids in a table of its characters.
+
+  Raises InputError: an id of no character, from a file that has changed.
+  """
+  try:
+    entries: np.ndarray = table[ids]
+  except IndexError as error:
+    raise InputError(
+      "the encoded corpus has changed: give --verify_corpus to encode it anew"
+    ) from error
+  return entries
 
 
 def gather(
@@ -208,7 +209,7 @@ def gather(
   follows its last.
   """
   if isinstance(ids, Ids):
-    return ids.translate(gather(ids.stored, starts, size))
+    return _look_up(ids.table, gather(ids.own, starts, size))
   if isinstance(ids, StoredIds):
     return ids.gather(starts, size)
   return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]

@@ -22,8 +22,8 @@ _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
 _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
 # After each segment a weight moves back to its trained value by a fraction of
-# the distance, the larger the greater its usual gradient. This is the mean of
-# the fractions of a variable's weights.
+# the distance that grows with its usual gradient. This is the mean fraction
+# over a variable's weights.
 _DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 

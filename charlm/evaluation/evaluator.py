@@ -127,6 +127,7 @@ class Evaluator:
     # One row: what comes before a character cannot be cut into parallel parts.
     pieces = self._pieces(text, [start], [stop - start], 1, self._piece_length)
     first = start + 1
+    # Many small pieces at a time: each call of `add` has a cost.
     while held := list(itertools.islice(pieces, _BATCH_SIZE)):
       nats = np.concatenate([nats[0] for _, nats in held])
       targets = text[first : min(first + len(nats), stop + 1)]

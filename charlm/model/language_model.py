@@ -43,7 +43,7 @@ class GRULM(keras.Model):
     layer_norm: bool = False,
     **kwargs: Any,
   ) -> None:
-    """Takes the sizes.
+    """Takes the sizes, whose defaults are not those of `Config`.
 
     Args:
       vocab_size: V.
@@ -52,8 +52,8 @@ class GRULM(keras.Model):
       num_layers: number of GRU layers.
       dropout_rate: share of the outputs dropped in training, in [0, 1).
       gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, `fused` but on a GPU where neither `precision`
-        nor `layer_norm` needs it. The weights are the same.
+        cuDNN's on a GPU; `auto`, `keras` on a GPU unless `precision` or
+        `layer_norm` needs `fused`, and else `fused`. The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
       layer_norm: whether the fused layer normalises what the state adds to its
         gates.
@@ -80,8 +80,7 @@ class GRULM(keras.Model):
       name = _gru_name(i)
       layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
       setattr(self, name, layer)
-    # The activation's name, not a function: with that, a saved model could not
-    # be loaded.
+    # By name: with a function as activation, a saved model cannot be loaded.
     self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
 
   @property

@@ -72,8 +72,8 @@ class Checkpoints:
         return step
     if found or self._run.has_metrics() or self._run.last_start():
       raise InputError(
-        f"the run in {self._run.path} has no whole checkpoint: restore one, or "
-        "give a new --run_dir"
+        f"the run in {self._run.path} has no whole checkpoint: give a new "
+        "--run_dir, or restore one"
       )
     return 0
 

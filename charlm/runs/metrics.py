@@ -56,8 +56,8 @@ class Metrics:
     Raises:
       LostRunError: as `RunDir.check_owned`; `write` raises it, too.
       InputError: `metrics.jsonl` is too large.
-      OSError: it, or `summaries` though there is space, cannot be written, or
-        old summaries not removed.
+      OSError: it cannot be written or, for another reason than a full disk,
+        `summaries` cannot.
     """
     run.check_owned()
     self._run, self._path = run, run.metrics
@@ -169,12 +169,12 @@ class Curve:
       InputError: a link in its place.
       OSError: it cannot be written.
     """
-    self._name, folder = name, run.summaries / name
-    refuse_links([], [run.summaries, folder])
+    self._name, self._folder = name, run.summaries / name
+    refuse_links([], [run.summaries, self._folder])
     try:
-      self._writer = tf.summary.create_file_writer(str(folder))
+      self._writer = tf.summary.create_file_writer(str(self._folder))
     except tf.errors.OpError as error:
-      raise OSError(f"{folder} cannot be written") from error
+      raise OSError(f"{self._folder} cannot be written") from error
 
   def write(self, step: int, score: dict[str, Any]) -> None:
     """Adds what `Score.to_dict` returned for a step.
@@ -187,7 +187,7 @@ class Curve:
     try:
       _summarize(record, {self._name: self._writer})
     except tf.errors.OpError as error:
-      raise OSError(f"step {step} could not be written") from error
+      raise OSError(f"{self._folder} cannot be written") from error
 
 
 def _summarize(

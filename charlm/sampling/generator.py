@@ -118,6 +118,8 @@ class GenerativeModel:
     Sample i depends neither on `num_samples` nor on earlier calls. The first
     call with new limits, or another number of rows side by side, compiles the
     graph for them, which takes a while.
+
+    Raises InputError: a model that has diverged.
     """
     stopped = threading.Event()
 

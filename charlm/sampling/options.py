@@ -37,8 +37,7 @@ class Request(Options):
   )
   num_samples: int = option(
     1,
-    "number of texts; a larger number adds texts and leaves the others as they "
-    "are",
+    "number of texts; a larger number adds texts, and changes none",
     between(1, 10**6),
   )
   seed: int = option(0, "seed of the draws", between(0, 2**64 - 1))

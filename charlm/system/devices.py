@@ -49,7 +49,7 @@ def choose_device(device: str) -> None:
     )
   elif device == "auto" and (found := nvidia_device()):
     warn(
-      f"this machine has a GPU ({found}), but TensorFlow finds none: "
+      f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
       f"{reason_for_no_gpu()}. The CPU is used; --device=cpu ends this warning"
     )
 

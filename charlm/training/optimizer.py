@@ -163,7 +163,7 @@ def build_optimizer(config: Config, num_steps: int) -> Adam:
 
 
 def compile_model(model: keras.Model) -> keras.Model:
-  """Compiles a model for callers of `fit`; returns it."""
+  """Compiles a model for `fit`, with `Config`'s learning rate; returns it."""
   # Log-probabilities are logits too: log-softmax leaves them as they are.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   # Keras' own class, so that Keras can load a saved model.

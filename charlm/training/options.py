@@ -58,8 +58,7 @@ class TrainOptions(RunOptions, Config):
   )
   profile_steps: str = option(
     "",
-    "first,last: profile the steps after `first`, up to `last`, for "
-    "TensorBoard",
+    "first,last: profile the steps after first, up to last, for TensorBoard",
   )
   deterministic: bool = option(
     False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"

@@ -126,8 +126,9 @@ def check_equal(
   if cluster.num_workers == 1:
     return
   start = describe_start(0, [])
-  facts = dataclasses.asdict(options) | {"corpus_sha256": corpus_sha256}
-  facts |= {"commit": start["commit"], **start["versions"]}
+  # The code first: another commit may have other options.
+  facts = {"commit": start["commit"], **start["versions"]}
+  facts |= dataclasses.asdict(options) | {"corpus_sha256": corpus_sha256}
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}
@@ -135,9 +136,9 @@ def check_equal(
   chiefs, *others = cluster.exchange(facts)
   for index, theirs in enumerate(others, 1):
     for name, value in theirs.items():
-      if value != chiefs[name]:
+      if value != chiefs.get(name):
         cluster.final_barrier()
         raise InputError(
-          f"{name} is {value} on {cluster.name(index)}, but {chiefs[name]} on "
-          f"{cluster.name(0)}: start all workers alike"
+          f"{name} is {value} on {cluster.name(index)}, but {chiefs.get(name)} "
+          f"on {cluster.name(0)}: start all workers alike"
         )

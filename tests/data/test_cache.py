@@ -164,6 +164,8 @@ def test_ids_of_no_character_name_the_remedy(
   text = load_corpus(Config(), str(path), str(folder)).text
   with pytest.raises(InputError, match="give --verify_corpus"):
     Ids(text, ["[UNK]", "", "t"])[:9]
+  with pytest.raises(InputError, match="give --verify_corpus"):
+    str(text)
 
 
 def test_a_file_in_the_place_of_another_is_read(

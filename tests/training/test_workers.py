@@ -4,7 +4,8 @@ import types
 import pytest
 
 from charlm.errors import DivergedError, InputError, LostRunError
-from charlm.training.workers import _DONE, _FAILED, Workers
+from charlm.training.options import TrainOptions
+from charlm.training.workers import _DONE, _FAILED, Workers, check_equal
 
 
 class Chief(Workers):
@@ -38,6 +39,27 @@ def test_the_others_end_as_the_chief_does(
   with pytest.raises(type(error)), chief.chief_works():
     raise error
   assert chief.told == [_FAILED + code]
+
+
+@pytest.mark.parametrize(
+  ("change", "named"),
+  [
+    ({"learning_rate": 0.5}, "learning_rate is 0.5 on worker 1, but 0.00125"),
+    ({"commit": "b", "new_flag": 1}, "commit is b on worker 1, but "),
+    ({"new_flag": 1}, "new_flag is 1 on worker 1, but None on worker 0"),
+  ],
+)
+def test_what_differs_between_workers_is_named(
+  change: dict[str, object], named: str
+) -> None:
+  cluster = types.SimpleNamespace(
+    num_workers=2,
+    exchange=lambda facts: [facts, facts | change],
+    final_barrier=lambda: None,
+    name=lambda index: f"worker {index}",
+  )
+  with pytest.raises(InputError, match=named):
+    check_equal(cluster, TrainOptions(), "0")
 
 
 def test_the_others_go_on_when_the_chief_has_worked() -> None:
