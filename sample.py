@@ -35,7 +35,7 @@ class SampleOptions(Request, ModelOptions):
 
   prefix_file: str | None = option(
     None,
-    "file of the prefix, with the newline at its end; with per_line: an "
+    "file of the prefix, its last newline included; with per_line: an "
     "uncompressed file with one prefix per line; - for standard input",
     PATH,
     "Input and output",
@@ -146,6 +146,7 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
     return None
   experiment = run.experiment()
   loaded = load_corpus(experiment.config, corpus)
+  # No error: passages of another text may be looked for, too.
   if loaded.sha256 != experiment.corpus_sha256:
     warn(f"{corpus} is not the run's corpus: give that one to --memorised")
   with contextlib.suppress(InputError):  # another one can be too short

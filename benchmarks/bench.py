@@ -1,6 +1,6 @@
 """Measures charlm beside the reference, PyTorch, JAX and the bound.
 
-    python -m benchmarks.bench
+    .venv/bin/python -m benchmarks.bench
 
 Each contestant is a process of its own. All of a group's are alive at once and
 take turns, so that the machine's drift is the same for all: compare the ratios.

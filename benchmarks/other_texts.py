@@ -1,6 +1,6 @@
 """Trains on texts of other kinds, sizes and writing systems, and scores them.
 
-    python -m benchmarks.other_texts --only kjv quran --folder runs/texts
+    .venv/bin/python -m benchmarks.other_texts --only kjv quran
 
 The texts are two wheels of PyPI, the standard library of this Python, and
 Debian's `linux-source`. What was measured of each is kept as

@@ -1,6 +1,6 @@
 """Time to quality: a recipe beside the reference's `fit`, in wall time.
 
-    python -m benchmarks.quality --corpus=PATH
+    .venv/bin/python -m benchmarks.quality --corpus=PATH
 
 The recipe is trained before and after the reference, so that the machine's
 drift shows. Its clock starts with the command `train.py` and runs on through

@@ -1,6 +1,6 @@
 """Trains recipes, scores them by all protocols, and writes results/README.md.
 
-    python -m benchmarks.results --only fast --seeds 3
+    .venv/bin/python -m benchmarks.results --only fast --seeds 3
 
 What was measured of each recipe is kept as JSON in `results/`; the tables and
 the picture show all recipes that have such a file. A stopped run is resumed.
@@ -40,8 +40,8 @@ _PROTOCOLS = {
   "dynamic": ["--dynamic"],
 }
 _INTRODUCTION = """\
-`make results` trains the recipes, which takes hours, writes the JSON files
-beside this page, and this page from them.
+`make results` ([BUILD.md](../BUILD.md#commands)) trains the recipes, which
+takes hours, writes the JSON files beside this page, and this page from them.
 
 A score is the log perplexity of the eval text in nats per character (a nat is
 1.4427 bits), with its 95 % confidence interval in parentheses. For several
@@ -52,15 +52,16 @@ a long one, and tinyshakespeare.txt has many.
 The column *checkpoint* says whether the latest checkpoint was scored or the
 best one, which the valid text chose. *Characters* counts those of all training
 steps. The hours are wall time, so whatever else the machine did meanwhile is in
-them; results from before 28 November 2026 leave the evaluations out.
+them; those of the recipes with a valid text, measured
+before 28 November 2026, leave the evaluations out.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz, both given all text before it, valid lines included. Their last column is
 the memory that each must keep: the tables of counts, or the text itself."""
 _OTHERS = """\
-`python -m benchmarks.other_texts` fetches these texts and trains
-`recipes/fast.flags` on each, with the flags that are given. *Encoding* is one
+`.venv/bin/python -m benchmarks.other_texts` fetches these texts and trains
+`recipes/fast.flags` on each, with the flags of the table. *Encoding* is one
 pass over the file, *memory* the largest resident memory of the training. Score,
 best n-gram model (its order in parentheses) and xz are of the eval text;
 n-grams and xz were given the last 20 million characters before it, or all if

@@ -106,7 +106,8 @@ class Config(Options):
   )
   precision: str = option(
     "float32",
-    "float32, or bfloat16 for the GRU's matrix products in training",
+    "float32, or bfloat16 for the matrix products of the GRU and of muon in "
+    "training",
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(

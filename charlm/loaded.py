@@ -76,8 +76,8 @@ class LoadedModel:
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
-    text = prefix, stop, num_chars, num_samples, seed
-    request = self._request(*text, temperature, top_k, top_p, min_p)
+    what = prefix, stop, num_chars, num_samples, seed  # in `Request`'s order
+    request = self._request(*what, temperature, top_k, top_p, min_p)
     return self._generator.sample(request)
 
   def stream(
@@ -96,8 +96,8 @@ class LoadedModel:
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
-    text = prefix, stop, num_chars, 1, seed
-    request = self._request(*text, temperature, top_k, top_p, min_p)
+    what = prefix, stop, num_chars, 1, seed  # in `Request`'s order
+    request = self._request(*what, temperature, top_k, top_p, min_p)
     return self._generator.stream(request)
 
   def next(self, prefix: str = "") -> np.ndarray:

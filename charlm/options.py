@@ -27,9 +27,8 @@ NOT_NEGATIVE = Allowed(lambda x: 0 <= x < math.inf, "of 0 or more, and finite")
 POSITIVE = Allowed(lambda value: 0 < value < math.inf, "above 0, and finite")
 
 
-# By default at most what TensorFlow's int32 holds.
 def between(least: float, most: float = 2**31 - 1) -> Allowed:
-  """Allows the numbers from `least` to `most`."""
+  """Allows the numbers from `least` to `most`, by default int32's largest."""
   words = f"between {least:,} and {most:,}"
   return Allowed(lambda value: least <= value <= most, words)
 

@@ -46,7 +46,9 @@ class Cache:
     self._temporary: list[str] = []  # the files that are not saved yet
 
   def load(self, verify: bool = False) -> Corpus | None:
-    """Opens the corpus; None if it is not there, or its files have changed.
+    """Opens the corpus; None if it is not kept, or not as its files are now.
+
+    Warns if what is kept is damaged.
 
     Args:
       verify: compare the text's SHA-256, too.

@@ -31,10 +31,9 @@ class CountedFile(io.RawIOBase):
 
   def readinto(self, buffer: Any) -> int:
     """Reads into a buffer; returns the number of bytes, 0 at the end."""
-    data = self._file.read(len(buffer))
-    buffer[: len(data)] = data
-    self.num_bytes += len(data)
-    return len(data)
+    num_bytes = self._file.readinto(buffer)
+    self.num_bytes += num_bytes
+    return num_bytes
 
 
 def decompress(name: str, file: CountedFile) -> Iterator[bytes]:

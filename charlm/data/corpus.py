@@ -75,7 +75,8 @@ def load_corpus(
 
 def _shown(pieces: Iterator[str], sources: list[Source]) -> Iterator[str]:
   """Yields the pieces, and shows on a terminal how much is read."""
-  megabytes = sum((x.stamp() or ("", 0, 0))[1] for x in sources) / 1e6
+  stamps = filter(None, (source.stamp() for source in sources))
+  megabytes = sum(num_bytes for _, num_bytes, *_ in stamps) / 1e6
   shown = time.monotonic()
   for piece in pieces:
     if time.monotonic() > shown + 0.2:

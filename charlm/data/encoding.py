@@ -1,4 +1,7 @@
-"""From the pieces of a text to its ids, in one pass and in bounded memory."""
+"""From the pieces of a text to its ids, in one pass and in bounded memory.
+
+To encode is to find ids; an `encoding` is how characters are written as bytes.
+"""
 
 import dataclasses
 import hashlib
@@ -41,10 +44,10 @@ class _Encoder:
   """What `encode_text` does with each piece."""
 
   def __init__(
-    self, encoding: str, open_file: Callable[[], BinaryIO], in_memory: int
+    self, encoding: str, open_file: Callable[[], BinaryIO], max_bytes: int
   ) -> None:
     self._encoding = encoding
-    self._open_file, self._in_memory = open_file, in_memory
+    self._open_file, self._max_bytes = open_file, max_bytes
     self._digest = hashlib.sha256()
     self._code_points = np.zeros(0, np.uint32)  # in the order of their ids
     self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
@@ -70,7 +73,7 @@ class _Encoder:
       ids = self._ids[codes]
     self._size += len(ids)
     dtype = np.min_scalar_type(len(self._code_points) - 1)
-    large = self._size * dtype.itemsize > self._in_memory
+    large = self._size * dtype.itemsize > self._max_bytes
     in_memory = isinstance(self.file, io.BytesIO)
     if dtype != self._dtype or (large and in_memory):  # too narrow or large
       self._move(dtype, self._open_file() if large else io.BytesIO())

@@ -45,7 +45,7 @@ def read_string(config: Config, text: str) -> Iterator[str]:
 
 def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
   # The last line of a file need not have a newline.
-  end = "" if config.keeps_text else "\n"
+  end = [] if config.keeps_text else ["\n"]
   pieces = (piece for text in texts for piece in itertools.chain(text, end))
   cleaned = pieces if config.keeps_text else clean_pieces(pieces)
   yield from _lower(cleaned) if config.lowercase else cleaned

@@ -7,6 +7,7 @@ vocabulary.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Protocol
@@ -20,7 +21,7 @@ _BLOCK = 2**20  # characters
 
 
 class OpenFile:
-  """A file that is closed when nothing refers to it any more."""
+  """A file that is closed, without a warning, when nothing refers to it."""
 
   def __init__(self, file: BinaryIO) -> None:
     self.file = file
@@ -52,16 +53,6 @@ class StoredIds:
   def __getitem__(self, key: slice) -> np.ndarray:
     start, stop, _ = key.indices(len(self))
     return np.frombuffer(self._read(start, max(start, stop)), self.dtype)
-
-  def gather(self, starts: np.ndarray, size: int) -> np.ndarray:
-    """Returns what the function `gather` does."""
-    data, end = [], len(self)
-    for start in (starts % end).tolist():
-      data.append(self._read(start, min(start + size, end)))
-      # The text is circular: what is missing comes from its start.
-      if start + size > end:
-        data.append(self._read(0, start + size - end))
-    return np.frombuffer(b"".join(data), self.dtype).reshape(-1, size)
 
   def _read(self, start: int, stop: int) -> bytes:
     width = self.dtype.itemsize
@@ -167,7 +158,7 @@ class IdsLike(Protocol):
     """Returns N."""
 
   def __getitem__(self, part: slice, /) -> np.ndarray:
-    """Returns the ids from `part.start` up to `part.stop`."""
+    """Returns the ids of a part, whose ends are as those of a list's."""
 
 
 class Ids:
@@ -177,7 +168,7 @@ class Ids:
     """Takes a text; characters that the vocabulary lacks become id 0."""
     # For most vocabularies a byte an id, an eighth of int64's memory.
     self.table = encode("".join(text.characters), vocab)
-    self.own = text.ids
+    self.own = text.ids  # of the text's own characters
 
   def __len__(self) -> int:
     return len(self.own)
@@ -192,12 +183,11 @@ def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
   Raises InputError: an id of no character, from a file that has changed.
   """
   try:
-    entries: np.ndarray = table[ids]
+    return table[ids]
   except IndexError as error:
     raise InputError(
       "the encoded corpus has changed: give --verify_corpus to encode it anew"
     ) from error
-  return entries
 
 
 def gather(
@@ -211,7 +201,10 @@ def gather(
   if isinstance(ids, Ids):
     return _look_up(ids.table, gather(ids.own, starts, size))
   if isinstance(ids, StoredIds):
-    return ids.gather(starts, size)
+    firsts, end = (starts % len(ids)).tolist(), len(ids)
+    # What is missing at the end comes from the start.
+    pairs = [(ids[i : i + size], ids[: max(0, i + size - end)]) for i in firsts]
+    return np.concatenate([*itertools.chain(*pairs)]).reshape(-1, size)
   return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]
 
 

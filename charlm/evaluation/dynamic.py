@@ -47,8 +47,7 @@ class DynamicEvaluator:
     self._compiled_learn = tf.function(
       self._learn, jit_compile=XLA_FOR_SCORES.here
     )
-    size = len(valid_ids)
-    valid_ids = valid_ids[max(0, size - _MAX_VALID) : size]
+    valid_ids = valid_ids[-_MAX_VALID:]
     # A rate of 0 takes no step, and sums the squares of the gradients.
     self._loss(valid_ids, 0.0)
     num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
@@ -91,7 +90,7 @@ class DynamicEvaluator:
     states, rate = self._model.initial_states(1), tf.constant(learning_rate)
     try:
       for start in range(0, len(ids) - 1, _SEGMENT):
-        piece = ids[start : min(start + _SEGMENT + 1, len(ids))]
+        piece = ids[start : start + _SEGMENT + 1]
         # The last one is padded, since each shape is compiled anew.
         segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
         segment[0, : len(piece)] = piece
@@ -115,7 +114,7 @@ class DynamicEvaluator:
       self._weights, self._trained, self.mean_squares, gradients, strict=True
     ):
       gradient = tf.convert_to_tensor(gradient)
-      if rate == 0:
+      if rate == 0:  # a tensor: AutoGraph makes a condition of this
         squares.assign_add(tf.square(gradient))
       else:
         scale = tf.sqrt(squares)

@@ -1,6 +1,5 @@
 """How well a model predicts a text: log perplexity, in nats per character."""
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -125,14 +124,11 @@ class Evaluator:
     """Scores the characters from `start + 1` to `stop`, inclusive."""
     tally = Tally(stop - start, self._keep_nats)
     # One row: what comes before a character cannot be cut into parallel parts.
-    pieces = self._pieces(text, [start], [stop - start], 1, self._piece_length)
-    first = start + 1
-    # Many small pieces at a time: each call of `add` has a cost.
-    while held := list(itertools.islice(pieces, _BATCH_SIZE)):
-      nats = np.concatenate([nats[0] for _, nats in held])
-      targets = text[first : min(first + len(nats), stop + 1)]
-      tally.add(nats[: len(targets)], targets)
-      first += len(targets)
+    batch = [start], [stop - start], 1
+    for done, nats in self._pieces(text, *batch, self._piece_length):
+      first = start + 1 + done
+      targets = text[first : min(first + self._piece_length, stop + 1)]
+      tally.add(nats[0, : len(targets)], targets)
     return tally.score()
 
   def _score_rows(
@@ -211,7 +207,7 @@ class _Lines:
     start, stop, _ = part.indices(self._length)
     size = len(self._ids)
     ids = self._ids[max(start - 1, 0) : min(max(stop - 1, 0), size)]
-    before = self._newline[start:]
+    before = self._newline[start:stop]
     after = self._newline[: max(stop - 1 - size, 0)]
     return np.concatenate([before, ids, after])
 

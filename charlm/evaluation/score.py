@@ -44,7 +44,7 @@ class Score:
   blocks of neighbours are held; the last block can have fewer values.
   """
 
-  values: np.ndarray  # [2, M], of each block: the sum, and how many there are
+  values: np.ndarray  # [2, M]: the sum of each block, and how many it has
   known: np.ndarray  # [2, M], the same over known characters alone
   num_characters: int  # that are scored
   num_unknown: int  # of these, those that the model does not know
@@ -83,7 +83,11 @@ class Score:
 
   @property
   def bits_per_byte(self) -> float:
-    """Bits per byte, comparable across alphabets; needs `num_bytes`."""
+    """Bits per byte, comparable across alphabets.
+
+    The bits per character, times characters, over bytes: by lines these are not
+    the bits of the whole text. Only for what `with_size_of` returned.
+    """
     return self.bits_per_character * self.num_characters / self.num_bytes
 
   @property
@@ -167,7 +171,7 @@ class Tally:
     self._num_characters += len(nats)
     self._num_unknown += len(nats) - int(np.count_nonzero(known))
     ones, of_known = np.ones(len(nats)), np.where(known, nats, 0)
-    # Rows: sum and number of all characters, then of those that are known. In
+    # For each value, sum and number of all characters, then of known ones. In
     # float64, since a mean of millions of float32 can lose its last digits.
     values = np.stack([nats, ones, of_known, known], dtype=np.float64)
     if lengths is not None:

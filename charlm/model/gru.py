@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
-from charlm.system.choices import MAX_ONE_HOT
+from charlm.system.choices import MAX_TABLE
 
 
 class FusedGRU(keras.layers.GRU):
@@ -105,14 +105,14 @@ class FusedGRU(keras.layers.GRU):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
 
-    If V is at most `MAX_ONE_HOT`, each embedding is projected once, in a
+    If V is at most `MAX_TABLE`, each embedding is projected once, in a
     table, not at each occurrence.
 
     Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
     give an error or a wrong result.
     """
     embeddings = tf.convert_to_tensor(embeddings)
-    if (embeddings.shape[0] or 0) > MAX_ONE_HOT:
+    if (embeddings.shape[0] or 0) > MAX_TABLE:
       sequences = tf.gather(embeddings, ids)
       return self.call(sequences, initial_state, training=training)
     table = project(self.cell, embeddings)
@@ -150,7 +150,11 @@ def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
 def step_gru(
   layer: keras.layers.GRU, projected: tf.Tensor, state: tf.Tensor
 ) -> tf.Tensor:
-  """Returns the state `[B, H]` after one projected input `[B, 3H]`."""
+  """Returns the state `[B, H]` after one projected input `[B, 3H]`.
+
+  For loops over characters, in place of `recurrence`: 2 to 32 rows, each for
+  itself, round alike here.
+  """
   cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)
   if getattr(layer, "gain", None) is not None:

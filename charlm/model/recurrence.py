@@ -79,8 +79,8 @@ def _forward(
   # B may be static in the features though it is not in the state.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
   shape = state.shape
-  columns = tf.zeros_like(state[:1])  # to broadcast once, not at every step
-  bias, *gains = (x[:, None] + columns for x in (bias, *gain))  # [N, B]
+  zeros = tf.zeros_like(state[:1])  # [1, B], to broadcast once
+  bias, *gains = (x[:, None] + zeros for x in (bias, *gain))  # [N, B]
 
   def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> LoopVars:
     """Computes the gates of time step t, and the state after it."""

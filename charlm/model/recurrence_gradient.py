@@ -1,7 +1,8 @@
 """The gradient of the loop over time of the fused GRU.
 
-Shapes: B rows of a batch, T time steps, F input features, H units, S time steps
-of a chunk. Tensors are feature-major, as in `recurrence`.
+Shapes: B rows of a batch, T time steps, F rows of the kernel (input features
+or, with ids, entries of the vocabulary), H units, S time steps of a chunk.
+Tensors are feature-major, as in `recurrence`.
 
 A time step has 4H rows of gradients: of n, z and r before their activations,
 then of the recurrent part of n. The input's product takes the first 3H (n, z,
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-LoopVars: TypeAlias = "tuple[Any, ...]"  # time step, state, arrays
+LoopVars: TypeAlias = "tuple[Any, ...]"  # what a loop's step takes and returns
 _Size: TypeAlias = "int | tf.Tensor"
 
 # The most S * B of a chunk of several steps: enough for a product at full
@@ -48,7 +49,7 @@ class Recurrence:
 
   @property
   def depth(self) -> _Size:
-    """Rows of the kernel: F or, with ids, V."""
+    """F."""
     return self.kernel.shape[0] or tf.shape(self.kernel)[0]
 
   @property
@@ -71,7 +72,8 @@ class Recurrence:
     size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
       columns = min(_COLUMNS, _ENTRIES // units)
-      most = max(1, columns // (self.features.shape[-1] or 64))
+      batch_size = self.features.shape[-1] or 64  # by default it is 64
+      most = max(1, columns // batch_size)
       size = min(most, num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
@@ -127,12 +129,12 @@ class Recurrence:
     previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
     if self.by_id:
       ids = tf.reshape(tf.slice(self.features, [start, 0], [size, -1]), [-1])
-      rows = tf.one_hot(ids, self.depth, dtype=d_gates.dtype)
+      inputs = tf.one_hot(ids, self.depth, dtype=d_gates.dtype)
     else:
       features = tf.slice(self.features, [start, 0, 0], [size, -1, -1])
-      rows = tf.transpose(_columns(features))  # [S * B, F]
+      inputs = tf.transpose(_columns(features))  # [S * B, F]
     terms = [
-      tf.matmul(d_gates[: 3 * units], rows),
+      tf.matmul(d_gates[: 3 * units], inputs),
       tf.matmul(previous, d_gates[-3 * units :], transpose_b=True),
       tf.reduce_sum(tf.cast(d_gates[3 * units : 4 * units], dtype), axis=1),
     ]

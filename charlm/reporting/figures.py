@@ -65,7 +65,10 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
     axes.set_xlabel(label if recorded else f"{label}: not recorded")
     axes.grid(alpha=0.3)
   label_losses(panels[0], panels[-1], unit_of(runs))
-  return _svg(figure) if _cut_highest(panels[0]) else ""
+  if not any(any(run["curves"].values()) for run in runs):
+    return ""
+  _cut_highest(panels[0])
+  return _svg(figure)
 
 
 def draw_context(runs: Sequence[Run]) -> str:
@@ -87,19 +90,12 @@ def draw_context(runs: Sequence[Run]) -> str:
   return _svg(figure)
 
 
-def _cut_highest(axes: Axes) -> bool:
-  """Cuts off the highest losses, those of the first steps, which hide others.
-
-  Tells whether there is a loss at all.
-  """
-  ys = [np.asarray(line.get_ydata()) for line in axes.lines]
-  losses = np.concatenate([*ys, np.empty(0)])
-  if not len(losses):
-    return False
+def _cut_highest(axes: Axes) -> None:
+  """Cuts off the losses of the first steps, which would hide the others."""
+  losses = np.concatenate([np.asarray(x.get_ydata()) for x in axes.lines])
   low, high = losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3
   if low < high:  # rounding can make them equal where the losses are huge
     axes.set_ylim(low, high)
-  return True
 
 
 def _svg(figure: Figure) -> str:

@@ -104,8 +104,7 @@ def _pair(one: Result, other: Result) -> dict[str, Any]:
   # A mean of millions of float32 can lose its last digits.
   nats = [r.scores["stream"].nats.astype(np.float64) for r in (one, other)]
   difference = nats[0] - nats[1]
-  interval = confidence_interval(difference)
-  low, high = interval
+  low, high = interval = confidence_interval(difference)
   return {
     "mean": float(difference.mean()),
     "interval": interval if np.isfinite(low) else None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from charlm.data.passages import MIN_LENGTH
 from charlm.reporting.figures import (
+  Run,
   color_of,
   draw_context,
   draw_curves,
@@ -22,7 +23,6 @@ _MOST_NATS = 6.0
 _ASSETS = pathlib.Path(__file__).parent
 
 Numbers = dict[str, Any]
-Run = dict[str, Any]
 
 
 def page(numbers: Numbers) -> str:

@@ -71,18 +71,18 @@ def _result(run: RunDir, checkpoint: str) -> Result:
   refuse_short(text, run.eval_path)
   request = Request(num_chars=_SAMPLE_CHARS, num_samples=_NUM_SAMPLES)
   return Result(
-    str(run.path),
-    step,
-    model.count_params(),
-    config.batch_size * config.seq_length,
-    read_records(run.metrics),
-    config.encoding,
-    str(text),
-    experiment.eval_sha256,
-    _scores(model, vocab, text),
-    vocab,
-    _expected(model, Ids(text, vocab)[: _MAX_SHOWN + 1]),
-    GenerativeModel(model, vocab).sample(request),
+    name=str(run.path),
+    step=step,
+    num_weights=model.count_params(),
+    characters_per_step=config.batch_size * config.seq_length,
+    records=read_records(run.metrics),
+    encoding=config.encoding,
+    text=str(text),
+    eval_sha256=experiment.eval_sha256,
+    scores=_scores(model, vocab, text),
+    vocab=vocab,
+    expected=_expected(model, Ids(text, vocab)[: _MAX_SHOWN + 1]),
+    samples=GenerativeModel(model, vocab).sample(request),
   )
 
 

@@ -96,6 +96,7 @@ class Checkpoints:
     try:
       with open_checkpoint(self._run, str(path), step) as name:
         if restore:
+          # All must match: `expect_partial` only stops a late warning.
           self._checkpoint.restore(name).expect_partial().assert_consumed()
     except DamagedError as error:
       warn(f"skipped {path}: it {error}")

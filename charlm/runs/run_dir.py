@@ -87,9 +87,9 @@ class RunDir:
     """Tells whether a run was created here."""
     return self._config.exists()
 
-  def event_files(self, split: str) -> list[pathlib.Path]:
+  def event_files(self, curve: str) -> list[pathlib.Path]:
     """Lists TensorBoard's files of `train` or `eval`."""
-    return list((self.summaries / split).glob("events.out.*"))
+    return list((self.summaries / curve).glob("events.out.*"))
 
   def outdate_summaries(self) -> None:
     """Notes that TensorBoard's files are to be made anew from the metrics."""

@@ -98,14 +98,14 @@ class GenerativeModel:
 
     Warns of characters of the prefix that the model does not know.
 
-    Raises InputError: an argument that `Request` does not allow.
+    Raises InputError: an argument that `Request` does not allow, or a model
+      that has diverged.
     """
     given: dict[str, Any]
     given = {"prefix": prefix, "num_chars": num_chars or 1, "seed": seed}
     # Converts NumPy's numbers and strings to Python's: `Request` accepts only
     # these.
-    for name, value in given.items():
-      given[name] = value.item() if hasattr(value, "item") else value
+    given = {n: v.item() if hasattr(v, "item") else v for n, v in given.items()}
     request = dataclasses.replace(self._request, **given)
     if unknown := unknown_characters(prefix or "\n", self._vocab):
       warnings.warn(f"not in the vocabulary: {unknown}", stacklevel=2)
@@ -147,7 +147,10 @@ class GenerativeModel:
         raise
 
   def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:
-    """Yields the text number `sample` in pieces, as it is drawn."""
+    """Yields the text number `sample` in pieces, as it is drawn.
+
+    Raises InputError: a model that has diverged.
+    """
     for pieces in self._pieces(request, range(sample, sample + 1), _STREAMED):
       yield from pieces
 

@@ -54,7 +54,7 @@ MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # once, into a table, and looks positions up. Above, it projects each position:
 # a table's gradient is a product with one-hot rows, whose cost grows with the
 # vocabulary (BUILD.md).
-MAX_ONE_HOT = 400
+MAX_TABLE = 400
 # Above this many logits, nats are computed in chunks, in bounded memory.
 MAX_LOGITS = 2**25  # 128 MiB
 

@@ -1,4 +1,4 @@
-"""What the programs share: flags, errors as one line, exit codes."""
+"""What the programs share: parsing, exit codes, imports, and messages."""
 
 import contextlib
 import gc
@@ -142,7 +142,7 @@ def _stderr_to_nowhere() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-  """Prints, and goes on even if nobody reads, or the disk is full."""
+  """Prints, without a newline; goes on if nobody reads, or the disk is full."""
   # What could not be written is tried again with the next text.
   with contextlib.suppress(OSError):
     print(text, end="", flush=True)

@@ -81,6 +81,7 @@ def _gather(
       try:
         peer.settimeout(_SECONDS_TO_SPEAK)
         number, theirs, their_devices = json.loads(_read_line(peer))
+        # With another number of workers it is kept, and refused below.
         if number not in range(1, len(addresses)) and theirs == len(addresses):
           raise ValueError("no such worker")
         present[number] = peer, theirs, their_devices
@@ -122,11 +123,9 @@ def _join(
   """Waits for the first worker's answer: what is wrong, or nothing."""
   host, _, port = addresses[0].rpartition(":")
   hello = json.dumps([index, len(addresses), devices]).encode() + b"\n"
-  connected = False
+  connected, failing = False, contextlib.suppress(OSError, ValueError)
   while (left := deadline - time.monotonic()) > 0:
-    with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as s:
-      peer = socket.create_connection((host, int(port)), left)
-      s.enter_context(peer)
+    with failing, socket.create_connection((host, int(port)), left) as peer:
       connected = True
       peer.sendall(hello)
       # If a worker is missing, the answer names it, and comes only at worker

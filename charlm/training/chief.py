@@ -89,7 +89,7 @@ def lead(
       # A file of weights has no vocabulary to compare with.
       if initial and len(initial_vocab) > NUM_SPECIAL and new:
         say(f"new      {new}: not in {config.init_from}\n")
-    return start_run(options, run, trainer, split, vocab, workers)
+    return _continue_run(options, run, trainer, split, vocab, workers)
 
 
 def _describe_text(
@@ -126,7 +126,7 @@ def _warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
       warn(f"characters of {files} that are read as [UNK]: {unknown}")
 
 
-def start_run(
+def _continue_run(
   options: TrainOptions,
   run: RunDir,
   trainer: Trainer,

@@ -17,8 +17,8 @@ def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
   Raises:
     InputError: bad input, or the replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the chief ended with another exit code than 0, and no worker
-      was to stop.
+    ChiefEndedError, with the chief's exit code: the chief met an error, or
+      ended with another code than 0 though no worker was to stop.
   """
   cluster = workers.cluster
   say(

@@ -15,6 +15,7 @@ from charlm.errors import InputError
 # the 0.2 of arXiv 2502.16982.
 _MOMENTUM, _ITERATIONS, _SCALE = 0.95, 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
+# How the paths of the variables end that Muon updates.
 _KERNELS = "gru_cell/kernel", "gru_cell/recurrent_kernel"
 
 
@@ -90,7 +91,7 @@ class Muon(Adam):
   def _momentum(
     self, gradient: tf.Tensor, variable: keras.Variable
   ) -> tf.Tensor:
-    """Updates the momentum; returns Nesterov's, one such gradient ahead."""
+    """Updates the momentum m to 0.95 m + g; returns 0.95 of that, + g."""
     momentum = self._momentums[self._get_variable_index(variable)]
     _subtract(momentum, (1 - _MOMENTUM) * momentum - gradient)
     return _MOMENTUM * momentum + gradient

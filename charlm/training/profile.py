@@ -19,13 +19,13 @@ class Profile:
     empty, there is no profile. If this start does not pass the first of them,
     warns and makes none.
     """
-    self.steps = [int(step) for step in steps.split(",") if step]
-    if self.steps and not start < self.steps[0] < end:
+    self._steps = [int(step) for step in steps.split(",") if step]
+    if self._steps and not start < self._steps[0] < end:
       warn(
-        f"no profile: step {self.steps[0]} is not above {start} and below "
+        f"no profile: step {self._steps[0]} is not above {start} and below "
         f"{end}: give other --profile_steps"
       )
-      self.steps = []
+      self._steps = []
     self._run = run
     self._folder = os.fspath(run.summaries / "train")
     self._running = False
@@ -37,9 +37,9 @@ class Profile:
 
     Raises LostRunError: as `close`.
     """
-    if not self.steps:
+    if not self._steps:
       return planned
-    first, last = self.steps
+    first, last = self._steps
     if step == first:
       tf.profiler.experimental.start(self._folder)
       self._running = True

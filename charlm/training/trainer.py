@@ -223,7 +223,6 @@ class Trainer:
     here = first - self.batches.rows.start
     # Windows come in the smallest type that holds the ids, and are cast here.
     mine = tf.cast(windows[here : here + rows], tf.int64)  # [rows, T + 1]
-    variables = self.model.trainable_variables
     step = tf.cast(self.optimizer.iterations.value, tf.int64)
     seed = tf.stack([self._config.seed, step])
     before = None
@@ -236,7 +235,7 @@ class Trainer:
     # A larger limit clips nothing, and its inverse underflows in float32.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
-    self.optimizer.apply_sums(gradients, variables)
+    self.optimizer.apply_sums(gradients, self.model.trainable_variables)
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
       others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]

@@ -14,7 +14,7 @@ from charlm.training.options import TrainOptions
 # While a text is scored; a signal or a lost worker is noticed at a beat.
 _SECONDS_BETWEEN_BEATS = 2.0
 # What the chief tells while it works; a failure adds its exit code.
-_WORKING, _DONE, _FAILED = 0, 1, 2
+_WORKING, _READY, _FAILED = 0, 1, 2
 # Options that may differ: paths, and what no other worker sees.
 _OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
 _OWN += ["profile_steps", "cluster_timeout"]
@@ -50,12 +50,12 @@ class Workers:
 
   def next_stop(self, step: int, planned: int) -> int:
     """Returns the chief's planned step, or `step` if any worker is to stop."""
-    steps, stopped = self._tell(planned - step)
+    steps, stopped = self._share(planned - step)
     return step if stopped else step + steps
 
   @contextlib.contextmanager
   def chief_works(self) -> Iterator[None]:
-    """What the chief does while the others wait for it.
+    """Runs what the chief does, then lets the others go on.
 
     An error ends the others, too, with the exit code that it leads to.
     """
@@ -70,24 +70,24 @@ class Workers:
         code = INTERRUPTED
       elif isinstance(error, SystemExit):  # SIGUSR1
         code = TERMINATED
-      self._tell(_FAILED + getattr(error, "exit_code", code))
+      self._share(_FAILED + getattr(error, "exit_code", code))
       self.cluster.final_barrier()
       raise
-    self._tell(_DONE)
+    self._share(_READY)
 
   def beat(self) -> None:
-    """The chief calls this often while the others wait for an evaluation."""
+    """Tells the waiting workers that the chief still works; call it often."""
     # Not at each call: there is one for each piece of text that is scored, and
     # a sum over the network can take longer than a piece.
     if time.monotonic() - self._last_beat > _SECONDS_BETWEEN_BEATS:
-      self._tell(_WORKING)
+      self._share(_WORKING)
 
   def wait_for_chief(self) -> None:
     """Waits until the chief has done its work.
 
     Raises ChiefEndedError: it failed.
     """
-    while (status := self._tell(0)[0]) == _WORKING:
+    while (status := self._share(0)[0]) == _WORKING:
       pass
     if status >= _FAILED:
       self.cluster.final_barrier()
@@ -95,15 +95,15 @@ class Workers:
 
   def finish(self, exit_code: int) -> int:
     """Returns the chief's exit code on every worker: the last call."""
-    exit_code, _ = self._tell(exit_code)
+    exit_code, _ = self._share(exit_code)
     self.cluster.final_barrier()
     return exit_code
 
-  def _tell(self, number: int) -> tuple[int, bool]:
+  def _share(self, number: int) -> tuple[int, bool]:
     """Returns the chief's number, and whether a worker had a signal to stop.
 
-    All workers get the same: a signal that comes in the middle of this is told
-    by the next call.
+    All call it together, and get the same: a signal that comes in the middle of
+    this is told by the next call.
     """
     code = self.stop.exit_code
     # The others add 0: the sum is the chief's number.

@@ -5,7 +5,7 @@ import pytest
 
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.training.options import TrainOptions
-from charlm.training.workers import _DONE, _FAILED, Workers, check_equal
+from charlm.training.workers import _FAILED, _READY, Workers, check_equal
 
 
 class Chief(Workers):
@@ -15,7 +15,7 @@ class Chief(Workers):
     super().__init__(types.SimpleNamespace(final_barrier=lambda: None))
     self.told: list[int] = []
 
-  def _tell(self, number: int) -> tuple[int, bool]:
+  def _share(self, number: int) -> tuple[int, bool]:
     self.told.append(number)
     return number, False
 
@@ -66,4 +66,4 @@ def test_the_others_go_on_when_the_chief_has_worked() -> None:
   chief = Chief()
   with chief.chief_works():
     pass
-  assert chief.told == [_DONE]
+  assert chief.told == [_READY]
