@@ -26,7 +26,8 @@ class ReportOptions(ModelOptions):
   )
   corpus: str | None = option(
     None,
-    "corpus of the first run; adds n-grams, xz, and what is memorised",
+    "corpus of the first run of run_dir; adds n-grams, xz, and what is "
+    "memorised",
   )
   format: str = option(
     "html", "html: a page; json: its numbers", one_of("html", "json")

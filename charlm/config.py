@@ -70,7 +70,8 @@ class Config(Options):
   valid_lines: int = option(
     0,
     "lines before the eval text that choose the best checkpoint and are not "
-    "trained on; without any valid text the eval text chooses it",
+    "trained on; without valid_lines, valid_chars and "
+    "valid_corpus the eval text chooses it",
     between(0),
   )
   valid_chars: int = option(
@@ -212,8 +213,8 @@ class Config(Options):
       raise InputError("two eval texts: give --eval_corpus or --eval_chars")
     if self.valid_corpus and (self.valid_lines or self.valid_chars):
       raise InputError(
-        "two valid texts: leave out --valid_corpus, or --valid_lines and "
-        "--valid_chars"
+        "two texts for validation: leave out --valid_corpus, or both "
+        "--valid_lines and --valid_chars"
       )
 
   @property

@@ -1,4 +1,7 @@
-"""What identifies a run, and how two starts of one run differ."""
+"""What identifies a run, and how two starts of one run differ.
+
+A start is one execution of train.py.
+"""
 
 import dataclasses
 import json
@@ -24,23 +27,23 @@ class Experiment:
 
   def differences(self, other: "Experiment") -> list[str]:
     """Lists the fields in which a later start's experiment differs."""
-    mine, theirs = self._fields(), other._fields()
+    before, now = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. But
     # whether a part has a file of its own decides the split. At a constant
     # learning rate, more epochs only extend the run; another schedule ends
     # with the last step, so their number affects every step.
     paths = ("corpus", "eval_corpus", "valid_corpus")
-    ignored = {name for name in paths if bool(mine[name]) == bool(theirs[name])}
+    ignored = {name for name in paths if bool(before[name]) == bool(now[name])}
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
     reasons = {"epochs": why, "max_steps": why}
-    names = [n for n in mine if n not in ignored and mine[n] != theirs[n]]
+    names = [n for n in now if n not in ignored and before[n] != now[n]]
     # The hashes of the run folder's files are named only if nothing else
     # differs: another number of eval lines, for one, changes them, too.
     names = [name for name in names if name not in _FILES_SHA256] or names
     return [
-      difference(name, mine[name], theirs[name], reasons.get(name, ""))
+      difference(name, before[name], now[name], reasons.get(name, ""))
       for name in names
     ]
 
@@ -76,6 +79,6 @@ _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
 _FILES_SHA256 = _SHA256[1:]
 
 
-def difference(name: str, there: object, here: object, why: str = "") -> str:
+def difference(name: str, before: object, now: object, why: str = "") -> str:
   """Says how a value of this start differs from an earlier start's."""
-  return f"{name} ({there} before, {here} now{why})"
+  return f"{name} ({before} before, {now} now{why})"

@@ -52,16 +52,13 @@ class StoredIds:
 
   def __getitem__(self, key: slice) -> np.ndarray:
     start, stop, _ = key.indices(len(self))
-    return np.frombuffer(self._read(start, max(start, stop)), self.dtype)
-
-  def _read(self, start: int, stop: int) -> bytes:
-    width = self.dtype.itemsize
-    num_bytes, offset = (stop - start) * width, (self._start + start) * width
+    width, size = self.dtype.itemsize, max(0, stop - start)
+    num_bytes, offset = size * width, (self._start + start) * width
     # Not `seek` and `read`: parts share the file, and so its position.
     data = os.pread(self.opened.file.fileno(), num_bytes, offset)
     if len(data) < num_bytes:
       raise InputError("the encoded corpus was cut off: start again")
-    return data
+    return np.frombuffer(data, self.dtype)
 
   def part(self, start: int, stop: int) -> "StoredIds":
     """Returns the ids from `start` to `stop`, unread."""
@@ -158,7 +155,7 @@ class IdsLike(Protocol):
     """Returns N."""
 
   def __getitem__(self, part: slice, /) -> np.ndarray:
-    """Returns the ids of a part, whose ends are as those of a list's."""
+    """Returns the ids of a slice, whose bounds are as those of a list's."""
 
 
 class Ids:
@@ -186,7 +183,8 @@ def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return table[ids]
   except IndexError as error:
     raise InputError(
-      "the encoded corpus has changed: give --verify_corpus to encode it anew"
+      "the encoded corpus has changed: run train.py with --verify_corpus, or "
+      "delete its .ids file, to encode it anew"
     ) from error
 
 

@@ -60,8 +60,8 @@ class Evaluator:
     """Scores all characters but the first, given at most `window` before each.
 
     Each window starts from the zero state, `stride` characters after the one
-    before. All targets of the first window are scored, and the last `stride` of
-    each later one.
+    before; the last one may be shorter. A window scores what no window before
+    it has scored.
 
     Raises:
       InputError: fewer than two characters.

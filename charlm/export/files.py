@@ -26,7 +26,7 @@ def save_keras(
     InputError: a model with layer normalisation.
     OSError: the file cannot be written.
   """
-  if getattr(model.gru, "gain", None) is not None:
+  if getattr(model.grus[0], "gain", None) is not None:
     raise InputError(
       "Keras' GRU has no layer normalisation: give --format=saved_model or npz"
     )

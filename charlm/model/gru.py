@@ -152,8 +152,8 @@ def step_gru(
 ) -> tf.Tensor:
   """Returns the state `[B, H]` after one projected input `[B, 3H]`.
 
-  For loops over characters, in place of `recurrence`: 2 to 32 rows, each for
-  itself, round alike here.
+  For loops over characters, in place of `recurrence`: here a row's bits are the
+  same however many rows, from 2 to 32, are beside it.
   """
   cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)

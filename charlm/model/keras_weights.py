@@ -39,8 +39,8 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
     )
   if config.layer_norm:
     raise InputError(
-      f"--init_from={path} is a file, which takes no --layer_norm: leave out "
-      "one of the two"
+      f"--init_from={path} has weights of Keras, whose GRU has no layer "
+      "normalisation: leave out --layer_norm"
     )
   read = _read_h5 if path.endswith(".h5") else _read_checkpoint
   try:

@@ -182,7 +182,7 @@ class GRULM(keras.Model):
 
   def input_table(self) -> tf.Tensor:
     """Returns what each character adds to the first GRU's gates, `[V, 3H]`."""
-    return project(self.gru.cell, self.embedding.embeddings)
+    return project(self.grus[0].cell, self.embedding.embeddings)
 
   def read(
     self, table: tf.Tensor, ids: tf.Tensor, states: State

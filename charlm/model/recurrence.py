@@ -80,7 +80,7 @@ def _forward(
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
   shape = state.shape
   zeros = tf.zeros_like(state[:1])  # [1, B], to broadcast once
-  bias, *gains = (x[:, None] + zeros for x in (bias, *gain))  # [N, B]
+  bias, *gains = (x[:, None] + zeros for x in (bias, *gain))  # [H, B], [3H, B]
 
   def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> LoopVars:
     """Computes the gates of time step t, and the state after it."""

@@ -72,9 +72,8 @@ class Recurrence:
     size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
       columns = min(_COLUMNS, _ENTRIES // units)
-      batch_size = self.features.shape[-1] or 64  # by default it is 64
-      most = max(1, columns // batch_size)
-      size = min(most, num_steps)
+      batch_size = self.features.shape[-1] or 64  # unknown: `Config`'s default
+      size = min(max(1, columns // batch_size), num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
     def step(i: tf.Tensor, *carried: Any) -> LoopVars:

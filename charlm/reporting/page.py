@@ -156,8 +156,8 @@ def _scores(groups: list[Numbers]) -> str:
 def _baselines(numbers: Numbers) -> str:
   if "baselines" not in numbers:
     return _note(
-      "Not computed: report.py was run without --corpus, the corpus of the "
-      "first run."
+      "Not computed: report.py was run without --corpus, the corpus of "
+      f"{html.escape(numbers['first'])}."
     )
   models = [Baseline(**model) for model in numbers["baselines"]]
   unit = unit_of([_first(numbers)])

@@ -105,8 +105,8 @@ class Metrics:
   def write(self, step: int, split: str, values: dict[str, Any]) -> None:
     """Writes numbers, and texts such as samples, of `train` or `eval`.
 
-    It adds `seconds`: the wall time since step 0, pauses between starts left
-    out, unless an earlier version trained the first steps.
+    It adds `seconds`: the wall time since step 0, without pauses between
+    starts. It adds none if an earlier version trained the first steps.
     """
     record = {"step": step, "split": split, **values}
     if math.isfinite(seconds := time.monotonic() - self._began):

@@ -49,12 +49,12 @@ def start_differences(
   It compares only what the last bits of the results depend on.
   """
   # Before there were several workers, their number was not written.
-  there, here = ({"workers": 1, **s["versions"], **s} for s in (earlier, start))
+  before, now = ({"workers": 1, **s["versions"], **s} for s in (earlier, start))
   # A name that the earlier one lacks differs, too.
   return [
-    difference(name, there.get(name), value)
-    for name, value in here.items()
-    if name not in _NOT_COMPARED and there.get(name) != value
+    difference(name, before.get(name), value)
+    for name, value in now.items()
+    if name not in _NOT_COMPARED and before.get(name) != value
   ]
 
 

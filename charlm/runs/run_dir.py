@@ -33,7 +33,7 @@ from charlm.data.text import Text, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Experiment
-from charlm.options import is_utf8
+from charlm.options import PATH
 from charlm.runs.checked_files import (
   checkpoint_steps,
   parse_file,
@@ -59,7 +59,7 @@ class RunDir:
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
-    if not is_utf8(os.fspath(path)) or "\0" in os.fspath(path):
+    if not PATH.holds(os.fspath(path)):
       raise InputError(f"{os.fspath(path)!r} is no path in UTF-8: rename it")
     self.path = pathlib.Path(path)
     self.latest = self.path / "checkpoints"

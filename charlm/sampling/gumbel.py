@@ -66,7 +66,7 @@ def limit(
     limits: what to keep.
   """
   top_k, top_p, min_p = limits
-  if not top_k and top_p == 1 and not min_p:
+  if limits == Limits():
     return log_probs
   # Equal ones stay in the order of their ids.
   order = tf.argsort(log_probs, direction="DESCENDING", stable=True)

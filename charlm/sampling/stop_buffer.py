@@ -32,6 +32,5 @@ class StopBuffer:
   def _overlap(self, text: str) -> int:
     """Returns how many characters at the end may be the start of `stop`."""
     # The longest first: a shorter overlap would let the start of `stop` go.
-    most = min(len(text), len(self._stop) - 1)
-    sizes = range(most, 0, -1)
+    sizes = range(min(len(text), len(self._stop) - 1), 0, -1)
     return next((n for n in sizes if self._stop.startswith(text[-n:])), 0)

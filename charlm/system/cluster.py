@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context
+from tensorflow.python.eager import context as eager_context
 
 from charlm.errors import DivergedError, LostRunError
 from charlm.system.choices import COLLECTIVES
@@ -231,8 +231,8 @@ def _limit_registration(num_workers: int) -> None:
   # It would wait for an hour, in a call that lets no signal handler run. There
   # is no public name for this. A strategy does not configure the service if
   # that was done before.
-  job = context.coordination_config_pb2.CoordinatedJob
-  eager = context.context()
+  job = eager_context.coordination_config_pb2.CoordinatedJob
+  eager = eager_context.context()
   eager.configure_coordination_service(
     "standalone",
     f"/job:{ROLE}/replica:0/task:0",

@@ -38,7 +38,7 @@ def is_locked(path: pathlib.Path) -> bool:
   with contextlib.suppress(FileNotFoundError):
     return bool(re.search(line, _LOCKS.read_text(), re.MULTILINE))
   try:
-    os.kill(int(path.read_bytes()), 0)
+    os.kill(int(holder), 0)
   except PermissionError:  # another user's
     return True
   except (OSError, ValueError, OverflowError):

@@ -95,7 +95,7 @@ def _gather(
     if theirs != len(addresses):
       problem = (
         f"worker {number} knows of {theirs} workers, but worker 0 of "
-        f"{len(addresses)}: give them the same list"
+        f"{len(addresses)}: give them the same addresses in TF_CONFIG"
       )
     elif their_devices != devices:
       problem = (

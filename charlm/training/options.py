@@ -27,7 +27,7 @@ class TrainOptions(RunOptions, Config):
   verify_corpus: bool = option(
     False,
     "compare the ids in a cache file with the SHA-256 that was recorded when "
-    "they were made",
+    "they were made; if it differs, encode the corpus anew",
   )
   num_replicas: int = option(
     0,

@@ -33,7 +33,7 @@ class Profile:
   def next_stop(self, step: int, planned: int) -> int:
     """Begins or ends the profile at its steps; returns where to stop next.
 
-    In between each graph call takes one step, so that steps are told apart.
+    While it runs, each graph call takes one step, so that steps are told apart.
 
     Raises LostRunError: as `close`.
     """

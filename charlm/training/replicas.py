@@ -9,7 +9,7 @@ from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
 from charlm.training.trainer import WRONG_SUMS_REMEDY, Trainer
 
-_REMEDY = f"give --num_replicas=1, or {WRONG_SUMS_REMEDY}"
+_REMEDY = f"give --num_replicas=1, on one worker, or {WRONG_SUMS_REMEDY}"
 # The test tensors repeat 1 to 31: their sums over 1,024 replicas stay below
 # 2**24, and so are exact in float32.
 _PERIOD = 31
@@ -58,8 +58,8 @@ class Replicas:
     if self._several and (pair := self._different()):
       raise DivergedError(
         f"the weights or the optimizer of {pair} differ after step "
-        f"{self._trainer.step}, which is not saved: {_REMEDY}; then run the "
-        "same command to resume"
+        f"{self._trainer.step}, which is not saved: {_REMEDY}; this resumes "
+        "the run"
       )
 
   def _wrong(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:

@@ -123,7 +123,7 @@ class Session:
   def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
     self.metrics.write(step, "train", metrics._asdict())
-    # Exploded: more than 1 nat above the lowest, as the first such mean. In a
+    # Exploded: more than 1 nat above the lowest; the mean before was not. In a
     # training that goes well, the means rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(

@@ -100,10 +100,11 @@ class Trainer:
     alone = strategy.num_replicas_in_sync == 1
     fused = isinstance(model.grus[0], FusedGRU)
     self.uses_xla = alone and fused and xla_compiles_steps(config)
-    self._compiled_gradients = self._gradients
+    # Compiled by itself, or as a part of the above.
+    self._loss_and_gradients = self._gradients
     if self.uses_xla:
       how = {"autograph": False, "jit_compile": True}
-      self._compiled_gradients = tf.function(self._gradients, **how)
+      self._loss_and_gradients = tf.function(self._gradients, **how)
     # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -229,7 +230,7 @@ class Trainer:
     if self._config.carry_state:
       before = self._states_before(states, seed)[:, first : first + rows]
       before = tuple(tf.unstack(before))
-    loss, gradients, after = self._compiled_gradients(mine, before, seed)
+    loss, gradients, after = self._loss_and_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
     # A larger limit clips nothing, and its inverse underflows in float32.

@@ -15,7 +15,7 @@ from charlm.training.options import TrainOptions
 _SECONDS_BETWEEN_BEATS = 2.0
 # What the chief tells while it works; a failure adds its exit code.
 _WORKING, _READY, _FAILED = 0, 1, 2
-# Options that may differ: paths, and what no other worker sees.
+# Options that may differ: paths, and what concerns one worker alone.
 _OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
 _OWN += ["profile_steps", "cluster_timeout"]
 # Their paths may differ, but not whether they are given: they change the split.
