@@ -210,10 +210,12 @@ class Config(Options):
       )
     # eval_lines always has a value, so whether it was given cannot be told.
     if self.eval_corpus and self.eval_chars:
-      raise InputError("two eval texts: give --eval_corpus or --eval_chars")
+      raise InputError(
+        "the eval text is given twice: leave out --eval_corpus or --eval_chars"
+      )
     if self.valid_corpus and (self.valid_lines or self.valid_chars):
       raise InputError(
-        "two texts for validation: leave out --valid_corpus, or both "
+        "the valid text is given twice: leave out --valid_corpus, or both "
         "--valid_lines and --valid_chars"
       )
 

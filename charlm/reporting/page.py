@@ -157,7 +157,7 @@ def _baselines(numbers: Numbers) -> str:
   if "baselines" not in numbers:
     return _note(
       "Not computed: report.py was run without --corpus, the corpus of "
-      f"{html.escape(numbers['first'])}."
+      f"{numbers['first']}."
     )
   models = [Baseline(**model) for model in numbers["baselines"]]
   unit = unit_of([_first(numbers)])

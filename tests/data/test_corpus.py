@@ -258,7 +258,7 @@ def test_parts_from_files_leave_the_corpus_whole(
 def test_two_texts_for_one_part_are_refused() -> None:
   for flags in ({"eval_chars": 9}, {"valid_lines": 1}, {"valid_chars": 9}):
     part = next(iter(flags)).partition("_")[0]
-    with pytest.raises(InputError, match=f"two {part} texts"):
+    with pytest.raises(InputError, match=f"the {part} text is given twice"):
       Config(**{f"{part}_corpus": "a.txt"}, **flags)
 
 

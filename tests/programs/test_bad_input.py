@@ -76,7 +76,7 @@ BAD_INPUT = [
   (
     "train.py",
     ["--eval_corpus={tmp}/few.txt", "--eval_chars=9"],
-    "two eval texts",
+    "eval text is given twice",
   ),
   ("train.py", ["--eval_corpus={tmp}/none.txt"], "no file at"),
   ("train.py", ["--valid_corpus={tmp}/empty.txt"], "no line of text"),
