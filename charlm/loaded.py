@@ -151,8 +151,9 @@ def load(
       calls cannot change it.
 
   Raises:
-    InputError: no run, no such checkpoint, or no such device.
-    OSError: the checkpoint cannot be read.
+    InputError: no run, one whose files were changed, no such checkpoint or a
+      damaged one, or no such device.
+    OSError: the system cannot read a file, as for lack of permission.
   """
   # First: to load weights starts TensorFlow with all devices.
   choose_device(device)

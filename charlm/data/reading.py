@@ -77,7 +77,8 @@ def decode_chunks(
       raise InputError(
         f"{name} is not UTF-8 at byte "
         f"{size - len(error.object) + error.start}: convert it, for example "
-        "with iconv -t UTF-8, or train with --unit=byte, which takes any file"
+        "from Latin-1 by iconv -f LATIN1 -t UTF-8, or train with --unit=byte, "
+        "which takes any file"
       ) from error
     if text:
       yield text.removeprefix(mark)

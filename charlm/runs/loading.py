@@ -23,8 +23,9 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
   """Returns the model of a checkpoint, and its step.
 
   Raises:
-    InputError: no such checkpoint, or not one of this run's model.
-    OSError: it cannot be read.
+    InputError: no such checkpoint, or one that is damaged, has weights that are
+      not finite, or is not of this run's model.
+    OSError: the system cannot read it, as for lack of permission.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
   for attempt in range(_ATTEMPTS):

@@ -29,8 +29,8 @@ def wait_for_workers(
     devices: number and kind of its devices, which must be those of the others.
     timeout: seconds.
 
-  Raises InputError: a worker did not connect, knows other workers or has other
-    devices, or this one cannot listen.
+  Raises InputError: a worker did not connect, knows of another number of
+    workers or has other devices, or this one cannot listen.
   """
   deadline = time.monotonic() + timeout
   port = int(addresses[index].rpartition(":")[2])
@@ -41,7 +41,7 @@ def wait_for_workers(
   except OSError as error:
     raise InputError(
       f"worker {index} cannot listen at {addresses[index]} ({error.strerror}): "
-      "give another port"
+      "give another port in TF_CONFIG or, under SLURM, submit the job again"
     ) from error
   with listener:
     if index == 0:

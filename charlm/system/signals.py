@@ -129,7 +129,7 @@ def _watch_signals(reader: int) -> None:
 class StopRequest(contextlib.ExitStack):
   """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
 
-  exit_code = 0  # the shell's code for the signal, once one came
+  exit_code = 0  # once a signal came, `INTERRUPTED` or `TERMINATED`
 
   def __enter__(self) -> "StopRequest":
     for number in _STOPS:

@@ -139,7 +139,8 @@ def _continue_run(
   The trainer must not have trained yet.
 
   Raises:
-    InputError: no checkpoint is whole, or the replicas compute wrong sums.
+    InputError: no checkpoint is whole, a cached corpus has changed, or the
+      replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
     OSError: the metrics cannot be written.

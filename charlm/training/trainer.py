@@ -123,8 +123,10 @@ class Trainer:
   def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
     """Trains until step `num_steps`, or until `next_stop` ends it.
 
-    Raises DivergedError: the message names the step; nothing of the graph call
-      that ran this step is written or saved.
+    Raises:
+      DivergedError: the message names the step; nothing of the graph call that
+        ran this step is written or saved.
+      InputError: as `Batches.batch`.
     """
     characters, seconds = 0, 0.0  # since the metrics were written
     periods = [metrics_every, *(every for every, _ in hooks.actions)]

@@ -162,9 +162,9 @@ def test_ids_of_no_character_name_the_remedy(
   (kept,) = folder.iterdir()
   kept.write_bytes(b"\xff" + kept.read_bytes()[1:])
   text = load_corpus(Config(), str(path), str(folder)).text
-  with pytest.raises(InputError, match="train.py with --verify_corpus"):
+  with pytest.raises(InputError, match="with --verify_corpus"):
     Ids(text, ["[UNK]", "", "t"])[:9]
-  with pytest.raises(InputError, match="train.py with --verify_corpus"):
+  with pytest.raises(InputError, match="with --verify_corpus"):
     str(text)
 
 
