@@ -147,7 +147,7 @@ def score_dynamic(
   if not len(valid):
     raise InputError(
       "dynamic evaluation chooses its learning rate on text that is neither "
-      "trained on nor scored: train a run that has one, for example by "
+      "trained on nor scored: train a run that has such a text, by "
       "--valid_lines"
     )
   evaluator = DynamicEvaluator(model, Ids(valid, vocab))

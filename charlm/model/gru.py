@@ -153,7 +153,7 @@ def step_gru(
   """Returns the state `[B, H]` after one projected input `[B, 3H]`.
 
   For loops over characters, in place of `recurrence`: here a row's bits are the
-  same however many rows, from 2 to 32, are beside it.
+  same in any batch of 2 to 32 rows.
   """
   cell, units = layer.cell, layer.units
   recurrent = tf.matmul(state, cell.recurrent_kernel)

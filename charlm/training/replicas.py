@@ -58,8 +58,8 @@ class Replicas:
     if self._several and (pair := self._different()):
       raise DivergedError(
         f"the weights or the optimizer of {pair} differ after step "
-        f"{self._trainer.step}, which is not saved: {_REMEDY}; this resumes "
-        "the run"
+        f"{self._trainer.step}, which is not saved: {_REMEDY}; the next "
+        "start resumes the run"
       )
 
   def _wrong(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:

@@ -80,7 +80,7 @@ class Session:
     Raises:
       DivergedError: a loss or a gradient is not finite, or the replicas
         differ; nothing is saved after it.
-      InputError: a cached corpus has changed.
+      InputError: a cached corpus has changed, or was cut off.
       LostRunError: the folder was taken away.
     """
     trainer, bar, workers = self.trainer, self.bar, self.workers
