@@ -95,8 +95,8 @@ def _gather(
     if theirs != len(addresses):
       problem = (
         f"worker {number} knows of {theirs} workers, but worker 0 of "
-        f"{len(addresses)}: give them one list in TF_CONFIG, or start all by one "
-        "srun"
+        f"{len(addresses)}: give them one list in TF_CONFIG, or start all by "
+        "one srun"
       )
     elif their_devices != devices:
       problem = (
