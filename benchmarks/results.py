@@ -52,8 +52,8 @@ a long one, and tinyshakespeare.txt has many.
 The column *checkpoint* says whether the latest checkpoint was scored or the
 best one, which the valid text chose. *Characters* counts those of all training
 steps. The hours are wall time, so whatever else the machine did meanwhile is in
-them; those of the recipes with a valid text, measured
-before 28 November 2026, leave the evaluations out.
+them; those of the recipes with a valid text, measured before 28 November 2026,
+leave the evaluations out.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
