@@ -155,7 +155,7 @@ class IdsLike(Protocol):
     """Returns N."""
 
   def __getitem__(self, part: slice, /) -> np.ndarray:
-    """Returns the ids of a slice, whose bounds are as those of a list's."""
+    """Returns the ids from `part.start` up to `part.stop`, both from 0 to N."""
 
 
 class Ids:

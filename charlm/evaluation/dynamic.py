@@ -47,7 +47,7 @@ class DynamicEvaluator:
     self._compiled_learn = tf.function(
       self._learn, jit_compile=XLA_FOR_SCORES.here
     )
-    valid_ids = valid_ids[-_MAX_VALID:]
+    valid_ids = valid_ids[max(0, len(valid_ids) - _MAX_VALID) : len(valid_ids)]
     # A rate of 0 takes no step, and sums the squares of the gradients.
     self._loss(valid_ids, 0.0)
     num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
@@ -90,7 +90,7 @@ class DynamicEvaluator:
     states, rate = self._model.initial_states(1), tf.constant(learning_rate)
     try:
       for start in range(0, len(ids) - 1, _SEGMENT):
-        piece = ids[start : start + _SEGMENT + 1]
+        piece = ids[start : min(start + _SEGMENT + 1, len(ids))]
         # The last one is padded, since each shape is compiled anew.
         segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
         segment[0, : len(piece)] = piece

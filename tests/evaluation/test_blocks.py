@@ -46,10 +46,10 @@ class _Slices:
     return self._length
 
   def __getitem__(self, part: slice) -> np.ndarray:
-    start, stop, _ = part.indices(self._length)
-    size = max(0, stop - start)
+    assert 0 <= part.start <= part.stop <= self._length
+    size = part.stop - part.start
     self.longest = max(self.longest, size)
-    return np.fromfile(self._path, self.dtype, size, offset=start)
+    return np.fromfile(self._path, self.dtype, size, offset=part.start)
 
 
 def _text(length: int, mean_line: int) -> np.ndarray:
