@@ -74,7 +74,8 @@ class Cache:
         raise ValueError("its SHA-256 differs")
       return Corpus(text, np.array(about["counts"]), about["sha256"])
     except Exception as error:  # zipfile raises all kinds for damage
-      warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
+      cause = str(error).partition(":")[0]  # without a remedy
+      warn(f"{self._path} cannot be used ({cause}): the corpus is encoded anew")
       return None
 
   def open_file(self) -> BinaryIO:

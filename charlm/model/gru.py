@@ -174,5 +174,4 @@ def _input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
   """Returns the sum of both biases `[1, 3H]`; of n, only the input's bias."""
   bias = tf.convert_to_tensor(cell.bias)
   # The reset gate scales the candidate's recurrent bias: it is added later.
-  recurrent = tf.pad(bias[1:, : -cell.units], [[0, 0], [0, cell.units]])
-  return bias[:1] + recurrent
+  return bias[:1] + tf.pad(bias[1:, : -cell.units], [[0, 0], [0, cell.units]])

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from charlm.data.text import Ids, Text
 from charlm.errors import InputError
@@ -99,10 +100,12 @@ def _scores(model: GRULM, vocab: list[str], text: Text) -> dict[str, Score]:
 
 def _expected(model: GRULM, ids: np.ndarray) -> Expected:
   """Returns what was expected at each of ids `[N + 1]` but the first."""
-  states, best, probs = None, [], []
+  # In a graph, since each character would be dozens of calls of TensorFlow.
+  read = tf.function(model, autograph=False)
+  states, best, probs = model.initial_states(1), [], []
   for start in range(0, len(ids) - 1, _PIECE):
     piece = ids[np.newaxis, start : min(start + _PIECE, len(ids) - 1)]
-    log_probs, states = model(piece.astype(np.int32), states, return_state=True)
+    log_probs, states = read(piece.astype(np.int32), states, return_state=True)
     log_probs = log_probs[0].numpy()
     most = np.argsort(-log_probs, axis=1, kind="stable")[:, :_NUM_EXPECTED]
     best.append(most)

@@ -156,7 +156,9 @@ def test_a_description_that_has_changed_is_found(
 
 
 def test_ids_of_no_character_name_the_remedy(
-  path: pathlib.Path, folder: pathlib.Path
+  path: pathlib.Path,
+  folder: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   load(path, folder)
   (kept,) = folder.iterdir()
@@ -166,6 +168,10 @@ def test_ids_of_no_character_name_the_remedy(
     Ids(text, ["[UNK]", "", "t"])[:9]
   with pytest.raises(InputError, match="with --verify_corpus"):
     str(text)
+  load(path, folder, verify=True)
+  words = "(the encoded corpus has changed): the corpus is encoded anew\n"
+  assert capsys.readouterr().err.endswith(words)
+  load(path, folder)
 
 
 def test_a_file_in_the_place_of_another_is_read(

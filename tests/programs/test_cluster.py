@@ -57,9 +57,9 @@ def test_two_workers_equal_two_replicas_through_a_stop_and_a_loss(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   alone, together = tmp_path / "alone", tmp_path / "together"
-  args = _args(train_args, alone, "--epochs=40")
+  args = _args(train_args, alone, "--epochs=20")
   assert train.main([*args, "--num_replicas=2"]) == 0
-  args = _args(train_args, together, "--epochs=40")
+  args = _args(train_args, together, "--epochs=20")
 
   workers = _start(args)
   _wait_for_step(workers, together, 20)
