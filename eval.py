@@ -34,7 +34,7 @@ class EvalOptions(ModelOptions):
 
   text: str | None = option(
     None,
-    "text to score, in any form of --corpus; with per_line one uncompressed "
+    "text to score, in any form of --corpus; with --per_line one uncompressed "
     "file; - for standard input; default: the run's eval text",
     group="What is scored",
   )
@@ -46,11 +46,11 @@ class EvalOptions(ModelOptions):
     group="How it is scored",
   )
   window: int = option(
-    _WINDOW, "with windows: characters per window", between(1)
+    _WINDOW, "with --protocol=windows: characters per window", between(1)
   )
   stride: int = option(
     0,
-    "with windows: characters between the starts of two windows; 0: --window",
+    "with --protocol=windows: characters from start to start; 0: --window",
     between(0),
   )
   dynamic: bool = option(
@@ -70,11 +70,11 @@ class EvalOptions(ModelOptions):
     group="During training",
   )
   name: str = option(
-    "", "required with follow: name of the scores in TensorBoard"
+    "", "required with --follow: name of the scores in TensorBoard"
   )
   idle_timeout: float = option(
     0.0,
-    "with follow: also end after this many seconds without a checkpoint; 0: "
+    "with --follow: also end after this many seconds without a checkpoint; 0: "
     "never",
     NOT_NEGATIVE,
   )

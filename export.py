@@ -32,7 +32,7 @@ class ExportOptions(ModelOptions):
     one_of(*_NAMES),
   )
   with_state: bool = option(
-    False, "with keras: states in and out, too, for loops that step the model"
+    False, "with --format=keras: states in and out, too, to step the model"
   )
 
   @property

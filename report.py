@@ -22,12 +22,12 @@ class ReportOptions(ModelOptions):
   """The flags."""
 
   run_dir: str = option(
-    "runs/shakespeare", "folders of runs, or globs, separated by commas", UTF8
+    "runs/shakespeare", "folders or globs, separated by commas", UTF8, "The run"
   )
   corpus: str | None = option(
     None,
-    "corpus of the first run of run_dir; adds n-grams, xz, and what is "
-    "memorised",
+    "corpus of the first run; adds n-grams, xz, and what is memorised",
+    group="The report",
   )
   format: str = option(
     "html", "html: a page; json: its numbers", one_of("html", "json")
@@ -96,8 +96,8 @@ def _check_output(path: pathlib.Path) -> None:
     raise InputError(f"{path.parent} is not a folder: give another --output")
   if path.exists():
     with path.open("rb") as file:
-      start = file.read(20)
-    if start and not start.startswith((b"<!DOCTYPE html>", b'{"groups"')):
+      start = file.read(300)
+    if start and b"charlm report<" not in start and start[:9] != b'{"groups"':
       raise InputError(f"{path} is no report: give another --output")
 
 

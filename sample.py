@@ -35,7 +35,7 @@ class SampleOptions(Request, ModelOptions):
 
   prefix_file: str | None = option(
     None,
-    "file of the prefix, its last newline included; with per_line: an "
+    "file of the prefix, its last newline included; with --per_line: an "
     "uncompressed file with one prefix per line; - for standard input",
     PATH,
     "Input and output",
@@ -53,7 +53,7 @@ class SampleOptions(Request, ModelOptions):
     one_of("text", "jsonl"),
   )
   stream: bool = option(
-    False, "print the text while it is drawn, as per_line does without jsonl"
+    False, "print the text while it is drawn, as --per_line does without jsonl"
   )
   memorised: str = option(
     "",

@@ -42,5 +42,4 @@ def __getattr__(name: str) -> Any:
   # `from charlm import data` needs this error to import the submodule.
   if name not in _MODULE_OF:
     raise AttributeError(f"module 'charlm' has no attribute {name!r}")
-  module = importlib.import_module(f"charlm.{_MODULE_OF[name]}")
-  return getattr(module, name)
+  return getattr(importlib.import_module(f"charlm.{_MODULE_OF[name]}"), name)

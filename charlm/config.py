@@ -43,7 +43,7 @@ class Config(Options):
     UTF8,
   )
   skip_bad: bool = option(
-    False, "with field: leave out lines without a text in that field"
+    False, "with --field: leave out lines without a text in that field"
   )
   raw: bool = option(
     False, "leave the text as it is: no line is stripped, none is dropped"
@@ -52,32 +52,32 @@ class Config(Options):
   min_count: int = option(
     1,
     "characters that occur fewer than this many times in the corpus are read "
-    "as [UNK]; the characters of the run in init_from are kept in any case",
+    "as [UNK]; the characters of a run in --init_from are always kept",
     between(1),
   )
   eval_lines: int = option(
     1000,
-    "lines at the end of the corpus that are scored, not trained on",
+    "lines at the end of the corpus that are the eval text: scored, and not "
+    "trained on",
     between(1),
   )
   # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
     0,
-    "characters at the end that are scored, in place of eval_lines; 0: "
-    "eval_lines decides",
+    "characters at the end of the corpus that are the eval text; 0: "
+    "--eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   valid_lines: int = option(
     0,
-    "lines before the eval text that choose the best checkpoint and are not "
-    "trained on; without valid_lines, valid_chars and "
-    "valid_corpus the eval text chooses it",
+    "lines before the eval text that are the valid text: it chooses the best "
+    "checkpoint, and is not trained on; without one, the eval text chooses it",
     between(0),
   )
   valid_chars: int = option(
     0,
-    "characters before the eval text, in place of valid_lines; 0: valid_lines "
-    "decides",
+    "characters before the eval text that are the valid text; 0: "
+    "--valid_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   eval_corpus: str = option(
@@ -128,13 +128,13 @@ class Config(Options):
   )
   reset_rate: float = option(
     0.0,
-    "with carry_state: probability that a row starts a window from the zero "
+    "with --carry_state: probability that a row starts a window from the zero "
     "state; usually 0.01 to 0.1",
     FRACTION,
   )
   epochs: int = option(
     10,
-    "passes over the text; with a constant learning rate a larger number "
+    "passes over the train text; with a constant learning rate a larger number "
     "extends a finished run",
     between(0),
   )
@@ -150,7 +150,7 @@ class Config(Options):
   optimizer: str = option(
     "adam",
     "adam, or muon for the matrices of the GRUs and adam for all other "
-    "weights; muon needs fewer steps, each slower, and a weight_decay",
+    "weights; muon needs fewer steps, each slower, and --weight_decay",
     one_of("adam", "muon"),
     "The optimizer",
   )
@@ -162,13 +162,13 @@ class Config(Options):
   )
   schedule: str = option(
     "constant",
-    "learning-rate schedule: constant, or cosine or linear, which decay to "
+    "learning-rate schedule: constant, or cosine or linear, which fall to "
     "zero at the end of training",
     one_of("constant", "cosine", "linear"),
   )
   warmup_steps: int = option(
     0,
-    "with a schedule that decays: steps in which the learning rate first rises "
+    "with a schedule that falls: steps in which the learning rate first rises "
     "linearly from zero",
     between(0),
   )

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.encoding import encode_text
@@ -40,6 +41,9 @@ class LoadedModel:
     # Made once, since each compiles functions of its own.
     self._evaluator = Evaluator(model)
     self._generator = GenerativeModel(model, vocabulary)
+    ids = [tf.TensorSpec([1, None], tf.int32)]
+    # A graph: else each character of a prefix is dozens of calls of TensorFlow.
+    self._predict = tf.function(model, ids, autograph=False)
 
   def score(self, texts: Sequence[str]) -> list[Score]:
     """Scores each text alone, as `eval.py --text` scores it in a file.
@@ -109,9 +113,8 @@ class LoadedModel:
     Raises InputError: the prefix is not a string of UTF-8, or the model has
       diverged.
     """
-    prefix = self._request(prefix).prefix or "\n"
-    ids = encode(prefix, self.vocabulary)
-    log_probs = self.model(ids[np.newaxis].astype(np.int32))[0, -1].numpy()
+    ids = encode(self._request(prefix).prefix or "\n", self.vocabulary)
+    log_probs = self._predict(ids[np.newaxis].astype(np.int32))[0, -1].numpy()
     refuse_diverged(log_probs.sum())
     return np.exp(log_probs)
 

@@ -1,6 +1,6 @@
 """Options: typed fields with a help text, checked when an object is made.
 
-The flags of each program are the fields of such a class (`system/flags.py`).
+The flags of each script are the fields of such a class (`system/flags.py`).
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions(Options):
-  """The options of every program."""
+  """The options of every script."""
 
   run_dir: str = option(
     "runs/shakespeare", "folder of the run", PATH, "The run"
@@ -114,6 +114,6 @@ class RunOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions(RunOptions):
-  """The options of every program that reads a trained model."""
+  """The options of every script that reads a trained model."""
 
   checkpoint: str = option("latest", "latest, best, or a step")

@@ -118,6 +118,20 @@ def _lines_of_code(path: pathlib.Path) -> int:
   return len(lines)
 
 
+def test_6_to_10_percent_of_the_lines_have_a_comment() -> None:
+  files = [*MODULES, *ROOT.glob("*.py")]
+  lines = sum(len(path.read_text().splitlines()) for path in files)
+  # Those with a comment, behind code or alone.
+  commented = sum(
+    token.type == tokenize.COMMENT
+    for path in files
+    for token in tokenize.generate_tokens(
+      io.StringIO(path.read_text()).readline
+    )
+  )
+  assert 0.06 <= commented / lines <= 0.10
+
+
 def test_no_module_is_over_300_lines() -> None:
   for path in MODULES:
     assert len(path.read_text().splitlines()) <= 300, path

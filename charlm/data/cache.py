@@ -46,7 +46,7 @@ class Cache:
     self._temporary: list[str] = []  # the files that are not saved yet
 
   def load(self, verify: bool = False) -> Corpus | None:
-    """Opens the corpus; None if it is not kept, or not as its files are now.
+    """Opens the corpus; None if it is not kept, or its files have changed.
 
     Warns if what is kept is damaged.
 

@@ -110,7 +110,7 @@ class Text:
     return (piece.encode(self.encoding) for piece in self.pieces())
 
   def counts(self) -> np.ndarray:
-    """Counts how often each character occurs, in the order of their ids."""
+    """Counts each character, in the order of their ids, `[V]`, int64."""
     counts = np.zeros(len(self._code_points), np.int64)
     for _, ids in self._blocks():
       counts += np.bincount(ids, minlength=len(counts))
@@ -195,6 +195,8 @@ def gather(
 
   The text, of at least `size` characters, is circular: its first character
   follows its last.
+
+  Raises InputError: a file of ids has been cut off or changed.
   """
   if isinstance(ids, Ids):
     return _look_up(ids.table, gather(ids.own, starts, size))

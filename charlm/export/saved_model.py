@@ -144,8 +144,7 @@ class TextModel:
     num_given = tf.cast(ragged.row_lengths(), tf.int32)
     given = tf.cast(ragged.to_tensor(PADDING_ID), tf.int32)
     longest = tf.shape(given)[1]
-    words = tf.bitcast(seed, tf.uint32)
-    keys = sample_keys(words, tf.cast(rows, tf.uint32))
+    keys = sample_keys(tf.bitcast(seed, tf.uint32), tf.cast(rows, tf.uint32))
     table = self._model.input_table()
     states = self._model.initial_states(tf.size(rows))
     last, end = given[:, 0], longest + length

@@ -58,7 +58,7 @@ class FusedGRU(keras.layers.GRU):
     options = {"name": name, "dtype": dtype, "trainable": trainable}
     super().__init__(units, **outputs, **options)
     self.precision, self.layer_norm = precision, layer_norm
-    self.gain = None  # [3H], for z, r, n
+    self.gain: keras.Variable | None = None  # [3H], for z, r, n
 
   def build(self, input_shape: Sequence[int | None]) -> None:
     """Makes the weights; Keras calls this."""

@@ -37,7 +37,7 @@ def recurrence(
     kernel: of the features, `[F, 3H]` for n, z, r.
     recurrent_kernel: of the state, `[H, 3H]` for z, r, n.
     bias: the candidate's recurrent bias, `[H]`.
-    state: the state before the first step, `[B, H]`.
+    state: the state before the first time step, `[B, H]`.
     *gain: `[3H]`, if there is layer normalisation.
     product_dtype: of the factors and the results of the matrix products.
   """
@@ -75,7 +75,9 @@ def _forward(
   """
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
-  recurrent_kernel = tf.transpose(recurrent_kernel)  # once, not in every step
+  recurrent_kernel = tf.transpose(
+    recurrent_kernel
+  )  # once, not in every time step
   # B may be static in the features though it is not in the state.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
   shape = state.shape
@@ -113,7 +115,7 @@ def _forward(
   states = array(num_steps + 1, element_shape=shape)
   saved = [array(num_steps, element_shape=element) for element in shapes]
   start = (0, state, states.write(0, state), *saved)
-  # One at a time: a step needs the one before.
+  # One at a time: a time step needs the one before.
   _, _, states, *saved = tf.while_loop(
     lambda t, *_: t < num_steps, step, start, parallel_iterations=1
   )
@@ -123,7 +125,7 @@ def _forward(
 def _projection(
   features: tf.Tensor, kernel: tf.Tensor
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-  """Returns what projects the features of a step to the gates, `[3H, B]`."""
+  """Returns what projects a time step's features to the gates, `[3H, B]`."""
   if features.dtype.is_integer:
     ids = tf.cast(features, tf.int64)  # a gather takes no uint8
     return lambda t: tf.transpose(tf.gather(kernel, ids[t]))

@@ -43,7 +43,7 @@ class Recurrence:
   recurrent_kernel: tf.Tensor
   gain: Sequence[tf.Tensor]
   states: tf.Tensor  # [T + 1, H, B]
-  # Of each step: zr [2H, B], n and recurrent_n [H, B], and the result of
+  # Of each time step: zr [2H, B], n and recurrent_n [H, B], and the result of
   # `normalise`, its gates joined, and its factor: [3H, B] and [3, 1, B].
   saved: Sequence[tf.TensorArray]
 
@@ -115,7 +115,7 @@ class Recurrence:
     sums: Sequence[tf.Tensor],
     *carried: Any,
   ) -> LoopVars:
-    """Goes back over the `size` steps from `start` on.
+    """Goes back over the `size` time steps from `start` on.
 
     Adds to the sums, which are the gradients of kernel `[3H, F]`, recurrent
     kernel and bias, and returns them with what `_propagate` carries.

@@ -57,6 +57,5 @@ def _threefry(key0: _Words, key1: _Words, x0: _Words, x1: _Words) -> Pair:
     for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
       x0 = x0 + x1
       x1 = x0 ^ (x1 * 2**rotation | x1 // 2 ** (32 - rotation))
-    x0 = x0 + keys[(i + 1) % 3]
-    x1 = x1 + keys[(i + 2) % 3] + (i + 1)
+    x0, x1 = x0 + keys[(i + 1) % 3], x1 + keys[(i + 2) % 3] + (i + 1)
   return x0, x1

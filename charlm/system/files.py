@@ -78,6 +78,8 @@ def moved_when_whole(path: pathlib.Path) -> Iterator[str]:
   """Yields a name in a temporary folder; what is there at the end is moved.
 
   The folder of `path` is made; an error leaves nothing in it.
+
+  Raises OSError: the folder or the file cannot be written.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -93,6 +95,8 @@ def plain_path(path: pathlib.Path) -> Iterator[str]:
   It is the path itself or, where that has characters of a pattern, a temporary
   link. The path is a folder's, or a checkpoint's: that of its files without
   their suffixes.
+
+  Raises InputError: the folder of temporary files has such characters, too.
   """
   if _PATTERN.isdisjoint(os.fspath(path)):
     yield os.fspath(path)

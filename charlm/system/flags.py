@@ -32,7 +32,7 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
     group = field.metadata["group"] or group
     words = field.name, field.default, field.metadata["help"]
     _DEFINE[field.type](*words, flag_values=values, module_name=group)
-  last: dict[str, Any] = {"flag_values": values, "module_name": group}
+  last: dict[str, Any] = {"flag_values": values, "module_name": "Help"}
   flags.DEFINE_bool("help", False, "show this help", **last)
   # absl reads the files of this flag itself, but does not list the flag.
   flags.DEFINE_string("flagfile", "", "file of flags, one a line", **last)

@@ -61,8 +61,7 @@ def lead(
   with workers.chief_works():
     run = RunDir(options.run_dir)
     initial_vocab = initial_vocabulary(run, config)
-    frequent = corpus.frequent(config.min_count)
-    vocab = extend_vocabulary(initial_vocab, frequent)
+    vocab = extend_vocabulary(initial_vocab, corpus.frequent(config.min_count))
     if len(vocab) == NUM_SPECIAL:
       raise InputError(
         f"min_count is {config.min_count}, more than any character's "

@@ -10,12 +10,13 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 
-# Of Muon. Momentum and quintic are its author's; three iterations are enough
-# here, where he takes five. They leave the updates smaller, hence a scale above
-# the 0.2 of arXiv 2502.16982.
+# Of Muon. The momentum and the coefficients of the quintic Newton-Schulz
+# iteration are its author's; three iterations are enough here, where he takes
+# five. They leave the updates smaller, hence a scale above the 0.2 of arXiv
+# 2502.16982.
 _MOMENTUM, _ITERATIONS, _SCALE = 0.95, 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
-# How the paths of the variables end that Muon updates.
+# Suffixes of the paths of the variables that Muon updates.
 _KERNELS = "gru_cell/kernel", "gru_cell/recurrent_kernel"
 
 
@@ -91,13 +92,13 @@ class Muon(Adam):
   def _momentum(
     self, gradient: tf.Tensor, variable: keras.Variable
   ) -> tf.Tensor:
-    """Updates the momentum m to 0.95 m + g; returns 0.95 of that, + g."""
+    """Updates the momentum, m = 0.95 m + g; returns Nesterov's, 0.95 m + g."""
     momentum = self._momentums[self._get_variable_index(variable)]
     _subtract(momentum, (1 - _MOMENTUM) * momentum - gradient)
     return _MOMENTUM * momentum + gradient
 
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-    """Makes the singular values of a gate's matrix `[N, H]` nearly equal."""
+    """Orthogonalises a gate's matrix `[N, H]` nearly, by Newton-Schulz."""
     x = tf.cast(matrix / (tf.norm(matrix) + 1e-7), self._product_dtype)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
@@ -112,10 +113,10 @@ def _subtract(variable: keras.Variable, update: tf.Tensor) -> None:
 
 
 class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-  """A learning rate that rises from zero, then falls to it, along lines."""
+  """A learning rate that rises linearly from zero, and falls linearly to it."""
 
   def __init__(self, peak: float, warmup_steps: int, num_steps: int) -> None:
-    """Takes the highest rate, the step of it, and the step of the end."""
+    """Takes the peak, and the steps at which it is reached and ends at zero."""
     self._peak, self._warmup_steps = peak, warmup_steps
     self._num_steps = num_steps
 
@@ -131,7 +132,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 def build_optimizer(config: Config, num_steps: int) -> Adam:
   """Returns the optimizer; make it inside the strategy's scope.
 
-  A schedule that decays reaches zero at `num_steps`, the end of the run.
+  A schedule that falls reaches zero at `num_steps`, the end of the run.
 
   Raises InputError: a warm-up that takes the whole run.
   """

@@ -21,7 +21,10 @@ class ProgressBar:
     self._on_terminal = sys.stdout.isatty()
 
   def show(self, step: int, loss: float, characters_per_second: float) -> None:
-    """Redraws the bar, or writes a line where there is no terminal."""
+    """Redraws the bar, or writes a line where there is no terminal.
+
+    The loss is in nats per character.
+    """
     epoch, index = divmod(step - 1, self._steps_per_epoch)
     epochs = -(-self._num_steps // self._steps_per_epoch)
     # On a terminal there is no room for them.

@@ -10,7 +10,12 @@ from helpers import SHAKESPEARE_VOCAB as VOCAB
 import charlm
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import build_model, model_of, weight_specs
+from charlm.model.language_model import (
+  _dropout,
+  build_model,
+  model_of,
+  weight_specs,
+)
 
 
 @pytest.fixture(
@@ -181,8 +186,6 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
 
 
 def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
-  from charlm.model.language_model import _dropout
-
   x = _dropout(tf.ones([40, 50, 20]), 0.3, tf.constant([1, 2]), 0).numpy()
   np.testing.assert_allclose(x[x != 0], 1 / 0.7, rtol=1e-6)
   # 40,000 draws: four standard deviations are 0.0092.

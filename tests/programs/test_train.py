@@ -17,6 +17,7 @@ import sample as sample_program
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.run_dir import RunDir
+from charlm.training.trainer import Trainer
 
 
 def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
@@ -196,8 +197,6 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  from charlm.training.trainer import Trainer
-
   run_steps = Trainer._run_steps
 
   def poisoned(self: Trainer, start: int, stop: int) -> float:

@@ -326,6 +326,10 @@ def test_only_a_report_is_written_over(
   assert report_program.main([*args, f"--output={run}/eval.txt"]) == 2
   assert "eval.txt is no report" in capsys.readouterr().err
   assert (run / "eval.txt").read_bytes() == text
+  thesis = tmp_path / "thesis.html"
+  thesis.write_text("<!DOCTYPE html>\n<title>My thesis</title>\n" + "x" * 999)
+  assert report_program.main([*args, f"--output={thesis}"]) == 2
+  assert "thesis.html is no report" in capsys.readouterr().err
   for kind in ("json", "html", "json"):
     more = [f"--format={kind}", f"--output={tmp_path}/report"]
     assert report_program.main([*args, *more]) == 0
