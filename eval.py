@@ -74,8 +74,7 @@ class EvalOptions(ModelOptions):
   )
   idle_timeout: float = option(
     0.0,
-    "with --follow: also end after this many seconds without a checkpoint; 0: "
-    "never",
+    "with --follow: end after so many seconds without a checkpoint; 0: never",
     NOT_NEGATIVE,
   )
 

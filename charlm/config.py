@@ -57,15 +57,13 @@ class Config(Options):
   )
   eval_lines: int = option(
     1000,
-    "lines at the end of the corpus that are the eval text: scored, and not "
-    "trained on",
+    "lines at the end of the corpus that are the eval text, not trained on",
     between(1),
   )
   # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
     0,
-    "characters at the end of the corpus that are the eval text; 0: "
-    "--eval_lines decides",
+    "characters at the end that are the eval text; 0: --eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   valid_lines: int = option(
@@ -76,8 +74,7 @@ class Config(Options):
   )
   valid_chars: int = option(
     0,
-    "characters before the eval text that are the valid text; 0: "
-    "--valid_lines decides",
+    "characters that are the valid text; 0: --valid_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   eval_corpus: str = option(
@@ -95,9 +92,7 @@ class Config(Options):
   )
   num_layers: int = option(1, "number of GRU layers", between(1, 100))
   layer_norm: bool = option(
-    False,
-    "layer normalisation, in each GRU layer, of the product of state and "
-    "recurrent kernel",
+    False, "layer normalisation of the products of state and recurrent kernel"
   )
   dropout_rate: float = option(
     0.0,
@@ -107,8 +102,7 @@ class Config(Options):
   )
   precision: str = option(
     "float32",
-    "float32, or bfloat16 for the matrix products of the GRU and of muon in "
-    "training",
+    "float32, or bfloat16 for the products of GRU and muon in training",
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(
@@ -174,9 +168,8 @@ class Config(Options):
   )
   weight_decay: float = option(
     0.0,
-    "decoupled weight decay (AdamW) of all weights but biases, the gains of "
-    "layer normalisation (Keras' gamma) and, with muon, the embedding; 0.01 to "
-    "0.5 is usual",
+    "decoupled weight decay (AdamW) of all weights but biases, gains (Keras' "
+    "gamma) and, with muon, the embedding; usually 0.01 to 0.5",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(

@@ -38,6 +38,8 @@ class Experiment:
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
     reasons = {"epochs": why, "max_steps": why}
+    why = ", by another file, or by a damaged cache: --verify_corpus"
+    reasons |= {"eval_sha256": why, "valid_sha256": why}
     names = [n for n in now if n not in ignored and before[n] != now[n]]
     # The hashes of the run folder's files are named only if nothing else
     # differs: another number of eval lines, for one, changes them, too.

@@ -161,6 +161,11 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
     "seed (0 before, 1 now)",
     f"corpus_sha256 ({SHA256} before, {'1' * 64} now)",
   ]
+  vocabulary, _, valid = OF_FILES
+  other = Experiment(Config(), SHA256, vocabulary, "2" * 64, valid)
+  (difference,) = one.differences(other)
+  assert difference.startswith("eval_sha256 (")
+  assert difference.endswith("or by a damaged cache: --verify_corpus)")
 
 
 @pytest.mark.parametrize("name", ["eval_corpus", "valid_corpus"])

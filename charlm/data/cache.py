@@ -53,17 +53,19 @@ class Cache:
     Args:
       verify: compare the text's SHA-256, too.
     """
+    # Standard input, which has no stamp, is another text in each start; the
+    # plays have none either. To open a named pipe would wait for its writer.
+    if None in self._stamps or not self._path.is_file():
+      return None
     try:
       opened = OpenFile(self._path.open("rb"))
-    except OSError:  # missing, or unreadable: encoded anew
+    except OSError:  # unreadable: encoded anew
       return None
     try:
       with zipfile.ZipFile(opened.file) as archive:
         about = json.loads(archive.read(_ABOUT))  # compares its checksum
         num_bytes = archive.getinfo(_ABOUT).header_offset
-      # Standard input, which has no stamp, is another text in each start; the
-      # plays have none either.
-      if None in self._stamps or about["stamps"] != self._stamps:
+      if about["stamps"] != self._stamps:
         return None
       dtype = np.dtype(about["dtype"])
       ids = StoredIds(opened, dtype, 0, about["size"])
@@ -119,7 +121,8 @@ class Cache:
       archive.writestr(zipfile.ZipInfo(_ABOUT), json.dumps(about))
     file.flush()
     os.fsync(file.fileno())
-    os.replace(self._temporary.pop(), self._path)
+    os.replace(self._temporary[-1], self._path)
+    self._temporary.pop()
 
   def discard(self) -> None:
     """Removes what was opened and not saved."""

@@ -134,9 +134,9 @@ def _file(path: str) -> Source:
 
 
 def _is_of_run(path: str) -> bool:
-  """Tells whether a file is one of those that make up a run's folder."""
+  """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
   file = pathlib.Path(path)
-  return any(
+  return re.fullmatch(r"[0-9a-f]{32}\.ids", file.name) is not None or any(
     part.name in _OF_RUN
     and part.with_name("config.json").exists()
     and part.with_name("vocabulary.json").exists()

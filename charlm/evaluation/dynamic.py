@@ -26,6 +26,9 @@ _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
 # over a variable's weights.
 _DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
+# With one segment, which is scored before it is learned from, all rates are
+# equal; with few, their differences are noise.
+_MIN_VALID = 10 * _SEGMENT
 
 
 class DynamicEvaluator:
@@ -142,13 +145,14 @@ def score_dynamic(
 
   Returns the score, and the protocol in words.
 
-  Raises InputError: no valid text, too short a text, or a diverged model.
+  Raises InputError: no valid text, too short a text or valid text, or a
+    diverged model.
   """
-  if not len(valid):
+  if len(valid) < _MIN_VALID:
     raise InputError(
       "dynamic evaluation chooses its learning rate on text that is neither "
-      "trained on nor scored: train a run that has such a text, by "
-      "--valid_lines"
+      f"trained on nor scored, of {_MIN_VALID} characters or more: train a run "
+      "that has such a text, by --valid_lines"
     )
   evaluator = DynamicEvaluator(model, Ids(valid, vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"

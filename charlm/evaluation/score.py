@@ -53,11 +53,10 @@ class Score:
   unit: str = "character"
 
   def __repr__(self) -> str:
-    low, high = self.interval
+    interval = "{:.4f} to {:.4f}".format(*self.interval)
     return (
-      f"Score({self.log_perplexity:.4f} nats per {self.unit}, {low:.4f} to "
-      f"{high:.4f}; {self.num_characters:,} scored, {self.num_unknown:,} "
-      "unknown)"
+      f"Score({self.log_perplexity:.4f} nats per {self.unit}, {interval}; "
+      f"{self.num_characters:,} scored, {self.num_unknown:,} unknown)"
     )
 
   @property

@@ -92,6 +92,5 @@ def _check_shape(
   if there != here:
     raise InputError(
       f"{name} has the shape {list(there)} in {path}, but the vocabulary and "
-      f"the flags give {list(here)}: give the corpus and the sizes that it was "
-      "trained with"
+      f"the flags give {list(here)}: give the corpus and sizes of its training"
     )

@@ -33,13 +33,12 @@ def report_numbers(results: list[Result], train: Text | None) -> dict[str, Any]:
     dataclasses.replace(result, name=name)
     for result, name in zip(results, names, strict=True)
   ]
-  # Not a set, which would forget the order in which runs were given.
-  first, texts = results[0], dict.fromkeys(result.text for result in results)
-  groups = [
-    _group([result for result in results if result.text == text])
-    for text in texts
-  ]
-  numbers: dict[str, Any] = {"groups": groups}
+  first = results[0]
+  groups: dict[tuple[str, str], list[Result]] = {}
+  for result in results:
+    # The bytes of a text in Latin-1 can read as the characters of another one.
+    groups.setdefault((result.text, result.eval_sha256), []).append(result)
+  numbers: dict[str, Any] = {"groups": [_group(x) for x in groups.values()]}
   if train is not None:
     numbers |= _beside_train_text(first, train)
   return numbers | {

@@ -21,6 +21,8 @@ from charlm.reporting.ngram import Baseline
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
 _ASSETS = pathlib.Path(__file__).parent
+# Their pictures, since HTML drops some, and takes others for a line's end.
+_CONTROLS = {code: 0x2400 + code for code in {*range(32)} - {*b"\t\n"}}
 
 Numbers = dict[str, Any]
 
@@ -64,9 +66,13 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   return f"<div><table>{row(header, 'th')}{body}</table></div>\n"
 
 
+def _escape(text: str) -> str:
+  return html.escape(text.translate(_CONTROLS))
+
+
 def _pre(text: str) -> str:
   # A browser drops a newline at the beginning.
-  return f"<pre>\n{html.escape(text)}</pre>"
+  return f"<pre>\n{_escape(text)}</pre>"
 
 
 def _note(text: str) -> str:
@@ -246,7 +252,7 @@ def _coloured(numbers: Numbers) -> str:
     share = min(entry["nats"], _MOST_NATS) / _MOST_NATS
     level = min(int(share * _LEVELS), _LEVELS - 1)
     # One <i> a character: the script counts them.
-    spans.append(f'<i class="l{level}">{html.escape(entry["character"])}</i>')
+    spans.append(f'<i class="l{level}">{_escape(entry["character"])}</i>')
   data = json.dumps(characters).replace("<", "\\u003c")  # no end of a script
   return (
     _note(

@@ -94,9 +94,8 @@ def _gather(
   for number, (_, theirs, their_devices) in present.items():
     if theirs != len(addresses):
       problem = (
-        f"worker {number} knows of {theirs} workers, but worker 0 of "
-        f"{len(addresses)}: give them one list in TF_CONFIG, or start all by "
-        "one srun"
+        f"worker {number} knows of {theirs} workers, worker 0 of "
+        f"{len(addresses)}: list all in TF_CONFIG, or start all by one srun"
       )
     elif their_devices != devices:
       problem = (

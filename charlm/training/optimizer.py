@@ -66,6 +66,10 @@ class Muon(Adam):
     super().__init__(*args, **kwargs)
     self._product_dtype = product_dtype
 
+  def get_config(self) -> dict[str, Any]:
+    """Returns the arguments of an equal optimizer, for Keras' `from_config`."""
+    return super().get_config() | {"product_dtype": self._product_dtype}
+
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
   ) -> None:
@@ -119,6 +123,11 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Takes the peak, and the steps at which it is reached and ends at zero."""
     self._peak, self._warmup_steps = peak, warmup_steps
     self._num_steps = num_steps
+
+  def get_config(self) -> dict[str, Any]:
+    """Returns the arguments of an equal schedule, for Keras' `from_config`."""
+    steps = {"warmup_steps": self._warmup_steps, "num_steps": self._num_steps}
+    return {"peak": self._peak, **steps}
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """Returns the learning rate of a step."""

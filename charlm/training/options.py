@@ -31,11 +31,9 @@ class TrainOptions(RunOptions, Config):
   )
   num_replicas: int = option(
     0,
-    "number of GPUs that each worker uses or, without a GPU, of CPU devices "
-    "(1 if there are several workers). 0: the largest divisor of batch_size up "
-    "to the number of GPUs or cores, but 1 CPU device if batch_size is small "
-    "or rnn_units large (docs/guide.md); with several workers: all GPUs of "
-    "each, or 1 CPU device",
+    "number of GPUs or, without a GPU, of CPU devices. 0: the largest divisor "
+    "of --batch_size up to the number of GPUs or cores; 1 CPU device where it "
+    "is faster (docs/guide.md), or on each of several workers",
     between(0, 1024),
   )
   eval_every_steps: int = option(

@@ -205,6 +205,22 @@ def test_no_half_of_a_cache_is_left(
   assert not list(folder.iterdir())
 
 
+def test_what_is_no_file_is_no_cache(
+  path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  load(path, folder)
+  (kept,) = folder.iterdir()
+  kept.unlink()
+  kept.mkdir()
+  with pytest.raises(IsADirectoryError):
+    load_corpus(Config(), str(path), str(folder))
+  assert [*folder.iterdir()] == [kept]
+  kept.rmdir()
+  os.mkfifo(kept)  # to open it would wait for a writer
+  load(path, folder)
+  assert kept.is_file()
+
+
 def test_a_part_ends_where_its_text_ends(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:

@@ -194,6 +194,12 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   assert names(f"{run}/eval.txt", run) == ["eval.txt"]
 
 
+def test_a_cache_is_no_text(tmp_path: pathlib.Path) -> None:
+  for name in (f"{'0f' * 16}.ids", "my.ids", "a.md"):
+    (tmp_path / name).touch()
+  assert names(f"{tmp_path}/*", tmp_path) == ["a.md", "my.ids"]
+
+
 def test_without_the_extra_zstd_is_named(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

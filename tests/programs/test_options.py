@@ -1,5 +1,6 @@
 """Options of training and evaluation, through the scripts."""
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -194,13 +195,17 @@ def test_a_valid_text_that_is_too_short_is_named(
 ) -> None:
   run_dir = tmp_path / "run"
   shutil.copytree(valid_run, run_dir)
-  for text in ("", "a"):
+  config = json.loads((run_dir / "config.json").read_text())
+  for length in (0, 1, 319, 320):
+    text = ("the king of night " * 20)[:length]
     (run_dir / "valid.txt").write_text(text)
+    config["valid_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (run_dir / "config.json").write_text(json.dumps(config))
     args = ["eval.py", f"--run_dir={run_dir}", "--dynamic"]
-    assert eval_program.main(args) == 2
+    assert eval_program.main(args) == (0 if length == 320 else 2)
     err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "valid" in err
+    assert err.count("\n") == (length != 320)
+    assert ("of 320 characters or more" in err) == (length != 320)
 
 
 def test_dynamic_evaluation(

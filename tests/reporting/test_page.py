@@ -1,5 +1,6 @@
 """The report as a file, and as a browser shows it."""
 
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -19,7 +20,7 @@ import report as report_program
 from charlm.model.language_model import GRULM
 from charlm.reporting import result
 from charlm.reporting.figures import color_of, draw_curves
-from charlm.reporting.numbers import curves, short_names
+from charlm.reporting.numbers import curves, report_numbers, short_names
 from charlm.reporting.page import _coloured
 from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir
@@ -176,6 +177,13 @@ def test_costs_of_any_size_are_coloured() -> None:
   page = _coloured({"characters": entries, "first": "run"})
   shades = re.findall(r'class="l(\d)">(\w)<', page)
   assert shades == [("0", "a"), ("7", "b"), ("7", "c"), ("7", "d")]
+
+
+def test_control_characters_are_shown() -> None:
+  entries = [{"character": char, "nats": 0.0} for char in "\0\r\n\t\x1b<"]
+  page = _coloured({"characters": entries, "first": "run"})
+  shown = re.findall(r"<i[^>]*>([^<]*)</i>", page)
+  assert shown == ["\u2400", "\u240d", "\n", "\t", "\u241b", "&lt;"]
 
 
 def test_runs_have_the_shortest_names_that_differ() -> None:
@@ -400,6 +408,18 @@ def test_json_has_the_numbers_of_the_page(
     "xz",
     numbers["first"],
   ]
+
+
+def test_equal_characters_of_other_bytes_are_another_text(
+  trained_run: pathlib.Path,
+) -> None:
+  one = result.score_run(RunDir(trained_run), "latest")
+  # As Latin-1 in a run of bytes beside UTF-8 in a run of characters.
+  other = dataclasses.replace(one, name="bytes", eval_sha256="0" * 64)
+  numbers = report_numbers([one, other, one], None)
+  hashes = [group["eval_sha256"] for group in numbers["groups"]]
+  assert hashes == [one.eval_sha256, "0" * 64]
+  assert [len(group["runs"]) for group in numbers["groups"]] == [2, 1]
 
 
 def test_what_was_expected_is_what_the_model_says(

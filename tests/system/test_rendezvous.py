@@ -67,7 +67,7 @@ def test_another_list_of_workers_is_refused_by_all() -> None:
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     told = pool.map(join, (found[:2], found), (0, 1))
   for text in told:
-    assert "worker 1 knows of 3 workers, but worker 0 of 2" in text
+    assert "worker 1 knows of 3 workers, worker 0 of 2" in text
 
 
 def test_one_that_ends_while_it_waits_is_missing_again() -> None:
