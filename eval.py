@@ -34,8 +34,8 @@ class EvalOptions(ModelOptions):
 
   text: str | None = option(
     None,
-    "text to score, in any form of --corpus; with --per_line one uncompressed "
-    "file; - for standard input; default: the run's eval text",
+    "text to score, in any form of train.py's --corpus; with --per_line one "
+    "uncompressed file; - for standard input; default: the run's eval text",
     group="What is scored",
   )
   protocol: str = option(
@@ -50,12 +50,14 @@ class EvalOptions(ModelOptions):
   )
   stride: int = option(
     0,
-    "with --protocol=windows: characters from start to start; 0: --window",
+    "with --protocol=windows: characters from the start of a window to that of "
+    "the next; 0: as many as --window",
     between(0),
   )
   dynamic: bool = option(
     False,
-    "dynamic evaluation: learn from each segment of the stream, once scored",
+    "dynamic evaluation: learn from every 32 characters of the stream after "
+    "they are scored; the run needs a valid text of 320 characters",
   )
   json: bool = option(False, "print each score as JSON", group="Output")
   per_line: bool = option(

@@ -96,8 +96,9 @@ def _check_output(path: pathlib.Path) -> None:
     raise InputError(f"{path.parent} is not a folder: give another --output")
   if path.exists():
     with path.open("rb") as file:
-      start = file.read(300)
-    if start and b"charlm report<" not in start and start[:9] != b'{"groups"':
+      start = file.read(300)  # to the title of a page
+    page = start.startswith(b"<!DOCTYPE html>") and b">charlm report<" in start
+    if start and not (page or start.startswith(b'{"groups"')):
       raise InputError(f"{path} is no report: give another --output")
 
 

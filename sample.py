@@ -53,7 +53,7 @@ class SampleOptions(Request, ModelOptions):
     one_of("text", "jsonl"),
   )
   stream: bool = option(
-    False, "print the text while it is drawn, as --per_line does without jsonl"
+    False, "print text as it is drawn, as --per_line does unless --format=jsonl"
   )
   memorised: str = option(
     "",

@@ -63,7 +63,8 @@ class Config(Options):
   # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
     0,
-    "characters at the end that are the eval text; 0: --eval_lines decides",
+    "characters at the end of the corpus that are the eval text; 0: "
+    "--eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   valid_lines: int = option(
@@ -74,7 +75,8 @@ class Config(Options):
   )
   valid_chars: int = option(
     0,
-    "characters that are the valid text; 0: --valid_lines decides",
+    "characters before the eval text that are the valid text; 0: "
+    "--valid_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   eval_corpus: str = option(
@@ -102,7 +104,7 @@ class Config(Options):
   )
   precision: str = option(
     "float32",
-    "float32, or bfloat16 for the products of GRU and muon in training",
+    "float32, or bfloat16 for the matrix products of GRUs and muon in training",
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(
@@ -168,8 +170,8 @@ class Config(Options):
   )
   weight_decay: float = option(
     0.0,
-    "decoupled weight decay (AdamW) of all weights but biases, gains (Keras' "
-    "gamma) and, with muon, the embedding; usually 0.01 to 0.5",
+    "decoupled weight decay (AdamW) of all weights but biases, the gains of "
+    "--layer_norm and, with muon, the embedding; usually 0.01 to 0.5",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(

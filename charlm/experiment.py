@@ -38,7 +38,7 @@ class Experiment:
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
     reasons = {"epochs": why, "max_steps": why}
-    why = ", by another file, or by a damaged cache: --verify_corpus"
+    why = "; its file is another one, or a cache is damaged: --verify_corpus"
     reasons |= {"eval_sha256": why, "valid_sha256": why}
     names = [n for n in now if n not in ignored and before[n] != now[n]]
     # The hashes of the run folder's files are named only if nothing else

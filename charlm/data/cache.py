@@ -55,7 +55,7 @@ class Cache:
     """
     # Standard input, which has no stamp, is another text in each start; the
     # plays have none either. To open a named pipe would wait for its writer.
-    if None in self._stamps or not self._path.is_file():
+    if None in self._stamps or not os.path.isfile(self._path):
       return None
     try:
       opened = OpenFile(self._path.open("rb"))

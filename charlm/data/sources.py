@@ -109,12 +109,12 @@ def _sources_of(part: str) -> list[Source]:
     return [_file(path)]
   else:
     paths = {p for p in _glob(path) if not os.path.isdir(p)}
-  # A run's own files are no part of a text. Sorted, since each disk lists a
+  # What charlm wrote is no part of a text. Sorted, since each disk lists a
   # folder in an order of its own.
-  texts = sorted(p for p in paths if not _is_of_run(p))
+  texts = sorted(p for p in paths if not _is_own(p))
   if paths and not texts:
     raise InputError(
-      f"all files at {part} are a run's own: name those that are to be read"
+      f"all files at {part} are of runs or caches: name those to be read"
     )
   if not texts:
     raise InputError(
@@ -133,9 +133,10 @@ def _file(path: str) -> Source:
   return Source(path)
 
 
-def _is_of_run(path: str) -> bool:
+def _is_own(path: str) -> bool:
   """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
   file = pathlib.Path(path)
+  # The name is as `Cache` makes it.
   return re.fullmatch(r"[0-9a-f]{32}\.ids", file.name) is not None or any(
     part.name in _OF_RUN
     and part.with_name("config.json").exists()

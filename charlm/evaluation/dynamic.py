@@ -26,8 +26,8 @@ _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
 # over a variable's weights.
 _DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
-# With one segment, which is scored before it is learned from, all rates are
-# equal; with few, their differences are noise.
+# The first segment is scored before anything is learned: with it alone, all
+# rates have the same loss; with few, the losses differ by chance.
 _MIN_VALID = 10 * _SEGMENT
 
 
@@ -145,14 +145,14 @@ def score_dynamic(
 
   Returns the score, and the protocol in words.
 
-  Raises InputError: no valid text, too short a text or valid text, or a
-    diverged model.
+  Raises InputError: a text or valid text that is too short, or a diverged
+    model.
   """
   if len(valid) < _MIN_VALID:
     raise InputError(
       "dynamic evaluation chooses its learning rate on text that is neither "
       f"trained on nor scored, of {_MIN_VALID} characters or more: train a run "
-      "that has such a text, by --valid_lines"
+      "with more --valid_lines or --valid_chars"
     )
   evaluator = DynamicEvaluator(model, Ids(valid, vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"

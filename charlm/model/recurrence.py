@@ -75,9 +75,8 @@ def _forward(
   """
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
-  recurrent_kernel = tf.transpose(
-    recurrent_kernel
-  )  # once, not in every time step
+  # Once, not in every time step.
+  recurrent_kernel = tf.transpose(recurrent_kernel)
   # B may be static in the features though it is not in the state.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
   shape = state.shape

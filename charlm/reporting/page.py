@@ -21,8 +21,9 @@ from charlm.reporting.ngram import Baseline
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
 _ASSETS = pathlib.Path(__file__).parent
-# Their pictures, since HTML drops some, and takes others for a line's end.
-_CONTROLS = {code: 0x2400 + code for code in {*range(32)} - {*b"\t\n"}}
+# Pictures of control characters: HTML drops some, and takes others for a line's
+# end.
+_CONTROLS = {c: 0x2400 + c for c in range(32) if c not in b"\t\n"}
 
 Numbers = dict[str, Any]
 

@@ -82,7 +82,9 @@ def _result(run: RunDir, checkpoint: str) -> Result:
     eval_sha256=experiment.eval_sha256,
     scores=_scores(model, vocab, text),
     vocab=vocab,
-    expected=_expected(model, Ids(text, vocab)[: _MAX_SHOWN + 1]),
+    expected=_expected(
+      model, Ids(text, vocab)[0 : min(_MAX_SHOWN + 1, len(text))]
+    ),
     samples=GenerativeModel(model, vocab).sample(request),
   )
 

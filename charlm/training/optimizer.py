@@ -66,10 +66,6 @@ class Muon(Adam):
     super().__init__(*args, **kwargs)
     self._product_dtype = product_dtype
 
-  def get_config(self) -> dict[str, Any]:
-    """Returns the arguments of an equal optimizer, for Keras' `from_config`."""
-    return super().get_config() | {"product_dtype": self._product_dtype}
-
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
   ) -> None:
@@ -96,13 +92,13 @@ class Muon(Adam):
   def _momentum(
     self, gradient: tf.Tensor, variable: keras.Variable
   ) -> tf.Tensor:
-    """Updates the momentum, m = 0.95 m + g; returns Nesterov's, 0.95 m + g."""
+    """Updates the momentum m to 0.95 m + g; returns 0.95 m + g (Nesterov)."""
     momentum = self._momentums[self._get_variable_index(variable)]
     _subtract(momentum, (1 - _MOMENTUM) * momentum - gradient)
     return _MOMENTUM * momentum + gradient
 
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-    """Orthogonalises a gate's matrix `[N, H]` nearly, by Newton-Schulz."""
+    """Makes a gate's matrix `[N, H]` nearly orthogonal, by Newton-Schulz."""
     x = tf.cast(matrix / (tf.norm(matrix) + 1e-7), self._product_dtype)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
@@ -120,14 +116,9 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
   """A learning rate that rises linearly from zero, and falls linearly to it."""
 
   def __init__(self, peak: float, warmup_steps: int, num_steps: int) -> None:
-    """Takes the peak, and the steps at which it is reached and ends at zero."""
+    """Takes the peak, the step that reaches it, and that which ends at zero."""
     self._peak, self._warmup_steps = peak, warmup_steps
     self._num_steps = num_steps
-
-  def get_config(self) -> dict[str, Any]:
-    """Returns the arguments of an equal schedule, for Keras' `from_config`."""
-    steps = {"warmup_steps": self._warmup_steps, "num_steps": self._num_steps}
-    return {"peak": self._peak, **steps}
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """Returns the learning rate of a step."""

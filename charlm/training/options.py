@@ -19,8 +19,8 @@ class TrainOptions(RunOptions, Config):
 
   corpus_cache: str = option(
     "",
-    "folder for a file with the corpus' ids; default: in memory or, above 256 "
-    "MiB, in a file in ~/.cache/charlm",
+    "folder for a file with the corpus' ids; default: they stay in memory or, "
+    "if they take over 256 MiB, go into a file in ~/.cache/charlm",
     PATH,
     "The start",
   )
@@ -31,9 +31,10 @@ class TrainOptions(RunOptions, Config):
   )
   num_replicas: int = option(
     0,
-    "number of GPUs or, without a GPU, of CPU devices. 0: the largest divisor "
-    "of --batch_size up to the number of GPUs or cores; 1 CPU device where it "
-    "is faster (docs/guide.md), or on each of several workers",
+    "number of each worker's GPUs or, without a GPU, of CPU devices. 0: the "
+    "largest divisor of --batch_size up to the number of GPUs or cores, or 1 "
+    "CPU device where that is faster (docs/guide.md); with several workers: "
+    "all GPUs of each, or 1 CPU device",
     between(0, 1024),
   )
   eval_every_steps: int = option(
@@ -52,7 +53,7 @@ class TrainOptions(RunOptions, Config):
   gru: str = option(
     "auto",
     "implementation of the GRU: fused, keras (cuDNN on a GPU), or auto: keras "
-    "on a GPU, else fused, and always fused for bfloat16 and layer_norm",
+    "on a GPU, else fused, and always fused for bfloat16 and --layer_norm",
     one_of("auto", "fused", "keras"),
   )
   profile_steps: str = option(

@@ -221,6 +221,21 @@ def test_what_is_no_file_is_no_cache(
   assert kept.is_file()
 
 
+def test_a_folder_that_cannot_be_searched_is_left_alone(
+  path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  real = os.stat
+
+  def stat(name: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+    if str(name).startswith(str(folder)):
+      raise PermissionError(13, "Permission denied")
+    return real(name, *args, **kwargs)
+
+  monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+  monkeypatch.setattr(os, "stat", stat)
+  assert len(load_corpus(Config(), str(path)).text) == 1899
+
+
 def test_a_part_ends_where_its_text_ends(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:

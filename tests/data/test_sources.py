@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
+from charlm.config import Config
 from charlm.data import compression
+from charlm.data.corpus import load_corpus
 from charlm.data.sources import Source, find_sources
 from charlm.errors import InputError
 
@@ -188,15 +190,17 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   assert names(f"{folder}/**/*", folder) == mine
   assert names(f"{folder}/*/*.txt", folder) == ["run/note.txt"]
   assert names(f"{run}", run) == ["note.txt"]
-  with pytest.raises(InputError, match="are a run's own: name"):
+  with pytest.raises(InputError, match="are of runs or caches: name"):
     names(f"{folder}/run/eval*", folder)
   # Named outright, it is one.
   assert names(f"{run}/eval.txt", run) == ["eval.txt"]
 
 
 def test_a_cache_is_no_text(tmp_path: pathlib.Path) -> None:
-  for name in (f"{'0f' * 16}.ids", "my.ids", "a.md"):
-    (tmp_path / name).touch()
+  (tmp_path / "a.md").write_text("a text\n")
+  (tmp_path / "my.ids").touch()
+  load_corpus(Config(), str(tmp_path / "a.md"), str(tmp_path))
+  assert len([*tmp_path.iterdir()]) == 3
   assert names(f"{tmp_path}/*", tmp_path) == ["a.md", "my.ids"]
 
 
