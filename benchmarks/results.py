@@ -65,8 +65,8 @@ _OTHERS = """\
 pass over the file, *memory* the largest resident memory of the training. Score,
 best n-gram model (its order in parentheses) and xz are of the eval text;
 n-grams and xz were given the last 20 million characters before it, or all if
-there are fewer. The last three columns are bits per byte. The rows
-are of the recipe before commit d01aabb: three epochs of Adam."""
+there are fewer. The last three columns are bits per byte. The row linux-100MB
+is of the recipe before commit d01aabb: three epochs of Adam."""
 _OTHER_HEADER = (
   "text",
   "size",
