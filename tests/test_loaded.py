@@ -157,7 +157,7 @@ def test_a_model_that_has_diverged_is_refused(
   how = loaded.vocabulary, loaded.config
   with pytest.raises(InputError, match=words):
     print_scores(loaded.model, *how, io.BytesIO(b"the king"))
-  text = encode_text(["the king"]).text
+  text = encode_text(["the king " * 40]).text
   with pytest.raises(InputError, match=words):
     score_dynamic(loaded.model, loaded.vocabulary, text, text)
 
