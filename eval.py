@@ -14,14 +14,7 @@ from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
 from charlm.runs.run_dir import RunDir
-from charlm.system.process import (
-  DONE,
-  INCOMPLETE,
-  import_quietly,
-  run_command,
-  set_output_encoding,
-  warn,
-)
+from charlm.system import process
 
 # The context of nanoGPT's character-level model, for comparison.
 _WINDOW = 256
@@ -34,8 +27,7 @@ class EvalOptions(ModelOptions):
 
   text: str | None = option(
     None,
-    "text to score, in any form of train.py's --corpus; with --per_line one "
-    "uncompressed file; - for standard input; default: the run's eval text",
+    "a --corpus of train.py, or a file with --per_line; default: the eval text",
     group="What is scored",
   )
   protocol: str = option(
@@ -45,35 +37,21 @@ class EvalOptions(ModelOptions):
     one_of("stream", "windows", "lines"),
     group="How it is scored",
   )
-  window: int = option(
-    _WINDOW, "with --protocol=windows: characters per window", between(1)
-  )
+  window: int = option(_WINDOW, "characters per window", between(1))
   stride: int = option(
-    0,
-    "with --protocol=windows: characters from the start of a window to that of "
-    "the next; 0: as many as --window",
-    between(0),
+    0, "characters between the starts of windows; 0: as --window", between(0)
   )
   dynamic: bool = option(
-    False,
-    "dynamic evaluation: learn from every 32 characters of the stream after "
-    "they are scored; the run needs a valid text of 320 characters",
+    False, "learn from each 32 characters once scored; needs a valid text"
   )
   json: bool = option(False, "print each score as JSON", group="Output")
-  per_line: bool = option(
-    False,
-    "score each line alone, as it comes; print its nats, characters, bits per "
-    "character, the character with the highest loss, and the line",
-  )
+  per_line: bool = option(False, "score each line alone, as it comes")
   follow: bool = option(
     False,
-    "score each checkpoint of a training as it is saved, until that ends; the "
-    "scores are in TensorBoard, too",
+    "score each checkpoint as it is saved, until the training ends",
     group="During training",
   )
-  name: str = option(
-    "", "required with --follow: name of the scores in TensorBoard"
-  )
+  name: str = option("", "required by --follow: name in TensorBoard")
   idle_timeout: float = option(
     0.0,
     "with --follow: end after so many seconds without a checkpoint; 0: never",
@@ -85,24 +63,14 @@ class EvalOptions(ModelOptions):
     # At their defaults, nobody asked for windows.
     windows = (self.window, self.stride) != (_WINDOW, 0)
     if windows and self.protocol != "windows":
-      raise InputError(
-        "leave out --window and --stride, or give --protocol=windows"
-      )
+      raise InputError("--window and --stride need --protocol=windows: give it")
     if self.stride > self.window:
-      raise InputError(
-        f"stride is {self.stride}, more than the window of {self.window}, "
-        "which leaves characters out: lower --stride"
-      )
+      raise InputError("a stride above the window leaves gaps: lower --stride")
     if self.dynamic and self.protocol != "stream":
-      raise InputError(
-        "dynamic evaluation learns along the stream: give --protocol=stream"
-      )
+      raise InputError("--dynamic needs --protocol=stream: give it")
     others = self.dynamic or self.json or self.protocol != "stream"
     if self.per_line and others:
-      raise InputError(
-        "--per_line always scores by lines, in a format of its own: leave out "
-        "--dynamic, --protocol and --json"
-      )
+      raise InputError("--per_line: leave out --dynamic, --protocol and --json")
     if not self.follow and (self.name or self.idle_timeout):
       raise InputError("--name and --idle_timeout need --follow: give it")
     one = self.per_line or self.dynamic or self.checkpoint != "latest"
@@ -122,7 +90,7 @@ class EvalOptions(ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
-  return run_command(evaluate, EvalOptions, argv, __doc__)
+  return process.run_command(evaluate, EvalOptions, argv, __doc__)
 
 
 def evaluate(options: EvalOptions) -> int:
@@ -134,7 +102,7 @@ def evaluate(options: EvalOptions) -> int:
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = RunDir(options.run_dir)
   vocab, config = run.vocabulary(), run.experiment().config
-  import_quietly("tensorflow", "keras")
+  process.import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
   from charlm.evaluation.per_line import print_scores
@@ -149,12 +117,12 @@ def evaluate(options: EvalOptions) -> int:
   else:
     models = iter([load_model(run, options.checkpoint)])
   # In Latin-1, the bytes that a model reads are printed as they are.
-  set_output_encoding(config.encoding)
+  process.set_output_encoding(config.encoding)
   if options.per_line:
     newline_id(vocab)  # raises if there is none
     with _source(run, options.text).open() as file:
       whole = print_scores(next(models)[0], vocab, config, file)
-    return DONE if whole else INCOMPLETE
+    return process.DONE if whole else process.INCOMPLETE
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
@@ -163,7 +131,7 @@ def evaluate(options: EvalOptions) -> int:
   refuse_short(text, name)
   unknown = unknown_characters(text.characters, vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
-    warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
+    process.warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
   curve = Curve(run, options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
@@ -178,7 +146,7 @@ def evaluate(options: EvalOptions) -> int:
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
       curve.write(step, score.to_dict())
-  return DONE
+  return process.DONE
 
 
 def _source(run: RunDir, text: str | None) -> Source:

@@ -20,8 +20,7 @@ class ExportOptions(ModelOptions):
 
   output: str | None = option(
     None,
-    "folder, or NAME.keras or NAME.npz, to write; default: exported, "
-    "model.keras, or model.npz",
+    "folder or file to write; default: exported, model.keras, or model.npz",
     PATH,
     "The output",
   )
@@ -31,9 +30,7 @@ class ExportOptions(ModelOptions):
     "npz: the weights and the vocabulary as a NumPy file",
     one_of(*_NAMES),
   )
-  with_state: bool = option(
-    False, "with --format=keras: states in and out, too, to step the model"
-  )
+  with_state: bool = option(False, "with --format=keras: states in and out")
 
   @property
   def path(self) -> pathlib.Path:
@@ -86,8 +83,7 @@ def export(options: ExportOptions) -> int:
     save_numpy(*what)
   else:
     save_saved_model(*what)
-  for path in files:
-    print(path)
+  print(*files, sep="\n")
   return DONE
 
 

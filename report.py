@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
@@ -26,16 +26,14 @@ class ReportOptions(ModelOptions):
   )
   corpus: str | None = option(
     None,
-    "corpus of the first run; adds n-grams, xz, and what is memorised",
+    "corpus of the first run; adds baselines, and what is memorised",
     group="The report",
   )
   format: str = option(
     "html", "html: a page; json: its numbers", one_of("html", "json")
   )
   output: str | None = option(
-    None,
-    "file to write; default: report.html, or standard output for json",
-    PATH,
+    None, "file to write; default: report.html, or stdout for json", PATH
   )
 
 
@@ -81,7 +79,7 @@ def report(options: ReportOptions) -> int:
   return DONE
 
 
-def _to_json(numbers: dict[str, Any]) -> str:
+def _to_json(numbers: Mapping[str, object]) -> str:
   """Returns a line of JSON, which knows no infinity: null stands for it."""
   text = json.dumps(numbers)
   return json.dumps(json.loads(text, parse_constant=lambda _: None)) + "\n"

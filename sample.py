@@ -15,14 +15,7 @@ from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request, fill_request
-from charlm.system.process import (
-  DONE,
-  INCOMPLETE,
-  import_quietly,
-  run_command,
-  set_output_encoding,
-  warn,
-)
+from charlm.system import process
 from charlm.system.signals import interrupts_for_caller
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -35,31 +28,21 @@ class SampleOptions(Request, ModelOptions):
 
   prefix_file: str | None = option(
     None,
-    "file of the prefix, its last newline included; with --per_line: an "
-    "uncompressed file with one prefix per line; - for standard input",
+    "file of the prefix or, with --per_line, of a prefix per line; - for stdin",
     PATH,
     "Input and output",
   )
   per_line: bool = option(
     False,
     "answer prefixes as they come, one a line, by default from standard input; "
-    "a line that begins with { is a JSON object of flags under "
-    '"The text" and "How it is drawn"',
+    "a line may be a JSON object of the flags from --prefix to --min_p",
   )
   format: str = option(
-    "text",
-    "text, or jsonl: an object for each text, with the log-probability of each "
-    "character",
-    one_of("text", "jsonl"),
+    "text", "text, or jsonl: an object for each text", one_of("text", "jsonl")
   )
-  stream: bool = option(
-    False, "print text as it is drawn, as --per_line does unless --format=jsonl"
-  )
+  stream: bool = option(False, "print the text while it is drawn")
   memorised: str = option(
-    "",
-    "the run's corpus: look for passages of 30 characters or more that also "
-    "occur in its train text",
-    UTF8,
+    "", "the run's corpus, to list what is copied from its train text", UTF8
   )
 
   def __post_init__(self) -> None:
@@ -67,20 +50,15 @@ class SampleOptions(Request, ModelOptions):
     if self.stream and self.format == "jsonl":
       raise InputError("--stream prints no jsonl: leave out one of the two")
     if self.prefix and (self.prefix_file or self.per_line):
-      raise InputError(
-        "--prefix_file and --per_line read prefixes of their own: leave out "
-        "--prefix, or both of them"
-      )
+      raise InputError("leave out --prefix, or --prefix_file and --per_line")
     prefix_file = self.prefix_file or ("-" if self.per_line else "")
     if prefix_file == "-" and "-" in self.memorised.split(","):
-      raise InputError(
-        "standard input is read once: give a file as --memorised"
-      )
+      raise InputError("standard input is read once: give --memorised a file")
 
 
 def main(argv: list[str]) -> int:
   """Samples; returns the exit code."""
-  return run_command(sample, SampleOptions, argv, __doc__)
+  return process.run_command(sample, SampleOptions, argv, __doc__)
 
 
 def sample(options: SampleOptions) -> int:
@@ -92,7 +70,7 @@ def sample(options: SampleOptions) -> int:
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = RunDir(options.run_dir)
   vocab, config = run.vocabulary(), run.experiment().config
-  import_quietly("tensorflow", "keras")
+  process.import_quietly("tensorflow", "keras")
   from charlm.runs.loading import load_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
@@ -102,7 +80,7 @@ def sample(options: SampleOptions) -> int:
   model, _ = load_model(run, options.checkpoint)
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.
-  set_output_encoding(config.encoding)
+  process.set_output_encoding(config.encoding)
   values = {name: getattr(options, name) for name in vars(Request())}
   request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
@@ -114,21 +92,21 @@ def sample(options: SampleOptions) -> int:
   writer = Writer(generator, vocab, config, options.format, trained_on)
   if not options.per_line:
     writer.write(request, options.stream)
-    return DONE
+    return process.DONE
   file = options.prefix_file or "-"
   # A standard input that is closed is None.
   if file == "-" and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
     # `readline` gives `input` a history and editing. Imported only here: its
     # import writes codes to the terminal.
     with contextlib.suppress(ImportError):
-      __import__("readline")
+      import readline  # noqa: F401
     return _converse(writer, request)
   with Source(file, is_file=file != "-").open() as stream:
     blocks = read_lines(stream, config)
     lines = enumerate(itertools.chain.from_iterable(blocks), 1)
     # A list first: `all` would end at a line that is not understood.
     answered = [writer.answer(*numbered, request) for numbered in lines]
-  return DONE if all(answered) else INCOMPLETE
+  return process.DONE if all(answered) else process.INCOMPLETE
 
 
 def _read_prefix(file: str, encoding: str) -> str:
@@ -148,7 +126,9 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   loaded = load_corpus(experiment.config, corpus)
   # No error: passages of another text may be looked for, too.
   if loaded.sha256 != experiment.corpus_sha256:
-    warn(f"{corpus} is not the run's corpus: give that one to --memorised")
+    process.warn(
+      f"{corpus} is not the run's corpus: give that one to --memorised"
+    )
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, experiment.config)
   return loaded.text
@@ -176,7 +156,7 @@ def _converse(writer: "Writer", defaults: Request) -> int:
         # Nothing more is done here: another Ctrl-C may arrive at once.
         prompt = "\n> "
   print()
-  return DONE
+  return process.DONE
 
 
 if __name__ == "__main__":

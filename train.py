@@ -3,19 +3,14 @@
 import sys
 
 from charlm.data.corpus import load_corpus, split_text
+from charlm.system import process
 from charlm.system.machine import has_bfloat16
-from charlm.system.process import (
-  flush_or_drop_output,
-  import_quietly,
-  run_command,
-  warn,
-)
 from charlm.training.options import TrainOptions
 
 
 def main(argv: list[str]) -> int:
   """Trains; returns the exit code."""
-  return run_command(train, TrainOptions, argv, __doc__)
+  return process.run_command(train, TrainOptions, argv, __doc__)
 
 
 def train(options: TrainOptions) -> int:
@@ -34,20 +29,18 @@ def train(options: TrainOptions) -> int:
   split = split_text(
     corpus.text, config, lambda spec: load_corpus(config, spec, *cache).text
   )
-  import_quietly("tensorflow", "keras")
+  process.import_quietly("tensorflow", "keras")
   from charlm.system.choices import kind_of_device, reason_for_one_replica
   from charlm.system.cluster import create_cluster
-  from charlm.system.devices import choose_device, make_deterministic
+  from charlm.system.devices import choose_device
   from charlm.training.chief import lead
   from charlm.training.follower import follow
   from charlm.training.workers import Workers, check_equal
 
-  choose_device(options.device)
-  if options.deterministic:
-    make_deterministic()
+  choose_device(options.device, options.deterministic)
   on_cpu = kind_of_device() == "CPU"
   if on_cpu and config.precision == "bfloat16" and not has_bfloat16():
-    warn("no bfloat16 instructions here: --precision=float32 may be faster")
+    process.warn("no bfloat16 instructions: --precision=float32 may be faster")
   # 0: `create_cluster` decides.
   default = 1 if reason_for_one_replica(config, options.gru) else 0
   cluster = create_cluster(
@@ -62,7 +55,7 @@ def train(options: TrainOptions) -> int:
     else:
       exit_code = follow(options, split, workers)
   # An end that cannot be printed must not make a saved run an error.
-  flush_or_drop_output()
+  process.flush_or_drop_output()
   return exit_code
 
 

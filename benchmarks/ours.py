@@ -18,7 +18,7 @@ from benchmarks.task import (
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.language_model import GRULM, build_model
+from charlm.model.language_model import GRULM, model_of
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 from charlm.system.choices import reason_for_one_replica
@@ -41,15 +41,7 @@ def build_step(
   if xla:  # which reads this when it first sees a graph
     os.environ["TF_XLA_FLAGS"] = AUTO_JIT
   choose_device("auto")
-  config = Config(
-    seq_length=sizes.seq_length,
-    batch_size=sizes.batch_size,
-    embedding_dim=sizes.embedding_dim,
-    rnn_units=sizes.rnn_units,
-    num_layers=sizes.num_layers,
-    learning_rate=LEARNING_RATE,
-    precision=precision,
-  )
+  config = _config(sizes, precision)
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
   default = 1 if reason_for_one_replica(config, gru) else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
@@ -88,8 +80,18 @@ def build_evaluation(sizes: Sizes, text: Text) -> Run:
   return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))
 
 
+def _config(sizes: Sizes, precision: str = "float32") -> Config:
+  return Config(
+    seq_length=sizes.seq_length,
+    batch_size=sizes.batch_size,
+    embedding_dim=sizes.embedding_dim,
+    rnn_units=sizes.rnn_units,
+    num_layers=sizes.num_layers,
+    learning_rate=LEARNING_RATE,
+    precision=precision,
+  )
+
+
 def _model(sizes: Sizes) -> GRULM:
   keras.utils.set_random_seed(0)
-  return build_model(
-    sizes.vocab_size, sizes.embedding_dim, sizes.rnn_units, sizes.num_layers
-  )
+  return model_of(_config(sizes), sizes.vocab_size)

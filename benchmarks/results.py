@@ -26,7 +26,9 @@ from charlm.data.vocabulary import SPECIAL, extend_vocabulary
 from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
 from charlm.reporting.ngram import Baseline, baselines
-from charlm.system.process import import_quietly
+from charlm.runs.loading import load_model
+from charlm.runs.metrics import Record, read_records
+from charlm.runs.run_dir import RunDir
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
@@ -104,28 +106,24 @@ def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
 def _measure_run(
   recipe: str, corpus: pathlib.Path, seed: int
 ) -> dict[str, Any]:
-  run_dir = _ROOT / "runs" / "results" / f"{recipe}-{seed}"
+  run = RunDir(_ROOT / "runs" / "results" / f"{recipe}-{seed}")
   flags = [f"--corpus={corpus}", f"--flagfile={_RECIPES / recipe}.flags"]
-  call("train.py", f"--run_dir={run_dir}", *flags, f"--seed={seed}")
-  config = json.loads((run_dir / "config.json").read_text())
-  checkpoint = "best" if config["valid_lines"] else "latest"
+  call("train.py", f"--run_dir={run.path}", *flags, f"--seed={seed}")
+  experiment = run.experiment()
+  config = experiment.config
+  checkpoint = "best" if config.valid_lines else "latest"
   scores = {}
   for protocol, args in _PROTOCOLS.items():
-    if protocol != "dynamic" or config["valid_lines"]:
-      args = [*args, f"--run_dir={run_dir}", f"--checkpoint={checkpoint}"]
+    if protocol != "dynamic" or config.valid_lines:
+      args = [*args, f"--run_dir={run.path}", f"--checkpoint={checkpoint}"]
       scores[protocol] = json.loads(call("eval.py", *args, "--json"))
-  import_quietly("tensorflow", "keras")
-  from charlm.runs.loading import load_model
-  from charlm.runs.metrics import read_records
-  from charlm.runs.run_dir import RunDir
-
-  records = read_records(run_dir / "metrics.jsonl")
-  per_step = config["batch_size"] * config["seq_length"]
+  records = read_records(run.metrics)
+  per_step = config.batch_size * config.seq_length
   return {
     "seed": seed,
     "checkpoint": checkpoint,
-    "config": config | {"corpus": corpus.name},
-    "num_weights": load_model(RunDir(run_dir), "latest")[0].count_params(),
+    "config": json.loads(experiment.to_json()) | {"corpus": corpus.name},
+    "num_weights": load_model(run, "latest")[0].count_params(),
     "num_characters": records[-1]["step"] * per_step,
     "hours": records[-1].get("seconds", math.nan) / 3600,
     "scores": scores,
@@ -133,9 +131,7 @@ def _measure_run(
   }
 
 
-def _curve(
-  records: list[dict[str, Any]], per_step: int
-) -> list[dict[str, float]]:
+def _curve(records: list[Record], per_step: int) -> list[dict[str, float]]:
   """Returns each evaluation's losses, and the mean training loss before it."""
   curve, train = [], []
   for record in records:

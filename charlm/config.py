@@ -38,16 +38,10 @@ class Config(Options):
     one_of("character", "byte"),
   )
   field: str = option(
-    "",
-    "in files named .jsonl: the field of each object that holds its text",
-    UTF8,
+    "", "in .jsonl files: the field that holds the text of each object", UTF8
   )
-  skip_bad: bool = option(
-    False, "with --field: leave out lines without a text in that field"
-  )
-  raw: bool = option(
-    False, "leave the text as it is: no line is stripped, none is dropped"
-  )
+  skip_bad: bool = option(False, "leave out lines without a text in --field")
+  raw: bool = option(False, "leave the text as it is: strip and drop no line")
   lowercase: bool = option(False, "convert the text to lower case")
   min_count: int = option(
     1,
@@ -56,15 +50,12 @@ class Config(Options):
     between(1),
   )
   eval_lines: int = option(
-    1000,
-    "lines at the end of the corpus that are the eval text, not trained on",
-    between(1),
+    1000, "lines at the end that are the eval text, not trained on", between(1)
   )
   # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
     0,
-    "characters at the end of the corpus that are the eval text; 0: "
-    "--eval_lines decides",
+    "characters at the end that are the eval text; 0: --eval_lines decides",
     Allowed(lambda value: value == 0 or value > 1, "of 0, or 2 or more"),
   )
   valid_lines: int = option(
@@ -89,13 +80,9 @@ class Config(Options):
   embedding_dim: int = option(
     256, "size of a character's embedding", between(1, 2**16), group="The model"
   )
-  rnn_units: int = option(
-    512, "units of each GRU layer, the size of its state", between(1, 2**16)
-  )
+  rnn_units: int = option(512, "units of each GRU layer", between(1, 2**16))
   num_layers: int = option(1, "number of GRU layers", between(1, 100))
-  layer_norm: bool = option(
-    False, "layer normalisation of the products of state and recurrent kernel"
-  )
+  layer_norm: bool = option(False, "layer normalisation in the GRU layers")
   dropout_rate: float = option(
     0.0,
     "fraction of the outputs of the embedding and of each layer that training "
@@ -108,15 +95,10 @@ class Config(Options):
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(
-    "",
-    "initial run, or file of Keras weights, to start from; the characters of "
-    "an initial run keep their ids, and new ones follow",
-    PATH,
+    "", "run, or file of Keras weights, that the new run starts from", PATH
   )
   seq_length: int = option(100, "inputs per window", between(1), "Training")
-  batch_size: int = option(
-    64, "windows per step, over all replicas", between(1)
-  )
+  batch_size: int = option(64, "windows per step, of all replicas", between(1))
   carry_state: bool = option(
     False,
     "each row of a batch continues the text where it stopped in the batch "
@@ -139,27 +121,23 @@ class Config(Options):
   )
   # NumPy, which Keras seeds as well, takes no larger seed.
   seed: int = option(
-    0,
-    "seed of the initial weights and of all that training draws",
-    between(0, 2**32 - 1),
+    0, "seed of initial weights and of training's draws", between(0, 2**32 - 1)
   )
   optimizer: str = option(
     "adam",
     "adam, or muon for the matrices of the GRUs and adam for all other "
-    "weights; muon needs fewer steps, each slower, and --weight_decay",
+    "weights; muon takes fewer, slower steps; add --weight_decay",
     one_of("adam", "muon"),
     "The optimizer",
   )
   learning_rate: float = option(
     0.00125,
-    "learning rate, or the peak of the schedule; usually 0.0005 to "
-    "0.005, with muon up to 0.008",
+    "learning rate, or its peak; usually 0.0005 to 0.005, muon up to 0.008",
     POSITIVE,
   )
   schedule: str = option(
     "constant",
-    "learning-rate schedule: constant, or cosine or linear, which fall to "
-    "zero at the end of training",
+    "learning rate: constant, or cosine or linear, which fall to zero",
     one_of("constant", "cosine", "linear"),
   )
   warmup_steps: int = option(
@@ -184,9 +162,7 @@ class Config(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError(
-        "warmup_steps needs a schedule: give --schedule=cosine or linear"
-      )
+      raise InputError("warmup_steps: give --schedule=cosine or linear, too")
     if self.reset_rate and not self.carry_state:
       raise InputError("reset_rate needs a state to reset: give --carry_state")
     # A second reader would find standard input at its end.
@@ -194,9 +170,7 @@ class Config(Options):
     if texts.split(",").count("-") > 1:
       raise InputError("standard input is read once: give - for one text only")
     if self.skip_bad and not self.field:
-      raise InputError(
-        "skip_bad has no effect: give the --field of .jsonl files"
-      )
+      raise InputError("skip_bad has no effect: give --field, too")
     only_characters = self.field or self.lowercase or self.min_count > 1
     if self.unit == "byte" and only_characters:
       raise InputError(

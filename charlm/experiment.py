@@ -5,7 +5,8 @@ A start is one execution of train.py.
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 from charlm.config import Config
 from charlm.errors import InputError
@@ -13,6 +14,23 @@ from charlm.errors import InputError
 # Incremented only when older folders become unreadable: a new field needs no
 # new format, since it reads as its default where it is missing.
 _FORMAT = 6
+
+
+class Start(TypedDict):
+  """How and where a start ran: a line of `starts.jsonl`."""
+
+  time: str  # in UTC, ISO 8601
+  step: int  # that it continued from
+  command: list[str]
+  commit: str | None  # None: unknown
+  versions: dict[str, str]  # by the name of a library, or python
+  processor: str
+  xla_flags: str | None
+  devices: list[str]  # of one worker
+  workers: int
+  cores: int
+  intra_op_threads: int  # 0: TensorFlow decides
+  inter_op_threads: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,36 +43,34 @@ class Experiment:
   eval_sha256: str
   valid_sha256: str  # of the empty text if there is no valid text
 
-  def differences(self, other: "Experiment") -> list[str]:
+  def changes(self, other: "Experiment") -> list[str]:
     """Lists the fields in which a later start's experiment differs."""
-    before, now = self._fields(), other._fields()
+    before, fields = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. But
     # whether a part has a file of its own decides the split. At a constant
     # learning rate, more epochs only extend the run; another schedule ends
     # with the last step, so their number affects every step.
     paths = ("corpus", "eval_corpus", "valid_corpus")
-    ignored = {name for name in paths if bool(before[name]) == bool(now[name])}
+    ignored = {n for n in paths if bool(before[n]) == bool(fields[n])}
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
     reasons = {"epochs": why, "max_steps": why}
     why = "; its file is another one, or a cache is damaged: --verify_corpus"
     reasons |= {"eval_sha256": why, "valid_sha256": why}
-    names = [n for n in now if n not in ignored and before[n] != now[n]]
-    # The hashes of the run folder's files are named only if nothing else
-    # differs: another number of eval lines, for one, changes them, too.
-    names = [name for name in names if name not in _FILES_SHA256] or names
-    return [
-      difference(name, before[name], now[name], reasons.get(name, ""))
-      for name in names
-    ]
+    now = {n: value for n, value in fields.items() if n not in ignored}
+    found = differences(before, now, reasons=reasons)
+    # The hashes of the run folder's files, all but the first, are named only if
+    # nothing else differs: another number of eval lines changes them, too.
+    others = [found[name] for name in found if name not in _SHA256[1:]]
+    return others or list(found.values())
 
   def to_json(self) -> str:
     """Returns the text of `config.json`."""
     return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"
 
   @classmethod
-  def from_json(cls, fields: Any) -> "Experiment":
+  def from_json(cls, fields: object) -> "Experiment":
     """Returns the experiment that `to_json` wrote, from its parsed JSON.
 
     Raises InputError: not what `to_json` writes; the message says why.
@@ -72,15 +88,31 @@ class Experiment:
       raise InputError(f"field {unknown[0]} is unknown")
     return cls(Config(**fields), *hashes)
 
-  def _fields(self) -> dict[str, Any]:
+  def _fields(self) -> dict[str, object]:
     fields = dataclasses.asdict(self)
     return fields.pop("config") | fields
 
 
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
-_FILES_SHA256 = _SHA256[1:]
 
 
-def difference(name: str, before: object, now: object, why: str = "") -> str:
-  """Says how a value of this start differs from an earlier start's."""
-  return f"{name} ({before} before, {now} now{why})"
+def differences(
+  one: Mapping[str, object],
+  other: Mapping[str, object],
+  words: tuple[str, str] = ("before", "now"),
+  reasons: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+  """Says, by name, how each field of `other` differs, if it does.
+
+  Args:
+    one: the fields to compare with; one that is missing reads as None.
+    other: the fields that are compared.
+    words: what follows the value of `one`, and that of `other`.
+    reasons: by the name of a field, what follows both.
+  """
+  found = {}
+  for name, value in other.items():
+    if (before := one.get(name)) != value:
+      both = f"{before} {words[0]}, {value} {words[1]}"
+      found[name] = f"{name} ({both}{(reasons or {}).get(name, '')})"
+  return found

@@ -119,16 +119,12 @@ class LoadedModel:
     return np.exp(log_probs)
 
   def __repr__(self) -> str:
-    return (
-      f"LoadedModel({self.model.count_params():,} weights, "
-      f"{len(self.vocabulary)} entries, step {self.step:,})"
-    )
+    rest = f"{len(self.vocabulary)} entries, step {self.step:,}"
+    return f"LoadedModel({self.model.count_params():,} weights, {rest})"
 
   def _request(self, *fields: object) -> Request:
     """Returns a request whose first fields, as declared, have these values."""
-    # Converts NumPy's numbers to Python's: `Request` accepts only these.
-    plain = [x.item() if isinstance(x, np.generic) else x for x in fields]
-    values = dict(zip(vars(Request()), plain, strict=False))
+    values = dict(zip(vars(Request()), fields, strict=False))
     return fill_request(Request(), values, self.config)
 
   def _score(self, string: str) -> Score:

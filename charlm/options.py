@@ -5,6 +5,7 @@ The flags of each script are the fields of such a class (`system/flags.py`).
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -41,11 +42,7 @@ def one_of(*values: str) -> Allowed:
 
 def is_utf8(text: str) -> bool:
   """Tells whether a text, such as a file's name, can be written as UTF-8."""
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
+  return not re.search(r"[\ud800-\udfff]", text)  # lone surrogates
 
 
 def _is_path(text: str | None) -> bool:
@@ -106,9 +103,7 @@ class RunOptions(Options):
     "runs/shakespeare", "folder of the run", PATH, "The run"
   )
   device: str = option(
-    "auto",
-    "cpu, gpu, or auto, which is a GPU if TensorFlow finds one",
-    one_of("auto", "cpu", "gpu"),
+    "auto", "cpu, gpu, or auto: a GPU if found", one_of("auto", "cpu", "gpu")
   )
 
 

@@ -33,7 +33,7 @@ from charlm.data.corpus import Split
 from charlm.data.encoding import encode_text
 from charlm.evaluation.score import Score, Tally
 from charlm.model import language_model, output
-from charlm.model.language_model import build_model
+from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
 from charlm.runs.run_dir import RunDir, experiment_of
@@ -119,6 +119,13 @@ class NumberedCheckpoints(Checkpoints):
   def _save(self, *args: Any) -> bool:
     self._optimizer.iterations.assign(args[-1])
     return super()._save(*args)
+
+
+def build_model(*args: Any, **kwargs: Any) -> GRULM:
+  """Returns `GRULM(*args, **kwargs)` with its weights made."""
+  model = GRULM(*args, **kwargs)
+  model.build([None, None])
+  return model
 
 
 def save_checkpoints(

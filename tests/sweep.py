@@ -174,7 +174,7 @@ def _prepare(combination: Combination) -> Any:
   """Returns what runs a combination, with a model that is built."""
   from charlm.evaluation.dynamic import DynamicEvaluator
   from charlm.evaluation.evaluator import Evaluator
-  from charlm.model.language_model import build_model
+  from charlm.model.language_model import GRULM
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.options import Request
 
@@ -182,13 +182,14 @@ def _prepare(combination: Combination) -> Any:
   if combination.use == "train":
     return _prepare_training(combination)
   vocab = ["[UNK]", "", "\n", *map(chr, range(ord("!"), ord("!") + size - 3))]
-  model = build_model(
+  model = GRULM(
     size,
     8,
     combination.units,
     combination.num_layers,
     layer_norm=combination.layer_norm,
   )
+  model.build([None, None])
   ids = np.arange(200) % (size - 2) + 2
   use, evaluator = combination.use, Evaluator(model)
   if use == "stream":

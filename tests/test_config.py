@@ -150,20 +150,18 @@ def test_impossible_values_are_refused(change: dict) -> None:
 def test_identity_leaves_out_corpus_path_and_epochs() -> None:
   one = Experiment(Config(), SHA256, *OF_FILES)
   assert (
-    one.differences(
-      Experiment(Config(corpus="x", epochs=99), SHA256, *OF_FILES)
-    )
+    one.changes(Experiment(Config(corpus="x", epochs=99), SHA256, *OF_FILES))
     == []
   )
   other = Experiment(Config(seed=1, rnn_units=7), "1" * 64, *OF_FILES)
-  assert one.differences(other) == [
+  assert one.changes(other) == [
     "rnn_units (512 before, 7 now)",
     "seed (0 before, 1 now)",
     f"corpus_sha256 ({SHA256} before, {'1' * 64} now)",
   ]
   vocabulary, _, valid = OF_FILES
   other = Experiment(Config(), SHA256, vocabulary, "2" * 64, valid)
-  (difference,) = one.differences(other)
+  (difference,) = one.changes(other)
   assert difference.startswith("eval_sha256 (")
   assert difference.endswith("or a cache is damaged: --verify_corpus)")
 
@@ -174,15 +172,15 @@ def test_an_eval_file_may_be_moved_but_not_left_out(name: str) -> None:
     Experiment(Config(**{name: path}), SHA256, *OF_FILES)
     for path in ("", "a.txt", "b.txt")
   )
-  assert one.differences(other) == []
-  assert one.differences(without) == [f"{name} (a.txt before,  now)"]
-  assert without.differences(one) == [f"{name} ( before, a.txt now)"]
+  assert one.changes(other) == []
+  assert one.changes(without) == [f"{name} (a.txt before,  now)"]
+  assert without.changes(one) == [f"{name} ( before, a.txt now)"]
 
 
 def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   one = Experiment(Config(schedule="cosine"), SHA256, *OF_FILES)
   other = Experiment(Config(schedule="cosine", epochs=11), SHA256, *OF_FILES)
-  assert one.differences(other) == [
+  assert one.changes(other) == [
     "epochs (10 before, 11 now, on which the schedule depends)"
   ]
 

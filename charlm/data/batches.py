@@ -1,6 +1,7 @@
 """From ids to batches: the batch of a step is a function of (seed, step)."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,9 +12,12 @@ from charlm.errors import InputError
 
 # The most windows that are shuffled in memory, in 64 MB; beyond, see `permute`.
 _MAX_SHUFFLED = 2**23
+_Entry = TypeVar("_Entry")
 
 
-def split_input_target(sequence: Any) -> tuple[Any, Any]:
+def split_input_target(
+  sequence: Sequence[_Entry],
+) -> tuple[Sequence[_Entry], Sequence[_Entry]]:
   """Returns all but the last and all but the first, of a tensor or a list."""
   return sequence[:-1], sequence[1:]
 
@@ -79,13 +83,12 @@ class Batches:
     # Windows that do not fill the last batch are left out of this epoch alone.
     places = index * self._batch_size + np.array(self.rows)
     num_windows = len(self._ids) // self._size
+    rng = _generator(self._seed, epoch)
     if num_windows > _MAX_SHUFFLED:
-      rng = _generator(self._seed, epoch)
       key = rng.integers(2**64, size=8, dtype=np.uint64)
       return permute(places, num_windows, key) * self._size
     # Kept for the whole epoch; that of another epoch is drawn anew.
     if self._shuffle[0] != epoch:
-      rng = _generator(self._seed, epoch)
       self._shuffle = epoch, rng.permutation(num_windows)
     return self._shuffle[1][places] * self._size
 

@@ -8,7 +8,6 @@ and the times of their last change.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
@@ -40,7 +39,7 @@ class Cache:
     self._stamps = [s and [*s] for s in (x.stamp() for x in sources)]
     names = [stamp and stamp[0] for stamp in self._stamps]
     flags = [getattr(config, name) for name in _READING]
-    key = hashlib.sha256(json.dumps([names, flags]).encode()).hexdigest()[:32]
+    key = sha256([json.dumps([names, flags]).encode()])[:32]
     self._folder, self._encoding = folder, config.encoding
     self._path = folder / f"{key}.ids"
     self._temporary: list[str] = []  # the files that are not saved yet
@@ -59,9 +58,6 @@ class Cache:
       return None
     try:
       opened = OpenFile(self._path.open("rb"))
-    except OSError:  # unreadable: encoded anew
-      return None
-    try:
       with zipfile.ZipFile(opened.file) as archive:
         about = json.loads(archive.read(_ABOUT))  # compares its checksum
         num_bytes = archive.getinfo(_ABOUT).header_offset
@@ -75,7 +71,7 @@ class Cache:
       if verify and about["sha256"] != sha256(text.data()):
         raise ValueError("its SHA-256 differs")
       return Corpus(text, np.array(about["counts"]), about["sha256"])
-    except Exception as error:  # zipfile raises all kinds for damage
+    except Exception as error:  # unreadable, or one of zipfile's for damage
       cause = str(error).partition(":")[0]  # without a remedy
       warn(f"{self._path} cannot be used ({cause}): the corpus is encoded anew")
       return None

@@ -3,14 +3,27 @@
 import bz2
 import functools
 import gzip
-import importlib
 import io
 import lzma
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from charlm.errors import InputError
+
+try:
+  # Not `compression.zstd`, which Python has only from 3.14 on.
+  from backports import zstd
+
+  _HAS_ZSTD = True
+except ImportError:
+  _HAS_ZSTD = False
+if TYPE_CHECKING:
+  from _typeshed import WriteableBuffer
+
+_Decompressor: TypeAlias = (
+  "bz2.BZ2Decompressor | lzma.LZMADecompressor | zstd.ZstdDecompressor"
+)
 
 _CHUNK = 2**21  # bytes that are read at a time
 # Against decompression bombs: a megabyte of one can hold a thousand gigabytes.
@@ -29,7 +42,7 @@ class CountedFile(io.RawIOBase):
     """Returns True, as `io` asks."""
     return True
 
-  def readinto(self, buffer: Any) -> int:
+  def readinto(self, buffer: "WriteableBuffer") -> int:
     """Reads into a buffer; returns the number of bytes, 0 at the end."""
     num_bytes = self._file.readinto(buffer)
     self.num_bytes += num_bytes
@@ -48,8 +61,11 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   kind = next((k for k, magic in _MAGIC.items() if re.match(magic, start)), "")
   if start and not kind and name.endswith((".gz", ".bz2", ".xz", ".zst")):
     raise InputError(
-      f"{name} is no gzip, bzip2, xz or zstd data, despite its name: give a "
-      "file that is, or rename it"
+      f"{name} is no gzip, bzip2, xz or zstd data: replace or rename it"
+    )
+  if kind == "zstd" and not _HAS_ZSTD:
+    raise InputError(
+      f"{name} is zstd data, which needs pip install -e '.[zstd]'"
     )
   size = 0
   try:
@@ -57,15 +73,10 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
       size += len(chunk)
       if size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.num_bytes):
         raise InputError(
-          f"{name} becomes more than {_MAX_EXPANSION:,} times as large when it "
-          "is decompressed: if that is right, decompress it and give the result"
+          f"{name} expands to more than {_MAX_EXPANSION:,} times its size: "
+          "decompress it, if that is right, and give the result"
         )
       yield chunk
-  except ImportError as error:
-    raise InputError(
-      f"{name} is zstd data, which needs the extra zstd: install it by pip "
-      "install -e '.[zstd]', or decompress the file"
-    ) from error
   except EOFError as error:
     raise InputError(
       f"{name} is {kind} data, cut off at byte {file.num_bytes}: give all of it"
@@ -88,7 +99,7 @@ def _read(kind: str, file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def _read_streams(
-  create: Callable[[], Any], file: io.BufferedIOBase
+  create: Callable[[], _Decompressor], file: io.BufferedIOBase
 ) -> Iterator[bytes]:
   """Yields what the streams of a file hold, one after the other.
 
@@ -112,14 +123,6 @@ def _read_streams(
     data = b""
 
 
-def _create_zstd() -> Any:
-  # Not `compression.zstd`, which Python has only from 3.14 on.
-  zstd = importlib.import_module("backports.zstd")
-  # A window of up to 2 GB, as published corpora have it.
-  options = {zstd.DecompressionParameter.window_log_max: 31}
-  return zstd.ZstdDecompressor(options=options)
-
-
 # What the data of each compression begins with, as regular expressions.
 _MAGIC = {
   "gzip": rb"\x1f\x8b\x08",
@@ -129,8 +132,11 @@ _MAGIC = {
   # Or a frame to be skipped, as parallel zstd writes.
   "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
 }
-_CREATE: dict[str, Callable[[], Any]] = {
+_CREATE: dict[str, Callable[[], _Decompressor]] = {
   "bzip2": bz2.BZ2Decompressor,
   "xz": lzma.LZMADecompressor,
-  "zstd": _create_zstd,
+  # A window of up to 2 GB, as published corpora have it.
+  "zstd": lambda: zstd.ZstdDecompressor(
+    options={zstd.DecompressionParameter.window_log_max: 31}
+  ),
 }

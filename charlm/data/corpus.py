@@ -63,10 +63,7 @@ def load_corpus(
     # White space alone is no text, except of bytes, whose `characters` are
     # always all 256.
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
-      raise InputError(
-        f"{spec} has no line of text, only white space or nothing: give "
-        "another file"
-      )
+      raise InputError(f"{spec} has no line of text: give another file")
     cache.save(corpus)
   finally:
     cache.discard()

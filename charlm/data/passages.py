@@ -1,7 +1,7 @@
 """Passages of a text that also occur in another one."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -20,14 +20,21 @@ class Passage(NamedTuple):
   place: int  # of the first occurrence in the text that was searched
 
 
+class FoundNumbers(TypedDict):
+  """What `sample.py --format=jsonl` prints of a text that was searched."""
+
+  share: float
+  passages: list[dict[str, int]]  # with the fields of `Passage`
+
+
 class Found(NamedTuple):
   """The passages of one text, in their order; they may overlap."""
 
   passages: tuple[Passage, ...]
   share: float  # fraction of the text's characters in a passage
 
-  def to_dict(self) -> dict[str, Any]:
-    """Returns what `sample.py --format=jsonl` prints of it."""
+  def to_dict(self) -> FoundNumbers:
+    """Returns what JSON can hold of it."""
     passages = [passage._asdict() for passage in self.passages]
     return {"share": round(self.share, 6), "passages": passages}
 

@@ -36,9 +36,7 @@ def read_string(config: Config, text: str) -> Iterator[str]:
   Raises InputError: a string that cannot be UTF-8.
   """
   if not is_utf8(text):
-    raise InputError(
-      "the text has lone surrogates, which are not UTF-8: remove them"
-    )
+    raise InputError("the text has lone surrogates: remove them")
   chunks = [text.encode()]
   return _clean(config, [decode_chunks(chunks, "text", config.encoding)])
 
@@ -74,11 +72,10 @@ def decode_chunks(
       text = decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
       # `error.object` is the end of what was read: the part not yet decoded.
+      offset = size - len(error.object) + error.start
       raise InputError(
-        f"{name} is not UTF-8 at byte "
-        f"{size - len(error.object) + error.start}: convert it, for example "
-        "from Latin-1 by iconv -f LATIN1 -t UTF-8, or train with --unit=byte, "
-        "which takes any file"
+        f"{name} is not UTF-8 at byte {offset}: convert it, for example by "
+        "iconv -f LATIN1 -t UTF-8, or train with --unit=byte"
       ) from error
     if text:
       yield text.removeprefix(mark)
@@ -105,9 +102,7 @@ def _read_field(
       f"{config.field!r}, the first is line {bad[0]:,}"
     )
     if not config.skip_bad:
-      raise InputError(
-        f"{words}: correct them, or train with another --field or --skip_bad"
-      )
+      raise InputError(f"{words}: correct them, or train with --skip_bad")
     warn(f"{words}: they are left out")
 
 

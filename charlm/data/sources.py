@@ -76,10 +76,7 @@ class Source:
         self.num_read = counted.num_bytes
         yield chunk
     if self.stamp() != before:
-      raise InputError(
-        f"{self.name} changed while it was read: start again when nothing "
-        "writes to it"
-      )
+      raise InputError(f"{self.name} changed while it was read: start again")
 
 
 def find_sources(spec: str) -> list[Source]:
@@ -100,9 +97,7 @@ def _sources_of(part: str) -> list[Source]:
     return [Source(part, is_file=False)]
   path = os.path.expanduser(part)
   if not part:
-    raise InputError(
-      "an empty path among the files: give a path, or leave out a comma"
-    )
+    raise InputError("an empty path: name a file, or leave out a comma")
   if os.path.isdir(path):
     paths = _glob(os.path.join(glob.escape(path), "*.txt"))
   elif os.path.exists(path):
@@ -127,8 +122,7 @@ def _sources_of(part: str) -> list[Source]:
 def _file(path: str) -> Source:
   if not os.path.isfile(path):
     raise InputError(
-      f"{path} is not a regular file: give one, or give - and its content on "
-      "standard input"
+      f"{path} is not a regular file: give one, or - and pipe its content in"
     )
   return Source(path)
 

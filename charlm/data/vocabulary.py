@@ -8,7 +8,6 @@ takes that run's vocabulary, and appends the characters that are new.
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,14 +20,9 @@ SPECIAL = ["[UNK]", ""]
 NUM_SPECIAL = len(SPECIAL)  # how many ids stand for no character
 
 
-def build_vocabulary(
-  lines: list[str], initial: Sequence[str] = tuple(SPECIAL)
-) -> list[str]:
-  """Collects the characters of the lines and of the newlines between them.
-
-  The entries of `initial`, an initial run's vocabulary, keep their ids.
-  """
-  return extend_vocabulary(initial, "\n".join(lines))
+def build_vocabulary(lines: list[str]) -> list[str]:
+  """Collects the characters of the lines and of the newlines between them."""
+  return extend_vocabulary(SPECIAL, "\n".join(lines))
 
 
 def extend_vocabulary(
@@ -39,7 +33,7 @@ def extend_vocabulary(
   return [*initial, *sorted(set(characters) - set(initial))]
 
 
-def vocabulary_from_json(vocab: Any) -> list[str]:
+def vocabulary_from_json(vocab: object) -> list[str]:
   """Returns the value of `vocabulary.json`, which is checked.
 
   Raises InputError: not a list of `[UNK]`, "" and distinct characters.

@@ -47,9 +47,7 @@ class DynamicEvaluator:
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
-    self._compiled_learn = tf.function(
-      self._learn, jit_compile=XLA_FOR_SCORES.here
-    )
+    self._compiled = tf.function(self._learn, jit_compile=XLA_FOR_SCORES.here)
     valid_ids = valid_ids[max(0, len(valid_ids) - _MAX_VALID) : len(valid_ids)]
     # A rate of 0 takes no step, and sums the squares of the gradients.
     self._loss(valid_ids, 0.0)
@@ -98,7 +96,7 @@ class DynamicEvaluator:
         segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
         segment[0, : len(piece)] = piece
         with interrupts_held_back():
-          nats, states = self._compiled_learn(segment, states, rate)
+          nats, states = self._compiled(segment, states, rate)
         yield nats.numpy()[: len(piece) - 1]
     finally:
       for weight, trained in zip(self._weights, self._trained, strict=True):
@@ -150,9 +148,8 @@ def score_dynamic(
   """
   if len(valid) < _MIN_VALID:
     raise InputError(
-      "dynamic evaluation chooses its learning rate on text that is neither "
-      f"trained on nor scored, of {_MIN_VALID} characters or more: train a run "
-      "with more --valid_lines or --valid_chars"
+      "dynamic evaluation chooses its learning rate on a valid text of "
+      f"{_MIN_VALID} characters or more: train with more --valid_lines"
     )
   evaluator = DynamicEvaluator(model, Ids(valid, vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"

@@ -96,10 +96,8 @@ class Evaluator:
     text = _Lines(ids, newline)
     refuse_short(text)
     # Counted first, since `Tally` sizes its sums by the number of lines.
-    num_lines = sum(
-      int(np.count_nonzero(text[i : i + BLOCK] == newline))
-      for i in range(1, len(text), BLOCK)
-    )
+    blocks = (text[i : i + BLOCK] for i in range(1, len(text), BLOCK))
+    num_lines = sum(int((block == newline).sum()) for block in blocks)
     tally, start = Tally(num_lines, self._keep_nats), 0
     while start < len(text) - 1:
       block = text[start : start + BLOCK + 1]
@@ -156,11 +154,10 @@ class Evaluator:
       batch = starts[rows].tolist(), lengths[rows].tolist()
       for done, nats in self._pieces(text, *batch, _BATCH_SIZE, size):
         for row, start, length, scored in zip(rows, *batch, nats, strict=False):
-          begin = max(done, overlap if row else 0)
-          end = min(done + size, length)
-          if begin < end:
-            new = scored[begin - done : end - done]
-            found[start + begin : start + end] = new
+          low = max(done, overlap if row else 0)
+          high = min(done + size, length)
+          if low < high:
+            found[start + low : start + high] = scored[low - done : high - done]
     return found
 
   def _pieces(
@@ -248,8 +245,7 @@ def newline_id(vocab: list[str]) -> int:
   """
   if "\n" not in vocab:
     raise InputError(
-      "the vocabulary has no newline: the corpus is one line, or has fewer "
-      "newlines than --min_count; give --protocol=stream or windows, and leave "
-      "out --per_line"
+      "the vocabulary has no newline, which a score by lines needs: give "
+      "--protocol=stream or windows, and leave out --per_line"
     )
   return vocab.index("\n")

@@ -60,6 +60,5 @@ def print_scores(
 
 def _describe(text: str, nats: np.ndarray) -> str:
   total, worst = nats.sum(), (text + "\n")[int(nats.argmax())]
-  bits = total / len(nats) / math.log(2)
-  cells = [f"{total:.4f}", str(len(nats)), f"{bits:.4f}"]
-  return "\t".join([*cells, worst.translate(_ESCAPES), text])
+  bits, worst = total / len(nats) / math.log(2), worst.translate(_ESCAPES)
+  return f"{total:.4f}\t{len(nats)}\t{bits:.4f}\t{worst}\t{text}"

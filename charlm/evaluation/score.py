@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sized
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +34,20 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   counts = tf.reduce_sum(tf.cast(scored, preds.dtype), axis=1)
   num_rows = tf.cast(tf.math.count_nonzero(counts), preds.dtype)
   return -tf.reduce_sum(tf.math.divide_no_nan(sums, counts)) / num_rows
+
+
+class ScoreNumbers(TypedDict):
+  """What `eval.py --json` prints of a score."""
+
+  unit: str
+  log_perplexity: float
+  interval: tuple[float, float] | None  # None: of one value alone
+  perplexity: float
+  bits_per_character: float
+  bits_per_byte: float
+  num_characters: int
+  num_unknown: int
+  log_perplexity_known: float | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -92,10 +106,9 @@ class Score:
   @property
   def in_bits(self) -> str:
     """The bits per unit and per byte, in words."""
-    per_byte = f"{self.bits_per_byte:.4f} bits per byte"
-    if self.unit == "byte":
-      return per_byte
-    return f"{self.bits_per_character:.4f} bits per {self.unit}, {per_byte}"
+    # A score of bytes has one number: both keys are then the same.
+    bits = {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
+    return ", ".join(f"{x:.4f} bits per {unit}" for unit, x in bits.items())
 
   def in_words(self, step: int, protocol: str) -> str:
     """Returns the lines that `eval.py` prints."""
@@ -136,15 +149,20 @@ class Score:
     unit = "byte" if text.encoding == "latin-1" else "character"
     return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
-  def to_dict(self) -> dict[str, Any]:
-    """Returns the numbers that `eval.py --json` prints."""
-    names = ["unit", "log_perplexity", "interval", "perplexity"]
-    names += ["bits_per_character", "bits_per_byte", "num_characters"]
-    names += ["num_unknown", "log_perplexity_known"]
-    numbers = {name: getattr(self, name) for name in names}
-    if not math.isfinite(numbers["interval"][0]):
-      numbers["interval"] = None  # JSON knows no infinity
-    return numbers
+  def to_dict(self) -> ScoreNumbers:
+    """Returns what JSON, which knows no infinity, can hold of it."""
+    interval = self.interval
+    return {
+      "unit": self.unit,
+      "log_perplexity": self.log_perplexity,
+      "interval": interval if math.isfinite(interval[0]) else None,
+      "perplexity": self.perplexity,
+      "bits_per_character": self.bits_per_character,
+      "bits_per_byte": self.bits_per_byte,
+      "num_characters": self.num_characters,
+      "num_unknown": self.num_unknown,
+      "log_perplexity_known": self.log_perplexity_known,
+    }
 
 
 class Tally:

@@ -5,13 +5,16 @@ size. The gates are the update gate z, the reset gate r, and the candidate n.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
 from charlm.model.recurrence import normalise, recurrence
 from charlm.system.choices import MAX_TABLE
+
+# As in Keras, a state may be a list of one.
+_State: TypeAlias = "tf.Tensor | Sequence[tf.Tensor] | None"
 
 
 class FusedGRU(keras.layers.GRU):
@@ -66,7 +69,7 @@ class FusedGRU(keras.layers.GRU):
     if self.layer_norm:
       self.gain = self.add_weight([3 * self.units], "ones", name="gain")
 
-  def get_config(self) -> dict[str, Any]:
+  def get_config(self) -> dict[str, object]:
     """Returns the arguments of an equal layer, for Keras' `from_config`."""
     # Not those of keras.layers.GRU, most of which this layer refuses.
     config = keras.layers.Layer.get_config(self)
@@ -76,7 +79,7 @@ class FusedGRU(keras.layers.GRU):
   def call(
     self,
     sequences: tf.Tensor,
-    initial_state: Any = None,
+    initial_state: _State = None,
     mask: tf.Tensor | None = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -100,7 +103,7 @@ class FusedGRU(keras.layers.GRU):
     self,
     ids: tf.Tensor,
     embeddings: tf.Tensor,
-    initial_state: Any = None,
+    initial_state: _State = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
@@ -119,7 +122,7 @@ class FusedGRU(keras.layers.GRU):
     return self._run(tf.transpose(ids), table, initial_state, training)
 
   def _run(
-    self, features: tf.Tensor, kernel: tf.Tensor, state: Any, training: bool
+    self, features: tf.Tensor, kernel: tf.Tensor, state: _State, training: bool
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D + 1, B]` with a kernel `[D + 1, 3H]`.
 
@@ -127,7 +130,7 @@ class FusedGRU(keras.layers.GRU):
     """
     if state is None:
       state = tf.zeros([tf.shape(features)[-1], self.units], self.compute_dtype)
-    (state,) = tf.nest.flatten(state)  # as in Keras, it may be a list of one
+    (state,) = tf.nest.flatten(state)
     short = training and self.precision == "bfloat16"
     outputs = recurrence(
       features,

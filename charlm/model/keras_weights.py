@@ -7,7 +7,7 @@ and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 import collections
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import h5py
 import numpy as np
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.language_model import GRULM, model_of, weight_specs
+from charlm.model.language_model import GRULM, Spec, model_of, weight_specs
 from charlm.system.files import plain_path
 
 
@@ -42,9 +42,9 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       f"--init_from={path} has weights of Keras, whose GRU has no layer "
       "normalisation: leave out --layer_norm"
     )
-  read = _read_h5 if path.endswith(".h5") else _read_checkpoint
+  read = _read_h5 if path.endswith(".h5") else _read_ckpt
   try:
-    weights = list(read(prefix, config, vocab_size))
+    weights = list(read(prefix, weight_specs(config, vocab_size)))
     if not all(np.isfinite(weight).all() for weight in weights):
       raise ValueError("some are not finite")
   except InputError:
@@ -59,24 +59,20 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   return model
 
 
-def _read_checkpoint(
-  prefix: str, config: Config, vocab_size: int
-) -> Iterator[np.ndarray]:
+def _read_ckpt(prefix: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
   with plain_path(pathlib.Path(prefix)) as path:
     reader = tf.compat.v1.train.NewCheckpointReader(path)
     shapes = reader.get_variable_to_shape_map()
-    for owner, name, shape in weight_specs(config, vocab_size):
+    for owner, name, shape in specs:
       key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
       yield np.asarray(reader.get_tensor(key), np.float32)
 
 
-def _read_h5(
-  path: str, config: Config, vocab_size: int
-) -> Iterator[np.ndarray]:
+def _read_h5(path: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
   numbers = collections.Counter[str]()  # of the next variable of an owner
   with h5py.File(path) as file:
-    for owner, name, shape in weight_specs(config, vocab_size):
+    for owner, name, shape in specs:
       data = file[f"{owner}/vars/{numbers[owner]}"]
       numbers[owner] += 1
       _check_shape(path, f"{owner}/{name}", data.shape, shape)

@@ -7,7 +7,6 @@ layer.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -22,7 +21,7 @@ from charlm.system.choices import GRU_KIND, MAX_LOGITS
 SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
 State = tuple[tf.Tensor, ...]
-WeightSpec = tuple[str, str, tuple[int, ...]]  # its owner, name and shape
+Spec = tuple[str, str, tuple[int, ...]]  # of a weight: owner, name and shape
 
 
 class GRULM(keras.Model):
@@ -41,7 +40,7 @@ class GRULM(keras.Model):
     gru: str = "auto",
     precision: str = "float32",
     layer_norm: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
   ) -> None:
     """Takes the sizes, whose defaults are not those of `Config`.
 
@@ -76,8 +75,7 @@ class GRULM(keras.Model):
       vocab_size, embedding_dim, initializer, name="embedding"
     )
     # One attribute per layer: its name is its key in a checkpoint.
-    for i in range(num_layers):
-      name = _gru_name(i)
+    for name in map(_gru_name, range(num_layers)):
       layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
       setattr(self, name, layer)
     # By name: with a function as activation, a saved model cannot be loaded.
@@ -145,12 +143,9 @@ class GRULM(keras.Model):
     # 0 where a size is not static: chunks cannot be made then.
     if num_targets * self.dense.units <= MAX_LOGITS:
       return -tf.gather(self.dense(x), targets, batch_dims=2), states
-    nats = chunked_nats(
-      tf.reshape(x, [num_targets, self.rnn_units]),
-      tf.convert_to_tensor(self.dense.kernel),
-      tf.convert_to_tensor(self.dense.bias),
-      tf.reshape(targets, [num_targets]),
-    )
+    x = tf.reshape(x, [num_targets, self.rnn_units])
+    kernel, bias = map(tf.convert_to_tensor, self.dense.weights)
+    nats = chunked_nats(x, kernel, bias, tf.reshape(targets, [num_targets]))
     return tf.reshape(nats, targets.shape), states
 
   def _outputs(
@@ -201,23 +196,18 @@ class GRULM(keras.Model):
     return self.dense(x), tuple(new_states)
 
 
-def build_model(*args: Any, **kwargs: Any) -> GRULM:
-  """Returns `GRULM(*args, **kwargs)` with its weights made."""
-  model = GRULM(*args, **kwargs)
-  model.build([None, None])
-  return model
-
-
 def model_of(
   config: Config, vocab_size: int, gru: str = "auto", training: bool = False
 ) -> GRULM:
   """Returns the model of a config; dropout and bfloat16 only for training."""
   names = (*SIZES, "dropout_rate", "precision") if training else SIZES
   options = {name: getattr(config, name) for name in names}
-  return build_model(vocab_size, gru=gru, **options)
+  model = GRULM(vocab_size, gru=gru, **options)
+  model.build([None, None])
+  return model
 
 
-def weight_specs(config: Config, vocab_size: int) -> Iterator[WeightSpec]:
+def weight_specs(config: Config, vocab_size: int) -> Iterator[Spec]:
   """Yields owner, name and shape of each weight, as `get_weights` has them."""
   depth, units = config.embedding_dim, config.rnn_units
   yield "embedding", "embeddings", (vocab_size, depth)
@@ -257,9 +247,8 @@ def _build_gru(
       "--gru=keras supports neither --precision=bfloat16 nor --layer_norm: "
       "give --gru=fused, or leave those out"
     )
-  return keras.layers.GRU(
-    units, return_sequences=True, return_state=True, name=name
-  )
+  outputs = {"return_sequences": True, "return_state": True}
+  return keras.layers.GRU(units, **outputs, name=name)
 
 
 def _dropout(

@@ -22,14 +22,11 @@ def chunked_nats(
   num_chunks = -(-num_targets // rows)
   rows = -(-num_targets // num_chunks)  # about as many in the last one
   filler = [[0, num_chunks * rows - num_targets]]
-  x = tf.pad(x, [*filler, [0, 0]])
-  chunks = (
-    tf.reshape(x, [num_chunks, rows, x.shape[1]]),
-    tf.reshape(tf.pad(targets, filler), [num_chunks, rows]),
-  )
+  x = tf.reshape(tf.pad(x, [*filler, [0, 0]]), [num_chunks, rows, x.shape[1]])
+  targets = tf.reshape(tf.pad(targets, filler), [num_chunks, rows])
   nats = tf.map_fn(
     lambda chunk: _nats(chunk[0], kernel, bias, chunk[1]),
-    chunks,
+    (x, targets),
     parallel_iterations=1,  # or several chunks' logits would be held
     fn_output_signature=tf.TensorSpec([rows], x.dtype),
   )
@@ -51,11 +48,8 @@ def _nats(
   def gradient(d_nats: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
     """Returns the gradients of the arguments."""
     d_logits = cross_entropy()[1] * d_nats[:, None]
-    return (
-      tf.matmul(d_logits, kernel, transpose_b=True),
-      tf.matmul(x, d_logits, transpose_a=True),
-      tf.reduce_sum(d_logits, axis=0),
-      None,
-    )
+    d_x = tf.matmul(d_logits, kernel, transpose_b=True)
+    d_kernel = tf.matmul(x, d_logits, transpose_a=True)
+    return d_x, d_kernel, tf.reduce_sum(d_logits, axis=0), None
 
   return cross_entropy()[0], gradient

@@ -46,36 +46,33 @@ def recurrence(
   def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
     """Returns the outputs, and the function for the gradients."""
     features, kernel, recurrent_kernel, bias, state, *gain = inputs
-    if not features.dtype.is_integer:
-      features = tf.cast(features, product_dtype)
+    by_id = features.dtype.is_integer  # int64 below: a gather takes no uint8
+    features = tf.cast(features, tf.int64 if by_id else product_dtype)
     # Cast in here: outside, their gradients would be rounded, too.
     kernel = tf.cast(kernel, product_dtype)
     recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
-    project = _projection(features, kernel)
-    states, saved = _forward(
-      project, features, recurrent_kernel, bias, state, *gain
-    )
-    kept = features, kernel, recurrent_kernel, gain, states, saved
+    factors = features, kernel, recurrent_kernel
+    states, saved = _forward(*factors, bias, state, *gain)
+    kept = *factors, gain, states, saved
     return tf.transpose(states[1:], [2, 0, 1]), Recurrence(*kept).gradients
 
   return run(features, kernel, recurrent_kernel, bias, state, *gain)
 
 
 def _forward(
-  project: Callable[[tf.Tensor], tf.Tensor],
   features: tf.Tensor,
+  kernel: tf.Tensor,
   recurrent_kernel: tf.Tensor,
   bias: tf.Tensor,
   state: tf.Tensor,
   *gain: tf.Tensor,
 ) -> tuple[tf.Tensor, list[tf.TensorArray]]:
-  """Returns the T + 1 states `[T + 1, H, B]` and what the gradient needs.
-
-  `project` gives what the input adds to the gates at a time step, `[3H, B]`.
-  """
+  """Returns the T + 1 states `[T + 1, H, B]` and what the gradient needs."""
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
+  by_id = features.dtype.is_integer
   # Once, not in every time step.
+  kernel = kernel if by_id else tf.transpose(kernel)
   recurrent_kernel = tf.transpose(recurrent_kernel)
   # B may be static in the features though it is not in the state.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
@@ -85,7 +82,9 @@ def _forward(
 
   def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> LoopVars:
     """Computes the gates of time step t, and the state after it."""
-    inputs = tf.cast(project(t), dtype)  # [3H, B]
+    x = features[t]
+    x = tf.transpose(tf.gather(kernel, x)) if by_id else tf.matmul(kernel, x)
+    inputs = tf.cast(x, dtype)  # [3H, B]
     h = tf.cast(state, recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
     norm: tuple[tf.Tensor, ...] = ()
@@ -119,17 +118,6 @@ def _forward(
     lambda t, *_: t < num_steps, step, start, parallel_iterations=1
   )
   return states.stack(), saved
-
-
-def _projection(
-  features: tf.Tensor, kernel: tf.Tensor
-) -> Callable[[tf.Tensor], tf.Tensor]:
-  """Returns what projects a time step's features to the gates, `[3H, B]`."""
-  if features.dtype.is_integer:
-    ids = tf.cast(features, tf.int64)  # a gather takes no uint8
-    return lambda t: tf.transpose(tf.gather(kernel, ids[t]))
-  kernel = tf.transpose(kernel)  # once, not in every product
-  return lambda t: tf.matmul(kernel, features[t])
 
 
 def normalise(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:

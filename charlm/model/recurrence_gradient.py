@@ -16,11 +16,12 @@ last 3H are those that the recurrent product takes.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tensorflow as tf
 
-LoopVars: TypeAlias = "tuple[Any, ...]"  # what a loop's step takes and returns
+LoopVar: TypeAlias = "tf.Tensor | tf.TensorArray | Sequence[LoopVar]"
+LoopVars: TypeAlias = tuple[LoopVar, ...]  # what a loop's step returns
 _Size: TypeAlias = "int | tf.Tensor"
 
 # The most S * B of a chunk of several steps: enough for a product at full
@@ -76,36 +77,25 @@ class Recurrence:
       size = min(max(1, columns // batch_size), num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
-    def step(i: tf.Tensor, *carried: Any) -> LoopVars:
+    def step(i: tf.Tensor, *carried: LoopVar) -> LoopVars:
       """Goes back over the chunk `i`."""
       return i - 1, *self._chunk(d_outputs, rest + i * size, size, *carried)
 
     shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
-    start = (
-      num_chunks - 1,
-      [tf.zeros(shape, dtype) for shape in shapes],
-      tf.zeros_like(self.states[0]),
-      [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)],
-      [tf.zeros_like(g) for g in self._gain_columns()],
-    )
+    sums = [tf.zeros(shape, dtype) for shape in shapes]
+    zeros = tf.zeros_like(self.states[0])  # [H, B]
+    array = [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)]
+    d_gain = [tf.concat([zeros] * 3, axis=0) for _ in self.gain]
+    start = num_chunks - 1, sums, zeros, array, d_gain
     _, *carried = tf.while_loop(
       lambda i, *_: i >= 0, step, start, parallel_iterations=1
     )
     if isinstance(rest, int) and rest:
       carried = self._chunk(d_outputs, 0, rest, *carried)
     (d_kernel, *sums), d_state, d_features, d_gain = carried
-    return (
-      None if self.by_id else tf.cast(d_features[0].stack(), dtype),
-      tf.transpose(d_kernel),
-      *sums,
-      tf.transpose(d_state),
-      *[tf.reduce_sum(g, axis=1) for g in d_gain],
-    )
-
-  def _gain_columns(self) -> list[tf.Tensor]:
-    """Returns the gain as columns `[3H, B]`, broadcast once for a chunk."""
-    columns = tf.zeros_like(self.states[0, :1])
-    return [g[:, None] + columns for g in self.gain]
+    d_x = None if self.by_id else tf.cast(d_features[0].stack(), dtype)
+    d_kernel, d_state = tf.transpose(d_kernel), tf.transpose(d_state)
+    return d_x, d_kernel, *sums, d_state, *[tf.reduce_sum(g, 1) for g in d_gain]
 
   def _chunk(
     self,
@@ -113,7 +103,7 @@ class Recurrence:
     start: _Size,
     size: _Size,
     sums: Sequence[tf.Tensor],
-    *carried: Any,
+    *carried: LoopVar,
   ) -> LoopVars:
     """Goes back over the `size` time steps from `start` on.
 
@@ -132,17 +122,15 @@ class Recurrence:
     else:
       features = tf.slice(self.features, [start, 0, 0], [size, -1, -1])
       inputs = tf.transpose(_columns(features))  # [S * B, F]
-    terms = [
-      tf.matmul(d_gates[: 3 * units], inputs),
-      tf.matmul(previous, d_gates[-3 * units :], transpose_b=True),
-      tf.reduce_sum(tf.cast(d_gates[3 * units : 4 * units], dtype), axis=1),
-    ]
-    pairs = zip(sums, terms, strict=True)
+    d_kernel = tf.matmul(d_gates[: 3 * units], inputs)
+    d_recurrent = tf.matmul(previous, d_gates[-3 * units :], transpose_b=True)
+    d_bias = tf.reduce_sum(tf.cast(d_gates[3 * units : 4 * units], dtype), 1)
+    pairs = zip(sums, (d_kernel, d_recurrent, d_bias), strict=True)
     return [total + tf.cast(x, dtype) for total, x in pairs], *propagated
 
   def _propagate(
-    self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: Any
-  ) -> LoopVars:
+    self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: LoopVar
+  ) -> tuple[tf.Tensor, *LoopVars]:
     """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
 
     It carries the gradients of the state `[H, B]`, of the features in an array
@@ -152,7 +140,8 @@ class Recurrence:
     """
     product_dtype, units = self.kernel.dtype, self.states.shape[1]
     shape = self.states.shape[1:]
-    gains = self._gain_columns()
+    # As columns, [3H, B], broadcast once for a chunk.
+    gains = [g[:, None] + tf.zeros_like(self.states[0, :1]) for g in self.gain]
 
     def step(
       i: tf.Tensor,
@@ -185,9 +174,7 @@ class Recurrence:
       d_state = d_kept + tf.cast(product, d_kept.dtype)
       d_state.set_shape(shape)  # a loop's variables keep their shapes
       d_inputs = rows[: 3 * units]
-      d_features = [
-        a.write(t, tf.matmul(self.kernel, d_inputs)) for a in d_features
-      ]
+      d_features = [a.write(t, self.kernel @ d_inputs) for a in d_features]
       return i - 1, d_gates.write(i, rows), d_state, d_features, d_gain
 
     row_shape = [(7 if gains else 4) * units, shape[1]]

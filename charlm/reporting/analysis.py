@@ -4,37 +4,29 @@
 `nats` the loss of each, `[N]`, and `encoding` that of the run's texts.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
 import numpy as np
+
+from charlm.reporting.types import MeanLoss
 
 _WORD = re.compile(r"[^\W\d_]+")
 # Of a text of bytes: those above ASCII are taken for parts of letters.
 _WORD_OF_BYTES = re.compile(r"[A-Za-z\x80-\xff]+")
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-  """Characters of one kind, and their mean loss."""
-
-  name: str
-  num_characters: int
-  mean_nats: float
-
-
-def by_class(text: str, nats: np.ndarray, encoding: str) -> list[Group]:
+def by_class(text: str, nats: np.ndarray, encoding: str) -> list[MeanLoss]:
   """Groups characters by what they are, the commonest first."""
   # By name first: a set of names has another order in each process.
   names = np.array([_class_of(char, encoding) for char in text])
   groups = _grouped(names, nats, sorted(set(names)))
-  return sorted(groups, key=lambda group: -group.num_characters)
+  return sorted(groups, key=lambda group: -group["num_characters"])
 
 
 def by_position_in_word(
   text: str, nats: np.ndarray, encoding: str
-) -> list[Group]:
+) -> list[MeanLoss]:
   """Groups letters by their place in a run of letters; the rest is left out.
 
   Takes the whole text `[N + 1]`, whose first word may begin before what is
@@ -49,7 +41,7 @@ def by_position_in_word(
   return _grouped(places, nats, range(1, 11), last="10 or more")
 
 
-def by_context_length(nats: np.ndarray, window: int) -> list[Group]:
+def by_context_length(nats: np.ndarray, window: int) -> list[MeanLoss]:
   """Groups by how many characters a prediction could see.
 
   The nats must be those of windows that start from the zero state and do not
@@ -58,10 +50,9 @@ def by_context_length(nats: np.ndarray, window: int) -> list[Group]:
   context = np.arange(len(nats)) % window + 1
   level = np.ceil(np.log2(context)).astype(int)  # 1, 2, 3-4, 5-8, ...
   groups = _grouped(level, nats, range(level.max(initial=0) + 1))
-  return [
-    dataclasses.replace(group, name=_span(int(group.name), window))
-    for group in groups
-  ]
+  for group in groups:
+    group["name"] = _span(int(group["name"]), window)
+  return groups
 
 
 def worst_passages(
@@ -97,14 +88,16 @@ def _class_of(char: str, encoding: str) -> str:
 
 def _grouped(
   keys: np.ndarray, nats: np.ndarray, order: Sequence[object], last: str = ""
-) -> list[Group]:
-  groups = []
+) -> list[MeanLoss]:
+  groups: list[MeanLoss] = []
   for key in order:
     chosen = nats[keys == key]
     if len(chosen):
       name = last if last and key == order[-1] else str(key)
       mean = float(chosen.mean(dtype=np.float64))
-      groups.append(Group(name, len(chosen), mean))
+      groups.append(
+        {"name": name, "num_characters": len(chosen), "mean_nats": mean}
+      )
   return groups
 
 

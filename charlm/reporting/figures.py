@@ -4,14 +4,14 @@ import colorsys
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-Run = dict[str, Any]  # of `report_numbers`
+from charlm.reporting.types import CONTEXT, Run
 
 
 def color_of(index: int) -> str:
@@ -44,7 +44,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
   figure = Figure(figsize=(9, 4), layout="constrained")
   # One scale, so that a loss has the same height in both.
   panels = figure.subplots(1, 2, sharey=True)
-  quantities = {
+  quantities: dict[str, tuple[Literal["characters", "seconds"], float]] = {
     "characters seen, millions": ("characters", 1e6),
     "wall time in minutes": ("seconds", 60),
   }
@@ -77,7 +77,7 @@ def draw_context(runs: Sequence[Run]) -> str:
   axes = figure.subplots()
   # In the colours of the curves: this group's runs come first there, too.
   for index, run in enumerate(runs):
-    groups = run["loss_by"]["characters seen before it"]
+    groups = run["loss_by"][CONTEXT]
     axes.plot(
       [group["name"] for group in groups],
       [group["mean_nats"] for group in groups],

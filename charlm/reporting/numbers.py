@@ -4,8 +4,8 @@ The page shows no others.
 """
 
 import dataclasses
+import math
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,23 @@ from charlm.evaluation.score import confidence_interval
 from charlm.reporting import analysis
 from charlm.reporting.ngram import Baseline, baselines
 from charlm.reporting.result import WINDOW, Result
+from charlm.reporting.types import (
+  CONTEXT,
+  Character,
+  Difference,
+  Numbers,
+  Point,
+  Run,
+  RunGroup,
+  WithTrainText,
+  WorstPassage,
+)
+from charlm.runs.metrics import Record
 
 _PASSAGE = 100  # characters
 
 
-def report_numbers(results: list[Result], train: Text | None) -> dict[str, Any]:
+def report_numbers(results: list[Result], train: Text | None) -> Numbers:
   """Returns what there is to say of runs, as JSON can hold it.
 
   Args:
@@ -38,10 +50,13 @@ def report_numbers(results: list[Result], train: Text | None) -> dict[str, Any]:
   for result in results:
     # The bytes of a text in Latin-1 can read as the characters of another one.
     groups.setdefault((result.text, result.eval_sha256), []).append(result)
-  numbers: dict[str, Any] = {"groups": [_group(x) for x in groups.values()]}
+  beside: WithTrainText = {}
   if train is not None:
-    numbers |= _beside_train_text(first, train)
-  return numbers | {
+    beside = _beside_train_text(first, train)
+  return {
+    # The first one: report.py knows its files by it.
+    "groups": [_group(x) for x in groups.values()],
+    **beside,
     "first": first.name,
     "passages_with_the_highest_loss": _worst(first),
     "characters": _characters(first),
@@ -58,7 +73,7 @@ def short_names(paths: list[str]) -> list[str]:
   return paths
 
 
-def _group(results: list[Result]) -> dict[str, Any]:
+def _group(results: list[Result]) -> RunGroup:
   """Describes runs with one eval text, the best by `stream` first."""
   ranked = sorted(results, key=lambda r: r.scores["stream"].log_perplexity)
   text = results[0].text
@@ -70,19 +85,10 @@ def _group(results: list[Result]) -> dict[str, Any]:
   }
 
 
-def _run(result: Result, best: Result) -> dict[str, Any]:
+def _run(result: Result, best: Result) -> Run:
   text, nats = result.text[1:], result.scores["stream"].nats
   encoding = result.encoding
   windows = result.scores[f"windows of {WINDOW}"]
-  by = {
-    "kind of character": analysis.by_class(text, nats, encoding),
-    "letter of a word": analysis.by_position_in_word(
-      result.text, nats, encoding
-    ),
-    "characters seen before it": analysis.by_context_length(
-      windows.nats, WINDOW
-    ),
-  }
   return {
     "name": result.name,
     "step": result.step,
@@ -91,14 +97,17 @@ def _run(result: Result, best: Result) -> dict[str, Any]:
     "difference_to_best": None if result is best else _pair(result, best),
     "curves": curves(result.records, result.characters_per_step),
     "loss_by": {
-      name: [dataclasses.asdict(group) for group in groups]
-      for name, groups in by.items()
+      "kind of character": analysis.by_class(text, nats, encoding),
+      "letter of a word": analysis.by_position_in_word(
+        result.text, nats, encoding
+      ),
+      CONTEXT: analysis.by_context_length(windows.nats, WINDOW),
     },
     "samples": [readable(sample.text, encoding) for sample in result.samples],
   }
 
 
-def _pair(one: Result, other: Result) -> dict[str, Any]:
+def _pair(one: Result, other: Result) -> Difference:
   """Returns the paired difference of two scores, and its 95 % interval."""
   # A mean of millions of float32 can lose its last digits.
   nats = [r.scores["stream"].nats.astype(np.float64) for r in (one, other)]
@@ -106,32 +115,34 @@ def _pair(one: Result, other: Result) -> dict[str, Any]:
   low, high = interval = confidence_interval(difference)
   return {
     "mean": float(difference.mean()),
-    "interval": interval if np.isfinite(low) else None,
+    "interval": interval if math.isfinite(low) else None,
     "excludes_0": low > 0 or high < 0,
   }
 
 
 def curves(
-  records: list[dict[str, Any]], characters_per_step: int
-) -> dict[str, list[dict[str, Any]]]:
+  records: list[Record], characters_per_step: int
+) -> dict[str, list[Point]]:
   """Returns the points of each split's curve, from the records of a run.
 
   `seconds` are wall time since step 0, without pauses between starts; None if
   an earlier version trained the first steps.
   """
-  points: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+  points: dict[str, list[Point]] = {"train": [], "eval": []}
   for record in records:
-    point = {
+    point: Point = {
       "step": record["step"],
       "characters": record["step"] * characters_per_step,
       "seconds": record.get("seconds"),
+      "loss": record["loss"],
     }
-    losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
-    points[record["split"]].append(point | losses)
+    if "valid_loss" in record:
+      point["valid_loss"] = record["valid_loss"]
+    points[record["split"]].append(point)
   return points
 
 
-def _beside_train_text(first: Result, train: Text) -> dict[str, Any]:
+def _beside_train_text(first: Result, train: Text) -> WithTrainText:
   texts = [first.text, *(sample.text for sample in first.samples)]
   found, *in_samples = find_passages(texts, train)
   models = baselines(str(train), first.text, first.vocab, train.encoding)
@@ -139,7 +150,10 @@ def _beside_train_text(first: Result, train: Text) -> dict[str, Any]:
   # A weight takes four bytes.
   models.append(Baseline(first.name, nats, 4 * first.num_weights))
   return {
-    "baselines": [dataclasses.asdict(model) for model in models],
+    "baselines": [
+      {"name": model.name, "nats": model.nats, "num_bytes": model.num_bytes}
+      for model in models
+    ],
     "memorised": {
       "eval_text": found.share,
       "samples": [sample.to_dict() for sample in in_samples],
@@ -147,7 +161,7 @@ def _beside_train_text(first: Result, train: Text) -> dict[str, Any]:
   }
 
 
-def _worst(first: Result) -> list[dict[str, Any]]:
+def _worst(first: Result) -> list[WorstPassage]:
   passages = analysis.worst_passages(first.scores["stream"].nats, _PASSAGE)
   return [
     {
@@ -161,7 +175,7 @@ def _worst(first: Result) -> list[dict[str, Any]]:
   ]
 
 
-def _characters(first: Result) -> list[dict[str, Any]]:
+def _characters(first: Result) -> list[Character]:
   """Describes the first characters: their loss, and what was expected."""
   ids, probs = first.expected
   nats = first.scores["stream"].nats

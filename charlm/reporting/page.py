@@ -5,17 +5,16 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from charlm.data.passages import MIN_LENGTH
+from charlm.data.passages import MIN_LENGTH, FoundNumbers
 from charlm.reporting.figures import (
-  Run,
   color_of,
   draw_context,
   draw_curves,
   unit_of,
 )
 from charlm.reporting.ngram import Baseline
+from charlm.reporting.types import Numbers, Run, RunGroup
 
 # One class per level: a style for each character would double the page.
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
@@ -24,8 +23,6 @@ _ASSETS = pathlib.Path(__file__).parent
 # Pictures of control characters: HTML drops some, and takes others for a line's
 # end.
 _CONTROLS = {c: 0x2400 + c for c in range(32) if c not in b"\t\n"}
-
-Numbers = dict[str, Any]
 
 
 def page(numbers: Numbers) -> str:
@@ -87,7 +84,7 @@ def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
   return f"{low:{sign}.4f} to {high:{sign}.4f}"
 
 
-def _ranking(group: Numbers) -> str:
+def _ranking(group: RunGroup) -> str:
   unit = unit_of(group["runs"])
   header = ["run", f"nats per {unit}", "95 % interval", f"bits per {unit}"]
   header += ["difference to the best", "95 % interval", "excludes 0"]
@@ -111,11 +108,11 @@ def _ranking(group: Numbers) -> str:
   )
 
 
-def _text_of(group: Numbers) -> str:
+def _text_of(group: RunGroup) -> str:
   return f"eval text whose SHA-256 begins with {group['eval_sha256'][:8]}"
 
 
-def _curves(groups: list[Numbers]) -> str:
+def _curves(groups: list[RunGroup]) -> str:
   """Returns the curves of each group, since losses of two texts differ."""
   parts, first = [], 0
   for group in groups:
@@ -135,7 +132,7 @@ def _curves(groups: list[Numbers]) -> str:
   return "".join(parts)
 
 
-def _scores(groups: list[Numbers]) -> str:
+def _scores(groups: list[RunGroup]) -> str:
   header = ["run", "eval text", "protocol", "unit", "nats per unit"]
   header += ["95 % interval", "bits per unit", "bits per byte"]
   rows = [
@@ -175,7 +172,7 @@ def _baselines(numbers: Numbers) -> str:
   )
 
 
-def _loss_by(group: Numbers) -> str:
+def _loss_by(group: RunGroup) -> str:
   runs, unit = group["runs"], unit_of(group["runs"])
   parts = [_note(f"Mean nats per {unit}; a nat is 1.4427 bits.")]
   for title in runs[0]["loss_by"]:
@@ -208,7 +205,7 @@ def _samples(numbers: Numbers) -> str:
   return f'<div class="columns">{"".join(columns)}</div>\n'
 
 
-def _memorised(found: Numbers) -> str:
+def _memorised(found: FoundNumbers) -> str:
   passages = [
     f"{passage['length']:,} characters that begin at its character "
     f"{passage['place']:,}"

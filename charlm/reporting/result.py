@@ -1,7 +1,7 @@
 """What is computed of a run for the report."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +12,7 @@ from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
-from charlm.runs.metrics import read_records
+from charlm.runs.metrics import Record, read_records
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
@@ -41,7 +41,7 @@ class Result:
   step: int
   num_weights: int
   characters_per_step: int
-  records: list[dict[str, Any]]  # of `metrics.jsonl`
+  records: list[Record]  # of `metrics.jsonl`
   encoding: str  # of the run's texts
   text: str  # the scored one, its first character included
   eval_sha256: str  # of the text in its encoding

@@ -3,17 +3,16 @@
 import codecs
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import pathlib
 import re
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from charlm.data.encoding import encode_text
-from charlm.data.text import Text
+from charlm.data.text import Text, sha256
 from charlm.errors import InputError
 
 # A vocabulary of all of Unicode takes 17 MB.
@@ -26,7 +25,9 @@ _Parsed = TypeVar("_Parsed")
 
 
 def parse_file(
-  path: pathlib.Path, parse: Callable[[Any], _Parsed], digest: str | None = None
+  path: pathlib.Path,
+  parse: Callable[[object], _Parsed],
+  digest: str | None = None,
 ) -> _Parsed:
   """Reads a file of JSON and returns what `parse` makes of its value.
 
@@ -44,7 +45,7 @@ def parse_file(
     data = path.read_bytes()
     parsed = parse(json.loads(data.decode()))
   # After the parsing, whose message says more.
-  if digest not in (None, hashlib.sha256(data).hexdigest()):
+  if digest not in (None, sha256([data])):
     raise InputError(f"{path} has changed since the run began: {_REMEDY}")
   return parsed
 
@@ -116,9 +117,7 @@ def refuse_links(
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
       mode = os.lstat(path).st_mode
       if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(
-          f"{path} is a link or a special file: replace it with a copy"
-        )
+        raise InputError(f"{path} is a link or device: put a copy in its place")
       # A folder in the place of a file, or a file in that of a folder.
       if path in (files if stat.S_ISDIR(mode) else folders):
         kind = "file" if path in files else "folder"
@@ -130,9 +129,6 @@ def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
 
   Those with a missing file are listed unless they must be whole.
   """
-  try:
-    matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
-  except FileNotFoundError:
-    return []
+  matches = (_CHECKPOINT.fullmatch(path.name) for path in folder.glob("ckpt-*"))
   steps = [int(match[1]) for match in matches if match]
   return sorted({s for s in steps if steps.count(s) == 2 or not whole})

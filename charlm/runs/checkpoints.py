@@ -8,6 +8,8 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
@@ -98,6 +100,7 @@ class Checkpoints:
         if restore:
           # All must match: `expect_partial` only stops a late warning.
           self._checkpoint.restore(name).expect_partial().assert_consumed()
+          check_finite(self._checkpoint.model)
     except DamagedError as error:
       warn(f"skipped {path}: it {error}")
       return False
@@ -170,6 +173,12 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
     reader.get_tensor(key)
   if (held := int(reader.get_tensor(_STEP_KEY))) != step:
     raise DamagedError(f"holds step {held}")
+
+
+def check_finite(model: keras.Model) -> None:
+  """Raises DamagedError for a model with weights that are not finite."""
+  if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+    raise DamagedError("has weights that are not finite")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
@@ -11,7 +10,7 @@ from charlm.data.vocabulary import SPECIAL
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import GRULM, SIZES, model_of
-from charlm.runs.checkpoints import DamagedError, open_checkpoint
+from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
 from charlm.runs.run_dir import RunDir
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
@@ -37,8 +36,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
         status = tf.train.Checkpoint(model=model).read(name)
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
-        if not all(np.isfinite(x).all() for x in model.get_weights()):
-          raise DamagedError("has weights that are not finite")
+        check_finite(model)
       return model, step
     except DamagedError as error:
       why = error

@@ -8,7 +8,8 @@ import math
 import pathlib
 import re
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import tensorflow as tf
@@ -43,6 +44,16 @@ _LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
 
 
+class Record(TypedDict):
+  """A line of `metrics.jsonl`; it has other metrics, too, and samples."""
+
+  step: int
+  split: str
+  loss: float
+  valid_loss: NotRequired[float]
+  seconds: NotRequired[float]
+
+
 class Metrics:
   """Writes each record to `metrics.jsonl`, then to TensorBoard.
 
@@ -69,7 +80,8 @@ class Metrics:
     # The seconds of training before this start, without the pauses: those of
     # the last record and, for each step after it, the mean of the steps before.
     # NaN if an earlier version wrote the record without seconds.
-    *_, last = {"step": 0, "seconds": 0}, *records
+    first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
+    *_, last = first, *records
     before = last.get("seconds", math.nan) * step / max(1, last["step"])
     self._began = time.monotonic() - before
     # The evaluation of the step that it is opened at, if there was one.
@@ -102,7 +114,7 @@ class Metrics:
     # A failure leaves no writers.
     return bool(self._writers)
 
-  def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+  def write(self, step: int, split: str, values: Mapping[str, object]) -> None:
     """Writes numbers, and texts such as samples, of `train` or `eval`.
 
     It adds `seconds`: the wall time since step 0, without pauses between
@@ -119,7 +131,7 @@ class Metrics:
         written = self._file.write(self._unwritten)
         self._unwritten = self._unwritten[written:]
       if self._writers:
-        _summarize(record, self._writers)
+        _summarize(self._writers[split], record)
       else:
         self._open_summaries(read_records(self._path))
     except (OSError, tf.errors.OpError) as error:
@@ -142,7 +154,7 @@ class Metrics:
       self._run.outdate_summaries()
     warn_unsaved(f"{what} could not be written", error, self._run.path)
 
-  def _open_summaries(self, records: list[dict[str, Any]] | None) -> None:
+  def _open_summaries(self, records: list[Record] | None) -> None:
     """Opens the event files; given records, makes them anew."""
     if records is not None:
       self._run.outdate_summaries()
@@ -154,7 +166,7 @@ class Metrics:
       # No trial id: runs with equal settings would share one.
       hparams.hparams(self._hparams, trial_id="")
     for record in records or ():
-      _summarize(record, writers)
+      _summarize(writers[record["split"]], record)
     self._run.outdated.unlink(missing_ok=True)
     self._writers = writers
 
@@ -169,39 +181,38 @@ class Curve:
       InputError: a link in its place.
       OSError: it cannot be written.
     """
-    self._name, self._folder = name, run.summaries / name
+    self._folder = run.summaries / name
     refuse_links([], [run.summaries, self._folder])
     try:
       self._writer = tf.summary.create_file_writer(str(self._folder))
     except tf.errors.OpError as error:
       raise OSError(f"{self._folder} cannot be written") from error
 
-  def write(self, step: int, score: dict[str, Any]) -> None:
+  def write(self, step: int, score: Mapping[str, object]) -> None:
     """Adds what `Score.to_dict` returned for a step.
 
     Raises OSError: it cannot be written.
     """
     values = {name: score[name] for name in _TAGS if name in score}
-    values["loss"] = score["log_perplexity"]
-    record = {"step": step, "split": self._name, **values}
+    values |= {"step": step, "loss": score["log_perplexity"]}
     try:
-      _summarize(record, {self._name: self._writer})
+      _summarize(self._writer, values)
     except tf.errors.OpError as error:
       raise OSError(f"{self._folder} cannot be written") from error
 
 
 def _summarize(
-  record: dict[str, Any], writers: dict[str, tf.summary.SummaryWriter]
+  writer: tf.summary.SummaryWriter, record: Mapping[str, object]
 ) -> None:
-  values = dict(record)
-  step, writer = values.pop("step"), writers[values.pop("split")]
-  values.pop("seconds", None)  # TensorBoard has clocks of its own
-  with writer.as_default(step):
+  # Step and split are told otherwise, and TensorBoard has clocks of its own.
+  left_out = {"step", "split", "seconds"}
+  values = {n: value for n, value in record.items() if n not in left_out}
+  with writer.as_default(record["step"]):
     for name, value in values.items():
       tag = _TAGS.get(name, name)
       if isinstance(value, str):
         tf.summary.text(tag, _code_block(value))
-      elif abs(value) <= _LARGEST:
+      elif isinstance(value, int | float) and abs(value) <= _LARGEST:
         tf.summary.scalar(tag, float(value))
     writer.flush()  # for whoever watches, and to learn of a full disk
 
@@ -223,7 +234,7 @@ def _content(path: pathlib.Path) -> bytes:
   return path.read_bytes()
 
 
-def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_records(path: pathlib.Path) -> list[Record]:
   """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
 
   Each record has a step, a split (`train` or `eval`), a finite loss and, unless

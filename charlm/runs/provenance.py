@@ -6,13 +6,12 @@ import pathlib
 import platform
 import subprocess
 import sys
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.experiment import difference
+from charlm.experiment import Start, differences
 from charlm.system.machine import num_cores, processor
 
 # Fields that are not compared. A commit can change the last bits of results,
@@ -22,7 +21,7 @@ _NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 def describe_start(
   step: int, devices: list[str], num_workers: int = 1
-) -> dict[str, Any]:
+) -> Start:
   """Returns command, commit, versions, devices and threads of this process."""
   versions = {x.__name__: x.__version__ for x in (tf, keras, np)}
   return {
@@ -41,21 +40,15 @@ def describe_start(
   }
 
 
-def start_differences(
-  earlier: dict[str, Any], start: dict[str, Any]
-) -> list[str]:
+def start_differences(earlier: Start, start: Start) -> list[str]:
   """Lists how this process' start differs from an earlier one.
 
   It compares only what the last bits of the results depend on.
   """
   # Before there were several workers, their number was not written.
   before, now = ({"workers": 1, **s["versions"], **s} for s in (earlier, start))
-  # A name that the earlier one lacks differs, too.
-  return [
-    difference(name, before.get(name), value)
-    for name, value in now.items()
-    if name not in _NOT_COMPARED and before.get(name) != value
-  ]
+  compared = {n: value for n, value in now.items() if n not in _NOT_COMPARED}
+  return list(differences(before, compared).values())
 
 
 def _git_commit() -> str | None:

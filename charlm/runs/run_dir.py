@@ -24,7 +24,6 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from charlm.config import Config
 from charlm.data.corpus import Split
@@ -32,7 +31,7 @@ from charlm.data.encoding import Corpus, encode_text
 from charlm.data.text import Text, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
-from charlm.experiment import Experiment
+from charlm.experiment import Experiment, Start
 from charlm.options import PATH
 from charlm.runs.checked_files import (
   checkpoint_steps,
@@ -180,15 +179,12 @@ class RunDir:
     for path, held in self._held.items():
       try:
         same = os.path.samestat(os.stat(path), os.fstat(held))
-      except (FileNotFoundError, NotADirectoryError):
-        same = False
-      except OSError:  # which the writing will meet, too
-        continue
+      except OSError as error:  # other than these two: the write meets it, too
+        same = not isinstance(error, FileNotFoundError | NotADirectoryError)
       if not same:
         raise LostRunError(
-          f"{path} was moved, removed or replaced during this training, which "
-          "ends here and writes nothing more: to resume, give the run's folder "
-          "in its new place as --run_dir"
+          f"{path} was moved, removed or replaced during this training: to "
+          "resume, give the run's folder in its new place as --run_dir"
         )
 
   def check_resume(self, experiment: Experiment, steps_per_epoch: int) -> None:
@@ -197,9 +193,9 @@ class RunDir:
     Raises InputError: naming each field, or the file, that differs.
     """
     mine = self.experiment()
-    if differences := mine.differences(experiment):
+    if changes := mine.changes(experiment):
       raise InputError(
-        f"{self.path} holds another run: {', '.join(differences)}; give the "
+        f"{self.path} holds another run: {', '.join(changes)}; give the "
         "same flags and the same corpus, or a new --run_dir"
       )
     # Each of them compares its file's hash.
@@ -231,9 +227,8 @@ class RunDir:
 
   def eval_text(self) -> Text:
     """Reads `eval.txt`; raises InputError as `experiment` does."""
-    mine = self.experiment()
-    encoding = mine.config.encoding
-    return read_text_file(self.eval_path, encoding, mine.eval_sha256)
+    own = self.experiment()
+    return read_text_file(self.eval_path, own.config.encoding, own.eval_sha256)
 
   def valid_text(self) -> Text:
     """Reads `valid.txt`; the empty text in a run that has none.
@@ -245,7 +240,7 @@ class RunDir:
       return encode_text([]).text
     return read_text_file(self._valid, mine.config.encoding, mine.valid_sha256)
 
-  def last_start(self) -> dict[str, Any] | None:
+  def last_start(self) -> Start | None:
     """Reads how and where the last start ran; None if that is unknown."""
     try:
       # It may be damaged: the start then warns of no difference.
@@ -255,14 +250,14 @@ class RunDir:
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
       return None
 
-  def log_start(self, record: dict[str, Any]) -> None:
+  def log_start(self, start: Start) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
     self.check_owned()
     with self._starts.open("a+b") as file:
       # A full disk may have cut the last line off.
       file.seek(max(0, file.tell() - 1))
       cut = file.read() not in (b"", b"\n")
-      file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
+      file.write(b"\n" * cut + json.dumps(start).encode() + b"\n")
 
   def find_checkpoint(self, which: str) -> tuple[int, str]:
     """Finds a checkpoint: `latest`, `best` or a step.

@@ -9,21 +9,20 @@ are drawn together. A text is drawn in spans of at most S.
 """
 
 import concurrent.futures
-import dataclasses
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from charlm.config import Config
 from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, gumbel_noise
-from charlm.sampling.options import Limits, Request
+from charlm.sampling.options import Limits, Request, fill_request
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
@@ -85,9 +84,7 @@ class GenerativeModel:
     ragged = line_to_tensor(inputs, self._vocab)
     ids = ragged.to_tensor()
     if tf.size(ids) != tf.size(ragged.flat_values):
-      raise ValueError(
-        "the inputs differ in length: give strings of one length"
-      )
+      raise ValueError("inputs differ in length: give strings of one length")
     log_probs, states = self._model(ids, states, return_state=True)
     how = self._request.temperature, self._request.limits
     chosen = draw(log_probs[:, -1], *how)
@@ -101,12 +98,8 @@ class GenerativeModel:
     Raises InputError: an argument that `Request` does not allow, or a model
       that has diverged.
     """
-    given: dict[str, Any]
     given = {"prefix": prefix, "num_chars": num_chars or 1, "seed": seed}
-    # Converts NumPy's numbers and strings to Python's: `Request` accepts only
-    # these.
-    given = {n: v.item() if hasattr(v, "item") else v for n, v in given.items()}
-    request = dataclasses.replace(self._request, **given)
+    request = fill_request(self._request, given, Config())  # prefix as it is
     if unknown := unknown_characters(prefix or "\n", self._vocab):
       warnings.warn(f"not in the vocabulary: {unknown}", stacklevel=2)
     return prefix + self.sample(request)[0].text if num_chars else prefix
@@ -271,8 +264,7 @@ class GenerativeModel:
       log_probs, states = self._model.read(table, last, states)
       # A gather, since a slice would copy all of the numbers.
       numbers = tf.gather(noise, offset + i)
-      drawn = draw(log_probs, temperature, limits, numbers)
-      drawn = tf.cast(drawn, tf.int32)
+      drawn = tf.cast(draw(log_probs, temperature, limits, numbers), tf.int32)
       last = tf.where(i < num_given, tf.gather(given, i), drawn)
       values = last, tf.gather(log_probs, last, batch_dims=1)
       pairs = zip(arrays, values, strict=True)

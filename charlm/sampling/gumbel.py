@@ -17,7 +17,10 @@ def draw(
 
   `temperature`, `noise` and the result are as in `temperature_random_sampling`.
   """
-  log_probs = limit(without_special(log_probs), temperature, limits)
+  # Ids that stand for no character are impossible.
+  impossible = tf.fill([tf.shape(log_probs)[0], NUM_SPECIAL], -float("inf"))
+  log_probs = tf.concat([impossible, log_probs[:, NUM_SPECIAL:]], axis=1)
+  log_probs = limit(log_probs, temperature, limits)
   return temperature_random_sampling(log_probs, temperature, noise)
 
 
@@ -87,9 +90,3 @@ def limit(
     keep &= probs >= min_p * probs[:, :1]
   rank = tf.argsort(order)  # of each id
   return tf.where(tf.gather(keep, rank, batch_dims=1), log_probs, -np.inf)
-
-
-def without_special(log_probs: tf.Tensor) -> tf.Tensor:
-  """Makes the ids that stand for no character impossible, `[B, V]`."""
-  impossible = tf.fill([tf.shape(log_probs)[0], NUM_SPECIAL], -float("inf"))
-  return tf.concat([impossible, log_probs[:, NUM_SPECIAL:]], axis=1)

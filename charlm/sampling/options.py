@@ -36,19 +36,13 @@ class Request(Options):
     1000, "largest number of characters after the prefix", between(1, 10**8)
   )
   num_samples: int = option(
-    1,
-    "number of texts; a larger number adds texts, and changes none",
-    between(1, 10**6),
+    1, "number of texts; no text depends on it", between(1, 10**6)
   )
   seed: int = option(0, "seed of the draws", between(0, 2**64 - 1))
   temperature: float = option(
     1.0,
-    "divides the log-probabilities; 0 always takes the most likely character, "
-    "0.5 to 1.2 is usual",
-    Allowed(
-      lambda value: value == 0 or 0.001 <= value <= 1000,
-      "of 0 (greedy), or 0.001 to 1000",
-    ),
+    "divides the log-probabilities; 0 is greedy, 0.5 to 1.2 is usual",
+    Allowed(lambda x: x == 0 or 0.001 <= x <= 1000, "of 0, or 0.001 to 1000"),
     group="How it is drawn",
   )
   top_k: int = option(
@@ -56,14 +50,12 @@ class Request(Options):
   )
   top_p: float = option(
     1.0,
-    "nucleus sampling: draw from the smallest set of most likely characters "
-    "whose probabilities add up to at least this; usually 0.8 to 1",
+    "draw from the fewest characters that sum to this; usually 0.8 to 1",
     between(1e-6, 1),
   )
   min_p: float = option(
     0.0,
-    "draw from the characters whose probability is at least this fraction of "
-    "the highest one; usually 0 to 0.1",
+    "drop characters below this share of the top one's; usually 0 to 0.1",
     between(0, 1),
   )
 
@@ -118,8 +110,11 @@ def fill_request(
 
   Raises InputError: a value that is not allowed.
   """
-  typed = dict(values)
-  for name, value in values.items():
+  # NumPy's numbers and strings become Python's: `Request` accepts only these.
+  typed = {
+    n: v if getattr(v, "ndim", 1) else v.item() for n, v in values.items()
+  }
+  for name, value in typed.items():
     # A program writes 1 for 1.0; above 2**53 a float may be another number.
     if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53:
       typed[name] = float(value)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ class Sample:
   log_probs: np.ndarray
   stopped: bool = False  # whether `stop` came next
 
-  def to_dict(self) -> dict[str, Any]:
+  def to_dict(self) -> dict[str, object]:
     """Returns what `sample.py --format=jsonl` prints of it."""
     log_probs = [round(x, 6) for x in self.log_probs.tolist()]
     return {"text": self.text, "log_probs": log_probs, "stopped": self.stopped}

@@ -81,10 +81,9 @@ class Writer:
     self._tell_memorised([text], where, sample)
 
   def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
-    encoding = self.config.encoding
     pairs = zip(texts, self._found(texts), strict=False)
     for i, (text, found) in enumerate(pairs, first):
-      for line in found.in_words(text, encoding):
+      for line in found.in_words(text, self.config.encoding):
         warn(f"{where}sample {i}: {line}")
 
   def _found(self, texts: list[str]) -> list[Found]:
@@ -94,7 +93,4 @@ class Writer:
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):
       remedy = "" if request.prefix else ": give a prefix"
-      warn(
-        f"{where}not in the vocabulary: {unknown}; the model reads [UNK] for "
-        f"each{remedy}"
-      )
+      warn(f"{where}not in the vocabulary, read as [UNK]: {unknown}{remedy}")

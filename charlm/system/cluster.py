@@ -10,7 +10,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +36,9 @@ _PERHAPS_LOST = (
   tf.errors.FailedPreconditionError,
   tf.errors.InternalError,
 )
+
+
+_Value = TypeVar("_Value")
 
 
 class Cluster:
@@ -108,7 +111,7 @@ class Cluster:
       with contextlib.suppress(tf.errors.OpError):  # the others have ended
         self.sum([0])
 
-  def exchange(self, value: Any) -> list[Any]:
+  def exchange(self, value: _Value) -> list[_Value]:
     """Returns what each worker passes to this call, in their order.
 
     All workers must call it, with values that take less than 16 MB of JSON.
@@ -121,7 +124,7 @@ class Cluster:
     rows = self.sum(rows.ravel()).astype(np.uint8).reshape(rows.shape)
     return [json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True)]
 
-  def copy_from_chief(self, variables: Sequence[Any]) -> None:
+  def copy_from_chief(self, variables: Sequence[tf.Variable]) -> None:
     """Gives variables the values, bit for bit, that they have on the chief.
 
     All workers must call it, with variables of at least two bytes a number: the

@@ -11,12 +11,13 @@ from charlm.system.machine import num_cores
 from charlm.system.process import warn
 
 
-def choose_device(device: str) -> None:
+def choose_device(device: str, deterministic: bool = False) -> None:
   """Chooses what computes, before TensorFlow places anything on it.
 
   Args:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
       none on a machine that has one, `auto` warns and says why.
+    deterministic: a GPU repeats its results bit for bit, at the cost of speed.
 
   Raises InputError: an unknown device; `gpu`, if TensorFlow finds none, or this
     process has chosen the CPU; `cpu`, if TensorFlow has started with a GPU.
@@ -52,6 +53,10 @@ def choose_device(device: str) -> None:
       f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
       f"{reason_for_no_gpu()}. The CPU is used; --device=cpu ends this warning"
     )
+  if deterministic:
+    tf.config.experimental.enable_op_determinism()
+    # Only some GPUs have TensorFloat-32: others would round otherwise.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def create_strategy(
@@ -120,13 +125,6 @@ def check_replicas(
 def most_replicas() -> int:
   """Returns the largest number of replicas by default: GPUs, or cores."""
   return len(tf.config.get_visible_devices("GPU")) or num_cores()
-
-
-def make_deterministic() -> None:
-  """Makes a GPU repeat its results bit for bit, at the cost of some speed."""
-  tf.config.experimental.enable_op_determinism()
-  # Only some GPUs have TensorFloat-32: others would round otherwise.
-  tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def largest_divisor(number: int, at_most: int) -> int:

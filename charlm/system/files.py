@@ -39,10 +39,8 @@ def is_locked(path: pathlib.Path) -> bool:
     return bool(re.search(line, _LOCKS.read_text(), re.MULTILINE))
   try:
     os.kill(int(holder), 0)
-  except PermissionError:  # another user's
-    return True
-  except (OSError, ValueError, OverflowError):
-    return False
+  except (OSError, ValueError, OverflowError) as error:
+    return isinstance(error, PermissionError)  # another user's process
   return True
 
 

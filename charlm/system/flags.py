@@ -4,21 +4,28 @@ import dataclasses
 import os
 import textwrap
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from absl import flags
 
-from charlm.options import PATH, Options
+from charlm.options import PATH, Options, option
 
 _Options = TypeVar("_Options", bound=Options)
 # By the annotation of a field.
-_DEFINE: dict[Any, Callable[..., Any]] = {
+_DEFINE: dict[object, Callable[..., object]] = {
   bool: flags.DEFINE_bool,
   int: flags.DEFINE_integer,
   float: flags.DEFINE_float,
   str: flags.DEFINE_string,
   str | None: flags.DEFINE_string,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Help(Options):
+  help: bool = option(False, "show this help", group="Help")
+  # absl reads these files itself, but does not list the flag.
+  flagfile: str = option("", "file of flags, one a line")
 
 
 def define_flags(options: type[Options]) -> flags.FlagValues:
@@ -28,14 +35,10 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   several times, can run in one process.
   """
   values, group = flags.FlagValues(), "Flags"  # the title, if none is given
-  for field in dataclasses.fields(options):
+  for field in (*dataclasses.fields(options), *dataclasses.fields(_Help)):
     group = field.metadata["group"] or group
     words = field.name, field.default, field.metadata["help"]
     _DEFINE[field.type](*words, flag_values=values, module_name=group)
-  last: dict[str, Any] = {"flag_values": values, "module_name": "Help"}
-  flags.DEFINE_bool("help", False, "show this help", **last)
-  # absl reads the files of this flag itself, but does not list the flag.
-  flags.DEFINE_string("flagfile", "", "file of flags, one a line", **last)
   return values
 
 

@@ -48,7 +48,7 @@ def run_command(
     if extra := values(argv)[1:]:
       raise InputError(f"unexpected argument {extra[0]}")
   except Exception as error:  # the flags module's own, or a flag file's
-    return fail(name, f"{_one_line(error)}; see {name} --help")
+    return fail(name, error, f"; see {name} --help")
   try:
     set_output_encoding("utf-8")  # whatever the locale
     if values.help:
@@ -60,13 +60,13 @@ def run_command(
     sys.stdout.flush()
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
-    return fail(name, _one_line(error), error.exit_code)
+    return fail(name, error)
   except BrokenPipeError:  # nobody reads on, as in `| head`
     flush_or_drop_output()
     return 128 + signal.SIGPIPE
   except OSError as error:
-    remedy = "check the path, its permissions and the free space"
-    return fail(name, f"{_one_line(error)}: {remedy}")
+    remedy = ": check the path, its permissions and the free space"
+    return fail(name, error, remedy)
   except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
     return INTERRUPTED
 
@@ -131,14 +131,12 @@ def import_quietly(*modules: str) -> None:
 def _stderr_to_nowhere() -> Iterator[None]:
   # The noise comes from C++, which knows the descriptor only.
   sys.stderr.flush()
-  saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  try:
-    os.dup2(nowhere, 2)
-    yield
-  finally:
-    os.dup2(saved, 2)
-    os.close(saved)
-    os.close(nowhere)
+  with open(os.devnull, "wb") as nowhere, open(os.dup(2), "wb") as saved:
+    try:
+      os.dup2(nowhere.fileno(), 2)
+      yield
+    finally:
+      os.dup2(saved.fileno(), 2)
 
 
 def say(text: str) -> None:
@@ -173,13 +171,9 @@ def warn_unsaved(what: str, error: Exception, place: object) -> None:
   warn(f"{what} ({type(error).__name__}): {remedy}")
 
 
-def fail(name: str, text: str, exit_code: int = InputError.exit_code) -> int:
-  """Writes one line to stderr, after what was printed; returns the code."""
+def fail(name: str, error: Exception, remedy: str = "") -> int:
+  """Writes an error to stderr, after what was printed; returns its code."""
   flush_or_drop_output()
-  warn(f"{name}: {text}")
-  return exit_code
-
-
-def _one_line(error: Exception) -> str:
-  # Messages of absl and of the system may have several.
-  return " ".join(str(error).split())
+  # In one line: messages of absl and of the system may have several.
+  warn(f"{name}: {' '.join(str(error).split())}{remedy}")
+  return getattr(error, "exit_code", InputError.exit_code)

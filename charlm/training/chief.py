@@ -4,7 +4,6 @@ It makes or checks the run's folder, then trains.
 """
 
 import contextlib
-from typing import Any
 
 import numpy as np
 
@@ -18,19 +17,14 @@ from charlm.data.vocabulary import (
   unknown_characters,
 )
 from charlm.errors import InputError
+from charlm.experiment import Start
 from charlm.model.gru import FusedGRU
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.loading import initial_vocabulary, load_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run_dir import RunDir, experiment_of
-from charlm.system.choices import (
-  GRU_KIND,
-  ONLY_FUSED,
-  TENSOR_FLOAT_32,
-  kind_of_device,
-  reason_for_one_replica,
-)
+from charlm.system import choices
 from charlm.system.cluster import Cluster
 from charlm.system.devices import most_replicas
 from charlm.system.process import say, warn, warn_unsaved
@@ -57,22 +51,19 @@ def lead(
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
   """
-  config = options.config
+  config, cluster = options.config, workers.cluster
   with workers.chief_works():
     run = RunDir(options.run_dir)
     initial_vocab = initial_vocabulary(run, config)
     vocab = extend_vocabulary(initial_vocab, corpus.frequent(config.min_count))
     if len(vocab) == NUM_SPECIAL:
       raise InputError(
-        f"min_count is {config.min_count}, more than any character's "
-        "count: lower --min_count"
+        f"no character occurs {config.min_count} times: lower --min_count"
       )
     initial = load_initial(run, config, len(vocab))
   # The other workers need no access to an initial run.
-  workers.cluster.exchange(vocab)
-  trainer = build_worker_trainer(
-    options, split, vocab, workers.cluster, initial
-  )
+  cluster.exchange(vocab)
+  trainer = build_worker_trainer(options, split, vocab, cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
   # Locking makes the folder: only now, so that a refused start leaves none.
   with contextlib.ExitStack() as stack:
@@ -95,10 +86,8 @@ def _describe_text(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
   """Describes the corpus, its parts, and the vocabulary."""
-  lines = [
-    f"corpus   {config.corpus}: {len(corpus.text):,} characters, "
-    f"{corpus.num_bytes:,} bytes, SHA-256 {corpus.sha256}"
-  ]
+  size = f"{len(corpus.text):,} characters, {corpus.num_bytes:,} bytes"
+  lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in vars(split).items():
     line = f"{name:<8} {len(part):,} characters"
     # The SHA-256 of a huge train text would delay each start.
@@ -117,10 +106,8 @@ def _warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
   for name, part in (("valid", split.valid), ("eval", split.eval)):
     files = getattr(config, f"{name}_corpus")
     if files and (number := count_shared_lines(split.train, part)):
-      warn(
-        f"{number:,} distinct lines of {files} are in the train text, too: the "
-        "score may be too good"
-      )
+      why = "are in the train text, too: the score may be too good"
+      warn(f"{number:,} distinct lines of {files} {why}")
     if files and (unknown := unknown_characters(part.characters, vocab)):
       warn(f"characters of {files} that are read as [UNK]: {unknown}")
 
@@ -170,7 +157,7 @@ def _continue_run(
 
 def _log_start(
   run: RunDir, step: int, trainer: Trainer, cluster: Cluster, saved: bool
-) -> dict[str, Any]:
+) -> Start:
   """Logs how and where this start runs; warns if the last one ran otherwise.
 
   It logs only if a checkpoint was saved: a log without a checkpoint means that
@@ -179,10 +166,8 @@ def _log_start(
   start = describe_start(step, trainer.devices, cluster.num_workers)
   # Before `log_start` makes this start the last one.
   if (last := run.last_start()) and (names := start_differences(last, start)):
-    warn(
-      f"this start differs from the last one in {', '.join(names)}: rounding "
-      "may make the numbers differ from an uninterrupted run's"
-    )
+    why = "rounding may make the numbers differ from an uninterrupted run's"
+    warn(f"this start differs from the last one in {', '.join(names)}: {why}")
   try:
     if saved:
       run.log_start(start)
@@ -192,7 +177,7 @@ def _log_start(
 
 
 def _describe(
-  run: RunDir, trainer: Trainer, start: dict[str, Any], options: TrainOptions
+  run: RunDir, trainer: Trainer, start: Start, options: TrainOptions
 ) -> str:
   model, batches, end = trainer.model, trainer.batches, trainer.num_steps
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
@@ -210,11 +195,11 @@ def _describe(
   )
 
 
-def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
+def _describe_devices(start: Start, options: TrainOptions) -> str:
   """Returns the devices of this worker, and why they are those."""
   reason = "--device=cpu"
   if options.device != "cpu":
-    found = "a" if kind_of_device() == "GPU" else "no"
+    found = "a" if choices.kind_of_device() == "GPU" else "no"
     reason = f"TensorFlow finds {found} GPU"
   if options.num_replicas:
     reason += f", --num_replicas={options.num_replicas}"
@@ -223,7 +208,7 @@ def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < most_replicas():
-    alone = reason_for_one_replica(options, options.gru)
+    alone = choices.reason_for_one_replica(options, options.gru)
     why = f"best for {alone}" if alone else "the most that divide --batch_size"
     reason += f"; {len(start['devices'])} of up to {most_replicas()}: {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
@@ -232,7 +217,8 @@ def _describe_devices(start: dict[str, Any], options: TrainOptions) -> str:
 def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
   """Returns which GRU layer computes, and why."""
   kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
-  reason = GRU_KIND.reason if kind == GRU_KIND.here else ONLY_FUSED
+  auto = choices.GRU_KIND
+  reason = auto.reason if kind == auto.here else choices.ONLY_FUSED
   if options.gru != "auto":
     reason = "--gru"
   if trainer.uses_xla:
@@ -242,7 +228,7 @@ def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
 
 def _describe_precision(options: TrainOptions) -> str:
   """Returns the precision of the matrix products, and why."""
-  may_be_tf32 = options.precision == "float32" and TENSOR_FLOAT_32.here
-  if may_be_tf32 and not options.deterministic:
-    return f"TensorFloat-32 if the GPU has it ({TENSOR_FLOAT_32.reason})"
+  tf32 = choices.TENSOR_FLOAT_32
+  if options.precision == "float32" and tf32.here and not options.deterministic:
+    return f"TensorFloat-32 if the GPU has it ({tf32.reason})"
   return f"{options.precision} (--precision)"

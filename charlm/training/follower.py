@@ -21,12 +21,10 @@ def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
       ended with another code than 0 though no worker was to stop.
   """
   cluster = workers.cluster
-  say(
-    f"worker   index {cluster.index}, of {cluster.num_workers} workers; the "
-    f"chief is {cluster.name(0)}\n"
-  )
+  where = f"index {cluster.index}, of {cluster.num_workers} workers"
+  say(f"worker   {where}; the chief is {cluster.name(0)}\n")
   workers.wait_for_chief()  # it looks for an initial vocabulary
-  vocab = cluster.exchange(None)[0]  # the chief's
+  vocab = cluster.exchange([""])[0]  # the chief's; the others send a filler
   trainer = build_worker_trainer(options, split, vocab, cluster)
   replicas = Replicas(cluster, trainer)
   workers.wait_for_chief()  # it makes or checks the run's folder

@@ -1,7 +1,6 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -61,9 +60,9 @@ class Muon(Adam):
   Variables and checkpoints are Adam's; second moments of kernels stay zero.
   """
 
-  def __init__(self, *args: Any, product_dtype: str, **kwargs: Any) -> None:
-    """Takes Adam's arguments, and the type of the factors of products."""
-    super().__init__(*args, **kwargs)
+  def __init__(self, product_dtype: str, **options: object) -> None:
+    """Takes the type of the factors of products, and Adam's arguments."""
+    super().__init__(**options)
     self._product_dtype = product_dtype
 
   def apply_sums(
@@ -89,11 +88,9 @@ class Muon(Adam):
       _subtract(variable, rate * update)
     super().apply_sums(*zip(*others, strict=True))
 
-  def _momentum(
-    self, gradient: tf.Tensor, variable: keras.Variable
-  ) -> tf.Tensor:
-    """Updates the momentum m to 0.95 m + g; returns 0.95 m + g (Nesterov)."""
-    momentum = self._momentums[self._get_variable_index(variable)]
+  def _momentum(self, gradient: tf.Tensor, kernel: keras.Variable) -> tf.Tensor:
+    """Sets m to 0.95 m + g; returns 0.95 m + g with the new m (Nesterov)."""
+    momentum = self._momentums[self._get_variable_index(kernel)]
     _subtract(momentum, (1 - _MOMENTUM) * momentum - gradient)
     return _MOMENTUM * momentum + gradient
 

@@ -6,8 +6,15 @@ A start is one execution of `train.py`.
 import dataclasses
 
 from charlm.config import Config
-from charlm.errors import InputError
-from charlm.options import PATH, RunOptions, between, one_of, option
+from charlm.options import PATH, Allowed, RunOptions, between, one_of, option
+
+
+def _are_steps(value: str) -> bool:
+  words = value.split(",")
+  # A step has fewer than 20 digits; `int` raises at thousands of them.
+  steps = [int(x) for x in words if x.strip().isdecimal() and len(x) < 20]
+  rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
+  return rise or not value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,22 +26,17 @@ class TrainOptions(RunOptions, Config):
 
   corpus_cache: str = option(
     "",
-    "folder for a file with the corpus' ids; default: they stay in memory or, "
-    "if they take over 256 MiB, go into a file in ~/.cache/charlm",
+    "folder for the ids; default: memory or, above 256 MiB, ~/.cache/charlm",
     PATH,
     "The start",
   )
   verify_corpus: bool = option(
-    False,
-    "compare the ids in a cache file with the SHA-256 that was recorded when "
-    "they were made; if it differs, encode the corpus anew",
+    False, "compare cached ids with their SHA-256; encode anew if it differs"
   )
   num_replicas: int = option(
     0,
-    "number of each worker's GPUs or, without a GPU, of CPU devices. 0: the "
-    "largest divisor of --batch_size up to the number of GPUs or cores, or 1 "
-    "CPU device where that is faster (docs/guide.md); with several workers: "
-    "all GPUs of each, or 1 CPU device",
+    "GPUs of each worker or, without a GPU, CPU devices; 0: by --batch_size, "
+    "units, and number of GPUs or cores, as docs/guide.md says",
     between(0, 1024),
   )
   eval_every_steps: int = option(
@@ -45,42 +47,28 @@ class TrainOptions(RunOptions, Config):
   )
   summary_every_steps: int = option(
     0,
-    "steps averaged in each training record of metrics.jsonl; 0: an 80th of an "
-    "epoch, but at least 10",
+    "steps averaged in a training record; 0: an 80th of an epoch, 10 at least",
     between(0),
   )
   max_to_keep: int = option(3, "latest checkpoints to keep", between(1))
   gru: str = option(
     "auto",
-    "implementation of the GRU: fused, keras (cuDNN on a GPU), or auto: keras "
+    "GRU layer: fused (charlm's), keras (cuDNN on a GPU), or auto: keras "
     "on a GPU, else fused, and always fused for bfloat16 and --layer_norm",
     one_of("auto", "fused", "keras"),
   )
   profile_steps: str = option(
     "",
     "first,last: profile the steps after first, up to last, for TensorBoard",
+    Allowed(_are_steps, "of two rising steps above 0, such as 10,20"),
   )
   deterministic: bool = option(
     False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"
   )
 
   cluster_timeout: int = option(
-    300,
-    "with several hosts: seconds to wait for the other workers",
-    between(1, 10**6),
+    300, "with several hosts: seconds to wait for the others", between(1, 10**6)
   )
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    words = self.profile_steps.split(",")
-    # A step has fewer than 20 digits; `int` raises at thousands of them.
-    steps = [int(x) for x in words if x.strip().isdecimal() and len(x) < 20]
-    rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
-    if self.profile_steps and not rise:
-      raise InputError(
-        f"profile_steps is {self.profile_steps}: give two steps above 0, the "
-        "second one later, such as 10,20"
-      )
 
   @property
   def config(self) -> Config:

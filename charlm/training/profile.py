@@ -1,7 +1,5 @@
 """TensorFlow's profile of part of a run, for TensorBoard."""
 
-import os
-
 import tensorflow as tf
 
 from charlm.errors import LostRunError
@@ -26,9 +24,8 @@ class Profile:
         f"{end}: give other --profile_steps"
       )
       self._steps = []
-    self._run = run
-    self._folder = os.fspath(run.summaries / "train")
-    self._running = False
+    self._run, self._running = run, False
+    self._folder = f"{run.summaries}/train"
 
   def next_stop(self, step: int, planned: int) -> int:
     """Begins or ends the profile at its steps; returns where to stop next.

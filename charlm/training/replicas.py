@@ -1,7 +1,7 @@
 """Whether the replicas compute what they must: exact sums, equal weights."""
 
 import hashlib
-from typing import Any
+from typing import TypeVar
 
 import tensorflow as tf
 
@@ -13,6 +13,7 @@ _REMEDY = f"train with one worker and --num_replicas=1, or {WRONG_SUMS_REMEDY}"
 # The test tensors repeat 1 to 31: their sums over 1,024 replicas stay below
 # 2**24, and so are exact in float32.
 _PERIOD = 31
+_Value = TypeVar("_Value")
 
 
 class Replicas:
@@ -94,7 +95,7 @@ class Replicas:
     others = [n for n, d in zip(names, digests, strict=True) if d != digests[0]]
     return f"{names[0]} and {others[0]}" if others else ""
 
-  def _of_all(self, mine: list[Any]) -> list[Any]:
+  def _of_all(self, mine: list[_Value]) -> list[_Value]:
     """Returns the entries of the lists of all workers."""
     return [x for entries in self._cluster.exchange(mine) for x in entries]
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 
@@ -84,18 +84,17 @@ class Session:
       LostRunError: the folder was taken away.
     """
     trainer, bar, workers = self.trainer, self.bar, self.workers
-    actions: Sequence[tuple[int, Callable[[int], object]]] = (
-      # The evaluation comes first: a checkpoint holds the best loss so far.
-      (self.periods.evaluation, partial(self._checked, self._evaluate)),
-      (self.periods.checkpoint, partial(self._checked, self.checkpoints.save)),
-    )
+    when, evaluate = self.periods, partial(self._checked, self._evaluate)
+    save = partial(self._checked, self.checkpoints.save)
+    # The evaluation comes first: a checkpoint holds the best loss so far.
+    actions = [(when.evaluation, evaluate), (when.checkpoint, save)]
     hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
     with self._stop, closing(self.metrics), closing(self.profile):
       with workers.chief_works():
         if self._lacks_evaluation(trainer.step):
           self._evaluate(trainer.step)
-      trainer.train(trainer.num_steps, self.periods.metrics, hooks)
-      saved = bool(self._checked(self.checkpoints.save, trainer.step))
+      trainer.train(trainer.num_steps, when.metrics, hooks)
+      saved = bool(save(trainer.step))
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
     with workers.chief_works():
@@ -128,9 +127,8 @@ class Session:
     # training that goes well, the means rise by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
-        f"the mean loss of the steps up to {step:,} is "
-        f"{metrics.loss:.4g}, but was {self._lowest_loss:.4g} before: "
-        f"{DIVERGED_REMEDY}"
+        f"the mean loss of the steps up to {step:,} is {metrics.loss:.4g}, but "
+        f"was {self._lowest_loss:.4g} before: {DIVERGED_REMEDY}"
       )
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)
@@ -185,7 +183,7 @@ class Session:
     self._note_best(step, deciding.log_perplexity)
     record = self.metrics.evaluation
     if record is None or record["step"] != step:
-      self.metrics.write(step, "eval", numbers | samples)
+      self.metrics.write(step, "eval", {**numbers, **samples})
     self.bar.log(_describe_score(step, score) + words)
 
   def _note_best(self, step: int, loss: float) -> None:
@@ -216,7 +214,5 @@ class Session:
 
 
 def _describe_score(step: int, score: Score) -> str:
-  return (
-    f"step {step:,}: eval log perplexity {score.log_perplexity:.4f} "
-    f"({score.in_bits}), perplexity {score.perplexity:.3f}"
-  )
+  words = f"eval log perplexity {score.log_perplexity:.4f} ({score.in_bits})"
+  return f"step {step:,}: {words}, perplexity {score.perplexity:.3f}"

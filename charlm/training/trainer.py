@@ -101,10 +101,8 @@ class Trainer:
     fused = isinstance(model.grus[0], FusedGRU)
     self.uses_xla = alone and fused and xla_compiles_steps(config)
     # Compiled by itself, or as a part of the above.
-    self._loss_and_gradients = self._gradients
-    if self.uses_xla:
-      how = {"autograph": False, "jit_compile": True}
-      self._loss_and_gradients = tf.function(self._gradients, **how)
+    with_xla = tf.function(self._gradients, autograph=False, jit_compile=True)
+    self._loss_and_gradients = with_xla if self.uses_xla else self._gradients
     # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -208,10 +206,9 @@ class Trainer:
       states, *_ = strategy.experimental_local_results(after)
       return i + 1, states, losses, norms
 
-    _, states, losses, norms = tf.while_loop(
-      lambda i, *_: i < num_steps, step, (0, states, *arrays)
-    )
-    return losses.stack(), norms.stack(), states
+    start = 0, states, *arrays
+    _, states, *arrays = tf.while_loop(lambda i, *_: i < num_steps, step, start)
+    return *(array.stack() for array in arrays), states
 
   def _replica_step(
     self, windows: tf.Tensor, states: tf.Tensor
@@ -258,9 +255,8 @@ class Trainer:
     """
     with tf.GradientTape() as tape:
       inputs, targets = windows[:, :-1], windows[:, 1:]
-      nats, after = self.model.nats(
-        inputs, targets, before, training=True, dropout_seed=seed
-      )  # [rows, T]
+      how = {"training": True, "dropout_seed": seed}
+      nats, after = self.model.nats(inputs, targets, before, **how)  # [rows, T]
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     variables = [v.value for v in self.model.trainable_variables]
     gradients = tape.gradient(loss, variables)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from charlm.errors import InputError, LostRunError
+from charlm.experiment import differences
 from charlm.runs.provenance import describe_start
 from charlm.system.cluster import Cluster
 from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
@@ -29,9 +30,8 @@ class ChiefEndedError(LostRunError):
   """
 
   def __init__(self, cluster: Cluster, exit_code: int) -> None:
-    super().__init__(
-      f"{cluster.name(0)} ended with exit code {exit_code}: see its message"
-    )
+    words = f"ended with exit code {exit_code}: see its message"
+    super().__init__(f"{cluster.name(0)} {words}")
     self.exit_code = exit_code
 
 
@@ -127,7 +127,7 @@ def check_equal(
     return
   start = describe_start(0, [])
   # The code first: another commit may have other options.
-  facts = {"commit": start["commit"], **start["versions"]}
+  facts: dict[str, object] = {"commit": start["commit"], **start["versions"]}
   facts |= dataclasses.asdict(options) | {"corpus_sha256": corpus_sha256}
   for name in _OWN:
     del facts[name]
@@ -135,10 +135,8 @@ def check_equal(
   # Every worker gets the facts of all, so all raise the same error.
   chiefs, *others = cluster.exchange(facts)
   for index, theirs in enumerate(others, 1):
-    for name, value in theirs.items():
-      if value != chiefs.get(name):
-        cluster.final_barrier()
-        raise InputError(
-          f"{name} is {value} on {cluster.name(index)}, but {chiefs.get(name)} "
-          f"on {cluster.name(0)}: start all workers alike"
-        )
+    words = f"on {cluster.name(0)}", f"on {cluster.name(index)}"
+    if found := differences(chiefs, theirs, words):
+      cluster.final_barrier()
+      named = ", ".join(found.values())
+      raise InputError(f"workers differ: {named}: start all of them alike")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
-from helpers import score_of
+from helpers import build_model, score_of
 
 from charlm.data.encoding import encode_text
 from charlm.data.text import IdsLike
@@ -16,7 +16,7 @@ from charlm.evaluation import score as score_module
 from charlm.evaluation.dynamic import DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
-from charlm.model.language_model import GRULM, build_model
+from charlm.model.language_model import GRULM
 
 _NEWLINE = 2
 # Newlines are frequent, rare, or missing in the middle.

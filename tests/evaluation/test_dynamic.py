@@ -5,12 +5,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import build_model
 
 from charlm.data.text import IdsLike
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import _LEARNING_RATES, DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.language_model import GRULM, State, build_model
+from charlm.model.language_model import GRULM, State
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import in_a_graph, score_of
+from helpers import build_model, in_a_graph, score_of
 
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import confidence_interval, log_perplexity
-from charlm.model.language_model import GRULM, build_model
+from charlm.model.language_model import GRULM
 
 
 @pytest.fixture(scope="module")

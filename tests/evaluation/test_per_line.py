@@ -9,14 +9,13 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, VOCAB, WORDS, in_a_graph
+from helpers import ROOT, VOCAB, WORDS, build_model, in_a_graph
 
 import eval as eval_program
 import train as train_program
 from charlm.config import Config
 from charlm.data.vocabulary import encode
 from charlm.evaluation.per_line import print_scores
-from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 

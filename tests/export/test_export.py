@@ -12,13 +12,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT, SHAKESPEARE_VOCAB, in_a_graph
+from helpers import ROOT, SHAKESPEARE_VOCAB, build_model, in_a_graph
 
 import charlm
 import export as export_program
 from charlm.data.vocabulary import encode
 from charlm.export.saved_model import TextModel
-from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel

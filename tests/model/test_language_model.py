@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SHAKESPEARE_VOCAB as VOCAB
+from helpers import build_model
 
 import charlm
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import (
-  _dropout,
-  build_model,
-  model_of,
-  weight_specs,
-)
+from charlm.model.language_model import _dropout, model_of, weight_specs
 
 
 @pytest.fixture(

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import bound_logits
+from helpers import bound_logits, build_model
 
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.language_model import GRULM, build_model
+from charlm.model.language_model import GRULM
 
 
 def _gradients(

@@ -45,15 +45,15 @@ BAD_INPUT = [
   (
     "train.py",
     ["--corpus={tmp}/not.xz"],
-    "data, despite its name",
+    "data: replace or rename it",
   ),
   (
     "train.py",
     ["--corpus={tmp}/bad.jsonl", "--field=text"],
     "1 lines without a text in the field 'text', the first is line 2",
   ),
-  ("train.py", ["--skip_bad"], "give the --field"),
-  ("train.py", ["--profile_steps= "], "give two steps"),
+  ("train.py", ["--skip_bad"], "give --field"),
+  ("train.py", ["--profile_steps= "], "of two rising steps"),
   ("train.py", ["--corpus_cache=a\0b"], "give a value that is a path"),
   ("train.py", ["--init_from={tmp}/pipe.h5"], "neither a run's folder nor"),
   ("train.py", ["--unit=word"], "unit is 'word'"),
@@ -119,7 +119,7 @@ BAD_INPUT = [
   ("train.py", ["--num_replicas=1000"], "does not divide"),
   ("train.py", ["--eval_every_steps=-1"], "eval_every_steps"),
   ("train.py", ["--checkpoint_every_steps=-1"], "checkpoint_every_steps"),
-  ("train.py", ["--run_dir={tmp}/link"], "is a link or a special file"),
+  ("train.py", ["--run_dir={tmp}/link"], "is a link or device: put"),
   ("train.py", ["--run_dir=/proc/run"], "permissions"),  # is read-only
   ("train.py", ["--batch_size=5000"], "fewer than one batch"),
   ("train.py", ["--eval_lines=300"], "nothing to train on"),
@@ -150,9 +150,9 @@ BAD_INPUT = [
   ("train.py", ["--reset_rate=0.1"], "--carry_state"),
   ("train.py", ["--carry_state", "--batch_size=512"], "fewer than one batch"),
   ("train.py", ["--gru=keras", "--layer_norm"], "--gru=fused"),
-  ("train.py", ["--profile_steps=20,10"], "give two steps"),
-  ("train.py", ["--profile_steps=10"], "give two steps"),
-  ("train.py", ["--profile_steps=a,b"], "give two steps"),
+  ("train.py", ["--profile_steps=20,10"], "of two rising steps"),
+  ("train.py", ["--profile_steps=10"], "of two rising steps"),
+  ("train.py", ["--profile_steps=a,b"], "of two rising steps"),
   ("train.py", ["--init_from={tmp}/none"], "neither a run's folder"),
   (
     "train.py",
@@ -191,7 +191,7 @@ BAD_INPUT = [
   ("eval.py", ["--run_dir={run}", "--text={tmp}/folder"], "no file at"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=-1"], "no checkpoint -1"),
   ("eval.py", ["--run_dir={run}", "--checkpoint=../x"], "no checkpoint ../x"),
-  ("eval.py", ["--run_dir={tmp}/link"], "is a link or a special file"),
+  ("eval.py", ["--run_dir={tmp}/link"], "is a link or device: put"),
   ("eval.py", ["--run_dir={run}", "--protocol=words"], "protocol"),
   ("eval.py", ["--run_dir={run}", "--window=9"], "--protocol=windows"),
   (
@@ -223,7 +223,7 @@ BAD_INPUT = [
   ("report.py", ["--run_dir={run}", "--output={tmp}/dangling"], "regular"),
   ("report.py", ["--run_dir={run}", "--output={tmp}/to_few"], "regular file"),
   ("train.py", ["--num_replicas=2000000000"], "num_replicas is 2000000000"),
-  ("train.py", ["--profile_steps=1,1" + "1" * 5000], "give two steps"),
+  ("train.py", ["--profile_steps=1,1" + "1" * 5000], "of two rising steps"),
   (
     "train.py",
     ["--unit=byte", "--corpus={tmp}/empty.txt", "--eval_corpus={tmp}/few.txt"],

@@ -186,7 +186,8 @@ def test_workers_that_are_started_differently_are_refused(
   for process in processes:
     assert process.wait() == 2
     (line,) = process.communicate()[1].splitlines()
-    assert "eval_corpus is True on worker 2 (127.0.0.1:" in line
+    assert "eval_corpus (False on worker 0 (127.0.0.1:" in line
+    assert "True on worker 2 (127.0.0.1:" in line
   assert not run_dir.exists()
 
 

@@ -336,7 +336,7 @@ def test_a_stop_whose_save_fails_is_code_4(
   def stop_and_fail(bar: ProgressBar, step: int, *numbers: float) -> None:
     if step > 12:
       os.kill(os.getpid(), signal.SIGTERM)
-      monkeypatch.setattr(Checkpoints, "save", lambda self, step: False)
+      monkeypatch.setattr(Checkpoints, "_save", lambda *args: False)
 
   monkeypatch.setattr(ProgressBar, "show", stop_and_fail)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]

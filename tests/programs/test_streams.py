@@ -11,6 +11,7 @@ import pytest
 from helpers import PROGRAMS, ROOT, run_program
 
 import eval as eval_program
+from charlm.errors import InputError
 from charlm.system.process import fail, warn
 
 _STREAMS = ("<&-", ">&-", "2>&-")
@@ -107,7 +108,7 @@ def test_a_terminal_obeys_no_name(
   name = "\x1b[31m\x07\u202e\x9b\ud800é莎"
   shown = r"\x1b[31m\x07\u202e\x9b\ud800é莎"
   warn(name)
-  assert fail("eval.py", name) == 2
+  assert fail("eval.py", InputError(name)) == 2
   assert capsys.readouterr().err == f"{shown}\neval.py: {shown}\n"
   warn("a\nb\r")
   assert capsys.readouterr().err == "a\\nb\\r\n"

@@ -8,8 +8,8 @@ def test_classes_cover_all_characters() -> None:
   text = "Ab c\n1,É é\t!"
   nats = np.arange(len(text), dtype=float)
   groups = analysis.by_class(text, nats, "utf-8")
-  assert sum(group.num_characters for group in groups) == len(text)
-  means = {group.name: group.mean_nats for group in groups}
+  assert sum(group["num_characters"] for group in groups) == len(text)
+  means = {group["name"]: group["mean_nats"] for group in groups}
   assert means == {
     "capital letter": (0 + 7) / 2,
     "other letter": (1 + 3 + 9) / 3,
@@ -27,14 +27,14 @@ def test_positions_in_words() -> None:
   nats[[16, 17]] = 1  # the 11th and the 12th
   # The first character is not scored.
   groups = analysis.by_position_in_word(" " + text, nats, "utf-8")
-  assert [group.name for group in groups] == (
+  assert [group["name"] for group in groups] == (
     [*map(str, range(1, 10)), "10 or more"]
   )
-  assert [group.num_characters for group in groups] == [3, 3, *[1] * 7, 3]
-  assert groups[0].mean_nats == 3
-  assert groups[-1].mean_nats == pytest.approx(2 / 3)
+  assert [group["num_characters"] for group in groups] == [3, 3, *[1] * 7, 3]
+  assert groups[0]["mean_nats"] == 3
+  assert groups[-1]["mean_nats"] == pytest.approx(2 / 3)
   second, third = analysis.by_position_in_word("abc", np.arange(2.0), "utf-8")
-  assert [(g.name, g.mean_nats) for g in (second, third)] == [
+  assert [(g["name"], g["mean_nats"]) for g in (second, third)] == [
     ("2", 0),
     ("3", 1),
   ]
@@ -43,7 +43,7 @@ def test_positions_in_words() -> None:
 def test_bytes_above_ascii_are_parts_of_letters() -> None:
   text = "É a".encode().decode("latin-1")
   groups = analysis.by_class(text, np.array([1.0, 2, 3, 4]), "latin-1")
-  assert [(g.name, g.num_characters, g.mean_nats) for g in groups] == [
+  assert [(g["name"], g["num_characters"], g["mean_nats"]) for g in groups] == [
     ("byte above ASCII", 2, 1.5),
     ("other letter", 1, 4),
     ("space", 1, 3),
@@ -51,13 +51,13 @@ def test_bytes_above_ascii_are_parts_of_letters() -> None:
   groups = analysis.by_position_in_word(
     " " + text, np.array([1.0, 2, 3, 4]), "latin-1"
   )
-  assert [(g.name, g.mean_nats) for g in groups] == [("1", 2.5), ("2", 2)]
+  assert [(g["name"], g["mean_nats"]) for g in groups] == [("1", 2.5), ("2", 2)]
 
 
 def test_context_lengths() -> None:
   nats = np.tile([9.0, 7, 5, 5, 4, 4, 4, 4, 3, 3], 3)[:-1]
   groups = analysis.by_context_length(nats, window=10)
-  assert [(g.name, g.num_characters, g.mean_nats) for g in groups] == [
+  assert [(g["name"], g["num_characters"], g["mean_nats"]) for g in groups] == [
     ("1", 3, 9),
     ("2", 3, 7),
     ("3 to 4", 6, 5),
@@ -80,4 +80,4 @@ def test_worst_passages_do_not_overlap() -> None:
 
 def test_costs_near_the_largest_of_float32_have_a_mean() -> None:
   (group,) = analysis.by_class("aaaa", np.full(4, 3e38, np.float32), "utf-8")
-  assert group.mean_nats == pytest.approx(3e38)
+  assert group["mean_nats"] == pytest.approx(3e38)

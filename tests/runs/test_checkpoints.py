@@ -11,6 +11,7 @@ from helpers import (
   EXPERIMENT,
   SPLIT,
   VOCAB,
+  build_model,
   checkpoint_file,
   file_size_limit,
   save_checkpoints,
@@ -18,7 +19,6 @@ from helpers import (
 from helpers import NumberedCheckpoints as Checkpoints
 
 from charlm.errors import InputError, LostRunError
-from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 import soak
-from helpers import EXPERIMENT, SPLIT, VOCAB, NumberedCheckpoints, Program
+from helpers import (
+  EXPERIMENT,
+  SPLIT,
+  VOCAB,
+  NumberedCheckpoints,
+  Program,
+  build_model,
+)
 
 import train as train_program
 from charlm.config import Config
 from charlm.errors import LostRunError
-from charlm.model.language_model import build_model
 from charlm.runs.metrics import Metrics
 from charlm.runs.run_dir import RunDir
 from charlm.training.profile import Profile

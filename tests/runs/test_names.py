@@ -15,6 +15,7 @@ from helpers import (
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
+  build_model,
   save_checkpoints,
 )
 
@@ -25,7 +26,6 @@ import sample as sample_program
 import train as train_program
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
-from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import plain_path

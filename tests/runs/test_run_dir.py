@@ -15,6 +15,7 @@ from helpers import (
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
+  build_model,
   checkpoint_file,
   save_checkpoints,
   split_of,
@@ -23,7 +24,6 @@ from helpers import (
 from charlm.config import Config
 from charlm.data.text import sha256
 from charlm.errors import InputError
-from charlm.model.language_model import build_model
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir, experiment_of
 
@@ -279,7 +279,7 @@ def test_a_link_is_refused_naming_it(run: RunDir, name: str) -> None:
   if path.exists():
     path.rename(target)
   path.symlink_to(target)
-  with pytest.raises(InputError, match=f"{name} is a link or a special file"):
+  with pytest.raises(InputError, match=f"{name} is a link or device"):
     RunDir(run.path)
 
 
@@ -309,7 +309,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(
 def test_a_pipe_is_refused_rather_than_waited_for(run: RunDir) -> None:
   (run.path / "config.json").unlink()
   os.mkfifo(run.path / "config.json")
-  with pytest.raises(InputError, match=r"config\.json is a link or a special"):
+  with pytest.raises(InputError, match=r"config\.json is a link or device"):
     RunDir(run.path)
 
 
@@ -372,17 +372,23 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
     load_model(run, "latest")
 
 
+@pytest.mark.parametrize("index", range(6))  # of the model's weights
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers_are_refused(
-  run: RunDir, value: float
+def test_weights_that_are_not_finite_are_refused_or_skipped(
+  run: RunDir, value: float, index: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10)
-  bias = model.dense.bias.numpy()
-  bias[-1] = value
-  model.dense.bias.assign(bias)
-  tf.train.Checkpoint(model=model).write(str(run.latest / "ckpt-10"))
-  with pytest.raises(InputError, match="ckpt-10 is damaged"):
+  weights = model.get_weights()
+  weights[index].flat[-1] = value
+  model.set_weights(weights)
+  checkpoints = NumberedCheckpoints(run, 3, model=model)
+  checkpoints.save(20)
+  with pytest.raises(InputError, match="ckpt-20 has weights that are not"):
     load_model(run, "latest")
+  # Training goes on from the one before.
+  assert checkpoints.restore_latest() == 10
+  assert all(np.isfinite(weight).all() for weight in model.get_weights())
+  assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
 
 
 def test_more_characters_than_the_checkpoint_knows_are_refused(

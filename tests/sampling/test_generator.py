@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SHAKESPEARE_VOCAB as VOCAB
-from helpers import in_a_graph
+from helpers import build_model, in_a_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
-from charlm.model.language_model import GRULM, build_model
+from charlm.model.language_model import GRULM
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.gumbel import (
   gumbel_noise,
@@ -338,12 +338,14 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
 
 def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
   code = """
-from charlm.model.language_model import build_model
+from charlm.config import Config
+from charlm.model.language_model import model_of
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 
 vocab = ["[UNK]", "", *"\\nabcdefghijklmnopqrstuvwxyz"]
-generator = GenerativeModel(build_model(len(vocab), 4, 8), vocab)
+config = Config(embedding_dim=4, rnn_units=8)
+generator = GenerativeModel(model_of(config, len(vocab)), vocab)
 for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
   request = Request(prefix, num_chars=num_chars)
   generator.sample(request)

@@ -7,12 +7,11 @@ import sys
 import keras
 import pytest
 import tensorflow as tf
-from helpers import PROGRAMS, run_program
+from helpers import PROGRAMS, build_model, run_program
 
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import build_model
 from charlm.system import choices, gpu_search
 from charlm.system.devices import choose_device
 

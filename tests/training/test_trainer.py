@@ -8,12 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import bound_logits
+from helpers import bound_logits, build_model
 
 from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
-from charlm.model.language_model import build_model
 from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
 from charlm.training.build import build_trainer

@@ -44,9 +44,12 @@ def test_the_others_end_as_the_chief_does(
 @pytest.mark.parametrize(
   ("change", "named"),
   [
-    ({"learning_rate": 0.5}, "learning_rate is 0.5 on worker 1, but 0.00125"),
-    ({"commit": "b", "new_flag": 1}, "commit is b on worker 1, but "),
-    ({"new_flag": 1}, "new_flag is 1 on worker 1, but None on worker 0"),
+    (
+      {"learning_rate": 0.5},
+      "learning_rate .0.00125 on worker 0, 0.5 on worker 1.: start all",
+    ),
+    ({"commit": "b", "new_flag": 1}, "differ: commit .* on worker 0, b on "),
+    ({"new_flag": 1}, "new_flag .None on worker 0, 1 on worker 1.: start all"),
   ],
 )
 def test_what_differs_between_workers_is_named(

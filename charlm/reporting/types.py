@@ -1,0 +1,107 @@
+"""The JSON of a report, as `report_numbers` returns it.
+
+A unit is what a run predicts: a character or a byte. A loss is in nats per
+unit.
+"""
+
+from typing import NotRequired, TypedDict
+
+from charlm.data.passages import FoundNumbers
+from charlm.evaluation.score import ScoreNumbers
+
+CONTEXT = "characters seen before it"  # a title of `loss_by`, drawn as a curve
+
+
+class Difference(TypedDict):
+  """The loss of a run minus that of the best, paired unit by unit."""
+
+  mean: float
+  interval: tuple[float, float] | None  # None: of one unit alone
+  excludes_0: bool  # the interval does
+
+
+class Point(TypedDict):
+  """A point of a learning curve."""
+
+  step: int
+  characters: int  # seen in training so far
+  seconds: float | None  # wall time since step 0; None: not recorded
+  loss: float
+  valid_loss: NotRequired[float]  # only on `eval`, of a run with a valid text
+
+
+class MeanLoss(TypedDict):
+  """The mean loss of the units of one kind."""
+
+  name: str
+  num_characters: int  # units of this kind
+  mean_nats: float
+
+
+class Run(TypedDict):
+  """A run: its scores, curves, analyses and samples."""
+
+  name: str
+  step: int
+  num_weights: int
+  scores: dict[str, ScoreNumbers]  # by protocol
+  difference_to_best: Difference | None  # None: it is the best
+  curves: dict[str, list[Point]]  # by split, `train` and `eval`
+  loss_by: dict[str, list[MeanLoss]]  # by the title of a table
+  samples: list[str]
+
+
+class RunGroup(TypedDict):
+  """Runs with the same eval text."""
+
+  eval_sha256: str
+  num_characters: int  # predictions in the text
+  runs: list[Run]  # the best first
+
+
+class BaselineNumbers(TypedDict):
+  """The score of a baseline on the eval text."""
+
+  name: str
+  nats: float  # per unit
+  num_bytes: int  # what it must store
+
+
+class Memorised(TypedDict):
+  """How much of some texts stands in the train text, too."""
+
+  eval_text: float  # fraction of its characters
+  samples: list[FoundNumbers]  # of the first run, in their order
+
+
+class WorstPassage(TypedDict):
+  """A passage of the eval text with a high loss."""
+
+  start: int  # in the eval text
+  mean_nats: float
+  text: str
+
+
+class Character(TypedDict):
+  """A character of the eval text, and what was expected in its place."""
+
+  character: str
+  nats: float
+  expected: list[str]  # the most likely first
+  probabilities: list[float]  # of these
+
+
+class WithTrainText(TypedDict):
+  """What needs the train text of the first run, which is in `--corpus`."""
+
+  baselines: NotRequired[list[BaselineNumbers]]
+  memorised: NotRequired[Memorised]
+
+
+class Numbers(WithTrainText):
+  """A whole report."""
+
+  groups: list[RunGroup]  # that of the first run first
+  first: str  # the name of the first of --run_dir, which the rest is about
+  passages_with_the_highest_loss: list[WorstPassage]
+  characters: list[Character]  # the first that are scored
