@@ -27,7 +27,7 @@ class EvalOptions(ModelOptions):
 
   text: str | None = option(
     None,
-    "a --corpus of train.py, or a file with --per_line; default: the eval text",
+    "as train.py's --corpus; with --per_line: one file; default: the eval text",
     group="What is scored",
   )
   protocol: str = option(

@@ -55,7 +55,7 @@ class Request(Options):
   )
   min_p: float = option(
     0.0,
-    "drop characters below this share of the top one's; usually 0 to 0.1",
+    "least share of the top character's probability; usually 0 to 0.1",
     between(0, 1),
   )
 
