@@ -73,8 +73,8 @@ class EvalOptions(ModelOptions):
       raise InputError("--per_line: leave out --dynamic, --protocol and --json")
     if not self.follow and (self.name or self.idle_timeout):
       raise InputError("--name and --idle_timeout need --follow: give it")
-    one = self.per_line or self.dynamic or self.checkpoint != "latest"
-    if self.follow and one:
+    conflict = self.per_line or self.dynamic or self.checkpoint != "latest"
+    if self.follow and conflict:
       raise InputError(
         "--follow scores every checkpoint: leave out --per_line, --dynamic and "
         "--checkpoint"

@@ -84,7 +84,9 @@ def sample(options: SampleOptions) -> int:
   values = {name: getattr(options, name) for name in vars(Request())}
   request = fill_request(Request(), values, config)
   if options.prefix_file is not None and not options.per_line:
-    prefix = config.lowered(_read_prefix(options.prefix_file, config.encoding))
+    source = Source(options.prefix_file, is_file=options.prefix_file != "-")
+    pieces = decode_chunks(source.read(), source.name, config.encoding)
+    prefix = config.lowered("".join(pieces))
     request = dataclasses.replace(request, prefix=prefix)
   generator = GenerativeModel(model, vocab)
   # Before anything is drawn: the corpus may be refused.
@@ -107,11 +109,6 @@ def sample(options: SampleOptions) -> int:
     # A list first: `all` would end at a line that is not understood.
     answered = [writer.answer(*numbered, request) for numbered in lines]
   return process.DONE if all(answered) else process.INCOMPLETE
-
-
-def _read_prefix(file: str, encoding: str) -> str:
-  chunks = Source(file, is_file=file != "-").read()
-  return "".join(decode_chunks(chunks, file, encoding))
 
 
 def _train_text(run: RunDir, corpus: str) -> Text | None:

@@ -60,8 +60,8 @@ class Experiment:
     reasons |= {"eval_sha256": why, "valid_sha256": why}
     now = {n: value for n, value in fields.items() if n not in ignored}
     found = differences(before, now, reasons=reasons)
-    # The hashes of the run folder's files, all but the first, are named only if
-    # nothing else differs: another number of eval lines changes them, too.
+    # The hashes other than the corpus' are named only if nothing else differs:
+    # another number of eval lines changes them, too.
     others = [found[name] for name in found if name not in _SHA256[1:]]
     return others or list(found.values())
 

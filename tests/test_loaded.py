@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import charlm
 import eval as eval_program
@@ -112,6 +113,8 @@ def test_what_cannot_be_done_is_refused(
     ("temperature", "x"),
     ("temperature", None),
     ("temperature", True),
+    ("temperature", np.ones(2)),
+    ("temperature", tf.constant(0.5)),
     ("top_p", 0),
     ("min_p", 10**400),
     ("seed", 1.5),

@@ -23,7 +23,7 @@ def addresses(num_workers: int, host: str = "127.0.0.1") -> list[str]:
   return found
 
 
-def tf_config(workers: list[str], index: int) -> str:
+def tf_config(workers: list[str], index: float) -> str:
   """Returns the `TF_CONFIG` of a worker."""
   task = {"type": "worker", "index": index}
   return json.dumps({"cluster": {"worker": workers}, "task": task})

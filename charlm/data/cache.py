@@ -52,8 +52,8 @@ class Cache:
     Args:
       verify: compare the text's SHA-256, too.
     """
-    # Standard input, which has no stamp, is another text in each start; the
-    # plays have none either. To open a named pipe would wait for its writer.
+    # Standard input, another text in each start, and the plays have no stamp.
+    # A named pipe in the cache file's place would wait for a writer.
     if None in self._stamps or not os.path.isfile(self._path):
       return None
     try:

@@ -120,7 +120,7 @@ def _read_streams(
       raise EOFError
     if chunk := decompressor.decompress(data, _CHUNK):
       yield chunk
-    data = b""
+    data = b""  # until it needs input, it gives out what it has taken
 
 
 # What the data of each compression begins with, as regular expressions.

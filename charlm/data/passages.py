@@ -21,7 +21,7 @@ class Passage(NamedTuple):
 
 
 class FoundNumbers(TypedDict):
-  """What `sample.py --format=jsonl` prints of a text that was searched."""
+  """What `sample.py --format=jsonl` prints of the passages of one text."""
 
   share: float
   passages: list[dict[str, int]]  # with the fields of `Passage`

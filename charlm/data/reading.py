@@ -150,8 +150,8 @@ def read_lines(
       pending.clear()
       mark = b""
     pending += tail
-  if pending:
-    yield [bytes(pending).removeprefix(mark)]
+  if rest := bytes(pending).removeprefix(mark):
+    yield [rest]
 
 
 def clean_line(config: Config, line: bytes) -> str:

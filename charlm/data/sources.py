@@ -99,11 +99,10 @@ def _sources_of(part: str) -> list[Source]:
   if not part:
     raise InputError("an empty path: name a file, or leave out a comma")
   if os.path.isdir(path):
-    paths = _glob(os.path.join(glob.escape(path), "*.txt"))
+    path = os.path.join(glob.escape(path), "*.txt")
   elif os.path.exists(path):
     return [_file(path)]
-  else:
-    paths = {p for p in _glob(path) if not os.path.isdir(p)}
+  paths = {p for p in _glob(path) if not os.path.isdir(p)}
   # What charlm wrote is no part of a text. Sorted, since each disk lists a
   # folder in an order of its own.
   texts = sorted(p for p in paths if not _is_own(p))

@@ -104,24 +104,20 @@ class Score:
     return self.bits_per_character * self.num_characters / self.num_bytes
 
   @property
-  def in_bits(self) -> str:
-    """The bits per unit and per byte, in words."""
-    # A score of bytes has one number: both keys are then the same.
-    bits = {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
-    return ", ".join(f"{x:.4f} bits per {unit}" for unit, x in bits.items())
+  def bits(self) -> dict[str, float]:
+    """The bits per unit and per byte; a score of bytes has one number."""
+    return {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
 
   def in_words(self, step: int, protocol: str) -> str:
     """Returns the lines that `eval.py` prints."""
     low, high = self.interval
-    # A score of bytes has one line: both keys are then the same.
-    bits = {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
     lines = [
       f"step                {step:,}",
       f"protocol            {protocol}",
       f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit} "
       f"(95 % interval {low:.4f} to {high:.4f})",
       f"perplexity          {self.perplexity:.4f}",
-      *(f"bits per {unit:<11}{value:.4f}" for unit, value in bits.items()),
+      *(f"bits per {unit:<11}{value:.4f}" for unit, value in self.bits.items()),
       f"{self.unit + 's scored':20}{self.num_characters:,}, "
       f"{self.num_unknown:,} of them unknown",
     ]

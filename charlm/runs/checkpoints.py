@@ -37,7 +37,7 @@ class Checkpoints:
 
     `model` and `optimizer` are among them.
 
-    Raises LostRunError: as `RunDir.check_owned`, as the saves do.
+    Raises LostRunError: as `RunDir.check_owned`; the saves raise it, too.
     """
     self._run, self._max_to_keep = run, max_to_keep
     # The last step that was saved in `latest`; -1: none was, or the checkpoint

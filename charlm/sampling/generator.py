@@ -132,8 +132,7 @@ class GenerativeModel:
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
       try:
-        blocks = pool.map(block, firsts)
-        return [sample for block in blocks for sample in block]
+        return [sample for row in pool.map(block, firsts) for sample in row]
       except BaseException:  # Ctrl-C reaches this thread alone
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -112,7 +112,7 @@ def fill_request(
   """
   # NumPy's numbers and strings become Python's: `Request` accepts only these.
   typed = {
-    n: v if getattr(v, "ndim", 1) else v.item() for n, v in values.items()
+    n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()
   }
   for name, value in typed.items():
     # A program writes 1 for 1.0; above 2**53 a float may be another number.

@@ -168,7 +168,7 @@ class Cluster:
       ) from error
 
   def _lost(self, message: str) -> str:
-    """Returns the worker that an error of TensorFlow is about, if any."""
+    """Names the worker that an error is about, or one that does not answer."""
     others = [i for i in range(self.num_workers) if i != self.index]
     tasks = set(re.findall(r"/task:(\d+)", message))
     named = {i: re.escape(self.addresses[i]) + r"\b" for i in others}

@@ -60,7 +60,7 @@ def read_config(text: str) -> tuple[list[str], int]:
       raise ValueError(f"the role {min(others)!r} is not chief or worker")
     addresses = [*roles.get("chief", ()), *roles.get(ROLE, ())]
     place = int(task["index"])
-    if place < 0 or task["index"] is True:
+    if place < 0 or str(place) != str(task["index"]):
       raise ValueError(f"the index is {task['index']}")
     index = addresses.index(roles[task["type"]][place])
     for address in addresses:

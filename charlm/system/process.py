@@ -116,11 +116,13 @@ def import_quietly(*modules: str) -> None:
   # A quarter of the time would go into looking for garbage among half a million
   # objects that stay.
   gc.disable()
-  with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
-    for module in modules:
-      importlib.import_module(module)
-  gc.freeze()
-  gc.enable()
+  try:
+    with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
+      for module in modules:
+        importlib.import_module(module)
+  finally:  # a module may be missing
+    gc.freeze()
+    gc.enable()
   if level == "3":
     # With many models in one process, TensorFlow would warn of retracing, as if
     # they were one model.

@@ -214,5 +214,6 @@ class Session:
 
 
 def _describe_score(step: int, score: Score) -> str:
-  words = f"eval log perplexity {score.log_perplexity:.4f} ({score.in_bits})"
+  bits = ", ".join(f"{x:.4f} bits per {unit}" for unit, x in score.bits.items())
+  words = f"eval log perplexity {score.log_perplexity:.4f} ({bits})"
   return f"step {step:,}: {words}, perplexity {score.perplexity:.3f}"

@@ -100,7 +100,7 @@ class Trainer:
     alone = strategy.num_replicas_in_sync == 1
     fused = isinstance(model.grus[0], FusedGRU)
     self.uses_xla = alone and fused and xla_compiles_steps(config)
-    # Compiled by itself, or as a part of the above.
+    # A graph of its own for XLA, or traced as a part of `_train_steps`.
     with_xla = tf.function(self._gradients, autograph=False, jit_compile=True)
     self._loss_and_gradients = with_xla if self.uses_xla else self._gradients
     # Now, so that a checkpoint can be restored into its variables.

@@ -58,6 +58,8 @@ def test_a_byte_order_mark_is_dropped_at_the_start_alone() -> None:
       file = io.BufferedReader(_Slow([text[:cut], text[cut:]]))
       lines = [*itertools.chain(*read_lines(file, Config(unit=unit)))]
       assert lines == [first, mark + b"b", mark + b"c"]
+  # Alone it is no line.
+  assert not list(read_lines(io.BufferedReader(_Slow([mark])), Config()))
 
 
 @pytest.mark.parametrize("by_lines", [False, True])

@@ -203,6 +203,12 @@ def test_a_cache_is_no_text(tmp_path: pathlib.Path) -> None:
   assert names(f"{tmp_path}/*", tmp_path) == ["a.md", "my.ids"]
 
 
+def test_a_folder_in_a_folder_is_no_text(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "a.txt").write_text("a text\n")
+  (tmp_path / "b.txt").mkdir()
+  assert names(str(tmp_path), tmp_path) == ["a.txt"]
+
+
 def test_without_the_extra_zstd_is_named(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,8 +219,8 @@ def test_bits_per_byte() -> None:
   score = dataclasses.replace(score_of(nats), num_bytes=16)
   assert score.bits_per_character == pytest.approx(2)
   assert score.bits_per_byte == pytest.approx(0.5)
-  assert score.in_bits == "2.0000 bits per character, 0.5000 bits per byte"
+  assert [*score.bits] == ["character", "byte"]
   assert score.to_dict()["unit"] == "character"
   score = dataclasses.replace(score_of(nats), unit="byte")
   assert score.bits_per_byte == score.bits_per_character
-  assert score.in_bits == "2.0000 bits per byte"
+  assert score.bits == {"byte": pytest.approx(2)}

@@ -19,6 +19,8 @@ from charlm.system.cluster_config import cluster_from_environment, read_config
     ('{"cluster": {"worker": ["a:1", "b:1"]}}', "'task'"),
     (tf_config(["a:1", "b:1"], 2), "does not describe a cluster"),
     (tf_config(["a:1", "b:1"], -1), "the index is -1"),
+    (tf_config(["a:1", "b:1"], 1.9), "the index is 1.9"),
+    (tf_config(["a:1", "b:1"], False), "the index is False"),
     (tf_config(["a:1", "a:1"], 0), "names an address twice"),
     (tf_config(["a", "b:1"], 0), "a is not HOST:PORT"),
     (tf_config(["a:+5", "b:1"], 0), r"a:\+5 is not HOST:PORT"),

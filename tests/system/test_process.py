@@ -1,11 +1,12 @@
-"""What the programs write on a terminal."""
+"""What the programs write on a terminal, and import."""
 
+import gc
 import io
 import sys
 
 import pytest
 
-from charlm.system.process import show, warn
+from charlm.system.process import import_quietly, show, warn
 
 
 def test_a_warning_takes_the_place_of_what_was_shown(
@@ -22,3 +23,9 @@ def test_a_warning_takes_the_place_of_what_was_shown(
   shown = f"{erase}encoding the corpus: 12 of 100 MB"
   expected = f"{shown}{erase}text.txt is not UTF-8\n"
   assert sys.stderr.getvalue() == expected
+
+
+def test_the_garbage_collector_is_on_after_a_failed_import() -> None:
+  with pytest.raises(ModuleNotFoundError):
+    import_quietly("no_such_module")
+  assert gc.isenabled()
