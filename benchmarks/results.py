@@ -52,23 +52,22 @@ spread, which is the largest difference between two seeds; the hours are those
 of the first. The protocol `lines` counts a line of a few characters as much as
 a long one, and tinyshakespeare.txt has many.
 The column *checkpoint* says whether the latest checkpoint was scored or the
-best one, which the valid text chose. *Characters* counts those of all training
+best one on the `--valid_lines`. *Characters* counts those of all training
 steps. The hours are wall time, so whatever else the machine did meanwhile is in
 them; those of the recipes with a valid text, measured before 28 November 2026,
 leave the evaluations out.
 [The guide](../docs/guide.md#evaluate) describes the protocols.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
-xz, both given all text before it, valid lines included. Their last column is
-the memory that each must keep: the tables of counts, or the text itself."""
+xz, both given all text before it, also the `--valid_lines`. Their last column
+is the memory that each must keep: the tables of counts, or the text itself."""
 _OTHERS = """\
 `.venv/bin/python -m benchmarks.other_texts` fetches these texts and trains
 `recipes/fast.flags` on each, with the flags of the table. *Encoding* is one
 pass over the file, *memory* the largest resident memory of the training. Score,
 best n-gram model (its order in parentheses) and xz are of the eval text;
 n-grams and xz were given the last 20 million characters before it, or all if
-there are fewer. The last three columns are bits per byte. The row linux-100MB
-is of the recipe before commit d01aabb: three epochs of Adam."""
+there are fewer. The last three columns are bits per byte."""
 _OTHER_HEADER = (
   "text",
   "size",
