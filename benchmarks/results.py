@@ -15,6 +15,9 @@ import subprocess
 import sys
 from typing import Any
 
+from charlm.system.process import import_quietly
+
+import_quietly("tensorflow", "keras")
 from matplotlib.figure import Figure
 
 from benchmarks import machine

@@ -115,6 +115,7 @@ def test_what_cannot_be_done_is_refused(
     ("temperature", True),
     ("temperature", np.ones(2)),
     ("temperature", tf.constant(0.5)),
+    ("temperature", np.float64),
     ("top_p", 0),
     ("min_p", 10**400),
     ("seed", 1.5),

@@ -88,8 +88,7 @@ def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
   """Returns where each of the sorted hashes first occurs, or -1."""
   places = np.full(len(wanted), -1)
   for start in range(0, len(searched) if len(wanted) else 0, _BLOCK):
-    ids = searched.ids[start : start + _BLOCK + MIN_LENGTH - 1]
-    hashes = _hashes(ids)
+    hashes = _hashes(searched.ids[start : start + _BLOCK + MIN_LENGTH - 1])
     # Without the last one, so that each result is an index.
     nearest = np.searchsorted(wanted[:-1], hashes)
     hits = np.flatnonzero(wanted[nearest] == hashes)

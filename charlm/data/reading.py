@@ -102,7 +102,9 @@ def _read_field(
       f"{config.field!r}, the first is line {bad[0]:,}"
     )
     if not config.skip_bad:
-      raise InputError(f"{words}: correct them, or train with --skip_bad")
+      raise InputError(
+        f"{words}: correct them, or train with another --field or --skip_bad"
+      )
     warn(f"{words}: they are left out")
 
 

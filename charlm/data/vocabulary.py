@@ -66,8 +66,7 @@ def encode(text: str, vocab: list[str]) -> np.ndarray:
   # All code points at once, instead of a look-up for each character.
   # Lone surrogates, which no UTF-8 holds, are unknown characters too.
   data = text.encode("utf-32-le", "surrogatepass")
-  code_points = np.frombuffer(data, np.uint32)
-  ids = table[np.minimum(code_points, len(table) - 1)]
+  ids = table[np.minimum(np.frombuffer(data, np.uint32), len(table) - 1)]
   return ids.astype(np.min_scalar_type(len(vocab) - 1))
 
 

@@ -149,7 +149,8 @@ def score_dynamic(
   if len(valid) < _MIN_VALID:
     raise InputError(
       "dynamic evaluation chooses its learning rate on a valid text of "
-      f"{_MIN_VALID} characters or more: train with more --valid_lines"
+      f"{_MIN_VALID} characters or more: train a run with more --valid_lines "
+      "or --valid_chars"
     )
   evaluator = DynamicEvaluator(model, Ids(valid, vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"

@@ -106,8 +106,7 @@ class Evaluator:
       if len(ends) > 1:
         first, lengths = ends[:-1], np.diff(ends)
         block = block[: ends[-1] + 1]
-        nats = self._score_rows(block, first, lengths)
-        tally.add(nats, block[1:], lengths)
+        tally.add(self._score_rows(block, first, lengths), block[1:], lengths)
         start += len(block) - 1
       else:  # a line that is longer than the block
         stop = start + BLOCK

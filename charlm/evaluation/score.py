@@ -188,8 +188,7 @@ class Tally:
     # float64, since a mean of millions of float32 can lose its last digits.
     values = np.stack([nats, ones, of_known, known], dtype=np.float64)
     if lengths is not None:
-      first = np.cumsum(lengths) - lengths
-      values = np.add.reduceat(values, first, axis=1)
+      values = np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1)
       values[::2] /= np.maximum(values[1::2], 1)
       values[1::2] = values[1::2] > 0
     self._add_values(values)

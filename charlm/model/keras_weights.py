@@ -31,8 +31,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   """
   # TensorFlow wants the prefix of two files; a user may name the index.
   prefix = path.removesuffix(".index")
-  there = path if path.endswith(".h5") else f"{prefix}.index"
-  if not os.path.isfile(there):
+  if not os.path.isfile(path if path.endswith(".h5") else f"{prefix}.index"):
     raise InputError(
       f"{path} is neither a run's folder nor weights that Keras saved: give "
       "NAME.weights.h5, or NAME for NAME.index"

@@ -268,5 +268,4 @@ def _dropout(
   shape = tf.concat([[all_rows], tf.shape(x)[1:]], axis=0)
   seed = tf.random.experimental.stateless_fold_in(seed, layer)
   uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
-  keep = uniform[first : first + rows] >= rate
-  return tf.where(keep, x / (1 - rate), 0.0)
+  return tf.where(uniform[first : first + rows] >= rate, x / (1 - rate), 0.0)

@@ -129,6 +129,10 @@ def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
 
   Those with a missing file are listed unless they must be whole.
   """
-  matches = (_CHECKPOINT.fullmatch(path.name) for path in folder.glob("ckpt-*"))
+  # Not `glob`, which takes a folder that cannot be read for an empty one.
+  try:
+    matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
+  except FileNotFoundError:
+    return []
   steps = [int(match[1]) for match in matches if match]
   return sorted({s for s in steps if steps.count(s) == 2 or not whole})

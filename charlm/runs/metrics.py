@@ -94,9 +94,8 @@ class Metrics:
       # A kill after the write of the file leaves it newer than the summaries.
       times = [path.stat().st_mtime_ns for path in itertools.chain(*events)]
       whole = max(times) >= self._path.stat().st_mtime_ns
-    anew = kept != text or not whole
     try:
-      self._open_summaries(records if anew else None)
+      self._open_summaries(records if kept != text or not whole else None)
     except _NO_SPACE as error:
       self._give_up_for_now("the summaries", error)
     except tf.errors.OpError as error:
@@ -245,9 +244,8 @@ def read_records(path: pathlib.Path) -> list[Record]:
   for line in _content(path).splitlines():
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       record = json.loads(line)
-      types = type(record["step"]), type(record["loss"])
       if (
-        types == (int, float)
+        (type(record["step"]), type(record["loss"])) == (int, float)
         and 0 <= record["step"] < 2**63
         and abs(record["loss"]) <= _LARGEST
         and abs(record.get("seconds", 0)) <= _LARGEST

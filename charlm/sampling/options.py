@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.options import UTF8, Allowed, Options, between, option
@@ -65,6 +67,7 @@ class Request(Options):
     return Limits(self.top_k, self.top_p, self.min_p)
 
 
+_NUMPY = np.generic | np.ndarray
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Request)}
 
 
@@ -112,7 +115,7 @@ def fill_request(
   """
   # NumPy's numbers and strings become Python's: `Request` accepts only these.
   typed = {
-    n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()
+    n: v.tolist() if isinstance(v, _NUMPY) else v for n, v in values.items()
   }
   for name, value in typed.items():
     # A program writes 1 for 1.0; above 2**53 a float may be another number.

@@ -59,9 +59,9 @@ def read_config(text: str) -> tuple[list[str], int]:
     if others := {*roles, task["type"]} - {"chief", ROLE}:
       raise ValueError(f"the role {min(others)!r} is not chief or worker")
     addresses = [*roles.get("chief", ()), *roles.get(ROLE, ())]
-    place = int(task["index"])
-    if place < 0 or str(place) != str(task["index"]):
-      raise ValueError(f"the index is {task['index']}")
+    place, given = int(task["index"]), task["index"]
+    if place < 0 or place != float(given) or isinstance(given, bool):
+      raise ValueError(f"the index is {given}")
     index = addresses.index(roles[task["type"]][place])
     for address in addresses:
       matched = _ADDRESS.fullmatch(address)

@@ -51,8 +51,8 @@ def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
   for field in dataclasses.fields(options):
     value = getattr(values, field.name)
     if value and field.metadata["allowed"] is PATH:
-      there = os.path.exists(value)  # older versions made a folder `~`
-      value = value if there else os.path.expanduser(value)
+      # Older versions made a folder `~`.
+      value = value if os.path.exists(value) else os.path.expanduser(value)
     found[field.name] = value
   return options(**found)
 

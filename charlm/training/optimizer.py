@@ -84,8 +84,7 @@ class Muon(Adam):
     gates = context.all_reduce("SUM", gates)
     for i, (_, variable) in enumerate(kernels):
       self._decay(variable, rate)
-      update = tf.concat(gates[3 * i : 3 * i + 3], axis=1)
-      _subtract(variable, rate * update)
+      _subtract(variable, rate * tf.concat(gates[3 * i : 3 * i + 3], axis=1))
     super().apply_sums(*zip(*others, strict=True))
 
   def _momentum(self, gradient: tf.Tensor, kernel: keras.Variable) -> tf.Tensor:

@@ -1,4 +1,5 @@
 import errno
+import os
 import pathlib
 import shutil
 import time
@@ -319,6 +320,18 @@ def test_a_damaged_best_one_leaves_the_recent_one_of_its_step(
   assert capsys.readouterr().err.count("\n") == 1
   assert checkpoints.save(20)
   assert _whole(run, "checkpoints", 20) == before
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def refuse(path: object) -> list[str]:
+    raise PermissionError(path)
+
+  save_checkpoints(run, 10)
+  monkeypatch.setattr(os, "listdir", refuse)
+  with pytest.raises(PermissionError):
+    run.checkpoint_steps()
 
 
 def test_an_error_in_reading_is_no_damage(
