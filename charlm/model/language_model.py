@@ -264,8 +264,7 @@ def _dropout(
   context = tf.distribute.get_replica_context()
   rows = tf.shape(x)[0]
   first = context.replica_id_in_sync_group * rows
-  all_rows = rows * context.num_replicas_in_sync
-  shape = tf.concat([[all_rows], tf.shape(x)[1:]], axis=0)
+  shape = tf.concat([[rows * context.num_replicas_in_sync], tf.shape(x)[1:]], 0)
   seed = tf.random.experimental.stateless_fold_in(seed, layer)
   uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
   return tf.where(uniform[first : first + rows] >= rate, x / (1 - rate), 0.0)

@@ -73,8 +73,8 @@ class Recurrence:
     size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
       columns = min(_COLUMNS, _ENTRIES // units)
-      batch_size = self.features.shape[-1] or 64  # unknown: `Config`'s default
-      size = min(max(1, columns // batch_size), num_steps)
+      # Where the batch size is unknown, `Config`'s default.
+      size = min(max(1, columns // (self.features.shape[-1] or 64)), num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
     def step(i: tf.Tensor, *carried: LoopVar) -> LoopVars:

@@ -38,7 +38,7 @@ def test_a_wrong_config_is_refused(config: str, words: str) -> None:
 
 @pytest.mark.parametrize(
   ("kind", "place", "index"),
-  [("chief", 0, 0), ("worker", 0, 1), ("worker", "01", 2)],
+  [("chief", 0, 0), ("worker", 0, 1), ("worker", "1", 2), ("worker", "01", 2)],
 )
 def test_a_chief_comes_before_the_workers(
   kind: str, place: int | str, index: int
