@@ -1,5 +1,6 @@
 """Evaluations that are given up or killed, and losses too large to draw."""
 
+import dataclasses
 import itertools
 import pathlib
 import random
@@ -18,7 +19,7 @@ import train as train_program
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.checked_files import checkpoint_steps
 from charlm.training.hooks import TrainMetrics
-from charlm.training.session import Session
+from charlm.training.session import Session, _describe_score
 from charlm.training.trainer import Trainer
 
 _FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
@@ -266,3 +267,18 @@ def test_a_loss_that_explodes_is_told_once(
   (line,) = capsys.readouterr().err.splitlines()
   assert "the steps up to 8 is 2.1, but was 1 before: " in line
   assert "lower --learning_rate" in line
+
+
+def test_a_score_is_told_in_nats_and_bits() -> None:
+  nats = np.log(np.array([2, 4, 8, 4]))
+  score = dataclasses.replace(score_of(nats), num_bytes=16)
+  words = (
+    "step 5: eval log perplexity 1.3863 (2.0000 bits per character, 0.5000"
+  )
+  words += " bits per byte), perplexity 4.000"
+  assert _describe_score(5, score) == words
+  score = dataclasses.replace(score_of(nats), unit="byte")
+  words = (
+    "step 5: eval log perplexity 1.3863 (2.0000 bits per byte), perplexity"
+  )
+  assert _describe_score(5, score) == f"{words} 4.000"
