@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
 
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
@@ -79,7 +78,7 @@ def report(options: ReportOptions) -> int:
   return DONE
 
 
-def _to_json(numbers: Mapping[str, object]) -> str:
+def _to_json(numbers: object) -> str:
   """Returns a line of JSON, which knows no infinity: null stands for it."""
   text = json.dumps(numbers)
   return json.dumps(json.loads(text, parse_constant=lambda _: None)) + "\n"

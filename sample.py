@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.reading import decode_chunks, read_lines
@@ -17,9 +16,6 @@ from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request, fill_request
 from charlm.system import process
 from charlm.system.signals import interrupts_for_caller
-
-if TYPE_CHECKING:  # it imports TensorFlow
-  from charlm.sampling.writer import Writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +98,10 @@ def sample(options: SampleOptions) -> int:
     # import writes codes to the terminal.
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401
-    return _converse(writer, request)
+    return _converse(lambda number, line: writer.answer(number, line, request))
   with Source(file, is_file=file != "-").open() as stream:
     blocks = read_lines(stream, config)
-    lines = enumerate(itertools.chain.from_iterable(blocks), 1)
+    lines = enumerate((line for block in blocks for line in block), 1)
     # A list first: `all` would end at a line that is not understood.
     answered = [writer.answer(*numbered, request) for numbered in lines]
   return process.DONE if all(answered) else process.INCOMPLETE
@@ -131,7 +127,7 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   return loaded.text
 
 
-def _converse(writer: "Writer", defaults: Request) -> int:
+def _converse(answer: Callable[[int, bytes], object]) -> int:
   """Answers what is typed at a prompt; returns the exit code.
 
   Ctrl-C ends a text or clears the line, Ctrl-D ends the conversation.
@@ -146,7 +142,7 @@ def _converse(writer: "Writer", defaults: Request) -> int:
         forget()
         line = input(prompt).encode("utf-8", "surrogateescape")
         number, prompt = number + 1, "> "
-        writer.answer(number, line, defaults)
+        answer(number, line)
       except EOFError:
         break
       except KeyboardInterrupt:

@@ -43,9 +43,8 @@ def train(options: TrainOptions) -> int:
     process.warn("no bfloat16 instructions: --precision=float32 may be faster")
   # 0: `create_cluster` decides.
   default = 1 if reason_for_one_replica(config, options.gru) else 0
-  cluster = create_cluster(
-    options.num_replicas or default, config.batch_size, options.cluster_timeout
-  )
+  replicas = options.num_replicas or default
+  cluster = create_cluster(replicas, config.batch_size, options.cluster_timeout)
   with cluster.watched():
     # Before a folder is made: workers must all train the same model.
     check_equal(cluster, options, corpus.sha256)

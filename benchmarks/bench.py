@@ -31,7 +31,15 @@ from benchmarks.contestants import Group
 from benchmarks.task import Sizes, Task, Text
 from charlm.errors import InputError
 
-_GROUPS = ("training", "input", "sampling", "evaluation", "startup", "scaling")
+_GROUPS = (
+  "training",
+  "products",
+  "input",
+  "sampling",
+  "evaluation",
+  "startup",
+  "scaling",
+)
 _STREAMS = (1, 64)
 _SECONDS_PER_TURN = 1.5
 # Scaling, devices and start-up get a third of the rounds: most of their time is
@@ -58,6 +66,7 @@ class Bench:
   def run(self) -> None:
     """Measures what was asked for."""
     groups = [contestants.training(self._sizes)]
+    groups += [contestants.products(self._sizes)]
     groups += [contestants.input_pipeline(self._sizes)]
     groups += [contestants.sampling(num_streams) for num_streams in _STREAMS]
     groups += [contestants.evaluation()]

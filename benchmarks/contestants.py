@@ -90,6 +90,26 @@ def training(sizes: Sizes) -> Group:
   )
 
 
+def products(sizes: Sizes) -> Group:
+  """The training step beside its products alone, each at its own speed."""
+  alone = (
+    Contestant(
+      f"products_{precision}",
+      f"its products alone, {precision}",
+      "loops.build_step",
+      {"precision": precision},
+    )
+    for precision in ("float32", "bfloat16")
+  )
+  return Group(
+    "products",
+    "Training step, and its products in their loops",
+    (_CHARLM, _BFLOAT16, *alone, _KERAS),
+    _KERAS.name,
+    sizes.characters_per_step,
+  )
+
+
 def input_pipeline(sizes: Sizes) -> Group:
   """The gathering of a batch beside the step that waits for it."""
   gather = Contestant("input", "a batch gathered", "ours.build_input")

@@ -25,6 +25,7 @@ from benchmarks import machine
 from benchmarks.task import Text
 from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
+from charlm.runs.records import read_records
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -47,9 +48,9 @@ def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
       while True:
         ended = process.poll() is not None
-        losses = _eval_losses(metrics)
-        for loss in losses[len(curve) :]:
-          seconds = time.perf_counter() - start
+        records = [r for r in read_records(metrics) if r["split"] == "eval"]
+        for record in records[len(curve) :]:
+          seconds, loss = time.perf_counter() - start, record["loss"]
           curve.append({"seconds": seconds, "loss": loss})
           print(f"  {seconds:6.0f} s {loss:.4f}", file=sys.stderr)
         if ended:
@@ -168,16 +169,6 @@ def main(argv: list[str]) -> int:
   plot_curves(curves, args.output / "quality.svg")
   print(machine.in_words(results["machine"]), describe(curves), sep="\n")
   return 0
-
-
-def _eval_losses(metrics: pathlib.Path) -> list[float]:
-  """Reads the losses; charlm's own reader would import TensorFlow for it."""
-  if not metrics.exists():
-    return []
-  # A line that is being written has no end yet.
-  lines = metrics.read_text(encoding="utf-8").split("\n")[:-1]
-  records = [json.loads(line) for line in lines]
-  return [r["loss"] for r in records if r["split"] == "eval"]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from charlm.evaluation.score import Score, Tally
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.metrics import read_records
+from charlm.runs.records import read_records
 from charlm.runs.run_dir import RunDir, experiment_of
 
 ROOT = pathlib.Path(__file__).parent.parent

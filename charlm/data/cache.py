@@ -63,9 +63,8 @@ class Cache:
         num_bytes = archive.getinfo(_ABOUT).header_offset
       if about["stamps"] != self._stamps:
         return None
-      dtype = np.dtype(about["dtype"])
-      ids = StoredIds(opened, dtype, 0, about["size"])
-      if num_bytes != len(ids) * dtype.itemsize:
+      ids = StoredIds(opened, np.dtype(about["dtype"]), 0, about["size"])
+      if num_bytes != len(ids) * ids.dtype.itemsize:
         raise ValueError("cut off")
       text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
       if verify and about["sha256"] != sha256(text.data()):

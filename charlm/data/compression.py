@@ -92,21 +92,16 @@ def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
 
 
 def _read(kind: str, file: io.BufferedIOBase) -> Iterator[bytes]:
-  if kind in _CREATE:
-    return _read_streams(_CREATE[kind], file)
-  plain = gzip.GzipFile(fileobj=file) if kind == "gzip" else file
-  return iter(functools.partial(plain.read, _CHUNK), b"")
-
-
-def _read_streams(
-  create: Callable[[], _Decompressor], file: io.BufferedIOBase
-) -> Iterator[bytes]:
-  """Yields what the streams of a file hold, one after the other.
+  """Yields what a file of a kind, or of none, holds: all of its streams.
 
   Python's `bz2` and `lzma` files end without an error at a second stream that
-  is damaged. `gzip`, which raises one, is not read here.
+  is damaged, so only `gzip`'s, which raise one, are used here.
   """
-  decompressor, data = create(), b""
+  if kind not in _CREATE:
+    plain = gzip.GzipFile(fileobj=file) if kind == "gzip" else file
+    yield from iter(functools.partial(plain.read, _CHUNK), b"")
+    return
+  decompressor, data = _CREATE[kind](), b""
   while True:
     if decompressor.eof:
       # A stream may be followed by zeros, which pad it.
@@ -115,7 +110,7 @@ def _read_streams(
         if not (more := file.read(_CHUNK)):
           return
         data = more.lstrip(b"\0")
-      decompressor = create()
+      decompressor = _CREATE[kind]()
     elif decompressor.needs_input and not (data := file.read(_CHUNK)):
       raise EOFError
     if chunk := decompressor.decompress(data, _CHUNK):

@@ -26,9 +26,7 @@ def line_to_tensor(
   # The last entry is for all code points above those of the vocabulary.
   table = tf.constant(id_of_code_point(vocab))
   code_points = tf.strings.unicode_decode(line, "UTF-8")
-  return tf.ragged.map_flat_values(
-    lambda c: tf.gather(table, tf.minimum(c, len(table) - 1)), code_points
-  )
+  return tf.gather(table, tf.minimum(code_points, len(table) - 1))
 
 
 def text_from_ids(

@@ -7,7 +7,6 @@ vocabulary.
 """
 
 import hashlib
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Protocol
@@ -204,7 +203,7 @@ def gather(
     firsts, end = (starts % len(ids)).tolist(), len(ids)
     # What is missing at the end comes from the start.
     pairs = [(ids[i : i + size], ids[: max(0, i + size - end)]) for i in firsts]
-    return np.concatenate([*itertools.chain(*pairs)]).reshape(-1, size)
+    return np.concatenate([x for pair in pairs for x in pair]).reshape(-1, size)
   return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]
 
 

@@ -111,9 +111,8 @@ class DynamicEvaluator:
       nats, states = self._model.nats(inputs, targets, states)
       nats = tf.where(targets == PADDING_ID, 0.0, nats)
     gradients = tape.gradient(nats, self._weights)
-    for weight, trained, squares, gradient in zip(
-      self._weights, self._trained, self.mean_squares, gradients, strict=True
-    ):
+    lists = self._weights, self._trained, self.mean_squares, gradients
+    for weight, trained, squares, gradient in zip(*lists, strict=True):
       gradient = tf.convert_to_tensor(gradient)
       if rate == 0:  # a tensor: AutoGraph makes a condition of this
         squares.assign_add(tf.square(gradient))

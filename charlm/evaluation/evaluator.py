@@ -76,10 +76,9 @@ class Evaluator:
     starts = range(0, max(1, num_targets - window + stride), stride)
     for i in range(0, len(starts), _BATCH_SIZE):
       first = np.array(starts[i : i + _BATCH_SIZE])
-      end = min(first[-1] + window, num_targets)
       lengths = np.minimum(window, num_targets - first)
       # One read for all windows of the batch, which touch or overlap.
-      text = ids[first[0] : end + 1]
+      text = ids[first[0] : first[-1] + lengths[-1] + 1]
       nats = self._score_rows(text, first - first[0], lengths, window - stride)
       # The batch before has scored the characters in which the two overlap.
       begin = window - stride if i else 0

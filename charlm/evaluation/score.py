@@ -195,8 +195,7 @@ class Tally:
 
   def add_row(self, row: Score) -> None:
     """Adds the mean of a row that was scored by itself."""
-    if self._keep_nats:
-      self._nats.append(row.nats)
+    self._nats.append(row.nats)  # empty if they are not kept
     self._num_characters += row.num_characters
     self._num_unknown += row.num_unknown
     known = row.log_perplexity_known
@@ -221,6 +220,8 @@ class Tally:
 
 
 def _mean(sums: np.ndarray, counts: np.ndarray) -> float:
+  # Zeros of empty blocks would change the order in which NumPy adds the others,
+  # and with it the last bit.
   return float(sums[counts > 0].sum() / counts.sum())
 
 

@@ -32,8 +32,7 @@ def save_keras(
     )
   inputs = keras.Input([None], dtype="int32", name="ids")
   before = [keras.Input([g.units], name=f"{g.name}_state") for g in model.grus]
-  after = []
-  x = model.embedding(inputs)
+  x, after = model.embedding(inputs), []
   for gru, start in zip(model.grus, before, strict=True):
     options = {"return_sequences": True, "return_state": True, "name": gru.name}
     layer = keras.layers.GRU(gru.units, **options)
@@ -68,8 +67,6 @@ def save_numpy(model: GRULM, vocab: list[str], file: pathlib.Path) -> None:
       arrays[f"gain_{i}"] = gru.gain
   arrays |= {"dense_kernel": model.dense.kernel, "dense_bias": model.dense.bias}
   data, vocabulary = io.BytesIO(), np.array(vocabulary_to_json(vocab))
-  weights = {name: np.asarray(array) for name, array in arrays.items()}
-  # NumPy's stub takes any array for the flag `allow_pickle`.
-  np.savez(data, vocabulary=vocabulary, **weights)  # type: ignore[arg-type]
+  np.savez(data, vocabulary=vocabulary, **arrays)
   file.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(file, [data.getvalue()])

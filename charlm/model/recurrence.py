@@ -84,7 +84,6 @@ def _forward(
     """Computes the gates of time step t, and the state after it."""
     x = features[t]
     x = tf.transpose(tf.gather(kernel, x)) if by_id else tf.matmul(kernel, x)
-    inputs = tf.cast(x, dtype)  # [3H, B]
     h = tf.cast(state, recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
     norm: tuple[tf.Tensor, ...] = ()
@@ -92,7 +91,7 @@ def _forward(
       normal, scale = normalise(tf.reshape(recurrent, [3, units, -1]), axis=1)
       norm = tf.reshape(normal, [3 * units, -1]), scale
       recurrent = norm[0] * gains[0]
-    input_n, input_zr = tf.split(inputs, [units, 2 * units])
+    input_n, input_zr = tf.split(tf.cast(x, dtype), [units, 2 * units])
     zr, recurrent_n = tf.split(recurrent, [2 * units, units])
     zr = tf.sigmoid(input_zr + zr)
     z, r = tf.split(zr, 2)

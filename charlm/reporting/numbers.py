@@ -26,7 +26,7 @@ from charlm.reporting.types import (
   WithTrainText,
   WorstPassage,
 )
-from charlm.runs.metrics import Record
+from charlm.runs.records import Record
 
 _PASSAGE = 100  # characters
 
@@ -48,7 +48,8 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
   first = results[0]
   groups: dict[tuple[str, str], list[Result]] = {}
   for result in results:
-    # The bytes of a text in Latin-1 can read as the characters of another one.
+    # By both: the bytes of one text can read as the characters of another; and
+    # as bytes or as characters, a text has the same hash.
     groups.setdefault((result.text, result.eval_sha256), []).append(result)
   beside: WithTrainText = {}
   if train is not None:

@@ -8,13 +8,12 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.language_model import weight_specs
+from charlm.model.language_model import GRULM, weight_specs
 from charlm.runs.checked_files import checkpoint_steps
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import CHECKPOINT_SUFFIXES, plain_path
@@ -30,9 +29,7 @@ class DamagedError(ValueError):
 class Checkpoints:
   """The latest checkpoints and the best one of a run that is being trained."""
 
-  def __init__(
-    self, run: RunDir, max_to_keep: int, **objects: tf.Module
-  ) -> None:
+  def __init__(self, run: RunDir, max_to_keep: int, **objects: object) -> None:
     """Takes the objects by their names in a checkpoint.
 
     `model` and `optimizer` are among them.
@@ -141,9 +138,8 @@ def _clear(run: RunDir, folder: pathlib.Path) -> None:
       if not data.with_suffix(".index").exists():
         data.unlink()
   # TensorFlow writes the first, earlier versions of charlm wrote the second.
-  for pattern in ("checkpoint.tmp*", ".checkpoint.*"):
-    for left_over in folder.glob(pattern):
-      left_over.unlink()
+  for path in (*folder.glob("checkpoint.tmp*"), *folder.glob(".checkpoint.*")):
+    path.unlink()
 
 
 def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
@@ -175,7 +171,7 @@ def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
     raise DamagedError(f"holds step {held}")
 
 
-def check_finite(model: keras.Model) -> None:
+def check_finite(model: GRULM) -> None:
   """Raises DamagedError for a model with weights that are not finite."""
   if not all(np.isfinite(weight).all() for weight in model.get_weights()):
     raise DamagedError("has weights that are not finite")

@@ -1,57 +1,27 @@
-"""The metrics of a run, as lines of JSON and as TensorBoard's summaries."""
+"""Writes the metrics of a run, as lines of JSON and as summaries."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import math
-import pathlib
 import re
 import time
 from collections.abc import Mapping
-from typing import NotRequired, TypedDict
 
-import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from charlm.errors import InputError
-from charlm.options import is_utf8
 from charlm.runs.checked_files import refuse_links
+from charlm.runs.records import LARGEST, SPLITS, TAGS, Record, read_records
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import write_atomically
 from charlm.system.process import warn_unsaved
 
-_SPLITS = ("train", "eval")
-# TensorBoard groups its charts by what comes before the slash, in the order of
-# the names, and opens only the first two groups.
-_TAGS = {
-  "loss": "1 loss/loss",
-  "valid_loss": "1 loss/loss of the valid text",
-  "bits_per_character": "1 loss/loss in bits",
-  "bits_per_byte": "1 loss/loss in bits per byte",
-  "perplexity": "1 loss/perplexity",
-  "learning_rate": "2 learning rate/learning rate",
-  "gradient_norm": "3 gradient/norm before clipping",
-  "characters_per_second": "4 speed/characters per second",
-}
 # Each line of a text in pieces of 80 columns: a wider one would have to be
 # scrolled. `textwrap` would change the white space of a raw text.
 _PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
-_LARGEST_FILE = 2**31  # bytes: ten million records
-_LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
 # For a full disk, and for a file at the system's size limit.
 _NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
-
-
-class Record(TypedDict):
-  """A line of `metrics.jsonl`; it has other metrics, too, and samples."""
-
-  step: int
-  split: str
-  loss: float
-  valid_loss: NotRequired[float]
-  seconds: NotRequired[float]
 
 
 class Metrics:
@@ -72,11 +42,11 @@ class Metrics:
     """
     run.check_owned()
     self._run, self._path = run, run.metrics
-    self._hparams = dataclasses.asdict(run.experiment().config)
+    self._hparams = vars(run.experiment().config)
     self._unwritten = b""  # what the file lacks
     self._writers: dict[str, tf.summary.SummaryWriter] = {}
-    text = _content(self._path)
     records = [r for r in read_records(self._path) if r["step"] <= step]
+    text = self._path.read_bytes() if run.has_metrics() else b""
     # The seconds of training before this start, without the pauses: those of
     # the last record and, for each step after it, the mean of the steps before.
     # NaN if an earlier version wrote the record without seconds.
@@ -88,7 +58,7 @@ class Metrics:
     at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
     self.evaluation = at_step[-1] if at_step else None
     kept = "".join(json.dumps(record) + "\n" for record in records).encode()
-    events = [run.event_files(split) for split in _SPLITS]
+    events = [run.event_files(split) for split in SPLITS]
     whole = not run.outdated.exists() and all(events)
     if whole and text:
       # A kill after the write of the file leaves it newer than the summaries.
@@ -157,10 +127,10 @@ class Metrics:
     """Opens the event files; given records, makes them anew."""
     if records is not None:
       self._run.outdate_summaries()
-      for events in itertools.chain(*map(self._run.event_files, _SPLITS)):
+      for events in itertools.chain(*map(self._run.event_files, SPLITS)):
         events.unlink()
     folder, create = self._run.summaries, tf.summary.create_file_writer
-    writers = {split: create(f"{folder}/{split}") for split in _SPLITS}
+    writers = {split: create(f"{folder}/{split}") for split in SPLITS}
     with writers["eval"].as_default():
       # No trial id: runs with equal settings would share one.
       hparams.hparams(self._hparams, trial_id="")
@@ -177,7 +147,7 @@ class Curve:
     """Takes the name of a folder in `summaries` that training does not use.
 
     Raises:
-      InputError: a link in its place.
+      InputError: a link or a file in its place.
       OSError: it cannot be written.
     """
     self._folder = run.summaries / name
@@ -192,7 +162,7 @@ class Curve:
 
     Raises OSError: it cannot be written.
     """
-    values = {name: score[name] for name in _TAGS if name in score}
+    values = {name: score[name] for name in TAGS if name in score}
     values |= {"step": step, "loss": score["log_perplexity"]}
     try:
       _summarize(self._writer, values)
@@ -208,53 +178,11 @@ def _summarize(
   values = {n: value for n, value in record.items() if n not in left_out}
   with writer.as_default(record["step"]):
     for name, value in values.items():
-      tag = _TAGS.get(name, name)
+      tag = TAGS.get(name, name)
       if isinstance(value, str):
-        tf.summary.text(tag, _code_block(value))
-      elif isinstance(value, int | float) and abs(value) <= _LARGEST:
+        # Markdown that shows lines as they are, if they are not too wide.
+        block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
+        tf.summary.text(tag, block)
+      elif isinstance(value, int | float) and abs(value) <= LARGEST:
         tf.summary.scalar(tag, float(value))
     writer.flush()  # for whoever watches, and to learn of a full disk
-
-
-def _code_block(text: str) -> str:
-  """Returns Markdown that shows a text's lines as they are, if not too wide."""
-  return "".join(f"    {piece}\n" for piece in _PIECES.findall(text))
-
-
-def _content(path: pathlib.Path) -> bytes:
-  """Returns what `metrics.jsonl` holds, nothing if it is not there.
-
-  Raises InputError: it is larger than a run makes it.
-  """
-  if not path.exists():
-    return b""
-  if path.stat().st_size > _LARGEST_FILE:
-    raise InputError(f"{path} is larger than a run makes it: restore it")
-  return path.read_bytes()
-
-
-def read_records(path: pathlib.Path) -> list[Record]:
-  """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
-
-  Each record has a step, a split (`train` or `eval`), a finite loss and, unless
-  an earlier version wrote it, finite seconds. Its other metrics are numbers, of
-  any size; what else there is, such as samples, may be text.
-  """
-  records = []
-  for line in _content(path).splitlines():
-    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-      record = json.loads(line)
-      if (
-        (type(record["step"]), type(record["loss"])) == (int, float)
-        and 0 <= record["step"] < 2**63
-        and abs(record["loss"]) <= _LARGEST
-        and abs(record.get("seconds", 0)) <= _LARGEST
-        and record["split"] in _SPLITS
-        and all(
-          isinstance(value, int | float if name in _TAGS else int | float | str)
-          for name, value in record.items()
-        )
-        and is_utf8(json.dumps(record, ensure_ascii=False))
-      ):
-        records.append(record)
-  return records

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import pathlib
 import platform
 import subprocess
 import sys
@@ -19,9 +18,7 @@ from charlm.system.machine import num_cores, processor
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 
-def describe_start(
-  step: int, devices: list[str], num_workers: int = 1
-) -> Start:
+def describe_start(step: int, devices: list[str], workers: int = 1) -> Start:
   """Returns command, commit, versions, devices and threads of this process."""
   versions = {x.__name__: x.__version__ for x in (tf, keras, np)}
   return {
@@ -33,7 +30,7 @@ def describe_start(
     "processor": processor(),
     "xla_flags": os.environ.get("XLA_FLAGS"),
     "devices": devices,
-    "workers": num_workers,
+    "workers": workers,
     "cores": num_cores(),
     "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
     "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
@@ -52,13 +49,13 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
 
 
 def _git_commit() -> str | None:
-  git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+  git = ["git", "-C", os.path.dirname(__file__)]
   tracked = [*git, "ls-files", "--error-unmatch", __file__]
   describe = [*git, "describe", "--always", "--dirty", "--abbrev=40"]
   try:
     # An installed package may lie inside another project's repository.
     subprocess.run(tracked, capture_output=True, check=True)
     found = subprocess.run(describe, capture_output=True, text=True)
-    return found.stdout.strip()
+    return found.stdout.strip() or None
   except (OSError, subprocess.CalledProcessError):
     return None  # no git here, or another project's repository

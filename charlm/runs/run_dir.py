@@ -54,7 +54,7 @@ class RunDir:
     """Takes the folder, which need not exist.
 
     Raises InputError: no name, one that is not UTF-8, or a folder that holds
-    links or devices in the place of a run's files.
+    links, folders or devices in the place of a run's files.
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")

@@ -1,6 +1,5 @@
 """Gumbel-max draws, and the limits top_k, top_p and min_p on them."""
 
-import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import NUM_SPECIAL
@@ -88,5 +87,5 @@ def limit(
     keep &= tf.cumsum(left, axis=1, exclusive=True) < top_p * total
   if min_p:
     keep &= probs >= min_p * probs[:, :1]
-  rank = tf.argsort(order)  # of each id
-  return tf.where(tf.gather(keep, rank, batch_dims=1), log_probs, -np.inf)
+  keep = tf.gather(keep, tf.argsort(order), batch_dims=1)  # of each id
+  return tf.where(keep, log_probs, -float("inf"))

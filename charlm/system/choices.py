@@ -60,8 +60,9 @@ MAX_LOGITS = 2**25  # 128 MiB
 
 
 def xla_compiles_steps(config: Config) -> bool:
-  """Tells whether XLA compiles one replica's gradients, if its layer is fused.
+  """Tells whether XLA should compile the gradients, as far as `Config` decides.
 
+  The caller makes sure that there is one replica and that its layer is fused.
   Not in bfloat16, whose products XLA makes slower, and not with dropout, for
   which it draws other random numbers: a model would depend on the devices.
   """

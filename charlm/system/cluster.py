@@ -62,9 +62,7 @@ class Cluster:
     self.num_workers = len(addresses)  # 1 without a cluster
     self.is_chief = index == 0  # which writes the run's folder
     self._ended = False
-    self._compiled_sum = tf.function(
-      self._sum, [tf.TensorSpec([None], tf.float32)]
-    )
+    self._compiled_sum = tf.function(self._sum, [tf.TensorSpec([None])])
 
   def name(self, index: int) -> str:
     """Returns what a message calls a worker."""
@@ -114,9 +112,11 @@ class Cluster:
   def exchange(self, value: _Value) -> list[_Value]:
     """Returns what each worker passes to this call, in their order.
 
-    All workers must call it, with values that take less than 16 MB of JSON.
+    All workers must call it, with values that take less than 16 MB of JSON. A
+    vocabulary of all of Unicode takes 9 MB.
     """
-    message = json.dumps(value).encode()
+    text = json.dumps(value, ensure_ascii=False)
+    message = text.encode(errors="surrogatepass")  # which `loads` has, too
     mine = np.arange(self.num_workers) == self.index
     sizes = self.sum(np.where(mine, len(message), 0))
     rows = np.zeros([self.num_workers, sizes.max()], np.uint8)
@@ -206,9 +206,8 @@ def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
     num_accelerators={"GPU": len(gpus)},
     rpc_layer="grpc",
   )
-  options = tf.distribute.experimental.CommunicationOptions(
-    implementation=COLLECTIVES.here
-  )
+  experimental = tf.distribute.experimental
+  options = experimental.CommunicationOptions(implementation=COLLECTIVES.here)
   devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
   wait_for_workers(addresses, index, devices, timeout)
   _limit_registration(len(addresses))

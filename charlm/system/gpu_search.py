@@ -35,7 +35,10 @@ def nvidia_device() -> str:
 
 
 def _all_hidden() -> bool:
-  """Tells whether the environment hides all GPUs: its first entry decides."""
+  """Tells whether CUDA_VISIBLE_DEVICES hides all GPUs.
+
+  The first entry decides: CUDA ignores one that names no GPU, and all after it.
+  """
   first = os.environ.get(_VARIABLE, "0").split(",")[0].strip()
   return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
 

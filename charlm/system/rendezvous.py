@@ -35,8 +35,9 @@ def wait_for_workers(
   deadline = time.monotonic() + timeout
   port = int(addresses[index].rpartition(":")[2])
   try:
-    # Not at the address alone, which need not be that of an interface here.
-    # The others listen only to find out that the port is free.
+    # At all interfaces: the worker's address in TF_CONFIG need not be that of
+    # one of them. Workers but the first listen only to find out that their port
+    # is free.
     listener = socket.create_server(("", port), backlog=len(addresses))
   except OSError as error:
     raise InputError(

@@ -60,7 +60,8 @@ def _hold_back(number: int, frame: FrameType | None) -> None:
     signal.default_int_handler(number, frame)
 
 
-# Those that let Ctrl-C end a program.
+# The handlers of SIGINT that raise a KeyboardInterrupt: at once or, while it is
+# held back, at the end.
 _ENDING = (signal.default_int_handler, _hold_back)
 
 
@@ -73,6 +74,7 @@ def interrupts_for_caller() -> Iterator[Callable[[], None]]:
   was noted. Yields a function that forgets it, for the caller to call once it
   has answered a Ctrl-C.
   """
+  # Else a Ctrl-C would end the process two seconds later, see `_watch_signals`.
   wakeup = signal.set_wakeup_fd(-1)
   handler = signal.signal(signal.SIGINT, _hold_back)
   try:

@@ -5,12 +5,10 @@ It makes or checks the run's folder, then trains.
 
 import contextlib
 
-import numpy as np
-
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.encoding import Corpus
-from charlm.data.text import sha256
+from charlm.data.text import StoredIds, sha256
 from charlm.data.vocabulary import (
   NUM_SPECIAL,
   extend_vocabulary,
@@ -50,6 +48,7 @@ def lead(
       sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
+    OSError: the folder or the metrics cannot be written.
   """
   config, cluster = options.config, workers.cluster
   with workers.chief_works():
@@ -90,8 +89,9 @@ def _describe_text(
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in vars(split).items():
     line = f"{name:<8} {len(part):,} characters"
-    # The SHA-256 of a huge train text would delay each start.
-    if part is not split.train or isinstance(part.ids, np.ndarray):
+    # Not of a train text whose ids are in a file, which can be huge: to hash it
+    # would delay each start.
+    if part is not split.train or not isinstance(part.ids, StoredIds):
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))

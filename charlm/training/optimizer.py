@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
@@ -65,6 +64,13 @@ class Muon(Adam):
     super().__init__(**options)
     self._product_dtype = product_dtype
 
+  def get_config(self) -> dict[str, object]:
+    """Returns the arguments, for Keras' `from_config`.
+
+    As with Keras, what the weight decay leaves out is not among them.
+    """
+    return super().get_config() | {"product_dtype": self._product_dtype}
+
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
   ) -> None:
@@ -113,16 +119,19 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
   def __init__(self, peak: float, warmup_steps: int, num_steps: int) -> None:
     """Takes the peak, the step that reaches it, and that which ends at zero."""
-    self._peak, self._warmup_steps = peak, warmup_steps
-    self._num_steps = num_steps
+    self.peak, self.warmup_steps, self.num_steps = peak, warmup_steps, num_steps
+
+  def get_config(self) -> dict[str, float]:
+    """Returns the arguments, for Keras' `from_config`."""
+    return dict(vars(self))
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """Returns the learning rate of a step."""
     step = tf.cast(step, tf.float32)
-    rise = step / self._warmup_steps if self._warmup_steps else 1.0
-    falling_steps = max(1, self._num_steps - self._warmup_steps)
-    fall = tf.maximum(0.0, (self._num_steps - step) / falling_steps)
-    return self._peak * tf.minimum(rise, fall)
+    rise = step / self.warmup_steps if self.warmup_steps else 1.0
+    falling_steps = max(1, self.num_steps - self.warmup_steps)
+    fall = tf.maximum(0.0, (self.num_steps - step) / falling_steps)
+    return self.peak * tf.minimum(rise, fall)
 
 
 def build_optimizer(config: Config, num_steps: int) -> Adam:
@@ -138,7 +147,7 @@ def build_optimizer(config: Config, num_steps: int) -> Adam:
       "steps, which leaves none after the warm-up: lower --warmup_steps"
     )
   # NumPy warns of numbers that float32 cannot hold.
-  most = float(np.finfo(np.float32).max)
+  most = float(tf.float32.max)
   learning_rate = min(config.learning_rate, most)
   if config.schedule == "cosine":
     # A linear rise from zero, then half a cosine back to it.

@@ -156,8 +156,7 @@ class Trainer:
 
   def _run_steps(self, start: int, stop: int) -> float:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
-    steps = range(start, stop)
-    windows = np.stack([self.batches.batch(step) for step in steps])
+    windows = np.stack([self.batches.batch(i) for i in range(start, stop)])
     before = self.train_state.states.read_value()
     *numbers, states = self._compiled_train_steps(windows, before)
     losses, norms = (x.numpy() for x in numbers)  # [stop - start] each

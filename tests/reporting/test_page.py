@@ -22,7 +22,7 @@ from charlm.reporting import result
 from charlm.reporting.figures import color_of, draw_curves
 from charlm.reporting.numbers import curves, report_numbers, short_names
 from charlm.reporting.page import _coloured
-from charlm.runs.metrics import read_records
+from charlm.runs.records import read_records
 from charlm.runs.run_dir import RunDir
 
 _UNIT = {"stream": {"unit": "character"}}

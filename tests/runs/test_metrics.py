@@ -15,7 +15,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.runs import metrics as metrics_module
-from charlm.runs.metrics import Metrics, read_records
+from charlm.runs.metrics import Metrics
+from charlm.runs.records import read_records
 from charlm.runs.run_dir import RunDir, experiment_of
 from charlm.training.profile import Profile
 

@@ -17,6 +17,7 @@ from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
 from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
+from charlm.training.optimizer import Adam, LinearDecay, Muon, build_optimizer
 from charlm.training.trainer import Trainer
 
 VOCAB_SIZE = 12
@@ -308,6 +309,23 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
   together = np.corrcoef(np.transpose(zeros)) - np.eye(8)
   assert np.abs(together).max() < 0.3
   assert abs(np.corrcoef(np.ravel(zeros[1:]), np.ravel(zeros[:-1]))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_configuration_makes_an_equal_optimizer(optimizer: str) -> None:
+  options = {"warmup_steps": 10, "learning_rate": 0.01, "weight_decay": 0.1}
+  config = Config(optimizer=optimizer, schedule="linear", **options)
+  one = build_optimizer(config, 50)
+  same = keras.optimizers.deserialize(
+    keras.optimizers.serialize(one),
+    {each.__name__: each for each in (Adam, LinearDecay, Muon)},
+  )
+  assert type(same) is type(one)
+  assert same.get_config() == one.get_config()
+  for step in (0, 5, 20, 50):
+    for each in (one, same):
+      each.iterations.assign(step)
+    assert float(same.learning_rate) == float(one.learning_rate)
 
 
 def test_weight_decay_shrinks_all_but_biases_and_gains() -> None:
