@@ -74,8 +74,8 @@ class _Encoder:
     self._size += len(ids)
     dtype = np.min_scalar_type(len(self._code_points) - 1)
     large = self._size * dtype.itemsize > self._max_bytes
-    in_memory = isinstance(self.file, io.BytesIO)
-    if dtype != self._dtype or (large and in_memory):  # too narrow or large
+    # Too narrow, or too large for the memory.
+    if dtype != self._dtype or (large and isinstance(self.file, io.BytesIO)):
       self._move(dtype, self._open_file() if large else io.BytesIO())
     self.file.write(ids.astype(dtype).data)
 

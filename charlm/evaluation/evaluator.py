@@ -105,7 +105,8 @@ class Evaluator:
       if len(ends) > 1:
         first, lengths = ends[:-1], np.diff(ends)
         block = block[: ends[-1] + 1]
-        tally.add(self._score_rows(block, first, lengths), block[1:], lengths)
+        nats = self._score_rows(block, first, lengths, overlap=0)
+        tally.add(nats, block[1:], lengths)
         start += len(block) - 1
       else:  # a line that is longer than the block
         stop = start + BLOCK
@@ -128,11 +129,7 @@ class Evaluator:
     return tally.score()
 
   def _score_rows(
-    self,
-    text: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    overlap: int = 0,
+    self, text: IdsLike, starts: np.ndarray, lengths: np.ndarray, overlap: int
   ) -> np.ndarray:
     """Scores R rows from the zero state: `lengths` `[R]` characters each.
 

@@ -45,8 +45,7 @@ def print_scores(
       try:
         texts.append(clean_line(config, line))
       except UnicodeDecodeError as error:
-        whole = False
-        offset = error.start
+        whole, offset = False, error.start
         warn(f"line {number}, left out, is not UTF-8 at byte {offset}: mend it")
     if texts:
       ids = encode("".join(text + "\n" for text in texts), vocab)

@@ -23,15 +23,13 @@ from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, gumbel_noise
 from charlm.sampling.options import Limits, Request, fill_request
+from charlm.sampling.rows import MIN_ROWS, Rows
 from charlm.sampling.sample import Sample, join_pieces
 from charlm.sampling.stop_buffer import StopBuffer
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
 from charlm.system.signals import interrupts_held_back
 
-# Products of one row, and of more than 32, round differently, which can flip a
-# near-tie: no graph call has fewer or more rows than these.
-_MIN_ROWS, _MAX_ROWS = 2, 32
 _BUFFER = 1024  # the largest S; XLA compiles for each shape
 _MAX_NUMBERS = 2**24  # random numbers held at a time: 64 MB
 _STREAMED = 64  # characters in a piece of a streamed text
@@ -60,8 +58,8 @@ class GenerativeModel:
     self._request = Request(temperature=float(temperature), **limits._asdict())
     # Each core holds the random numbers of one graph call.
     most = _MAX_NUMBERS // num_cores() // len(vocab)
-    self._max_rows = min(_MAX_ROWS, max(_MIN_ROWS, most))
-    self._buffer = min(_BUFFER, max(1, most // self._max_rows))
+    self._rows = Rows(model, most)
+    self._buffer = min(_BUFFER, max(1, most // self._rows.at_most))
     # What is compiled: numbers of rows, and limits.
     self._compiled: set[tuple[int, Limits]] = set()
     # A step for one character is too small to run without XLA. AutoGraph's
@@ -115,10 +113,11 @@ class GenerativeModel:
     Raises InputError: a model that has diverged.
     """
     stopped = threading.Event()
+    size = self._rows.side_by_side(request.num_samples)
 
     def block(first: int) -> list[Sample]:
-      """Draws the samples from `first` on, up to the rows of one block."""
-      end = min(request.num_samples, first + self._max_rows)
+      """Draws the samples of one block, from `first` on."""
+      end = min(request.num_samples, first + size)
       pieces = []
       for piece in self._pieces(request, range(first, end), self._buffer):
         if stopped.is_set():
@@ -126,7 +125,7 @@ class GenerativeModel:
         pieces.append(piece)
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
-    firsts = range(0, request.num_samples, self._max_rows)
+    firsts = range(0, request.num_samples, size)
     if len(firsts) == 1:  # a thread's start takes as long as 100 characters
       return block(0)
     # One call keeps little more than one core busy.
@@ -155,7 +154,7 @@ class GenerativeModel:
     """
     prefix_ids = encode(request.prefix or "\n", self._vocab)
     prefix_length, end = len(prefix_ids), len(prefix_ids) + request.num_chars
-    num_rows = max(len(samples), _MIN_ROWS)  # the last may be drawn for nothing
+    num_rows = max(len(samples), MIN_ROWS)  # the last may be drawn for nothing
     # Threefry's key has two words of 32 bits.
     words = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32)
     rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)

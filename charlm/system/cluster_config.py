@@ -12,8 +12,6 @@ ROLE = "worker"
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH_GPUS = 10**4
-# No IPv6, whose addresses have more colons.
-_ADDRESS = re.compile(r"[^:]+:([1-9]\d{0,4})", re.ASCII)
 
 
 def cluster_from_environment() -> tuple[list[str], int] | None:
@@ -64,7 +62,8 @@ def read_config(text: str) -> tuple[list[str], int]:
       raise ValueError(f"the index is {given}")
     index = addresses.index(roles[task["type"]][place])
     for address in addresses:
-      matched = _ADDRESS.fullmatch(address)
+      # No IPv6, whose addresses have more colons.
+      matched = re.fullmatch(r"[^:]+:([1-9]\d{0,4})", address, re.ASCII)
       if not matched or int(matched[1]) >= 2**16:
         raise ValueError(f"{address} is not HOST:PORT")
   except Exception as error:  # rubbish raises all kinds

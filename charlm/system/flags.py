@@ -71,7 +71,6 @@ def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
       value = (flag.default_as_str or "").strip("'")
       # A boolean is given as --flag or --noflag.
       default = "" if flag.boolean else "=" + value.removesuffix(".0")
-      left = f"  --{flag.name}{default}"
-      wrapper.initial_indent = f"{left:<33} "
+      wrapper.initial_indent = f"  --{flag.name}{default}".ljust(33) + " "
       lines += wrapper.wrap(flag.help)
   return "\n".join(lines)

@@ -1,7 +1,6 @@
 """What the workers of a cluster decide together, between their steps."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -116,10 +115,8 @@ class Workers:
     return number, bool(terminated or interrupted)
 
 
-def check_equal(
-  cluster: Cluster, options: TrainOptions, corpus_sha256: str
-) -> None:
-  """Checks that all workers were started alike.
+def check_equal(cluster: Cluster, options: TrainOptions, sha256: str) -> None:
+  """Checks that all workers were started alike; `sha256` is of the corpus.
 
   Raises InputError: it names what differs, and on which worker.
   """
@@ -128,7 +125,7 @@ def check_equal(
   start = describe_start(0, [])
   # The code first: another commit may have other options.
   facts: dict[str, object] = {"commit": start["commit"], **start["versions"]}
-  facts |= dataclasses.asdict(options) | {"corpus_sha256": corpus_sha256}
+  facts |= vars(options) | {"corpus_sha256": sha256}
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}

@@ -243,6 +243,29 @@ def test_a_sample_does_not_depend_on_the_number_of_rows(
     assert _texts(generator, 200, "\n", num_samples) == many[:num_samples]
 
 
+@pytest.mark.parametrize(
+  ("vocab_size", "units", "num_layers"),
+  [(82, 231, 1), (82, 448, 2), (82, 500, 1), (82, 600, 1), (134, 768, 1)],
+)
+def test_no_bit_of_a_sample_depends_on_the_number_of_rows(
+  vocab_size: int, units: int, num_layers: int
+) -> None:
+  # Sizes at which products of 2 to 32 rows do not all round alike.
+  keras.utils.set_random_seed(6)
+  model = build_model(vocab_size, 16, units, num_layers=num_layers)
+  model.set_weights([2 * weight for weight in model.get_weights()])
+  vocab = [*VOCAB, *map(chr, range(1000, 1000 + vocab_size - len(VOCAB)))]
+  generator = GenerativeModel(model, vocab)
+  request = Request("\n", num_chars=20, num_samples=37)
+  many = generator.sample(request)
+  for num_samples in (1, 3, 5, 17, 32):
+    few = dataclasses.replace(request, num_samples=num_samples)
+    pairs = zip(generator.sample(few), many[:num_samples], strict=True)
+    for one, other in pairs:
+      assert one.text == other.text
+      np.testing.assert_array_equal(one.log_probs, other.log_probs)
+
+
 def test_a_shorter_text_starts_the_longer_one(
   generator: GenerativeModel,
 ) -> None:

@@ -1,0 +1,59 @@
+"""How many texts to draw side by side, so that each is as if drawn alone.
+
+Matrix products of one row, of more than 32 and, at about half of all sizes, of
+some number of rows between round differently, which can flip a near-tie. Which
+numbers do depends on the sizes, the processor, and the number of its cores.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from charlm.model.language_model import GRULM
+from charlm.system.signals import interrupts_held_back
+
+MIN_ROWS, MAX_ROWS = 2, 32
+
+
+class Rows:
+  """Chooses numbers of rows, of which it has tested the products."""
+
+  def __init__(self, model: GRULM, at_most: int) -> None:
+    """Takes the most rows, for memory; `MIN_ROWS` and `MAX_ROWS` hold, too."""
+    self._model = model
+    self.at_most = min(MAX_ROWS, max(MIN_ROWS, at_most))
+    self._agreeing = {1: True, MIN_ROWS: True}  # a single text has MIN_ROWS
+    self._compiled_products = tf.function(
+      self._products, jit_compile=True, autograph=False
+    )
+
+  def side_by_side(self, num_samples: int) -> int:
+    """Returns how many of some samples to draw side by side."""
+    size = min(num_samples, self.at_most)
+    while not (self._agree(size) and self._agree(num_samples % size or size)):
+      size //= 2
+    return size
+
+  def _agree(self, num_rows: int) -> bool:
+    """Tells whether so many rows have the bits that they have in pairs.
+
+    It is tested with random states, since it hardly depends on the numbers.
+    """
+    if num_rows not in self._agreeing:
+      shape = num_rows + num_rows % MIN_ROWS, self._model.rnn_units
+      states = np.random.default_rng(0).uniform(-1, 1, shape)
+      states = states.astype(np.float32)
+      with interrupts_held_back():
+        together = self._compiled_products(states[:num_rows])
+        pairs = np.split(states, len(states) // MIN_ROWS)
+        apart = zip(*map(self._compiled_products, pairs), strict=True)
+      self._agreeing[num_rows] = all(
+        np.array_equal(np.concatenate(parts)[:num_rows], whole)
+        for parts, whole in zip(apart, together, strict=True)
+      )
+    return self._agreeing[num_rows]
+
+  def _products(self, states: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the products of states `[B, H]` with all weights `[H, ...]`."""
+    weights = map(tf.convert_to_tensor, self._model.weights)
+    factors = [w for w in weights if w.shape[0] == self._model.rnn_units]
+    return [tf.matmul(states, w) for w in factors if w.shape.rank == 2]
