@@ -4,7 +4,6 @@ import codecs
 import io
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator
 
 from charlm.config import Config
@@ -109,7 +108,7 @@ def _read_field(
 
 
 def split_lines(
-  pieces: Iterable[str], longest: float = math.inf
+  pieces: Iterable[str], longest: float = float("inf")
 ) -> Iterator[str]:
   """Yields the lines of a text, split at line feeds.
 

@@ -96,7 +96,7 @@ class FusedGRU(keras.layers.GRU):
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
-    kernel = tf.concat([self.cell.kernel, _input_bias(self.cell)], axis=0)
+    kernel = tf.concat([self.cell.kernel, input_bias(self.cell)], axis=0)
     return self._run(features, kernel, initial_state, training)
 
   def call_ids(
@@ -147,7 +147,18 @@ class FusedGRU(keras.layers.GRU):
 
 def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
   """Returns what inputs `[N, D]` add to a cell's gates, `[N, 3H]`."""
-  return tf.matmul(inputs, cell.kernel) + _input_bias(cell)
+  return tf.matmul(inputs, cell.kernel) + input_bias(cell)
+
+
+def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+  """Multiplies rows `[B, K]` by a kernel `[K, N]`, in loops over characters.
+
+  Where N mod 64 is 1 to 8, a row's products with the last columns would round
+  by the number of rows (measured). There the kernel gets 8 more columns, zeros.
+  """
+  size = kernel.shape[1]
+  padding = 8 if 0 < size % 64 <= 8 else 0
+  return tf.matmul(rows, tf.pad(kernel, [[0, 0], [0, padding]]))[:, :size]
 
 
 def step_gru(
@@ -156,10 +167,10 @@ def step_gru(
   """Returns the state `[B, H]` after one projected input `[B, 3H]`.
 
   For loops over characters, in place of `recurrence`: here a row's bits are the
-  same in any batch of 2 to 32 rows.
+  same for any number of rows that `charlm/sampling/rows.py` allows.
   """
   cell, units = layer.cell, layer.units
-  recurrent = tf.matmul(state, cell.recurrent_kernel)
+  recurrent = multiply_rows(state, cell.recurrent_kernel)
   if getattr(layer, "gain", None) is not None:
     # Over the last axis: sums there round alike for any number of rows.
     normal, _ = normalise(tf.reshape(recurrent, [-1, 3, units]), axis=2)
@@ -173,7 +184,7 @@ def step_gru(
   return n + z * (state - n)
 
 
-def _input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
+def input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
   """Returns the sum of both biases `[1, 3H]`; of n, only the input's bias."""
   bias = tf.convert_to_tensor(cell.bias)
   # The reset gate scales the candidate's recurrent bias: it is added later.

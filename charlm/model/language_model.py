@@ -7,13 +7,20 @@ layer.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU, project, step_gru
+from charlm.model.gru import (
+  FusedGRU,
+  input_bias,
+  multiply_rows,
+  project,
+  step_gru,
+)
 from charlm.model.output import chunked_nats
 from charlm.system.choices import GRU_KIND, MAX_LOGITS
 
@@ -22,6 +29,8 @@ SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
 State = tuple[tf.Tensor, ...]
 Spec = tuple[str, str, tuple[int, ...]]  # of a weight: owner, name and shape
+# `[2]` integers, which determine dropout masks.
+_Seed: TypeAlias = tf.Tensor | None
 
 
 class GRULM(keras.Model):
@@ -149,19 +158,15 @@ class GRULM(keras.Model):
     return tf.reshape(nats, targets.shape), states
 
   def _outputs(
-    self,
-    inputs: tf.Tensor,
-    states: State | None,
-    training: bool,
-    dropout_seed: tf.Tensor | None,
+    self, inputs: tf.Tensor, states: State | None, training: bool, seed: _Seed
   ) -> tuple[tf.Tensor, State]:
     """Returns what the dense layer reads, `[B, T, H]`, and the state after."""
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
     # Keras' `fit` gives no seed; the trainer gives one for each step.
-    if rate and dropout_seed is None:
-      dropout_seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+    if rate and seed is None:
+      seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
       # Dropout on the embeddings needs the embedding of each position.
@@ -169,9 +174,9 @@ class GRULM(keras.Model):
         x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
       else:
         if i == 0:
-          x = _dropout(self.embedding(x), rate, dropout_seed, 0)  # [B, T, D]
+          x = _dropout(self.embedding(x), rate, seed, 0)  # [B, T, D]
         x, state = gru(x, initial_state=state, training=training)
-      x = _dropout(x, rate, dropout_seed, i + 1)  # [B, T, H]
+      x = _dropout(x, rate, seed, i + 1)  # [B, T, H]
       new_states.append(state)
     return x, tuple(new_states)
 
@@ -191,9 +196,12 @@ class GRULM(keras.Model):
     # A look-up in place of the first layer's product with the embedding.
     x, new_states = tf.gather(table, ids), []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
-      x = step_gru(gru, project(gru.cell, x) if i else x, state)
+      if i:
+        x = multiply_rows(x, gru.cell.kernel) + input_bias(gru.cell)
+      x = step_gru(gru, x, state)
       new_states.append(x)  # [B, H]
-    return self.dense(x), tuple(new_states)
+    logits = multiply_rows(x, self.dense.kernel) + self.dense.bias
+    return tf.nn.log_softmax(logits), tuple(new_states)
 
 
 def model_of(
@@ -251,9 +259,7 @@ def _build_gru(
   return keras.layers.GRU(units, **outputs, name=name)
 
 
-def _dropout(
-  x: tf.Tensor, rate: float, seed: tf.Tensor | None, layer: int
-) -> tf.Tensor:
+def _dropout(x: tf.Tensor, rate: float, seed: _Seed, layer: int) -> tf.Tensor:
   """Applies dropout to `x` `[B, T, D]`; (seed, layer) determine the mask.
 
   Under a strategy the mask is drawn for the global batch and each replica takes

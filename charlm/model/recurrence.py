@@ -59,15 +59,9 @@ def recurrence(
   return run(features, kernel, recurrent_kernel, bias, state, *gain)
 
 
-def _forward(
-  features: tf.Tensor,
-  kernel: tf.Tensor,
-  recurrent_kernel: tf.Tensor,
-  bias: tf.Tensor,
-  state: tf.Tensor,
-  *gain: tf.Tensor,
-) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
   """Returns the T + 1 states `[T + 1, H, B]` and what the gradient needs."""
+  features, kernel, recurrent_kernel, bias, state, *gain = inputs
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
   by_id = features.dtype.is_integer

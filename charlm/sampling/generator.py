@@ -166,7 +166,7 @@ class GenerativeModel:
       table = self._model.input_table()
       how = tf.constant(request.temperature), request.limits
       if (num_rows, request.limits) not in self._compiled:
-        self._compile(keys, request.limits)
+        self._compile(keys, request.limits, table, last, states)
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on, and its random numbers
@@ -177,9 +177,8 @@ class GenerativeModel:
       offset = (start - 1) % self._buffer
       # To the end of the buffer at most: `noise` holds no numbers beyond it.
       num = min(size, self._buffer - offset, end - start)
-      given = np.zeros(self._buffer, np.int32)
-      part = prefix_ids[start : start + num]
-      given[: len(part)] = part
+      part = prefix_ids[start : start + num].astype(np.int32)
+      given = np.pad(part, (0, self._buffer - len(part)))
       span = np.array([offset, num, len(part)], np.int32)
       with interrupts_held_back():
         if offset == 0:
@@ -197,15 +196,14 @@ class GenerativeModel:
         for tail, row, values in zip(tails, ids, log_probs, strict=False)
       ]
 
-  def _compile(self, keys: Pair, limits: Limits) -> None:
+  def _compile(self, keys: Pair, limits: Limits, *before: object) -> None:
     """Compiles both functions side by side: the first character waits for both.
 
-    It draws nothing, since the span that it asks for is empty.
+    It draws nothing, since the span that it asks for is empty; `before` are
+    the table, ids and states before a span.
     """
-    num_rows, model = len(keys[0]), self._model
-    last, span = np.zeros(num_rows, np.int32), np.zeros(3, np.int32)
-    before = model.input_table(), last, model.initial_states(num_rows)
-    given = np.zeros(self._buffer, np.int32)
+    num_rows = len(keys[0])
+    given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
       noise = pool.submit(self._compiled_noise, keys, tf.constant(0))
       numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])

@@ -8,6 +8,7 @@ numbers do depends on the sizes, the processor, and the number of its cores.
 import numpy as np
 import tensorflow as tf
 
+from charlm.model.gru import multiply_rows
 from charlm.model.language_model import GRULM
 from charlm.system.signals import interrupts_held_back
 
@@ -53,7 +54,8 @@ class Rows:
     return self._agreeing[num_rows]
 
   def _products(self, states: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the products of states `[B, H]` with all weights `[H, ...]`."""
-    weights = map(tf.convert_to_tensor, self._model.weights)
-    factors = [w for w in weights if w.shape[0] == self._model.rnn_units]
-    return [tf.matmul(states, w) for w in factors if w.shape.rank == 2]
+    """Returns the products of states `[B, H]` that a character takes."""
+    cells = [gru.cell for gru in self._model.grus]
+    kernels = [cell.recurrent_kernel for cell in cells]
+    kernels += [cell.kernel for cell in cells[1:]] + [self._model.dense.kernel]
+    return [multiply_rows(states, kernel) for kernel in kernels]
