@@ -24,7 +24,7 @@ class Corpus:
   """A whole text, and what was found while it was encoded."""
 
   text: Text
-  counts: np.ndarray  # [V], of each of the text's characters
+  counts: np.ndarray  # of each of the text's C characters, [C]
   sha256: str  # of the text in its encoding
 
   def frequent(self, min_count: int) -> list[str]:

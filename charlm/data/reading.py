@@ -189,14 +189,15 @@ def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:
   # Not `splitlines`, which ends a line at form feeds and Unicode's separators.
   ends = io.IncrementalNewlineDecoder(None, translate=True)
   # Blanks between two pieces: those inside a line stay as they are, those with
-  # a newline become one newline, and those before all text nothing.
-  blanks, line_end = "", ""
+  # a newline become one newline, and those before all text nothing: `separator`
+  # is empty until there is text.
+  blanks, separator = "", ""
   for piece in pieces:
     text = blanks + str(ends.decode(piece))
     body = text.lstrip()
     blanks = text[: len(text) - len(body)]
-    if not line_end or "\n" in blanks:
-      blanks = line_end
+    if not separator or "\n" in blanks:
+      blanks = separator
     if body:
       yield blanks + "\n".join(filter(None, map(str.strip, body.split("\n"))))
-      line_end, blanks = "\n", body[len(body.rstrip()) :]
+      separator, blanks = "\n", body[len(body.rstrip()) :]

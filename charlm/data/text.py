@@ -109,7 +109,7 @@ class Text:
     return (piece.encode(self.encoding) for piece in self.pieces())
 
   def counts(self) -> np.ndarray:
-    """Counts each character, in the order of their ids, `[V]`, int64."""
+    """Counts each of the text's C characters, `[C]`, by id, int64."""
     counts = np.zeros(len(self._code_points), np.int64)
     for _, ids in self._blocks():
       counts += np.bincount(ids, minlength=len(counts))

@@ -188,6 +188,7 @@ class Tally:
     # float64, since a mean of millions of float32 can lose its last digits.
     values = np.stack([nats, ones, of_known, known], dtype=np.float64)
     if lengths is not None:
+      # Each row becomes one value, its mean, unless no character of it counts.
       values = np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1)
       values[::2] /= np.maximum(values[1::2], 1)
       values[1::2] = values[1::2] > 0
@@ -213,8 +214,9 @@ class Tally:
     end = self._done + values.shape[1]
     low, high = self._done // self._length, -(-end // self._length)
     if self._length > 1:
-      first = np.arange(low, high) * self._length - self._done
-      values = np.add.reduceat(values, np.maximum(first, 0), axis=1)
+      # Where in `values` each block begins; the first may have begun before.
+      begins = np.arange(low, high) * self._length - self._done
+      values = np.add.reduceat(values, np.maximum(begins, 0), axis=1)
     self._blocks[:, low:high] += values
     self._done = end
 

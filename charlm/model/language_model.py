@@ -51,7 +51,9 @@ class GRULM(keras.Model):
     layer_norm: bool = False,
     **kwargs: object,
   ) -> None:
-    """Takes the sizes, whose defaults are not those of `Config`.
+    """Takes the sizes. The defaults are those of the reference's class.
+
+    `Config` has the sizes with which the reference trains it.
 
     Args:
       vocab_size: V.

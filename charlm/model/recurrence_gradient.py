@@ -24,9 +24,9 @@ LoopVar: TypeAlias = "tf.Tensor | tf.TensorArray | Sequence[LoopVar]"
 LoopVars: TypeAlias = tuple[LoopVar, ...]  # what a loop's step returns
 _Size: TypeAlias = "int | tf.Tensor"
 
-# The most S * B of a chunk of several steps: enough for a product at full
-# speed, and few enough for the processor's cache. And the most H * S * B, for
-# memory.
+# The most S * B of a chunk of several steps: with fewer, the sums over chunks
+# take longer, and with more, memory grows. And the most H * S * B, which lowers
+# it where H is large.
 _COLUMNS = 1024
 _ENTRIES = 2**19
 

@@ -15,7 +15,7 @@ from charlm.data.encoding import encode_text
 from charlm.data.text import Text, sha256
 from charlm.errors import InputError
 
-# A vocabulary of all of Unicode takes 17 MB.
+# A vocabulary of all of Unicode takes 17 MB, with the escapes of its file.
 _LARGEST_FILE = 2**25  # bytes
 _CHUNK = 2**20  # bytes
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")

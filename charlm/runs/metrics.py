@@ -37,8 +37,8 @@ class Metrics:
     Raises:
       LostRunError: as `RunDir.check_owned`; `write` raises it, too.
       InputError: `metrics.jsonl` is too large.
-      OSError: it cannot be written or, for another reason than a full disk,
-        `summaries` cannot.
+      OSError: `metrics.jsonl` cannot be written, or `summaries` cannot (of a
+        full disk it only warns).
     """
     run.check_owned()
     self._run, self._path = run, run.metrics

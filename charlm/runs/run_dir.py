@@ -54,7 +54,7 @@ class RunDir:
     """Takes the folder, which need not exist.
 
     Raises InputError: no name, one that is not UTF-8, or a folder that holds
-    links, folders or devices in the place of a run's files.
+    something else in the place of one of a run's files or folders.
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
@@ -179,7 +179,8 @@ class RunDir:
     for path, held in self._held.items():
       try:
         same = os.path.samestat(os.stat(path), os.fstat(held))
-      except OSError as error:  # other than these two: the write meets it, too
+      except OSError as error:
+        # Another error does not tell that it is gone: the write meets it, too.
         same = not isinstance(error, FileNotFoundError | NotADirectoryError)
       if not same:
         raise LostRunError(
@@ -260,13 +261,15 @@ class RunDir:
       file.write(b"\n" * cut + json.dumps(start).encode() + b"\n")
 
   def find_checkpoint(self, which: str) -> tuple[int, str]:
-    """Finds a checkpoint: `latest`, `best` or a step.
+    """Finds a checkpoint: `latest` (in `checkpoints/`), `best`, or a step.
 
     Returns its step, and its path as TensorFlow wants it.
 
     Raises InputError: there is no such checkpoint.
     """
-    # A later entry wins: of a step in both folders, the one in `latest`.
+    # A later entry wins: of a step in both folders, the one in `checkpoints/`.
+    # The weights are equal: only `Checkpoints.restore_latest`, for a resume,
+    # needs the best loss, which the one in `best/` has.
     found = {
       name: (step, folder)
       for word, folder in (("best", self.best), ("latest", self.latest))

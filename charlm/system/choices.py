@@ -41,9 +41,10 @@ COLLECTIVES = Choice(
   "RING", "NCCL", "NCCL sums between GPUs directly, and cannot use CPUs"
 )
 
-# Up to this many windows a step, one replica on all cores of a CPU is fastest,
-# since a step is many small operations. XLA compiles them into few, hence its
-# higher bound (benchmarks/README.md).
+# Up to this many windows a step, one replica on all cores of a CPU is fastest:
+# a step is many small operations, which each replica would repeat. XLA, which
+# only one replica can use, fuses them: with it, one is fastest up to the second
+# bound (benchmarks/README.md).
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many units on, one replica keeps all cores of a CPU

@@ -99,8 +99,8 @@ class Cluster:
   def final_barrier(self) -> None:
     """A barrier that each worker calls before it ends.
 
-    One worker may have the result of a sum while others still fetch it from
-    there. Once a second sum returns, all have the result of the first.
+    One worker may have the result of a sum while others are still fetching it
+    from that worker. Once a second sum returns, all have the first one's.
     """
     # A worker that fails may get here twice, from two error handlers: only the
     # first call counts.
@@ -112,8 +112,8 @@ class Cluster:
   def exchange(self, value: _Value) -> list[_Value]:
     """Returns what each worker passes to this call, in their order.
 
-    All workers must call it, with values that take less than 16 MB of JSON. A
-    vocabulary of all of Unicode takes 9 MB.
+    All workers must call it, with values that take less than 16 MB of JSON
+    without escapes: a vocabulary of all of Unicode takes 9 MB.
     """
     text = json.dumps(value, ensure_ascii=False)
     message = text.encode(errors="surrogatepass")  # which `loads` has, too

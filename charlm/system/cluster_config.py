@@ -37,8 +37,8 @@ def cluster_from_environment() -> tuple[list[str], int] | None:
     addresses = resolver.cluster_spec().as_dict()[ROLE]
     # Not by SLURM_PROCID: the resolver sorts the hosts in another way.
     host, place = os.environ["SLURMD_NODENAME"], os.environ["SLURM_LOCALID"]
-    ports = [each for each in addresses if each.startswith(f"{host}:")]
-    return addresses, addresses.index(ports[int(place)])
+    here = [each for each in addresses if each.startswith(f"{host}:")]
+    return addresses, addresses.index(here[int(place)])
   except (RuntimeError, LookupError, ValueError) as error:
     raise InputError(
       f"SLURM's variables do not describe a cluster ({type(error).__name__}: "

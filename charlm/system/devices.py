@@ -55,7 +55,7 @@ def choose_device(device: str, deterministic: bool = False) -> None:
     )
   if deterministic:
     tf.config.experimental.enable_op_determinism()
-    # Only some GPUs have TensorFloat-32: others would round otherwise.
+    # Only some GPUs have TensorFloat-32: with it, kinds of GPUs would differ.
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 

@@ -31,7 +31,8 @@ def is_locked(path: pathlib.Path) -> bool:
     return False
   status, holder = path.stat(), path.read_text(errors="replace").strip()
   major, minor = os.major(status.st_dev), os.minor(status.st_dev)
-  # On btrfs, `stat` tells another minor number than the list.
+  # On btrfs, `stat` tells another minor number than the list: there the process
+  # that the file names stands in for it.
   place = rf"\d+ {major:02x}:{minor:02x}|{re.escape(holder)} {major:02x}:\w+"
   # Each line: number: FLOCK ADVISORY WRITE process major:minor:inode ...
   line = rf"^\d+: FLOCK .* ({place}):{status.st_ino} "

@@ -97,6 +97,7 @@ class Trainer:
     # AutoGraph's conversion would delay the first step by a second.
     compiled = tf.function(self._train_steps, specs, autograph=False)
     self._compiled_train_steps = compiled
+    # Several replicas that XLA compiled would wait for each other.
     alone = strategy.num_replicas_in_sync == 1
     fused = isinstance(model.grus[0], FusedGRU)
     self.uses_xla = alone and fused and xla_compiles_steps(config)
