@@ -82,8 +82,8 @@ class Muon(Adam):
     momenta = [self._momentum(*pair) for pair in kernels]
     gates = [gate for m in momenta for gate in tf.split(m, 3, axis=1)]
     context = tf.distribute.get_replica_context()
-    # A number, not a tensor: each replica is traced by itself, and its graph has
-    # the products of its own gates alone.
+    # A number, not a tensor: each replica is traced by itself, and has in its
+    # graph the products of its own gates alone.
     index = tf.get_static_value(context.replica_id_in_sync_group)
     mine = range(index, len(gates), context.num_replicas_in_sync)
     # Each replica computes some of them, and the sum gives all to each.
