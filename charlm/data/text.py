@@ -162,7 +162,8 @@ class Ids:
 
   def __init__(self, text: Text, vocab: list[str]) -> None:
     """Takes a text; characters that the vocabulary lacks become id 0."""
-    # For most vocabularies a byte an id, an eighth of int64's memory.
+    # What is read has the table's type: for most vocabularies a byte for each
+    # id, an eighth of int64's memory.
     self.table = encode("".join(text.characters), vocab)
     self.own = text.ids  # of the text's own characters
 

@@ -120,9 +120,9 @@ class DynamicEvaluator:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
         # The mean bounds the step of a weight whose gradient was always 0, such
-        # as a rare character's. With a valid text of two characters the mean
-        # itself is 0 for the recurrent kernel, which has only seen the zero
-        # state: it takes no step.
+        # as a rare character's. The mean itself is 0 for the recurrent kernel
+        # if the valid text has two characters (`score_dynamic` asks for more):
+        # it has only seen the zero state, and takes no step.
         step = tf.math.divide_no_nan(rate * gradient, scale + mean)
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)

@@ -15,7 +15,9 @@ from charlm.system.signals import interrupts_held_back
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
-BLOCK = 2**19  # characters of lines that are sorted by their length
+# Characters that `lines` reads at a time. It sorts the lines in them by length,
+# and scores a longer line by itself.
+BLOCK = 2**19
 
 
 class Evaluator:

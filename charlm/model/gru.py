@@ -153,8 +153,9 @@ def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
 def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   """Multiplies rows `[B, K]` by a kernel `[K, N]`, in loops over characters.
 
-  Where N mod 64 is 1 to 8, a row's products with the last columns would round
-  by the number of rows (measured). There the kernel gets 8 more columns, zeros.
+  Where N mod 64 is 1 to 8, the rounding of a row's products with the last
+  columns would depend on the number of rows (measured). There the kernel gets 8
+  more columns, zeros.
   """
   size = kernel.shape[1]
   padding = 8 if 0 < size % 64 <= 8 else 0

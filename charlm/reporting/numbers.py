@@ -55,7 +55,7 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
   if train is not None:
     beside = _beside_train_text(first, train)
   return {
-    # The first one: report.py knows its files by it.
+    # The first key: report.py knows a file that it wrote by it.
     "groups": [_group(x) for x in groups.values()],
     **beside,
     "first": first.name,

@@ -263,7 +263,7 @@ class RunDir:
   def find_checkpoint(self, which: str) -> tuple[int, str]:
     """Finds a checkpoint: `latest` (in `checkpoints/`), `best`, or a step.
 
-    Returns its step, and its path as TensorFlow wants it.
+    Returns its step, and its path without the suffixes of its files.
 
     Raises InputError: there is no such checkpoint.
     """

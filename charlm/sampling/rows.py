@@ -1,8 +1,8 @@
 """How many texts to draw side by side, so that each is as if drawn alone.
 
-Matrix products of one row, of more than 32 and, at sizes such as 448 units, of
-some number of rows between round differently, which can flip a near-tie. Which
-numbers do depends on the sizes, the processor, and the number of its cores.
+Matrix products round differently, which can flip a near-tie, for one row, for
+more than 32 and, at sizes such as 448 units, for some numbers of rows between.
+Which numbers depends on the sizes, the processor, and the number of its cores.
 """
 
 import numpy as np

@@ -23,7 +23,9 @@ from charlm.system.devices import check_replicas, create_strategy
 from charlm.system.rendezvous import answers, wait_for_workers
 
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
-_REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55  # seconds after all are there
+# Seconds after all are there, until TensorFlow gives up on their registration,
+# and until SIGALRM ends a process that is not connected yet.
+_REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55
 # What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
@@ -148,9 +150,9 @@ class Cluster:
     try:
       yield
     except DivergedError:
-      # If all raise it together, none may end while another still compares. If
-      # the chief alone raises it, it has called `final_barrier` already, and
-      # this call does nothing.
+      # If all raise it together, as where replicas differ, none may end while
+      # another still fetches the sum that says so. If the chief alone raises
+      # it, it has called `final_barrier` already, and this call does nothing.
       self.final_barrier()
       raise
     except (*_LOST, *_PERHAPS_LOST) as error:
