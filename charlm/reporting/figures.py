@@ -22,10 +22,13 @@ def color_of(index: int) -> str:
   return to_hex(colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.8, 0.7))
 
 
-def unit_of(runs: Sequence[Run]) -> str:
-  """Returns what the runs predict: character, byte, or one `or` the other."""
+def unit_of(runs: Sequence[Run], ending: str = "") -> str:
+  """Returns what the runs predict: character, byte, or one `or` the other.
+
+  Each has the ending, which is "s" for several.
+  """
   units = dict.fromkeys(run["scores"]["stream"]["unit"] for run in runs)
-  return " or ".join(units)
+  return " or ".join(unit + ending for unit in units)
 
 
 def label_losses(left: Axes, right: Axes, unit: str) -> None:
@@ -36,7 +39,7 @@ def label_losses(left: Axes, right: Axes, unit: str) -> None:
 
 
 def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
-  """Draws the losses against characters seen and against wall time.
+  """Draws the losses against what was seen and against wall time.
 
   `indices` are the runs' places in the report. Returns the empty string if no
   run has metrics.
@@ -45,7 +48,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
   # One scale, so that a loss has the same height in both.
   panels = figure.subplots(1, 2, sharey=True)
   quantities: dict[str, tuple[Literal["characters", "seconds"], float]] = {
-    "characters seen, millions": ("characters", 1e6),
+    f"{unit_of(runs, 's')} seen, millions": ("characters", 1e6),
     "wall time in minutes": ("seconds", 60),
   }
   for axes, (label, (name, divisor)) in zip(
@@ -72,7 +75,7 @@ def draw_curves(runs: Sequence[Run], indices: Sequence[int]) -> str:
 
 
 def draw_context(runs: Sequence[Run]) -> str:
-  """Draws the loss by the number of characters seen before."""
+  """Draws the loss by the number of units seen before."""
   figure = Figure(figsize=(9, 3.5), layout="constrained")
   axes = figure.subplots()
   # In the colours of the curves: this group's runs come first there, too.
@@ -84,7 +87,8 @@ def draw_context(runs: Sequence[Run]) -> str:
       "o-",
       color=color_of(index),
     )
-  axes.set_xlabel("characters before the predicted one, in its window")
+  before = f"{unit_of(runs, 's')} before the predicted one, in its window"
+  axes.set_xlabel(before)
   label_losses(axes, axes, unit_of(runs))
   axes.grid(alpha=0.3)
   return _svg(figure)

@@ -168,7 +168,7 @@ def _baselines(numbers: Numbers) -> str:
   header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
   return _table(header, [model.cells() for model in models]) + _note(
     f"{numbers['memorised']['eval_text']:.2%} of the eval text is in passages "
-    f"of {MIN_LENGTH} characters or more that stand in the train text, too."
+    f"of {MIN_LENGTH} {unit}s or more that stand in the train text, too."
   )
 
 
@@ -200,20 +200,20 @@ def _samples(numbers: Numbers) -> str:
         parts.append(_pre(text))
         # Its corpus was given, and no other run's.
         if run["name"] == numbers["first"] and i < len(found):
-          parts.append(_memorised(found[i]))
+          parts.append(_memorised(found[i], unit_of([run])))
       columns.append(f"<section>{''.join(parts)}</section>")
   return f'<div class="columns">{"".join(columns)}</div>\n'
 
 
-def _memorised(found: FoundNumbers) -> str:
+def _memorised(found: FoundNumbers, unit: str) -> str:
   passages = [
-    f"{passage['length']:,} characters that begin at its character "
+    f"{passage['length']:,} {unit}s that begin at its {unit} "
     f"{passage['place']:,}"
     for passage in found["passages"]
   ]
   colon = ": " if passages else ""
   return _note(
-    f"{found['share']:.1%} is in passages of {MIN_LENGTH} characters or more "
+    f"{found['share']:.1%} is in passages of {MIN_LENGTH} {unit}s or more "
     f"of the train text{colon}{', '.join(passages)}."
   )
 
@@ -246,6 +246,7 @@ def _worst(numbers: Numbers) -> str:
 
 def _coloured(numbers: Numbers) -> str:
   characters, spans = numbers["characters"], []
+  unit = unit_of([_first(numbers)])
   for entry in characters:
     share = min(entry["nats"], _MOST_NATS) / _MOST_NATS
     level = min(int(share * _LEVELS), _LEVELS - 1)
@@ -254,9 +255,9 @@ def _coloured(numbers: Numbers) -> str:
   data = json.dumps(characters).replace("<", "\\u003c")  # no end of a script
   return (
     _note(
-      f"The first {len(characters):,} characters; the redder, the higher the "
+      f"The first {len(characters):,} {unit}s; the redder, the higher the "
       f"loss of {numbers['first']}: from 0 to {_MOST_NATS:g} nats and more. "
-      "Point at a character, or tap it, to see what the model expected."
+      f"Point at a {unit}, or tap it, to see what the model expected."
     )
     + f'<pre id="text">{"".join(spans)}</pre>\n<div id="box" hidden></div>\n'
     f'<script type="application/json" id="characters">{data}</script>\n'

@@ -26,6 +26,10 @@ from charlm.runs.records import read_records
 from charlm.runs.run_dir import RunDir
 
 _UNIT = {"stream": {"unit": "character"}}
+_FIRST = {
+  "first": "run",
+  "groups": [{"runs": [{"name": "run", "scores": _UNIT}]}],
+}
 _VOID = {"meta", "path", "use", "br", "image"}
 
 
@@ -174,14 +178,14 @@ def test_costs_of_any_size_are_coloured() -> None:
     {"character": char, "nats": nats}
     for char, nats in zip("abcd", [0, 5.9, 1e3, 3e38], strict=True)
   ]
-  page = _coloured({"characters": entries, "first": "run"})
+  page = _coloured({"characters": entries, **_FIRST})
   shades = re.findall(r'class="l(\d)">(\w)<', page)
   assert shades == [("0", "a"), ("7", "b"), ("7", "c"), ("7", "d")]
 
 
 def test_control_characters_are_shown() -> None:
   entries = [{"character": char, "nats": 0.0} for char in "\0\r\n\t\x1b<"]
-  page = _coloured({"characters": entries, "first": "run"})
+  page = _coloured({"characters": entries, **_FIRST})
   shown = re.findall(r"<i[^>]*>([^<]*)</i>", page)
   assert shown == ["\u2400", "\u240d", "\n", "\t", "\u241b", "&lt;"]
 
@@ -230,6 +234,8 @@ def test_each_score_names_its_unit(
   # In headers, notes, passages and on axes; the table of all runs has a column.
   found = re.findall(r"(?:nats|bits|bits\)) per (\w+(?: or \w+)?)", text)
   assert set(found) == units | {"unit"}
+  seen = re.findall(r"(\w+s(?: or \w+s)?) (?:seen, m|before the p)", text)
+  assert set(seen) == {re.sub("(character|byte)", r"\1s", x) for x in units}
   cells = re.findall(r"<td>(character|byte)</td>", text)
   assert set(cells) == units - {"character or byte"}
 
