@@ -23,9 +23,6 @@ class Rows:
     self._model = model
     self.at_most = min(MAX_ROWS, max(MIN_ROWS, at_most))
     self._agreeing = {1: True, MIN_ROWS: True}  # a single text has MIN_ROWS
-    self._compiled_products = tf.function(
-      self._products, jit_compile=True, autograph=False
-    )
 
   def side_by_side(self, num_samples: int) -> int:
     """Returns how many of some samples to draw side by side."""
@@ -42,11 +39,14 @@ class Rows:
     if num_rows not in self._agreeing:
       shape = num_rows + num_rows % MIN_ROWS, self._model.rnn_units
       states = np.random.default_rng(0).uniform(-1, 1, shape)
-      states = states.astype(np.float32)
+      states = tf.constant(states, tf.float32)
+      pairs = tf.split(states, shape[0] // MIN_ROWS)
+      # By concrete functions: of many traces of one function TensorFlow warns.
+      compiled = tf.function(self._products, jit_compile=True, autograph=False)
+      trace = compiled.get_concrete_function
       with interrupts_held_back():
-        together = self._compiled_products(states[:num_rows])
-        pairs = np.split(states, len(states) // MIN_ROWS)
-        apart = zip(*map(self._compiled_products, pairs), strict=True)
+        together = trace(states[:num_rows])(states[:num_rows])
+        apart = zip(*map(trace(pairs[0]), pairs), strict=True)
       self._agreeing[num_rows] = all(
         np.array_equal(np.concatenate(parts)[:num_rows], whole)
         for parts, whole in zip(apart, together, strict=True)
