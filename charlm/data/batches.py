@@ -103,6 +103,7 @@ class ContinuedBatches(Batches):
   """
 
   def _count_steps(self) -> int:
+    # A row's windows overlap by a character, and stay in its part of the text.
     return (len(self._ids) // self._batch_size - 1) // (self._size - 1)
 
   def _starts(self, epoch: int, index: int) -> np.ndarray:

@@ -48,8 +48,9 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
   first = results[0]
   groups: dict[tuple[str, str], list[Result]] = {}
   for result in results:
-    # By both: the bytes of one text can read as the characters of another; and
-    # as bytes or as characters, a text has the same hash.
+    # Not by the string alone: the bytes of one file can read as the characters
+    # of another. Nor by the hash alone: a run of bytes and one of characters
+    # have the same hash of one file, but other strings.
     groups.setdefault((result.text, result.eval_sha256), []).append(result)
   beside: WithTrainText = {}
   if train is not None:

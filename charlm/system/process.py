@@ -19,7 +19,8 @@ from charlm.system.signals import INTERRUPTED, ended_by_signals
 _Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
-# A save failed, or a line could not be used; also the code of a lost run.
+# A save failed, or a line of --per_line could not be read; also the code of a
+# lost run.
 INCOMPLETE = LostRunError.exit_code
 
 

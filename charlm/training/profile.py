@@ -14,8 +14,9 @@ class Profile:
     """Takes the flag, and where this start begins and the run ends.
 
     The flag gives the steps after which the profile begins and ends; if it is
-    empty, there is no profile. If this start does not pass the first of them,
-    warns and makes none.
+    empty, there is no profile. Unless the first of them is after the step at
+    which this start begins, and before the run's end, warns and makes none: the
+    first call traces the graph, which would fill the profile.
     """
     self._steps = [int(step) for step in steps.split(",") if step]
     if self._steps and not start < self._steps[0] < end:

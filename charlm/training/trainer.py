@@ -122,7 +122,8 @@ class Trainer:
   def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
     """Trains until step `num_steps`, or until `next_stop` ends it.
 
-    The mean loss is given to the hooks every `metrics_every` steps.
+    The hooks' `write_metrics` is called every `metrics_every` steps, and at the
+    last.
 
     Raises:
       DivergedError: the message names the step; nothing of the graph call that
