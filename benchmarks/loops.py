@@ -9,15 +9,15 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks.task import Run, Sizes, Text, timed
+from charlm.model.recurrence_gradient import chunk_length
 from charlm.system.devices import choose_device, create_strategy
-
-_COLUMNS = 1024  # windows times time steps in a chunk of charlm's backward loop
 
 
 def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
   """Returns the `Run` of the products of a step, of a model of one layer.
 
-  Shapes, operations, loops, and devices are charlm's. The factors are random.
+  Shapes, operations, loops, and devices are charlm's, at sizes for which
+  `train.py` takes a replica for each core. The factors are random.
   """
   choose_device("auto")
   strategy = create_strategy(0, sizes.batch_size)
@@ -44,7 +44,7 @@ class _Products:
     b, t, h = rows, sizes.seq_length, sizes.rnn_units
     v, depth = sizes.vocab_size, sizes.embedding_dim
     self._units, self._num_steps = h, t
-    self._size = min(max(1, _COLUMNS // b), t)  # time steps of a chunk
+    self._size = min(chunk_length(b, h), t)
     # Of the loops, in the precision that was asked for.
     shapes = [(3 * h, h), (h, 3 * h), (h, b), (self._size, 3 * h, b)]
     shapes += [(2, 4 * h, self._size * b), (h, self._size * b)]

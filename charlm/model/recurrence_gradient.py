@@ -31,6 +31,11 @@ _COLUMNS = 1024
 _ENTRIES = 2**19
 
 
+def chunk_length(num_rows: int, units: int) -> int:
+  """Returns S for B rows and H units, where T is as large."""
+  return max(1, min(_COLUMNS, _ENTRIES // units) // num_rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recurrence:
   """What the loop over time read and computed.
@@ -72,9 +77,8 @@ class Recurrence:
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
     size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
-      columns = min(_COLUMNS, _ENTRIES // units)
       # Where the batch size is unknown, `Config`'s default.
-      size = min(max(1, columns // (self.features.shape[-1] or 64)), num_steps)
+      size = min(chunk_length(self.features.shape[-1] or 64, units), num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
     def step(i: tf.Tensor, *carried: LoopVar) -> LoopVars:

@@ -10,7 +10,7 @@ from absl import flags
 
 from charlm.options import PATH, Options, option
 
-_Options = TypeVar("_Options", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 # By the annotation of a field.
 _DEFINE: dict[object, Callable[..., object]] = {
   bool: flags.DEFINE_bool,
@@ -42,7 +42,7 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   return values
 
 
-def options_from(values: flags.FlagValues, options: type[_Options]) -> _Options:
+def options_from(values: flags.FlagValues, options: type[OptionsT]) -> OptionsT:
   """Returns the options that parsed flags describe.
 
   Raises InputError: a value is not allowed.

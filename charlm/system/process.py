@@ -9,14 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 from charlm.errors import DivergedError, InputError, LostRunError
-from charlm.options import Options
-from charlm.system.flags import define_flags, help_text, options_from
+from charlm.system.flags import OptionsT, define_flags, help_text, options_from
 from charlm.system.signals import INTERRUPTED, ended_by_signals
-
-_Options = TypeVar("_Options", bound=Options)
 
 DONE = 0
 # A save failed, or a line of --per_line could not be read; also the code of a
@@ -25,8 +21,8 @@ INCOMPLETE = LostRunError.exit_code
 
 
 def run_command(
-  command: Callable[[_Options], int],
-  options: type[_Options],
+  command: Callable[[OptionsT], int],
+  options: type[OptionsT],
   argv: list[str],
   usage: str | None,
 ) -> int:
