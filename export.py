@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-import pathlib
 import sys
+from pathlib import Path
 
 from charlm.errors import InputError
 from charlm.options import PATH, ModelOptions, one_of, option
@@ -33,13 +33,13 @@ class ExportOptions(ModelOptions):
   with_state: bool = option(False, "with --format=keras: states in and out")
 
   @property
-  def path(self) -> pathlib.Path:
+  def path(self) -> Path:
     """The path to write."""
-    return pathlib.Path(self.output or _NAMES[self.format])
+    return Path(self.output or _NAMES[self.format])
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    suffix = pathlib.Path(_NAMES[self.format]).suffix
+    suffix = Path(_NAMES[self.format]).suffix
     if suffix and self.path.suffix != suffix:
       raise InputError(
         f"{self.path} does not end with {suffix}: give an --output that does"

@@ -4,8 +4,8 @@ import dataclasses
 import glob
 import json
 import os
-import pathlib
 import sys
+from pathlib import Path
 
 from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
@@ -47,7 +47,7 @@ def report(options: ReportOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  output = pathlib.Path(options.output or "report.html")
+  output = Path(options.output or "report.html")
   printed = options.format == "json" and not options.output
   if not printed:
     _check_output(output)
@@ -84,7 +84,7 @@ def _to_json(numbers: object) -> str:
   return json.dumps(json.loads(text, parse_constant=lambda _: None)) + "\n"
 
 
-def _check_output(path: pathlib.Path) -> None:
+def _check_output(path: Path) -> None:
   """Refuses to write over anything but an empty file or a report."""
   # A link or a device would be replaced by a file.
   if path.is_symlink() or (path.exists() and not path.is_file()):

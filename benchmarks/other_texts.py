@@ -25,7 +25,7 @@ from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_corpus
-from charlm.data.vocabulary import SPECIAL, extend_vocabulary
+from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.reporting.ngram import baselines
 from charlm.system.files import write_atomically
 from charlm.system.flags import define_flags, options_from
@@ -146,7 +146,7 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   split = split_text(corpus.text, config)
   size = len(split.train)
   train = str(split.train.part(max(0, size - _READ_BY_BASELINES), size))
-  vocab = extend_vocabulary(SPECIAL, corpus.text.characters)
+  vocab = extend_vocab(SPECIAL, corpus.text.characters)
   scored = baselines(train, str(split.eval), vocab, split.train.encoding)
   best = min(scored[:-1], key=lambda baseline: baseline.nats)
   return {

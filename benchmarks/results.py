@@ -25,7 +25,7 @@ from benchmarks.other_texts import OTHER, call
 from benchmarks.tables import table
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
-from charlm.data.vocabulary import SPECIAL, extend_vocabulary
+from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
 from charlm.reporting.ngram import Baseline, baselines
@@ -153,7 +153,7 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   config = Config(raw=tiny, eval_chars=111_540 if tiny else 0)
   loaded = load_corpus(config, str(corpus))
   split = split_text(loaded.text, config)
-  vocab = extend_vocabulary(SPECIAL, loaded.text.characters)
+  vocab = extend_vocab(SPECIAL, loaded.text.characters)
   texts = str(split.train), str(split.eval)
   return baselines(*texts, vocab, split.train.encoding)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
-from charlm.data.vocabulary import SPECIAL, encode, extend_vocabulary
+from charlm.data.vocabulary import SPECIAL, encode, extend_vocab
 
 LEARNING_RATE = 0.00125
 SAMPLE_CHARS = 1000  # characters of a text, in each stream
@@ -82,7 +82,7 @@ class Text:
     split = split_text(loaded.text, Config())
     self._write("train.txt", str(split.train))
     self._write("eval.txt", str(split.eval))
-    vocab = extend_vocabulary(SPECIAL, loaded.text.characters)
+    vocab = extend_vocab(SPECIAL, loaded.text.characters)
     self._write("vocabulary.json", json.dumps(vocab))
 
   @property

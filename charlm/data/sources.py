@@ -5,10 +5,10 @@ import dataclasses
 import glob
 import io
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 from charlm.data.compression import CountedFile, decompress
@@ -35,7 +35,7 @@ class Source:
 
   def stamp(self) -> tuple[str, int, int, int] | None:
     """Returns a file's absolute path, size, mtime, ctime (ns); else None."""
-    path = pathlib.Path(self.name).absolute()
+    path = Path(self.name).absolute()
     # A pipe's times change with what goes through it.
     if not self.is_file or not path.is_file():
       return None
@@ -128,7 +128,7 @@ def _file(path: str) -> Source:
 
 def _is_own(path: str) -> bool:
   """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
-  file = pathlib.Path(path)
+  file = Path(path)
   # The name is as `Cache` makes it.
   return re.fullmatch(r"[0-9a-f]{32}\.ids", file.name) is not None or any(
     part.name in _OF_RUN

@@ -22,15 +22,13 @@ NUM_SPECIAL = len(SPECIAL)  # how many ids stand for no character
 
 def build_vocabulary(lines: list[str]) -> list[str]:
   """Collects the characters of the lines and of the newlines between them."""
-  return extend_vocabulary(SPECIAL, "\n".join(lines))
+  return extend_vocab(SPECIAL, "\n".join(lines))
 
 
-def extend_vocabulary(
-  initial: Sequence[str], characters: Iterable[str]
-) -> list[str]:
+def extend_vocab(known: Sequence[str], new: Iterable[str]) -> list[str]:
   """Appends the characters that a vocabulary lacks, sorted."""
   # Sorted, so that ids do not depend on where in the text a character is.
-  return [*initial, *sorted(set(characters) - set(initial))]
+  return [*known, *sorted(set(new) - set(known))]
 
 
 def vocabulary_from_json(vocab: object) -> list[str]:

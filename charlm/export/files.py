@@ -1,7 +1,7 @@
 """Single files: `.keras`, of Keras' own layers, and `.npz`, for NumPy alone."""
 
 import io
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from charlm.system.files import moved_when_whole, write_atomically
 
 
 def save_keras(
-  model: GRULM, vocab: list[str], file: pathlib.Path, with_state: bool = False
+  model: GRULM, vocab: list[str], file: Path, with_state: bool = False
 ) -> None:
   """Writes a functional model of Keras' own layers.
 
@@ -48,7 +48,7 @@ def save_keras(
   write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
 
 
-def save_numpy(model: GRULM, vocab: list[str], file: pathlib.Path) -> None:
+def save_numpy(model: GRULM, vocab: list[str], file: Path) -> None:
   """Writes the weights and the vocabulary; docs/guide.md shows their use.
 
   Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,

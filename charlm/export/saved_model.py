@@ -4,7 +4,7 @@ Shapes: B texts, T characters of the longest, S positions for which random
 numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
 """
 
-import pathlib
+from pathlib import Path
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -22,9 +22,7 @@ _MAX_NUMBERS = 2**20  # random numbers made at a time: 4 MB
 _Tensors: TypeAlias = dict[str, tf.Tensor]  # by what a signature calls them
 
 
-def save_saved_model(
-  model: GRULM, vocab: list[str], folder: pathlib.Path
-) -> None:
+def save_saved_model(model: GRULM, vocab: list[str], folder: Path) -> None:
   """Writes a SavedModel with the signatures of `TextModel`.
 
   Raises OSError: the folder cannot be written.
@@ -95,7 +93,7 @@ class TextModel:
     states = self._model.initial_states(tf.size(texts))
     columns = tf.TensorArray(tf.float32, num_targets + 1)
     for t in tf.range(num_targets + 1):
-      log_probs, states = self._model.read(table, ids[:, t], states)
+      log_probs, states = self._model.read(tf.gather(table, ids[:, t]), states)
       nats = -tf.gather(log_probs, ids[:, t + 1], batch_dims=1)
       columns = columns.write(t, nats)
     scored = tf.sequence_mask(counts, num_targets)
@@ -118,7 +116,7 @@ class TextModel:
     ids = line_to_tensor(characters, self._vocab).to_tensor(shape=[None, 1])
     table = self._model.input_table()
     layers = tuple(tf.unstack(states, self._model.num_layers, axis=1))
-    log_probs, layers = self._model.read(table, ids[:, 0], layers)
+    log_probs, layers = self._model.read(tf.gather(table, ids[:, 0]), layers)
     return {"log_probs": log_probs, "states": tf.stack(layers, axis=1)}
 
   def _generate(
@@ -158,7 +156,7 @@ class TextModel:
       # which might never end with Threefry inside.
       noise = gumbel_noise(uniform_numbers(keys, positions, vocab_size))
       for i in tf.range(len(positions)):
-        log_probs, states = self._model.read(table, last, states)
+        log_probs, states = self._model.read(tf.gather(table, last), states)
         drawn = draw(log_probs, temperature, Limits(), noise[i])
         # The prefixes end in different places, and then drawn ids follow.
         prefix = given[:, tf.minimum(first + i, longest - 1)]

@@ -6,8 +6,8 @@ and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 
 import collections
 import os
-import pathlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -59,7 +59,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
 
 
 def _read_ckpt(prefix: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
-  with plain_path(pathlib.Path(prefix)) as path:
+  with plain_path(Path(prefix)) as path:
     reader = tf.compat.v1.train.NewCheckpointReader(path)
     shapes = reader.get_variable_to_shape_map()
     for owner, name, shape in specs:

@@ -186,17 +186,14 @@ class GRULM(keras.Model):
     """Returns what each character adds to the first GRU's gates, `[V, 3H]`."""
     return project(self.grus[0].cell, self.embedding.embeddings)
 
-  def read(
-    self, table: tf.Tensor, ids: tf.Tensor, states: State
-  ) -> tuple[tf.Tensor, State]:
+  def read(self, x: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
     """Reads one character of each row; meant for loops over characters.
 
-    Takes the `input_table`, which the caller computes once before the loop, ids
-    `[B]`, and the state before them. Returns log-probabilities `[B, V]` and the
-    state after.
+    Takes the rows `[B, 3H]` of the characters in the `input_table`, which the
+    caller computes once before the loop, and the state before them. Returns
+    log-probabilities `[B, V]` and the state after.
     """
-    # A look-up in place of the first layer's product with the embedding.
-    x, new_states = tf.gather(table, ids), []
+    new_states = []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
       if i:
         x = multiply_rows(x, gru.cell.kernel) + input_bias(gru.cell)

@@ -74,10 +74,16 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
   zeros = tf.zeros_like(state[:1])  # [1, B], to broadcast once
   bias, *gains = (x[:, None] + zeros for x in (bias, *gain))  # [H, B], [3H, B]
 
-  def step(t: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray) -> LoopVars:
-    """Computes the gates of time step t, and the state after it."""
+  def read(t: int | tf.Tensor) -> tf.Tensor:
+    """Returns the features of time step t or, for ids, their projections."""
     x = features[t]
-    x = tf.transpose(tf.gather(kernel, x)) if by_id else tf.matmul(kernel, x)
+    return tf.transpose(tf.gather(kernel, x)) if by_id else x
+
+  def step(
+    t: tf.Tensor, x: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
+  ) -> LoopVars:
+    """Computes the gates of time step t, and the state after it."""
+    x = x if by_id else tf.matmul(kernel, x)
     h = tf.cast(state, recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
     norm: tuple[tf.Tensor, ...] = ()
@@ -96,7 +102,9 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
     states, *saved = arrays
     values = zip(saved, (zr, n, recurrent_n, *norm), strict=True)
     saved = [array.write(t, value) for array, value in values]
-    return t + 1, state, states.write(t + 1, state), *saved
+    # Here, since XLA would not vectorise the gates if they looked it up.
+    x = read((t + 1) % num_steps)
+    return t + 1, x, state, states.write(t + 1, state), *saved
 
   # The shapes of what the gradients need: zr, n, recurrent_n, and norm.
   shapes = [[2 * units, shape[1]], shape, shape]
@@ -105,9 +113,9 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
   array = functools.partial(tf.TensorArray, dtype, clear_after_read=False)
   states = array(num_steps + 1, element_shape=shape)
   saved = [array(num_steps, element_shape=element) for element in shapes]
-  start = (0, state, states.write(0, state), *saved)
+  start = (0, read(0), state, states.write(0, state), *saved)
   # One at a time: a time step needs the one before.
-  _, _, states, *saved = tf.while_loop(
+  _, _, _, states, *saved = tf.while_loop(
     lambda t, *_: t < num_steps, step, start, parallel_iterations=1
   )
   return states.stack(), saved

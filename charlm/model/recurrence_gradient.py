@@ -14,9 +14,8 @@ the recurrent product before normalisation and gain: 7H in all, and again the
 last 3H are those that the recurrent product takes.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -36,8 +35,7 @@ def chunk_length(num_rows: int, units: int) -> int:
   return max(1, min(_COLUMNS, _ENTRIES // units) // num_rows)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recurrence:
+class Recurrence(NamedTuple):
   """What the loop over time read and computed.
 
   The first four are arguments of `recurrence`. The kernels, and features that

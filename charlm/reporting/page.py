@@ -3,8 +3,8 @@
 import html
 import json
 import math
-import pathlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from charlm.data.passages import MIN_LENGTH, FoundNumbers
 from charlm.reporting.figures import (
@@ -19,7 +19,7 @@ from charlm.reporting.types import Numbers, Run, RunGroup
 # One class per level: a style for each character would double the page.
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
 _MOST_NATS = 6.0
-_ASSETS = pathlib.Path(__file__).parent
+_ASSETS = Path(__file__).parent
 # Pictures of control characters: HTML drops some, and takes others for a line's
 # end.
 _CONTROLS = {c: 0x2400 + c for c in range(32) if c not in b"\t\n"}

@@ -5,10 +5,10 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import re
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from charlm.data.encoding import encode_text
@@ -25,7 +25,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 def parse_file(
-  path: pathlib.Path,
+  path: Path,
   parse: Callable[[object], _Parsed],
   digest: str | None = None,
 ) -> _Parsed:
@@ -50,7 +50,7 @@ def parse_file(
   return parsed
 
 
-def read_text_file(path: pathlib.Path, encoding: str, digest: str) -> Text:
+def read_text_file(path: Path, encoding: str, digest: str) -> Text:
   """Reads a text of any size.
 
   Raises InputError: no such file, or one with another SHA-256.
@@ -64,7 +64,7 @@ def read_text_file(path: pathlib.Path, encoding: str, digest: str) -> Text:
 
 
 @contextlib.contextmanager
-def _named(path: pathlib.Path) -> Iterator[None]:
+def _named(path: Path) -> Iterator[None]:
   """Names the file in errors, and a remedy."""
   try:
     yield
@@ -76,7 +76,7 @@ def _named(path: pathlib.Path) -> Iterator[None]:
     raise InputError(f"{path}: {error}: {_REMEDY}") from error
 
 
-def refuse_foreign(lock: pathlib.Path, own: list[pathlib.Path]) -> None:
+def refuse_foreign(lock: Path, own: list[Path]) -> None:
   """Refuses to make a run in a folder where others' files have a run's names.
 
   A run that was killed before it had a config has left a lock, which holds the
@@ -100,9 +100,7 @@ def refuse_foreign(lock: pathlib.Path, own: list[pathlib.Path]) -> None:
     )
 
 
-def refuse_links(
-  files: list[pathlib.Path], folders: list[pathlib.Path]
-) -> None:
+def refuse_links(files: list[Path], folders: list[Path]) -> None:
   """Refuses links and devices: the paths given, and what the folders hold.
 
   A link could lead a reader, or the removal of old checkpoints, to any file of
@@ -124,7 +122,7 @@ def refuse_links(
         raise InputError(f"{path} is not a {kind}: move it away")
 
 
-def checkpoint_steps(folder: pathlib.Path, whole: bool = True) -> list[int]:
+def checkpoint_steps(folder: Path, whole: bool = True) -> list[int]:
   """Lists the steps of a folder's checkpoints in order.
 
   Those with a missing file are listed unless they must be whole.

@@ -3,10 +3,10 @@
 import contextlib
 import hashlib
 import os
-import pathlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -61,7 +61,7 @@ class Checkpoints:
     folders = (self._run.best, self._run.latest)
     found = {(s, f) for f in folders for s in checkpoint_steps(f, whole=False)}
     for step in sorted({step for step, _ in found}, reverse=True):
-      whole: list[pathlib.Path] = []
+      whole: list[Path] = []
       for folder in folders:
         if (step, folder) in found and self._read(folder, step, not whole):
           whole.append(folder)
@@ -89,7 +89,7 @@ class Checkpoints:
     self._last_step = -1
     return self._save(self._run.best, 1, step)
 
-  def _read(self, folder: pathlib.Path, step: int, restore: bool) -> bool:
+  def _read(self, folder: Path, step: int, restore: bool) -> bool:
     """Tells whether a checkpoint is whole; then restores it, if asked to."""
     path = folder / f"ckpt-{step}"
     try:
@@ -103,7 +103,7 @@ class Checkpoints:
       return False
     return True
 
-  def _save(self, folder: pathlib.Path, max_to_keep: int, step: int) -> bool:
+  def _save(self, folder: Path, max_to_keep: int, step: int) -> bool:
     try:
       self._run.check_owned()
       folder.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ class Checkpoints:
     return True
 
 
-def _clear(run: RunDir, folder: pathlib.Path) -> None:
+def _clear(run: RunDir, folder: Path) -> None:
   """Removes what a kill left of a save, or of the removal of a checkpoint."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
@@ -189,7 +189,7 @@ def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
     OSError: it cannot be read.
   """
   config, vocab_size = run.experiment().config, len(run.vocabulary())
-  with plain_path(pathlib.Path(path)) as name:
+  with plain_path(Path(path)) as name:
     try:
       _read_whole(name, step, config, vocab_size)
       yield name

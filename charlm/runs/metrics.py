@@ -1,7 +1,6 @@
 """Writes the metrics of a run, as lines of JSON and as summaries."""
 
 import contextlib
-import itertools
 import json
 import math
 import re
@@ -62,7 +61,7 @@ class Metrics:
     whole = not run.outdated.exists() and all(events)
     if whole and text:
       # A kill after the write of the file leaves it newer than the summaries.
-      times = [path.stat().st_mtime_ns for path in itertools.chain(*events)]
+      times = [path.stat().st_mtime_ns for files in events for path in files]
       whole = max(times) >= self._path.stat().st_mtime_ns
     try:
       self._open_summaries(records if kept != text or not whole else None)
@@ -127,8 +126,8 @@ class Metrics:
     """Opens the event files; given records, makes them anew."""
     if records is not None:
       self._run.outdate_summaries()
-      for events in itertools.chain(*map(self._run.event_files, SPLITS)):
-        events.unlink()
+      for path in [x for split in SPLITS for x in self._run.event_files(split)]:
+        path.unlink()
     folder, create = self._run.summaries, tf.summary.create_file_writer
     writers = {split: create(f"{folder}/{split}") for split in SPLITS}
     with writers["eval"].as_default():

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import pathlib
+from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -38,7 +38,7 @@ class Record(TypedDict):
   seconds: NotRequired[float]
 
 
-def read_records(path: pathlib.Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
   """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
 
   Each record has a step, a split (`train` or `eval`), a finite loss and, unless

@@ -21,9 +21,9 @@ import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from charlm.config import Config
 from charlm.data.corpus import Split
@@ -60,7 +60,7 @@ class RunDir:
       raise InputError("--run_dir is empty: give a folder")
     if not PATH.holds(os.fspath(path)):
       raise InputError(f"{os.fspath(path)!r} is no path in UTF-8: rename it")
-    self.path = pathlib.Path(path)
+    self.path = Path(path)
     self.latest = self.path / "checkpoints"
     self.best = self.path / "best"
     self.metrics = self.path / "metrics.jsonl"
@@ -75,7 +75,7 @@ class RunDir:
     self._lock = self.path / "lock"
     # Descriptors of the folder and its lock, kept open so that no other file
     # can get their inode numbers.
-    self._held: dict[pathlib.Path, int] = {}
+    self._held: dict[Path, int] = {}
     self._files = [self._config, self._vocabulary, self.eval_path, self._valid]
     self._files += [self.metrics, self._starts]
     within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
@@ -86,7 +86,7 @@ class RunDir:
     """Tells whether a run was created here."""
     return self._config.exists()
 
-  def event_files(self, curve: str) -> list[pathlib.Path]:
+  def event_files(self, curve: str) -> list[Path]:
     """Lists TensorBoard's files of `train` or `eval`."""
     return list((self.summaries / curve).glob("events.out.*"))
 
@@ -284,7 +284,7 @@ class RunDir:
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")
 
-  def _write(self, path: pathlib.Path, chunks: Iterable[bytes]) -> None:
+  def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
     self.check_owned()
     write_atomically(path, chunks)
 

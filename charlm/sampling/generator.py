@@ -23,9 +23,8 @@ from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, gumbel_noise
 from charlm.sampling.options import Limits, Request, fill_request
-from charlm.sampling.rows import MIN_ROWS, Rows
-from charlm.sampling.sample import Sample, join_pieces
-from charlm.sampling.stop_buffer import StopBuffer
+from charlm.sampling.rows import Rows
+from charlm.sampling.sample import Sample, StopBuffer, join_pieces
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
 from charlm.system.signals import interrupts_held_back
@@ -154,7 +153,7 @@ class GenerativeModel:
     """
     prefix_ids = encode(request.prefix or "\n", self._vocab)
     prefix_length, end = len(prefix_ids), len(prefix_ids) + request.num_chars
-    num_rows = max(len(samples), MIN_ROWS)  # the last may be drawn for nothing
+    num_rows = self._rows.computed(len(samples))
     # Threefry's key has two words of 32 bits.
     words = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32)
     rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)
@@ -167,6 +166,10 @@ class GenerativeModel:
       how = tf.constant(request.temperature), request.limits
       if (num_rows, request.limits) not in self._compiled:
         self._compile(keys, request.limits, table, last, states)
+    # If the test that goes with the compilation has failed, with two rows.
+    if num_rows != self._rows.computed(len(samples)):
+      yield from self._pieces(request, samples, size)
+      return
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on, and its random numbers
@@ -183,10 +186,11 @@ class GenerativeModel:
       with interrupts_held_back():
         if offset == 0:
           noise = self._compiled_noise(keys, tf.constant(start - prefix_length))
-        ids, log_probs, last, states = self._compiled_advance(
+        ids, log_probs, states = self._compiled_advance(
           table, last, states, given, span, noise, *how
         )
         ids, log_probs = ids.numpy(), log_probs.numpy()
+        last = ids[:, num - 1]
       if np.isnan(log_probs[:, :num]).any():
         raise InputError("the model has diverged: give another --checkpoint")
       new = slice(len(part), num)
@@ -197,7 +201,10 @@ class GenerativeModel:
       ]
 
   def _compile(self, keys: Pair, limits: Limits, *before: object) -> None:
-    """Compiles both functions side by side: the first character waits for both.
+    """Compiles both functions, side by side, as the first character waits.
+
+    And tests the number of rows: that of several texts has been tested before,
+    but a single row is only likely to agree.
 
     It draws nothing, since the span that it asks for is empty; `before` are
     the table, ids and states before a span.
@@ -205,11 +212,12 @@ class GenerativeModel:
     num_rows = len(keys[0])
     given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      tested = pool.submit(self._rows.agree, num_rows)
       noise = pool.submit(self._compiled_noise, keys, tf.constant(0))
       numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])
       how = tf.constant(1.0), limits
       self._compiled_advance(*before, given, span, numbers, *how)
-      noise.result()
+      tested.result(), noise.result()
     self._compiled.add((num_rows, limits))
 
   def _noise(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
@@ -232,7 +240,7 @@ class GenerativeModel:
     noise: tf.Tensor,
     temperature: tf.Tensor,
     limits: Limits,
-  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
+  ) -> tuple[tf.Tensor, tf.Tensor, State]:
     """Draws the next ids of each row; where the prefix goes on, takes its ids.
 
     Args:
@@ -247,26 +255,32 @@ class GenerativeModel:
       limits: no tensors, since which of them are set decides the graph.
 
     Returns the ids and their log-probabilities, `[B, S]` each (valid up to the
-    span's length); the span's last ids `[B]`; and the state before those ids.
+    span's length), and the state before the last of these ids.
     """
     offset, length, num_given = tf.unstack(span)
     shape = {"size": self._buffer, "element_shape": last.shape}
     arrays = [tf.TensorArray(kind, **shape) for kind in (tf.int32, tf.float32)]
+    # XLA does not vectorise the gates of a single row if they look up their
+    # inputs, so the step before does. For more rows that is slower.
+    alone = last.shape[0] == 1
+    x = tf.gather(table, last) if alone else last
 
     def step(
-      i: tf.Tensor, last: tf.Tensor, states: State, *arrays: tf.TensorArray
+      i: tf.Tensor, x: tf.Tensor, states: State, *arrays: tf.TensorArray
     ) -> tuple[tf.Tensor | State | tf.TensorArray, ...]:
       """Draws the next id of each row, or takes it from the prefix."""
-      log_probs, states = self._model.read(table, last, states)
+      x = x if alone else tf.gather(table, x)
+      log_probs, states = self._model.read(x, states)
       # A gather, since a slice would copy all of the numbers.
       numbers = tf.gather(noise, offset + i)
       drawn = tf.cast(draw(log_probs, temperature, limits, numbers), tf.int32)
-      last = tf.where(i < num_given, tf.gather(given, i), drawn)
-      values = last, tf.gather(log_probs, last, batch_dims=1)
+      ids = tf.where(i < num_given, tf.gather(given, i), drawn)
+      values = ids, tf.gather(log_probs, ids, batch_dims=1)
       pairs = zip(arrays, values, strict=True)
-      return i + 1, last, states, *(a.write(i, value) for a, value in pairs)
+      x = tf.gather(table, ids) if alone else ids
+      return i + 1, x, states, *(a.write(i, value) for a, value in pairs)
 
-    _, last, states, *arrays = tf.while_loop(
-      lambda i, *_: i < length, step, (0, last, states, *arrays)
+    _, _, states, *arrays = tf.while_loop(
+      lambda i, *_: i < length, step, (0, x, states, *arrays)
     )
-    return *(tf.transpose(array.stack()) for array in arrays), last, states
+    return *(tf.transpose(array.stack()) for array in arrays), states

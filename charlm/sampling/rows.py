@@ -1,46 +1,59 @@
-"""How many texts to draw side by side, so that each is as if drawn alone.
+"""How many rows to compute together, so that each text is as if drawn alone.
 
-Matrix products round differently, which can flip a near-tie, for one row, for
-more than 32 and, at sizes such as 448 units, for some numbers of rows between.
-Which numbers depends on the sizes, the processor, and the number of its cores.
+Matrix products round differently, which can flip a near-tie, for more than 32
+rows and, at sizes such as 448 units, for some smaller numbers of them. Which
+numbers depends on the sizes, the processor, and the number of its cores. So
+does whether a single row agrees that is multiplied in blocks.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from charlm.model.gru import multiply_rows
+from charlm.model.gru import block_length, multiply_rows
 from charlm.model.language_model import GRULM
 from charlm.system.signals import interrupts_held_back
 
-MIN_ROWS, MAX_ROWS = 2, 32
+_PAIR, _MAX_ROWS = 2, 32
 
 
 class Rows:
   """Chooses numbers of rows, of which it has tested the products."""
 
   def __init__(self, model: GRULM, at_most: int) -> None:
-    """Takes the most rows, for memory; `MIN_ROWS` and `MAX_ROWS` hold, too."""
-    self._model = model
-    self.at_most = min(MAX_ROWS, max(MIN_ROWS, at_most))
-    self._agreeing = {1: True, MIN_ROWS: True}  # a single text has MIN_ROWS
+    """Takes the most rows, for memory; there are 2 to 32 in any case."""
+    self._units = model.rnn_units
+    self.at_most = min(_MAX_ROWS, max(_PAIR, at_most))
+    cells = [gru.cell for gru in model.grus]
+    self._kernels = [cell.recurrent_kernel for cell in cells]
+    self._kernels += [cell.kernel for cell in cells[1:]] + [model.dense.kernel]
+    in_blocks = any(block_length(*kernel.shape) for kernel in self._kernels)
+    # Without blocks, a single row is multiplied as a pair.
+    self._agreeing = dict.fromkeys((_PAIR,) if in_blocks else (1, _PAIR), True)
 
   def side_by_side(self, num_samples: int) -> int:
     """Returns how many of some samples to draw side by side."""
     size = min(num_samples, self.at_most)
-    while not (self._agree(size) and self._agree(num_samples % size or size)):
+    while not all(map(self.agree, {size, num_samples % size or size} - {1})):
       size //= 2
     return size
 
-  def _agree(self, num_rows: int) -> bool:
+  def computed(self, num_samples: int) -> int:
+    """Returns how many rows to compute for samples that are side by side.
+
+    For a single one there are two, the second for nothing, if `agree` has shown
+    that one row does not agree; until then, there is one.
+    """
+    return num_samples if self._agreeing.get(num_samples, True) else _PAIR
+
+  def agree(self, num_rows: int) -> bool:
     """Tells whether so many rows have the bits that they have in pairs.
 
     It is tested with random states, since it hardly depends on the numbers.
     """
     if num_rows not in self._agreeing:
-      shape = num_rows + num_rows % MIN_ROWS, self._model.rnn_units
-      states = np.random.default_rng(0).uniform(-1, 1, shape)
-      states = tf.constant(states, tf.float32)
-      pairs = tf.split(states, shape[0] // MIN_ROWS)
+      shape = num_rows + num_rows % _PAIR, self._units
+      states = tf.random.stateless_uniform(shape, [0, 0], -1, 1)
+      pairs = tf.split(states, shape[0] // _PAIR)
       # By concrete functions: of many traces of one function TensorFlow warns.
       compiled = tf.function(self._products, jit_compile=True, autograph=False)
       trace = compiled.get_concrete_function
@@ -55,7 +68,4 @@ class Rows:
 
   def _products(self, states: tf.Tensor) -> list[tf.Tensor]:
     """Returns the products of states `[B, H]` that a character takes."""
-    cells = [gru.cell for gru in self._model.grus]
-    kernels = [cell.recurrent_kernel for cell in cells]
-    kernels += [cell.kernel for cell in cells[1:]] + [self._model.dense.kernel]
-    return [multiply_rows(states, kernel) for kernel in kernels]
+    return [multiply_rows(states, kernel) for kernel in self._kernels]

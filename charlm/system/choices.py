@@ -31,15 +31,11 @@ GRU_KIND = Choice(
   "fused", "keras", "Keras' layer calls cuDNN on a GPU, and is slower elsewhere"
 )
 ONLY_FUSED = "Keras' layer can do neither --precision=bfloat16 nor --layer_norm"
-XLA_FOR_SCORES = Choice(
-  True, False, "XLA makes the loop over time faster, but cannot call cuDNN"
-)
+XLA_FOR_SCORES = Choice(True, False, "XLA is faster, but cannot call cuDNN")
 TENSOR_FLOAT_32 = Choice(
   False, True, "faster, with 10-bit mantissas; --deterministic turns it off"
 )
-COLLECTIVES = Choice(
-  "RING", "NCCL", "NCCL sums between GPUs directly, and cannot use CPUs"
-)
+COLLECTIVES = Choice("RING", "NCCL", "NCCL is faster, but for GPUs alone")
 
 # Up to this many windows a step, one replica on all cores of a CPU is fastest:
 # a step is many small operations, which each replica would repeat. XLA, which

@@ -2,26 +2,26 @@
 
 import contextlib
 import os
-import pathlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from charlm.errors import InputError
 
 # What makes TensorFlow take a path for a pattern of paths.
 _PATTERN = frozenset("*?[]\\")
-_LOCKS = pathlib.Path("/proc/locks")  # Linux' list of all that are held
+_LOCKS = Path("/proc/locks")  # Linux' list of all that are held
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
 
-def cache_folder() -> pathlib.Path:
+def cache_folder() -> Path:
   """Returns the user's folder for what charlm can make again."""
   cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(os.path.expanduser(cache_home)) / "charlm"
+  return Path(os.path.expanduser(cache_home)) / "charlm"
 
 
-def is_locked(path: pathlib.Path) -> bool:
+def is_locked(path: Path) -> bool:
   """Tells whether a process of this machine holds a file's lock; takes none.
 
   Without Linux' list of locks: whether the process exists whose id is in the
@@ -45,7 +45,7 @@ def is_locked(path: pathlib.Path) -> bool:
   return True
 
 
-def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:
+def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
   """Writes a file under a temporary name, syncs it and renames it.
 
   Raises OSError: the file is then still the old one, if any; or, if only the
@@ -73,7 +73,7 @@ def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def moved_when_whole(path: pathlib.Path) -> Iterator[str]:
+def moved_when_whole(path: Path) -> Iterator[str]:
   """Yields a name in a temporary folder; what is there at the end is moved.
 
   The folder of `path` is made; an error leaves nothing in it.
@@ -88,7 +88,7 @@ def moved_when_whole(path: pathlib.Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def plain_path(path: pathlib.Path) -> Iterator[str]:
+def plain_path(path: Path) -> Iterator[str]:
   """Yields, for a path, a name that TensorFlow does not take for a pattern.
 
   It is the path itself or, where that has characters of a pattern, a temporary

@@ -1,9 +1,9 @@
 """The machine that a process runs on."""
 
 import os
-import pathlib
 import platform
 import re
+from pathlib import Path
 
 
 def num_cores() -> int:
@@ -36,7 +36,7 @@ def has_bfloat16() -> bool:
 def _cpu_info(field: str) -> str:
   """Returns a field of Linux's description of the processor, or nothing."""
   try:
-    text = pathlib.Path("/proc/cpuinfo").read_text()
+    text = Path("/proc/cpuinfo").read_text()
   except OSError:
     return ""
   match = re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE)

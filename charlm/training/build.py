@@ -31,9 +31,8 @@ def build_worker_trainer(
   size = config.batch_size // cluster.num_workers
   rows = range(cluster.index * size, (cluster.index + 1) * size)
   batches = build_batches(Ids(split.train, vocab), config, rows)
-  return build_trainer(
-    config, len(vocab), batches, cluster.strategy, options.gru, initial
-  )
+  how = cluster.strategy, options.gru, initial
+  return build_trainer(config, len(vocab), batches, *how)
 
 
 def build_trainer(

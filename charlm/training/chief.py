@@ -9,11 +9,7 @@ from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.encoding import Corpus
 from charlm.data.text import StoredIds, sha256
-from charlm.data.vocabulary import (
-  NUM_SPECIAL,
-  extend_vocabulary,
-  unknown_characters,
-)
+from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
 from charlm.model.gru import FusedGRU
@@ -54,8 +50,8 @@ def lead(
   with workers.chief_works():
     run = RunDir(options.run_dir)
     initial_vocab = initial_vocabulary(run, config)
-    vocab = extend_vocabulary(initial_vocab, corpus.frequent(config.min_count))
-    if len(vocab) == NUM_SPECIAL:
+    vocab = extend_vocab(initial_vocab, corpus.frequent(config.min_count))
+    if vocab == SPECIAL:
       raise InputError(
         f"no character occurs {config.min_count} times: lower --min_count"
       )
@@ -76,7 +72,7 @@ def lead(
       say(_describe_text(config, corpus, split, vocab) + "\n")
       new = unknown_characters(vocab, initial_vocab)
       # A file of weights has no vocabulary to compare with.
-      if initial and len(initial_vocab) > NUM_SPECIAL and new:
+      if initial and initial_vocab != SPECIAL and new:
         say(f"new      {new}: not in {config.init_from}\n")
     return _continue_run(options, run, trainer, split, vocab, workers)
 

@@ -1,7 +1,6 @@
 """Whether the replicas compute what they must: exact sums, equal weights."""
 
 import hashlib
-from typing import TypeVar
 
 import tensorflow as tf
 
@@ -13,7 +12,6 @@ _REMEDY = f"train with one worker and --num_replicas=1, or {WRONG_SUMS_REMEDY}"
 # The test tensors repeat 1 to 31: their sums over 1,024 replicas in all stay
 # below 2**24, and so are exact in float32.
 _PERIOD = 31
-_Value = TypeVar("_Value")
 
 
 class Replicas:
@@ -40,7 +38,8 @@ class Replicas:
     for offset in (1.0, 2.0):
       wrong = compiled_wrong(offset)
       results = self._cluster.strategy.experimental_local_results(wrong)
-      counts = self._of_all([int(count) for count in results])
+      mine = [int(count) for count in results]
+      counts = [x for theirs in self._cluster.exchange(mine) for x in theirs]
       if bad := [n for n, count in zip(names, counts, strict=True) if count]:
         self._cluster.final_barrier()
         raise InputError(
@@ -90,14 +89,11 @@ class Replicas:
       copies = strategy.experimental_local_results(variable.value)
       for digest, copy in zip(hashes, copies, strict=True):
         digest.update(copy.numpy().tobytes())
-    digests = self._of_all([digest.hexdigest() for digest in hashes])
+    mine = [digest.hexdigest() for digest in hashes]
+    digests = [x for theirs in self._cluster.exchange(mine) for x in theirs]
     names = self._names()
     others = [n for n, d in zip(names, digests, strict=True) if d != digests[0]]
     return f"{names[0]} and {others[0]}" if others else ""
-
-  def _of_all(self, mine: list[_Value]) -> list[_Value]:
-    """Returns the entries of the lists of all workers."""
-    return [x for entries in self._cluster.exchange(mine) for x in entries]
 
   def _names(self) -> list[str]:
     """Returns what a message calls the replicas of all workers."""

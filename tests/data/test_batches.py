@@ -20,7 +20,7 @@ from charlm.data.corpus import load_corpus, split_text
 from charlm.data.encoding import encode_text
 from charlm.data.tensors import create_batch_dataset
 from charlm.data.text import Ids, StoredIds
-from charlm.data.vocabulary import decode, encode, extend_vocabulary
+from charlm.data.vocabulary import decode, encode, extend_vocab
 from charlm.errors import InputError
 
 
@@ -162,7 +162,7 @@ def test_ids_in_a_file_give_the_batches_of_ids_in_memory(
   kind: type, in_memory: int, lines: list[str]
 ) -> None:
   text = "\n".join(lines)
-  vocab = extend_vocabulary(["[UNK]", "", *"zyx"], text)
+  vocab = extend_vocab(["[UNK]", "", *"zyx"], text)
   ids = Ids(encode_text([text], in_memory=in_memory).text, vocab)
   expected = kind(encode(text, vocab), 13, 5, seed=4)
   batches = kind(ids, 13, 5, seed=4)

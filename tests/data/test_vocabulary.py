@@ -127,6 +127,6 @@ def test_damaged_json_is_refused(text: str, message: str) -> None:
 
 def test_new_characters_come_after_the_initial_ones() -> None:
   initial = vocabulary.build_vocabulary(["bc"])
-  extended = vocabulary.extend_vocabulary(initial, "cab\nd")
+  extended = vocabulary.extend_vocab(initial, "cab\nd")
   assert extended == [*initial, "\n", "a", "d"]
-  assert vocabulary.extend_vocabulary(initial, "bbc") == initial
+  assert vocabulary.extend_vocab(initial, "bbc") == initial

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
+from charlm.model import gru
 from charlm.model.language_model import GRULM
+from charlm.sampling import rows
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.gumbel import (
   gumbel_noise,
@@ -24,8 +26,7 @@ from charlm.sampling.gumbel import (
   temperature_random_sampling,
 )
 from charlm.sampling.options import Limits, Request
-from charlm.sampling.sample import Sample
-from charlm.sampling.stop_buffer import StopBuffer
+from charlm.sampling.sample import Sample, StopBuffer
 from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 NUM_DRAWS = 200_000
@@ -245,12 +246,22 @@ def test_a_sample_does_not_depend_on_the_number_of_rows(
 
 @pytest.mark.parametrize(
   ("vocab_size", "units", "num_layers"),
-  [(82, 231, 1), (82, 448, 2), (82, 500, 1), (82, 600, 1), (134, 768, 1)],
+  [
+    (82, 231, 1),
+    (82, 256, 2),
+    (82, 448, 2),
+    (82, 500, 1),
+    (82, 512, 1),
+    (82, 600, 1),
+    (134, 768, 1),
+    (512, 1024, 1),
+  ],
 )
 def test_no_bit_of_a_sample_depends_on_the_number_of_rows(
   vocab_size: int, units: int, num_layers: int
 ) -> None:
-  # Sizes at which products of 2 to 32 rows do not all round alike.
+  # Sizes at which products of 2 to 32 rows do not all round alike, or at which
+  # a single row is multiplied in blocks.
   keras.utils.set_random_seed(6)
   model = build_model(vocab_size, 16, units, num_layers=num_layers)
   model.set_weights([2 * weight for weight in model.get_weights()])
@@ -264,6 +275,28 @@ def test_no_bit_of_a_sample_depends_on_the_number_of_rows(
     for one, other in pairs:
       assert one.text == other.text
       np.testing.assert_array_equal(one.log_probs, other.log_probs)
+
+
+@pytest.mark.parametrize("length", [0, 8])
+def test_a_single_row_that_rounds_otherwise_is_not_drawn_alone(
+  monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+  # Without blocks, and with blocks that are too short for any processor.
+  for module in (gru, rows):
+    monkeypatch.setattr(module, "block_length", lambda depth, size: length)
+  keras.utils.set_random_seed(6)
+  model = build_model(128, 16, 512)
+  vocab = [*VOCAB, *map(chr, range(1000, 1128 - len(VOCAB)))]
+  generator = GenerativeModel(model, vocab)
+  request = Request("the ", num_chars=30, stop="\0")
+  (alone,) = generator.sample(request)
+  many = generator.sample(dataclasses.replace(request, num_samples=3))
+  pieces = list(generator.stream(request, 2))
+  assert alone.text == many[0].text
+  np.testing.assert_array_equal(alone.log_probs, many[0].log_probs)
+  assert "".join(piece.text for piece in pieces) == many[2].text
+  # A single row is drawn for nothing where it is multiplied twice in any case.
+  assert generator._rows.computed(1) == (2 if length else 1)
 
 
 def test_a_shorter_text_starts_the_longer_one(
