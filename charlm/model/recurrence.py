@@ -71,8 +71,8 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
   # B may be static in the features though it is not in the state.
   state = tf.ensure_shape(tf.transpose(state), [units, features.shape[-1]])
   shape = state.shape
-  zeros = tf.zeros_like(state[:1])  # [1, B], to broadcast once
-  bias, *gains = (x[:, None] + zeros for x in (bias, *gain))  # [H, B], [3H, B]
+  # [H, B] and [3H, B], to broadcast them once.
+  bias, *gains = (x[:, None] + tf.zeros_like(state[:1]) for x in (bias, *gain))
 
   def read(t: int | tf.Tensor) -> tf.Tensor:
     """Returns the features of time step t or, for ids, their projections."""

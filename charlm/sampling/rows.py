@@ -23,12 +23,13 @@ class Rows:
     """Takes the most rows, for memory; there are 2 to 32 in any case."""
     self._units = model.rnn_units
     self.at_most = min(_MAX_ROWS, max(_PAIR, at_most))
+    # Those that multiply a state `[B, H]`.
     cells = [gru.cell for gru in model.grus]
     self._kernels = [cell.recurrent_kernel for cell in cells]
     self._kernels += [cell.kernel for cell in cells[1:]] + [model.dense.kernel]
-    in_blocks = any(block_length(*kernel.shape) for kernel in self._kernels)
-    # Without blocks, a single row is multiplied as a pair.
-    self._agreeing = dict.fromkeys((_PAIR,) if in_blocks else (1, _PAIR), True)
+    # By the others, a single row is multiplied as a pair is.
+    self._in_blocks = [k for k in self._kernels if block_length(*k.shape)]
+    self._agreeing = {_PAIR: True} | ({} if self._in_blocks else {1: True})
 
   def side_by_side(self, num_samples: int) -> int:
     """Returns how many of some samples to draw side by side."""
@@ -54,8 +55,14 @@ class Rows:
       shape = num_rows + num_rows % _PAIR, self._units
       states = tf.random.stateless_uniform(shape, [0, 0], -1, 1)
       pairs = tf.split(states, shape[0] // _PAIR)
+      kernels = self._kernels if num_rows > 1 else self._in_blocks
+
+      def products(rows: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the products of rows `[B, H]` with each kernel."""
+        return [multiply_rows(rows, kernel) for kernel in kernels]
+
       # By concrete functions: of many traces of one function TensorFlow warns.
-      compiled = tf.function(self._products, jit_compile=True, autograph=False)
+      compiled = tf.function(products, jit_compile=True, autograph=False)
       trace = compiled.get_concrete_function
       with interrupts_held_back():
         together = trace(states[:num_rows])(states[:num_rows])
@@ -65,7 +72,3 @@ class Rows:
         for parts, whole in zip(apart, together, strict=True)
       )
     return self._agreeing[num_rows]
-
-  def _products(self, states: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the products of states `[B, H]` that a character takes."""
-    return [multiply_rows(states, kernel) for kernel in self._kernels]
