@@ -4,6 +4,7 @@ No change to the rest of a step (look-up, gates, layout, casts, loss, optimizer)
 can make it faster than this.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -43,7 +44,7 @@ class _Products:
   def __init__(self, sizes: Sizes, rows: int, dtype: tf.DType) -> None:
     b, t, h = rows, sizes.seq_length, sizes.rnn_units
     v, depth = sizes.vocab_size, sizes.embedding_dim
-    self._units, self._num_steps = h, t
+    self._units, self._num_steps, self._num_windows = h, t, b
     self._size = min(chunk_length(b, h), t)
     # Of the loops, in the precision that was asked for.
     shapes = [(3 * h, h), (h, 3 * h), (h, b), (self._size, 3 * h, b)]
@@ -57,24 +58,34 @@ class _Products:
 
   def compute(self) -> tf.Tensor:
     """Computes all of them; returns a sum that needs each."""
-    kernel, transposed, state, rows, d_gates, states, ids = self._of_loops
+    recurrent, transposed, state, d_steps, d_gates, states, one_hot = (
+      self._of_loops
+    )
     h = self._units
 
-    def chunk(i: tf.Tensor, state: tf.Tensor, *sums: tf.Tensor) -> list[object]:
+    def chunk(
+      size: int, i: int | tf.Tensor, state: tf.Tensor, *sums: tf.Tensor
+    ) -> list[object]:
       (state,) = _loop(
-        self._size, lambda j, _: (j + 1, transposed @ rows[j]), state
+        size, lambda j, _: (j + 1, transposed @ d_steps[j]), state
       )
-      gates = d_gates[i % 2]
-      d_kernel = gates[: 3 * h] @ ids
-      d_recurrent = tf.matmul(states, gates[-3 * h :], transpose_b=True)
+      columns = size * self._num_windows
+      gates = d_gates[i % 2][:, :columns]
+      d_kernel = gates[: 3 * h] @ one_hot[:columns]
+      before = states[:, :columns]
+      d_recurrent = tf.matmul(before, gates[-3 * h :], transpose_b=True)
       pairs = zip(sums, (d_kernel, d_recurrent), strict=True)
       return [i + 1, state, *(x + tf.cast(y, x.dtype) for x, y in pairs)]
 
     found = _loop(
-      self._num_steps, lambda i, s: (i + 1, (kernel @ s)[:h]), state
+      self._num_steps, lambda i, s: (i + 1, (recurrent @ s)[:h]), state
     )
-    sums = tf.zeros([3 * h, ids.shape[1]]), tf.zeros([h, 3 * h])
-    found += _loop(self._num_steps // self._size, chunk, state, *sums)
+    sums = tf.zeros([3 * h, one_hot.shape[1]]), tf.zeros([h, 3 * h])
+    num_chunks, rest = divmod(self._num_steps, self._size)
+    carried = _loop(
+      num_chunks, functools.partial(chunk, self._size), state, *sums
+    )
+    found += chunk(rest, 0, *carried)[1:] if rest else carried
     outputs, dense, d_logits, embedding, kernel, d_table = self._of_layers
     for inputs, weights, gradient in (
       (outputs, dense, d_logits),

@@ -155,9 +155,10 @@ def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   """Multiplies rows `[B, K]` by a kernel `[K, N]`, in loops over characters.
 
   A row's products round alike for any number of rows that
-  `charlm/sampling/rows.py` allows. A single row is multiplied in blocks of K
-  that are summed in the order of larger products; where these are not known, it
-  is multiplied twice, which takes half as long again.
+  `charlm/sampling/rows.py` allows. The K numbers of a single row are cut into
+  blocks, each is multiplied by its part of the kernel, and the results are
+  summed, in the order of products of more rows. Where the length of a block is
+  not known, two copies of the row are multiplied, which takes longer.
 
   Where N mod 64 is 1 to 8, the rounding of a row's products with the last
   columns would depend on the number of rows (measured). There the kernel gets 8
@@ -175,7 +176,7 @@ def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def block_length(depth: int, size: int) -> int:
-  """Returns how many of K are summed before the next of them, 0 if not known.
+  """Returns the length of a block for a kernel `[K, N]`, 0 if it is not known.
 
   Measured on two cores of an AMD EPYC (Zen 5), with 2 to 64 threads.
   """

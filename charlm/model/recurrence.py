@@ -82,7 +82,7 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
   def step(
     t: tf.Tensor, x: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
   ) -> LoopVars:
-    """Computes the gates of time step t, and the state after it."""
+    """Computes time step t from its `x`; returns the `x` of the next, too."""
     x = x if by_id else tf.matmul(kernel, x)
     h = tf.cast(state, recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
@@ -102,7 +102,7 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
     states, *saved = arrays
     values = zip(saved, (zr, n, recurrent_n, *norm), strict=True)
     saved = [array.write(t, value) for array, value in values]
-    # Here, since XLA would not vectorise the gates if they looked it up.
+    # XLA would not vectorise gates that look up their own. The last is unused.
     x = read((t + 1) % num_steps)
     return t + 1, x, state, states.write(t + 1, state), *saved
 

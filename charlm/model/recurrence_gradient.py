@@ -24,14 +24,14 @@ LoopVars: TypeAlias = tuple[LoopVar, ...]  # what a loop's step returns
 _Size: TypeAlias = "int | tf.Tensor"
 
 # The most S * B of a chunk of several steps: with fewer, the sums over chunks
-# take longer, and with more, memory grows. And the most H * S * B, which lowers
-# it where H is large.
+# take longer, and with more, memory grows. And the most H * S * B, by which a
+# chunk is shorter where H is large.
 _COLUMNS = 1024
 _ENTRIES = 2**19
 
 
 def chunk_length(num_rows: int, units: int) -> int:
-  """Returns S for B rows and H units, where T is as large."""
+  """Returns S for B rows and H units, unless T is smaller."""
   return max(1, min(_COLUMNS, _ENTRIES // units) // num_rows)
 
 

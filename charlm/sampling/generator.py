@@ -166,7 +166,8 @@ class GenerativeModel:
       how = tf.constant(request.temperature), request.limits
       if (num_rows, request.limits) not in self._compiled:
         self._compile(keys, request.limits, table, last, states)
-    # If the test that goes with the compilation has failed, with two rows.
+    # The test beside the compilation may have shown that one row does not
+    # agree. Then it begins again, with two.
     if num_rows != self._rows.computed(len(samples)):
       yield from self._pieces(request, samples, size)
       return
@@ -201,13 +202,11 @@ class GenerativeModel:
       ]
 
   def _compile(self, keys: Pair, limits: Limits, *before: object) -> None:
-    """Compiles both functions, side by side, as the first character waits.
+    """Compiles both functions, and tests whether the number of rows agrees.
 
-    And tests the number of rows: that of several texts has been tested before,
-    but a single row is only likely to agree.
-
-    It draws nothing, since the span that it asks for is empty; `before` are
-    the table, ids and states before a span.
+    In two threads, since the first character waits for all of it. Only a single
+    row has not been tested before. Nothing is drawn, since the span is empty;
+    `before` are the table, ids and states before it.
     """
     num_rows = len(keys[0])
     given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
@@ -261,7 +260,8 @@ class GenerativeModel:
     shape = {"size": self._buffer, "element_shape": last.shape}
     arrays = [tf.TensorArray(kind, **shape) for kind in (tf.int32, tf.float32)]
     # XLA does not vectorise the gates of a single row if they look up their
-    # inputs, so the step before does. For more rows that is slower.
+    # inputs, so the step before does, and `x` has these; for more rows that
+    # is slower, and `x` has ids.
     alone = last.shape[0] == 1
     x = tf.gather(table, last) if alone else last
 

@@ -2,8 +2,9 @@
 
 Matrix products round differently, which can flip a near-tie, for more than 32
 rows and, at sizes such as 448 units, for some smaller numbers of them. Which
-numbers depends on the sizes, the processor, and the number of its cores. So
-does whether a single row agrees that is multiplied in blocks.
+numbers depends on the sizes, the processor, and the number of its cores. A
+single row, which is multiplied in blocks, has the bits of more rows on some
+processors.
 """
 
 import numpy as np
@@ -20,20 +21,21 @@ class Rows:
   """Chooses numbers of rows, of which it has tested the products."""
 
   def __init__(self, model: GRULM, at_most: int) -> None:
-    """Takes the most rows, for memory; there are 2 to 32 in any case."""
+    """Takes the most rows, for memory; at least 2 and at most 32 are used."""
     self._units = model.rnn_units
     self.at_most = min(_MAX_ROWS, max(_PAIR, at_most))
     # Those that multiply a state `[B, H]`.
     cells = [gru.cell for gru in model.grus]
     self._kernels = [cell.recurrent_kernel for cell in cells]
     self._kernels += [cell.kernel for cell in cells[1:]] + [model.dense.kernel]
-    # By the others, a single row is multiplied as a pair is.
+    # For the others, a single row is multiplied as a pair of equal rows.
     self._in_blocks = [k for k in self._kernels if block_length(*k.shape)]
     self._agreeing = {_PAIR: True} | ({} if self._in_blocks else {1: True})
 
   def side_by_side(self, num_samples: int) -> int:
     """Returns how many of some samples to draw side by side."""
     size = min(num_samples, self.at_most)
+    # A single one can always be drawn: `computed` says how.
     while not all(map(self.agree, {size, num_samples % size or size} - {1})):
       size //= 2
     return size
@@ -49,7 +51,7 @@ class Rows:
   def agree(self, num_rows: int) -> bool:
     """Tells whether so many rows have the bits that they have in pairs.
 
-    It is tested with random states, since it hardly depends on the numbers.
+    The test takes random states, since it hardly depends on their values.
     """
     if num_rows not in self._agreeing:
       shape = num_rows + num_rows % _PAIR, self._units

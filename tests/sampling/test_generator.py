@@ -260,8 +260,8 @@ def test_a_sample_does_not_depend_on_the_number_of_rows(
 def test_no_bit_of_a_sample_depends_on_the_number_of_rows(
   vocab_size: int, units: int, num_layers: int
 ) -> None:
-  # Sizes at which products of 2 to 32 rows do not all round alike, or at which
-  # a single row is multiplied in blocks.
+  # Sizes at which products of 2 to 32 rows do not all round alike, or would not
+  # without 8 more columns, or at which a single row is multiplied in blocks.
   keras.utils.set_random_seed(6)
   model = build_model(vocab_size, 16, units, num_layers=num_layers)
   model.set_weights([2 * weight for weight in model.get_weights()])
@@ -278,24 +278,24 @@ def test_no_bit_of_a_sample_depends_on_the_number_of_rows(
 
 
 @pytest.mark.parametrize("length", [0, 8])
-def test_a_single_row_that_rounds_otherwise_is_not_drawn_alone(
+def test_a_single_text_is_the_first_of_many_whatever_its_blocks(
   monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-  # Without blocks, and with blocks that are too short for any processor.
+  # 0: no blocks, so that a row is multiplied as a pair. 8: by which no
+  # processor sums, so that there are two rows.
   for module in (gru, rows):
     monkeypatch.setattr(module, "block_length", lambda depth, size: length)
   keras.utils.set_random_seed(6)
   model = build_model(128, 16, 512)
   vocab = [*VOCAB, *map(chr, range(1000, 1128 - len(VOCAB)))]
   generator = GenerativeModel(model, vocab)
-  request = Request("the ", num_chars=30, stop="\0")
+  request = Request("the ", num_chars=30)
   (alone,) = generator.sample(request)
   many = generator.sample(dataclasses.replace(request, num_samples=3))
   pieces = list(generator.stream(request, 2))
   assert alone.text == many[0].text
   np.testing.assert_array_equal(alone.log_probs, many[0].log_probs)
   assert "".join(piece.text for piece in pieces) == many[2].text
-  # A single row is drawn for nothing where it is multiplied twice in any case.
   assert generator._rows.computed(1) == (2 if length else 1)
 
 
