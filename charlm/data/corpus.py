@@ -1,9 +1,9 @@
 """The corpus of a run: encoded or found in the cache, then split."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from charlm.config import Config
 from charlm.data.cache import Cache
@@ -85,8 +85,7 @@ def _shown(pieces: Iterator[str], sources: list[Source]) -> Iterator[str]:
   show("")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
+class Split(NamedTuple):
   """The parts of a text; only the first trains a model's weights."""
 
   train: Text

@@ -3,12 +3,11 @@
 To encode is to find ids; an `encoding` is how characters are written as bytes.
 """
 
-import dataclasses
 import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ _PIECE = 2**15  # characters that are encoded at a time
 _NUM_CODE_POINTS = 0x110000
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Corpus:
+class Corpus(NamedTuple):
   """A whole text, and what was found while it was encoded."""
 
   text: Text

@@ -70,7 +70,7 @@ def encode(text: str, vocab: list[str]) -> np.ndarray:
 
 def decode(ids: np.ndarray, vocab: list[str]) -> str:
   """Returns the text of ids `[N]`; padding disappears."""
-  return "".join(vocab[i] for i in ids)
+  return "".join([vocab[i] for i in ids.tolist()])
 
 
 def unknown_characters(text: Iterable[str], vocab: list[str]) -> str:

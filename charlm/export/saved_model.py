@@ -5,7 +5,6 @@ numbers are drawn at a time, L layers, H rnn_units, V vocabulary size.
 """
 
 from pathlib import Path
-from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -19,7 +18,7 @@ from charlm.system.files import moved_when_whole
 
 _MAX_NUMBERS = 2**20  # random numbers made at a time: 4 MB
 
-_Tensors: TypeAlias = dict[str, tf.Tensor]  # by what a signature calls them
+_Tensors = dict[str, tf.Tensor]  # by what a signature calls them
 
 
 def save_saved_model(model: GRULM, vocab: list[str], folder: Path) -> None:

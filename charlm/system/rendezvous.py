@@ -48,7 +48,8 @@ def wait_for_workers(
     if index == 0:
       problem = _gather(listener, addresses, devices, deadline)
     else:
-      problem = _join(addresses, index, devices, deadline)
+      hello = json.dumps([index, len(addresses), devices]).encode() + b"\n"
+      problem = _join(addresses[0], hello, deadline)
   if problem:
     raise InputError(problem)
 
@@ -118,12 +119,9 @@ def _has_ended(peer: socket.socket) -> bool:
     return True
 
 
-def _join(
-  addresses: list[str], index: int, devices: str, deadline: float
-) -> str:
+def _join(first: str, hello: bytes, deadline: float) -> str:
   """Waits for the first worker's answer: what is wrong, or nothing."""
-  host, _, port = addresses[0].rpartition(":")
-  hello = json.dumps([index, len(addresses), devices]).encode() + b"\n"
+  host, _, port = first.rpartition(":")
   connected, failing = False, contextlib.suppress(OSError, ValueError)
   while (left := deadline - time.monotonic()) > 0:
     with failing, socket.create_connection((host, int(port)), left) as peer:
@@ -135,7 +133,7 @@ def _join(
       return str(json.loads(_read_line(peer)))
     # The first worker may start later: to be refused is no error yet.
     time.sleep(_SECONDS_BETWEEN_TRIES)
-  missing = "another worker" if connected else f"worker 0 ({addresses[0]})"
+  missing = "another worker" if connected else f"worker 0 ({first})"
   return f"{missing} did not connect in time{_REMEDY}"
 
 

@@ -83,7 +83,7 @@ def _describe_text(
   """Describes the corpus, its parts, and the vocabulary."""
   size = f"{len(corpus.text):,} characters, {corpus.num_bytes:,} bytes"
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
-  for name, part in vars(split).items():
+  for name, part in split._asdict().items():
     line = f"{name:<8} {len(part):,} characters"
     # Not of a train text whose ids are in a file, which can be huge: to hash it
     # would delay each start.
