@@ -148,4 +148,4 @@ def test_the_code_is_read_in_an_afternoon() -> None:
   # What trains, scores and samples; `reporting` only looks at finished runs.
   files = [path for path in MODULES if path.parent.name != "reporting"]
   files += ROOT.glob("*.py")
-  assert sum(map(_lines_of_code, files)) <= 5984
+  assert sum(map(_lines_of_code, files)) <= 5978

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sized
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import numpy as np
 import tensorflow as tf
@@ -147,10 +147,18 @@ class Score:
 
   def to_dict(self) -> ScoreNumbers:
     """Returns what JSON, which knows no infinity, can hold of it."""
-    numbers = {key: getattr(self, key) for key in ScoreNumbers.__annotations__}
-    if not math.isfinite(numbers["interval"][0]):
-      numbers["interval"] = None
-    return cast(ScoreNumbers, numbers)
+    interval = self.interval
+    return {
+      "unit": self.unit,
+      "log_perplexity": self.log_perplexity,
+      "interval": interval if math.isfinite(interval[0]) else None,
+      "perplexity": self.perplexity,
+      "bits_per_character": self.bits_per_character,
+      "bits_per_byte": self.bits_per_byte,
+      "num_characters": self.num_characters,
+      "num_unknown": self.num_unknown,
+      "log_perplexity_known": self.log_perplexity_known,
+    }
 
 
 class Tally:

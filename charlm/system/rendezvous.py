@@ -120,7 +120,7 @@ def _has_ended(peer: socket.socket) -> bool:
 
 
 def _join(first: str, hello: bytes, deadline: float) -> str:
-  """Waits for the first worker's answer: what is wrong, or nothing."""
+  """Greets the first worker; returns its answer: what is wrong, or nothing."""
   host, _, port = first.rpartition(":")
   connected, failing = False, contextlib.suppress(OSError, ValueError)
   while (left := deadline - time.monotonic()) > 0:
