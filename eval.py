@@ -8,8 +8,8 @@ import re
 import sys
 
 from charlm.data.encoding import encode_text
-from charlm.data.reading import read_corpus
-from charlm.data.sources import Source
+from charlm.data.reading import read_sources
+from charlm.data.sources import Source, find_sources
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
@@ -128,7 +128,7 @@ def evaluate(options: EvalOptions) -> int:
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
-    pieces = read_corpus(config, options.text)
+    pieces = read_sources(config, find_sources(options.text))
     name, text = options.text, encode_text(pieces, config.encoding).text
   refuse_short(text, name)
   unknown = unknown_characters(text.characters, vocab)

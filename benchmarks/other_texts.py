@@ -24,7 +24,8 @@ from benchmarks import machine
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.encoding import encode_text
-from charlm.data.reading import read_corpus
+from charlm.data.reading import read_sources
+from charlm.data.sources import find_sources
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.reporting.ngram import baselines
 from charlm.system.files import write_atomically
@@ -137,10 +138,11 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   config = options_from(values, Config)
   start = time.perf_counter()
   # As `load_corpus`, which would open ids that an earlier call has kept.
-  pieces = read_corpus(config, str(path))
+  pieces = read_sources(config, find_sources(str(path)))
   encode_text(pieces, config.encoding, in_memory=2**28)
   seconds = time.perf_counter() - start
   corpus = load_corpus(config, str(path))
+  num_bytes = corpus.text.num_bytes(corpus.counts)
   peak = _train(f"--run_dir={run_dir}", *flags)
   score = json.loads(call("eval.py", f"--run_dir={run_dir}", "--json"))
   split = split_text(corpus.text, config)
@@ -152,10 +154,10 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   return {
     "machine": machine.describe(),
     "flags": " ".join(flags[1:]),
-    "num_bytes": corpus.num_bytes,
+    "num_bytes": num_bytes,
     "num_characters": len(corpus.text),
     "vocabulary": len(vocab),
-    "megabytes_per_second": corpus.num_bytes / 1e6 / seconds,
+    "megabytes_per_second": num_bytes / 1e6 / seconds,
     "peak_bytes": peak,
     "score": score,
     "ngram": [best.name, best.nats],

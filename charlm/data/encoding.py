@@ -32,11 +32,6 @@ class Corpus(NamedTuple):
     pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
     return [char for char, count in pairs if count >= min_count]
 
-  @property
-  def num_bytes(self) -> int:
-    """The size of the text in its encoding."""
-    return self.text.num_bytes(self.counts)
-
 
 class _Encoder:
   """What `encode_text` does with each piece."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from charlm.config import Config
-from charlm.data.sources import Source, find_sources
+from charlm.data.sources import Source
 from charlm.errors import InputError
 from charlm.options import is_utf8
 from charlm.system.process import warn
@@ -16,21 +16,16 @@ _LONG = 2**20  # characters; longer text without a blank is no word
 _BLOCK = 2**16  # bytes
 
 
-def read_corpus(config: Config, spec: str) -> Iterator[str]:
-  """Yields the text of a corpus in pieces, decoded and cleaned.
-
-  Raises InputError: nothing there, or content that cannot be read.
-  """
-  yield from read_sources(config, find_sources(spec))
-
-
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
-  """Yields the text of files, one after the other, as `read_corpus` does."""
+  """Yields the text of files in pieces, decoded and cleaned, as one text.
+
+  Raises InputError: content that cannot be read.
+  """
   return _clean(config, (_read_source(config, source) for source in sources))
 
 
 def read_string(config: Config, text: str) -> Iterator[str]:
-  """Yields a string as `read_corpus` yields it from a file.
+  """Yields a string as `read_sources` yields it from a file.
 
   Raises InputError: a string that cannot be UTF-8.
   """

@@ -93,11 +93,9 @@ class Text:
 
   def part(self, start: int, stop: int) -> "Text":
     """Returns the characters from `start` to `stop`, or to the end."""
-    ids, stop = self.ids, max(start, min(stop, len(self)))
-    part = (
-      ids.part(start, stop) if isinstance(ids, StoredIds) else ids[start:stop]
-    )
-    return Text(part, self._code_points, self.encoding)
+    ids, end = self.ids, max(start, min(stop, len(self)))
+    own = ids.part(start, end) if isinstance(ids, StoredIds) else ids[start:end]
+    return Text(own, self._code_points, self.encoding)
 
   def pieces(self) -> Iterator[str]:
     """Yields the text in pieces."""

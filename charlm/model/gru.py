@@ -97,7 +97,7 @@ class FusedGRU(keras.layers.GRU):
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
-    kernel = tf.concat([self.cell.kernel, input_bias(self.cell)], axis=0)
+    kernel = tf.concat([self.cell.kernel, bias_of(self.cell)], axis=0)
     return self._run(features, kernel, initial_state, training)
 
   def call_ids(
@@ -148,7 +148,7 @@ class FusedGRU(keras.layers.GRU):
 
 def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
   """Returns what inputs `[N, D]` add to a cell's gates, `[N, 3H]`."""
-  return tf.matmul(inputs, cell.kernel) + input_bias(cell)
+  return tf.matmul(inputs, cell.kernel) + bias_of(cell)
 
 
 def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -208,7 +208,7 @@ def step_gru(
   return n + z * (state - n)
 
 
-def input_bias(cell: keras.layers.GRUCell) -> tf.Tensor:
+def bias_of(cell: keras.layers.GRUCell) -> tf.Tensor:
   """Returns the sum of both biases `[1, 3H]`; of n, only the input's bias."""
   bias = tf.convert_to_tensor(cell.bias)
   # The reset gate scales the candidate's recurrent bias: it is added later.

@@ -25,9 +25,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 def parse_file(
-  path: Path,
-  parse: Callable[[object], _Parsed],
-  digest: str | None = None,
+  path: Path, parse: Callable[[object], _Parsed], digest: str | None = None
 ) -> _Parsed:
   """Reads a file of JSON and returns what `parse` makes of its value.
 

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-import numpy as np
-
 from charlm.errors import InputError
 from charlm.options import is_utf8
 
@@ -24,7 +22,7 @@ TAGS = {
   "gradient_norm": "3 gradient/norm before clipping",
   "characters_per_second": "4 speed/characters per second",
 }
-LARGEST = float(np.finfo(np.float32).max)  # of the numbers in event files
+LARGEST = 2.0**128 - 2.0**104  # float32: the numbers of event files
 _LARGEST_FILE = 2**31  # bytes: ten million records
 
 

@@ -113,15 +113,16 @@ class GenerativeModel:
     """
     stopped = threading.Event()
     size = self._rows.side_by_side(request.num_samples)
+    table = self._input_table()
 
     def block(first: int) -> list[Sample]:
       """Draws the samples of one block, from `first` on."""
       end = min(request.num_samples, first + size)
       pieces = []
-      for piece in self._pieces(request, range(first, end), self._buffer):
+      for new in self._pieces(request, range(first, end), self._buffer, table):
         if stopped.is_set():
           raise concurrent.futures.CancelledError
-        pieces.append(piece)
+        pieces.append(new)
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
     firsts = range(0, request.num_samples, size)
@@ -141,15 +142,21 @@ class GenerativeModel:
 
     Raises InputError: a model that has diverged.
     """
-    for pieces in self._pieces(request, range(sample, sample + 1), _STREAMED):
+    how = range(sample, sample + 1), _STREAMED, self._input_table()
+    for pieces in self._pieces(request, *how):
       yield from pieces
 
+  def _input_table(self) -> tf.Tensor:
+    # Once for all threads, of which each would take seven times as long.
+    with interrupts_held_back():
+      return self._model.input_table()
+
   def _pieces(
-    self, request: Request, samples: range, size: int
+    self, request: Request, samples: range, size: int, table: tf.Tensor
   ) -> Iterator[list[Sample]]:
     """Yields the next pieces of some samples, of about `size` characters.
 
-    Ctrl-C comes up between two of them.
+    `table` is the model's input table. Ctrl-C comes up between two pieces.
     """
     prefix_ids = encode(request.prefix or "\n", self._vocab)
     prefix_length, end = len(prefix_ids), len(prefix_ids) + request.num_chars
@@ -162,14 +169,13 @@ class GenerativeModel:
     tails = [StopBuffer(request.stop) for _ in samples]
     with interrupts_held_back():
       states = self._model.initial_states(num_rows)
-      table = self._model.input_table()
       how = tf.constant(request.temperature), request.limits
       if (num_rows, request.limits) not in self._compiled:
         self._compile(keys, request.limits, table, last, states)
     # The test beside the compilation may have shown that one row does not
     # agree. Then it begins again, with two.
     if num_rows != self._rows.computed(len(samples)):
-      yield from self._pieces(request, samples, size)
+      yield from self._pieces(request, samples, size, table)
       return
     # `start` is the position of the next character in the text made of prefix
     # and sample; the model has yet to read the character before it, which is in

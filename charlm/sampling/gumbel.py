@@ -40,7 +40,11 @@ def temperature_random_sampling(
   """
   if noise is None:
     noise = gumbel_noise(tf.random.uniform(tf.shape(log_probs)))
-  return tf.argmax(log_probs + temperature * noise, axis=-1)
+  scores = log_probs + temperature * noise
+  best = tf.reduce_max(scores, axis=-1, keepdims=True)
+  # The first of the best. Not `tf.argmax`, which XLA does not vectorise.
+  ids = tf.range(scores.shape[-1], dtype=tf.int64)
+  return tf.reduce_min(tf.where(scores < best, ids.dtype.max, ids), axis=-1)
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:

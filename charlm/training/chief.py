@@ -81,7 +81,8 @@ def _describe_text(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
   """Describes the corpus, its parts, and the vocabulary."""
-  size = f"{len(corpus.text):,} characters, {corpus.num_bytes:,} bytes"
+  num_bytes = corpus.text.num_bytes(corpus.counts)
+  size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in split._asdict().items():
     line = f"{name:<8} {len(part):,} characters"

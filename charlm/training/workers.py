@@ -15,6 +15,9 @@ from charlm.training.options import TrainOptions
 _SECONDS_BETWEEN_BEATS = 2.0
 # What the chief tells while it works; a failure adds its exit code.
 _WORKING, _READY, _FAILED = 0, 1, 2
+# As `run_command` has it, an OSError is bad input; SIGUSR1 exits.
+_CODES: list[tuple[type, int]] = [(OSError, InputError.exit_code)]
+_CODES += [(SystemExit, TERMINATED), (KeyboardInterrupt, INTERRUPTED)]
 # Options that may differ: paths, and what concerns one worker alone.
 _OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
 _OWN += ["profile_steps", "cluster_timeout"]
@@ -61,14 +64,8 @@ class Workers:
     try:
       yield
     except BaseException as error:
-      code = 1  # of Python, after a traceback
-      # As `run_command` has it: an OSError is bad input.
-      if isinstance(error, OSError):
-        code = InputError.exit_code
-      elif isinstance(error, KeyboardInterrupt):
-        code = INTERRUPTED
-      elif isinstance(error, SystemExit):  # SIGUSR1
-        code = TERMINATED
+      # 1 is Python's own, after a traceback.
+      code = next((c for kind, c in _CODES if isinstance(error, kind)), 1)
       self._share(_FAILED + getattr(error, "exit_code", code))
       self.cluster.final_barrier()
       raise

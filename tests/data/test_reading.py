@@ -1,6 +1,7 @@
 import itertools
 import json
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,10 +11,15 @@ from charlm.data.reading import (
   _lower,
   clean_pieces,
   decode_chunks,
-  read_corpus,
+  read_sources,
   split_lines,
 )
+from charlm.data.sources import find_sources
 from charlm.errors import InputError
+
+
+def read_corpus(config: Config, spec: str) -> Iterator[str]:
+  return read_sources(config, find_sources(spec))
 
 
 def cut(text: str | bytes, size: int) -> list:

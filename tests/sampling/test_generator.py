@@ -176,10 +176,18 @@ def test_limited_draws_follow_what_is_left_of_the_softmax() -> None:
   assert ((counts[:3] - expected) ** 2 / expected).sum() < 18.4
 
 
-def test_temperature_0_is_argmax() -> None:
-  log_probs = np.random.default_rng(9).normal(size=[500, 20])
-  drawn = temperature_random_sampling(log_probs.astype(np.float32), 0)
-  np.testing.assert_array_equal(drawn, log_probs.argmax(-1))
+@pytest.mark.parametrize("shape", [(500, 20), (1, 1), (32, 83), (3, 2, 300)])
+@pytest.mark.parametrize("xla", [False, True])
+def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
+  log_probs = np.random.default_rng(9).normal(size=shape).astype(np.float32)
+  # Of few values, so that many are equal: NumPy takes the first of the best.
+  ties = np.round(log_probs)
+  impossible = np.full_like(log_probs, -np.inf)
+  greedy = tf.function(temperature_random_sampling, jit_compile=xla)
+  for scores in (log_probs, ties, impossible):
+    drawn = greedy(scores, tf.constant(0.0))
+    assert drawn.dtype == tf.int64
+    np.testing.assert_array_equal(drawn, scores.argmax(-1))
 
 
 def test_the_same_seed_gives_the_same_text(
