@@ -216,7 +216,7 @@ def test_a_walk_through_readme_and_guide(
   )
   assert len(blocks) == 4
   for block in blocks:
-    code = block.replace("256, 512)", "8, 16)").replace("1, 1, 512", "1, 1, 16")
+    code = block.replace("256, 512)", "8, 16)").replace("1, 1, 448", "1, 1, 16")
     code = code.replace('load_lines("shakespeare")', 'load_lines("my.txt")')
     code = code.replace("lines[:-1000], vocab)", "lines, vocab, 20, 24)")
     code = code.replace('"ROMEO "', '"the "')  # characters that are there
@@ -235,6 +235,15 @@ def test_every_flag_and_its_default_stand_in_the_guide(script: str) -> None:
   # A flag without a value in the help is a switch, which is off.
   switches = {name for name, default in rows if default == "off"}
   assert {n: "" if n in switches else value for n, value in rows} == flags
+
+
+def test_the_guide_has_the_sizes_that_make_train_trains() -> None:
+  recipe, guide = _text("recipes/fast.flags"), _text("docs/guide.md")
+  size = r"^--(?:embedding_dim|rnn_units)=(\d+)$"
+  found = list(re.finditer(size, recipe, re.MULTILINE))
+  assert len(found) == 2
+  assert " ".join(match[0] for match in found) in guide  # as flags
+  assert f"zeros([1, 1, {found[1][1]}])" in guide
 
 
 def test_flags_in_the_documents_exist() -> None:

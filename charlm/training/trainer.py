@@ -95,8 +95,7 @@ class Trainer:
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
     specs = [windows, tf.TensorSpec(self.train_state.states.shape)]
     # AutoGraph's conversion would delay the first step by a second.
-    compiled = tf.function(self._train_steps, specs, autograph=False)
-    self._compiled_train_steps = compiled
+    self._compiled = tf.function(self._train_steps, specs, autograph=False)
     # Several replicas that XLA compiled would wait for each other.
     alone = strategy.num_replicas_in_sync == 1
     fused = isinstance(model.grus[0], FusedGRU)
@@ -160,7 +159,7 @@ class Trainer:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     windows = np.stack([self.batches.batch(i) for i in range(start, stop)])
     before = self.train_state.states.read_value()
-    *numbers, states = self._compiled_train_steps(windows, before)
+    *numbers, states = self._compiled(windows, before)
     losses, norms = (x.numpy() for x in numbers)  # [stop - start] each
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))

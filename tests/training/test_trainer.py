@@ -111,7 +111,7 @@ def test_replica_counts_train_the_same_model(
       start = [4 * array if array.ndim > 1 else array for array in start]
       one.model.set_weights(start)
     one.train(10, 10, Recorder())
-    assert one._compiled_train_steps.experimental_get_tracing_count() == 1
+    assert one._compiled.experimental_get_tracing_count() == 1
     if num_replicas > 1:
       _assert_replicas_hold_the_same_weights(one, num_replicas)
     results.append([*weights(one), one.train_state.states.numpy()])
@@ -214,11 +214,13 @@ def test_steps_and_checkpoints_are_those_of_keras(
 
 
 @pytest.mark.parametrize(
-  ("units", "weight_decay"),
-  [(16, 0.0), (16, 0.5), (4, 0.5)],  # the kernels of 4 units are tall
+  ("units", "weight_decay", "start"),
+  # With 4 units all gates are square or tall, and 5 make no halves. The
+  # momentum rises until step 300.
+  [(16, 0.0, 0), (16, 0.5, 150), (4, 0.5, 299), (5, 0.5, 1_000)],
 )
-def test_muon_is_that_of_keras_on_each_gate(
-  units: int, weight_decay: float
+def test_muon_is_that_of_keras_on_each_part(
+  units: int, weight_decay: float, start: int
 ) -> None:
   options = {"weight_decay": weight_decay, "learning_rate": 0.01}
   sizes = {"num_layers": 2, "rnn_units": units}
@@ -230,27 +232,36 @@ def test_muon_is_that_of_keras_on_each_gate(
   kernels = [v for v in kernels if "bias" not in v.path]
   assert len(kernels) == 4
   others = [v for v in variables if all(v is not k for k in kernels)]
-  gates = [
-    keras.Variable(gate)
-    for kernel in kernels
-    for gate in np.split(kernel.numpy(), 3, axis=1)
+  even = units % 2 == 0  # then square gates are cut into halves
+  nums = [6 if even and k.shape[0] == units else 3 for k in kernels]
+  parts = [
+    [keras.Variable(part) for part in np.split(kernel.numpy(), num, axis=1)]
+    for kernel, num in zip(kernels, nums, strict=True)
   ]
   muon = keras.optimizers.Muon(ns_steps=3, rms_rate=0.4, **options)
-  adam = keras.optimizers.AdamW(**options)
-  adam.exclude_from_weight_decay(var_names=["bias", "embeddings"])
-  one.train(3, 3, Recorder())
-  for step in range(3):
+  # The output layer learns twice as fast, but decays no faster.
+  twice = {"weight_decay": weight_decay / 2, "learning_rate": 0.02}
+  adams = [keras.optimizers.AdamW(**each) for each in (options, twice)]
+  for adam in adams:
+    adam.exclude_from_weight_decay(var_names=["bias", "embeddings"])
+  for optimizer in (one.optimizer, *adams):
+    optimizer.iterations.assign(start)
+  chain = itertools.chain.from_iterable
+  one.train(start + 3, start + 3, Recorder())
+  for step in range(start, start + 3):
     windows = batches().batch(step).astype(np.int32)
     with tf.GradientTape() as tape:
       nats, _ = theirs.nats(windows[:, :-1], windows[:, 1:])
       value = tf.reduce_mean(nats)
     gradients = tape.gradient(value, [*kernels, *others])
     gradients = [tf.convert_to_tensor(g) for g in gradients]
-    of_gates = [g for k in gradients[:4] for g in tf.split(k, 3, axis=1)]
-    muon.apply(of_gates, gates)
-    adam.apply(gradients[4:], others)
-    for i, kernel in enumerate(kernels):
-      kernel.assign(tf.concat(gates[3 * i : 3 * i + 3], axis=1))
+    of_parts = map(functools.partial(tf.split, axis=1), gradients[:4], nums)
+    muon.momentum = 0.85 + 0.1 * min(1, step / 300)
+    muon.apply([*chain(of_parts)], [*chain(parts)])
+    adams[0].apply(gradients[4:-2], others[:-2])
+    adams[1].apply(gradients[-2:], others[-2:])  # the dense layer
+    for kernel, of_kernel in zip(kernels, parts, strict=True):
+      kernel.assign(tf.concat(of_kernel, axis=1))
   for mine, other in zip(weights(one), theirs.get_weights(), strict=True):
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
 
@@ -565,7 +576,7 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
   one.train(503, 503, recorder)
   assert recorder.steps == [0, 500, 501, 502, 503]
   # Whatever their number.
-  assert one._compiled_train_steps.experimental_get_tracing_count() == 1
+  assert one._compiled.experimental_get_tracing_count() == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_is_done() -> None:
