@@ -73,8 +73,7 @@ class Metrics:
       # metrics.jsonl is rewritten last: a kill before that leaves in it the
       # lines to be dropped, so that the next start rewrites both.
       write_atomically(self._path, [kept])
-    # Without a buffer, a kill loses no line and cuts off one at most.
-    self._file = self._path.open("ab", buffering=0)
+    self._path.open("ab").close()  # tells now that it cannot be written
 
   @property
   def whole(self) -> bool:
@@ -95,9 +94,11 @@ class Metrics:
     try:
       self._run.check_owned()
       # First the file, from which the summaries can be made anew.
-      while self._unwritten:
-        written = self._file.write(self._unwritten)
-        self._unwritten = self._unwritten[written:]
+      # Opened for each record, it is made anew if someone moved it. Without a
+      # buffer, a kill loses no line and cuts off one at most.
+      with self._path.open("ab", buffering=0) as file:
+        while self._unwritten:
+          self._unwritten = self._unwritten[file.write(self._unwritten) :]
       if self._writers:
         _summarize(self._writers[split], record)
       else:
@@ -106,8 +107,7 @@ class Metrics:
       self._give_up_for_now(f"the metrics of step {step}", error)
 
   def close(self) -> None:
-    """Closes the files."""
-    self._file.close()
+    """Closes the summaries."""
     try:
       for writer in self._writers.values():
         writer.close()

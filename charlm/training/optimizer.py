@@ -128,6 +128,7 @@ class Muon(Adam):
     for _ in range(_ITERATIONS):
       # Of x and its transpose there are two products: the smaller one.
       gram = tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+      # Two sums of two terms: one of three is rewritten, as in `_momentum`.
       factor = b * gram + c * tf.matmul(gram, gram)
       x = a * x + (tf.matmul(x, factor) if tall else tf.matmul(factor, x))
     return tf.cast(x, matrix.dtype) * (_SCALE * max(matrix.shape) ** 0.5)

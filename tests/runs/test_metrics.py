@@ -55,6 +55,17 @@ def test_metrics_are_lines_and_summaries(run: RunDir) -> None:
   assert _events(run, "eval") == [(20, _LOSS, 2.0), (20, "sample", None)]
 
 
+def test_a_file_that_was_moved_away_is_made_anew(run: RunDir) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(1, "train", {"loss": 3.0})
+  run.metrics.rename(run.path / "moved")
+  metrics.write(2, "train", {"loss": 2.0})
+  metrics.close()
+  files = run.path / "moved", run.metrics
+  assert [[r["loss"] for r in read_records(f)] for f in files] == [[3.0], [2.0]]
+  assert _events(run, "train") == [(1, _LOSS, 3.0), (2, _LOSS, 2.0)]
+
+
 def test_texts_are_wrapped_without_a_change_of_their_white_space(
   run: RunDir,
 ) -> None:
