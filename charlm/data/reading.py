@@ -17,7 +17,7 @@ _BLOCK = 2**16  # bytes
 
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
-  """Yields the text of files in pieces, decoded and cleaned, as one text.
+  """Yields the decoded and cleaned text of files, joined, in pieces.
 
   Raises InputError: content that cannot be read.
   """

@@ -31,7 +31,7 @@ class Metrics:
   """
 
   def __init__(self, run: RunDir, step: int) -> None:
-    """Opens both at a step, and drops the records of later steps.
+    """Prepares both for what follows a step, and drops records of later ones.
 
     Raises:
       LostRunError: as `RunDir.check_owned`; `write` raises it, too.
@@ -73,7 +73,7 @@ class Metrics:
       # metrics.jsonl is rewritten last: a kill before that leaves in it the
       # lines to be dropped, so that the next start rewrites both.
       write_atomically(self._path, [kept])
-    self._path.open("ab").close()  # tells now that it cannot be written
+    self._path.open("ab").close()  # fails now if it cannot be written
 
   @property
   def whole(self) -> bool:
@@ -94,8 +94,8 @@ class Metrics:
     try:
       self._run.check_owned()
       # First the file, from which the summaries can be made anew.
-      # Opened for each record, it is made anew if someone moved it. Without a
-      # buffer, a kill loses no line and cuts off one at most.
+      # It is opened for each record, and so created again if it was moved.
+      # Without a buffer, a kill loses no line and cuts off one at most.
       with self._path.open("ab", buffering=0) as file:
         while self._unwritten:
           self._unwritten = self._unwritten[file.write(self._unwritten) :]

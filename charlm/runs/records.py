@@ -22,7 +22,7 @@ TAGS = {
   "gradient_norm": "3 gradient/norm before clipping",
   "characters_per_second": "4 speed/characters per second",
 }
-LARGEST = 2.0**128 - 2.0**104  # float32: the numbers of event files
+LARGEST = 2.0**128 - 2.0**104  # of float32, which event files hold
 _LARGEST_FILE = 2**31  # bytes: ten million records
 
 

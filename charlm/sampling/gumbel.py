@@ -31,7 +31,7 @@ def temperature_random_sampling(
   """Draws from softmax(log_probs / temperature) by the Gumbel-max trick.
 
   Args:
-    log_probs: `[..., V]`; all of them can be drawn.
+    log_probs: `[..., V]`, V static; all of them can be drawn.
     temperature: 0 is greedy.
     noise: `gumbel_noise` shaped like `log_probs`; of numbers from TensorFlow's
       global generator if None.
@@ -42,7 +42,7 @@ def temperature_random_sampling(
     noise = gumbel_noise(tf.random.uniform(tf.shape(log_probs)))
   scores = log_probs + temperature * noise
   best = tf.reduce_max(scores, axis=-1, keepdims=True)
-  # The first of the best. Not `tf.argmax`, which XLA does not vectorise.
+  # The smallest id of the highest score; XLA does not vectorise `tf.argmax`.
   ids = tf.range(scores.shape[-1], dtype=tf.int64)
   return tf.reduce_min(tf.where(scores < best, ids.dtype.max, ids), axis=-1)
 

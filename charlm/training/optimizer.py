@@ -28,7 +28,8 @@ class Adam(keras.optimizers.Adam):
   Variables and checkpoints are Keras' own.
   """
 
-  # Suffixes of the paths of variables that learn, not decay, twice as fast.
+  # Suffixes of the paths of variables with twice the learning rate, though
+  # not twice the decay.
   _faster: tuple[str, ...] = ()
 
   def apply_sums(
@@ -62,11 +63,11 @@ class Adam(keras.optimizers.Adam):
 class Muon(Adam):
   """Muon for the kernels of the GRUs, Adam for all other weights.
 
-  The update of a kernel is the momentum of its gradient, of which each gate,
-  or half of a gate, is made nearly orthogonal:
-  https://kellerjordan.github.io/posts/muon. The output layer learns at twice
-  the rate, and decays at the same one. Variables and checkpoints are Adam's;
-  second moments of kernels stay zero.
+  The update of a kernel is the momentum of its gradient. The part of each gate,
+  or each half of it, is made nearly orthogonal:
+  https://kellerjordan.github.io/posts/muon. The output layer has twice the
+  learning rate, but the same weight decay. Variables and checkpoints are
+  Adam's; second moments of kernels stay zero.
   """
 
   _faster = "dense/kernel", "dense/bias"
@@ -114,8 +115,8 @@ class Muon(Adam):
     b rises from 0.85 to 0.95 in the first 300 steps.
     """
     momentum = self._momentums[self._get_variable_index(kernel)]
-    # Looked up: TensorFlow rewrites sums and products of constants, on some
-    # replicas and not on others, which then round otherwise.
+    # From a table: TensorFlow rewrites such arithmetic in the graphs of some
+    # replicas alone, whose results would then differ in their last bits.
     b = tf.gather(_RISE, tf.minimum(self.iterations.value, len(_RISE) - 1))
     _subtract(momentum, (1 - b) * momentum - gradient)
     return b * momentum + gradient
@@ -126,9 +127,9 @@ class Muon(Adam):
     tall = matrix.shape[0] > matrix.shape[1]
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
-      # Of x and its transpose there are two products: the smaller one.
+      # The smaller Gram matrix: of the columns if x is tall, else of the rows.
       gram = tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
-      # Two sums of two terms: one of three is rewritten, as in `_momentum`.
+      # No sum of three terms: TensorFlow would rewrite it (see `_momentum`).
       factor = b * gram + c * tf.matmul(gram, gram)
       x = a * x + (tf.matmul(x, factor) if tall else tf.matmul(factor, x))
     return tf.cast(x, matrix.dtype) * (_SCALE * max(matrix.shape) ** 0.5)
@@ -137,8 +138,8 @@ class Muon(Adam):
 def _parts(update: tf.Tensor) -> list[tf.Tensor]:
   """Splits the update `[N, 3H]` of a kernel into gates, or halves of gates.
 
-  Where N = H, and even, each gate is cut into halves, of half of its units
-  each: their products take half the time, and the loss was no higher.
+  Where N = H, and H is even, a gate is split into two matrices `[N, H / 2]`:
+  their products take half the time, and the loss was no higher.
   """
   num_inputs, columns = update.shape
   halves = columns == 3 * num_inputs and columns % 6 == 0

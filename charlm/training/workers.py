@@ -15,7 +15,7 @@ from charlm.training.options import TrainOptions
 _SECONDS_BETWEEN_BEATS = 2.0
 # What the chief tells while it works; a failure adds its exit code.
 _WORKING, _READY, _FAILED = 0, 1, 2
-# As `run_command` has it, an OSError is bad input; SIGUSR1 exits.
+# Exit codes, as `run_command` has them. SIGUSR1 raises SystemExit.
 _CODES: list[tuple[type, int]] = [(OSError, InputError.exit_code)]
 _CODES += [(SystemExit, TERMINATED), (KeyboardInterrupt, INTERRUPTED)]
 # Options that may differ: paths, and what concerns one worker alone.
@@ -64,7 +64,7 @@ class Workers:
     try:
       yield
     except BaseException as error:
-      # 1 is Python's own, after a traceback.
+      # Other errors end with 1, Python's own code after a traceback.
       code = next((c for kind, c in _CODES if isinstance(error, kind)), 1)
       self._share(_FAILED + getattr(error, "exit_code", code))
       self.cluster.final_barrier()

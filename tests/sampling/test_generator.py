@@ -190,6 +190,25 @@ def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
     np.testing.assert_array_equal(drawn, scores.argmax(-1))
 
 
+@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 83, 300])
+@pytest.mark.parametrize("xla", [False, True])
+def test_draws_are_the_argmax_with_noise(size: int, xla: bool) -> None:
+  generator = np.random.default_rng(size)
+  logits, uniform = generator.random((2, 500, size), np.float32)
+
+  @tf.function(jit_compile=xla)
+  def draw_ids(logits: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+    # All in one graph: XLA may not compute a score twice, and differently.
+    noise = gumbel_noise(uniform)
+    log_probs = tf.nn.log_softmax(logits)
+    return temperature_random_sampling(log_probs, temperature, noise)
+
+  noise = -np.log(-np.log(1e-6 + uniform.astype(np.float64) * (1 - 2e-6)))
+  expected = (logits + 0.7 * noise).argmax(-1)
+  drawn = draw_ids(logits, tf.constant(0.7))
+  np.testing.assert_array_equal(drawn, expected)
+
+
 def test_the_same_seed_gives_the_same_text(
   model: GRULM, generator: GenerativeModel
 ) -> None:

@@ -215,8 +215,8 @@ def test_steps_and_checkpoints_are_those_of_keras(
 
 @pytest.mark.parametrize(
   ("units", "weight_decay", "start"),
-  # With 4 units all gates are square or tall, and 5 make no halves. The
-  # momentum rises until step 300.
+  # With 4 units gates are square or tall, and with 5 no gate is split into
+  # halves. The momentum rises until step 300.
   [(16, 0.0, 0), (16, 0.5, 150), (4, 0.5, 299), (5, 0.5, 1_000)],
 )
 def test_muon_is_that_of_keras_on_each_part(
