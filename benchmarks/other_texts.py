@@ -154,6 +154,7 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   return {
     "machine": machine.describe(),
     "flags": " ".join(flags[1:]),
+    "units": config.rnn_units,
     "num_bytes": num_bytes,
     "num_characters": len(corpus.text),
     "vocabulary": len(vocab),

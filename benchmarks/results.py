@@ -66,14 +66,15 @@ xz, both given all text before it, also the `--valid_lines`. Their last column
 is the memory that each must keep: the tables of counts, or the text itself."""
 _OTHERS = """\
 `.venv/bin/python -m benchmarks.other_texts` fetches these texts and trains
-`recipes/fast.flags` on each, with the flags of the table. These rows are of the
-recipe of 28 November 2026, which had 512 units. *Encoding* is one pass over the
-file, *memory* the largest resident memory of the training. Score, best n-gram
-model (its order in parentheses) and xz are of the eval text; n-grams and xz
-were given the last 20 million characters before it, or all if there are fewer.
-The last three columns are bits per byte."""
+`recipes/fast.flags` on each, with the flags of the table. Rows with 512 units
+are of the recipe of 28 November 2026. *Encoding* is one pass over the file,
+*memory* the largest resident memory of the training. Score, best n-gram model
+(its order in parentheses) and xz are of the eval text; n-grams and xz were
+given the last 20 million characters before it, or all if there are fewer. The
+last three columns are bits per byte."""
 _OTHER_HEADER = (
   "text",
+  "units",
   "size",
   "vocabulary",
   "encoding",
@@ -206,6 +207,7 @@ def _other_row(item: tuple[str, dict[str, Any]]) -> list[str]:
   (order, ngram), xz = text["ngram"], text["xz"]
   return [
     f"{name} (`{text['flags']}`)",
+    f"{text['units']}",
     f"{text['num_bytes'] / 1e6:,.1f} MB",
     f"{text['vocabulary']:,}",
     f"{text['megabytes_per_second']:.0f} MB/s",
