@@ -53,14 +53,15 @@ def recurrence(
     recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
     factors = features, kernel, recurrent_kernel
     states, saved = _forward(*factors, bias, state, *gain)
-    kept = *factors, gain, states, saved
-    return tf.transpose(states[1:], [2, 0, 1]), Recurrence(*kept).gradients
+    # Only the outputs are kept as one tensor; the gradient reads the array.
+    outputs = tf.transpose(states.stack()[1:], [2, 0, 1])
+    return outputs, Recurrence(*factors, gain, states, saved).gradients
 
   return run(features, kernel, recurrent_kernel, bias, state, *gain)
 
 
-def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
-  """Returns the T + 1 states `[T + 1, H, B]` and what the gradient needs."""
+def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
+  """Returns the T + 1 states, `[H, B]` each, and what the gradient needs."""
   features, kernel, recurrent_kernel, bias, state, *gain = inputs
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
@@ -118,7 +119,7 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.TensorArray]]:
   _, _, _, states, *saved = tf.while_loop(
     lambda t, *_: t < num_steps, step, start, parallel_iterations=1
   )
-  return states.stack(), saved
+  return states, saved
 
 
 def normalise(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:

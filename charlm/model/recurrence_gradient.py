@@ -46,7 +46,7 @@ class Recurrence(NamedTuple):
   kernel: tf.Tensor
   recurrent_kernel: tf.Tensor
   gain: Sequence[tf.Tensor]
-  states: tf.Tensor  # [T + 1, H, B]
+  states: tf.TensorArray  # of T + 1 elements [H, B]
   # Of each time step: zr [2H, B], n and recurrent_n [H, B], and the result of
   # `normalise`, its gates joined, and its factor: [3H, B] and [3, 1, B].
   saved: Sequence[tf.TensorArray]
@@ -71,7 +71,7 @@ class Recurrence(NamedTuple):
     Returns the gradients of features (None if they are ids), kernel, recurrent
       kernel, bias, state, and gain.
     """
-    dtype, units = d_outputs.dtype, self.states.shape[1]
+    dtype, units = d_outputs.dtype, self.states.element_shape[0]
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
     size = 1  # divides any T: XLA needs a static size, and T may not be static
     if isinstance(num_steps, int):
@@ -85,7 +85,7 @@ class Recurrence(NamedTuple):
 
     shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
     sums = [tf.zeros(shape, dtype) for shape in shapes]
-    zeros = tf.zeros_like(self.states[0])  # [H, B]
+    zeros = tf.zeros_like(self.states.read(0))  # [H, B]
     array = [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)]
     d_gain = [tf.concat([zeros] * 3, axis=0) for _ in self.gain]
     start = num_chunks - 1, sums, zeros, array, d_gain
@@ -112,11 +112,11 @@ class Recurrence(NamedTuple):
     Adds to the sums, which are the gradients of kernel `[3H, F]`, recurrent
     kernel and bias, and returns them with what `_propagate` carries.
     """
-    dtype, units = d_outputs.dtype, self.states.shape[1]
+    dtype, units = d_outputs.dtype, self.states.element_shape[0]
     d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
     d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
     d_gates, *propagated = self._propagate(d_outputs, start, size, *carried)
-    previous = tf.slice(self.states, [start, 0, 0], [size, -1, -1])
+    previous = self.states.gather(start + tf.range(size))
     previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
     if self.by_id:
       ids = tf.reshape(tf.slice(self.features, [start, 0], [size, -1]), [-1])
@@ -140,10 +140,11 @@ class Recurrence(NamedTuple):
 
     Returns the gradients `[4H or 7H, S * B]` of the steps, and what it carries.
     """
-    product_dtype, units = self.kernel.dtype, self.states.shape[1]
-    shape = self.states.shape[1:]
+    product_dtype, units = self.kernel.dtype, self.states.element_shape[0]
+    shape = self.states.element_shape
+    zeros = tf.zeros_like(self.states.read(0)[:1])  # [1, B]
     # As columns, [3H, B], broadcast once for a chunk.
-    gains = [g[:, None] + tf.zeros_like(self.states[0, :1]) for g in self.gain]
+    gains = [g[:, None] + zeros for g in self.gain]
 
     def step(
       i: tf.Tensor,
@@ -162,7 +163,7 @@ class Recurrence(NamedTuple):
       d_kept = d_state * z
       # TensorFlow's own kernels for these gradients pass over memory once.
       d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
-      d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (self.states[t] - n))
+      d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (self.states.read(t) - n))
       d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
       rows = [d_n, d_z, d_r, d_n * r]
       if gains:
