@@ -216,7 +216,7 @@ def test_a_walk_through_readme_and_guide(
   )
   assert len(blocks) == 4
   for block in blocks:
-    code = block.replace("256, 512)", "8, 16)").replace("1, 1, 448", "1, 1, 16")
+    code = block.replace("256, 512)", "8, 16)").replace("1, 1, 432", "1, 1, 16")
     code = code.replace('load_lines("shakespeare")', 'load_lines("my.txt")')
     code = code.replace("lines[:-1000], vocab)", "lines, vocab, 20, 24)")
     code = code.replace('"ROMEO "', '"the "')  # characters that are there
