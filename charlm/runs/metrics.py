@@ -93,9 +93,9 @@ class Metrics:
     self._unwritten += json.dumps(record).encode() + b"\n"
     try:
       self._run.check_owned()
-      # First the file, from which the summaries can be made anew.
-      # It is opened for each record, and so created again if it was moved.
-      # Without a buffer, a kill loses no line and cuts off one at most.
+      # First the file, from which the summaries can be made anew. It is opened
+      # for each record, and so created again if it was moved. Without a
+      # buffer, a kill loses no line and cuts off one at most.
       with self._path.open("ab", buffering=0) as file:
         while self._unwritten:
           self._unwritten = self._unwritten[file.write(self._unwritten) :]

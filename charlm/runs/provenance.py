@@ -13,8 +13,8 @@ import tensorflow as tf
 from charlm.experiment import Start, differences
 from charlm.system.machine import num_cores, processor
 
-# Fields that are not compared. A commit can change the last bits of results,
-# but most do not. The entries of `versions` are compared one by one.
+# Fields that are not compared. A commit can change results, but most do not.
+# The entries of `versions` are compared one by one.
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
 
 
