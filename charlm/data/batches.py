@@ -69,7 +69,7 @@ class Batches:
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`.
 
-    Raises InputError: the file of the ids was cut off, or has changed.
+    Raises InputError: the file of the ids was truncated, or has changed.
     """
     starts = self._starts(*divmod(step, self.steps_per_epoch))
     return gather(self._ids, starts, self._size)

@@ -66,7 +66,7 @@ class Cache:
         return None
       ids = StoredIds(opened, np.dtype(about["dtype"]), 0, about["size"])
       if num_bytes != len(ids) * ids.dtype.itemsize:
-        raise ValueError("cut off")
+        raise ValueError("it is truncated")
       text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
       if verify and about["sha256"] != sha256(text.data()):
         raise ValueError("its SHA-256 differs")

@@ -36,7 +36,7 @@ class OpenFile:
 class StoredIds:
   """Ids `[N]` in a file, which are read where a slice asks for them.
 
-  Not a memory map, which would end the process where the file is cut off.
+  Not a memory map, which would end the process where the file is truncated.
   """
 
   def __init__(
@@ -56,7 +56,7 @@ class StoredIds:
     # Not `seek` and `read`: parts share the file, and so its position.
     data = os.pread(self.opened.file.fileno(), num_bytes, offset)
     if len(data) < num_bytes:
-      raise InputError("the encoded corpus was cut off: start again")
+      raise InputError("the encoded corpus was truncated: start again")
     return np.frombuffer(data, self.dtype)
 
   def part(self, start: int, stop: int) -> "StoredIds":
@@ -194,7 +194,7 @@ def gather(
   The text, of at least `size` characters, is circular: its first character
   follows its last.
 
-  Raises InputError: a file of ids has been cut off or changed.
+  Raises InputError: a file of ids has been truncated or changed.
   """
   if isinstance(ids, Ids):
     return _look_up(ids.table, gather(ids.own, starts, size))

@@ -155,10 +155,10 @@ def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   """Multiplies rows `[B, K]` by a kernel `[K, N]`, in loops over characters.
 
   A row's products round alike for any number of rows that
-  `charlm/sampling/rows.py` allows. The K numbers of a single row are cut into
-  blocks, each is multiplied by its part of the kernel, and the results are
-  summed, in the order of products of more rows. Where the length of a block is
-  not known, two copies of the row are multiplied, which takes longer.
+  `charlm/sampling/rows.py` allows. A single row is cut into blocks along K;
+  their products are added in the order in which a product of more rows adds.
+  Where the length of a block is not known, two copies of the row are
+  multiplied, which takes longer.
 
   Where N mod 64 is 1 to 8, the rounding of a row's products with the last
   columns would depend on the number of rows (measured). There the kernel gets 8

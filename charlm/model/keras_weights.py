@@ -75,7 +75,7 @@ def _read_h5(path: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
       data = file[f"{owner}/vars/{numbers[owner]}"]
       numbers[owner] += 1
       _check_shape(path, f"{owner}/{name}", data.shape, shape)
-      # Data can be cut off: checked before memory is allocated.
+      # Data can be truncated: checked before memory is allocated.
       if data.id.get_storage_size() < data.nbytes:
         raise ValueError(f"{data.name} is truncated")
       yield np.asarray(data, np.float32)
@@ -87,5 +87,5 @@ def _check_shape(
   if there != here:
     raise InputError(
       f"{name} has the shape {list(there)} in {path}, but the vocabulary and "
-      f"the flags give {list(here)}: give the corpus and sizes of its training"
+      f"the flags give {list(here)}: give the corpus and sizes of that model"
     )

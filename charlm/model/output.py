@@ -20,7 +20,7 @@ def chunked_nats(
   num_targets = x.shape[0]
   rows = max(1, MAX_LOGITS // kernel.shape[1])
   num_chunks = -(-num_targets // rows)
-  rows = -(-num_targets // num_chunks)  # about as many in the last one
+  rows = -(-num_targets // num_chunks)  # evened out: the last is nearly full
   filler = [[0, num_chunks * rows - num_targets]]
   x = tf.reshape(tf.pad(x, [*filler, [0, 0]]), [num_chunks, rows, x.shape[1]])
   targets = tf.reshape(tf.pad(targets, filler), [num_chunks, rows])

@@ -177,8 +177,8 @@ class GenerativeModel:
     if num_rows != self._rows.computed(len(samples)):
       yield from self._pieces(request, samples, size, table)
       return
-    # `start` is the position of the next character in the text made of prefix
-    # and sample; the model has yet to read the character before it, which is in
+    # `start` is the index of the next character in prefix and sample together;
+    # the model has yet to read the character before it, which is in
     # `last`. A span is `num` characters from `start` on, and its random numbers
     # begin at `noise[offset]`. `given` holds its characters that belong to the
     # prefix.
@@ -210,9 +210,9 @@ class GenerativeModel:
   def _compile(self, keys: Pair, limits: Limits, *before: object) -> None:
     """Compiles both functions, and tests whether the number of rows agrees.
 
-    In two threads, since the first character waits for all of it. Only a single
-    row has not been tested before. Nothing is drawn, since the span is empty;
-    `before` are the table, ids and states before it.
+    In two threads, since the first character waits for all of it. Other numbers
+    than 1 were tested when they were chosen. Nothing is drawn, since the span
+    is empty; `before` are the table, ids and states before it.
     """
     num_rows = len(keys[0])
     given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)

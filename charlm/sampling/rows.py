@@ -3,8 +3,8 @@
 Matrix products round differently, which can flip a near-tie, for more than 32
 rows and, at sizes such as 448 units, for some smaller numbers of them. Which
 numbers depends on the sizes, the processor, and the number of its cores. A
-single row, which is multiplied in blocks, has the bits of more rows on some
-processors.
+single row is multiplied in blocks, which gives the bits that it has among more
+rows on some processors only.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ class Rows:
   """Chooses numbers of rows, of which it has tested the products."""
 
   def __init__(self, model: GRULM, at_most: int) -> None:
-    """Takes the most rows, for memory; at least 2 and at most 32 are used."""
+    """Takes the most rows that memory allows, which is raised to 2 at least."""
     self._units = model.rnn_units
     self.at_most = min(_MAX_ROWS, max(_PAIR, at_most))
     # Those that multiply a state `[B, H]`.
@@ -49,7 +49,7 @@ class Rows:
     return num_samples if self._agreeing.get(num_samples, True) else _PAIR
 
   def agree(self, num_rows: int) -> bool:
-    """Tells whether so many rows have the bits that they have in pairs.
+    """Tells whether products of so many rows have the bits of those of pairs.
 
     The test takes random states, since it hardly depends on their values.
     """

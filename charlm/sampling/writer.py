@@ -43,8 +43,8 @@ class Writer:
   def answer(self, number: int, line: bytes, defaults: Request) -> bool:
     """Prints the texts that a line asks for; tells whether it was understood.
 
-    A line that was not is answered, too: by the separator or, as jsonl, by an
-    object with the reason.
+    A line that was not understood is answered, too: by the separator or, as
+    jsonl, by an object with the reason.
     """
     try:
       request = parse_request(line, defaults, self.config)

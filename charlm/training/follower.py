@@ -18,7 +18,7 @@ def follow(options: TrainOptions, split: Split, workers: Workers) -> int:
     InputError: bad input, or the replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     ChiefEndedError, with the chief's exit code: the chief met an error, or
-      ended with another code than 0 though no worker was to stop.
+      ended with a code other than 0 without a request to stop.
   """
   cluster = workers.cluster
   where = f"index {cluster.index}, of {cluster.num_workers} workers"

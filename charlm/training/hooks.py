@@ -25,8 +25,8 @@ class Hooks(NamedTuple):
   actions: Sequence[tuple[int, Callable[[int], object]]] = ()
   # Called before each call of the graph function, with the step reached and the
   # step at which that call is planned to end. Returns the step at which it is
-  # to end: not always the planned one, since of several workers the chief
-  # decides. To end the training, it returns the step reached.
+  # to end; with several workers, the one that the chief has chosen. To end the
+  # training, it returns the step reached.
   next_stop: Callable[[int, int], int] = lambda step, planned: planned
   # Called after each call of the graph function, with the mean loss of its
   # steps, in nats per character, and the speed, in characters per second.

@@ -35,10 +35,10 @@ class Adam(keras.optimizers.Adam):
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
   ) -> None:
-    """Updates the variables as `apply` does, by one operation for each.
+    """Updates the variables as `apply` does, each by one operation.
 
-    Call it on each replica with the same gradients: `apply` would sum them over
-    the replicas.
+    A weight decay is one more. Call it on each replica with the same gradients:
+    `apply` would sum them over the replicas.
     """
     rate = tf.convert_to_tensor(self.learning_rate)
     step = tf.cast(self.iterations.value + 1, rate.dtype)
@@ -98,7 +98,7 @@ class Muon(Adam):
     index = tf.get_static_value(context.replica_id_in_sync_group)
     replicas = range(context.num_replicas_in_sync)
     mine = itertools.cycle(i == index for i in replicas)
-    # Each replica computes some of them, and the sum gives all to each.
+    # Each replica computes some of the parts; the sum gives all to every one.
     updates = [
       [self._orthogonal(x) if next(mine) else tf.zeros_like(x) for x in parts]
       for parts in (_parts(self._momentum(*pair)) for pair in kernels)
@@ -155,7 +155,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
   """A learning rate that rises linearly from zero, and falls linearly to it."""
 
   def __init__(self, peak: float, warmup_steps: int, num_steps: int) -> None:
-    """Takes the peak, the step that reaches it, and that which ends at zero."""
+    """Takes the peak, the step that reaches it, and the one that reaches 0."""
     self.peak, self.warmup_steps, self.num_steps = peak, warmup_steps, num_steps
 
   def get_config(self) -> dict[str, float]:
@@ -182,7 +182,7 @@ def build_optimizer(config: Config, num_steps: int) -> Adam:
       f"warmup_steps is {config.warmup_steps}, but the run has {num_steps} "
       "steps, which leaves none after the warm-up: lower --warmup_steps"
     )
-  # NumPy warns of numbers that float32 cannot hold.
+  # NumPy would warn of numbers that float32 cannot hold.
   most = float(tf.float32.max)
   learning_rate = min(config.learning_rate, most)
   if config.schedule == "cosine":

@@ -28,7 +28,7 @@ class TrainOptions(RunOptions, Config):
     "",
     "folder for the ids; default: memory or, above 256 MiB, ~/.cache/charlm",
     PATH,
-    "May change on resume",
+    "Flags of a start, which may change on resume",
   )
   verify_corpus: bool = option(
     False, "compare cached ids with their SHA-256; encode anew if it differs"

@@ -9,7 +9,7 @@ from charlm.system.cluster import Cluster
 from charlm.training.trainer import WRONG_SUMS_REMEDY, Trainer
 
 _REMEDY = f"train with one worker and --num_replicas=1, or {WRONG_SUMS_REMEDY}"
-# The test tensors repeat 1 to 31: their sums over 1,024 replicas in all stay
+# The test tensors repeat 1 to 31: with up to 1,024 replicas, their sums stay
 # below 2**24, and so are exact in float32.
 _PERIOD = 31
 

@@ -46,8 +46,8 @@ class Session:
   - A signal or a kill ends it before the record is written. The next start
     repeats it: at once if it resumes from this step, else when it gets there.
   - The best checkpoint could not be saved. The train state keeps the earlier
-    best loss. A next start at this step finds that the record's loss is lower:
-    it repeats the evaluation, but writes no second record.
+    best loss. The next start at this step finds the record's loss below it: it
+    repeats the evaluation, but writes no second record.
   """
 
   periods: Periods  # when to write metrics, to evaluate, and to save
@@ -80,7 +80,7 @@ class Session:
     Raises:
       DivergedError: a loss or a gradient is not finite, or the replicas
         differ; nothing is saved after it.
-      InputError: a cached corpus has changed, or was cut off.
+      InputError: a cached corpus has changed, or was truncated.
       LostRunError: the folder was taken away.
     """
     trainer, bar, workers = self.trainer, self.bar, self.workers
@@ -128,7 +128,7 @@ class Session:
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
         f"the mean loss of the steps up to {step:,} is {metrics.loss:.4g}, but "
-        f"was {self._lowest_loss:.4g} before: {DIVERGED_REMEDY}"
+        f"the lowest was {self._lowest_loss:.4g}: {DIVERGED_REMEDY}"
       )
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)

@@ -100,5 +100,5 @@ def test_a_file_that_is_cut_off_is_an_error(tmp_path: pathlib.Path) -> None:
   opened: Callable = open_file
   text = encode_text(["a" * 100], open_file=opened, in_memory=0).text
   path.write_bytes(b"")
-  with pytest.raises(InputError, match="was cut off"):
+  with pytest.raises(InputError, match="was truncated"):
     str(text)

@@ -265,7 +265,7 @@ def test_a_loss_that_explodes_is_told_once(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
   assert train_program.main(args) == 0
   (line,) = capsys.readouterr().err.splitlines()
-  assert "the steps up to 8 is 2.1, but was 1 before: " in line
+  assert "the steps up to 8 is 2.1, but the lowest was 1: " in line
   assert "lower --learning_rate" in line
 
 
