@@ -125,8 +125,8 @@ class Config(Options):
   )
   optimizer: str = option(
     "adam",
-    "adam, or muon for the matrices of the GRUs and adam for all other "
-    "weights; muon takes fewer, slower steps; add --weight_decay",
+    "adam, or muon for the GRUs' matrices and adam for the rest: fewer, slower "
+    "steps, twice the rate for the output layer; add --weight_decay",
     one_of("adam", "muon"),
     "The optimizer",
   )
