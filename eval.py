@@ -63,9 +63,7 @@ class EvalOptions(ModelOptions):
     # At their defaults, nobody asked for windows.
     windows = (self.window, self.stride) != (_WINDOW, 0)
     if windows and self.protocol != "windows":
-      raise InputError(
-        "leave out --window and --stride, or give --protocol=windows"
-      )
+      raise InputError("--window and --stride need --protocol=windows: give it")
     if self.stride > self.window:
       raise InputError("a stride above the window leaves gaps: lower --stride")
     if self.dynamic and self.protocol != "stream":

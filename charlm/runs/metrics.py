@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams
 from charlm.runs.checked_files import refuse_links
 from charlm.runs.records import LARGEST, SPLITS, TAGS, Record, read_records
 from charlm.runs.run_dir import RunDir
-from charlm.system.files import write_atomically
+from charlm.system.files import append_lines, write_atomically
 from charlm.system.process import warn_unsaved
 
 # Each line of a text in pieces of 80 columns: a wider one would have to be
@@ -73,7 +73,7 @@ class Metrics:
       # metrics.jsonl is rewritten last: a kill before that leaves in it the
       # lines to be dropped, so that the next start rewrites both.
       write_atomically(self._path, [kept])
-    self._path.open("ab").close()  # fails now if it cannot be written
+    append_lines(self._path, b"")  # fails now if it cannot be written
 
   @property
   def whole(self) -> bool:
@@ -94,11 +94,10 @@ class Metrics:
     try:
       self._run.check_owned()
       # First the file, from which the summaries can be made anew. It is opened
-      # for each record, and so created again if it was moved. Without a
-      # buffer, a kill loses no line and cuts off one at most.
-      with self._path.open("ab", buffering=0) as file:
-        while self._unwritten:
-          self._unwritten = self._unwritten[file.write(self._unwritten) :]
+      # for each record, and so created again if it was moved. After an error
+      # all is written again, since a part of it may be in the file moved.
+      append_lines(self._path, self._unwritten)
+      self._unwritten = b""
       if self._writers:
         _summarize(self._writers[split], record)
       else:

@@ -40,7 +40,7 @@ from charlm.runs.checked_files import (
   refuse_foreign,
   refuse_links,
 )
-from charlm.system.files import is_locked, write_atomically
+from charlm.system.files import append_lines, is_locked, write_atomically
 
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
@@ -254,11 +254,7 @@ class RunDir:
   def log_start(self, start: Start) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
     self.check_owned()
-    with self._starts.open("a+b") as file:
-      # A full disk may have cut the last line off.
-      file.seek(max(0, file.tell() - 1))
-      cut = file.read() not in (b"", b"\n")
-      file.write(b"\n" * cut + json.dumps(start).encode() + b"\n")
+    append_lines(self._starts, json.dumps(start).encode() + b"\n")
 
   def find_checkpoint(self, which: str) -> tuple[int, str]:
     """Finds a checkpoint: `latest` (in `checkpoints/`), `best`, or a step.

@@ -72,6 +72,22 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     os.close(folder)
 
 
+def append_lines(path: Path, lines: bytes) -> None:
+  """Appends whole lines to a file, or makes it; first drops a line cut off.
+
+  Raises OSError: a link, no regular file, or it cannot be written. A full disk
+    may leave the beginning of the lines.
+  """
+  # A link may lead to any file; for writing alone, a pipe waits for a reader.
+  flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+  with open(os.open(path, flags, 0o666), "a+b") as file:
+    file.seek(max(0, file.tell() - 1))
+    if file.read() not in (b"", b"\n"):
+      file.seek(0)
+      file.truncate(file.read().rfind(b"\n") + 1)
+    file.write(lines)
+
+
 @contextlib.contextmanager
 def moved_when_whole(path: Path) -> Iterator[str]:
   """Yields a name in a temporary folder; what is there at the end is moved.

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import shutil
 import time
@@ -63,6 +64,55 @@ def test_a_file_that_was_moved_away_is_made_anew(run: RunDir) -> None:
   metrics.close()
   files = run.path / "moved", run.metrics
   assert [[r["loss"] for r in read_records(f)] for f in files] == [[3.0], [2.0]]
+  assert _events(run, "train") == [(1, _LOSS, 3.0), (2, _LOSS, 2.0)]
+
+
+def test_a_record_that_was_cut_off_is_written_whole_after_a_move(
+  run: RunDir,
+) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(1, "train", {"loss": 3.0})
+  with file_size_limit(run.metrics.stat().st_size + 20):
+    metrics.write(2, "train", {"loss": 2.0})
+  assert not metrics.whole
+  run.metrics.rename(run.path / "moved")
+  metrics.write(3, "train", {"loss": 1.0})
+  assert metrics.whole
+  metrics.close()
+  assert [r["step"] for r in read_records(run.path / "moved")] == [1]
+  lines = run.metrics.read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [2, 3]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to nothing", "folder"])
+def test_nothing_else_in_the_place_of_the_file_is_written(
+  run: RunDir,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  kind: str,
+) -> None:
+  metrics, target = Metrics(run, 0), tmp_path / "target"
+  if kind == "link":
+    target.write_bytes(b"mine")
+  if kind == "pipe":
+    os.mkfifo(target)
+  elif kind == "folder":
+    target.mkdir()
+  run.metrics.unlink()
+  if kind in ("pipe", "folder"):
+    target.rename(run.metrics)
+  else:
+    run.metrics.symlink_to(target)
+  metrics.write(1, "train", {"loss": 3.0})  # must not wait for a reader
+  assert not metrics.whole
+  assert capsys.readouterr().err.count("step 1 could not be written") == 1
+  assert target.exists() == (kind == "link")
+  assert kind != "link" or target.read_bytes() == b"mine"
+  run.metrics.rmdir() if kind == "folder" else run.metrics.unlink()
+  metrics.write(2, "train", {"loss": 2.0})
+  assert metrics.whole
+  metrics.close()
+  assert [r["step"] for r in read_records(run.metrics)] == [1, 2]
   assert _events(run, "train") == [(1, _LOSS, 3.0), (2, _LOSS, 2.0)]
 
 
