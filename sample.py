@@ -119,7 +119,7 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   loaded = load_corpus(experiment.config, corpus)
   # No error: passages of another text may be looked for, too.
   if loaded.sha256 != experiment.corpus_sha256:
-    process.warn(f"{corpus} is not the run's corpus: give --memorised that")
+    process.warn(f"{corpus} is not the run's corpus: give that by --memorised")
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, experiment.config)
   return loaded.text

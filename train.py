@@ -53,7 +53,7 @@ def train(options: TrainOptions) -> int:
       exit_code = lead(options, corpus, split, workers)
     else:
       exit_code = follow(options, split, workers)
-  # An end that cannot be printed must not make a saved run an error.
+  # Output that cannot be printed must not make a saved run an error.
   process.flush_or_drop_output()
   return exit_code
 

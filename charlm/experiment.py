@@ -48,15 +48,15 @@ class Experiment:
     before, fields = self._fields(), other._fields()
     # The hash identifies the corpus, not the path: files may be moved. But
     # whether a part has a file of its own decides the split. At a constant
-    # learning rate, more epochs only extend the run; another schedule ends
-    # with the last step, so their number affects every step.
+    # learning rate, more epochs only extend the run; any other schedule
+    # depends, at every step, on the number of steps.
     paths = ("corpus", "eval_corpus", "valid_corpus")
     ignored = {n for n in paths if bool(before[n]) == bool(fields[n])}
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
     reasons = {"epochs": why, "max_steps": why}
-    why = "; its file is another one, or a cache is damaged: --verify_corpus"
+    why = "; another file, or a damaged cache: give --verify_corpus"
     reasons |= {"eval_sha256": why, "valid_sha256": why}
     now = {n: value for n, value in fields.items() if n not in ignored}
     found = differences(before, now, reasons=reasons)

@@ -52,8 +52,8 @@ class Cache:
     Args:
       verify: compare the text's SHA-256, too.
     """
-    # The plays have no stamp, nor has standard input, which is another text in
-    # each start.
+    # The plays have no stamp, nor has standard input, which may be another text
+    # in each start.
     # A named pipe in the cache file's place would wait for a writer.
     if None in self._stamps or not os.path.isfile(self._path):
       return None

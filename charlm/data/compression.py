@@ -52,9 +52,9 @@ class CountedFile(io.RawIOBase):
 def decompress(name: str, file: CountedFile) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed if it is compressed.
 
-  Raises InputError, with the name: data that is damaged, or not what the name
-    says, that becomes both 1,000 times as large and larger than 256 MiB, or
-    that needs the extra zstd, which is missing.
+  Raises InputError, with the name: data that is damaged; that is not what the
+    name says; that grows beyond both 1,000 times its size and 256 MiB; or that
+    needs the extra zstd, which is missing.
   """
   content = io.BufferedReader(file, _CHUNK)
   start = content.peek(10)[:10]

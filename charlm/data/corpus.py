@@ -39,8 +39,8 @@ def load_corpus(
     config: says how files are read.
     spec: `shakespeare`, `-` for standard input, or a file, a glob, a folder
       (its `*.txt`, sorted), or several of these separated by commas.
-    folder: keeps the ids of files in a file there; by default they are in
-      memory or, above 256 MiB, in a file in the user's cache.
+    folder: if the corpus is in files, a file there keeps its ids; by default
+      they are in memory or, above 256 MiB, in a file in the user's cache.
     verify: compare kept ids with the SHA-256 recorded when they were made.
 
   Raises:

@@ -131,8 +131,8 @@ def read_lines(
   the text. The byte-order mark with which some editors begin a file is dropped,
   unless the unit is the byte.
   """
-  # `half` is a line feed if the last read ended in a carriage return: should
-  # the next one begin with it, it belongs to that line's end, and is dropped.
+  # `half` is a line feed if the last read ended in a carriage return. A line
+  # feed at the start of the next read is then part of that line's end: dropped.
   pending, half = bytearray(), b""
   mark = codecs.BOM_UTF8 if config.unit == "character" else b""
   while data := file.read1(_BLOCK):  # what is there, without waiting for more

@@ -22,8 +22,8 @@ _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
 _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
 # After each segment a weight moves back towards its trained value by a fraction
-# of the distance. It is larger for a weight whose gradient is usually larger;
-# this is its mean over a variable's weights.
+# of the distance. The fraction grows with the weight's usual gradient; its mean
+# over a variable's weights is this.
 _DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
 # The first segment is scored before anything is learned: with it alone, all

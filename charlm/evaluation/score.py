@@ -98,8 +98,8 @@ class Score:
   def bits_per_byte(self) -> float:
     """Bits per byte, comparable across alphabets.
 
-    The bits per character, times characters, over bytes: by lines these are not
-    the bits of the whole text. Only for what `with_size_of` returned.
+    Bits per character, times characters, over bytes. By lines, this product is
+    not the bits of the whole text. Only for what `with_size_of` returned.
     """
     return self.bits_per_character * self.num_characters / self.num_bytes
 

@@ -99,7 +99,7 @@ def refuse_foreign(lock: Path, own: list[Path]) -> None:
 
 
 def refuse_links(files: list[Path], folders: list[Path]) -> None:
-  """Refuses links and devices: the paths given, and what the folders hold.
+  """Refuses links and devices, among the paths given and in the folders.
 
   A link could lead a reader, or the removal of old checkpoints, to any file of
   the machine.

@@ -31,7 +31,9 @@ class Metrics:
   """
 
   def __init__(self, run: RunDir, step: int) -> None:
-    """Prepares both for what follows a step, and drops records of later ones.
+    """Prepares the file and the summaries to go on from a step.
+
+    Records of later steps are dropped.
 
     Raises:
       LostRunError: as `RunDir.check_owned`; `write` raises it, too.
@@ -95,7 +97,7 @@ class Metrics:
       self._run.check_owned()
       # First the file, from which the summaries can be made anew. It is opened
       # for each record, and so created again if it was moved. After an error
-      # all is written again, since a part of it may be in the file moved.
+      # all is written again: a part may be in a file that was then moved away.
       append_lines(self._path, self._unwritten)
       self._unwritten = b""
       if self._writers:
@@ -171,7 +173,7 @@ class Curve:
 def _summarize(
   writer: tf.summary.SummaryWriter, record: Mapping[str, object]
 ) -> None:
-  # Step and split are told otherwise, and TensorBoard has clocks of its own.
+  # Step and split are passed apart, and TensorBoard has clocks of its own.
   left_out = {"step", "split", "seconds"}
   values = {n: value for n, value in record.items() if n not in left_out}
   with writer.as_default(record["step"]):

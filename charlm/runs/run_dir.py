@@ -180,7 +180,7 @@ class RunDir:
       try:
         same = os.path.samestat(os.stat(path), os.fstat(held))
       except OSError as error:
-        # Another error does not tell that it is gone: the write meets it, too.
+        # No other error means that it is gone: the write will raise it, too.
         same = not isinstance(error, FileNotFoundError | NotADirectoryError)
       if not same:
         raise LostRunError(

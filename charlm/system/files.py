@@ -78,7 +78,7 @@ def append_lines(path: Path, lines: bytes) -> None:
   Raises OSError: a link, no regular file, or it cannot be written. A full disk
     may leave the beginning of the lines.
   """
-  # A link may lead to any file; for writing alone, a pipe waits for a reader.
+  # A link may lead to any file; opened by O_WRONLY, a pipe waits for a reader.
   flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
   with open(os.open(path, flags, 0o666), "a+b") as file:
     file.seek(max(0, file.tell() - 1))

@@ -51,7 +51,7 @@ def options_from(values: flags.FlagValues, options: type[OptionsT]) -> OptionsT:
   for field in dataclasses.fields(options):
     value = getattr(values, field.name)
     if value and field.metadata["allowed"] is PATH:
-      # As it is if it exists: older versions made a folder named `~`.
+      # A path that exists is kept: older versions made a folder named `~`.
       value = value if os.path.exists(value) else os.path.expanduser(value)
     found[field.name] = value
   return options(**found)

@@ -24,7 +24,7 @@ _ABOUT_GPUS = re.compile(
 def nvidia_device() -> str:
   """Returns what shows that there is an NVIDIA device, or nothing.
 
-  A `CUDA_VISIBLE_DEVICES` that hides all of them counts as none.
+  Nothing, too, if `CUDA_VISIBLE_DEVICES` hides every GPU.
   """
   if _all_hidden():
     return ""

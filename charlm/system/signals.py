@@ -33,7 +33,7 @@ def ended_by_signals() -> Iterator[None]:
   reader, writer = os.pipe()
   os.set_blocking(writer, False)  # which `set_wakeup_fd` asks for
   previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  # As SIGTERM, where no `StopRequest` is to save a run.
+  # Like SIGTERM, unless a `StopRequest` handles it, to save a run.
   handler = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(TERMINATED))
   watch = threading.Thread(target=_watch_signals, args=[reader], daemon=True)
   watch.start()
@@ -86,7 +86,7 @@ def interrupts_for_caller() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-  """Lets Ctrl-C come up at the end: inside TensorFlow it may crash the process.
+  """Delays Ctrl-C to the end: inside TensorFlow it may crash the process.
 
   Does nothing outside the main thread, or where Ctrl-C does something else.
   """

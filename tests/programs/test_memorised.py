@@ -39,7 +39,7 @@ def test_passages_of_the_text_that_was_trained_on_count(
   # Of the last 50 lines, which are held out, none counts.
   corpus.write_text("\n".join([*lines[:100], part, *lines[:49], second]))
   out, err = _ran([*args, "--format=jsonl", f"--memorised={corpus}"], capsys)
-  assert err == [f"{corpus} is not the run's corpus: give --memorised that"]
+  assert err == [f"{corpus} is not the run's corpus: give that by --memorised"]
   first, second = (json.loads(line) for line in out.splitlines())
   assert first["memorised"] == {"share": 0, "passages": []}
   place = corpus.read_text().index(part)
