@@ -96,8 +96,7 @@ class Metrics:
     try:
       self._run.check_owned()
       # First the file, from which the summaries can be made anew. It is opened
-      # for each record, and so created again if it was moved. After an error
-      # all is written again: a part may be in a file that was then moved away.
+      # for each record, and so created again if it was moved.
       append_lines(self._path, self._unwritten)
       self._unwritten = b""
       if self._writers:

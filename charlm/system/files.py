@@ -73,19 +73,20 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def append_lines(path: Path, lines: bytes) -> None:
-  """Appends whole lines to a file, or makes it; first drops a line cut off.
+  """Appends lines to a file, or makes it, after ending a line cut off.
 
-  Raises OSError: a link, no regular file, or it cannot be written. A full disk
-    may leave the beginning of the lines.
+  All are written, or none is: only a kill may leave a part of them.
+
+  Raises OSError: a link, a pipe, or it cannot be written.
   """
   # A link may lead to any file; opened by O_WRONLY, a pipe waits for a reader.
   flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-  with open(os.open(path, flags, 0o666), "a+b") as file:
+  with open(os.open(path, flags, 0o666), "a+b", buffering=0) as file:
     file.seek(max(0, file.tell() - 1))
-    if file.read() not in (b"", b"\n"):
-      file.seek(0)
-      file.truncate(file.read().rfind(b"\n") + 1)
-    file.write(lines)
+    lines = b"\n" * (file.read() not in (b"", b"\n")) + lines
+    if (size := file.write(lines)) < len(lines):  # the disk is full
+      file.truncate(file.tell() - size)
+      raise OSError("only a part could be written")
 
 
 @contextlib.contextmanager

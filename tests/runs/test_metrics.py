@@ -67,6 +67,26 @@ def test_a_file_that_was_moved_away_is_made_anew(run: RunDir) -> None:
   assert _events(run, "train") == [(1, _LOSS, 3.0), (2, _LOSS, 2.0)]
 
 
+@pytest.mark.parametrize("room", [0, 5, 20, 80, 100, 200])
+def test_records_that_failed_are_written_once(run: RunDir, room: int) -> None:
+  metrics = Metrics(run, 0)
+  metrics.write(1, "train", {"loss": 4.0})
+  size = run.metrics.stat().st_size
+  with file_size_limit(size + 5):
+    metrics.write(2, "train", {"loss": 3.0})
+  with file_size_limit(size + room):  # for a part, or one and a half
+    metrics.write(3, "train", {"loss": 2.0})
+  assert not metrics.whole
+  # All or none: a part would be there twice after the next attempt.
+  steps = [1, 2, 3] if room == 200 else [1]
+  lines = run.metrics.read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == steps
+  metrics.write(4, "train", {"loss": 1.0})
+  metrics.close()
+  lines = run.metrics.read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
 def test_a_record_that_was_cut_off_is_written_whole_after_a_move(
   run: RunDir,
 ) -> None:

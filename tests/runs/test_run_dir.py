@@ -456,3 +456,18 @@ def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:
     # What a full disk has cut off does not spoil the next line.
     run.log_start({"step": 4, "versions": {}})
     assert run.last_start() == {"step": 4, "versions": {}}
+
+
+def test_a_start_that_lacks_its_newline_is_kept(run: RunDir) -> None:
+  starts = run.path / "starts.jsonl"
+  starts.write_text('{"step": 1, "versions": {}}')
+  run.log_start({"step": 2, "versions": {}})
+  lines = starts.read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_starts_of_any_size_are_read_in_bounded_memory(run: RunDir) -> None:
+  with (run.path / "starts.jsonl").open("wb") as file:
+    file.truncate(10**12)  # a sparse file
+  assert run.last_start() is None
+  run.log_start({"step": 1, "versions": {}})
