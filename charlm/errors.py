@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-  """Bad input: its text names the remedy, in one line for a terminal."""
+  """Bad input: the message names the remedy, in one line for a terminal."""
 
   # Not 1, with which Python ends after a traceback: that is a fault of charlm.
   exit_code = 2

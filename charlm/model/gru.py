@@ -49,7 +49,7 @@ class FusedGRU(keras.layers.GRU):
       precision: "bfloat16" rounds, in training alone, factors and result of
         each matrix product to bfloat16. Of the product that makes the table of
         `call_ids`, it rounds the result alone. "float32" rounds nothing.
-      layer_norm: whether to normalise; the layer then has one weight more.
+      layer_norm: whether to normalise; this adds the weight `gain`.
       name: of the layer, as in Keras.
       dtype: of the weights and of the outputs, as in Keras.
       trainable: whether the weights are trained, as in Keras.
@@ -152,7 +152,7 @@ def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Multiplies rows `[B, K]` by a kernel `[K, N]`, in loops over characters.
+  """Multiplies rows `[B, K]` by a kernel `[K, N]`; for loops over characters.
 
   A row's products round alike for any number of rows that
   `charlm/sampling/rows.py` allows. A single row is cut into blocks along K;

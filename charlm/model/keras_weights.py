@@ -34,7 +34,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   if not os.path.isfile(path if path.endswith(".h5") else f"{prefix}.index"):
     raise InputError(
       f"{path} is neither a run's folder nor weights that Keras saved: give "
-      "NAME.weights.h5, or NAME for NAME.index"
+      "NAME.weights.h5 or NAME.index"
     )
   if config.layer_norm:
     raise InputError(
@@ -45,7 +45,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   try:
     weights = list(read(prefix, weight_specs(config, vocab_size)))
     if not all(np.isfinite(weight).all() for weight in weights):
-      raise ValueError("some are not finite")
+      raise InputError(f"{path} has weights that are not finite: give others")
   except InputError:
     raise
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage

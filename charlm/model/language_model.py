@@ -45,7 +45,7 @@ class GRULM(keras.Model):
     layer_norm: bool = False,
     **kwargs: object,
   ) -> None:
-    """Takes the sizes. The defaults are those of the reference's class.
+    """Takes the sizes. The defaults are those of the reference, the notebook.
 
     `Config` has the sizes with which the reference trains it.
 
@@ -225,7 +225,7 @@ def weight_specs(config: Config, vocab_size: int) -> Iterator[Spec]:
 
 
 def num_weights(config: Config, vocab_size: int) -> int:
-  """Returns the number of a model's weights, as `count_params` does."""
+  """Returns how many numbers a model's weights hold: Keras' `count_params`."""
   return sum(math.prod(shape) for *_, shape in weight_specs(config, vocab_size))
 
 

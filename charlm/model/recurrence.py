@@ -103,7 +103,7 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
     states, *saved = arrays
     values = zip(saved, (zr, n, recurrent_n, *norm), strict=True)
     saved = [array.write(t, value) for array, value in values]
-    # XLA would not vectorise gates that look up their x. The last is unused.
+    # XLA would not vectorise gates that look up x. The last x is unused.
     x = read((t + 1) % num_steps)
     return t + 1, x, state, states.write(t + 1, state), *saved
 

@@ -23,9 +23,9 @@ LoopVar: TypeAlias = "tf.Tensor | tf.TensorArray | Sequence[LoopVar]"
 LoopVars: TypeAlias = tuple[LoopVar, ...]  # what a loop's step returns
 _Size: TypeAlias = "int | tf.Tensor"
 
-# The most S * B of a chunk of several steps: with fewer, the sums over chunks
-# take longer, and with more, memory grows. And the most H * S * B, by which a
-# chunk is shorter where H is large.
+# The largest S * B of a chunk of several steps: with a smaller one, the sums
+# over chunks take longer, and with a larger one, memory grows. And the largest
+# H * S * B, which shortens chunks where H is large.
 _COLUMNS = 1024
 _ENTRIES = 2**19
 
@@ -161,7 +161,7 @@ class Recurrence(NamedTuple):
       # The state after step t is an output, and what step t + 1 started from.
       d_state += d_outputs[i]
       d_kept = d_state * z
-      # TensorFlow's own kernels for these gradients pass over memory once.
+      # TensorFlow's own operations for these gradients pass over memory once.
       d_n = tf.raw_ops.TanhGrad(y=n, dy=d_state - d_kept)
       d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_state * (self.states.read(t) - n))
       d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)

@@ -23,9 +23,9 @@ def color_of(index: int) -> str:
 
 
 def unit_of(runs: Sequence[Run], ending: str = "") -> str:
-  """Returns what the runs predict: character, byte, or one `or` the other.
+  """Returns what the runs predict: character, byte, or both, joined by `or`.
 
-  Each has the ending, which is "s" for several.
+  The ending comes after each: "s" for the plural.
   """
   units = dict.fromkeys(run["scores"]["stream"]["unit"] for run in runs)
   return " or ".join(unit + ending for unit in units)

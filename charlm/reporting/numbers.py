@@ -56,7 +56,7 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
   if train is not None:
     beside = _beside_train_text(first, train)
   return {
-    # The first key: report.py knows a file that it wrote by it.
+    # The first key, by which report.py recognises a file that it wrote.
     "groups": [_group(x) for x in groups.values()],
     **beside,
     "first": first.name,

@@ -173,7 +173,7 @@ class GenerativeModel:
       if (num_rows, request.limits) not in self._compiled:
         self._compile(keys, request.limits, table, last, states)
     # The test beside the compilation may have shown that one row does not
-    # agree. Then it begins again, with two.
+    # agree with two. Then begin again, with two.
     if num_rows != self._rows.computed(len(samples)):
       yield from self._pieces(request, samples, size, table)
       return
@@ -208,7 +208,7 @@ class GenerativeModel:
       ]
 
   def _compile(self, keys: Pair, limits: Limits, *before: object) -> None:
-    """Compiles both functions, and tests whether the number of rows agrees.
+    """Compiles both functions, and tests whether so many rows agree with pairs.
 
     In two threads, since the first character waits for all of it. Other numbers
     than 1 were tested when they were chosen. Nothing is drawn, since the span
@@ -266,8 +266,8 @@ class GenerativeModel:
     shape = {"size": self._buffer, "element_shape": last.shape}
     arrays = [tf.TensorArray(kind, **shape) for kind in (tf.int32, tf.float32)]
     # XLA does not vectorise the gates of a single row if they look up their
-    # inputs, so the step before does, and `x` has these; for more rows that
-    # is slower, and `x` has ids.
+    # inputs: the step before looks them up, and `x` has them. For more rows
+    # that is slower: `x` has ids.
     alone = last.shape[0] == 1
     x = tf.gather(table, last) if alone else last
 

@@ -50,7 +50,7 @@ def temperature_random_sampling(
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:
   """Turns uniform numbers in [0, 1) into standard Gumbel noise.
 
-  They lie between -2.63 and 13.82: an id whose log-probability is lower than
+  It lies between -2.63 and 13.82: an id whose log-probability is lower than
   the largest by more than 16.45 times the temperature is never drawn.
   """
   u = 1e-6 + uniform * (1 - 2e-6)  # log(0) and log(-log(1)) are not finite

@@ -91,7 +91,7 @@ def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
     raise InputError(f"not UTF-8 at byte {error.start}: convert it") from None
   except (ValueError, RecursionError):
     raise InputError(
-      'no JSON object: give a prefix such as {a in the form {"prefix": "{a"}'
+      'no JSON object: write a prefix that begins with { as {"prefix": "{a"}'
     ) from None
   # JSON that begins with a brace is an object.
   if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):

@@ -1,10 +1,10 @@
 """How many rows to compute together, so that each text is as if drawn alone.
 
-Matrix products round differently, which can flip a near-tie, for more than 32
-rows and, at sizes such as 448 units, for some smaller numbers of them. Which
-numbers depends on the sizes, the processor, and the number of its cores. A
-single row is multiplied in blocks, which gives the bits that it has among more
-rows on some processors only.
+Matrix products round differently for more than 32 rows and, at sizes such as
+448 units, for some smaller numbers of rows; that can flip a near-tie. These
+numbers depend on the sizes, the processor, and the number of its cores. A
+single row is multiplied in blocks or as a pair; only on some processors do
+blocks give the bits that it has among more rows.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ class Rows:
     return num_samples if self._agreeing.get(num_samples, True) else _PAIR
 
   def agree(self, num_rows: int) -> bool:
-    """Tells whether products of so many rows have the bits of those of pairs.
+    """Tells whether so many rows round as pairs do, in all of their products.
 
     The test takes random states, since it hardly depends on their values.
     """
@@ -63,7 +63,7 @@ class Rows:
         """Returns the products of rows `[B, H]` with each kernel."""
         return [multiply_rows(rows, kernel) for kernel in kernels]
 
-      # By concrete functions: of many traces of one function TensorFlow warns.
+      # Concrete functions: TensorFlow warns of many traces of one function.
       compiled = tf.function(products, jit_compile=True, autograph=False)
       trace = compiled.get_concrete_function
       with interrupts_held_back():

@@ -1,4 +1,4 @@
-"""Prints texts as `sample.py` does: for one call, or line by line."""
+"""Prints texts as `sample.py` does: by its flags, or line by line."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ class Writer:
   trained_on: Text | None  # to be searched for passages of the texts
 
   def write(self, request: Request, as_drawn: bool) -> None:
-    """Prints the texts that a single call asks for."""
+    """Prints the texts that the flags ask for."""
     self._warn_of_unknown(request, "")
     if self.format == "jsonl":
       self._print_objects(request, {})

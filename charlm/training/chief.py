@@ -86,8 +86,8 @@ def _describe_text(
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in split._asdict().items():
     line = f"{name:<8} {len(part):,} characters"
-    # Not of a train text whose ids are in a file, which can be huge: to hash it
-    # would delay each start.
+    # Not for a train text whose ids are in a file: it can be huge, and to hash
+    # it would delay each start.
     if part is not split.train or not isinstance(part.ids, StoredIds):
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []

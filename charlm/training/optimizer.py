@@ -115,7 +115,7 @@ class Muon(Adam):
     b rises from 0.85 to 0.95 in the first 300 steps.
     """
     momentum = self._momentums[self._get_variable_index(kernel)]
-    # From a table: TensorFlow rewrites such arithmetic in the graphs of some
+    # From a table: TensorFlow would rewrite a formula in the graphs of some
     # replicas alone, whose results would then differ in their last bits.
     b = tf.gather(_RISE, tf.minimum(self.iterations.value, len(_RISE) - 1))
     _subtract(momentum, (1 - b) * momentum - gradient)
@@ -198,7 +198,7 @@ def build_optimizer(config: Config, num_steps: int) -> Adam:
   excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
   if config.optimizer == "muon":
     optimizer = Muon(**options, product_dtype=config.precision)
-    excluded.append("embeddings")  # the kernels need a decay too large for it
+    excluded.append("embeddings")  # kernels need a decay too large for these
   else:
     optimizer = Adam(**options)
   optimizer.exclude_from_weight_decay(var_names=excluded)

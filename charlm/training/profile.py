@@ -14,9 +14,9 @@ class Profile:
     """Takes the flag, and where this start begins and the run ends.
 
     The flag gives the steps after which the profile begins and ends; if it is
-    empty, there is no profile. Nor is there one, but a warning, if the first of
-    them is not after the step at which this start begins (whose call traces the
-    graph, which would fill the profile), or not before the run's end.
+    empty, there is no profile. The first of them must be after the step at
+    which this start begins (whose call traces the graph, which would fill the
+    profile) and before the run's end: else there is a warning and no profile.
     """
     self._steps = [int(step) for step in steps.split(",") if step]
     if self._steps and not start < self._steps[0] < end:

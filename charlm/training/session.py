@@ -41,7 +41,7 @@ class Session:
 
   An evaluation scores the texts, saves the best checkpoint if the loss is the
   lowest so far, and then writes its record to the metrics; the step's own
-  checkpoint, if it is due, follows. It may be left unfinished in two ways:
+  checkpoint, if due, follows. An evaluation may stay unfinished in two ways:
 
   - A signal or a kill ends it before the record is written. The next start
     repeats it: at once if it resumes from this step, else when it gets there.

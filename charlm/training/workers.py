@@ -13,7 +13,7 @@ from charlm.training.options import TrainOptions
 
 # While a text is scored; a signal or a lost worker is noticed at a beat.
 _SECONDS_BETWEEN_BEATS = 2.0
-# What the chief tells while it works; a failure adds its exit code.
+# What the chief tells the others; a failure adds its exit code.
 _WORKING, _READY, _FAILED = 0, 1, 2
 # Exit codes, as `run_command` has them. SIGUSR1 raises SystemExit.
 _CODES: list[tuple[type, int]] = [(OSError, InputError.exit_code)]

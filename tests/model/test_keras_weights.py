@@ -141,7 +141,7 @@ def test_weights_that_do_not_fit_are_refused(
   model.dense.bias.assign(np.full(len(vocab), np.nan))
   model.save_weights(path)
   assert _init_from(path, tmp_path / "run", train_args) == 2
-  assert "some are not finite" in capsys.readouterr().err
+  assert "weights that are not finite: give others" in capsys.readouterr().err
   path.unlink()
   assert _init_from(path, tmp_path / "run", train_args) == 2
   assert "is neither a run's folder nor weights" in capsys.readouterr().err
