@@ -76,7 +76,8 @@ class EvalOptions(ModelOptions):
     conflict = self.per_line or self.dynamic or self.checkpoint != "latest"
     if self.follow and conflict:
       raise InputError(
-        "--follow: leave out --per_line, --dynamic and --checkpoint"
+        "--follow scores every checkpoint: leave out --per_line, --dynamic and "
+        "--checkpoint"
       )
     # These names in `summaries` are those of `train.py`.
     own = ("train", "eval", "outdated")

@@ -121,8 +121,7 @@ def fill_request(
     # A program writes 1 for 1.0; above 2**53 a float may be another number.
     if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53:
       typed[name] = float(value)
-  request = dataclasses.replace(defaults, **typed)  # checks the types
+  dataclasses.replace(defaults, **typed)  # checks the types
   for name in {"prefix", "stop"} & values.keys():
-    text = config.lowered(getattr(request, name))
-    typed[name] = text.encode().decode(config.encoding)
+    typed[name] = config.lowered(typed[name]).encode().decode(config.encoding)
   return dataclasses.replace(defaults, **typed)
