@@ -40,7 +40,7 @@ class ExportOptions(ModelOptions):
   def __post_init__(self) -> None:
     super().__post_init__()
     suffix = Path(_NAMES[self.format]).suffix
-    if suffix and self.path.suffix != suffix:
+    if not self.path.name.endswith(suffix):
       raise InputError(
         f"{self.path} does not end with {suffix}: give an --output that does"
       )

@@ -29,7 +29,7 @@ class Config(Options):
     "shakespeare",
     "the name shakespeare, - for standard input, or files, globs and folders, "
     "separated by commas",
-    Allowed(lambda value: value and is_utf8(value), "in UTF-8, not empty"),
+    Allowed(lambda value: value and is_utf8(value), f"{UTF8.words}, not empty"),
     group="The text",
   )
   unit: str = option(

@@ -15,6 +15,6 @@ class DivergedError(ArithmeticError):
 
 
 class LostRunError(RuntimeError):
-  """A training lost its folder, or another worker; what is saved is whole."""
+  """A training cannot save, or lost a worker; what is saved is whole."""
 
   exit_code = 4

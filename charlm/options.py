@@ -49,10 +49,11 @@ def _is_path(text: str | None) -> bool:
   return text is None or (is_utf8(text) and "\0" not in text)
 
 
-UTF8 = Allowed(is_utf8, "in UTF-8")
+_UTF8 = "in UTF-8 (where the locale has another encoding: LC_ALL=C.UTF-8)"
+UTF8 = Allowed(is_utf8, _UTF8)
 # For one file or folder. `system/flags.py` expands a `~` at its start, since a
 # shell leaves it as it is in `--flag=~`.
-PATH = Allowed(_is_path, "that is a path in UTF-8")
+PATH = Allowed(_is_path, f"that is a path {_UTF8}")
 
 
 def option(

@@ -256,10 +256,6 @@ def test_flags_in_the_documents_exist() -> None:
     assert named <= allowed, name
 
 
-def test_the_readme_fits_in_170_lines() -> None:
-  assert len(_text("README.md").splitlines()) <= 170
-
-
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
   folder = (ROOT / name).parent

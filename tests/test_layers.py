@@ -1,12 +1,10 @@
 """The rules of the house that a reader of one file cannot see."""
 
 import ast
-import io
 import itertools
 import pathlib
 import subprocess
 import sys
-import tokenize
 
 import pytest
 from helpers import ROOT
@@ -97,55 +95,3 @@ def test_a_script_imports_late_in_one_block_and_nothing_else_does() -> None:
     # A public name imports its module, and a script its libraries quietly.
     importer = path.name in {"__init__.py", "process.py"}
     assert importer or not names & {"import_module", "__import__"}, path
-
-
-def test_no_function_is_over_60_lines() -> None:
-  folders = [ROOT / name for name in ("charlm", "tests", "benchmarks")]
-  paths = [*ROOT.glob("*.py"), *(p for f in folders for p in f.rglob("*.py"))]
-  for path in paths:
-    for node in ast.walk(ast.parse(path.read_text())):
-      if isinstance(node, ast.FunctionDef):
-        assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
-
-
-def _lines_of_code(path: pathlib.Path) -> int:
-  """Counts the lines that hold more than a docstring or a comment."""
-  text = path.read_text()
-  words = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER}
-  words |= {tokenize.INDENT, tokenize.DEDENT}
-  lines: set[int] = set()
-  for token in tokenize.generate_tokens(io.StringIO(text).readline):
-    if token.type not in words:
-      lines |= {*range(token.start[0], token.end[0] + 1)}
-  for node in ast.walk(ast.parse(text)):
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
-      ast.get_docstring(node)
-    ):
-      lines -= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
-  return len(lines)
-
-
-def test_6_to_10_percent_of_the_lines_have_a_comment() -> None:
-  files = [*MODULES, *ROOT.glob("*.py")]
-  lines = sum(len(path.read_text().splitlines()) for path in files)
-  # Those with a comment, behind code or alone.
-  commented = sum(
-    token.type == tokenize.COMMENT
-    for path in files
-    for token in tokenize.generate_tokens(
-      io.StringIO(path.read_text()).readline
-    )
-  )
-  assert 0.06 <= commented / lines <= 0.10
-
-
-def test_no_module_is_over_300_lines() -> None:
-  for path in MODULES:
-    assert len(path.read_text().splitlines()) <= 300, path
-
-
-def test_the_code_is_read_in_an_afternoon() -> None:
-  # What trains, scores and samples; `reporting` only looks at finished runs.
-  files = [path for path in MODULES if path.parent.name != "reporting"]
-  files += ROOT.glob("*.py")
-  assert sum(map(_lines_of_code, files)) <= 5978

@@ -82,6 +82,15 @@ def test_the_next_character_is_the_one_that_is_scored(
   np.testing.assert_array_equal(model.next(), model.next("\n"))
 
 
+def test_a_text_has_1000_characters_by_default_and_keras_sums_up(
+  model: "charlm.loaded.LoadedModel", capsys: pytest.CaptureFixture[str]
+) -> None:
+  (text,) = model.generate("the ")
+  assert len(text.text) == 1000
+  model.model.summary()
+  assert "FusedGRU" in capsys.readouterr().out
+
+
 def test_what_cannot_be_done_is_refused(
   model: "charlm.loaded.LoadedModel", tmp_path: pathlib.Path
 ) -> None:

@@ -60,10 +60,12 @@ class Batches:
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = self._count_steps()
     if self.steps_per_epoch < 1:
+      sizes = {"--batch_size": batch_size, "--seq_length": seq_length}
+      lower = " or ".join(flag for flag, size in sizes.items() if size > 1)
       raise InputError(
         f"the train text has {len(ids)} characters, fewer than one batch of "
         f"{batch_size} windows of {seq_length} + 1 characters: give a longer "
-        "--corpus, or lower --batch_size or --seq_length"
+        "--corpus" + (f", or lower {lower}" if lower else "")
       )
 
   def batch(self, step: int) -> np.ndarray:

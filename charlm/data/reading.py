@@ -69,7 +69,7 @@ def decode_chunks(
       offset = size - len(error.object) + error.start
       raise InputError(
         f"{name} is not UTF-8 at byte {offset}: convert it, for example by "
-        "iconv -f LATIN1 -t UTF-8, or train with --unit=byte"
+        "iconv -f LATIN1 -t UTF-8; only a model of --unit=byte reads any bytes"
       ) from error
     if text:
       yield text.removeprefix(mark)

@@ -130,10 +130,13 @@ def _is_own(path: str) -> bool:
   """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
   file = Path(path)
   # The name is as `Cache` makes it.
+  # A run has `vocabulary.json` and `lock` before, and a copy perhaps no `lock`.
   return re.fullmatch(r"[0-9a-f]{32}\.ids", file.name) is not None or any(
     part.name in _OF_RUN
-    and part.with_name("config.json").exists()
     and part.with_name("vocabulary.json").exists()
+    and (
+      part.with_name("config.json").exists() or part.with_name("lock").exists()
+    )
     for part in (file, *file.parents)
   )
 

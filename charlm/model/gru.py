@@ -64,9 +64,14 @@ class FusedGRU(keras.layers.GRU):
     self.precision, self.layer_norm = precision, layer_norm
     self.gain: keras.Variable | None = None  # [3H], for z, r, n
 
-  def build(self, input_shape: Sequence[int | None]) -> None:
+  def build(
+    self,
+    sequences_shape: Sequence[int | None],
+    initial_state_shape: Sequence[int | None] | None = None,
+  ) -> None:
     """Makes the weights; Keras calls this."""
-    super().build(input_shape)
+    # Keras finds these arguments by their names, as for `summary`.
+    super().build(sequences_shape, initial_state_shape)
     if self.layer_norm:
       self.gain = self.add_weight([3 * self.units], "ones", name="gain")
 

@@ -104,7 +104,8 @@ def _ranking(group: RunGroup) -> str:
     f"over {group['num_characters']:,} predictions in the {_text_of(group)}. "
     "Runs with another eval text are not compared, nor, if the text is not "
     "ASCII, runs of bytes with runs of characters. A difference is in nats, "
-    "and paired, prediction by prediction."
+    "and paired, prediction by prediction. Its interval is over the text, not "
+    "over seeds: two runs that differ in the seed alone can exclude 0, too."
   )
 
 

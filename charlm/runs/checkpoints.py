@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.errors import InputError
+from charlm.errors import InputError, LostRunError
 from charlm.model.language_model import GRULM, weight_specs
 from charlm.runs.checked_files import checkpoint_steps
 from charlm.runs.run_dir import RunDir
@@ -34,7 +34,8 @@ class Checkpoints:
 
     `model` and `optimizer` are among them.
 
-    Raises LostRunError: as `RunDir.check_owned`; the saves raise it, too.
+    Raises LostRunError: as `RunDir.check_owned`; the saves raise it, too, and
+      if the run has no checkpoint and none can be saved.
     """
     self._run, self._max_to_keep = run, max_to_keep
     # The last step that was saved in `latest`; -1: none was, or the checkpoint
@@ -69,7 +70,9 @@ class Checkpoints:
         self._last_step = step
       if whole:
         return step
-    if found or self._run.has_metrics() or self._run.last_start():
+    # A save of step 0 that failed, as on a full disk, loses nothing.
+    trained = any(step for step, _ in found)
+    if trained or self._run.has_metrics() or self._run.last_start():
       raise InputError(
         f"the run in {self._run.path} has no whole checkpoint: give a new "
         "--run_dir, or restore one"
@@ -122,6 +125,11 @@ class Checkpoints:
     except (OSError, tf.errors.OpError) as error:
       # If the folder is gone, that is what is wrong.
       self._run.check_owned()
+      if not self._run.checkpoint_steps():
+        raise LostRunError(
+          f"no checkpoint could be saved in {folder} ({type(error).__name__}): "
+          "free some space or check the permissions, then run the same command"
+        ) from error
       warn_unsaved(f"step {step} could not be saved", error, folder)
       return False
     return True

@@ -17,7 +17,7 @@ def choose_device(device: str, deterministic: bool = False) -> None:
   Args:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
       none on a machine that has one, `auto` warns and says why.
-    deterministic: a GPU repeats its results bit for bit, at the cost of speed.
+    deterministic: ask a GPU for equal bits each time, at the cost of speed.
 
   Raises InputError: an unknown device; `gpu`, if TensorFlow finds none, or this
     process has chosen the CPU; `cpu`, if TensorFlow has started with a GPU.

@@ -63,7 +63,7 @@ class TrainOptions(RunOptions, Config):
     Allowed(_are_steps, "of two rising steps above 0, such as 10,20"),
   )
   deterministic: bool = option(
-    False, "repeat results bit for bit on GPUs, more slowly; CPUs always do"
+    False, "ask GPUs for equal bits, more slowly (untried); CPUs always repeat"
   )
 
   cluster_timeout: int = option(

@@ -21,8 +21,7 @@ _MAX_STEPS_PER_CALL = 100
 # this one is larger than any.
 _RESETS = 2**16
 DIVERGED_REMEDY = (
-  "lower --learning_rate, or give --clip_norm or --weight_decay, and a new "
-  "--run_dir"
+  "lower --learning_rate, or raise --weight_decay, and give a new --run_dir"
 )
 WRONG_SUMS_REMEDY = (
   "set NCCL_P2P_DISABLE=1 in the environment: GPUs without a working "

@@ -193,6 +193,9 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
     names(f"{folder}/run/eval*", folder)
   # Named outright, it is one.
   assert names(f"{run}/eval.txt", run) == ["eval.txt"]
+  # A start that was killed before it wrote the config is a run, too.
+  (run / "config.json").rename(run / "lock")
+  assert names(f"{folder}/**/*", folder) == mine
 
 
 def test_a_cache_is_no_text(tmp_path: pathlib.Path) -> None:

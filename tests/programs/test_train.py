@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from helpers import metrics, run_program, score_of
+from helpers import file_size_limit, metrics, run_program, score_of
 from soak import numbers
 
 import eval as eval_program
@@ -150,6 +150,22 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   assert train_program.main([*args, "--epochs=3"]) == 4
   assert "step 24 could not be saved" in capsys.readouterr().err
   assert run.find_checkpoint("best")[0] == 36
+
+
+def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
+  train_args: list[str],
+  short_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run"]
+  with file_size_limit(10_000):  # room for all files but the checkpoint
+    assert train_program.main(args) == 4
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "free some space" in line
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+  assert train_program.main(args) == 0
+  assert numbers(tmp_path / "run") == numbers(short_run)
 
 
 def test_the_end_is_evaluated_whatever_the_period(

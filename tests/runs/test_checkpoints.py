@@ -58,9 +58,11 @@ def test_the_state_file_is_only_a_hint(
   file = run.path / "checkpoints" / "checkpoint"
   file.unlink() if state is None else file.write_bytes(state)
   other = build_model(len(VOCAB), 4, 6)
-  assert Checkpoints(run, 3, model=other).restore_latest() == 20
+  checkpoints = Checkpoints(run, 3, model=other)
+  assert checkpoints.restore_latest() == 20
   for mine, theirs in zip(model.weights, other.weights, strict=True):
     np.testing.assert_array_equal(mine, theirs)
+  assert checkpoints.save(30)
 
 
 def test_a_restore_matches_everything(run: RunDir) -> None:
@@ -104,6 +106,8 @@ def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
   shutil.rmtree(run.path / "best")
   assert Checkpoints(run, 3, model=model).restore_latest() == 0
   metrics, starts = run.path / "metrics.jsonl", run.path / "starts.jsonl"
+  metrics.touch()  # without a record nothing has begun
+  assert Checkpoints(run, 3, model=model).restore_latest() == 0
   for path, text in ((metrics, "{}\n"), (starts, '{"versions": {}}\n')):
     path.write_text(text)
     with pytest.raises(InputError, match="has no whole checkpoint"):

@@ -285,6 +285,10 @@ def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
     assert 2**-9 < error < 2**-4
 
 
+def test_a_state_that_is_not_carried_takes_no_room() -> None:
+  assert trainer(1).train_state.states.shape == [1, 0, 16]
+
+
 def test_a_carried_state_is_that_of_the_text_before() -> None:
   # No learning: the model stays the one that is asked for the losses.
   one = trainer(2, carry_state=True, learning_rate=1e-30)
