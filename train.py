@@ -33,9 +33,7 @@ def train(options: TrainOptions) -> int:
   from charlm.system.choices import kind_of_device, reason_for_one_replica
   from charlm.system.cluster import create_cluster
   from charlm.system.devices import choose_device
-  from charlm.training.chief import lead
-  from charlm.training.follower import follow
-  from charlm.training.workers import Workers, check_equal
+  from charlm.training.start import start_training
 
   choose_device(options.device, options.deterministic)
   on_cpu = kind_of_device() == "CPU"
@@ -44,15 +42,9 @@ def train(options: TrainOptions) -> int:
   # 0: `create_cluster` decides.
   default = 1 if reason_for_one_replica(config, options.gru) else 0
   replicas = options.num_replicas or default
-  cluster = create_cluster(replicas, config.batch_size, options.cluster_timeout)
+  cluster = create_cluster(replicas, config.batch_size)
   with cluster.watched():
-    # Before a folder is made: workers must all train the same model.
-    check_equal(cluster, options, corpus.sha256)
-    workers = Workers(cluster)
-    if cluster.is_chief:
-      exit_code = lead(options, corpus, split, workers)
-    else:
-      exit_code = follow(options, split, workers)
+    exit_code = start_training(options, corpus, split, cluster)
   # Output that cannot be printed must not make a saved run an error.
   process.flush_or_drop_output()
   return exit_code

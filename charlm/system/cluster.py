@@ -1,12 +1,13 @@
 """Processes on several hosts that train together, and exchange messages.
 
-They are called workers; the first is the chief. TensorFlow's
-`MultiWorkerMirroredStrategy` connects them. A process that trains without
-others is the chief of a cluster of one.
+They are called workers, and all run the same program; the first is the chief.
+TensorFlow's `MultiWorkerMirroredStrategy` connects them. A process that trains
+without others is the chief of a cluster of one.
 """
 
 import contextlib
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,31 +15,28 @@ from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context as eager_context
 
-from charlm.errors import DivergedError, LostRunError
+from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
-from charlm.system.cluster_config import ROLE, cluster_from_environment
 from charlm.system.devices import check_replicas, create_strategy
-from charlm.system.rendezvous import answers, wait_for_workers
+from charlm.system.process import say
+from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
 
+_ROLES = ("chief", "worker")  # in the order of their workers
 _CHUNK = 2**16  # numbers in one sum: any message takes little memory
-# Seconds after all are there, until TensorFlow gives up on their registration,
-# and until SIGALRM ends a process that is not connected yet.
-_REGISTERED_WITHIN, _CONNECTED_WITHIN = 40, 55
+# The port of a SLURM job's first task: below those that systems give to
+# outgoing connections.
+_FIRST_PORT, _NUM_PORTS = 10_000, 20_000
+_ENOUGH_GPUS = 10**4
 # What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
   tf.errors.DeadlineExceededError,
   tf.errors.AbortedError,
-)
-# What it raises then, but also for faults of this worker alone.
-_PERHAPS_LOST = (
   tf.errors.CancelledError,
   tf.errors.FailedPreconditionError,
   tf.errors.InternalError,
 )
-
 
 _Value = TypeVar("_Value")
 
@@ -63,7 +61,6 @@ class Cluster:
     self.strategy, self.addresses, self.index = strategy, addresses, index
     self.num_workers = len(addresses)  # 1 without a cluster
     self.is_chief = index == 0  # which writes the run's folder
-    self._ended = False
     self._compiled_sum = tf.function(self._sum, [tf.TensorSpec([None])])
 
   def name(self, index: int) -> str:
@@ -98,25 +95,14 @@ class Cluster:
     sums = self.strategy.run(add, (numbers,))
     return self.strategy.experimental_local_results(sums)[0]
 
-  def final_barrier(self) -> None:
-    """A barrier that each worker calls before it ends.
-
-    One worker may have the result of a sum while others are still fetching it
-    from that worker. Once a second sum returns, all have the first one's.
-    """
-    # A worker that fails may get here twice, from two error handlers: only the
-    # first call counts.
-    if not self._ended:
-      self._ended = True
-      with contextlib.suppress(tf.errors.OpError):  # the others have ended
-        self.sum([0])
-
   def exchange(self, value: _Value) -> list[_Value]:
     """Returns what each worker passes to this call, in their order.
 
     All workers must call it, with values that take less than 16 MB of JSON
     without escapes: a vocabulary of all of Unicode takes 9 MB.
     """
+    if self.num_workers == 1:
+      return [value]
     text = json.dumps(value, ensure_ascii=False)
     message = text.encode(errors="surrogatepass")  # which `loads` has, too
     mine = np.arange(self.num_workers) == self.index
@@ -141,116 +127,159 @@ class Cluster:
       data = words.astype(np.uint16).tobytes()
       variable.assign(np.frombuffer(data, value.dtype).reshape(value.shape))
 
+  def agree(self, steps: int, stop: StopRequest) -> int:
+    """Returns how many steps to take: the chief's, or 0 if a signal came.
+
+    All workers must call it. Where any of them had a signal, all note it.
+    """
+    code = stop.exit_code
+    numbers = [steps * self.is_chief, code == TERMINATED, code == INTERRUPTED]
+    steps, terminated, interrupted = self.sum(numbers).tolist()
+    if terminated or interrupted:
+      stop.exit_code = TERMINATED if terminated else INTERRUPTED
+      return 0
+    return steps
+
+  @contextlib.contextmanager
+  def together(self) -> Iterator[None]:
+    """Waits at the end for the others; an error of any worker ends all.
+
+    The block must not exchange anything.
+
+    Raises InputError: another worker met bad input.
+    """
+    try:
+      yield
+    except (InputError, OSError) as error:
+      self.exchange(str(error))
+      raise
+    for index, message in enumerate(self.exchange("")):
+      if message:
+        raise InputError(f"{self.name(index)} ended: {message}")
+
   @contextlib.contextmanager
   def watched(self) -> Iterator[None]:
-    """Turns TensorFlow's error about a lost worker into one that names it.
+    """Waits at the end for the others, and tells of one that is lost.
 
     Raises LostRunError: a worker ended, or does not answer.
     """
     try:
       yield
-    except DivergedError:
-      # If all raise it together, as where replicas differ, none may end while
-      # another still fetches the sum that says so. If the chief alone raises
-      # it, it has called `final_barrier` already, and this call does nothing.
-      self.final_barrier()
+      self.sum([0])
+    except (InputError, DivergedError):
+      # All raise it. One may have the sum that says so while another fetches it
+      # from there: once a second sum returns, all have the first one's.
+      with contextlib.suppress(tf.errors.OpError):
+        self.sum([0])
       raise
-    except (*_LOST, *_PERHAPS_LOST) as error:
+    except _LOST as error:
       if self.num_workers == 1:
         raise
-      name = self._lost(str(error))
-      if not name and isinstance(error, _PERHAPS_LOST):
-        raise
-      if not name and self.num_workers == 2:
-        # One that listens, but does nothing else, leaves no trace.
-        name = self.name(1 - self.index)
+      others = set(range(self.num_workers)) - {self.index}
+      named = others & {int(i) for i in re.findall(r"/task:(\d+)", str(error))}
+      if self.num_workers == 2:
+        named = others
+      name = self.name(min(named)) if named else "another worker"
       raise LostRunError(
-        f"{name or 'another worker'} was lost: what is saved is whole; start "
-        "all workers again to go on"
+        f"{name} was lost: what is saved is whole; start all workers again to "
+        "go on"
       ) from error
 
-  def _lost(self, message: str) -> str:
-    """Names the worker that an error is about, or one that does not answer."""
-    others = [i for i in range(self.num_workers) if i != self.index]
-    tasks = set(re.findall(r"/task:(\d+)", message))
-    named = {i: re.escape(self.addresses[i]) + r"\b" for i in others}
-    found = [i for i in others if str(i) in tasks]
-    found = found or [i for i in others if re.search(named[i], message)]
-    found = found or [i for i in others if not answers(self.addresses[i])]
-    return self.name(found[0]) if found else ""
 
-
-def create_cluster(num_replicas: int, batch_size: int, timeout: int) -> Cluster:
+def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
   Without `TF_CONFIG`, and outside a SLURM step of several tasks, the cluster
-  has one worker.
+  has one worker. A signal ends the process while it waits.
 
   Args:
     num_replicas: of each worker, 0 for all its GPUs or one CPU device. Without
       other workers, what `create_strategy` takes.
     batch_size: global.
-    timeout: seconds to wait for the other workers.
 
   Raises:
-    InputError: no such cluster, replicas that cannot be had, or workers that
-      did not connect.
-    LostRunError: TensorFlow cannot connect them.
+    InputError: no such cluster, or replicas that cannot be had.
+    LostRunError: TensorFlow cannot connect the workers.
   """
-  if not (found := cluster_from_environment()):
+  addresses, index = _find_workers()
+  if len(addresses) < 2:
     return Cluster(create_strategy(num_replicas, batch_size))
-  addresses, index = found
-  gpus = _choose_gpus(num_replicas, batch_size, len(addresses))
-  resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-    tf.train.ClusterSpec({ROLE: addresses}),
-    task_type=ROLE,
-    task_id=index,
-    num_accelerators={"GPU": len(gpus)},
-    rpc_layer="grpc",
-  )
+  _choose_gpus(num_replicas, batch_size, len(addresses))
+  others = [address for i, address in enumerate(addresses) if i != index]
+  here = f"index {index}, of {len(addresses)} workers, at {addresses[index]}"
+  say(f"worker   {here}; waits for {', '.join(others)}\n")
   experimental = tf.distribute.experimental
   options = experimental.CommunicationOptions(implementation=COLLECTIVES.here)
-  devices = f"{len(gpus)} GPUs" if gpus else "no GPU"
-  wait_for_workers(addresses, index, devices, timeout)
-  _limit_registration(len(addresses))
-  # A chief that freezes just after it registered is not noticed: SIGALRM then
-  # ends this process.
-  signal.alarm(_CONNECTED_WITHIN)
   try:
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+      tf.distribute.cluster_resolver.TFConfigClusterResolver(), options
+    )
   except tf.errors.OpError as error:
-    words = re.split(r"\.\s|\n", error.message)[0]
+    reason = re.split(r"\.\s|\n", error.message)[0]
     raise LostRunError(
-      f"the workers could not be connected ({words}): start all of them again"
+      f"the workers could not be connected ({reason}): start all of them again"
     ) from error
-  finally:
-    signal.alarm(0)
   # TensorFlow has put a handler of its own in the place of Python's.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)
 
 
-def _limit_registration(num_workers: int) -> None:
-  """Lets TensorFlow give up if it loses a worker while it connects them all."""
-  # It would wait for an hour, in a call that lets no signal handler run. There
-  # is no public name for this. A strategy does not configure the service if
-  # that was done before.
-  job = eager_context.coordination_config_pb2.CoordinatedJob
-  eager = eager_context.context()
-  eager.configure_coordination_service(
-    "standalone",
-    f"/job:{ROLE}/replica:0/task:0",
-    cluster_register_timeout_in_ms=1000 * _REGISTERED_WITHIN,
-    coordinated_jobs=[job(name=ROLE, num_tasks=num_workers)],
-  )
-  # Without it the chief waits for the others later, and for an hour.
-  eager._coordination_service_config.cluster_register_with_barrier = True
+def _find_workers() -> tuple[list[str], int]:
+  """Returns the addresses of all workers, and which of them this one is.
+
+  Raises InputError: what the environment says is no cluster.
+  """
+  if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+    os.environ.setdefault("TF_CONFIG", _slurm_config())
+  resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+  try:
+    roles = resolver.cluster_spec().as_dict()
+    if not roles:
+      return [], 0
+    addresses = [a for role in _ROLES for a in roles.pop(role, ())]
+    if roles:
+      raise ValueError(f"a role is not chief or worker: {min(roles)}")
+    own = resolver.cluster_spec().task_address(
+      resolver.task_type, resolver.task_id
+    )
+    return addresses, addresses.index(own)
+  except Exception as error:  # rubbish raises all kinds
+    raise InputError(
+      f"TF_CONFIG does not describe a cluster ({type(error).__name__}: "
+      f'{error}): give {{"cluster": {{"worker": ["HOST:PORT", "HOST:PORT"]}}, '
+      '"task": {"type": "worker", "index": 0}}'
+    ) from error
 
 
-def _choose_gpus(
-  num_replicas: int, batch_size: int, num_workers: int
-) -> list[tf.config.PhysicalDevice]:
-  """Makes as many GPUs visible as replicas are asked for; returns them.
+def _slurm_config() -> str:
+  """Returns the `TF_CONFIG` of a task of SLURM.
+
+  Raises InputError: SLURM's variables do not describe a cluster.
+  """
+  try:
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+      port_base=_FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % _NUM_PORTS,
+      # SLURM itself shows each task its GPUs alone. The resolver needs some
+      # number of them, at least as large as that of the tasks.
+      gpus_per_node=_ENOUGH_GPUS,
+      gpus_per_task=1,
+      auto_set_gpu=False,
+    )
+    addresses = resolver.cluster_spec().as_dict()["worker"]
+    # Not by SLURM_PROCID: the resolver sorts the hosts in another way.
+    host, place = os.environ["SLURMD_NODENAME"], os.environ["SLURM_LOCALID"]
+    here = [each for each in addresses if each.startswith(f"{host}:")]
+    task = {"type": "worker", "index": addresses.index(here[int(place)])}
+  except (RuntimeError, LookupError, ValueError) as error:
+    raise InputError(
+      f"SLURM's variables do not describe a cluster ({type(error).__name__}: "
+      f"{error}): start the workers by srun, or set TF_CONFIG"
+    ) from error
+  return json.dumps({"cluster": {"worker": addresses}, "task": task})
+
+
+def _choose_gpus(num_replicas: int, batch_size: int, num_workers: int) -> None:
+  """Makes as many GPUs visible as replicas are asked for.
 
   Raises InputError: a number of replicas that cannot be had.
   """
@@ -259,6 +288,4 @@ def _choose_gpus(
   at_most = len(gpus) or 1
   check_replicas(num_replicas or at_most, at_most, batch_size, num_workers)
   if num_replicas and gpus:
-    gpus = gpus[:num_replicas]
-    tf.config.set_visible_devices(gpus, "GPU")
-  return gpus
+    tf.config.set_visible_devices(gpus[:num_replicas], "GPU")

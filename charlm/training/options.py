@@ -66,10 +66,6 @@ class TrainOptions(RunOptions, Config):
     False, "ask GPUs for equal bits, more slowly (untried); CPUs always repeat"
   )
 
-  cluster_timeout: int = option(
-    300, "with several hosts: seconds to wait for the others", between(1, 10**6)
-  )
-
   @property
   def config(self) -> Config:
     """What defines the run."""

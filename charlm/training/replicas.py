@@ -41,13 +41,11 @@ class Replicas:
       mine = [int(count) for count in results]
       counts = [x for theirs in self._cluster.exchange(mine) for x in theirs]
       if bad := [n for n, count in zip(names, counts, strict=True) if count]:
-        self._cluster.final_barrier()
         raise InputError(
           f"{', '.join(bad)} got a wrong sum over the replicas "
           f"{', '.join(names)}: {_REMEDY}"
         )
     if pair := self._different():
-      self._cluster.final_barrier()
       raise InputError(f"{pair} begin with different values: {_REMEDY}")
 
   def check_weights(self) -> None:

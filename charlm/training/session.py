@@ -16,14 +16,15 @@ from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 from charlm.sampling.sample import SEPARATOR
+from charlm.system.cluster import Cluster
 from charlm.system.process import DONE, INCOMPLETE, warn
+from charlm.system.signals import StopRequest
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.options import Periods
 from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
-from charlm.training.workers import Workers
 
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
@@ -60,7 +61,7 @@ class Session:
   metrics: Metrics  # opened at the trainer's step
   profile: Profile  # of some of the steps to come, or none
   bar: ProgressBar  # of the trainer's steps
-  workers: Workers  # this one is the chief
+  cluster: Cluster  # all of its workers do the same
   replicas: Replicas  # checked before each evaluation and save
 
   def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Session:
     self._lost_loss = math.inf
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
-    self._stop = self.workers.stop
+    self._stop = StopRequest()
 
   def run(self) -> int:
     """Trains, saves, prints score and sample; returns the exit code.
@@ -83,29 +84,26 @@ class Session:
       InputError: a cached corpus has changed, or was truncated.
       LostRunError: the folder was taken away.
     """
-    trainer, bar, workers = self.trainer, self.bar, self.workers
+    trainer, bar = self.trainer, self.bar
     when, evaluate = self.periods, partial(self._checked, self._evaluate)
     save = partial(self._checked, self.checkpoints.save)
     # The evaluation comes first: a checkpoint holds the best loss so far.
     actions = [(when.evaluation, evaluate), (when.checkpoint, save)]
     hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
     with self._stop, closing(self.metrics), closing(self.profile):
-      with workers.chief_works():
-        if self._lacks_evaluation(trainer.step):
-          self._evaluate(trainer.step)
+      if self._lacks_evaluation(trainer.step):
+        self._evaluate(trainer.step)
       trainer.train(trainer.num_steps, when.metrics, hooks)
       saved = bool(save(trainer.step))
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
-    with workers.chief_works():
-      exit_code = self._end(saved)
-    return workers.finish(exit_code)
+    return self._end(saved)
 
   def _end(self, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""
     step, words = self.trainer.step, ""
     if not self._stop:
-      with suppress(_GivenUp):  # another worker had a signal just before
+      with suppress(_GivenUp):
         words = _describe_score(step, self._score(step))
     best_saved = self.trainer.train_state.best_loss.numpy() <= self._lost_loss
     whole = saved and best_saved and self.metrics.whole
@@ -118,7 +116,8 @@ class Session:
 
   def _next_stop(self, step: int, planned: int) -> int:
     """Returns where the next graph call is to end."""
-    return self.workers.next_stop(step, self.profile.next_stop(step, planned))
+    planned = self.profile.next_stop(step, planned)
+    return step + self.cluster.agree(planned - step, self._stop)
 
   def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
@@ -134,10 +133,9 @@ class Session:
     self._lowest_loss = min(self._lowest_loss, metrics.loss)
 
   def _checked(self, action: Callable[[int], object], step: int) -> object:
-    """Checks the replicas, then runs an action on the chief alone."""
+    """Checks the replicas, then runs an action."""
     self.replicas.check_weights()
-    with self.workers.chief_works():
-      return action(step)
+    return action(step)
 
   def _lacks_evaluation(self, step: int) -> bool:
     """Tells whether the step that this start begins at lacks its evaluation.
@@ -151,7 +149,6 @@ class Session:
     return step > 0 and (due or step == self.trainer.num_steps)
 
   def _give_up_if_asked(self) -> None:
-    self.workers.beat()
     if self._stop:
       raise _GivenUp
 

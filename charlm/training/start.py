@@ -1,9 +1,14 @@
-"""One execution of train.py (a start), on the worker that writes, the chief.
+"""One execution of train.py (a start): makes or checks the run, then trains.
 
-It makes or checks the run's folder, then trains.
+All workers run it. The folder of any worker but the chief is a temporary one,
+and what it prints goes nowhere.
 """
 
 import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
 
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
@@ -11,7 +16,7 @@ from charlm.data.encoding import Corpus
 from charlm.data.text import StoredIds, sha256
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
-from charlm.experiment import Start
+from charlm.experiment import Start, differences
 from charlm.model.gru import FusedGRU
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.loading import initial_vocabulary, load_initial
@@ -29,25 +34,53 @@ from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
 from charlm.training.session import Session
 from charlm.training.trainer import Trainer
-from charlm.training.workers import Workers
+
+# Options that may differ between workers: paths, and what concerns one alone.
+_OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
+_OWN += ["profile_steps"]
+# Their paths may differ, but not whether they are given: they change the split.
+_PATHS = ["eval_corpus", "valid_corpus"]
 
 
-def lead(
-  options: TrainOptions, corpus: Corpus, split: Split, workers: Workers
+def start_training(
+  options: TrainOptions, corpus: Corpus, split: Split, cluster: Cluster
 ) -> int:
-  """Trains as the chief, or without others; returns the exit code.
-
-  The other workers call `follow`.
+  """Trains; returns the exit code.
 
   Raises:
     InputError: bad input, a cached corpus that has changed, or replicas whose
       sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the folder was taken away.
+    LostRunError: nothing can be saved, or the folder was taken away.
     OSError: the folder or the metrics cannot be written.
   """
-  config, cluster = options.config, workers.cluster
-  with workers.chief_works():
+  # Before a folder is made: workers must all train the same model.
+  _check_equal(cluster, options, corpus.sha256)
+  with contextlib.ExitStack() as stack:
+    if not cluster.is_chief:
+      options = stack.enter_context(_writing_nowhere(options))
+    return _start(options, corpus, split, cluster)
+
+
+@contextlib.contextmanager
+def _writing_nowhere(options: TrainOptions) -> Iterator[TrainOptions]:
+  """Drops what is printed; yields options with a temporary run's folder."""
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    open(os.devnull, "w") as nowhere,
+    contextlib.redirect_stdout(nowhere),
+  ):
+    # The chief alone has the initial run: it sends vocabulary and weights.
+    run_dir = os.path.join(folder, "run")
+    yield dataclasses.replace(options, run_dir=run_dir, init_from="")
+
+
+def _start(
+  options: TrainOptions, corpus: Corpus, split: Split, cluster: Cluster
+) -> int:
+  """Opens the run, restores it, and continues it; returns the exit code."""
+  config = options.config
+  with cluster.together():
     run = RunDir(options.run_dir)
     initial_vocab = initial_vocabulary(run, config)
     vocab = extend_vocab(initial_vocab, corpus.frequent(config.min_count))
@@ -56,13 +89,13 @@ def lead(
         f"no character occurs {config.min_count} times: lower --min_count"
       )
     initial = load_initial(run, config, len(vocab))
-  # The other workers need no access to an initial run.
-  cluster.exchange(vocab)
+  vocab = cluster.exchange(vocab)[0]
   trainer = build_worker_trainer(options, split, vocab, cluster, initial)
   experiment = experiment_of(config, corpus, vocab, split)
-  # Locking makes the folder: only now, so that a refused start leaves none.
+  replicas = Replicas(cluster, trainer)
   with contextlib.ExitStack() as stack:
-    with workers.chief_works():
+    with cluster.together():
+      # Locking makes the folder: only now, so that a refused start leaves none.
       stack.enter_context(run.locked())
       if run.exists():
         run.check_resume(experiment, trainer.batches.steps_per_epoch)
@@ -74,7 +107,57 @@ def lead(
       # A file of weights has no vocabulary to compare with.
       if initial and initial_vocab != SPECIAL and new:
         say(f"new      {new}: not in {config.init_from}\n")
-    return _continue_run(options, run, trainer, split, vocab, workers)
+      # Other programs restore `model`, and read the step under `optimizer`.
+      objects = {"model": trainer.model, "optimizer": trainer.optimizer}
+      objects["train_state"] = trainer.train_state
+      checkpoints = Checkpoints(run, options.max_to_keep, **objects)
+      checkpoints.restore_latest()
+    cluster.copy_from_chief(trainer.variables)
+    replicas.check_start()
+    step = trainer.step
+    with cluster.together():
+      # Saved before any metrics: a run that was killed early must have a
+      # checkpoint to resume from.
+      saved = checkpoints.save(step)
+      metrics = Metrics(run, step)
+      start = _log_start(run, step, trainer, cluster, saved)
+    bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
+    bar.log(_describe(run, trainer, start, options))
+    return Session(
+      periods=Periods(options, trainer.batches.steps_per_epoch),
+      trainer=trainer,
+      split=split,
+      vocab=vocab,
+      checkpoints=checkpoints,
+      metrics=metrics,
+      profile=Profile(run, options.profile_steps, step, trainer.num_steps),
+      bar=bar,
+      cluster=cluster,
+      replicas=replicas,
+    ).run()
+
+
+def _check_equal(cluster: Cluster, options: TrainOptions, sha256: str) -> None:
+  """Checks that all workers were started alike; `sha256` is of the corpus.
+
+  Raises InputError: it names what differs, and on which worker.
+  """
+  if cluster.num_workers == 1:
+    return
+  start = describe_start(0, [])
+  # The code first: another commit may have other options.
+  facts: dict[str, object] = {"commit": start["commit"], **start["versions"]}
+  facts |= vars(options) | {"corpus_sha256": sha256}
+  for name in _OWN:
+    del facts[name]
+  facts |= {name: bool(facts[name]) for name in _PATHS}
+  # Every worker gets the facts of all, so all raise the same error.
+  chiefs, *others = cluster.exchange(facts)
+  for index, theirs in enumerate(others, 1):
+    words = f"on {cluster.name(0)}", f"on {cluster.name(index)}"
+    if found := differences(chiefs, theirs, words):
+      named = ", ".join(found.values())
+      raise InputError(f"workers differ: {named}: start all of them alike")
 
 
 def _describe_text(
@@ -107,49 +190,6 @@ def _warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
       warn(f"{number:,} distinct lines of {files} {why}")
     if files and (unknown := unknown_characters(part.characters, vocab)):
       warn(f"characters of {files} that are read as [UNK]: {unknown}")
-
-
-def _continue_run(
-  options: TrainOptions,
-  run: RunDir,
-  trainer: Trainer,
-  split: Split,
-  vocab: list[str],
-  workers: Workers,
-) -> int:
-  """Restores a locked run, continues it, and returns the exit code.
-
-  The trainer must not have trained yet.
-
-  Raises:
-    InputError: no checkpoint is whole, a cached corpus has changed, or the
-      replicas compute wrong sums.
-    DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the folder was taken away.
-    OSError: the metrics cannot be written.
-  """
-  replicas = Replicas(workers.cluster, trainer)
-  with workers.chief_works():
-    # Other programs restore `model`, and read the step under `optimizer`.
-    objects = {"model": trainer.model, "optimizer": trainer.optimizer}
-    objects["train_state"] = trainer.train_state
-    checkpoints = Checkpoints(run, options.max_to_keep, **objects)
-    step = checkpoints.restore_latest()
-  # Other workers need not see the chief's disk, and write nothing to it.
-  workers.cluster.copy_from_chief(trainer.variables)
-  replicas.check_start()
-  with workers.chief_works():
-    # Saved before any metrics: a run that was killed early must have a
-    # checkpoint to resume from.
-    saved = checkpoints.save(step)
-    metrics = Metrics(run, step)
-    bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
-    start = _log_start(run, step, trainer, workers.cluster, saved)
-    bar.log(_describe(run, trainer, start, options))
-    profile = Profile(run, options.profile_steps, step, trainer.num_steps)
-  when = Periods(options, trainer.batches.steps_per_epoch)
-  parts = checkpoints, metrics, profile, bar, workers, replicas
-  return Session(when, trainer, split, vocab, *parts).run()
 
 
 def _log_start(
