@@ -24,11 +24,7 @@ def test_fields_are_flags_one_to_one() -> None:
     assert values[field.name].help == field.metadata["help"]
   names = {field.name for field in fields}
   assert set(values) - {"flagfile", "undefok"} == names | {"help"}
-  others = {"run_dir", "num_replicas", "max_to_keep", "gru", "deterministic"}
-  others |= {"checkpoint_every_steps", "summary_every_steps"}
-  others |= {"profile_steps", "eval_every_steps"}
-  others |= {"corpus_cache", "verify_corpus", "device", "cluster_timeout"}
-  assert names == others | {field.name for field in dataclasses.fields(Config)}
+  assert names > {field.name for field in dataclasses.fields(Config)}
 
 
 def test_a_field_that_is_missing_is_its_default() -> None:
