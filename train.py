@@ -37,7 +37,7 @@ def train(options: TrainOptions) -> int:
   from charlm.training.follower import follow
   from charlm.training.workers import Workers, check_equal
 
-  choose_device(options.device, options.deterministic)
+  choose_device(options.device, options.deterministic, start=False)
   on_cpu = kind_of_device() == "CPU"
   if on_cpu and config.precision == "bfloat16" and not has_bfloat16():
     process.warn("no bfloat16 instructions: --precision=float32 may be faster")
