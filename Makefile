@@ -6,11 +6,16 @@ PIP := $(BIN)/python -m pip
 # Torch and JAX come beside what is installed, and change nothing of it.
 ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
   --no-build-isolation --editable '.[bench]'
+# CUDA's libraries come where NVIDIA's driver is; CUDA=0 leaves them out.
+ifeq ($(shell uname -sm),Linux x86_64)
+CUDA ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),1,0)
+endif
+WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 
 .PHONY: train test bench quality results soak sweep format lock
 .DEFAULT_GOAL := train
 
-train: .venv/installed
+train: .venv/installed $(WITH_CUDA)
 	$(BIN)/python train.py --flagfile=recipes/fast.flags $(ARGS)
 
 test: .venv/installed
@@ -19,7 +24,7 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: .venv/installed
+bench: .venv/installed $(WITH_CUDA)
 	$(if $(findstring --only=devices,$(ARGS)),,$(ADD_BENCH))
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
@@ -50,6 +55,12 @@ lock:
 	  --universal --python-version 3.11 --fork-strategy fewest \
 	  --generate-hashes --custom-compile-command 'make lock' \
 	  --extra test setup.cfg - --output-file requirements.lock
+	.venv/lock/bin/uv pip compile --quiet --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
+	  --no-annotate --constraint requirements.lock --extra cuda setup.cfg \
+	  --output-file .venv/lock/cuda.txt
+	echo "# CUDA's libraries, written by: make lock" > requirements-cuda.lock
+	awk '/^[^ ]/ {cuda = /^nvidia-/} cuda' .venv/lock/cuda.txt >> requirements-cuda.lock
 	rm -r .venv/lock
 
 # Cleared first: a folder of another Python breaks, and no older package may stay.
@@ -64,4 +75,10 @@ else
 	$(PIP) install --quiet --editable '.[test]'
 endif
 	$(PIP) freeze --all --exclude-editable > .venv/constraints.txt
+	touch $@
+
+# After .venv/installed, which clears the folder.
+.venv/cuda-installed: requirements-cuda.lock .venv/installed
+	@echo "CUDA's libraries for this machine's GPU: 12 wheels, 4.2 GB (CUDA=0 leaves them out)"
+	$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --requirement requirements-cuda.lock
 	touch $@

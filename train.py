@@ -35,7 +35,7 @@ def train(options: TrainOptions) -> int:
   from charlm.system.devices import choose_device
   from charlm.training.start import start_training
 
-  choose_device(options.device, options.deterministic)
+  choose_device(options.device, options.deterministic, start=False)
   on_cpu = kind_of_device() == "CPU"
   if on_cpu and config.precision == "bfloat16" and not has_bfloat16():
     process.warn("no bfloat16 instructions: --precision=float32 may be faster")

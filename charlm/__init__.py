@@ -6,6 +6,7 @@ checkers find them in `__init__.pyi`.
 
 import importlib
 import os
+import sys
 from typing import Any
 
 # XLA reads this when it first compiles. By default it computes with vectors of
@@ -42,4 +43,9 @@ def __getattr__(name: str) -> Any:
   # `from charlm import data` needs this error to import the submodule.
   if name not in _MODULE_OF:
     raise AttributeError(f"module 'charlm' has no attribute {name!r}")
-  return getattr(importlib.import_module(f"charlm.{_MODULE_OF[name]}"), name)
+  module = f"charlm.{_MODULE_OF[name]}"
+  if module not in sys.modules:
+    # A notebook's own objects may become garbage.
+    process = importlib.import_module("charlm.system.process")
+    process.import_quietly(module, keep=False)
+  return getattr(sys.modules[module], name)

@@ -1,32 +1,36 @@
-"""The lock pins, by hashes, all that `make train` and `make test` install."""
+"""The locks pin, by hashes, all that `make train` and `make test` install."""
 
 import configparser
 import importlib.metadata
+import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 
 import pytest
 from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-TEXT = (ROOT / "requirements.lock").read_text()
 # A requirement, and below it a line for the hash of each of its files.
 _PIN = re.compile(r"^([a-z].*?)((?: \\\n +--hash=\S+)*)$", re.MULTILINE)
 
 
-def _pins() -> Iterator[tuple[str, Requirement, list[str]]]:
-  """Yields the name, the requirement and the hashes of each package."""
-  for line, hashes in _PIN.findall(TEXT):
+def _pins(text: str) -> dict[str, tuple[Requirement, list[str]]]:
+  """Returns the requirement and the hashes of each package, by its name."""
+  found = {}
+  for line, hashes in _PIN.findall(text):
     pin = Requirement(line)
-    yield canonicalize_name(pin.name), pin, hashes.split("--hash=")[1:]
+    found[canonicalize_name(pin.name)] = (pin, hashes.split("--hash=")[1:])
+  return found
 
 
-PINS = {name: (pin, hashes) for name, pin, hashes in _pins()}
+NAMES = ("requirements.lock", "requirements-cuda.lock")
+TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
+PINS, CUDA_PINS = (_pins(text) for text in TEXTS.values())
 
 
 def _ranges() -> list[Requirement]:
@@ -48,20 +52,56 @@ def test_the_lock_is_within_the_ranges(wanted: Requirement) -> None:
   assert wanted.specifier.contains(version.version)
 
 
-def test_each_version_is_exact_and_has_hashes() -> None:
-  for pin, hashes in PINS.values():
+def test_the_lock_of_cuda_is_what_tensorflow_asks_for() -> None:
+  lines = importlib.metadata.requires("tensorflow") or []
+  asked = [Requirement(line) for line in lines if "and-cuda" in line]
+  assert {wanted.name for wanted in asked} == set(CUDA_PINS)
+  for wanted in asked:
+    pin, _ = CUDA_PINS[wanted.name]
+    (version,) = pin.specifier
+    assert wanted.specifier.contains(version.version), pin
+
+
+@pytest.mark.parametrize("pins", [PINS, CUDA_PINS], ids=NAMES)
+def test_each_version_is_exact_and_has_hashes(pins: dict) -> None:
+  for pin, hashes in pins.values():
     assert re.fullmatch(r"==[^*,]+", str(pin.specifier)), pin
     assert hashes, pin
     for value in hashes:
       assert re.match(r"sha256:[0-9a-f]{64}\b", value), pin
 
 
-def test_the_lock_names_no_host_and_no_path() -> None:
-  lines = [re.sub(r" \\$", "", line) for line in TEXT.splitlines()]
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lock_names_no_host_and_no_path(name: str) -> None:
+  text = TEXTS[name]
+  lines = [re.sub(r" \\$", "", line) for line in text.splitlines()]
   others = [line for line in lines if not line.startswith("    --hash=")]
   comments = [line for line in others if line.lstrip().startswith("#")]
-  assert len(others) == len(comments) + len(PINS)
-  assert not re.search(r"[/@]", TEXT)
+  assert len(others) == len(comments) + len(_pins(text))
+  assert not re.search(r"[/@]", text)
+
+
+@pytest.mark.skipif(
+  (sys.platform, platform.machine()) != ("linux", "x86_64"),
+  reason="TensorFlow has no code for GPUs there",
+)
+@pytest.mark.parametrize("target", ["train", "bench"])
+def test_a_changed_lock_of_cuda_is_installed_where_a_driver_is(
+  target: str, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / "nvidia-smi").touch(mode=0o755)
+  env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+  command = ["make", "-n", "-C", ROOT, "-W", "requirements-cuda.lock", target]
+  for setting, installs in (("", True), ("CUDA=0", False)):
+    plan = subprocess.run(
+      [*command, *setting.split()],
+      env=env,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+    assert ("--requirement requirements-cuda.lock" in plan) == installs
+    assert ("4.2 GB (CUDA=0 leaves" in plan) == installs
 
 
 def test_what_make_installed_is_what_the_lock_says() -> None:

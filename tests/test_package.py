@@ -57,7 +57,8 @@ def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
     "import sys; sys.path.insert(0, sys.argv[1]); import charlm\n"
     "assert charlm.__file__.startswith(sys.argv[1])\n"
     "model = charlm.load(sys.argv[2])\n"
-    "print(model, model.score(['the king'])[0].num_characters)"
+    "print(model, model.score(['the king'])[0].num_characters)\n"
+    "import gc; assert not gc.get_freeze_count()"
   )
   result = subprocess.run(
     [sys.executable, "-c", code, site, trained_run],
@@ -68,6 +69,7 @@ def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
   )
   assert result.stdout.startswith("LoadedModel(")
   assert result.stdout.endswith(" 7\n")
+  assert not result.stderr
   assert not any(empty.iterdir())
 
 
@@ -81,6 +83,14 @@ def test_type_checkers_find_the_public_names() -> None:
   for name, (module, original) in found.items():
     there = getattr(importlib.import_module(module), original)
     assert getattr(charlm, name) is there
+
+
+def test_names_that_need_no_tensorflow_import_none() -> None:
+  code = (
+    "import charlm, sys; charlm.Config; charlm.load_lines\n"
+    "sys.exit('tensorflow' in sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_keras_computes_with_tensorflow_whatever_is_exported(

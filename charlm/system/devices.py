@@ -6,57 +6,128 @@ import tensorflow as tf
 
 from charlm.errors import InputError
 from charlm.system.choices import TENSOR_FLOAT_32, kind_of_device
-from charlm.system.gpu_search import nvidia_device, reason_for_no_gpu
+from charlm.system.cuda import (
+  driver_problem,
+  has_code,
+  nvidia_device,
+  reason_for_no_gpu,
+)
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
 
+_CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
 
-def choose_device(device: str, deterministic: bool = False) -> None:
+
+def choose_device(
+  device: str, deterministic: bool = False, start: bool = True
+) -> None:
   """Chooses what computes, before TensorFlow places anything on it.
 
   Args:
-    device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow finds
-      none on a machine that has one, `auto` warns and says why.
+    device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow cannot
+      use a GPU that the machine has, a line on stderr says why.
     deterministic: ask a GPU for equal bits each time, at the cost of speed.
+    start: whether TensorFlow starts the GPUs here. If not, `create_cluster` has
+      to: workers are connected before.
 
-  Raises InputError: an unknown device; `gpu`, if TensorFlow finds none, or this
-    process has chosen the CPU; `cpu`, if TensorFlow has started with a GPU.
+  Raises InputError: an unknown device; `gpu`, if TensorFlow can use none, or
+    this process has chosen the CPU; `cpu`, if TensorFlow has started with a
+    GPU; a GPU that cannot be started.
   """
   if device not in ("auto", "cpu", "gpu"):
     raise InputError(f"device is {device!r}: give auto, cpu or gpu")
-  gpus = tf.config.get_visible_devices("GPU")
-  if gpus and device == "cpu":
-    try:
-      # TensorFlow would take the memory of each GPU that it sees.
-      tf.config.set_visible_devices([], "GPU")
-    except RuntimeError as error:
-      raise InputError(
-        "TensorFlow has started with a GPU: choose the CPU before it computes"
-      ) from error
-  elif gpus:
-    # Once TensorFlow has started, memory growth cannot be set any more: the
-    # caller's setting stays.
-    with contextlib.suppress(RuntimeError):
-      for gpu in gpus:
-        # Else it takes all memory of the GPU, and leaves none for a sampler.
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
+  if tf.config.get_visible_devices("GPU"):
+    _set_up_gpus(device)
   elif tf.config.list_physical_devices("GPU"):  # an earlier call hid it
     if device == "gpu":
       raise InputError("this process has chosen the CPU: start another process")
   elif device == "gpu":
     raise InputError(
-      f"TensorFlow finds no GPU: {reason_for_no_gpu()}, or give --device=cpu"
+      f"TensorFlow finds no GPU: {_reason_for_none()}, or give --device=cpu"
     )
   elif device == "auto" and (found := nvidia_device()):
     warn(
       f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
-      f"{reason_for_no_gpu()}. The CPU is used; --device=cpu ends this warning"
+      f"{_reason_for_none()}. {_CPU_INSTEAD}"
     )
   if deterministic:
     tf.config.experimental.enable_op_determinism()
     # Only some GPUs have TensorFloat-32: with it, kinds of GPUs would differ.
     tf.config.experimental.enable_tensor_float_32_execution(False)
+  if start:
+    _start_gpus()
+
+
+def _set_up_gpus(device: str) -> None:
+  """Sets up the GPUs that TensorFlow is to use, and hides the others.
+
+  Raises InputError: `gpu`, if TensorFlow has code for none.
+  """
+  gpus = tf.config.get_visible_devices("GPU")
+  usable = []
+  if device != "cpu":
+    problems = {gpu: _lack_of_code(gpu) for gpu in gpus}
+    usable = [gpu for gpu in gpus if not problems[gpu]]
+    problem = "; ".join(filter(None, problems.values()))
+    if problem and device == "gpu" and not usable:
+      raise InputError(f"{problem}: give --device=cpu")
+    if problem:
+      warn(f"{problem}. {'It is left out' if usable else _CPU_INSTEAD}")
+  if usable != gpus:
+    try:
+      # TensorFlow would take the memory of each GPU that it sees.
+      tf.config.set_visible_devices(usable, "GPU")
+    except RuntimeError as error:
+      raise InputError(
+        "TensorFlow has started with a GPU: choose the CPU before it computes"
+      ) from error
+  if usable:
+    # Once TensorFlow has started, memory growth cannot be set any more: the
+    # caller's setting stays.
+    with contextlib.suppress(RuntimeError):
+      for gpu in usable:
+        # Else it takes all memory of the GPU, and leaves none for a sampler.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
+
+
+def _lack_of_code(gpu: tf.config.PhysicalDevice) -> str:
+  """Returns that this TensorFlow has no code for a GPU, or nothing."""
+  details = tf.config.experimental.get_device_details(gpu)
+  capability = details.get("compute_capability")
+  built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities")
+  if not capability or not built_for or has_code(capability, built_for):
+    return ""
+  name = details.get("device_name", gpu.name)
+  major, minor = capability
+  return (
+    f"TensorFlow {tf.__version__} has no code for {name}, compute capability "
+    f"{major}.{minor}"
+  )
+
+
+def _reason_for_none() -> str:
+  """Returns why TensorFlow finds no GPU, and the remedy."""
+  if not tf.test.is_built_with_cuda():
+    return "its package for this system is built without CUDA"
+  return reason_for_no_gpu()
+
+
+def _start_gpus() -> None:
+  """Starts TensorFlow if it sees GPUs.
+
+  Raises InputError: it cannot start them.
+  """
+  if not tf.config.get_visible_devices("GPU"):
+    return
+  try:
+    tf.config.list_logical_devices("GPU")
+  except tf.errors.OpError as error:
+    check = f"{error.message}; check the driver with nvidia-smi"
+    raise InputError(
+      f"TensorFlow cannot start the GPU: {driver_problem() or check}, or give "
+      "--device=cpu"
+    ) from error
 
 
 def create_strategy(
@@ -72,13 +143,15 @@ def create_strategy(
       size.
     batch_size: global; `num_replicas`, unless 0, must divide it.
 
-  Raises InputError: a number of replicas that cannot be had.
+  Raises InputError: a number of replicas that cannot be had, or GPUs that
+    cannot be started.
   """
   gpus = tf.config.get_visible_devices("GPU")
   num_replicas = num_replicas or largest_divisor(batch_size, most_replicas())
   check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
   devices = [f"{kind_of_device()}:{i}" for i in range(num_replicas)]
   if gpus:
+    _start_gpus()
     return tf.distribute.MirroredStrategy(devices)
   cpu = tf.config.list_physical_devices("CPU")[0]
   device = tf.config.LogicalDeviceConfiguration()

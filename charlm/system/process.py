@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.system.cuda import preload
 from charlm.system.flags import OptionsT, define_flags, help_text, options_from
 from charlm.system.signals import INTERRUPTED, ended_by_signals
 
@@ -104,21 +105,28 @@ def _replace_closed_streams() -> None:
   sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
-def import_quietly(*modules: str) -> None:
+def import_quietly(*modules: str, keep: bool = True) -> None:
   """Imports modules without the noise that TensorFlow makes on stderr.
 
   A `TF_CPP_MIN_LOG_LEVEL` below 3 in the environment brings it back.
+
+  Args:
+    modules: their names, such as `tensorflow`.
+    keep: nothing that exists after the import is ever garbage, as in a program
+      that has just begun.
   """
   level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   # A quarter of the time would go into looking for garbage among half a million
   # objects that stay.
   gc.disable()
+  preload()
   try:
     with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
       for module in modules:
         importlib.import_module(module)
   finally:  # a module may be missing
-    gc.freeze()
+    if keep:
+      gc.freeze()
     gc.enable()
   if level == "3":
     # With many models in one process, TensorFlow would warn of retracing, as if

@@ -237,7 +237,7 @@ def _describe_devices(start: Start, options: TrainOptions) -> str:
   reason = "--device=cpu"
   if options.device != "cpu":
     found = "a" if choices.kind_of_device() == "GPU" else "no"
-    reason = f"TensorFlow finds {found} GPU"
+    reason = f"TensorFlow uses {found} GPU"
   if options.num_replicas:
     reason += f", --num_replicas={options.num_replicas}"
   threads = start["intra_op_threads"] or "automatic"

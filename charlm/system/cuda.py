@@ -1,0 +1,131 @@
+"""NVIDIA's GPUs, their driver, and CUDA's libraries, without TensorFlow."""
+
+import contextlib
+import ctypes
+import glob
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Iterable
+
+_VARIABLE = "CUDA_VISIBLE_DEVICES"
+# Where the driver shows its devices: Linux, and Linux inside Windows.
+_DEVICE_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")
+_CUDA_12 = 12000  # as the driver writes its version
+_DRIVER = "install NVIDIA's driver, 525 or later"
+_INSTALL = "pip install -e '.[cuda]'"
+# What TensorFlow opens, by the wheel's folder, and nvJitLink, which cuSPARSE
+# opens. Each comes after those that it needs.
+_LIBRARIES = {
+  "cuda_runtime": "libcudart.so.12",
+  "cublas": "libcublas.so.12",
+  "nvjitlink": "libnvJitLink.so.12",
+  "cufft": "libcufft.so.11",
+  "cusparse": "libcusparse.so.12",
+  "cusolver": "libcusolver.so.11",
+  "cudnn": "libcudnn.so.9",
+}
+
+
+def preload() -> None:
+  """Opens cuSOLVER for TensorFlow 2.21, before TensorFlow looks for GPUs.
+
+  Of the wheels that it needs, that version does not look into cuSOLVER's: it
+  would find no GPU.
+  """
+  # Without the wheel, TensorFlow asks the system for the library.
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError):
+    if importlib.metadata.version("tensorflow").startswith("2.21."):
+      ctypes.CDLL(_path_in_wheel("cusolver"))
+
+
+def _path_in_wheel(folder: str) -> str:
+  """Returns where the wheel has its library: beside TensorFlow."""
+  tensorflow = importlib.metadata.distribution("tensorflow")
+  path = f"nvidia/{folder}/lib/{_LIBRARIES[folder]}"
+  return str(tensorflow.locate_file(path))
+
+
+def nvidia_device() -> str:
+  """Returns what shows that there is an NVIDIA device, or nothing.
+
+  Nothing, too, if `CUDA_VISIBLE_DEVICES` hides every GPU.
+  """
+  if _all_hidden():
+    return ""
+  if visible := os.environ.get(_VARIABLE):
+    return f"{_VARIABLE}={visible}"
+  files = [f for pattern in _DEVICE_FILES for f in sorted(glob.glob(pattern))]
+  return next(iter(files), shutil.which("nvidia-smi")) or ""
+
+
+def _all_hidden() -> bool:
+  """Tells whether CUDA_VISIBLE_DEVICES hides all GPUs.
+
+  The first entry decides: CUDA ignores one that names no GPU, and all after it.
+  """
+  first = os.environ.get(_VARIABLE, "0").split(",")[0].strip()
+  return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
+
+
+def has_code(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
+  """Tells whether a TensorFlow that is built for some GPUs can use another.
+
+  Args:
+    capability: the GPU's compute capability.
+    built_for: names such as `sm_89` or `compute_90`.
+  """
+  found = [re.fullmatch(r"\w+_(\d+)(\d)[a-z]?", name) for name in built_for]
+  versions = [(int(match[1]), int(match[2])) for match in found if match]
+  # A GPU runs the code of its generation's older ones. The driver translates
+  # `compute_90` for later generations, too, but XLA then ends the process.
+  major, minor = capability
+  return any(major == other and minor >= low for other, low in versions)
+
+
+def reason_for_no_gpu() -> str:
+  """Returns why a TensorFlow that is built with CUDA finds no GPU; a remedy."""
+  if _all_hidden():
+    return f"{_VARIABLE} hides all GPUs: unset it"
+  check = "nothing that it needs is missing: check the driver with nvidia-smi"
+  return driver_problem() or _library_problem() or check
+
+
+def driver_problem() -> str:
+  """Returns what is wrong with the driver, and the remedy, or nothing."""
+  try:
+    driver = ctypes.CDLL("libcuda.so.1")
+  except OSError as error:
+    return f"{error}: {_DRIVER}"
+  version = ctypes.c_int()
+  driver.cuDriverGetVersion(ctypes.byref(version))
+  if version.value < _CUDA_12:
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return f"the driver is for CUDA {cuda}, and 12 is needed: {_DRIVER}"
+  if not (status := driver.cuInit(0)):
+    return ""
+  text = ctypes.c_char_p()
+  driver.cuGetErrorString(status, ctypes.byref(text))
+  said = text.value.decode() if text.value else "unknown"
+  visible = os.environ.get(_VARIABLE)
+  given = f", with {_VARIABLE}={visible}" if visible else ""
+  return (
+    f"the driver's cuInit says '{said}' (error {status}{given}): check it with "
+    "nvidia-smi"
+  )
+
+
+def _library_problem() -> str:
+  """Returns which library cannot be opened, and the remedy, or nothing."""
+  for folder, name in _LIBRARIES.items():
+    path = _path_in_wheel(folder)
+    installed = os.path.exists(path)
+    try:
+      ctypes.CDLL(path if installed else name)
+    except OSError as error:
+      wheel = f"nvidia-{folder.replace('_', '-')}-cu12"
+      again = f"pip install --force-reinstall --no-deps {wheel}"
+      remedy = again if installed else _INSTALL
+      return f"{error}: install it with {remedy}"
+  return ""

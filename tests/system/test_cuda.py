@@ -1,0 +1,169 @@
+"""Pretended drivers and libraries: what TensorFlow gets, and what it lacks."""
+
+import ctypes
+import importlib
+import pathlib
+
+import pytest
+
+from charlm.system import cuda
+from charlm.system.process import import_quietly
+
+_SAYS_NO = "no CUDA-capable device is detected"
+
+
+class Driver:
+  """What `libcuda.so.1` offers of itself."""
+
+  def __init__(self, version: int = 12040, status: int = 0) -> None:
+    self._version, self._status = version, status
+
+  def cuDriverGetVersion(self, reference: object) -> None:
+    reference._obj.value = self._version
+
+  def cuInit(self, flags: int) -> int:
+    return self._status
+
+  def cuGetErrorString(self, status: int, reference: object) -> None:
+    reference._obj.value = _SAYS_NO.encode()
+
+
+class Machine:
+  """A machine with a driver and libraries, and what was opened there."""
+
+  def __init__(self, site: pathlib.Path) -> None:
+    self.driver: Driver | None = Driver()
+    self.system = set(cuda._LIBRARIES.values())
+    self.site = site
+    self.opened: list[str] = []
+
+  def install_tensorflow(self, version: str) -> None:
+    info = self.site / f"tensorflow-{version}.dist-info"
+    info.mkdir()
+    text = f"Metadata-Version: 2.1\nName: tensorflow\nVersion: {version}\n"
+    (info / "METADATA").write_text(text)
+
+  def install_wheel(self, folder: str) -> pathlib.Path:
+    path = self.site / "nvidia" / folder / "lib" / cuda._LIBRARIES[folder]
+    path.parent.mkdir(parents=True)
+    path.write_text("whole")
+    return path
+
+  def open(self, name: str) -> Driver | None:
+    """Takes the place of `ctypes.CDLL`."""
+    if name == "libcuda.so.1" and self.driver:
+      return self.driver
+    path = pathlib.Path(name)
+    if path.is_absolute() and path.exists() and path.read_text() != "whole":
+      raise OSError(f"{name}: file too short")
+    if not path.exists() and name not in self.system:
+      raise OSError(f"{name}: cannot open shared object file")
+    self.opened.append(name)
+    return None
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Machine:
+  machine = Machine(tmp_path)
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setattr(ctypes, "CDLL", machine.open)
+  return machine
+
+
+@pytest.mark.parametrize(
+  ("version", "opens"), [("2.21.1", True), ("2.22.0rc0", False)]
+)
+def test_cusolver_is_opened_before_an_import_where_tensorflow_needs_it(
+  version: str, opens: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  machine.install_tensorflow(version)
+  library = str(machine.install_wheel("cusolver"))
+  opened_before_import = []
+
+  def note(name: str) -> None:
+    opened_before_import.extend(machine.opened)
+
+  monkeypatch.setattr(importlib, "import_module", note)
+  import_quietly("tensorflow")
+  assert opened_before_import == [library] * opens
+
+
+def test_an_import_goes_on_without_the_wheel(machine: Machine) -> None:
+  machine.install_tensorflow("2.21.0")
+  import_quietly("json")
+  assert not machine.opened
+
+
+def test_nothing_is_missing(machine: Machine) -> None:
+  machine.install_tensorflow("2.21.0")
+  path = machine.install_wheel("cudnn")
+  assert "nothing that it needs is missing" in cuda.reason_for_no_gpu()
+  wheels, system = {str(path)}, machine.system - {"libcudnn.so.9"}
+  assert set(machine.opened) == wheels | system
+
+
+@pytest.mark.parametrize(
+  ("driver", "reason"),
+  [
+    (None, "libcuda.so.1: cannot open shared object file: install NVIDIA's"),
+    (
+      Driver(version=11080),
+      "for CUDA 11.8, and 12 is needed: install NV",
+    ),
+    (
+      Driver(status=100),
+      f"'{_SAYS_NO}' (error 100, with CUDA_VISIBLE_DEV",
+    ),
+  ],
+)
+def test_what_is_wrong_with_the_driver(
+  driver: Driver | None,
+  reason: str,
+  machine: Machine,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+  machine.driver = driver
+  assert reason in cuda.reason_for_no_gpu()
+
+
+def test_the_library_that_is_missing_is_named(machine: Machine) -> None:
+  machine.install_tensorflow("2.21.0")
+  machine.system.remove("libcufft.so.11")
+  expected = "libcufft.so.11: cannot open shared object file: install it with "
+  assert cuda.reason_for_no_gpu() == f"{expected}pip install -e '.[cuda]'"
+
+
+def test_an_installed_library_that_is_damaged_is_installed_again(
+  machine: Machine,
+) -> None:
+  machine.install_tensorflow("2.21.0")
+  path = machine.install_wheel("cuda_runtime")
+  path.write_text("cut off")
+  reason = cuda.reason_for_no_gpu()
+  assert reason.startswith(f"{path}: file too short")
+  assert reason.endswith("--force-reinstall --no-deps nvidia-cuda-runtime-cu12")
+
+
+@pytest.mark.parametrize(
+  ("capability", "usable"),
+  [
+    ((6, 1), True),
+    ((7, 5), True),
+    ((8, 9), True),
+    ((9, 0), True),
+    ((5, 2), False),
+    ((10, 0), False),
+    ((12, 0), False),
+  ],
+)
+def test_the_generations_that_the_wheel_has_code_for(
+  capability: tuple[int, int], usable: bool
+) -> None:
+  built_for = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]
+  assert cuda.has_code(capability, built_for) == usable
+  assert cuda.has_code(capability, [*built_for, "sm_100", "sm_120a"]) == (
+    usable or capability[0] >= 10
+  )
+  assert not cuda.has_code((8, 6), ["sm_89"])
