@@ -8,7 +8,7 @@ import contextlib
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.encoding import Corpus
-from charlm.data.text import StoredIds, sha256
+from charlm.data.text import sha256
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
@@ -31,6 +31,8 @@ from charlm.training.session import Session
 from charlm.training.trainer import Trainer
 from charlm.training.workers import Workers
 
+_MAX_HASHED = 2**28  # characters of a train text
+
 
 def lead(
   options: TrainOptions, corpus: Corpus, split: Split, workers: Workers
@@ -40,8 +42,7 @@ def lead(
   The other workers call `follow`.
 
   Raises:
-    InputError: bad input, a cached corpus that has changed, or replicas whose
-      sums are wrong.
+    InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
     OSError: the folder or the metrics cannot be written.
@@ -86,9 +87,8 @@ def _describe_text(
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in split._asdict().items():
     line = f"{name:<8} {len(part):,} characters"
-    # Not for a train text whose ids are in a file: it can be huge, and to hash
-    # it would delay each start.
-    if part is not split.train or not isinstance(part.ids, StoredIds):
+    # Not for a large train text: to hash it would delay each start.
+    if part is not split.train or len(part) <= _MAX_HASHED:
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
@@ -122,8 +122,7 @@ def _continue_run(
   The trainer must not have trained yet.
 
   Raises:
-    InputError: no checkpoint is whole, a cached corpus has changed, or the
-      replicas compute wrong sums.
+    InputError: no checkpoint is whole, or the replicas compute wrong sums.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away.
     OSError: the metrics cannot be written.
