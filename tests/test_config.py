@@ -27,7 +27,7 @@ def test_fields_are_flags_one_to_one() -> None:
   others = {"run_dir", "num_replicas", "max_to_keep", "gru", "deterministic"}
   others |= {"checkpoint_every_steps", "summary_every_steps"}
   others |= {"profile_steps", "eval_every_steps"}
-  others |= {"corpus_cache", "verify_corpus", "device", "cluster_timeout"}
+  others |= {"corpus_cache", "device", "cluster_timeout"}
   assert names == others | {field.name for field in dataclasses.fields(Config)}
 
 
@@ -163,7 +163,6 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
   other = Experiment(Config(), SHA256, vocabulary, "2" * 64, valid)
   (difference,) = one.changes(other)
   assert difference.startswith("eval_sha256 (")
-  assert difference.endswith("or a damaged cache: give --verify_corpus)")
 
 
 @pytest.mark.parametrize("name", ["eval_corpus", "valid_corpus"])
