@@ -1,6 +1,5 @@
 """Texts of any form, through all programs."""
 
-import gzip
 import io
 import json
 import math
