@@ -7,7 +7,6 @@ import numpy as np
 
 from charlm.config import Config
 from charlm.data.permutation import permute
-from charlm.data.text import gather
 from charlm.errors import InputError
 
 # The most windows that are shuffled in memory, in 64 MB; beyond, see `permute`.
@@ -74,7 +73,10 @@ class Batches:
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
     starts = self._starts(*divmod(step, self.steps_per_epoch))
-    windows = gather(self._ids, starts, self._size)
+    # The text is circular: its first character follows its last. Of a memory
+    # map, nothing but the windows is read.
+    places = (starts[:, np.newaxis] + np.arange(self._size)) % len(self._ids)
+    windows = self._ids[places]
     return windows if self._table is None else self._table[windows]
 
   def _count_steps(self) -> int:

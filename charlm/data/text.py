@@ -106,14 +106,6 @@ class Text:
       yield start, self.ids[start : start + _BLOCK]
 
 
-def gather(ids: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
-  """Returns `size` ids from each of the starts on, `[len(starts), size]`.
-
-  The text is circular: its first character follows its last.
-  """
-  return ids[(starts[:, np.newaxis] + np.arange(size)) % len(ids)]
-
-
 def readable(text: str, encoding: str) -> str:
   """Returns a model's text for a person: bytes are read as UTF-8."""
   return text.encode(encoding, "replace").decode(errors="replace")

@@ -21,7 +21,7 @@ BLOCK = 2**19
 
 
 class Evaluator:
-  """Scores texts `[N]`, a piece at a time, in memory that has a bound.
+  """Scores texts of ids `[N]`, a piece at a time.
 
   `stream` is the protocol by default, `windows` that of models with a context
   of fixed length, and `lines` that of the function `log_perplexity`.

@@ -18,7 +18,7 @@ from charlm.model.language_model import GRULM
 
 _NEWLINE = 2
 # Newlines are frequent, rare, or missing in the middle.
-_TEXTS = [(2, 12), (300, 12), (301, 40), (1000, 12), (2503, 400)]
+_TEXTS = [(2, 12), (301, 40), (2503, 400)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def _assert_close(blocks: Score, whole: Score, rel: float = 1e-12) -> None:
     np.testing.assert_allclose(getattr(blocks, name).sum(axis=1), sums, rel)
 
 
-@pytest.mark.parametrize("max_blocks", [1, 7, 299])
+@pytest.mark.parametrize("max_blocks", [1, 299])
 @pytest.mark.parametrize(("length", "mean_line"), _TEXTS)
 def test_blocks_have_the_sums_of_their_characters(
   evaluator: Evaluator,
@@ -79,7 +79,7 @@ def test_blocks_have_the_sums_of_their_characters(
     _assert_close(blocks, score)
 
 
-@pytest.mark.parametrize("size", [1, 5, 333])
+@pytest.mark.parametrize("size", [5, 333])
 @pytest.mark.parametrize("end", [[_NEWLINE], [_NEWLINE, _NEWLINE], [5, 6]])
 @pytest.mark.parametrize(("length", "mean_line"), _TEXTS)
 def test_lines_are_the_same_in_blocks_of_text(
