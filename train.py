@@ -17,17 +17,16 @@ def train(options: TrainOptions) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: bad input, a cached corpus that has changed, or replicas whose
-      sums are wrong.
+    InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
   """
   config = options.config
-  cache = options.corpus_cache, options.verify_corpus
+  cache = options.corpus_cache
   # Before the import of TensorFlow, so that a wrong path is refused at once.
-  corpus = load_corpus(config, config.corpus, *cache)
+  corpus = load_corpus(config, config.corpus, cache)
   split = split_text(
-    corpus.text, config, lambda spec: load_corpus(config, spec, *cache).text
+    corpus.text, config, lambda spec: load_corpus(config, spec, cache).text
   )
   process.import_quietly("tensorflow", "keras")
   from charlm.system.choices import kind_of_device, reason_for_one_replica

@@ -56,8 +56,6 @@ class Experiment:
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
     reasons = {"epochs": why, "max_steps": why}
-    why = "; another file, or a damaged cache: give --verify_corpus"
-    reasons |= {"eval_sha256": why, "valid_sha256": why}
     now = {n: value for n, value in fields.items() if n not in ignored}
     found = differences(before, now, reasons=reasons)
     # The hashes other than the corpus' are named only if nothing else differs:

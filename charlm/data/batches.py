@@ -7,7 +7,6 @@ import numpy as np
 
 from charlm.config import Config
 from charlm.data.permutation import permute
-from charlm.data.text import Ids, gather
 from charlm.errors import InputError
 
 # The most windows that are shuffled in memory, in 64 MB; beyond, see `permute`.
@@ -36,24 +35,27 @@ class Batches:
 
   def __init__(
     self,
-    ids: np.ndarray | Ids,
+    ids: np.ndarray,
     seq_length: int,
     batch_size: int,
     seed: int = 0,
     rows: range | None = None,
+    table: np.ndarray | None = None,
   ) -> None:
     """Takes the whole text as ids `[N]`.
 
     Args:
-      ids: the text.
+      ids: the text, perhaps a memory map.
       seq_length: inputs in a window.
       batch_size: windows in a batch.
       seed: with the epoch, determines the shuffle.
       rows: those of each batch that are read; None for all.
+      table: by each of `ids`, the id that a batch has in its place; None for
+        the same.
 
     Raises InputError: the text does not fill one batch of windows.
     """
-    self._ids, self._size = ids, seq_length + 1
+    self._ids, self._table, self._size = ids, table, seq_length + 1
     self._batch_size, self._seed = batch_size, seed
     self.rows = rows or range(batch_size)
     self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
@@ -69,12 +71,13 @@ class Batches:
       )
 
   def batch(self, step: int) -> np.ndarray:
-    """Returns the windows of a step, `[len(rows), seq_length + 1]`.
-
-    Raises InputError: the file of the ids was truncated, or has changed.
-    """
+    """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
     starts = self._starts(*divmod(step, self.steps_per_epoch))
-    return gather(self._ids, starts, self._size)
+    # The text is circular: its first character follows its last. Of a memory
+    # map, nothing but the windows is read.
+    places = (starts[:, np.newaxis] + np.arange(self._size)) % len(self._ids)
+    windows = self._ids[places]
+    return windows if self._table is None else self._table[windows]
 
   def _count_steps(self) -> int:
     """Returns the number of whole batches in an epoch."""
@@ -116,14 +119,26 @@ class ContinuedBatches(Batches):
 
 
 def build_batches(
-  ids: np.ndarray | Ids, config: Config, rows: range | None = None
+  ids: np.ndarray,
+  config: Config,
+  rows: range | None = None,
+  table: np.ndarray | None = None,
 ) -> Batches:
   """Returns the batches of a text `[N]`, or these rows of them.
+
+  They have the ids of the table, if there is one.
 
   Raises InputError: the text does not fill one batch of windows.
   """
   kind = ContinuedBatches if config.carry_state else Batches
-  return kind(ids, config.seq_length, config.batch_size, config.seed, rows)
+  return kind(
+    ids=ids,
+    seq_length=config.seq_length,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    rows=rows,
+    table=table,
+  )
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

@@ -1,128 +1,117 @@
-"""Encoded corpora in files, so that a large one is encoded once.
+"""Encoded corpora in folders, so that a large one is encoded once.
 
-A file has the ids and, after them, a zip archive of one JSON object, which
-describes them. Its name is a hash of the paths of the corpus' files and of the
-flags that affect reading; it is used only if these files have kept their sizes
-and the times of their last change.
+A folder holds the ids, `ids.npy`, and what describes them, `about.json`. Its
+name is a hash of the paths of the corpus' files and of the flags that affect
+reading; it is used only if these files have kept their sizes and the times of
+their last change.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import tempfile
-import time
-import zipfile
+import platform
+import shutil
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 
 from charlm.config import Config
 from charlm.data.encoding import Corpus
 from charlm.data.sources import Source
-from charlm.data.text import OpenFile, StoredIds, Text, sha256
+from charlm.data.text import Text, sha256
 from charlm.system.process import warn
 
-_ABOUT = "charlm 2.json"  # other versions' files lack this member
+_FORMAT = 3  # incremented when texts are read or encoded otherwise
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
 
 class Cache:
-  """The cache file of one corpus."""
+  """The folder of one corpus."""
 
   def __init__(
     self, folder: Path, config: Config, sources: list[Source]
   ) -> None:
-    """Takes a folder, which need not exist, and what is encoded."""
+    """Takes where the folder is, which need not exist, and what is encoded."""
     # Lists, to compare with those from JSON; None for what is not a file.
     self._stamps = [s and [*s] for s in (x.stamp() for x in sources)]
     names = [stamp and stamp[0] for stamp in self._stamps]
     flags = [getattr(config, name) for name in _READING]
-    key = sha256([json.dumps([names, flags]).encode()])[:32]
-    self._folder, self._encoding = folder, config.encoding
-    self._path = folder / f"{key}.ids"
-    self._temporary: list[str] = []  # the files that are not saved yet
+    key = sha256([json.dumps([_FORMAT, names, flags]).encode()])[:32]
+    self._encoding, self._path = config.encoding, folder / key
+    # Of this process, which another one can tell from what a kill has left.
+    self._temporaries = f".{key}.{platform.node()}."
+    self._temporary = folder / f"{self._temporaries}{os.getpid()}"
 
-  def load(self, verify: bool = False) -> Corpus | None:
+  def load(self) -> Corpus | None:
     """Opens the corpus; None if it is not kept, or its files have changed.
 
     Warns if what is kept is damaged.
-
-    Args:
-      verify: compare the text's SHA-256, too.
     """
     # The plays have no stamp, nor has standard input, which may be another text
     # in each start.
-    # A named pipe in the cache file's place would wait for a writer.
-    if None in self._stamps or not os.path.isfile(self._path):
+    if None in self._stamps:
       return None
     try:
-      opened = OpenFile(self._path.open("rb"))
-      with zipfile.ZipFile(opened.file) as archive:
-        about = json.loads(archive.read(_ABOUT))  # compares its checksum
-        num_bytes = archive.getinfo(_ABOUT).header_offset
+      about = json.loads((self._path / "about.json").read_bytes())
       if about["stamps"] != self._stamps:
         return None
-      ids = StoredIds(opened, np.dtype(about["dtype"]), 0, about["size"])
-      if num_bytes != len(ids) * ids.dtype.itemsize:
-        raise ValueError("it is truncated")
+      ids = np.asarray(np.load(self._path / "ids.npy", mmap_mode="r"))
       text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
-      if verify and about["sha256"] != sha256(text.data()):
-        raise ValueError("its SHA-256 differs")
       return Corpus(text, np.array(about["counts"]), about["sha256"])
-    except Exception as error:  # unreadable, or one of zipfile's for damage
-      cause = str(error).partition(":")[0]  # without a remedy
-      warn(f"{self._path} cannot be used ({cause}): the corpus is encoded anew")
+    except OSError:
+      return None
+    except (EOFError, KeyError, ValueError) as error:  # cut off
+      warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
       return None
 
   def open_file(self) -> BinaryIO:
-    """Opens a new file in the folder for `save`.
+    """Opens a new file for ids, in place of one that it opened before.
 
     Raises OSError: it cannot be written.
     """
-    self._folder.mkdir(parents=True, exist_ok=True)
-    for path in self._folder.glob(f".{self._path.name}.*"):
-      # Those that no process holds, as after a kill.
-      with contextlib.suppress(OSError), path.open("rb") as file:
-        # A new one may not be locked yet.
-        if time.time() - os.fstat(file.fileno()).st_mtime > 60:
-          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-          path.unlink()
-    handle, name = tempfile.mkstemp("", f".{self._path.name}.", self._folder)
-    self._temporary.append(name)
-    fcntl.flock(handle, fcntl.LOCK_EX)  # as long as the file is in use
-    return cast(BinaryIO, os.fdopen(handle, "w+b"))
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    for left in self._path.parent.glob(f"{self._temporaries}*"):
+      if left == self._temporary or not _runs(int(left.suffix[1:])):
+        shutil.rmtree(left, ignore_errors=True)
+    self._temporary.mkdir(mode=0o700)
+    return self._create("ids.npy")
 
   def save(self, corpus: Corpus) -> None:
-    """Saves a corpus if its sources and its ids are in files.
+    """Keeps a corpus whose ids are in a file that was opened, if it can be.
 
     Raises OSError: it cannot be written.
     """
-    ids = corpus.text.ids
-    if not isinstance(ids, StoredIds) or None in self._stamps:
+    if None in self._stamps or not os.path.isdir(self._temporary):
       return
     about = {
       "stamps": self._stamps,
-      "dtype": ids.dtype.name,
-      "size": len(ids),
       "characters": [ord(char) for char in corpus.text.characters],
       "counts": corpus.counts.tolist(),
       "sha256": corpus.sha256,
     }
-    file = ids.opened.file
-    file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file, "w") as archive:
-      # Given a name alone, `writestr` would write the current time, too.
-      archive.writestr(zipfile.ZipInfo(_ABOUT), json.dumps(about))
-    file.flush()
-    os.fsync(file.fileno())
-    os.replace(self._temporary[-1], self._path)
-    self._temporary.pop()
+    with self._create("about.json") as file:
+      file.write(json.dumps(about).encode())
+    # A memory map outlives the name of its file, here and in other processes.
+    shutil.rmtree(self._path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process was faster
+      self._temporary.rename(self._path)
 
   def discard(self) -> None:
     """Removes what was opened and not saved."""
-    while self._temporary:
-      # If the encoder moved the ids to a file of wider ids, the file before is
-      # closed, and so unlocked: another process may have removed it.
-      Path(self._temporary.pop()).unlink(missing_ok=True)
+    shutil.rmtree(self._temporary, ignore_errors=True)
+
+  def _create(self, name: str) -> BinaryIO:
+    """Creates a file that its user alone can read."""
+    path = self._temporary / name
+    path.touch(0o600)
+    return path.open("r+b")
+
+
+def _runs(process: int) -> bool:
+  """Tells whether a process of this machine runs."""
+  try:
+    os.kill(process, 0)
+  except OSError as error:
+    return isinstance(error, PermissionError)  # another user's
+  return True

@@ -9,7 +9,7 @@ from charlm.config import Config
 from charlm.data.cache import Cache
 from charlm.data.encoding import Corpus, encode_text
 from charlm.data.reading import read_sources, split_lines
-from charlm.data.sources import Source, find_sources
+from charlm.data.sources import find_sources
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
@@ -30,18 +30,15 @@ def load_lines(spec: str, lowercase: bool = False) -> list[str]:
   return str(load_corpus(Config(lowercase=lowercase), spec).text).split("\n")
 
 
-def load_corpus(
-  config: Config, spec: str, folder: str = "", verify: bool = False
-) -> Corpus:
+def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
   """Returns a corpus, encoded.
 
   Args:
     config: says how files are read.
     spec: `shakespeare`, `-` for standard input, or a file, a glob, a folder
       (its `*.txt`, sorted), or several of these separated by commas.
-    folder: if the corpus is in files, a file there keeps its ids; by default
-      they are in memory or, above 256 MiB, in a file in the user's cache.
-    verify: compare kept ids with the SHA-256 recorded when they were made.
+    folder: if the corpus is in files, a folder there keeps its ids; by default
+      they are in memory or, above 256 MiB, in a folder in the user's cache.
 
   Raises:
     InputError: nothing there, not as the config says, or no line with a
@@ -51,13 +48,12 @@ def load_corpus(
   sources = find_sources(spec)
   if config.field and not any(source.is_json_lines for source in sources):
     warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
-  place = Path(folder) if folder else cache_folder()
-  cache = Cache(place, config, sources)
-  if corpus := cache.load(verify):
+  cache = Cache(Path(folder or cache_folder()), config, sources)
+  if corpus := cache.load():
     return corpus
   # Whoever names a folder wants the file, however small.
   in_memory = 0 if folder else _IN_MEMORY
-  pieces = _shown(read_sources(config, sources), sources)
+  pieces = _shown(read_sources(config, sources))
   try:
     corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
     # White space alone is no text, except of bytes, whose `characters` are
@@ -70,16 +66,13 @@ def load_corpus(
   return corpus
 
 
-def _shown(pieces: Iterator[str], sources: list[Source]) -> Iterator[str]:
+def _shown(pieces: Iterator[str]) -> Iterator[str]:
   """Yields the pieces, and shows on a terminal how much is read."""
-  stamps = filter(None, (source.stamp() for source in sources))
-  megabytes = sum(num_bytes for _, num_bytes, *_ in stamps) / 1e6
-  shown = time.monotonic()
+  shown, size = time.monotonic(), 0
   for piece in pieces:
+    size += len(piece)
     if time.monotonic() > shown + 0.2:
-      read = sum(source.num_read for source in sources) / 1e6
-      of = f" of {megabytes:,.0f}" if megabytes else ""
-      show(f"encoding the corpus: {read:,.0f}{of} MB")
+      show(f"encoding the corpus: {size / 1e6:,.0f} million characters")
       shown = time.monotonic()
     yield piece
   show("")

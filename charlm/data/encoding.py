@@ -5,17 +5,19 @@ To encode is to find ids; an `encoding` is how characters are written as bytes.
 
 import hashlib
 import io
-import tempfile
+import math
+import os
 from collections.abc import Callable, Iterable
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from charlm.data.text import OpenFile, StoredIds, Text
+from charlm.data.text import Text
 
 _BLOCK = 2**20  # bytes that are moved at a time
 _PIECE = 2**15  # characters that are encoded at a time
 _NUM_CODE_POINTS = 0x110000
+_HEADER = 128  # bytes of it in an .npy file with one dimension
 
 
 class Corpus(NamedTuple):
@@ -37,7 +39,7 @@ class _Encoder:
   """What `encode_text` does with each piece."""
 
   def __init__(
-    self, encoding: str, open_file: Callable[[], BinaryIO], max_bytes: int
+    self, encoding: str, open_file: Callable[[], BinaryIO], max_bytes: float
   ) -> None:
     self._encoding = encoding
     self._open_file, self._max_bytes = open_file, max_bytes
@@ -46,7 +48,9 @@ class _Encoder:
     self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
     self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
     self._dtype, self._size = np.dtype(np.uint8), 0
-    self.file: BinaryIO = io.BytesIO()
+    # An .npy file, whose header is known at the end.
+    self.file: BinaryIO = io.BytesIO(bytes(_HEADER))
+    self.file.seek(_HEADER)
     if encoding == "latin-1":  # ids are the bytes: the file is the text
       self._learn(np.arange(256, dtype=np.uint32))
 
@@ -74,12 +78,22 @@ class _Encoder:
 
   def finish(self) -> Corpus:
     """Returns the corpus of all pieces, whose ids the encoder's file holds."""
-    ids: np.ndarray | StoredIds
     if isinstance(self.file, io.BytesIO):
-      ids = np.frombuffer(self.file.getbuffer(), self._dtype)
+      data = np.frombuffer(self.file.getbuffer(), np.uint8)
+      ids = data[_HEADER:].view(self._dtype)
     else:
+      header = {
+        "descr": np.lib.format.dtype_to_descr(self._dtype),
+        "fortran_order": False,
+        "shape": (self._size,),
+      }
+      self.file.seek(0)
+      np.lib.format.write_array_header_1_0(self.file, header)
       self.file.flush()
-      ids = StoredIds(OpenFile(self.file), self._dtype, 0, self._size)
+      # Before it is renamed: after a power failure, it could be of zeros.
+      os.fsync(self.file.fileno())
+      self.file.close()
+      ids = np.asarray(np.load(self.file.name, mmap_mode="r"))
     text = Text(ids, self._code_points, self._encoding)
     counts = self._counts[self._code_points]
     return Corpus(text, counts, self._digest.hexdigest())
@@ -93,7 +107,8 @@ class _Encoder:
 
   def _move(self, dtype: np.dtype, target: BinaryIO) -> None:
     """Moves the ids to another file, in a type that may be a wider one."""
-    self.file.seek(0)
+    self.file.seek(_HEADER)
+    target.write(bytes(_HEADER))
     while data := self.file.read(_BLOCK):
       target.write(np.frombuffer(data, self._dtype).astype(dtype).data)
     self.file.close()
@@ -103,16 +118,17 @@ class _Encoder:
 def encode_text(
   pieces: Iterable[str],
   encoding: str = "utf-8",
-  open_file: Callable[[], BinaryIO] = tempfile.TemporaryFile,
-  in_memory: int = 2**23,
+  open_file: Callable[[], BinaryIO] = io.BytesIO,
+  in_memory: float = math.inf,
 ) -> Corpus:
   """Encodes a text that comes in pieces.
 
   Args:
     pieces: of the text, of any lengths.
     encoding: `utf-8`, or `latin-1` for a text of bytes.
-    open_file: opens a file for the ids if they are many.
-    in_memory: the most bytes of ids that are kept in memory.
+    open_file: opens a new file for the ids if they are many, which are then a
+      memory map.
+    in_memory: the most bytes of ids that are kept in memory; by default all.
 
   Raises OSError: the file cannot be written.
   """

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from charlm.data.compression import CountedFile, decompress
+from charlm.data.compression import decompress
 from charlm.data.shakespeare import plays
 from charlm.errors import InputError
 
@@ -26,7 +26,6 @@ class Source:
 
   name: str  # a path, `shakespeare`, or `-`
   is_file: bool = True
-  num_read: int = 0  # bytes of the file so far
 
   @property
   def is_json_lines(self) -> bool:
@@ -64,17 +63,14 @@ class Source:
       yield cast(io.BufferedIOBase, sys.stdin.buffer)
 
   def read(self) -> Iterator[bytes]:
-    """Yields the content in chunks, decompressed where it is compressed.
+    """Yields the content in chunks, decompressed as its name says.
 
     Raises InputError: what `decompress` refuses, or a file that changes in the
       meantime.
     """
     before = self.stamp()
     with self.open() as file:
-      counted = CountedFile(file)
-      for chunk in decompress(self.name, counted):
-        self.num_read = counted.num_bytes
-        yield chunk
+      yield from decompress(self.name, file)
     if self.stamp() != before:
       raise InputError(f"{self.name} changed while it was read: start again")
 
@@ -129,9 +125,11 @@ def _file(path: str) -> Source:
 def _is_own(path: str) -> bool:
   """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
   file = Path(path)
-  # The name is as `Cache` makes it.
+  # As `Cache` names them, and before it as `<hash>.ids`.
+  if re.search(r"\b[0-9a-f]{32}(\.ids|/(ids\.npy|about\.json))\Z", path):
+    return True
   # A run has `vocabulary.json` and `lock` before, and a copy perhaps no `lock`.
-  return re.fullmatch(r"[0-9a-f]{32}\.ids", file.name) is not None or any(
+  return any(
     part.name in _OF_RUN
     and part.with_name("vocabulary.json").exists()
     and (

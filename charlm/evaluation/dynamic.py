@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import Ids, IdsLike, Text
+from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
@@ -34,7 +34,7 @@ _MIN_VALID = 10 * _SEGMENT
 class DynamicEvaluator:
   """Scores texts with a model that adapts to each of them afresh."""
 
-  def __init__(self, model: GRULM, valid_ids: IdsLike) -> None:
+  def __init__(self, model: GRULM, valid_ids: np.ndarray) -> None:
     """Takes a model and the valid text `[N]`.
 
     Its last `_MAX_VALID` characters give the mean squared gradient of each
@@ -48,7 +48,7 @@ class DynamicEvaluator:
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
     self._compiled = tf.function(self._learn, jit_compile=XLA_FOR_SCORES.here)
-    valid_ids = valid_ids[max(0, len(valid_ids) - _MAX_VALID) : len(valid_ids)]
+    valid_ids = valid_ids[-_MAX_VALID:]
     # A rate of 0 takes no step, and sums the squares of the gradients.
     self._loss(valid_ids, 0.0)
     num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
@@ -56,7 +56,7 @@ class DynamicEvaluator:
       squares.assign(squares / num_segments)
     self.learning_rate = self._choose(valid_ids)
 
-  def stream(self, ids: IdsLike) -> Score:
+  def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, learning from each segment.
 
     Raises InputError: fewer than two characters.
@@ -86,12 +86,14 @@ class DynamicEvaluator:
         best += step
     return _LEARNING_RATES[best]
 
-  def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
+  def _pass(
+    self, ids: np.ndarray, learning_rate: float
+  ) -> Iterator[np.ndarray]:
     """Yields the nats of each segment, then restores the model's weights."""
     states, rate = self._model.initial_states(1), tf.constant(learning_rate)
     try:
       for start in range(0, len(ids) - 1, _SEGMENT):
-        piece = ids[start : min(start + _SEGMENT + 1, len(ids))]
+        piece = ids[start : start + _SEGMENT + 1]
         # The last one is padded, since each shape is compiled anew.
         segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
         segment[0, : len(piece)] = piece
@@ -151,8 +153,8 @@ def score_dynamic(
       f"{_MIN_VALID} characters or more: train a run with more --valid_lines "
       "or --valid_chars"
     )
-  evaluator = DynamicEvaluator(model, Ids(valid, vocab))
+  evaluator = DynamicEvaluator(model, valid.ids_in(vocab))
   words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
-  score = evaluator.stream(Ids(text, vocab))
+  score = evaluator.stream(text.ids_in(vocab))
   refuse_diverged(score.log_perplexity)
   return score.with_size_of(text), words

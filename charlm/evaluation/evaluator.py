@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import Ids, IdsLike, Text
+from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
@@ -21,7 +21,7 @@ BLOCK = 2**19
 
 
 class Evaluator:
-  """Scores texts `[N]`, a piece at a time, in memory that has a bound.
+  """Scores texts of ids `[N]`, a piece at a time.
 
   `stream` is the protocol by default, `windows` that of models with a context
   of fixed length, and `lines` that of the function `log_perplexity`.
@@ -50,7 +50,7 @@ class Evaluator:
     how = {"jit_compile": XLA_FOR_SCORES.here, "autograph": False}
     self._compiled_nats = tf.function(model.nats, **how)
 
-  def stream(self, ids: IdsLike) -> Score:
+  def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given all those before.
 
     Raises InputError: fewer than two characters.
@@ -58,7 +58,7 @@ class Evaluator:
     refuse_short(ids)
     return self._stream(ids, 0, len(ids) - 1)
 
-  def windows(self, ids: IdsLike, window: int, stride: int) -> Score:
+  def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
     """Scores all characters but the first, given at most `window` before each.
 
     Each window starts from the zero state, `stride` characters after the one
@@ -87,18 +87,21 @@ class Evaluator:
       tally.add(nats[begin:], text[begin + 1 :])
     return tally.score()
 
-  def lines(self, ids: IdsLike, newline: int) -> Score:
+  def lines(self, ids: np.ndarray, newline: int) -> Score:
     """Scores each line alone, including its newline; averages their means.
 
     A line is predicted from the zero state after a newline.
 
     Raises InputError: no character.
     """
-    text = _Lines(ids, newline)
+    # A newline before it and, if it ends in none, after it.
+    line_end = np.full(1, newline, ids.dtype)
+    text = np.concatenate([line_end, ids])
+    if text[-1] != newline:
+      text = np.concatenate([text, line_end])
     refuse_short(text)
     # Counted first, since `Tally` sizes its sums by the number of lines.
-    blocks = (text[i : i + BLOCK] for i in range(1, len(text), BLOCK))
-    num_lines = sum(int((block == newline).sum()) for block in blocks)
+    num_lines = int(np.count_nonzero(text[1:] == newline))
     tally, start = Tally(num_lines, self._keep_nats), 0
     while start < len(text) - 1:
       block = text[start : start + BLOCK + 1]
@@ -119,7 +122,7 @@ class Evaluator:
         start = stop
     return tally.score()
 
-  def _stream(self, text: IdsLike, start: int, stop: int) -> Score:
+  def _stream(self, text: np.ndarray, start: int, stop: int) -> Score:
     """Scores the characters from `start + 1` to `stop`, inclusive."""
     tally = Tally(stop - start, self._keep_nats)
     # One row: what comes before a character cannot be cut into parallel parts.
@@ -131,7 +134,11 @@ class Evaluator:
     return tally.score()
 
   def _score_rows(
-    self, text: IdsLike, starts: np.ndarray, lengths: np.ndarray, overlap: int
+    self,
+    text: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    overlap: int,
   ) -> np.ndarray:
     """Scores R rows from the zero state: `lengths` `[R]` characters each.
 
@@ -159,7 +166,7 @@ class Evaluator:
 
   def _pieces(
     self,
-    text: IdsLike,
+    text: np.ndarray,
     starts: list[int],
     lengths: list[int],
     batch_size: int,
@@ -185,27 +192,6 @@ class Evaluator:
       yield done, nats.numpy()
 
 
-class _Lines:
-  """A text with a newline before it, and after it if it ends in none."""
-
-  def __init__(self, ids: IdsLike, newline: int) -> None:
-    self._ids, size = ids, len(ids)
-    self._newline = np.full(1, newline, ids[0:0].dtype)
-    ended = size == 0 or ids[size - 1 : size][0] == newline
-    self._length = 1 + size + (not ended)
-
-  def __len__(self) -> int:
-    return self._length
-
-  def __getitem__(self, part: slice) -> np.ndarray:
-    start, stop, _ = part.indices(self._length)
-    size = len(self._ids)
-    ids = self._ids[max(start - 1, 0) : min(max(stop - 1, 0), size)]
-    before = self._newline[start:stop]
-    after = self._newline[: max(stop - 1 - size, 0)]
-    return np.concatenate([before, ids, after])
-
-
 def score_text(
   evaluator: Evaluator,
   vocab: list[str],
@@ -223,7 +209,7 @@ def score_text(
   Raises InputError: too short a text, a model that has diverged or, by `lines`,
     one that does not know the newline.
   """
-  ids, words = Ids(text, vocab), protocol
+  ids, words = text.ids_in(vocab), protocol
   if protocol == "windows":
     score = evaluator.windows(ids, window, stride)
     words = f"windows of {window}, {stride} apart"

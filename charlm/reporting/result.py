@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from charlm.data.text import Ids, Text
+from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_short
@@ -82,9 +82,7 @@ def _result(run: RunDir, checkpoint: str) -> Result:
     eval_sha256=experiment.eval_sha256,
     scores=_scores(model, vocab, text),
     vocab=vocab,
-    expected=_expected(
-      model, Ids(text, vocab)[0 : min(_MAX_SHOWN + 1, len(text))]
-    ),
+    expected=_expected(model, text.part(0, _MAX_SHOWN + 1).ids_in(vocab)),
     samples=GenerativeModel(model, vocab).sample(request),
   )
 

@@ -6,7 +6,6 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
 from charlm.data.corpus import Split
-from charlm.data.text import Ids
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, model_of, num_weights
 from charlm.system.cluster import Cluster
@@ -30,7 +29,8 @@ def build_worker_trainer(
   config = options.config
   size = config.batch_size // cluster.num_workers
   rows = range(cluster.index * size, (cluster.index + 1) * size)
-  batches = build_batches(Ids(split.train, vocab), config, rows)
+  ids, table = split.train.ids, split.train.table(vocab)
+  batches = build_batches(ids, config, rows, table)
   how = cluster.strategy, options.gru, initial
   return build_trainer(config, len(vocab), batches, *how)
 

@@ -30,9 +30,6 @@ class TrainOptions(RunOptions, Config):
     PATH,
     "Flags of a start, which may change on resume",
   )
-  verify_corpus: bool = option(
-    False, "compare cached ids with their SHA-256; encode anew if it differs"
-  )
   num_replicas: int = option(
     0,
     "GPUs of each worker or, without a GPU, CPU devices; 0: by --batch_size, "

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from functools import partial
 
 from charlm.data.corpus import Split
-from charlm.data.text import Ids, readable
+from charlm.data.text import readable
 from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
@@ -81,7 +81,6 @@ class Session:
     Raises:
       DivergedError: a loss or a gradient is not finite, or the replicas
         differ; nothing is saved after it.
-      InputError: a cached corpus has changed, or was truncated.
       LostRunError: the folder was taken away.
     """
     trainer, bar = self.trainer, self.bar
@@ -157,7 +156,7 @@ class Session:
       # The valid text, if there is one, decides which checkpoint is the best.
       score = deciding = self._score(step)
       if len(self.split.valid):
-        deciding = self._evaluator.stream(Ids(self.split.valid, self.vocab))
+        deciding = self._evaluator.stream(self.split.valid.ids_in(self.vocab))
     except _GivenUp:  # the next start repeats it
       return
     names, words = ("perplexity", "bits_per_character", "bits_per_byte"), ""
@@ -199,7 +198,7 @@ class Session:
     # At the end it is asked for twice: for the metrics, and to be printed.
     if step not in self._scores:
       text = self.split.eval
-      score = self._evaluator.stream(Ids(text, self.vocab))
+      score = self._evaluator.stream(text.ids_in(self.vocab))
       self._scores = {step: score.with_size_of(text)}
     return self._scores[step]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.encoding import Corpus
-from charlm.data.text import StoredIds, sha256
+from charlm.data.text import sha256
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start, differences
@@ -36,10 +36,12 @@ from charlm.training.session import Session
 from charlm.training.trainer import Trainer
 
 # Options that may differ between workers: paths, and what concerns one alone.
-_OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
+_OWN = ["run_dir", "corpus", "corpus_cache", "init_from"]
 _OWN += ["profile_steps"]
 # Their paths may differ, but not whether they are given: they change the split.
 _PATHS = ["eval_corpus", "valid_corpus"]
+
+_MAX_HASHED = 2**28  # characters of a train text
 
 
 def start_training(
@@ -48,8 +50,7 @@ def start_training(
   """Trains; returns the exit code.
 
   Raises:
-    InputError: bad input, a cached corpus that has changed, or replicas whose
-      sums are wrong.
+    InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: nothing can be saved, or the folder was taken away.
     OSError: the folder or the metrics cannot be written.
@@ -169,9 +170,8 @@ def _describe_text(
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in split._asdict().items():
     line = f"{name:<8} {len(part):,} characters"
-    # Not for a train text whose ids are in a file: it can be huge, and to hash
-    # it would delay each start.
-    if part is not split.train or not isinstance(part.ids, StoredIds):
+    # Not for a large train text: to hash it would delay each start.
+    if part is not split.train or len(part) <= _MAX_HASHED:
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))

@@ -1,19 +1,17 @@
+import mmap
 import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import ROOT, file_size_limit
 
 from charlm.config import Config
-from charlm.data import cache, corpus
-from charlm.data.cache import Cache
+from charlm.data import corpus
 from charlm.data.corpus import load_corpus
-from charlm.data.sources import find_sources
-from charlm.data.text import Ids, StoredIds
-from charlm.errors import InputError
 
 
 @pytest.fixture
@@ -43,9 +41,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def load(path: pathlib.Path, folder: pathlib.Path, **flags: Any) -> str:
-  verify = flags.pop("verify", False)
-  loaded = load_corpus(Config(**flags), str(path), str(folder), verify)
-  assert isinstance(loaded.text.ids, StoredIds)
+  """Loads a corpus from its cache; compares it with the one in memory."""
+  loaded = load_corpus(Config(**flags), str(path), str(folder))
   in_memory = load_corpus(Config(**flags), str(path))
   assert loaded.sha256 == in_memory.sha256
   assert loaded.text.characters == in_memory.text.characters
@@ -61,7 +58,24 @@ def test_a_corpus_is_encoded_once(
     load(path, folder)
   assert len(reads) == 1 + 3  # those in memory are read each time
   (kept,) = folder.iterdir()
-  assert kept.stat().st_mode & 0o777 == 0o600
+  modes = {p.name: p.stat().st_mode & 0o777 for p in (kept, *kept.iterdir())}
+  assert modes == {kept.name: 0o700, "ids.npy": 0o600, "about.json": 0o600}
+
+
+@pytest.mark.parametrize(("last", "width"), [(128, 1), (9000, 2), (2**17, 4)])
+def test_ids_of_any_width_are_a_memory_map(
+  last: int, width: int, path: pathlib.Path, folder: pathlib.Path
+) -> None:
+  # The ids of the first characters were narrower.
+  characters = [chr(i) for i in range(32, last) if not 0xD800 <= i < 0xE000]
+  path.write_text("ab\n" * 40_000 + "".join(characters))
+  assert load(path, folder, raw=True) == path.read_text()
+  part = load_corpus(Config(raw=True), str(path), str(folder)).text.part(3, 999)
+  assert part.ids.itemsize == width
+  memory: Any = part.ids
+  while isinstance(memory, np.ndarray):
+    memory = memory.base
+  assert isinstance(memory, mmap.mmap)
 
 
 def test_other_flags_or_files_have_caches_of_their_own(
@@ -75,24 +89,25 @@ def test_other_flags_or_files_have_caches_of_their_own(
   assert len(list(folder.iterdir())) == 5
 
 
-@pytest.mark.parametrize("change", ["size", "time"])
+@pytest.mark.parametrize("change", ["size", "mtime", "ctime"])
 def test_a_file_that_has_changed_is_read_again(
   change: str, path: pathlib.Path, folder: pathlib.Path
 ) -> None:
   load(path, folder)
-  text = path.read_text()
-  status = path.stat()
+  status, text = path.stat(), path.read_text()
+  if change == "ctime":  # another file takes its place
+    path.rename(path.with_name("before.txt"))
   path.write_text(text + "more" if change == "size" else text.replace("b", "c"))
-  if change == "size":
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-  else:
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+  mtime = status.st_mtime_ns + (change == "mtime")
+  os.utime(path, ns=(status.st_atime_ns, mtime))
   assert load(path, folder) == path.read_text().rstrip("\n")
   assert len(list(folder.iterdir())) == 1
 
 
-@pytest.mark.parametrize("size", [0, 5, 16, 500, -1])
+@pytest.mark.parametrize("name", ["ids.npy", "about.json"])
+@pytest.mark.parametrize("size", [0, 5, 200])
 def test_a_cache_that_is_cut_off_is_made_anew(
+  name: str,
   size: int,
   path: pathlib.Path,
   folder: pathlib.Path,
@@ -100,89 +115,16 @@ def test_a_cache_that_is_cut_off_is_made_anew(
 ) -> None:
   load(path, folder)
   (kept,) = folder.iterdir()
-  data = kept.read_bytes()
-  kept.write_bytes(data[:size])
+  data = (kept / name).read_bytes()
+  (kept / name).write_bytes(data[:size])
   load(path, folder)
   err = capsys.readouterr().err
   assert err.count("\n") == 1
   assert "cannot be used" in err
-  assert kept.read_bytes() == data
-
-
-def test_another_versions_cache_is_made_anew(
-  path: pathlib.Path,
-  folder: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  monkeypatch.setattr(cache, "_ABOUT", "charlm 0.json")
+  assert (kept / name).read_bytes() == data
+  (kept / name).unlink()
   load(path, folder)
-  monkeypatch.undo()
-  load(path, folder)
-  assert "cannot be used" in capsys.readouterr().err
-  load(path, folder)
-  assert not capsys.readouterr().err
-
-
-def test_ids_are_compared_when_asked_for(
-  path: pathlib.Path,
-  folder: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  load(path, folder)
-  (kept,) = folder.iterdir()
-  data = bytearray(kept.read_bytes())
-  data[7] ^= 1
-  kept.write_bytes(data)
-  damaged = load_corpus(Config(), str(path), str(folder))
-  assert str(damaged.text) != path.read_text().rstrip("\n")
-  load(path, folder, verify=True)
-  assert "SHA-256 differs" in capsys.readouterr().err
-  load(path, folder)
-
-
-def test_a_description_that_has_changed_is_found(
-  path: pathlib.Path,
-  folder: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  load(path, folder)
-  (kept,) = folder.iterdir()
-  kept.write_bytes(
-    kept.read_bytes().replace(b'"characters": [1', b'"characters": [2')
-  )
-  load(path, folder)
-  assert "Bad CRC-32" in capsys.readouterr().err
-
-
-def test_ids_of_no_character_name_the_remedy(
-  path: pathlib.Path,
-  folder: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  load(path, folder)
-  (kept,) = folder.iterdir()
-  kept.write_bytes(b"\xff" + kept.read_bytes()[1:])
-  text = load_corpus(Config(), str(path), str(folder)).text
-  with pytest.raises(InputError, match="with --verify_corpus"):
-    Ids(text, ["[UNK]", "", "t"])[:9]
-  with pytest.raises(InputError, match="with --verify_corpus"):
-    str(text)
-  load(path, folder, verify=True)
-  words = "(the encoded corpus has changed): the corpus is encoded anew\n"
-  assert capsys.readouterr().err.endswith(words)
-  load(path, folder)
-
-
-def test_a_file_in_the_place_of_another_is_read(
-  path: pathlib.Path, folder: pathlib.Path
-) -> None:
-  load(path, folder)
-  other, status = path.with_name("b.txt"), path.stat()
-  other.write_text(path.read_text().replace("b", "c"))
-  os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-  other.replace(path)
-  assert "c" in load(path, folder)
+  assert (kept / name).read_bytes() == data
 
 
 def test_a_small_corpus_needs_no_cache(
@@ -195,108 +137,48 @@ def test_a_small_corpus_needs_no_cache(
 def test_no_half_of_a_cache_is_left(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:
-  for limit in (1000, 1950):  # the ids do not fit; their description
-    with file_size_limit(limit), pytest.raises(OSError, match="too large"):
-      load_corpus(Config(), str(path), str(folder))
-    assert not list(folder.iterdir())
-  path.write_bytes(path.read_bytes() + b"\xff")
-  with pytest.raises(ValueError, match="not UTF-8"):
+  with file_size_limit(1000), pytest.raises(OSError, match="too large"):
     load_corpus(Config(), str(path), str(folder))
   assert not list(folder.iterdir())
-
-
-def test_what_is_no_file_is_no_cache(
-  path: pathlib.Path, folder: pathlib.Path
-) -> None:
-  load(path, folder)
-  (kept,) = folder.iterdir()
-  kept.unlink()
-  kept.mkdir()
-  with pytest.raises(IsADirectoryError):
-    load_corpus(Config(), str(path), str(folder))
-  assert [*folder.iterdir()] == [kept]
-  kept.rmdir()
-  os.mkfifo(kept)  # to open it would wait for a writer
-  load(path, folder)
-  assert kept.is_file()
-
-
-def test_a_folder_that_cannot_be_searched_is_left_alone(
-  path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  real = os.stat
-
-  def stat(name: Any, *args: Any, **kwargs: Any) -> os.stat_result:
-    if str(name).startswith(str(folder)):
-      raise PermissionError(13, "Permission denied")
-    return real(name, *args, **kwargs)
-
-  monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-  monkeypatch.setattr(os, "stat", stat)
-  assert len(load_corpus(Config(), str(path)).text) == 1899
-
-
-def test_a_part_ends_where_its_text_ends(
-  path: pathlib.Path, folder: pathlib.Path
-) -> None:
-  # In a file, other bytes follow.
-  in_memory = load_corpus(Config(), str(path)).text
-  in_a_file = load_corpus(Config(), str(path), str(folder)).text
-  for text in (in_memory, in_a_file):
-    end = text.part(1890, 1899)
-    assert str(end.part(0, 100)) == str(text.part(1890, 5000)) == str(end)
-    assert not len(text.part(2000, 3000))
-
-
-def test_what_another_start_has_removed_is_not_missed(
-  path: pathlib.Path, folder: pathlib.Path
-) -> None:
-  cache = Cache(folder, Config(), find_sources(str(path)))
-  with cache.open_file():
-    for left in folder.iterdir():
-      left.unlink()
-  cache.discard()
-  assert not list(folder.iterdir())
-
-
-def test_a_blank_corpus_is_refused_each_time(
-  path: pathlib.Path, folder: pathlib.Path
-) -> None:
-  path.write_text(" \n" * 9)
-  for _ in range(2):
-    with pytest.raises(ValueError, match="has no line of text"):
+  for content, message in (
+    (b"to be\n" * 9 + b"\xff", "not UTF-8"),
+    (b" \n" * 9, "has no line of text"),
+  ):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
       load_corpus(Config(raw=True), str(path), str(folder))
     assert not list(folder.iterdir())
 
 
-def test_left_overs_of_a_kill_are_removed(
+def test_encoders_neither_disturb_each_other_nor_pile_up_when_killed(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:
-  load(path, folder)
-  (kept,) = folder.iterdir()
-  old, fresh = (folder / f".{kept.name}.{name}" for name in ("old", "fresh"))
-  for left in (old, fresh):
-    left.touch()
-  os.utime(old, (0, 0))
-  kept.unlink()
-  load(path, folder)
-  assert set(folder.iterdir()) == {kept, fresh}
+  path.write_text("to be or not to be\n" * 200_000)
+  code = f"""
+import os, sys
+from charlm.data import corpus
+from charlm.data.corpus import Config, load_corpus
 
+def killed(*args, read=corpus.read_sources):
+  yield from read(*args)
+  os.kill(os.getpid(), 9)
 
-def test_two_programs_may_make_one_cache_at_once(
-  path: pathlib.Path, folder: pathlib.Path
-) -> None:
-  path.write_text("to be or not to be\n" * 500_000)
-  code = "from charlm.data.corpus import Config, load_corpus\n"
-  code += f"print(load_corpus(Config(), {str(path)!r}, {str(folder)!r}).sha256)"
+if sys.argv[1] == "killed":
+  corpus.read_sources = killed
+print(load_corpus(Config(), {str(path)!r}, {str(folder)!r}).sha256)
+"""
   processes = [
     subprocess.Popen(
-      [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
+      [sys.executable, "-c", code, argument], stdout=subprocess.PIPE, cwd=ROOT
     )
-    for _ in range(2)
+    for argument in ("killed", "whole", "whole")
   ]
-  printed = {process.communicate()[0] for process in processes}
-  assert not any(process.returncode for process in processes)
-  assert printed == {f"{load_corpus(Config(), str(path)).sha256}\n".encode()}
+  printed = [process.communicate()[0] for process in processes]
+  assert [process.returncode for process in processes] == [-9, 0, 0]
+  sha256 = load_corpus(Config(), str(path)).sha256
+  assert printed == [b"", *[f"{sha256}\n".encode()] * 2]
+  # The next encoding removes what the kill has left.
+  path.write_text("to be or not to be\n" * 100)
+  load(path, folder)
   (kept,) = folder.iterdir()
   assert not kept.name.startswith(".")

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from helpers import build_model
 
-from charlm.data.text import IdsLike
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import _LEARNING_RATES, DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
@@ -70,7 +69,9 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   class Slope(DynamicEvaluator):
     """Loses more the farther a learning rate is from the best."""
 
-    def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
+    def _pass(
+      self, ids: np.ndarray, learning_rate: float
+    ) -> Iterator[np.ndarray]:
       distance = abs(math.log(learning_rate / best)) if learning_rate else 0
       yield np.array([1.0, distance])
 
@@ -84,7 +85,9 @@ def test_a_learning_rate_that_diverges_is_not_chosen(
   class Diverging(DynamicEvaluator):
     """Gains by larger rates, up to a number of them; all others diverge."""
 
-    def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
+    def _pass(
+      self, ids: np.ndarray, learning_rate: float
+    ) -> Iterator[np.ndarray]:
       diverges = learning_rate >= _LEARNING_RATES[number]
       yield np.array([np.nan if diverges else -learning_rate])
 
@@ -98,7 +101,9 @@ def test_what_a_pass_is_given(model: GRULM) -> None:
   class Idle(DynamicEvaluator):
     """Notes what it would pass over."""
 
-    def _pass(self, ids: IdsLike, learning_rate: float) -> Iterator[np.ndarray]:
+    def _pass(
+      self, ids: np.ndarray, learning_rate: float
+    ) -> Iterator[np.ndarray]:
       passed.append(ids)
       yield np.zeros(len(ids) - 1)
 

@@ -27,7 +27,7 @@ BAD_FILES = {
   "late.txt": b"to be or \n" * 9000 + b"\xc3\x28",
   "utf16.txt": "to be or not\n".encode("utf-16"),
   "cut.gz": gzip.compress(b"to be or not\n" * 99)[:-9],
-  "not.xz": b"to be or not\n",
+  "gzip": gzip.compress(b"to be or not\n" * 99),
   "bad.jsonl": b'{"text": "to be"}\n{"other": 1}\n',
 }
 
@@ -41,11 +41,11 @@ BAD_INPUT = [
   ("train.py", ["--corpus={tmp}/utf16.txt"], "not UTF-8 at byte 0"),
   ("train.py", ["--corpus={tmp}/late.txt"], "not UTF-8 at byte 90000"),
   ("train.py", ["--corpus={tmp}/pipe"], "not a regular file"),
-  ("train.py", ["--corpus={tmp}/cut.gz"], "gzip data, cut off at byte"),
+  ("train.py", ["--corpus={tmp}/cut.gz"], "cannot be decompressed (Comp"),
   (
     "train.py",
-    ["--corpus={tmp}/not.xz"],
-    "data: replace or rename it",
+    ["--corpus={tmp}/gzip", "--unit=byte"],
+    "is compressed data without a suffix",
   ),
   (
     "train.py",

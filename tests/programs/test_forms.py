@@ -1,6 +1,5 @@
 """Texts of any form, through all programs."""
 
-import gzip
 import io
 import json
 import math
@@ -154,8 +153,8 @@ def test_a_run_is_the_same_in_any_form(
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  # Compressed, by standard input, with the ids in a file.
-  data = io.BytesIO(gzip.compress(corpus_path.read_bytes()))
+  # By standard input, with the ids in a file.
+  data = io.BytesIO(corpus_path.read_bytes())
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
   args = [*train_args, "--corpus=-", f"--corpus_cache={tmp_path}/cache"]
   args += ["--epochs=3", f"--run_dir={tmp_path}/run"]
