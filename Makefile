@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
   --no-build-isolation --editable '.[bench]'
 
-.PHONY: train test bench quality results soak sweep format lock
+.PHONY: train test bench quality results soak sweep compare format lock
 .DEFAULT_GOAL := train
 
 train: .venv/installed
@@ -36,6 +36,9 @@ soak: .venv/installed
 
 sweep: .venv/installed
 	$(BIN)/python tests/sweep.py $(ARGS)
+
+compare: .venv/installed
+	$(BIN)/python tests/compare.py $(BASE) $(ARGS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
