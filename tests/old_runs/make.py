@@ -57,12 +57,12 @@ def _make(name: str, more: str) -> dict[str, object]:
     "--checkpoint=latest --protocol=windows --window=8 --stride=4",
     "--checkpoint=latest --protocol=lines",
   ]
-  if (run / "valid.txt").exists():
+  if name == "adam":
     asked.append("--checkpoint=latest --protocol=stream --dynamic")
   scores = []
   for flags in asked:
     score = json.loads(_call("eval.py", run, ["--json", *flags.split()]))
-    del score["protocol"]  # words
+    del score["protocol"], score["unit"]  # words
     scores.append({"flags": flags.split(), "score": score})
   if name == "adam":
     for path in (run / "summaries").glob("*/*"):
@@ -96,8 +96,10 @@ def _weights(run: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the newest checkpoint's weights by their names there."""
   (path,) = (run / "checkpoints").glob("*.index")
   reader = tf.train.load_checkpoint(str(path.with_suffix("")))
+  # TensorFlow names those of the GRU by the optimizer.
+  roots = ("model/", "optimizer/_trainable_variables/")
   names = reader.get_variable_to_shape_map()
-  return {x: reader.get_tensor(x) for x in names if x.startswith("model/")}
+  return {x: reader.get_tensor(x) for x in names if x.startswith(roots)}
 
 
 def main() -> None:
