@@ -17,7 +17,7 @@ def test_an_old_run_is_scored_resumed_and_sampled(
   name: str,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
+  capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
   shutil.copytree(OLD_RUNS / name, tmp_path / name)
   run_dir = f"--run_dir={tmp_path / name}"
@@ -25,7 +25,8 @@ def test_an_old_run_is_scored_resumed_and_sampled(
 
   def run(script: str, *flags: str) -> str:
     assert PROGRAMS[script].main([script, run_dir, *flags]) == 0
-    return capsys.readouterr().out
+    encoding = "latin-1" if name == "byte" else "utf-8"
+    return capsysbinary.readouterr().out.decode(encoding)
 
   for old in expected["scores"]:
     score = json.loads(run("eval.py", "--json", *old["flags"]))
