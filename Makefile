@@ -12,7 +12,7 @@ CUDA ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-sm
 endif
 WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 
-.PHONY: train test bench quality results soak sweep format lock
+.PHONY: train test bench quality results soak sweep compare format lock
 .DEFAULT_GOAL := train
 
 train: .venv/installed $(WITH_CUDA)
@@ -41,6 +41,9 @@ soak: .venv/installed
 
 sweep: .venv/installed
 	$(BIN)/python tests/sweep.py $(ARGS)
+
+compare: .venv/installed
+	$(BIN)/python tests/compare.py $(BASE) $(ARGS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
