@@ -26,7 +26,7 @@ def test_fields_are_flags_one_to_one() -> None:
   assert set(values) - {"flagfile", "undefok"} == names | {"help"}
   others = {"run_dir", "num_replicas", "max_to_keep", "gru", "deterministic"}
   others |= {"checkpoint_every_steps", "summary_every_steps"}
-  others |= {"profile_steps", "eval_every_steps"}
+  others |= {"profile_port", "eval_every_steps"}
   others |= {"corpus_cache", "verify_corpus", "device", "cluster_timeout"}
   assert names == others | {field.name for field in dataclasses.fields(Config)}
 

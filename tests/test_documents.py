@@ -71,7 +71,7 @@ SMALL = [
 ]
 # Runs that no other command names: they take no step, and are removed, since
 # `report.py` would score each of them.
-UNREAD = {"large", "short", "text8", "tuned", "gpu", "gpus"}
+UNREAD = {"large", "short", "text8", "tuned", "profiled", "gpu", "gpus"}
 
 
 def _text(name: str) -> str:

@@ -5,6 +5,8 @@ It makes or checks the run's folder, then trains.
 
 import contextlib
 
+import tensorflow as tf
+
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.encoding import Corpus
@@ -24,7 +26,6 @@ from charlm.system.devices import most_replicas
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.build import build_worker_trainer
 from charlm.training.options import Periods, TrainOptions
-from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
 from charlm.training.session import Session
@@ -146,9 +147,10 @@ def _continue_run(
     bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
     start = _log_start(run, step, trainer, workers.cluster, saved)
     bar.log(_describe(run, trainer, start, options))
-    profile = Profile(run, options.profile_steps, step, trainer.num_steps)
+    if options.profile_port:
+      tf.profiler.experimental.server.start(options.profile_port)
   when = Periods(options, trainer.batches.steps_per_epoch)
-  parts = checkpoints, metrics, profile, bar, workers, replicas
+  parts = checkpoints, metrics, bar, workers, replicas
   return Session(when, trainer, split, vocab, *parts).run()
 
 

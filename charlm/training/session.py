@@ -19,7 +19,6 @@ from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.options import Periods
-from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
@@ -58,7 +57,6 @@ class Session:
   vocab: list[str]  # the model's
   checkpoints: Checkpoints  # of the trainer's objects
   metrics: Metrics  # opened at the trainer's step
-  profile: Profile  # of some of the steps to come, or none
   bar: ProgressBar  # of the trainer's steps
   workers: Workers  # this one is the chief
   replicas: Replicas  # checked before each evaluation and save
@@ -88,8 +86,8 @@ class Session:
     save = partial(self._checked, self.checkpoints.save)
     # The evaluation comes first: a checkpoint holds the best loss so far.
     actions = [(when.evaluation, evaluate), (when.checkpoint, save)]
-    hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
-    with self._stop, closing(self.metrics), closing(self.profile):
+    hooks = Hooks(actions, workers.next_stop, bar.show, self._write_metrics)
+    with self._stop, closing(self.metrics):
       with workers.chief_works():
         if self._lacks_evaluation(trainer.step):
           self._evaluate(trainer.step)
@@ -115,10 +113,6 @@ class Session:
       return self._stop.exit_code if whole else INCOMPLETE
     self.bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
     return DONE if whole else INCOMPLETE
-
-  def _next_stop(self, step: int, planned: int) -> int:
-    """Returns where the next graph call is to end."""
-    return self.workers.next_stop(step, self.profile.next_stop(step, planned))
 
   def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""

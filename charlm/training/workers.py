@@ -20,7 +20,7 @@ _CODES: list[tuple[type, int]] = [(OSError, InputError.exit_code)]
 _CODES += [(SystemExit, TERMINATED), (KeyboardInterrupt, INTERRUPTED)]
 # Options that may differ: paths, and what concerns one worker alone.
 _OWN = ["run_dir", "corpus", "corpus_cache", "verify_corpus", "init_from"]
-_OWN += ["profile_steps", "cluster_timeout"]
+_OWN += ["profile_port", "cluster_timeout"]
 # Their paths may differ, but not whether they are given: they change the split.
 _PATHS = ["eval_corpus", "valid_corpus"]
 
