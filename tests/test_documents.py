@@ -40,8 +40,6 @@ SECTIONS = {
 }
 # Flags of other programs than ours.
 FOREIGN_FLAGS = {"flagfile", "logdir"}
-# Of Optuna.
-FOREIGN_FLAGS |= {"direction", "values", "state"}
 FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
 FLAGS_OF_BENCHMARKS |= {"only", "batch_sizes", "workers", "rounds"}
 # Of SLURM.
