@@ -26,11 +26,10 @@ class ExportOptions(ModelOptions):
   )
   format: str = option(
     "saved_model",
-    "saved_model: strings in and out; keras: ids in, log-probabilities out; "
-    "npz: the weights and the vocabulary as a NumPy file",
+    "saved_model or keras: a model from ids and states to log-probabilities "
+    "and states; npz: the weights as a NumPy file",
     one_of(*_NAMES),
   )
-  with_state: bool = option(False, "with --format=keras: states in and out")
 
   @property
   def path(self) -> Path:
@@ -44,8 +43,6 @@ class ExportOptions(ModelOptions):
       raise InputError(
         f"{self.path} does not end with {suffix}: give an --output that does"
       )
-    if self.with_state and self.format != "keras":
-      raise InputError("with_state needs another format: give --format=keras")
 
 
 def main(argv: list[str]) -> int:
@@ -69,20 +66,18 @@ def export(options: ExportOptions) -> int:
   run = RunDir(options.run_dir)
   vocab = run.vocabulary()
   import_quietly("tensorflow", "keras")
-  from charlm.export.files import save_keras, save_numpy
-  from charlm.export.saved_model import save_saved_model
+  from charlm.export.files import save_keras, save_numpy, save_saved_model
   from charlm.runs.loading import load_model
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
   model, _ = load_model(run, options.checkpoint)
-  what = model, vocab, options.path
-  if options.format == "keras":
-    save_keras(*what, options.with_state)
-  elif options.format == "npz":
-    save_numpy(*what)
-  else:
-    save_saved_model(*what)
+  save = {
+    "saved_model": save_saved_model,
+    "keras": save_keras,
+    "npz": save_numpy,
+  }
+  save[options.format](model, vocab, options.path)
   print(*files, sep="\n")
   return DONE
 

@@ -59,7 +59,7 @@ def report(options: ReportOptions) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
-  from charlm.reporting.numbers import report_numbers
+  from charlm.reporting.numbers import report_numbers, short_names
   from charlm.reporting.page import page
   from charlm.reporting.result import score_run
   from charlm.system.devices import choose_device
@@ -67,7 +67,11 @@ def report(options: ReportOptions) -> int:
   choose_device(options.device)
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
-  results = [score_run(run, options.checkpoint) for run in runs]
+  names = short_names([str(run.path) for run in runs])
+  results = [
+    score_run(run, name, options.checkpoint)
+    for run, name in zip(runs, names, strict=True)
+  ]
   numbers = report_numbers(results, train)
   text = _to_json(numbers) if options.format == "json" else page(numbers)
   if printed:

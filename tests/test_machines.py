@@ -1,4 +1,4 @@
-"""The scripts and manifests of docs/machines.md."""
+"""The scripts of docs/machines.md."""
 
 import json
 import os
@@ -6,9 +6,7 @@ import pathlib
 import re
 import subprocess
 
-import kubernetes_validate
 import pytest
-import yaml
 from helpers import ROOT
 
 from charlm.system.cluster_config import read_config
@@ -20,31 +18,18 @@ def _blocks(language: str) -> list[str]:
   return re.findall(rf"^```{language}\n(.*?)^```", _TEXT, re.M | re.DOTALL)
 
 
-def test_the_manifest_fits_the_schemas_of_kubernetes() -> None:
-  (text,) = _blocks("yaml")
-  service, job = yaml.safe_load_all(text)
-  for resource in (service, job):
-    version = kubernetes_validate.latest_version()
-    kubernetes_validate.validate(resource, version, strict=True)
-  # What makes the pods' names those in TF_CONFIG.
-  name = job["metadata"]["name"]
-  assert service["spec"]["selector"] == {"job-name": name}
-  assert job["spec"]["template"]["spec"]["subdomain"] == name
-
-
 @pytest.mark.parametrize("index", ["0", "1"])
-def test_the_manifest_gives_each_pod_its_place(index: str) -> None:
-  (text,) = _blocks("yaml")
-  _, job = yaml.safe_load_all(text)
-  (container,) = job["spec"]["template"]["spec"]["containers"]
-  script = container["args"][0].partition("exec ")[0]
-  command = [*container["command"], f'{script}printf %s "$TF_CONFIG"']
-  env = {"JOB_COMPLETION_INDEX": index}
-  config = subprocess.run(command, env=env, capture_output=True, check=True)
+def test_each_pod_of_kubernetes_has_its_place(index: str) -> None:
+  (script,) = (block for block in _blocks("sh") if "charlm-0" in block)
+  code = script.partition("exec ")[0] + 'printf %s "$TF_CONFIG"'
+  config = subprocess.run(
+    ["/bin/sh", "-c", code],
+    env={"JOB_COMPLETION_INDEX": index},
+    capture_output=True,
+    check=True,
+  )
   addresses = ["charlm-0.charlm:12345", "charlm-1.charlm:12345"]
-  found = read_config(config.stdout.decode())
-  assert found == (addresses, int(index))
-  assert job["spec"]["completions"] == len(addresses)
+  assert read_config(config.stdout.decode()) == (addresses, int(index))
 
 
 def test_the_config_by_hand_names_two_hosts() -> None:

@@ -9,8 +9,6 @@ from typing import NotRequired, TypedDict
 from charlm.data.passages import FoundNumbers
 from charlm.evaluation.score import ScoreNumbers
 
-CONTEXT = "characters seen before it"  # a title of `loss_by`, drawn as a curve
-
 
 class Difference(TypedDict):
   """The loss of a run minus that of the best, paired unit by unit."""
@@ -30,16 +28,8 @@ class Point(TypedDict):
   valid_loss: NotRequired[float]  # only on `eval`, of a run with a valid text
 
 
-class MeanLoss(TypedDict):
-  """The mean loss of the units of one kind."""
-
-  name: str
-  num_characters: int  # units of this kind
-  mean_nats: float
-
-
 class Run(TypedDict):
-  """A run: its scores, curves, analyses and samples."""
+  """A run: its scores, curves and samples."""
 
   name: str
   step: int
@@ -47,7 +37,6 @@ class Run(TypedDict):
   scores: dict[str, ScoreNumbers]  # by protocol
   difference_to_best: Difference | None  # None: it is the best
   curves: dict[str, list[Point]]  # by split, `train` and `eval`
-  loss_by: dict[str, list[MeanLoss]]  # by the title of a table
   samples: list[str]
 
 
@@ -74,14 +63,6 @@ class Memorised(TypedDict):
   samples: list[FoundNumbers]  # of the first run, in their order
 
 
-class WorstPassage(TypedDict):
-  """A passage of the eval text with a high loss."""
-
-  start: int  # in the eval text
-  mean_nats: float
-  text: str
-
-
 class Character(TypedDict):
   """A character of the eval text, and what was expected in its place."""
 
@@ -91,17 +72,12 @@ class Character(TypedDict):
   probabilities: list[float]  # of these
 
 
-class WithTrainText(TypedDict):
-  """What needs the train text of the first run, which is in `--corpus`."""
-
-  baselines: NotRequired[list[BaselineNumbers]]
-  memorised: NotRequired[Memorised]
-
-
-class Numbers(WithTrainText):
+class Numbers(TypedDict):
   """A whole report."""
 
   groups: list[RunGroup]  # that of the first run first
   first: str  # the name of the first of --run_dir, which the rest is about
-  passages_with_the_highest_loss: list[WorstPassage]
   characters: list[Character]  # the first that are scored
+  # With the train text of the first run.
+  baselines: NotRequired[list[BaselineNumbers]]
+  memorised: NotRequired[Memorised]

@@ -6,15 +6,7 @@ A start is one execution of `train.py`.
 import dataclasses
 
 from charlm.config import Config
-from charlm.options import PATH, Allowed, RunOptions, between, one_of, option
-
-
-def _are_steps(value: str) -> bool:
-  words = value.split(",")
-  # A step has fewer than 20 digits; `int` raises at thousands of them.
-  steps = [int(x) for x in words if x.strip().isdecimal() and len(x) < 20]
-  rise = len(words) == len(steps) == 2 and 0 < steps[0] < steps[1]
-  return rise or not value
+from charlm.options import PATH, RunOptions, between, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +46,10 @@ class TrainOptions(RunOptions, Config):
     "on a GPU, else fused, and always fused for bfloat16 and --layer_norm",
     one_of("auto", "fused", "keras"),
   )
-  profile_steps: str = option(
-    "",
-    "first,last: profile the steps after first, up to last, for TensorBoard",
-    Allowed(_are_steps, "of two rising steps above 0, such as 10,20"),
+  profile_port: int = option(
+    0,
+    "port at which TensorBoard can capture a profile of the training; 0: none",
+    between(0, 65_535),
   )
   deterministic: bool = option(
     False, "ask GPUs for equal bits, more slowly (untried); CPUs always repeat"

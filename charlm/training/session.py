@@ -21,7 +21,6 @@ from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.system.signals import StopRequest
 from charlm.training.hooks import Hooks, TrainMetrics
 from charlm.training.options import Periods
-from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
@@ -59,7 +58,6 @@ class Session:
   vocab: list[str]  # the model's
   checkpoints: Checkpoints  # of the trainer's objects
   metrics: Metrics  # opened at the trainer's step
-  profile: Profile  # of some of the steps to come, or none
   bar: ProgressBar  # of the trainer's steps
   cluster: Cluster  # all of its workers do the same
   replicas: Replicas  # checked before each evaluation and save
@@ -89,7 +87,7 @@ class Session:
     # The evaluation comes first: a checkpoint holds the best loss so far.
     actions = [(when.evaluation, evaluate), (when.checkpoint, save)]
     hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
-    with self._stop, closing(self.metrics), closing(self.profile):
+    with self._stop, closing(self.metrics):
       if self._lacks_evaluation(trainer.step):
         self._evaluate(trainer.step)
       trainer.train(trainer.num_steps, when.metrics, hooks)
@@ -115,7 +113,6 @@ class Session:
 
   def _next_stop(self, step: int, planned: int) -> int:
     """Returns where the next graph call is to end."""
-    planned = self.profile.next_stop(step, planned)
     return step + self.cluster.agree(planned - step, self._stop)
 
   def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:

@@ -10,6 +10,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 
+import tensorflow as tf
+
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.encoding import Corpus
@@ -29,7 +31,6 @@ from charlm.system.devices import most_replicas
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.build import build_worker_trainer
 from charlm.training.options import Periods, TrainOptions
-from charlm.training.profile import Profile
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
 from charlm.training.session import Session
@@ -37,7 +38,7 @@ from charlm.training.trainer import Trainer
 
 # Options that may differ between workers: paths, and what concerns one alone.
 _OWN = ["run_dir", "corpus", "corpus_cache", "init_from"]
-_OWN += ["profile_steps"]
+_OWN += ["profile_port"]
 # Their paths may differ, but not whether they are given: they change the split.
 _PATHS = ["eval_corpus", "valid_corpus"]
 
@@ -122,6 +123,8 @@ def _start(
       saved = checkpoints.save(step)
       metrics = Metrics(run, step)
       start = _log_start(run, step, trainer, cluster, saved)
+    if options.profile_port:
+      tf.profiler.experimental.server.start(options.profile_port)
     bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
     bar.log(_describe(run, trainer, start, options))
     return Session(
@@ -131,7 +134,6 @@ def _start(
       vocab=vocab,
       checkpoints=checkpoints,
       metrics=metrics,
-      profile=Profile(run, options.profile_steps, step, trainer.num_steps),
       bar=bar,
       cluster=cluster,
       replicas=replicas,

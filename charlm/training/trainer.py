@@ -136,7 +136,7 @@ class Trainer:
       if (stop := hooks.next_stop(step, planned)) == step:
         break
       start = time.perf_counter()
-      # What a profile, if there is one, shows as a step.
+      # What a profile shows as a step: a call, with the step that it begins at.
       with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
         loss = self._run_steps(step, stop)
       call_seconds = time.perf_counter() - start

@@ -5,12 +5,16 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from helpers import file_size_limit, metrics, run_program, score_of
+import tensorflow as tf
+from helpers import Program, file_size_limit, metrics, run_program, score_of
 from soak import numbers
+from workers import wait_until
 
 import eval as eval_program
 import sample as sample_program
@@ -360,24 +364,6 @@ def test_train_eval_sample_as_processes(
   }
 
 
-def test_a_profile_of_steps_that_are_past_is_told(
-  train_args: list[str],
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  shutil.copytree(trained_run, tmp_path / "run")
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
-  # A profile begins after its first step, and the run has taken that.
-  assert train_program.main([*args, "--profile_steps=36,40"]) == 0
-  assert "no profile: step 36" in capsys.readouterr().err
-  # Nor is there one that begins where the run ends.
-  args[-1] = "--epochs=5"
-  assert train_program.main([*args, "--profile_steps=60,70"]) == 0
-  assert "no profile: step 60" in capsys.readouterr().err
-  assert not list((tmp_path / "run").rglob("profile"))
-
-
 def test_each_step_may_be_evaluated(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
@@ -385,3 +371,21 @@ def test_each_step_may_be_evaluated(
   assert train_program.main([*args, "--batch_size=144"]) == 0
   steps = [r["step"] for r in metrics(tmp_path / "run", "eval")]
   assert steps == [1, 2]
+
+
+def test_a_profile_is_captured_while_it_trains(
+  train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  with socket.socket() as free:
+    free.bind(("", 0))
+    port = free.getsockname()[1]
+  run = tmp_path / "run"
+  args = [*train_args, f"--run_dir={run}", f"--profile_port={port}"]
+  with Program(*args, "--epochs=100000", "--eval_every_steps=500") as program:
+    wait_until(lambda: metrics(run, "train"))
+    folder = str(run / "summaries")
+    tf.profiler.experimental.client.trace(f"localhost:{port}", folder, 500)
+    program.send_signal(signal.SIGTERM)
+    assert program.wait() == 143
+  (profile,) = run.rglob("*.xplane.pb")
+  assert b"step_num" in profile.read_bytes()  # the steps have their numbers

@@ -25,7 +25,6 @@ from charlm.config import Config
 from charlm.errors import LostRunError
 from charlm.runs.metrics import Metrics
 from charlm.runs.run_dir import RunDir
-from charlm.training.profile import Profile
 
 _STEPS_PER_EPOCH = 12
 
@@ -100,12 +99,6 @@ def test_a_second_trainer_past_a_removed_lock_is_left_alone(
   soak.assert_equal_runs(run, unbroken)
 
 
-def _begin_profile(run: RunDir) -> Profile:
-  profile = Profile(run, "1,2", 0, 9)
-  profile.next_stop(1, 9)
-  return profile
-
-
 def _checkpoints(run: RunDir) -> NumberedCheckpoints:
   return NumberedCheckpoints(run, 1, model=build_model(len(VOCAB), 4, 6))
 
@@ -126,7 +119,6 @@ WRITERS = {
     lambda run: Metrics(run, 0),
     lambda _, metrics: metrics.write(1, "eval", {"loss": 1.0}),
   ),
-  "profile": (_begin_profile, lambda _, profile: profile.next_stop(2, 9)),
 }
 
 

@@ -19,7 +19,6 @@ from charlm.runs import metrics as metrics_module
 from charlm.runs.metrics import Metrics
 from charlm.runs.records import read_records
 from charlm.runs.run_dir import RunDir, experiment_of
-from charlm.training.profile import Profile
 
 _LOSS = "1 loss/loss"  # the tag in TensorBoard
 
@@ -454,24 +453,3 @@ def test_no_space_for_the_summaries_at_a_start_is_waited_out(
   metrics.close()
   assert _events(run, "eval") == [(10, _LOSS, 1.0)]
   assert _events(run, "train") == [(20, _LOSS, 2.0)]
-
-
-def test_a_profile_takes_its_steps_one_by_one(run: RunDir) -> None:
-  profile, step, stops = Profile(run, "3,5", 0, 9), 0, []
-  while step < 9:
-    step = profile.next_stop(step, 9)
-    stops.append(step)
-  assert stops == [3, 4, 5, 9]
-  assert list(run.path.rglob("*.xplane.pb"))
-  assert Profile(run, "", 0, 9).next_stop(0, 9) == 9
-
-
-def test_a_profile_that_cannot_be_written_is_told(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
-) -> None:
-  profile = Profile(run, "3,5", 0, 9)
-  profile.next_stop(3, 9)
-  with file_size_limit(100):
-    profile.next_stop(5, 9)
-  assert "the profile could not be written" in capsys.readouterr().err
-  profile.close()
