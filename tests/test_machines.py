@@ -1,6 +1,5 @@
 """The scripts of docs/machines.md."""
 
-import json
 import os
 import pathlib
 import re
@@ -9,7 +8,7 @@ import subprocess
 import pytest
 from helpers import ROOT
 
-from charlm.system.cluster_config import read_config
+from charlm.system.cluster import find_workers
 
 _TEXT = (ROOT / "docs" / "machines.md").read_text()
 
@@ -19,7 +18,9 @@ def _blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("index", ["0", "1"])
-def test_each_pod_of_kubernetes_has_its_place(index: str) -> None:
+def test_each_pod_of_kubernetes_has_its_place(
+  index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
   (script,) = (block for block in _blocks("sh") if "charlm-0" in block)
   code = script.partition("exec ")[0] + 'printf %s "$TF_CONFIG"'
   config = subprocess.run(
@@ -29,13 +30,16 @@ def test_each_pod_of_kubernetes_has_its_place(index: str) -> None:
     check=True,
   )
   addresses = ["charlm-0.charlm:12345", "charlm-1.charlm:12345"]
-  assert read_config(config.stdout.decode()) == (addresses, int(index))
+  monkeypatch.setenv("TF_CONFIG", config.stdout.decode())
+  assert find_workers() == (addresses, int(index))
 
 
-def test_the_config_by_hand_names_two_hosts() -> None:
+def test_the_config_by_hand_names_two_hosts(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
   (line,) = re.findall(r"TF_CONFIG='([^']*\"host1[^']*)'", _TEXT)
-  assert read_config(line) == (["host0:12345", "host1:12345"], 0)
-  assert json.loads(line)["task"]["type"] == "worker"
+  monkeypatch.setenv("TF_CONFIG", line)
+  assert find_workers() == (["host0:12345", "host1:12345"], 0)
 
 
 @pytest.mark.parametrize(

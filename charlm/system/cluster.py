@@ -201,7 +201,7 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
     InputError: no such cluster, or replicas that cannot be had.
     LostRunError: TensorFlow cannot connect the workers.
   """
-  addresses, index = _find_workers()
+  addresses, index = find_workers()
   if len(addresses) < 2:
     return Cluster(create_strategy(num_replicas, batch_size))
   _choose_gpus(num_replicas, batch_size, len(addresses))
@@ -224,7 +224,7 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   return Cluster(strategy, addresses, index)
 
 
-def _find_workers() -> tuple[list[str], int]:
+def find_workers() -> tuple[list[str], int]:
   """Returns the addresses of all workers, and which of them this one is.
 
   Raises InputError: what the environment says is no cluster.
