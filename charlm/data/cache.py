@@ -63,6 +63,7 @@ class Cache:
       return None
     except (EOFError, KeyError, ValueError) as error:  # cut off
       warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
+      shutil.rmtree(self._path, ignore_errors=True)
       return None
 
   def open_file(self) -> BinaryIO:
@@ -92,13 +93,16 @@ class Cache:
     }
     with self._create("about.json") as file:
       file.write(json.dumps(about).encode())
-    # A memory map outlives the name of its file, here and in other processes.
+    # Another process may have been faster. On a network's disk it would lose
+    # what it has mapped if its folder were replaced.
+    if self.load():
+      return
     shutil.rmtree(self._path, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another process was faster
+    with contextlib.suppress(OSError):  # faster since then
       self._temporary.rename(self._path)
 
   def discard(self) -> None:
-    """Removes what was opened and not saved."""
+    """Removes what was opened and not saved; a memory map of it stays whole."""
     shutil.rmtree(self._temporary, ignore_errors=True)
 
   def _create(self, name: str) -> BinaryIO:
