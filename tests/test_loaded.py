@@ -1,6 +1,5 @@
 """A model that another program loads."""
 
-import io
 import json
 import pathlib
 
@@ -15,7 +14,6 @@ import train as train_program
 from charlm.data.encoding import encode_text
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import score_dynamic
-from charlm.evaluation.per_line import print_scores
 
 TEXT = "  my lord, the KING\r\nof night\n\n shall not come é"
 
@@ -126,7 +124,6 @@ def test_what_cannot_be_done_is_refused(
     ("temperature", tf.constant(0.5)),
     ("temperature", np.float64),
     ("top_p", 0),
-    ("min_p", 10**400),
     ("seed", 1.5),
     ("prefix", "\ud800"),
     ("stop", b"t"),
@@ -167,9 +164,6 @@ def test_a_model_that_has_diverged_is_refused(
     list(loaded.stream("the "))
   with pytest.raises(InputError, match=words):
     loaded.next("the ")
-  how = loaded.vocabulary, loaded.config
-  with pytest.raises(InputError, match=words):
-    print_scores(loaded.model, *how, io.BytesIO(b"the king"))
   text = encode_text(["the king " * 40]).text
   with pytest.raises(InputError, match=words):
     score_dynamic(loaded.model, loaded.vocabulary, text, text)

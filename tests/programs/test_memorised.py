@@ -75,14 +75,6 @@ def test_it_is_said_on_stderr(
   ]
 
 
-def test_standard_input_is_read_once(
-  args: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-  args.remove("--prefix=the ")
-  assert sample_program.main([*args, "--per_line", "--memorised=-"]) == 2
-  assert "read once" in capsys.readouterr().err
-
-
 def test_a_corpus_too_short_to_be_split_is_searched_whole(
   args: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
