@@ -92,7 +92,6 @@ def test_a_run_begins_with_anothers_weights(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   corpus_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
 ) -> None:
   text = corpus_path.read_text().replace("king", "k\u00efng").replace("I", "J")
   (tmp_path / "other.txt").write_text(text)
@@ -101,7 +100,6 @@ def test_a_run_begins_with_anothers_weights(
   args = [*train_args, f"--init_from={source}"]
   args.append(f"--corpus={tmp_path}/other.txt")
   tuned = _train(args, tmp_path / "tuned")
-  assert "new      'J' '\u00ef': not in" in capsys.readouterr().out
   old, new = RunDir(source).vocabulary(), RunDir(tuned).vocabulary()
   assert new == [*old, "J", "\u00ef"]
   fresh = _train(
@@ -166,7 +164,7 @@ def test_texts_of_two_characters_have_a_score(
     ["--json", "--protocol=lines"],
     ["--json", "--dynamic"],
   ):
-    for text in ("", "a", "ab"):
+    for text in ("a", "ab"):
       file.write_text(text)
       capsys.readouterr()
       enough = len(text) > 1
