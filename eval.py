@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import json
-import os
 import re
 import sys
 
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_sources
-from charlm.data.sources import Source, find_sources
+from charlm.data.sources import find_sources
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
@@ -27,7 +26,7 @@ class EvalOptions(ModelOptions):
 
   text: str | None = option(
     None,
-    "as train.py's --corpus; with --per_line: one file; default: the eval text",
+    "as train.py's --corpus; default: the eval text",
     group="What is scored",
   )
   protocol: str = option(
@@ -45,16 +44,15 @@ class EvalOptions(ModelOptions):
     False, "learn from each 32 characters once scored; needs a valid text"
   )
   json: bool = option(False, "print each score as JSON", group="Output")
-  per_line: bool = option(False, "score each line alone, as it comes")
   follow: bool = option(
     False,
-    "score each checkpoint as it is saved, until the training ends",
+    "score each checkpoint as it is saved, until none comes",
     group="During training",
   )
   name: str = option("", "required by --follow: name in TensorBoard")
   idle_timeout: float = option(
-    0.0,
-    "with --follow: end after so many seconds without a checkpoint; 0: never",
+    600.0,
+    "with --follow: seconds to wait for a new checkpoint or new metrics",
     NOT_NEGATIVE,
   )
 
@@ -68,16 +66,11 @@ class EvalOptions(ModelOptions):
       raise InputError("a stride above the window leaves gaps: lower --stride")
     if self.dynamic and self.protocol != "stream":
       raise InputError("--dynamic needs --protocol=stream: give it")
-    others = self.dynamic or self.json or self.protocol != "stream"
-    if self.per_line and others:
-      raise InputError("--per_line: leave out --dynamic, --protocol and --json")
-    if not self.follow and (self.name or self.idle_timeout):
-      raise InputError("--name and --idle_timeout need --follow: give it")
-    conflict = self.per_line or self.dynamic or self.checkpoint != "latest"
-    if self.follow and conflict:
+    if self.name and not self.follow:
+      raise InputError("--name needs --follow: give it")
+    if self.follow and (self.dynamic or self.checkpoint != "latest"):
       raise InputError(
-        "--follow scores every checkpoint: leave out --per_line, --dynamic and "
-        "--checkpoint"
+        "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )
     # These names in `summaries` are those of `train.py`.
     own = ("train", "eval", "outdated")
@@ -104,8 +97,7 @@ def evaluate(options: EvalOptions) -> int:
   vocab, config = run.vocabulary(), run.experiment().config
   process.import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
-  from charlm.evaluation.evaluator import Evaluator, newline_id, score_text
-  from charlm.evaluation.per_line import print_scores
+  from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.loading import follow_checkpoints, load_model
   from charlm.runs.metrics import Curve
@@ -116,13 +108,6 @@ def evaluate(options: EvalOptions) -> int:
     models = follow_checkpoints(run, options.idle_timeout)
   else:
     models = iter([load_model(run, options.checkpoint)])
-  # In Latin-1, the bytes that a model reads are printed as they are.
-  process.set_output_encoding(config.encoding)
-  if options.per_line:
-    newline_id(vocab)  # raises if there is none
-    with _source(run, options.text).open() as file:
-      whole = print_scores(next(models)[0], vocab, config, file)
-    return process.DONE if whole else process.INCOMPLETE
   if options.text is None:
     name, text = str(run.eval_path), run.eval_text()
   else:
@@ -146,15 +131,10 @@ def evaluate(options: EvalOptions) -> int:
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
       curve.write(step, score.to_dict())
+  if options.follow:
+    seconds = f"{options.idle_timeout:g} seconds"
+    process.warn(f"no new checkpoint or metrics in {seconds}: --follow ends")
   return process.DONE
-
-
-def _source(run: RunDir, text: str | None) -> Source:
-  """Returns where the lines of `--per_line` are, by default the run's text."""
-  if text is not None:
-    return Source(os.path.expanduser(text), is_file=text != "-")
-  run.eval_text()  # which compares its hash
-  return Source(str(run.eval_path))
 
 
 if __name__ == "__main__":

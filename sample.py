@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import io
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 
+from charlm.config import Config
 from charlm.data.corpus import load_corpus, train_text
-from charlm.data.reading import decode_chunks, read_lines
+from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
@@ -15,7 +15,6 @@ from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request, fill_request
 from charlm.system import process
-from charlm.system.signals import interrupts_for_caller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +29,7 @@ class SampleOptions(Request, ModelOptions):
   )
   per_line: bool = option(
     False,
-    "answer prefixes as they come, one a line, by default from standard input; "
-    "a line may be a JSON object of the flags from --prefix to --min_p",
+    "continue each line as it comes, by default from standard input",
   )
   format: str = option(
     "text", "text, or jsonl: an object for each text", one_of("text", "jsonl")
@@ -79,11 +77,10 @@ def sample(options: SampleOptions) -> int:
   process.set_output_encoding(config.encoding)
   values = {name: getattr(options, name) for name in vars(Request())}
   request = fill_request(Request(), values, config)
+  file = "-" if options.prefix_file is None else options.prefix_file
+  source = Source(file, is_file=file != "-")
   if options.prefix_file is not None and not options.per_line:
-    source = Source(options.prefix_file, is_file=options.prefix_file != "-")
-    pieces = decode_chunks(source.read(), source.name, config.encoding)
-    prefix = config.lowered("".join(pieces))
-    request = dataclasses.replace(request, prefix=prefix)
+    request = _continuing(request, source.read(), source.name, config)
   generator = GenerativeModel(model, vocab)
   # Before anything is drawn: the corpus may be refused.
   trained_on = _train_text(run, options.memorised)
@@ -91,20 +88,29 @@ def sample(options: SampleOptions) -> int:
   if not options.per_line:
     writer.write(request, options.stream)
     return process.DONE
-  file = options.prefix_file or "-"
-  # A standard input that is closed is None.
-  if file == "-" and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
-    # `readline` gives `input` a history and editing. Imported only here: its
-    # import writes codes to the terminal.
-    with contextlib.suppress(ImportError):
-      import readline  # noqa: F401
-    return _converse(lambda number, line: writer.answer(number, line, request))
-  with Source(file, is_file=file != "-").open() as stream:
-    blocks = read_lines(stream, config)
-    lines = enumerate((line for block in blocks for line in block), 1)
-    # A list first: `all` would end at a line that is not understood.
-    answered = [writer.answer(*numbered, request) for numbered in lines]
-  return process.DONE if all(answered) else process.INCOMPLETE
+  exit_code = process.DONE
+  with source.open() as lines:
+    for number, line in enumerate(lines, 1):
+      text = line.removesuffix(b"\n").removesuffix(b"\r")
+      try:
+        asked = _continuing(request, [text], f"line {number}", config)
+      except InputError as error:
+        process.warn(f"left out: {error}")
+        exit_code = process.INCOMPLETE
+      else:
+        writer.write(asked, options.stream, number)
+  return exit_code
+
+
+def _continuing(
+  request: Request, chunks: Iterable[bytes], name: str, config: Config
+) -> Request:
+  """Returns a request whose prefix is what was read.
+
+  Raises InputError: not UTF-8; it names `name`.
+  """
+  prefix = "".join(decode_chunks(chunks, name, config.encoding))
+  return dataclasses.replace(request, prefix=config.lowered(prefix))
 
 
 def _train_text(run: RunDir, corpus: str) -> Text | None:
@@ -123,31 +129,6 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, experiment.config)
   return loaded.text
-
-
-def _converse(answer: Callable[[int, bytes], object]) -> int:
-  """Answers what is typed at a prompt; returns the exit code.
-
-  Ctrl-C ends a text or clears the line, Ctrl-D ends the conversation.
-  """
-  if isinstance(sys.stdin, io.TextIOWrapper):
-    # So that what is not UTF-8 comes as it is: the refusal names its byte.
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-  with interrupts_for_caller() as forget:
-    number, prompt = 0, "> "
-    while True:
-      try:
-        forget()
-        line = input(prompt).encode("utf-8", "surrogateescape")
-        number, prompt = number + 1, "> "
-        answer(number, line)
-      except EOFError:
-        break
-      except KeyboardInterrupt:
-        # Nothing more is done here: another Ctrl-C may arrive at once.
-        prompt = "\n> "
-  print()
-  return process.DONE
 
 
 if __name__ == "__main__":

@@ -169,6 +169,8 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
   elif script == "sample":
     args = [arg.replace("=shakespeare", "=my.txt") for arg in args]
     args.append("--num_chars=50")
+  elif "--follow" in args:
+    args.append("--idle_timeout=0")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
     printed = _main(script, *args)

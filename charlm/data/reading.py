@@ -13,7 +13,6 @@ from charlm.options import is_utf8
 from charlm.system.process import warn
 
 _LONG = 2**20  # characters; longer text without a blank is no word
-_BLOCK = 2**16  # bytes
 
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
@@ -119,43 +118,6 @@ def split_lines(
     elif sum(map(len, held)) <= longest:
       held.append(piece)
   yield "".join(held)
-
-
-def read_lines(
-  file: io.BufferedIOBase, config: Config
-) -> Iterator[list[bytes]]:
-  """Yields the lines that have arrived, without waiting for more.
-
-  They come without their ends; the last one need not have one. A carriage
-  return ends a line, too, with or without a line feed, unless the config keeps
-  the text. The byte-order mark with which some editors begin a file is dropped,
-  unless the unit is the byte.
-  """
-  # `half` is a line feed if the last read ended in a carriage return. A line
-  # feed at the start of the next read is then part of that line's end: dropped.
-  pending, half = bytearray(), b""
-  mark = codecs.BOM_UTF8 if config.unit == "character" else b""
-  while data := file.read1(_BLOCK):  # what is there, without waiting for more
-    if not config.keeps_text:
-      data = data.removeprefix(half)
-      half = b"\n" if data.endswith(b"\r") else b""
-      data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    head, newline, tail = data.rpartition(b"\n")
-    if newline:
-      yield bytes(pending + head).removeprefix(mark).split(b"\n")
-      pending.clear()
-      mark = b""
-    pending += tail
-  if rest := bytes(pending).removeprefix(mark):
-    yield [rest]
-
-
-def clean_line(config: Config, line: bytes) -> str:
-  """Returns what a model sees of a line.
-
-  Raises UnicodeDecodeError: not in the encoding of the run's texts.
-  """
-  return "".join(_clean(config, [iter([line.decode(config.encoding)])]))
 
 
 def _lower(pieces: Iterable[str]) -> Iterator[str]:

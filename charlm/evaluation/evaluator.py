@@ -229,6 +229,6 @@ def newline_id(vocab: list[str]) -> int:
   if "\n" not in vocab:
     raise InputError(
       "the vocabulary has no newline, which a score by lines needs: give "
-      "--protocol=stream or windows, and leave out --per_line"
+      "--protocol=stream or windows"
     )
   return vocab.index("\n")

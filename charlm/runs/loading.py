@@ -44,24 +44,24 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
 
 def follow_checkpoints(
-  run: RunDir, idle_timeout: float = 0
+  run: RunDir, idle_timeout: float
 ) -> Iterator[tuple[GRULM, int]]:
   """Yields a model with the weights of each checkpoint, and its step.
 
   The model is the same each time, so that it is compiled once. A checkpoint
-  that training removes before it is read is left out. The iteration ends once
-  no process trains here and all checkpoints are read, or after `idle_timeout`
-  seconds without a new one (0: never).
+  that training removes before it is read is left out. The iteration ends after
+  `idle_timeout` seconds without a new checkpoint or new metrics.
 
   Raises InputError or OSError: a checkpoint that cannot be read.
   """
   model: GRULM | None = None
   done: set[int] = set()
-  last = time.monotonic()
+  known_size, last_change = 0, time.monotonic()
   while True:
-    # Before the look, so that the last checkpoint is not missed.
-    training = run.is_training()
+    size = run.metrics.stat().st_size if run.has_metrics() else 0
     new = sorted(run.checkpoint_steps() - done)
+    if new or size != known_size:
+      known_size, last_change = size, time.monotonic()
     for step in new:
       done.add(step)
       try:
@@ -74,9 +74,8 @@ def follow_checkpoints(
       model = model or loaded
       model.set_weights(loaded.get_weights())
       yield model, step
-      last = time.monotonic()
     if not new:
-      if not training or 0 < idle_timeout <= time.monotonic() - last:
+      if time.monotonic() - last_change >= idle_timeout:
         return
       time.sleep(_SECONDS_BETWEEN_LOOKS)
 

@@ -40,7 +40,7 @@ from charlm.runs.checked_files import (
   refuse_foreign,
   refuse_links,
 )
-from charlm.system.files import append_lines, is_locked, write_atomically
+from charlm.system.files import append_lines, write_atomically
 
 _LEFT_OVER = re.compile(  # of a write that was killed
   r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
@@ -166,10 +166,6 @@ class RunDir:
         if _LEFT_OVER.fullmatch(path.name):
           path.unlink()
       yield
-
-  def is_training(self) -> bool:
-    """Tells whether a process of this machine trains here; takes no lock."""
-    return is_locked(self._lock)
 
   def check_owned(self) -> None:
     """Checks that the locked folder is in its place: call it before a write.

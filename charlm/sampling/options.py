@@ -1,14 +1,12 @@
-"""What is drawn, and how: a request's fields, and where they come from."""
+"""What is drawn, and how."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charlm.config import Config
-from charlm.errors import InputError
 from charlm.options import UTF8, Allowed, Options, between, option
 
 
@@ -22,7 +20,7 @@ class Limits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request(Options):
-  """What to draw; each field is a flag of `sample.py` and a key of a JSON line.
+  """What to draw; each field is a flag of `sample.py`.
 
   The limits act in the order of the fields, by the probabilities after the
   division by the temperature; each acts on what those before it leave.
@@ -67,36 +65,7 @@ class Request(Options):
     return Limits(self.top_k, self.top_p, self.min_p)
 
 
-_NUMPY = np.generic | np.ndarray
-_FIELDS = {field.name: field.type for field in dataclasses.fields(Request)}
-
-
-def parse_request(line: bytes, defaults: Request, config: Config) -> Request:
-  """Parses a line: a prefix or, if it begins with `{`, a JSON object.
-
-  Args:
-    line: without its end.
-    defaults: of all that the line does not give.
-    config: of the model's run.
-
-  Raises InputError: not UTF-8, no JSON object, another field than a
-    request's, or a value that is not allowed.
-  """
-  try:
-    if not line.startswith(b"{"):
-      prefix = config.lowered(line.decode(config.encoding))
-      return dataclasses.replace(defaults, prefix=prefix)
-    values = json.loads(line)
-  except UnicodeDecodeError as error:
-    raise InputError(f"not UTF-8 at byte {error.start}: convert it") from None
-  except (ValueError, RecursionError):
-    raise InputError(
-      'no JSON object: write a prefix that begins with { as {"prefix": "{a"}'
-    ) from None
-  # JSON that begins with a brace is an object.
-  if others := ", ".join(sorted(values.keys() - _FIELDS.keys())):
-    raise InputError(f"unknown: {others}; give {', '.join(_FIELDS)}")
-  return fill_request(defaults, values, config)
+_FLOATS = ("temperature", "top_p", "min_p")
 
 
 def fill_request(
@@ -106,22 +75,21 @@ def fill_request(
 
   Args:
     defaults: of all that is not given.
-    values: by the names of a request's fields. Integers for fields of floats
-      are converted, as they are in flags.
+    values: by the names of a request's fields; NumPy's numbers, too, and
+      integers for fields of floats.
     config: of the model's run: `prefix` and `stop` are converted to characters
       of the model, in lower case if the corpus was.
 
   Raises InputError: a value that is not allowed.
   """
-  # NumPy's numbers and strings become Python's: `Request` accepts only these.
-  typed = {
-    n: v.tolist() if isinstance(v, _NUMPY) else v for n, v in values.items()
-  }
-  for name, value in typed.items():
-    # A program writes 1 for 1.0; above 2**53 a float may be another number.
-    if _FIELDS[name] is float and type(value) is int and abs(value) < 2**53:
-      typed[name] = float(value)
-  dataclasses.replace(defaults, **typed)  # checks the types
-  for name in {"prefix", "stop"} & values.keys():
-    typed[name] = config.lowered(typed[name]).encode().decode(config.encoding)
-  return dataclasses.replace(defaults, **typed)
+  typed: dict[str, Any] = {}
+  for name, value in values.items():
+    plain = value.item() if isinstance(value, np.generic) else value
+    is_whole = name in _FLOATS and type(plain) is int
+    typed[name] = float(plain) if is_whole else plain
+  request = dataclasses.replace(defaults, **typed)  # checks the types
+  prefix, stop = (
+    config.lowered(text).encode().decode(config.encoding)
+    for text in (request.prefix, request.stop)
+  )
+  return dataclasses.replace(request, prefix=prefix, stop=stop)

@@ -1,4 +1,4 @@
-"""Prints texts as `sample.py` does: by its flags, or line by line."""
+"""Prints texts as `sample.py` does."""
 
 import dataclasses
 import json
@@ -7,9 +7,8 @@ from charlm.config import Config
 from charlm.data.passages import Found, find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
-from charlm.errors import InputError
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request, parse_request
+from charlm.sampling.options import Request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import warn
 
@@ -24,44 +23,32 @@ class Writer:
   format: str
   trained_on: Text | None  # to be searched for passages of the texts
 
-  def write(self, request: Request, as_drawn: bool) -> None:
-    """Prints the texts that the flags ask for."""
-    self._warn_of_unknown(request, "")
+  def write(self, request: Request, as_drawn: bool, line: int = 0) -> None:
+    """Prints the texts of a request.
+
+    Args:
+      request: what to draw.
+      as_drawn: print each text while it is drawn.
+      line: the number of the line that asks for them, 0 if none does. An object
+        has it as `line`; after texts the separator is printed.
+    """
+    where = f"line {line}: " if line else ""
+    self._warn_of_unknown(request, where)
     if self.format == "jsonl":
-      self._print_objects(request, {})
-    elif as_drawn:
+      self._print_objects(request, {"line": line} if line else {})
+      return
+    if as_drawn:
       for i in range(request.num_samples):
         if i:
           print(SEPARATOR)
-        self._print_as_drawn(request, i, "")
+        self._print_as_drawn(request, i, where)
     else:
       # Side by side, which is faster than one after the other.
       texts = [sample.text for sample in self.generator.sample(request)]
       print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
-      self._tell_memorised(texts, "", 0)
-
-  def answer(self, number: int, line: bytes, defaults: Request) -> bool:
-    """Prints the texts that a line asks for; tells whether it was understood.
-
-    A line that was not understood is answered, too: by the separator or, as
-    jsonl, by an object with the reason.
-    """
-    try:
-      request = parse_request(line, defaults, self.config)
-    except InputError as error:
-      warn(f"line {number}: {error}")
-      refusal = json.dumps({"line": number, "error": str(error)})
-      print(SEPARATOR if self.format == "text" else refusal, flush=True)
-      return False
-    where = f"line {number}: "
-    self._warn_of_unknown(request, where)
-    if self.format == "jsonl":
-      self._print_objects(request, {"line": number})
-      return True
-    for i in range(request.num_samples):
-      self._print_as_drawn(request, i, where)
+      self._tell_memorised(texts, where, 0)
+    if line:
       print(SEPARATOR, flush=True)
-    return True
 
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
     samples = self.generator.sample(request)

@@ -1,8 +1,7 @@
-"""Writing a file whole or not at all; locks; names that TensorFlow can read."""
+"""Writing a file whole or not at all; names that TensorFlow can read."""
 
 import contextlib
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from charlm.errors import InputError
 
 # What makes TensorFlow take a path for a pattern of paths.
 _PATTERN = frozenset("*?[]\\")
-_LOCKS = Path("/proc/locks")  # Linux' list of all that are held
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
 
@@ -22,30 +20,6 @@ def cache_folder() -> Path:
   if folder.startswith("~"):  # no home, as of a user whom a container lacks
     return Path(tempfile.gettempdir()) / f"charlm-{os.getuid()}"
   return Path(folder) / "charlm"
-
-
-def is_locked(path: Path) -> bool:
-  """Tells whether a process of this machine holds a file's lock; takes none.
-
-  Without Linux' list of locks: whether the process exists whose id is in the
-  file.
-  """
-  if not path.exists():
-    return False
-  status, holder = path.stat(), path.read_text(errors="replace").strip()
-  major, minor = os.major(status.st_dev), os.minor(status.st_dev)
-  # On btrfs, `stat` tells another minor number than the list: there the process
-  # that the file names stands in for it.
-  place = rf"\d+ {major:02x}:{minor:02x}|{re.escape(holder)} {major:02x}:\w+"
-  # Each line: number: FLOCK ADVISORY WRITE process major:minor:inode ...
-  line = rf"^\d+: FLOCK .* ({place}):{status.st_ino} "
-  with contextlib.suppress(FileNotFoundError):
-    return bool(re.search(line, _LOCKS.read_text(), re.MULTILINE))
-  try:
-    os.kill(int(holder), 0)
-  except (OSError, ValueError, OverflowError) as error:
-    return isinstance(error, PermissionError)  # another user's process
-  return True
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:

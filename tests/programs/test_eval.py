@@ -46,7 +46,7 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
     out, err = capsys.readouterr()
     assert f"{number}, 2 of them unknown" in out
     assert "without unknown     " in out
-    assert err == "not in the vocabulary, scored as [UNK]: 'î' 'ï'\n"
+    assert err.endswith(": 'î' 'ï'\n")
     assert eval_program.main([*args, *more, "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert score["num_unknown"] == 2
@@ -68,8 +68,7 @@ def test_many_unknown_characters_are_not_all_named(
   assert eval_program.main(args) == 0
   err = capsys.readouterr().err
   named = " ".join(map(repr, text[:20]))
-  named += " and 1,001 more"
-  assert err == f"not in the vocabulary, scored as [UNK]: {named}\n"
+  assert err.endswith(f": {named} and 1,001 more\n")
 
 
 def test_a_score_of_bytes_says_so() -> None:
