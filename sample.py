@@ -15,7 +15,6 @@ from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.options import Request, fill_request
 from charlm.system import process
-from charlm.system.signals import interrupts_for_caller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,24 +127,19 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
 def _converse(answer: Callable[[int, bytes], object]) -> int:
   """Answers what is typed at a prompt; returns the exit code.
 
-  Ctrl-C ends a text or clears the line, Ctrl-D ends the conversation.
+  Ctrl-D ends the conversation.
   """
   if isinstance(sys.stdin, io.TextIOWrapper):
     # So that what is not UTF-8 comes as it is: the refusal names its byte.
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-  with interrupts_for_caller() as forget:
-    number, prompt = 0, "> "
-    while True:
-      try:
-        forget()
-        line = input(prompt).encode("utf-8", "surrogateescape")
-        number, prompt = number + 1, "> "
-        answer(number, line)
-      except EOFError:
-        break
-      except KeyboardInterrupt:
-        # Nothing more is done here: another Ctrl-C may arrive at once.
-        prompt = "\n> "
+  number = 0
+  while True:
+    try:
+      line = input("> ").encode("utf-8", "surrogateescape")
+    except EOFError:
+      break
+    number += 1
+    answer(number, line)
   print()
   return process.DONE
 
