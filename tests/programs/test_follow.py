@@ -217,16 +217,3 @@ def test_a_folder_without_a_run_is_refused(
   assert eval_program.main(args) == 2
   assert "none is not a run's folder" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
-
-
-def test_a_link_in_place_of_the_scores_is_refused(
-  short_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  run = shutil.copytree(short_run, tmp_path / "run")
-  (run / "summaries" / "other").symlink_to(tmp_path)
-  args = ["eval.py", f"--run_dir={run}", "--follow", "--name=other"]
-  assert eval_program.main(args) == 2
-  assert "is a link" in capsys.readouterr().err
-  assert sorted(tmp_path.iterdir()) == [run]

@@ -287,10 +287,6 @@ def test_runs_are_found_once_each_and_whole(
   # One of a format that is not read any more.
   old = shutil.copytree(trained_run, tmp_path / "old")
   (old / "config.json").write_text('{"format": 1}')
-  # One whose files are elsewhere.
-  linked = shutil.copytree(trained_run, tmp_path / "linked")
-  (linked / "metrics.jsonl").unlink()
-  (linked / "metrics.jsonl").symlink_to(trained_run / "metrics.jsonl")
   args = ["report.py", "--format=json"]
   for spec, names in (
     (f"{tmp_path}/a,b", ["a,b"]),
