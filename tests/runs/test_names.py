@@ -37,7 +37,7 @@ NAMES = [
   "back\\slash",
   "[parent]/run",
   "-x",
-  "l\u00e4uf \u8bed",
+  "l\u00e4u",
 ]
 
 
