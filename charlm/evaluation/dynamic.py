@@ -16,7 +16,6 @@ from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM, State
 from charlm.system.choices import XLA_FOR_SCORES
-from charlm.system.signals import interrupts_held_back
 
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
@@ -97,8 +96,7 @@ class DynamicEvaluator:
         # The last one is padded, since each shape is compiled anew.
         segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
         segment[0, : len(piece)] = piece
-        with interrupts_held_back():
-          nats, states = self._compiled(segment, states, rate)
+        nats, states = self._compiled(segment, states, rate)
         yield nats.numpy()[: len(piece) - 1]
     finally:
       for weight, trained in zip(self._weights, self._trained, strict=True):

@@ -11,7 +11,6 @@ from charlm.errors import InputError
 from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.system.choices import XLA_FOR_SCORES
-from charlm.system.signals import interrupts_held_back
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
@@ -187,8 +186,7 @@ class Evaluator:
           stop = start + min(done + size, length) + 1
           row[: stop - start - done] = text[start + done : stop]
       inputs, targets = filled[:, :-1], filled[:, 1:]
-      with interrupts_held_back():
-        nats, states = self._compiled_nats(inputs, targets, states)
+      nats, states = self._compiled_nats(inputs, targets, states)
       yield done, nats.numpy()
 
 

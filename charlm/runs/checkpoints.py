@@ -2,20 +2,16 @@
 
 import contextlib
 import hashlib
-import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from charlm.config import Config
 from charlm.errors import InputError, LostRunError
-from charlm.model.language_model import GRULM, weight_specs
-from charlm.runs.checked_files import checkpoint_steps
-from charlm.runs.run_dir import RunDir
+from charlm.model.language_model import GRULM
+from charlm.runs.run_dir import RunDir, checkpoint_steps
 from charlm.system.files import CHECKPOINT_SUFFIXES, plain_path
 from charlm.system.process import warn, warn_unsaved
 
@@ -34,15 +30,14 @@ class Checkpoints:
 
     `model` and `optimizer` are among them.
 
-    Raises LostRunError: as `RunDir.check_owned`; the saves raise it, too, and
-      if the run has no checkpoint and none can be saved.
+    The saves raise LostRunError as `RunDir.check_owned`, and if the run has no
+    checkpoint and none can be saved.
     """
     self._run, self._max_to_keep = run, max_to_keep
     # The last step that was saved in `latest`; -1: none was, or the checkpoint
     # there holds an old best loss and must be saved again.
     self._last_step = -1
     self._checkpoint = tf.train.Checkpoint(**objects)
-    run.check_owned()
     for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
       _clear(run, folder)
@@ -96,7 +91,7 @@ class Checkpoints:
     """Tells whether a checkpoint is whole; then restores it, if asked to."""
     path = folder / f"ckpt-{step}"
     try:
-      with open_checkpoint(self._run, str(path), step) as name:
+      with open_checkpoint(str(path), step) as name:
         if restore:
           # All must match: `expect_partial` only stops a late warning.
           self._checkpoint.restore(name).expect_partial().assert_consumed()
@@ -123,8 +118,6 @@ class Checkpoints:
         for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
-      # If the folder is gone, that is what is wrong.
-      self._run.check_owned()
       if not self._run.checkpoint_steps():
         raise LostRunError(
           f"no checkpoint could be saved in {folder} ({type(error).__name__}): "
@@ -145,38 +138,8 @@ def _clear(run: RunDir, folder: Path) -> None:
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()
-  # TensorFlow writes the first, earlier versions of charlm wrote the second.
-  for path in (*folder.glob("checkpoint.tmp*"), *folder.glob(".checkpoint.*")):
+  for path in folder.glob("checkpoint.tmp*"):
     path.unlink()
-
-
-def _read_whole(path: str, step: int, config: Config, vocab_size: int) -> None:
-  """Reads all of a checkpoint, one tensor at a time.
-
-  Raises DamagedError, or whatever TensorFlow raises for what is not whole.
-  """
-  if os.path.isdir(path):  # TensorFlow would read what is in it
-    raise DamagedError("is a folder")
-  reader = tf.compat.v1.train.NewCheckpointReader(path)
-  dtypes = reader.get_variable_to_dtype_map()
-  shapes = reader.get_variable_to_shape_map()
-  specs = weight_specs(config, vocab_size)
-  there = Counter((dtypes[key], *shape) for key, shape in shapes.items())
-  weights = Counter((tf.float32, *shape) for *_, shape in specs)
-  # Besides the weights and Adam's two moments of each: the sums, the carried
-  # states, and scalars such as the step and the best loss.
-  rows = config.batch_size if config.carry_state else 0
-  states = (tf.float32, config.num_layers, rows, config.rnn_units)
-  scalars = {(x,) for x in (tf.float32, tf.float64, tf.int64, tf.string)}
-  allowed = {*weights, *scalars, states, (tf.float64, 3)}
-  # Checked before any memory is allocated.
-  if weights - there or there.keys() - allowed:
-    raise DamagedError("does not fit config.json and vocabulary.json")
-  # Reading compares checksums.
-  for key in dtypes:
-    reader.get_tensor(key)
-  if (held := int(reader.get_tensor(_STEP_KEY))) != step:
-    raise DamagedError(f"holds step {held}")
 
 
 def check_finite(model: GRULM) -> None:
@@ -186,23 +149,22 @@ def check_finite(model: GRULM) -> None:
 
 
 @contextlib.contextmanager
-def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
+def open_checkpoint(path: str, step: int) -> Iterator[str]:
   """Checks a checkpoint, and yields a path from which TensorFlow restores it.
 
   All of it is read, so that TensorFlow compares the checksum of each tensor.
 
   Raises:
-    DamagedError: not whole, of other sizes, or of another step; or the body of
-      the `with` statement failed, as restoring does for other kinds of damage.
+    DamagedError: not whole, or of another step; or the body of the `with`
+      statement failed, as restoring does for other sizes.
     OSError: it cannot be read.
   """
-  config, vocab_size = run.experiment().config, len(run.vocabulary())
   with plain_path(Path(path)) as name:
     try:
-      _read_whole(name, step, config, vocab_size)
-      yield name
-    except DamagedError:
-      raise
+      reader = tf.train.load_checkpoint(name)
+      for key in reader.get_variable_to_shape_map():
+        reader.get_tensor(key)
+      held = int(reader.get_tensor(_STEP_KEY))
     except Exception as error:  # TensorFlow raises all kinds for rubbish
       # A file that cannot be read is not therefore damaged: reading all of both
       # files raises the system's error.
@@ -211,3 +173,13 @@ def open_checkpoint(run: RunDir, path: str, step: int) -> Iterator[str]:
           with open(path + suffix, "rb") as file:
             hashlib.file_digest(file, "sha256")
       raise DamagedError("is damaged") from error
+    if held != step:
+      raise DamagedError(f"holds step {held}")
+    try:
+      yield name
+    except DamagedError:
+      raise
+    except Exception as error:  # Keras and TensorFlow raise all kinds here, too
+      raise DamagedError(
+        "does not fit config.json and vocabulary.json"
+      ) from error

@@ -31,7 +31,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
     step, path = run.find_checkpoint(which)
     try:
-      with open_checkpoint(run, path, step) as name:
+      with open_checkpoint(path, step) as name:
         model = model_of(config, vocab_size)
         status = tf.train.Checkpoint(model=model).read(name)
         # The optimizer and the train state are not needed, all weights are.

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -10,8 +9,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from charlm.runs.checked_files import refuse_links
-from charlm.runs.records import LARGEST, SPLITS, TAGS, Record, read_records
+from charlm.runs.records import SPLITS, TAGS, Record, read_records
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import append_lines, write_atomically
 from charlm.system.process import warn_unsaved
@@ -35,13 +33,9 @@ class Metrics:
 
     Records of later steps are dropped.
 
-    Raises:
-      LostRunError: as `RunDir.check_owned`; `write` raises it, too.
-      InputError: `metrics.jsonl` is too large.
-      OSError: `metrics.jsonl` cannot be written, or `summaries` cannot (of a
-        full disk it only warns).
+    Raises OSError: `metrics.jsonl` cannot be written, or `summaries` cannot (of
+      a full disk it only warns).
     """
-    run.check_owned()
     self._run, self._path = run, run.metrics
     self._hparams = vars(run.experiment().config)
     self._unwritten = b""  # what the file lacks
@@ -50,10 +44,9 @@ class Metrics:
     text = self._path.read_bytes() if run.has_metrics() else b""
     # The seconds of training before this start, without the pauses: those of
     # the last record and, for each step after it, the mean of the steps before.
-    # NaN if an earlier version wrote the record without seconds.
     first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
     *_, last = first, *records
-    before = last.get("seconds", math.nan) * step / max(1, last["step"])
+    before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
     # The evaluation of the step that it is opened at, if there was one.
     at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
@@ -87,11 +80,12 @@ class Metrics:
     """Writes numbers, and texts such as samples, of `train` or `eval`.
 
     It adds `seconds`: the wall time since step 0, without pauses between
-    starts. It adds none if an earlier version trained the first steps.
+    starts.
+
+    Raises LostRunError: as `RunDir.check_owned`.
     """
     record = {"step": step, "split": split, **values}
-    if math.isfinite(seconds := time.monotonic() - self._began):
-      record["seconds"] = round(seconds, 3)
+    record["seconds"] = round(time.monotonic() - self._began, 3)
     self._unwritten += json.dumps(record).encode() + b"\n"
     try:
       self._run.check_owned()
@@ -115,7 +109,6 @@ class Metrics:
       self._give_up_for_now("the last metrics", error)
 
   def _give_up_for_now(self, what: str, error: Exception) -> None:
-    self._run.check_owned()
     self._writers = {}
     # The next start makes them anew if this one cannot.
     with contextlib.suppress(OSError):
@@ -145,12 +138,9 @@ class Curve:
   def __init__(self, run: RunDir, name: str) -> None:
     """Takes the name of a folder in `summaries` that training does not use.
 
-    Raises:
-      InputError: a link or a file in its place.
-      OSError: it cannot be written.
+    Raises OSError: it cannot be written.
     """
     self._folder = run.summaries / name
-    refuse_links([], [run.summaries, self._folder])
     try:
       self._writer = tf.summary.create_file_writer(str(self._folder))
     except tf.errors.OpError as error:
@@ -182,6 +172,6 @@ def _summarize(
         # Markdown that shows lines as they are, if they are not too wide.
         block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
         tf.summary.text(tag, block)
-      elif isinstance(value, int | float) and abs(value) <= LARGEST:
+      elif isinstance(value, int | float):
         tf.summary.scalar(tag, float(value))
     writer.flush()  # for whoever watches, and to learn of a full disk

@@ -42,8 +42,7 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
 
   It compares only what the last bits of the results depend on.
   """
-  # Before there were several workers, their number was not written.
-  before, now = ({"workers": 1, **s["versions"], **s} for s in (earlier, start))
+  before, now = ({**s["versions"], **s} for s in (earlier, start))
   compared = {n: value for n, value in now.items() if n not in _NOT_COMPARED}
   return list(differences(before, compared).values())
 

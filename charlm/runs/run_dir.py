@@ -1,7 +1,6 @@
 """A run's folder: the names of its files, its lock, and its checks.
 
-A run's folder may come from elsewhere: what is read from it is checked, nothing
-of it is executed, and nothing outside of it is read or written.
+What is read from it is checked by hashes, and nothing of it is executed.
 
 config.json                                written before step 0, and again when
                                            the run is extended
@@ -17,13 +16,16 @@ starts.jsonl                               how and where each start ran
 lock                                       held by the process that trains
 """
 
+import codecs
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 from charlm.config import Config
 from charlm.data.corpus import Split
@@ -32,19 +34,13 @@ from charlm.data.text import Text, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Experiment, Start
-from charlm.options import PATH
-from charlm.runs.checked_files import (
-  checkpoint_steps,
-  parse_file,
-  read_text_file,
-  refuse_foreign,
-  refuse_links,
-)
 from charlm.system.files import append_lines, write_atomically
 
-_LEFT_OVER = re.compile(  # of a write that was killed
-  r"\.((config|vocabulary)\.json|(eval|valid)\.txt|metrics\.jsonl)\.\d+"
-)
+_CHUNK = 2**20  # bytes
+_CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
+_REMEDY = "restore it, or give another --run_dir"
+
+_Parsed = TypeVar("_Parsed")
 
 
 class RunDir:
@@ -53,13 +49,10 @@ class RunDir:
   def __init__(self, path: str | os.PathLike[str]) -> None:
     """Takes the folder, which need not exist.
 
-    Raises InputError: no name, one that is not UTF-8, or a folder that holds
-    something else in the place of one of a run's files or folders.
+    Raises InputError: no name.
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
-    if not PATH.holds(os.fspath(path)):
-      raise InputError(f"{os.fspath(path)!r} is no path in UTF-8: rename it")
     self.path = Path(path)
     self.latest = self.path / "checkpoints"
     self.best = self.path / "best"
@@ -73,14 +66,7 @@ class RunDir:
     self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
-    # Descriptors of the folder and its lock, kept open so that no other file
-    # can get their inode numbers.
-    self._held: dict[Path, int] = {}
-    self._files = [self._config, self._vocabulary, self.eval_path, self._valid]
-    self._files += [self.metrics, self._starts]
-    within = ("", "train", "eval", "train/plugins", "train/plugins/profile")
-    folders = [self.latest, self.best, *(self.summaries / x for x in within)]
-    refuse_links([*self._files, self._lock], folders)
+    self._held: TextIO | None = None  # the lock, while it is held
 
   def exists(self) -> bool:
     """Tells whether a run was created here."""
@@ -92,7 +78,6 @@ class RunDir:
 
   def outdate_summaries(self) -> None:
     """Notes that TensorBoard's files are to be made anew from the metrics."""
-    self.check_owned()
     self.summaries.mkdir(exist_ok=True)
     self.outdated.touch()
 
@@ -119,12 +104,12 @@ class RunDir:
         "or give a new --run_dir"
       )
     # With these texts, scoring needs no corpus, and cannot use a wrong one.
-    self._write(self._vocabulary, [vocabulary_to_json(vocab).encode()])
-    self._write(self.eval_path, split.eval.data())
+    write_atomically(self._vocabulary, [vocabulary_to_json(vocab).encode()])
+    write_atomically(self.eval_path, split.eval.data())
     if len(split.valid):
-      self._write(self._valid, split.valid.data())
+      write_atomically(self._valid, split.valid.data())
     # The last one, so that a run that exists is a whole one.
-    self._write(self._config, [experiment.to_json().encode()])
+    write_atomically(self._config, [experiment.to_json().encode()])
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
@@ -133,20 +118,15 @@ class RunDir:
     Raises:
       InputError: another process is training there, or files there have a
         run's names but are not a run's.
-      LostRunError: as `check_owned`.
       OSError: it cannot be written.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-      if self.exists():
-        self.experiment()  # raises if it is another program's
-      else:
-        own = [*self._files, self.latest, self.best, self.summaries]
-        refuse_foreign(self._lock, own)
-      folder = os.open(self.path, os.O_RDONLY)
-      stack.callback(os.close, folder)
-      # Not "w", which would empty the file of whoever holds the lock.
-      lock = stack.enter_context(self._lock.open("a+"))
+    if self.exists():
+      self.experiment()  # raises if it is another program's
+    else:
+      self._refuse_foreign()
+    # Not "w", which would empty the file of whoever holds the lock.
+    with self._lock.open("a+") as lock:
       # The system releases the lock when the process ends, however it ends.
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,33 +136,33 @@ class RunDir:
           f"process {lock.read().strip()} is training in {self.path}: wait for "
           "it, or give another --run_dir"
         ) from error
-      self._held = {self.path: folder, self._lock: lock.fileno()}
-      stack.callback(self._held.clear)
-      self.check_owned()
       lock.truncate(0)
       lock.write(f"{os.getpid()}\n")
       lock.flush()
-      for path in self.path.iterdir():
-        if _LEFT_OVER.fullmatch(path.name):
-          path.unlink()
-      yield
+      self._held = lock
+      try:
+        yield
+      finally:
+        self._held = None
 
   def check_owned(self) -> None:
-    """Checks that the locked folder is in its place: call it before a write.
+    """Checks that the lock, if held, is in its place: call it before a write.
 
-    Raises LostRunError: the folder or its lock is not the one that was locked.
+    Raises:
+      LostRunError: the folder was taken away, or another run began in it.
+      OSError: the folder cannot be looked at.
     """
-    for path, held in self._held.items():
-      try:
-        same = os.path.samestat(os.stat(path), os.fstat(held))
-      except OSError as error:
-        # No other error means that it is gone: the write will raise it, too.
-        same = not isinstance(error, FileNotFoundError | NotADirectoryError)
-      if not same:
-        raise LostRunError(
-          f"{path} was moved, removed or replaced during this training: to "
-          "resume, give the run's folder in its new place as --run_dir"
-        )
+    if self._held is None:
+      return
+    with contextlib.suppress(FileNotFoundError):
+      # As long as it is open, no other file gets its inode's number.
+      held = os.fstat(self._held.fileno())
+      if os.path.samestat(os.stat(self._lock), held):
+        return
+    raise LostRunError(
+      f"{self.path} was moved, removed or replaced during this training: to "
+      "resume, give the run's folder in its new place as --run_dir"
+    )
 
   def check_resume(self, experiment: Experiment, steps_per_epoch: int) -> None:
     """Checks that a run goes on as it began; saves the config of a longer one.
@@ -203,7 +183,7 @@ class RunDir:
       # The summaries hold the old config, and TensorBoard shows the first that
       # it finds: they are made anew.
       self.outdate_summaries()
-      self._write(self._config, [experiment.to_json().encode()])
+      write_atomically(self._config, [experiment.to_json().encode()])
 
   def experiment(self) -> Experiment:
     """Reads `config.json`.
@@ -215,17 +195,17 @@ class RunDir:
         f"{self.path} is not a run's folder: train a run there, "
         f"for example with train.py --run_dir={self.path}"
       )
-    return parse_file(self._config, Experiment.from_json)
+    return _parse_file(self._config, Experiment.from_json)
 
   def vocabulary(self) -> list[str]:
     """Reads `vocabulary.json`; raises InputError as `experiment` does."""
     digest = self.experiment().vocabulary_sha256
-    return parse_file(self._vocabulary, vocabulary_from_json, digest=digest)
+    return _parse_file(self._vocabulary, vocabulary_from_json, digest)
 
   def eval_text(self) -> Text:
     """Reads `eval.txt`; raises InputError as `experiment` does."""
     own = self.experiment()
-    return read_text_file(self.eval_path, own.config.encoding, own.eval_sha256)
+    return _read_text(self.eval_path, own.config.encoding, own.eval_sha256)
 
   def valid_text(self) -> Text:
     """Reads `valid.txt`; the empty text in a run that has none.
@@ -235,23 +215,19 @@ class RunDir:
     mine = self.experiment()
     if mine.valid_sha256 == sha256([]):
       return encode_text([]).text
-    return read_text_file(self._valid, mine.config.encoding, mine.valid_sha256)
+    return _read_text(self._valid, mine.config.encoding, mine.valid_sha256)
 
   def last_start(self) -> Start | None:
     """Reads how and where the last start ran; None if that is unknown."""
     try:
-      # It may be damaged: the start then warns of no difference.
-      with self._starts.open("rb") as file:
-        # At most as much as thousands of starts: a sparse file has any size.
-        *_, line = file.read(2**25).splitlines()
-      start = json.loads(line)
-      return start if isinstance(start["versions"], dict) else None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+      *_, line = self._starts.read_bytes().splitlines()
+      start: Start = json.loads(line)
+    except (OSError, ValueError):  # none, or a kill has cut the line off
       return None
+    return start
 
   def log_start(self, start: Start) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
-    self.check_owned()
     append_lines(self._starts, json.dumps(start).encode() + b"\n")
 
   def find_checkpoint(self, which: str) -> tuple[int, str]:
@@ -278,9 +254,90 @@ class RunDir:
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")
 
-  def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
-    self.check_owned()
-    write_atomically(path, chunks)
+  def _refuse_foreign(self) -> None:
+    """Refuses to make a run where other files have a run's names.
+
+    A run that was killed before it had a config has left a lock, which holds
+    the number of a process or nothing.
+
+    Raises InputError: naming the files.
+    """
+    lock = self._lock
+    if lock.exists() and re.fullmatch(rb"\d*\n?", lock.read_bytes()):
+      return
+    own = [self._vocabulary, self.eval_path, self._valid, self.metrics]
+    own += [self._starts, self.latest, self.best, self.summaries, lock]
+    # An empty folder is no file of somebody's: it may have been made, or
+    # mounted, for this run.
+    there = [
+      path.name
+      for path in own
+      if (any(path.iterdir()) if path.is_dir() else path.exists())
+    ]
+    if there:
+      raise InputError(
+        f"{self.path} is not a run's folder, but holds {', '.join(there)}, "
+        "which a run would replace: give another --run_dir"
+      )
+
+
+def checkpoint_steps(folder: Path, whole: bool = True) -> list[int]:
+  """Lists the steps of a folder's checkpoints in order.
+
+  Those with a missing file are listed unless they must be whole.
+  """
+  # Not `glob`, which takes a folder that cannot be read for an empty one.
+  try:
+    matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
+  except FileNotFoundError:
+    return []
+  steps = [int(match[1]) for match in matches if match]
+  return sorted({s for s in steps if steps.count(s) == 2 or not whole})
+
+
+def _parse_file(
+  path: Path, parse: Callable[[object], _Parsed], digest: str | None = None
+) -> _Parsed:
+  """Reads a file of JSON and returns what `parse` makes of its value.
+
+  Args:
+    path: the file.
+    parse: raises ValueError for what it cannot read.
+    digest: the SHA-256 that the file must have, if it is known.
+
+  Raises InputError: no such file, or one with other content.
+  """
+  with _named(path):
+    data = path.read_bytes()
+    parsed = parse(json.loads(data))
+    # After the parsing, whose message says more.
+    if digest not in (None, sha256([data])):
+      raise ValueError("it has changed since the run began")
+  return parsed
+
+
+def _read_text(path: Path, encoding: str, digest: str) -> Text:
+  """Reads a text of any size.
+
+  Raises InputError: no such file, or one with another SHA-256.
+  """
+  with _named(path), path.open("rb") as file:
+    chunks = iter(functools.partial(file.read, _CHUNK), b"")
+    corpus = encode_text(codecs.iterdecode(chunks, encoding), encoding)
+    if corpus.sha256 != digest:
+      raise ValueError("it has changed since the run began")
+  return corpus.text
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+  """Names the file in errors, and a remedy."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise InputError(f"{path} is missing: {_REMEDY}") from error
+  except ValueError as error:  # of JSON, too
+    raise InputError(f"{path}: {error}: {_REMEDY}") from error
 
 
 def experiment_of(

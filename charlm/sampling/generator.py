@@ -27,7 +27,6 @@ from charlm.sampling.rows import Rows
 from charlm.sampling.sample import Sample, StopBuffer, join_pieces
 from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
-from charlm.system.signals import interrupts_held_back
 
 _BUFFER = 1024  # the largest S; XLA compiles for each shape
 _MAX_NUMBERS = 2**24  # random numbers held at a time: 64 MB
@@ -148,15 +147,14 @@ class GenerativeModel:
 
   def _input_table(self) -> tf.Tensor:
     # Computed once: in threads side by side it takes several times as long.
-    with interrupts_held_back():
-      return self._model.input_table()
+    return self._model.input_table()
 
   def _pieces(
     self, request: Request, samples: range, size: int, table: tf.Tensor
   ) -> Iterator[list[Sample]]:
     """Yields the next pieces of some samples, of about `size` characters.
 
-    `table` is the model's input table. Ctrl-C comes up between two pieces.
+    `table` is the model's input table.
     """
     prefix_ids = encode(request.prefix or "\n", self._vocab)
     prefix_length, end = len(prefix_ids), len(prefix_ids) + request.num_chars
@@ -167,11 +165,10 @@ class GenerativeModel:
     keys = sample_keys(words, rows)
     last = np.full(num_rows, prefix_ids[0], np.int32)
     tails = [StopBuffer(request.stop) for _ in samples]
-    with interrupts_held_back():
-      states = self._model.initial_states(num_rows)
-      how = tf.constant(request.temperature), request.limits
-      if (num_rows, request.limits) not in self._compiled:
-        self._compile(keys, request.limits, table, last, states)
+    states = self._model.initial_states(num_rows)
+    how = tf.constant(request.temperature), request.limits
+    if (num_rows, request.limits) not in self._compiled:
+      self._compile(keys, request.limits, table, last, states)
     # The test beside the compilation may have shown that one row does not
     # agree with two. Then begin again, with two.
     if num_rows != self._rows.computed(len(samples)):
@@ -190,14 +187,13 @@ class GenerativeModel:
       part = prefix_ids[start : start + num].astype(np.int32)
       given = np.pad(part, (0, self._buffer - len(part)))
       span = np.array([offset, num, len(part)], np.int32)
-      with interrupts_held_back():
-        if offset == 0:
-          noise = self._compiled_noise(keys, tf.constant(start - prefix_length))
-        ids, log_probs, states = self._compiled_advance(
-          table, last, states, given, span, noise, *how
-        )
-        ids, log_probs = ids.numpy(), log_probs.numpy()
-        last = ids[:, num - 1]
+      if offset == 0:
+        noise = self._compiled_noise(keys, tf.constant(start - prefix_length))
+      ids, log_probs, states = self._compiled_advance(
+        table, last, states, given, span, noise, *how
+      )
+      ids, log_probs = ids.numpy(), log_probs.numpy()
+      last = ids[:, num - 1]
       if np.isnan(log_probs[:, :num]).any():
         raise InputError("the model has diverged: give another --checkpoint")
       new = slice(len(part), num)

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from charlm.model.gru import block_length, multiply_rows
 from charlm.model.language_model import GRULM
-from charlm.system.signals import interrupts_held_back
 
 _PAIR, _MAX_ROWS = 2, 32
 
@@ -66,9 +65,8 @@ class Rows:
       # Concrete functions: TensorFlow warns of many traces of one function.
       compiled = tf.function(products, jit_compile=True, autograph=False)
       trace = compiled.get_concrete_function
-      with interrupts_held_back():
-        together = trace(states[:num_rows])(states[:num_rows])
-        apart = zip(*map(trace(pairs[0]), pairs), strict=True)
+      together = trace(states[:num_rows])(states[:num_rows])
+      apart = zip(*map(trace(pairs[0]), pairs), strict=True)
       self._agreeing[num_rows] = all(
         np.array_equal(np.concatenate(parts)[:num_rows], whole)
         for parts, whole in zip(apart, together, strict=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,8 +29,9 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
   Raises OSError: the file is then still the old one, if any; or, if only the
     sync of the folder failed, the whole new one.
   """
-  # In the same folder: a rename is atomic only within one file system.
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  # In the same folder: a rename is atomic only within one file system. The next
+  # write replaces what a kill left.
+  temporary = path.with_name(f".{path.name}.tmp")
   try:
     with temporary.open("wb") as file:
       file.writelines(chunks)
@@ -54,11 +56,9 @@ def append_lines(path: Path, lines: bytes) -> None:
 
   All are written, or none is: only a kill may leave a part of them.
 
-  Raises OSError: a link, a pipe, or it cannot be written.
+  Raises OSError: it cannot be written.
   """
-  # A link may lead to any file; opened by O_WRONLY, a pipe waits for a reader.
-  flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-  with open(os.open(path, flags, 0o666), "a+b", buffering=0) as file:
+  with path.open("a+b", buffering=0) as file:
     file.seek(max(0, file.tell() - 1))
     lines = b"\n" * (file.read() not in (b"", b"\n")) + lines
     if (size := file.write(lines)) < len(lines):  # the disk is full
@@ -74,11 +74,14 @@ def moved_when_whole(path: Path) -> Iterator[str]:
 
   Raises OSError: the folder or the file cannot be written.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-    temporary = os.path.join(folder, path.name)
-    yield temporary
-    os.rename(temporary, path)
+  folder = path.with_name(f".{path.name}.tmp")
+  shutil.rmtree(folder, ignore_errors=True)  # what a kill left
+  folder.mkdir(parents=True)
+  try:
+    yield os.path.join(folder, path.name)
+    os.rename(folder / path.name, path)
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

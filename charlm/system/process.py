@@ -8,12 +8,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.system.cuda import preload
 from charlm.system.flags import OptionsT, define_flags, help_text, options_from
-from charlm.system.signals import INTERRUPTED, ended_by_signals
 
 DONE = 0
 # A save failed, or a line of --per_line could not be read; also the code of a
@@ -39,8 +39,6 @@ def run_command(
     The exit code: bad input, in flags or files, is one line on stderr and 2.
   """
   name = os.path.basename(argv[0])
-  # First of all: the next file to be opened would take a stream's place.
-  _replace_closed_streams()
   values = define_flags(options)
   try:
     if extra := values(argv)[1:]:
@@ -52,7 +50,7 @@ def run_command(
     if values.help:
       print(help_text(values, name, usage or ""), flush=True)
       return DONE
-    with ended_by_signals():
+    with _ended_by_ctrl_c():
       exit_code = command(options_from(values, options))
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
@@ -65,8 +63,25 @@ def run_command(
   except OSError as error:
     remedy = ": check the path, its permissions and the free space"
     return fail(name, error, remedy)
-  except KeyboardInterrupt:  # outside a `StopRequest`: nothing to save
-    return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+  """Gives Ctrl-C its default action, which ends the process at once.
+
+  Python would wait for the end of a call of TensorFlow, such as a compilation.
+  """
+  handler = signal.getsignal(signal.SIGINT)
+  main = threading.current_thread() is threading.main_thread()
+  # The background jobs of a shell ignore Ctrl-C.
+  if not main or handler is not signal.default_int_handler:
+    yield
+    return
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, handler)
 
 
 def set_output_encoding(encoding: str) -> None:
@@ -87,22 +102,6 @@ def flush_or_drop_output() -> None:
     sys.stdout.flush()
   except OSError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _replace_closed_streams() -> None:
-  """Puts the null device where a stream is closed, as by `>&-`.
-
-  Else the next file opened would get the stream's descriptor, and with it what
-  C++ writes to that stream.
-  """
-  for number in range(3):
-    try:
-      os.fstat(number)
-    except OSError:
-      os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-  # Left open until the process ends.
-  sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-  sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def import_quietly(*modules: str, keep: bool = True) -> None:
@@ -162,14 +161,11 @@ def show(text: str) -> None:
 def warn(text: str) -> None:
   """Writes a line to stderr, unless that fails, as on a full disk.
 
-  It takes the place of what `show` wrote last. Characters that are not
-  printable are written as escapes.
+  It takes the place of what `show` wrote last.
   """
-  # A name may hold codes that move the cursor, or colour what follows.
-  line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   with contextlib.suppress(OSError):
     show("")
-    print(line, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def warn_unsaved(what: str, error: Exception, place: object) -> None:

@@ -19,7 +19,7 @@ from helpers import (
 )
 from helpers import NumberedCheckpoints as Checkpoints
 
-from charlm.errors import InputError, LostRunError
+from charlm.errors import InputError
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir
 
@@ -220,17 +220,6 @@ def test_a_full_disk_leaves_the_older_checkpoints(
   assert checkpoints.save(40)
   assert checkpoints.save(50)
   assert _names(run.latest) == ["ckpt-40.index", "ckpt-50.index"]
-
-
-def test_a_run_that_is_moved_away_is_not_made_anew(run: RunDir) -> None:
-  with run.locked():
-    checkpoints = Checkpoints(run, 3, model=build_model(len(VOCAB), 4, 6))
-    assert checkpoints.save(10)
-    moved = run.path.rename(run.path.parent / "moved")
-    with pytest.raises(LostRunError, match="run was moved"):
-      checkpoints.save(20)
-  assert not run.path.exists()
-  assert load_model(RunDir(moved), "latest")[1] == 10
 
 
 def test_a_clock_that_goes_back_changes_nothing(

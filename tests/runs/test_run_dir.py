@@ -15,14 +15,12 @@ from helpers import (
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
-  build_model,
   checkpoint_file,
   save_checkpoints,
   split_of,
 )
 
 from charlm.config import Config
-from charlm.data.text import sha256
 from charlm.errors import InputError
 from charlm.runs.loading import load_model
 from charlm.runs.run_dir import RunDir, experiment_of
@@ -41,15 +39,6 @@ def test_a_loaded_model_has_every_weight(run: RunDir) -> None:
   assert step == 10
   for mine, theirs in zip(model.weights, loaded.weights, strict=True):
     np.testing.assert_array_equal(mine, theirs)
-
-
-def test_a_checkpoint_of_another_root_is_refused(run: RunDir) -> None:
-  (run.path / "checkpoints").mkdir()
-  tf.train.Checkpoint(modell=build_model(len(VOCAB), 4, 6)).write(
-    str(run.path / "checkpoints" / "ckpt-3")
-  )
-  with pytest.raises(InputError, match="ckpt-3 is damaged"):
-    load_model(run, "latest")
 
 
 @pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
@@ -153,7 +142,7 @@ def test_edited_files_are_refused_naming_them(
   run: RunDir, name: str, text: str
 ) -> None:
   (run.path / name).write_text(text)
-  with pytest.raises(InputError, match=f"{name} has changed"):
+  with pytest.raises(InputError, match=f"{name}: it has changed"):
     run.check_resume(EXPERIMENT, 10)
 
 
@@ -173,16 +162,9 @@ def test_a_valid_text_is_kept_as_the_eval_text_is(
     for path in (run.path / "valid.txt", run.eval_path):
       text = path.read_text()
       path.write_text("ab")
-      with pytest.raises(InputError, match=f"{path.name} has changed"):
+      with pytest.raises(InputError, match=f"{path.name}: it has changed"):
         run.check_resume(experiment, 10)
       path.write_text(text)
-
-
-@pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
-def test_damaged_files_are_refused_naming_them(run: RunDir, name: str) -> None:
-  (run.path / name).write_bytes(b"\xff{")
-  with pytest.raises(InputError, match=name):
-    run.experiment() if name == "config.json" else run.vocabulary()
 
 
 def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
@@ -204,20 +186,6 @@ def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
     other.communicate("\n")
   with run.locked():
     assert (run.path / "lock").read_text() == f"{os.getpid()}\n"
-
-
-def test_a_folder_is_made_with_those_above_it(tmp_path: pathlib.Path) -> None:
-  run = RunDir(tmp_path / "runs" / "of" / "today")
-  with run.locked():
-    assert run.path.is_dir()
-
-
-def test_a_folder_that_cannot_be_made_is_refused(
-  tmp_path: pathlib.Path,
-) -> None:
-  (tmp_path / "file").touch()
-  with pytest.raises(NotADirectoryError):
-    RunDir(tmp_path / "file" / "run").locked().__enter__()
 
 
 def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
@@ -259,60 +227,6 @@ def test_a_checkpoint_that_is_saved_again_meanwhile_is_read_again(
   assert load_model(run, "latest")[1] == 10
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "config.json",
-    "metrics.jsonl",
-    "lock",
-    "checkpoints",
-    "best/ckpt-10.index",
-    "summaries/train/events",
-    "summaries/train/plugins/profile/2026",
-  ],
-)
-def test_a_link_is_refused_naming_it(run: RunDir, name: str) -> None:
-  save_checkpoints(run, 10, best=(10,))
-  target = run.path.parent / "outside"
-  path = run.path / name
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if path.exists():
-    path.rename(target)
-  path.symlink_to(target)
-  with pytest.raises(InputError, match=f"{name} is a link or device"):
-    RunDir(run.path)
-
-
-@pytest.mark.parametrize(
-  ("name", "kind"),
-  [
-    ("config.json", "file"),
-    ("metrics.jsonl", "file"),
-    ("lock", "file"),
-    ("checkpoints", "folder"),
-    ("summaries", "folder"),
-    ("summaries/eval", "folder"),
-    ("summaries/train/plugins", "folder"),
-  ],
-)
-def test_a_file_is_no_folder_and_a_folder_no_file(
-  run: RunDir, name: str, kind: str
-) -> None:
-  path = run.path / name
-  path.unlink(missing_ok=True)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.mkdir() if kind == "file" else path.touch()
-  with pytest.raises(InputError, match=f"{name} is not a {kind}: move it"):
-    RunDir(run.path)
-
-
-def test_a_pipe_is_refused_rather_than_waited_for(run: RunDir) -> None:
-  (run.path / "config.json").unlink()
-  os.mkfifo(run.path / "config.json")
-  with pytest.raises(InputError, match=r"config\.json is a link or device"):
-    RunDir(run.path)
-
-
 def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
   link = run.path.parent / "link"
   link.symlink_to(run.path)
@@ -320,60 +234,40 @@ def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
 
 
 @pytest.mark.parametrize(
-  ("name", "text", "message"),
+  ("name", "content", "message"),
   [
-    ("config.json", "", "not JSON"),
-    ("config.json", "{", "not JSON"),
-    ("config.json", "[" * 100_000, "not JSON"),
-    ("config.json", " " * 2**26, "larger than any"),
-    ("config.json", '{"format": 6}', "corpus_sha256"),
-    ("vocabulary.json", '["[UNK]", "", "a"', "not JSON"),
-    ("vocabulary.json", "[" * 100_000, "not JSON"),
-    ("vocabulary.json", '["[UNK]", "", "ab"]', "single character"),
-    ("vocabulary.json", '["[UNK]", "", "b", "b"]', "distinct"),
-    ("vocabulary.json", '["[UNK]", "", "../x"]', "single character"),
-    ("vocabulary.json", '["[UNK]", "", "\\ud800"]', "single character"),
-    ("vocabulary.json", '["[UNK]", "", "\\ud83d", "\\ude00"]', "of UTF-8"),
+    ("config.json", b"", "line 1"),
+    ("config.json", b"\xff{", "decode"),
+    ("config.json", b'{"format": 6}', "corpus_sha256"),
+    ("vocabulary.json", b'["[UNK]", "", "a"', "line 1"),
+    ("vocabulary.json", b'["[UNK]", "", "b", "b"]', "distinct"),
+    ("vocabulary.json", None, "is missing"),
   ],
 )
-def test_hostile_json_is_refused(
-  run: RunDir, name: str, text: str, message: str
+def test_a_damaged_file_is_refused_naming_it_and_a_remedy(
+  run: RunDir, name: str, content: bytes | None, message: str
 ) -> None:
-  save_checkpoints(run, 10)
-  (run.path / name).write_text(text)
-  with pytest.raises(InputError, match=f"{name}: .*{message}"):
-    load_model(run, "latest")
-
-
-def _set_field(run: RunDir, name: str, value: object) -> None:
-  """Changes a field of `config.json`."""
-  fields = json.loads((run.path / "config.json").read_text())
-  (run.path / "config.json").write_text(json.dumps(fields | {name: value}))
+  (run.path / name).unlink()
+  if content is not None:
+    (run.path / name).write_bytes(content)
+  with pytest.raises(InputError, match=f"{name}.*{message}.*: restore it, or"):
+    run.vocabulary()
 
 
 @pytest.mark.parametrize(
-  ("field", "value", "message"),
-  [
-    ("rnn_units", 10**9, "rnn_units is 1000000000"),
-    # Within the bounds, but not what the checkpoint holds: 50 GB of weights.
-    ("rnn_units", 2**16, "does not fit"),
-    ("rnn_units", 7, "does not fit"),
-    ("num_layers", 2, "does not fit"),
-    ("embedding_dim", 3, "does not fit"),
-    ("num_layers", 10**9, "num_layers is"),
-  ],
+  ("field", "value"), [("rnn_units", 7), ("num_layers", 2)]
 )
-def test_absurd_sizes_are_refused_before_memory_is_asked_for(
-  run: RunDir, field: str, value: int, message: str
+def test_a_checkpoint_of_other_sizes_is_refused(
+  run: RunDir, field: str, value: int
 ) -> None:
   save_checkpoints(run, 10)
-  _set_field(run, field, value)
-  with pytest.raises(InputError, match=message):
+  fields = json.loads((run.path / "config.json").read_text())
+  (run.path / "config.json").write_text(json.dumps(fields | {field: value}))
+  with pytest.raises(InputError, match="ckpt-10 does not fit"):
     load_model(run, "latest")
 
 
-@pytest.mark.parametrize("index", range(6))  # of the model's weights
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("index", "value"), [(0, np.nan), (5, np.inf)])
 def test_weights_that_are_not_finite_are_refused_or_skipped(
   run: RunDir, value: float, index: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,67 +285,13 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
 
 
-def test_more_characters_than_the_checkpoint_knows_are_refused(
-  run: RunDir,
-) -> None:
-  save_checkpoints(run, 10)
-  vocab = ["[UNK]", "", *map(chr, range(0x10000, 0x50000))]
-  text = json.dumps(vocab)
-  (run.path / "vocabulary.json").write_text(text)
-  _set_field(run, "vocabulary_sha256", sha256([text.encode()]))
-  with pytest.raises(InputError, match="does not fit"):
-    load_model(run, "latest")
-
-
-@pytest.mark.parametrize(
-  "value", [np.zeros((3, 3), np.float32), np.zeros((5, 4)), np.int32(1)]
-)
-def test_a_checkpoint_with_what_charlm_does_not_save_is_refused(
-  run: RunDir, value: object
-) -> None:
-  model, extra = build_model(len(VOCAB), 4, 6), tf.Variable(value)
-  NumberedCheckpoints(run, 3, model=model, extra=extra).save(10)
-  with pytest.raises(InputError, match="does not fit"):
-    load_model(run, "latest")
-
-
-def test_a_folder_beside_a_checkpoint_is_not_read_in_its_place(
-  run: RunDir,
-) -> None:
-  save_checkpoints(run, 10)
-  (run.latest / "ckpt-10").mkdir()
-  with pytest.raises(InputError, match="ckpt-10 is a folder"):
-    load_model(run, "latest")
-
-
-@pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
-def test_a_missing_file_is_named(run: RunDir, name: str) -> None:
-  save_checkpoints(run, 10)
-  (run.path / name).unlink()
-  with pytest.raises(
-    InputError, match=rf"{name} is missing|not a run's folder"
-  ):
-    load_model(run, "latest")
-
-
-def test_leftovers_of_a_killed_write_are_removed(run: RunDir) -> None:
-  left_over = run.path / ".config.json.4711"
-  left_over.touch()
-  (run.path / ".venv3.11").mkdir()
-  (run.path / ".env.1").touch()
-  with run.locked():
-    assert not left_over.exists()
-    assert (run.path / ".venv3.11").exists()
-    assert (run.path / ".env.1").exists()
-
-
 def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:
   assert run.last_start() is None
   for step in (1, 2):
     run.log_start({"step": step, "versions": {}})
   assert run.last_start() == {"step": 2, "versions": {}}
-  for rubbish in (b"\xff[", b"[]", b'{"step": 3}'):
-    (run.path / "starts.jsonl").write_bytes(rubbish)
+  for cut_off in (b"\xff[", b'{"step": 3'):
+    (run.path / "starts.jsonl").write_bytes(cut_off)
     assert run.last_start() is None
     # What a full disk has cut off does not spoil the next line.
     run.log_start({"step": 4, "versions": {}})
@@ -464,10 +304,3 @@ def test_a_start_that_lacks_its_newline_is_kept(run: RunDir) -> None:
   run.log_start({"step": 2, "versions": {}})
   lines = starts.read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [1, 2]
-
-
-def test_starts_of_any_size_are_read_in_bounded_memory(run: RunDir) -> None:
-  with (run.path / "starts.jsonl").open("wb") as file:
-    file.truncate(10**12)  # a sparse file
-  assert run.last_start() is None
-  run.log_start({"step": 1, "versions": {}})

@@ -1,28 +1,23 @@
 """Signals end a program at once, or after what it saves."""
 
-import contextlib
-import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from helpers import ROOT, Program
 
-from charlm.system.signals import interrupts_for_caller, interrupts_held_back
+from charlm.options import Options
+from charlm.system.process import run_command
 
 # A program that stays in one call of TensorFlow, as in a compilation.
 _BUSY = """
-import contextlib
 import signal
 import sys
 from charlm.options import Options
 from charlm.system.process import import_quietly, run_command
-from charlm.system.signals import StopRequest, interrupts_held_back
 import_quietly("tensorflow")
 import tensorflow as tf
 
@@ -31,84 +26,34 @@ def stay():
   tf.while_loop(lambda i: True, lambda i: [i + 1], [tf.constant(0, tf.int64)])
 
 def command(args):
-  # A shell's background jobs, these tests perhaps, ignore it.
-  signal.signal(signal.SIGINT, signal.default_int_handler)
   stay.get_concrete_function()
-  contexts = {
-    "plain": contextlib.nullcontext,
-    "held_back": interrupts_held_back,
-    "saves": StopRequest,
-  }
-  with contexts[sys.argv[1]]():
-    print("busy", flush=True)
-    stay()
+  print("busy", flush=True)
+  stay()
 
+# A shell's background jobs, these tests perhaps, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(run_command(command, Options, ["busy.py"], "help"))
 """
 
 
-@pytest.fixture
-def start(tmp_path: pathlib.Path) -> Callable[..., Any]:
+def test_ctrl_c_ends_a_call_of_tensorflow_at_once(
+  tmp_path: pathlib.Path,
+) -> None:
   script = tmp_path / "busy.py"
   script.write_text(_BUSY)
-
-  @contextlib.contextmanager
-  def start(how: str = "plain") -> Iterator[Program]:
-    with Program(script, how) as process:
-      try:
-        while process.printed() != "busy\n":
-          assert process.poll() is None
-          time.sleep(0.02)
-        time.sleep(0.2)  # until the call has begun
-        yield process
-      finally:
-        process.kill()
-
-  return start
-
-
-@pytest.mark.parametrize("how", ["plain", "held_back"])
-def test_ctrl_c_ends_a_call_of_tensorflow_that_does_not_return(
-  how: str, start: Callable[..., Any]
-) -> None:
-  with start(how) as process:
+  with Program(script) as process:
+    while process.printed() != "busy\n":
+      assert process.poll() is None
+      time.sleep(0.02)
+    time.sleep(0.2)  # until the call has begun
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-
-
-def test_the_signal_of_slurm_ends_as_sigterm(
-  start: Callable[..., Any],
-) -> None:
-  with start() as process:
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(20) == 128 + signal.SIGTERM
-
-
-def test_a_second_ctrl_c_ends_it_at_once(start: Callable[..., Any]) -> None:
-  with start() as process:
-    begin = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    # The first alone would have waited for the call.
-    assert time.monotonic() - begin < 1.5
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_only_a_second_signal_ends_what_is_to_be_saved(
-  number: signal.Signals, start: Callable[..., Any]
-) -> None:
-  with start("saves") as process:
-    process.send_signal(number)
-    with pytest.raises(subprocess.TimeoutExpired):
-      process.wait(3)
-    process.send_signal(number)
-    assert process.wait(20) == 128 + number
+    assert process.wait(1) == -signal.SIGINT
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
+def test_a_second_signal_ends_what_is_to_be_saved(
+  second: signal.Signals,
+) -> None:
   code = (
     "import os, signal\n"
     "from charlm.system.signals import StopRequest\n"
@@ -125,17 +70,20 @@ def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
   assert process.returncode == -second
 
 
-def test_a_ctrl_c_that_python_drops_comes_up_anew_once() -> None:
+def test_a_caller_gets_its_own_ctrl_c_back() -> None:
+  seen = []
+
+  def command(options: Options) -> int:
+    seen.append(signal.getsignal(signal.SIGINT))
+    return 0
+
   before = signal.getsignal(signal.SIGINT)
-  with interrupts_for_caller() as forget:
-    for answered in (False, True):
-      with contextlib.suppress(KeyboardInterrupt):  # as in a destructor
-        os.kill(os.getpid(), signal.SIGINT)
-      if answered:
-        forget()
-      else:
-        with pytest.raises(KeyboardInterrupt), interrupts_held_back():
-          pass
-      with interrupts_held_back():
-        pass
-  assert signal.getsignal(signal.SIGINT) is before
+  try:
+    for handler in (signal.default_int_handler, signal.SIG_IGN):
+      signal.signal(signal.SIGINT, handler)
+      assert run_command(command, Options, ["a.py"], "") == 0
+      assert signal.getsignal(signal.SIGINT) is handler
+  finally:
+    signal.signal(signal.SIGINT, before)
+  # A shell's background jobs ignore it: they go on.
+  assert seen == [signal.SIG_DFL, signal.SIG_IGN]

@@ -17,7 +17,7 @@ from soak import numbers
 
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
-from charlm.runs.checked_files import checkpoint_steps
+from charlm.runs.run_dir import checkpoint_steps
 from charlm.training.hooks import TrainMetrics
 from charlm.training.session import Session, _describe_score
 from charlm.training.trainer import Trainer
