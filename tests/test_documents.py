@@ -122,7 +122,7 @@ def _make(words: list[str]) -> str:
   assert result.returncode == 0, result.stderr
   for word in variables:
     name, _, value = word.partition("=")
-    assert name in ("ARGS", "ONLY", "PYTHON")
+    assert name in ("ARGS", "BASE", "ONLY", "PYTHON")
     assert value in result.stdout
   return target
 
