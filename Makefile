@@ -50,7 +50,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 # One version of each package for all Pythons and machines. The wheels need glibc
-# 2.28 on x86_64, and 2.35 on aarch64 (xprof).
+# 2.28.
 lock:
 	$(PYTHON) -m venv --clear .venv/lock
 	.venv/lock/bin/python -m pip install --quiet uv
