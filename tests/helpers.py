@@ -8,6 +8,7 @@ import pathlib
 import resource
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -256,6 +257,8 @@ def _run_script(
   for name in "12":
     os.dup2(os.open(folder / name, os.O_WRONLY), int(name))
   os.chdir(cwd)
+  # A shell's background jobs, the tests among them perhaps, ignore Ctrl-C.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   sys.argv = argv
   runpy.run_path(argv[0], run_name="__main__")
 

@@ -43,7 +43,7 @@ def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
     if not compressed and _MAGIC.match(start):
       raise InputError(
         f"{name} is compressed data without a suffix that says so: decompress "
-        "it first, or let its name end in .gz, .bz2, .xz or .zst"
+        "it first, or give it a name that ends in .gz, .bz2, .xz or .zst"
       )
     yield start
     yield from iter(functools.partial(content.read, _CHUNK), b"")

@@ -173,5 +173,6 @@ def _summarize(
         block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
         tf.summary.text(tag, block)
       elif isinstance(value, int | float):
-        tf.summary.scalar(tag, float(value))
+        # As float64, since a loss can be too large for the float32 of a chart.
+        tf.summary.scalar(tag, tf.constant(value, tf.float64))
     writer.flush()  # for whoever watches, and to learn of a full disk
