@@ -12,7 +12,7 @@ CUDA ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-sm
 endif
 WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 
-.PHONY: train test bench quality results soak sweep compare format lock
+.PHONY: train test check-all bench quality results soak sweep compare format lock
 .DEFAULT_GOAL := train
 
 train: .venv/installed $(WITH_CUDA)
@@ -23,6 +23,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
+
+check-all: .venv/installed
+	$(BIN)/python -m pytest -m '' $(ARGS)
 
 bench: .venv/installed $(WITH_CUDA)
 	$(if $(findstring --only=devices,$(ARGS)),,$(ADD_BENCH))

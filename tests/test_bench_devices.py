@@ -9,6 +9,8 @@ from benchmarks.contestants import Group
 from benchmarks.tables import to_markdown
 from benchmarks.task import AUTO_JIT, Sizes, Task, Text
 
+pytestmark = pytest.mark.release
+
 _SIZES = Sizes(60, seq_length=8, embedding_dim=4, rnn_units=8)
 
 

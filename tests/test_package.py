@@ -29,6 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return path
 
 
+@pytest.mark.release
 def test_the_wheel_holds_the_package_alone(wheel: pathlib.Path) -> None:
   with zipfile.ZipFile(wheel) as archive:
     names = set(archive.namelist())
@@ -43,6 +44,7 @@ def test_the_wheel_holds_the_package_alone(wheel: pathlib.Path) -> None:
     assert f"Requires-Dist: {package}" in text
 
 
+@pytest.mark.release
 def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
   wheel: pathlib.Path, trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -28,7 +28,7 @@ def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
   assert decode(encode("\n".join(lines), vocab), vocab) == "\n".join(lines)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(TEXTS)
 def test_any_text_trains_and_samples_its_own_characters(text: str) -> None:
   lines = "".join(clean_pieces([text * 50])).split("\n")

@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 
 import train as train_program
 
+pytestmark = pytest.mark.release
+
 # Folders of one name, which TensorBoard must not take for one run.
 _UNITS = {"small/run": 8, "large/run": 16}
 

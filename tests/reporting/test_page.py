@@ -227,6 +227,7 @@ def test_another_corpus_is_refused(
   assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.release
 def test_a_browser_shows_what_was_expected(
   page: pathlib.Path, browser: Browser
 ) -> None:
