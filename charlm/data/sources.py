@@ -125,8 +125,8 @@ def _file(path: str) -> Source:
 def _is_own(path: str) -> bool:
   """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
   file = Path(path)
-  # As `Cache` names them, and before it as `<hash>.ids`.
-  if re.search(r"\b[0-9a-f]{32}(\.ids|/(ids\.npy|about\.json))\Z", path):
+  # As `Cache` names them.
+  if re.search(r"\b[0-9a-f]{32}/(ids\.npy|about\.json)\Z", path):
     return True
   # A run has `vocabulary.json` and `lock` before, and a copy perhaps no `lock`.
   return any(

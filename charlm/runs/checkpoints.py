@@ -69,8 +69,8 @@ class Checkpoints:
     trained = any(step for step, _ in found)
     if trained or self._run.has_metrics() or self._run.last_start():
       raise InputError(
-        f"the run in {self._run.path} has no whole checkpoint: give a new "
-        "--run_dir, or restore one"
+        f"the run in {self._run.path} has no whole checkpoint: restore a "
+        "checkpoint, or give a new --run_dir"
       )
     return 0
 

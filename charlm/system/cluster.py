@@ -98,13 +98,11 @@ class Cluster:
   def exchange(self, value: _Value) -> list[_Value]:
     """Returns what each worker passes to this call, in their order.
 
-    All workers must call it, with values that take less than 16 MB of JSON
-    without escapes: a vocabulary of all of Unicode takes 9 MB.
+    All workers must call it, with values that take less than 16 MB of JSON.
     """
     if self.num_workers == 1:
       return [value]
-    text = json.dumps(value, ensure_ascii=False)
-    message = text.encode(errors="surrogatepass")  # which `loads` has, too
+    message = json.dumps(value).encode()
     mine = np.arange(self.num_workers) == self.index
     sizes = self.sum(np.where(mine, len(message), 0))
     rows = np.zeros([self.num_workers, sizes.max()], np.uint8)
@@ -190,7 +188,8 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
   Without `TF_CONFIG`, and outside a SLURM step of several tasks, the cluster
-  has one worker. A signal ends the process while it waits.
+  has one worker. While it waits, Ctrl-C ends the process, but SIGTERM does not,
+  since TensorFlow catches it.
 
   Args:
     num_replicas: of each worker, 0 for all its GPUs or one CPU device. Without
@@ -219,13 +218,16 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
     raise LostRunError(
       f"the workers could not be connected ({reason}): start all of them again"
     ) from error
-  # TensorFlow has put a handler of its own in the place of Python's.
+  # TensorFlow has put a handler of its own in the place of Python's, which is
+  # put back.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)
 
 
 def find_workers() -> tuple[list[str], int]:
   """Returns the addresses of all workers, and which of them this one is.
+
+  Without `TF_CONFIG`, it sets that variable from SLURM's, for TensorFlow.
 
   Raises InputError: what the environment says is no cluster.
   """

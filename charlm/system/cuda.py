@@ -31,8 +31,8 @@ _LIBRARIES = {
 def preload() -> None:
   """Opens cuSOLVER for TensorFlow 2.21, before TensorFlow looks for GPUs.
 
-  Of the wheels that it needs, that version does not look into cuSOLVER's: it
-  would find no GPU.
+  That version looks for CUDA's libraries in the folders of their wheels, but
+  not in cuSOLVER's, and then finds no GPU.
   """
   # Without the wheel, TensorFlow asks the system for the library.
   with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError):

@@ -111,8 +111,7 @@ def import_quietly(*modules: str, keep: bool = True) -> None:
 
   Args:
     modules: their names, such as `tensorflow`.
-    keep: nothing that exists after the import is ever garbage, as in a program
-      that has just begun.
+    keep: exempt all objects from garbage collection from now on.
   """
   level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   # A quarter of the time would go into looking for garbage among half a million

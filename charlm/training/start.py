@@ -37,10 +37,9 @@ from charlm.training.session import Session
 from charlm.training.trainer import Trainer
 
 # Options that may differ between workers: paths, and what concerns one alone.
-_OWN = ["run_dir", "corpus", "corpus_cache", "init_from"]
-_OWN += ["profile_port"]
+_OWN = ("run_dir", "corpus", "corpus_cache", "init_from", "profile_port")
 # Their paths may differ, but not whether they are given: they change the split.
-_PATHS = ["eval_corpus", "valid_corpus"]
+_PATHS = ("eval_corpus", "valid_corpus")
 
 _MAX_HASHED = 2**28  # characters of a train text
 
@@ -57,7 +56,7 @@ def start_training(
     OSError: the folder or the metrics cannot be written.
   """
   # Before a folder is made: workers must all train the same model.
-  _check_equal(cluster, options, corpus.sha256)
+  _check_equal(cluster, options, corpus, split)
   with contextlib.ExitStack() as stack:
     if not cluster.is_chief:
       options = stack.enter_context(_writing_nowhere(options))
@@ -140,8 +139,10 @@ def _start(
     ).run()
 
 
-def _check_equal(cluster: Cluster, options: TrainOptions, sha256: str) -> None:
-  """Checks that all workers were started alike; `sha256` is of the corpus.
+def _check_equal(
+  cluster: Cluster, options: TrainOptions, corpus: Corpus, split: Split
+) -> None:
+  """Checks that all workers were started alike.
 
   Raises InputError: it names what differs, and on which worker.
   """
@@ -150,7 +151,9 @@ def _check_equal(cluster: Cluster, options: TrainOptions, sha256: str) -> None:
   start = describe_start(0, [])
   # The code first: another commit may have other options.
   facts: dict[str, object] = {"commit": start["commit"], **start["versions"]}
-  facts |= vars(options) | {"corpus_sha256": sha256}
+  facts |= vars(options) | {"corpus_sha256": corpus.sha256}
+  facts["eval_sha256"] = sha256(split.eval.data())
+  facts["valid_sha256"] = sha256(split.valid.data())
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}

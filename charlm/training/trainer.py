@@ -126,7 +126,6 @@ class Trainer:
     Raises:
       DivergedError: the message names the step; nothing of the graph call that
         ran this step is written or saved.
-      InputError: as `Batches.batch`.
     """
     characters, seconds = 0, 0.0  # since the metrics were written
     periods = [metrics_every, *(every for every, _ in hooks.actions)]
