@@ -166,7 +166,7 @@ def test_a_cache_is_no_text(tmp_path: pathlib.Path) -> None:
   (tmp_path / "a.md").write_text("a text\n")
   (tmp_path / "my.ids").touch()
   load_corpus(Config(), str(tmp_path / "a.md"), str(tmp_path))
-  assert len([*tmp_path.iterdir()]) == 4
+  assert len([*tmp_path.iterdir()]) == 3
   assert names(f"{tmp_path}/**/*", tmp_path) == ["a.md", "my.ids"]
 
 
