@@ -56,12 +56,9 @@ def export(options: ExportOptions) -> int:
   Raises:
     InputError: bad input; nothing was written then.
   """
-  files = [options.path]
-  if options.format == "keras":
-    files.append(options.path.with_suffix(".vocabulary.json"))
-  for path in files:
-    if os.path.lexists(path):  # a link to nothing is there, too
-      raise InputError(f"{path} is there already: give another --output")
+  # A link to nothing is there, too.
+  if os.path.lexists(options.path):
+    raise InputError(f"{options.path} is there already: give another --output")
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = RunDir(options.run_dir)
   vocab = run.vocabulary()
@@ -78,7 +75,9 @@ def export(options: ExportOptions) -> int:
     "npz": save_numpy,
   }
   save[options.format](model, vocab, options.path)
-  print(*files, sep="\n")
+  print(options.path)
+  if options.format == "keras":
+    print(options.path.with_suffix(".vocabulary.json"))
   return DONE
 
 

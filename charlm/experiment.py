@@ -63,6 +63,11 @@ class Experiment:
     others = [found[name] for name in found if name not in _SHA256[1:]]
     return others or list(found.values())
 
+  @property
+  def hashes(self) -> list[str]:
+    """The hashes of texts and vocabulary."""
+    return [getattr(self, name) for name in _SHA256]
+
   def to_json(self) -> str:
     """Returns the text of `config.json`."""
     return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"

@@ -75,7 +75,7 @@ class Cache:
     for left in self._path.parent.glob(f"{self._temporaries}*"):
       if left == self._temporary or not _runs(int(left.suffix[1:])):
         shutil.rmtree(left, ignore_errors=True)
-    self._temporary.mkdir(mode=0o700)
+    self._temporary.mkdir(mode=0o700, exist_ok=True)
     return self._create("ids.npy")
 
   def save(self, corpus: Corpus) -> None:

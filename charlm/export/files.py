@@ -27,8 +27,9 @@ def save_keras(model: GRULM, vocab: list[str], file: Path) -> None:
     )
   with moved_when_whole(file) as path:
     _stepwise(model, fused=False).save(path)
-  vocabulary = file.with_suffix(".vocabulary.json")
-  write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
+    # Before the model is moved there: if the model is there, both are.
+    vocabulary = file.with_suffix(".vocabulary.json")
+    write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
 
 
 def save_saved_model(model: GRULM, vocab: list[str], folder: Path) -> None:

@@ -52,9 +52,11 @@ def follow_checkpoints(
   that training removes before it is read is left out. The iteration ends after
   `idle_timeout` seconds without a new checkpoint or new metrics.
 
-  Raises InputError or OSError: a checkpoint that cannot be read.
+  Raises InputError or OSError: a checkpoint that cannot be read, or another
+    run in the folder.
   """
   model: GRULM | None = None
+  hashes = run.experiment().hashes
   done: set[int] = set()
   known_size, last_change = 0, time.monotonic()
   while True:
@@ -66,6 +68,10 @@ def follow_checkpoints(
       done.add(step)
       try:
         loaded, _ = load_model(run, str(step))
+        if run.experiment().hashes != hashes:
+          raise InputError(
+            f"{run.path} holds another run now: give --follow again"
+          )
       except InputError:
         # Training removes old ones; one that is still there is damaged.
         if step in run.checkpoint_steps():

@@ -149,7 +149,7 @@ class Cluster:
     try:
       yield
     except (InputError, OSError) as error:
-      self.exchange(str(error))
+      self.exchange(str(error) or type(error).__name__)
       raise
     for index, message in enumerate(self.exchange("")):
       if message:

@@ -101,3 +101,14 @@ def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
   monkeypatch.setattr(loading, "_SECONDS_BETWEEN_ATTEMPTS", 0)
   with pytest.raises(InputError, match=f"ckpt-{steps[2]} is damaged"):
     next(models)
+
+
+def test_another_run_in_the_folder_is_refused(
+  run: RunDir, valid_run: pathlib.Path
+) -> None:
+  models = follow_checkpoints(run, idle_timeout=0)
+  next(models)
+  shutil.rmtree(run.path)
+  shutil.copytree(valid_run, run.path)
+  with pytest.raises(InputError, match="holds another run now"):
+    list(models)
