@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import sys
+import time
 
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_sources
@@ -73,7 +74,7 @@ class EvalOptions(ModelOptions):
         "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )
     # These names in `summaries` are those of `train.py`.
-    own = ("train", "eval", "outdated")
+    own = ("train", "eval")
     if self.follow and (not _NAME.fullmatch(self.name) or self.name in own):
       raise InputError(
         f"name is {self.name!r}: give a --name of letters, digits, - and _, "
@@ -99,8 +100,8 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
+  from charlm.runs.event_files import EventFile, metrics_event
   from charlm.runs.loading import follow_checkpoints, load_model
-  from charlm.runs.metrics import Curve
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
@@ -117,7 +118,7 @@ def evaluate(options: EvalOptions) -> int:
   unknown = unknown_characters(text.characters, vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
     process.warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
-  curve = Curve(run, options.name) if options.follow else None
+  curve = EventFile(run.summaries / options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
     if options.dynamic:
@@ -130,7 +131,8 @@ def evaluate(options: EvalOptions) -> int:
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
-      curve.write(step, score.to_dict())
+      drawn = {**result, "loss": score.log_perplexity}
+      curve.write(metrics_event(drawn, time.time()))
   if options.follow:
     seconds = f"{options.idle_timeout:g} seconds"
     process.warn(f"no new checkpoint or metrics in {seconds}: --follow ends")

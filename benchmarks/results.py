@@ -30,7 +30,7 @@ from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
 from charlm.reporting.ngram import Baseline, baselines
 from charlm.runs.loading import load_model
-from charlm.runs.records import Record, read_records
+from charlm.runs.metrics import Record, read_records
 from charlm.runs.run_dir import RunDir
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.reporting.types import Character, Point, Run
 from charlm.runs.loading import load_model
-from charlm.runs.records import Record, read_records
+from charlm.runs.metrics import Record, read_records
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request

@@ -58,7 +58,7 @@ def follow_checkpoints(
   done: set[int] = set()
   known_size, last_change = 0, time.monotonic()
   while True:
-    size = run.metrics.stat().st_size if run.has_metrics() else 0
+    size = run.metrics.stat().st_size if run.metrics.exists() else 0
     new = sorted(run.checkpoint_steps() - done)
     if new or size != known_size:
       known_size, last_change = size, time.monotonic()

@@ -9,8 +9,8 @@ valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
 metrics.jsonl                              the metrics, one JSON object per line
-summaries/train|eval                       these numbers for TensorBoard
-summaries/outdated                         there while they are outdated
+summaries/train|eval                       these numbers for TensorBoard, made
+                                           anew from them at each start
 summaries/<name>                           scores of `eval.py --follow`
 starts.jsonl                               how and where each start ran
 lock                                       held by the process that trains
@@ -34,7 +34,11 @@ from charlm.data.text import Text, sha256
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Experiment, Start
-from charlm.system.files import append_lines, write_atomically
+from charlm.system.files import (
+  append_lines,
+  read_json_lines,
+  write_atomically,
+)
 
 _CHUNK = 2**20  # bytes
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
@@ -59,8 +63,6 @@ class RunDir:
     self.metrics = self.path / "metrics.jsonl"
     self.eval_path = self.path / "eval.txt"
     self.summaries = self.path / "summaries"
-    # Exists while the summaries are to be made anew from the metrics.
-    self.outdated = self.summaries / "outdated"
     self._config = self.path / "config.json"
     self._vocabulary = self.path / "vocabulary.json"
     self._valid = self.path / "valid.txt"
@@ -72,22 +74,9 @@ class RunDir:
     """Tells whether a run was created here."""
     return self._config.exists()
 
-  def event_files(self, curve: str) -> list[Path]:
-    """Lists TensorBoard's files of `train` or `eval`."""
-    return list((self.summaries / curve).glob("events.out.*"))
-
-  def outdate_summaries(self) -> None:
-    """Notes that TensorBoard's files are to be made anew from the metrics."""
-    self.summaries.mkdir(exist_ok=True)
-    self.outdated.touch()
-
   def checkpoint_steps(self) -> set[int]:
     """Returns the steps of the checkpoints that have both of their files."""
     return {*checkpoint_steps(self.latest), *checkpoint_steps(self.best)}
-
-  def has_metrics(self) -> bool:
-    """Tells whether the run has metrics."""
-    return self.metrics.exists() and self.metrics.stat().st_size > 0
 
   def create(
     self, experiment: Experiment, vocab: list[str], split: Split
@@ -180,9 +169,6 @@ class RunDir:
       read()
     num_steps = mine.config.num_steps(steps_per_epoch)
     if experiment.config.num_steps(steps_per_epoch) > num_steps:
-      # The summaries hold the old config, and TensorBoard shows the first that
-      # it finds: they are made anew.
-      self.outdate_summaries()
       write_atomically(self._config, [experiment.to_json().encode()])
 
   def experiment(self) -> Experiment:
@@ -217,14 +203,10 @@ class RunDir:
       return encode_text([]).text
     return _read_text(self._valid, mine.config.encoding, mine.valid_sha256)
 
-  def last_start(self) -> Start | None:
-    """Reads how and where the last start ran; None if that is unknown."""
-    try:
-      *_, line = self._starts.read_bytes().splitlines()
-      start: Start = json.loads(line)
-    except (OSError, ValueError):  # none, or a kill has cut the line off
-      return None
-    return start
+  def starts(self) -> list[Start]:
+    """Reads how and where each start ran, leaving out malformed lines."""
+    starts: list[Start] = read_json_lines(self._starts)
+    return starts
 
   def log_start(self, start: Start) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
@@ -238,8 +220,7 @@ class RunDir:
     Raises InputError: there is no such checkpoint.
     """
     # A later entry wins: of a step in both folders, the one in `checkpoints/`.
-    # The weights are equal: only `Checkpoints.restore_latest`, for a resume,
-    # needs the best loss, which the one in `best/` has.
+    # The weights are equal.
     found = {
       name: (step, folder)
       for word, folder in (("best", self.best), ("latest", self.latest))

@@ -109,10 +109,13 @@ def _start(
       # A file of weights has no vocabulary to compare with.
       if initial and initial_vocab != SPECIAL and new:
         say(f"new      {new}: not in {config.init_from}\n")
-      # Other programs restore `model`, and read the step under `optimizer`.
-      objects = {"model": trainer.model, "optimizer": trainer.optimizer}
-      objects["train_state"] = trainer.train_state
-      checkpoints = Checkpoints(run, options.max_to_keep, **objects)
+      checkpoints = Checkpoints(
+        run,
+        options.max_to_keep,
+        model=trainer.model,
+        optimizer=trainer.optimizer,
+        train_state=trainer.train_state,
+      )
       checkpoints.restore_latest()
     cluster.copy_from_chief(trainer.variables)
     replicas.check_start()
@@ -204,7 +207,8 @@ def _log_start(
   """
   start = describe_start(step, trainer.devices, cluster.num_workers)
   # Before `log_start` makes this start the last one.
-  if (last := run.last_start()) and (names := start_differences(last, start)):
+  starts = run.starts()
+  if starts and (names := start_differences(starts[-1], start)):
     why = "rounding may make the numbers differ from an uninterrupted run's"
     warn(f"this start differs from the last one in {', '.join(names)}: {why}")
   try:

@@ -76,7 +76,7 @@ def test_checkpoints_are_rotated_restored_and_loaded(
     expected |= {f"ckpt-{step}.index", f"ckpt-{step}.data-00000-of-00001"}
   assert _files(run.latest) == expected
   other = build_model(len(VOCAB), 4, 6)
-  assert NumberedCheckpoints(run, 3, model=other).restore_latest() == 50
+  assert NumberedCheckpoints(run, 3, other).restore_latest() == 50
   loaded, step = load_model(RunDir(name), "best")
   assert step == 40
   for weights in zip(*(m.weights for m in (model, other, loaded)), strict=True):

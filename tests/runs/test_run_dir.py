@@ -150,8 +150,8 @@ def test_a_valid_text_is_kept_as_the_eval_text_is(
   tmp_path: pathlib.Path,
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
-  # As long as no other file of a run may be.
-  split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**24)
+  # They are read in pieces.
+  split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**20)
   experiment = experiment_of(config, CORPUS, VOCAB, split)
   run = RunDir(tmp_path / "run")
   with run.locked():
@@ -275,7 +275,7 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   weights = model.get_weights()
   weights[index].flat[-1] = value
   model.set_weights(weights)
-  checkpoints = NumberedCheckpoints(run, 3, model=model)
+  checkpoints = NumberedCheckpoints(run, 3, model)
   checkpoints.save(20)
   with pytest.raises(InputError, match="ckpt-20 has weights that are not"):
     load_model(run, "latest")
@@ -285,17 +285,18 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
 
 
-def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:
-  assert run.last_start() is None
-  for step in (1, 2):
-    run.log_start({"step": step, "versions": {}})
-  assert run.last_start() == {"step": 2, "versions": {}}
+def test_a_start_that_was_cut_off_is_left_out(run: RunDir) -> None:
+  assert run.starts() == []
+  one, other = ({"step": step, "versions": {}} for step in (1, 2))
   for cut_off in (b"\xff[", b'{"step": 3'):
-    (run.path / "starts.jsonl").write_bytes(cut_off)
-    assert run.last_start() is None
+    (run.path / "starts.jsonl").unlink(missing_ok=True)
+    run.log_start(one)
+    with (run.path / "starts.jsonl").open("ab") as file:
+      file.write(cut_off)
+    assert run.starts() == [one]
     # What a full disk has cut off does not spoil the next line.
-    run.log_start({"step": 4, "versions": {}})
-    assert run.last_start() == {"step": 4, "versions": {}}
+    run.log_start(other)
+    assert run.starts() == [one, other]
 
 
 def test_a_start_that_lacks_its_newline_is_kept(run: RunDir) -> None:
