@@ -36,7 +36,8 @@ from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
-from charlm.runs.run_dir import RunDir, experiment_of
+from charlm.runs.run import experiment_of
+from charlm.runs.run_dir import RunDir
 from charlm.training.trainer import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams import api as hparams
 
+from charlm.config import Config
 from charlm.runs.event_files import EventFile, metrics_event
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import (
@@ -45,13 +46,13 @@ class Metrics:
   could not be written is tried again with the next record.
   """
 
-  def __init__(self, run: RunDir, step: int) -> None:
+  def __init__(self, run: RunDir, config: Config, step: int) -> None:
     """Goes on from a step: records of later steps are dropped.
 
     Raises OSError: `metrics.jsonl` cannot be written.
     """
     self._run, self._path = run, run.metrics
-    self._hparams = vars(run.experiment().config)
+    self._hparams = vars(config)
     self._unwritten = b""  # what the file lacks
     self._event_files: dict[str, EventFile] = {}  # by split
     starts = run.starts()

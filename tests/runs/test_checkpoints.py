@@ -21,6 +21,7 @@ from helpers import NumberedCheckpoints as Checkpoints
 
 from charlm.errors import InputError
 from charlm.runs.loading import load_model
+from charlm.runs.run import create_run, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.training.trainer import TrainState
 
@@ -86,8 +87,8 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
   else:
     file.write_bytes(data if damage == "a flipped bit" else data[:100])
     with pytest.raises(InputError, match="ckpt-20 is damaged"):
-      load_model(run, "latest")
-    assert load_model(run, "10")[1] == 10
+      load_model(open_run(run.path), "latest")
+    assert load_model(open_run(run.path), "10")[1] == 10
   assert Checkpoints(run, 3, model).restore_latest() == 10
   # Data without their index are what a killed save leaves.
   expected = 0 if (damage, suffix) == ("missing", ".index") else 1
@@ -216,7 +217,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
     assert not checkpoints.save(20)
     assert not checkpoints.save(30)
   assert capsys.readouterr().err.count("could not be saved") == 2
-  assert load_model(run, "latest")[1] == 10
+  assert load_model(open_run(run.path), "latest")[1] == 10
   assert checkpoints.save(40)
   assert checkpoints.save(50)
   assert _names(run.latest) == ["ckpt-40.index", "ckpt-50.index"]
@@ -238,7 +239,7 @@ def test_a_clock_that_goes_back_changes_nothing(
 def test_no_file_outside_is_touched(run: RunDir) -> None:
   outside = RunDir(run.path.parent / "outside")
   with outside.locked():
-    outside.create(EXPERIMENT, VOCAB, SPLIT)
+    create_run(outside, EXPERIMENT, VOCAB, SPLIT)
   save_checkpoints(outside, 1, 2, 3)
   save_checkpoints(run, 10)
   paths = [f'"../../outside/checkpoints/ckpt-{step}"' for step in (1, 2, 3)]
@@ -256,7 +257,7 @@ def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(
   for suffix in (".index", ".data-00000-of-00001"):
     checkpoint_file(run, 20, suffix).rename(checkpoint_file(run, 300, suffix))
   with pytest.raises(InputError, match=r"ckpt-300 holds step 20: give another"):
-    load_model(run, "latest")
+    load_model(open_run(run.path), "latest")
   checkpoints = Checkpoints(run, 2, model)
   assert checkpoints.restore_latest() == 10
   err = capsys.readouterr().err
@@ -294,5 +295,5 @@ def test_an_error_in_reading_is_no_damage(
   with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
     Checkpoints(run, 3, model).restore_latest()
   with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
-    load_model(run, "latest")
+    load_model(open_run(run.path), "latest")
   assert sorted(run.latest.iterdir()) == before

@@ -19,8 +19,12 @@ from charlm.runs.metrics import Metrics, read_records
 from charlm.runs.run_dir import RunDir
 
 _LOSS = "1 loss/loss"  # the tag in TensorBoard
-_START = {"time": "2026-01-02T03:04:05+00:00", "step": 0}
+_LOGGED = {"time": "2026-01-02T03:04:05+00:00", "step": 0}
 _START_TIME = 1767323045.0
+
+
+def _start(run: RunDir, step: int) -> Metrics:
+  return Metrics(run, EXPERIMENT.config, step)
 
 
 def _events(run: RunDir, split: str) -> list[tuple[int, str, object, float]]:
@@ -55,7 +59,7 @@ def _steps(path: pathlib.Path) -> list[int]:
 
 def test_metrics_are_lines_and_event_files(run: RunDir) -> None:
   before = time.time()
-  metrics = Metrics(run, 0)
+  metrics = _start(run, 0)
   metrics.write(10, "train", {"loss": 2.5, "learning_rate": 0.5})
   text = f"{'ab ' * 40}\n\n\t{'c' * 80}\n"
   metrics.write(20, "eval", {"loss": 2.0, "perplexity": 1e39, "sample": text})
@@ -83,7 +87,7 @@ def test_metrics_are_lines_and_event_files(run: RunDir) -> None:
 
 
 def test_a_file_that_was_moved_away_is_made_anew(run: RunDir) -> None:
-  metrics = Metrics(run, 0)
+  metrics = _start(run, 0)
   metrics.write(1, "train", {"loss": 3.0})
   run.metrics.rename(run.path / "moved")
   metrics.write(2, "train", {"loss": 2.0})
@@ -96,19 +100,23 @@ def test_seconds_count_neither_pauses_nor_lost_steps(
 ) -> None:
   clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0, 9000.0, 9001.0])
   monkeypatch.setattr(metrics_module.time, "monotonic", lambda: next(clock))
-  metrics = Metrics(run, 0)  # at 1,000
+  metrics = _start(run, 0)  # at 1,000
   metrics.write(10, "train", {"loss": 1.0})
   metrics.write(20, "train", {"loss": 1.0})
-  metrics = Metrics(run, 10)  # at 5,000: the second record is dropped
+  metrics = Metrics(
+    run, EXPERIMENT.config, 10
+  )  # at 5,000: the second record is dropped
   metrics.write(20, "train", {"loss": 1.0})
   assert [r["seconds"] for r in read_records(run.metrics)] == [4, 7]
-  metrics = Metrics(run, 40)  # 20 steps after the last record, 7 s more
+  metrics = Metrics(
+    run, EXPERIMENT.config, 40
+  )  # 20 steps after the last record, 7 s more
   metrics.write(50, "train", {"loss": 1.0})
   assert read_records(run.metrics)[-1]["seconds"] == 15
 
 
 def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
-  metrics = Metrics(run, 0)
+  metrics = _start(run, 0)
   for step in (10, 20, 30):
     metrics.write(step, "train", {"loss": float(step)})
   metrics.write(10, "eval", {"loss": 1.0})
@@ -131,8 +139,7 @@ def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
   for watcher in watched.values():
     watcher.Reload()
   config = dataclasses.replace(EXPERIMENT.config, epochs=20)
-  run.check_resume(dataclasses.replace(EXPERIMENT, config=config), 10)
-  metrics = Metrics(run, 20)
+  metrics = Metrics(run, config, 20)
   metrics.write(30, "train", {"loss": 33.0})
   assert _steps(run.metrics) == [10, 20, 10, 30]
   assert _curve(run, "train") == [(10, 10.0), (20, 20.0), (30, 33.0)]
@@ -152,27 +159,27 @@ def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
 
 
 def test_records_without_a_time_follow_the_first_start(run: RunDir) -> None:
-  run.log_start(_START)
-  run.log_start(_START | {"time": "2026-02-02T03:04:05+00:00"})
+  run.log_start(_LOGGED)
+  run.log_start(_LOGGED | {"time": "2026-02-02T03:04:05+00:00"})
   record = {"step": 1, "split": "train", "loss": 2.0, "seconds": 1.5}
   run.metrics.write_text(json.dumps(record) + "\n")
-  Metrics(run, 1)
+  _start(run, 1)
   assert _events(run, "train") == [(1, _LOSS, 2.0, _START_TIME + 1.5)]
   # Without that, nothing but the time is lost.
   (run.path / "starts.jsonl").unlink()
-  Metrics(run, 1)
+  _start(run, 1)
   assert _curve(run, "train") == [(1, 2.0)]
 
 
 def test_lost_metrics_are_a_warning(
   run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  Metrics(run, 0)
-  run.log_start(_START)
-  Metrics(run, 0).write(10, "eval", {"loss": 2.0})
+  _start(run, 0)
+  run.log_start(_LOGGED)
+  _start(run, 0).write(10, "eval", {"loss": 2.0})
   assert capsys.readouterr().err == ""
   run.metrics.unlink()
-  metrics = Metrics(run, 10)
+  metrics = _start(run, 10)
   (line,) = capsys.readouterr().err.splitlines()
   assert line == f"{run.metrics} is missing: the metrics up to step 10 are lost"
   metrics.write(20, "train", {"loss": 1.0})
@@ -183,7 +190,7 @@ def test_lost_metrics_are_a_warning(
 def test_a_full_disk_is_waited_out(
   run: RunDir, room: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  metrics = Metrics(run, 0)
+  metrics = _start(run, 0)
   metrics.write(1, "train", {"loss": 4.0})
   size = run.metrics.stat().st_size
   with file_size_limit(size + 5):
@@ -207,14 +214,14 @@ def test_no_space_for_the_event_files_is_waited_out(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  Metrics(run, 0).write(10, "eval", {"loss": 1.0})
+  _start(run, 0).write(10, "eval", {"loss": 1.0})
 
   def fail(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
   with monkeypatch.context() as patch:
     patch.setattr(event_files.EventFile, "write", fail)
-    metrics = Metrics(run, 10)
+    metrics = _start(run, 10)
     assert not metrics.whole
     metrics.write(20, "train", {"loss": 2.0})
   assert capsys.readouterr().err.count("could not be written") == 2
