@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import sys
+import time
 
 from charlm.data.encoding import encode_text
 from charlm.data.reading import read_sources
@@ -12,7 +13,7 @@ from charlm.data.sources import find_sources
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import open_run
 from charlm.system import process
 
 # The context of nanoGPT's character-level model, for comparison.
@@ -73,7 +74,7 @@ class EvalOptions(ModelOptions):
         "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )
     # These names in `summaries` are those of `train.py`.
-    own = ("train", "eval", "outdated")
+    own = ("train", "eval")
     if self.follow and (not _NAME.fullmatch(self.name) or self.name in own):
       raise InputError(
         f"name is {self.name!r}: give a --name of letters, digits, - and _, "
@@ -93,14 +94,13 @@ def evaluate(options: EvalOptions) -> int:
     InputError: bad input.
   """
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
-  run = RunDir(options.run_dir)
-  vocab, config = run.vocabulary(), run.experiment().config
+  run = open_run(options.run_dir)
   process.import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
+  from charlm.runs.event_files import EventFile, metrics_event
   from charlm.runs.loading import follow_checkpoints, load_model
-  from charlm.runs.metrics import Curve
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
@@ -109,28 +109,31 @@ def evaluate(options: EvalOptions) -> int:
   else:
     models = iter([load_model(run, options.checkpoint)])
   if options.text is None:
-    name, text = str(run.eval_path), run.eval_text()
+    name, text = str(run.dir.eval_path), run.eval_text()
   else:
-    pieces = read_sources(config, find_sources(options.text))
-    name, text = options.text, encode_text(pieces, config.encoding).text
+    pieces = read_sources(run.config, find_sources(options.text))
+    name, text = options.text, encode_text(pieces, run.config.encoding).text
   refuse_short(text, name)
-  unknown = unknown_characters(text.characters, vocab)
+  unknown = unknown_characters(text.characters, run.vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
     process.warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
-  curve = Curve(run, options.name) if options.follow else None
+  curve = (
+    EventFile(run.dir.summaries / options.name) if options.follow else None
+  )
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
     if options.dynamic:
-      score, protocol = score_dynamic(model, vocab, text, run.valid_text())
+      score, protocol = score_dynamic(model, run.vocab, text, run.valid_text())
     else:
       how = options.protocol, options.window, options.stride or options.window
-      score, protocol = score_text(evaluator_of(model), vocab, text, *how)
+      score, protocol = score_text(evaluator_of(model), run.vocab, text, *how)
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = score.in_words(step, protocol)
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:
-      curve.write(step, score.to_dict())
+      drawn = {**result, "loss": score.log_perplexity}
+      curve.write(metrics_event(drawn, time.time()))
   if options.follow:
     seconds = f"{options.idle_timeout:g} seconds"
     process.warn(f"no new checkpoint or metrics in {seconds}: --follow ends")

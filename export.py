@@ -7,7 +7,7 @@ from pathlib import Path
 
 from charlm.errors import InputError
 from charlm.options import PATH, ModelOptions, one_of, option
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import open_run
 from charlm.system.process import DONE, import_quietly, run_command
 
 # By format: what is written by default.
@@ -60,8 +60,7 @@ def export(options: ExportOptions) -> int:
   if os.path.lexists(options.path):
     raise InputError(f"{options.path} is there already: give another --output")
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
-  run = RunDir(options.run_dir)
-  vocab = run.vocabulary()
+  run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.files import save_keras, save_numpy, save_saved_model
   from charlm.runs.loading import load_model
@@ -74,7 +73,7 @@ def export(options: ExportOptions) -> int:
     "keras": save_keras,
     "npz": save_numpy,
   }
-  save[options.format](model, vocab, options.path)
+  save[options.format](model, run.vocab, options.path)
   print(options.path)
   if options.format == "keras":
     print(options.path.with_suffix(".vocabulary.json"))

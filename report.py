@@ -11,7 +11,7 @@ from charlm.data.corpus import load_corpus, train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run, open_run
 from charlm.system.files import write_atomically
 from charlm.system.process import DONE, import_quietly, run_command, warn
 
@@ -67,7 +67,7 @@ def report(options: ReportOptions) -> int:
   choose_device(options.device)
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
-  names = short_names([str(run.path) for run in runs])
+  names = short_names([str(run.dir.path) for run in runs])
   results = [
     score_run(run, name, options.checkpoint)
     for run, name in zip(runs, names, strict=True)
@@ -103,23 +103,22 @@ def _check_output(path: Path) -> None:
       raise InputError(f"{path} is no report: give another --output")
 
 
-def _find_runs(spec: str, checkpoint: str) -> list[RunDir]:
+def _find_runs(spec: str, checkpoint: str) -> list[Run]:
   """Returns the runs that folders and globs, separated by commas, name.
 
   Raises InputError: a folder or a glob without a run.
   """
   # A folder's name may have commas, and characters of a pattern.
   names = [spec] if os.path.exists(spec) else spec.split(",")
-  runs: dict[str, RunDir] = {}  # each once, by its real path
+  runs: dict[str, Run] = {}  # each once, by its real path
   for name in (os.path.expanduser(name.strip()) for name in names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
-    for run in _matching(name, checkpoint) if pattern else [RunDir(name)]:
-      run.experiment()  # raises where there is none
-      runs.setdefault(os.path.realpath(run.path), run)
+    for run in _matching(name, checkpoint) if pattern else [open_run(name)]:
+      runs.setdefault(os.path.realpath(run.dir.path), run)
   return list(runs.values())
 
 
-def _matching(pattern: str, checkpoint: str) -> list[RunDir]:
+def _matching(pattern: str, checkpoint: str) -> list[Run]:
   """Returns the runs in the folders of a glob, sorted.
 
   Raises InputError: there is none.
@@ -128,9 +127,8 @@ def _matching(pattern: str, checkpoint: str) -> list[RunDir]:
   for folder in sorted(glob.glob(pattern)):
     if os.path.exists(f"{folder}/config.json"):
       try:
-        run = RunDir(folder)
-        run.experiment()
-        run.find_checkpoint(checkpoint)
+        run = open_run(folder)
+        run.dir.find_checkpoint(checkpoint)
         found.append(run)
       except InputError as error:  # as at the beginning of a training
         warn(f"left out: {error}")
@@ -139,19 +137,18 @@ def _matching(pattern: str, checkpoint: str) -> list[RunDir]:
   return found
 
 
-def _train_text(corpus: str, run: RunDir) -> Text:
+def _train_text(corpus: str, run: Run) -> Text:
   """Returns what a run was trained on.
 
   Raises InputError: another corpus.
   """
-  experiment = run.experiment()
-  loaded = load_corpus(experiment.config, corpus)
-  if loaded.sha256 != experiment.corpus_sha256:
+  loaded = load_corpus(run.config, corpus)
+  if loaded.sha256 != run.experiment.corpus_sha256:
     raise InputError(
-      f"{corpus} is not the corpus of {run.path} (SHA-256 {loaded.sha256}, not "
-      f"{experiment.corpus_sha256}): give the corpus of that run"
+      f"{corpus} is not the corpus of {run.dir.path} (SHA-256 {loaded.sha256}, "
+      f"not {run.experiment.corpus_sha256}): give the corpus of that run"
     )
-  return train_text(loaded.text, experiment.config)
+  return train_text(loaded.text, run.config)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run, open_run
 from charlm.sampling.options import Request, fill_request
 from charlm.system import process
 
@@ -62,8 +62,8 @@ def sample(options: SampleOptions) -> int:
     InputError: bad input.
   """
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
-  run = RunDir(options.run_dir)
-  vocab, config = run.vocabulary(), run.experiment().config
+  run = open_run(options.run_dir)
+  config = run.config
   process.import_quietly("tensorflow", "keras")
   from charlm.runs.loading import load_model
   from charlm.sampling.generator import GenerativeModel
@@ -81,10 +81,10 @@ def sample(options: SampleOptions) -> int:
   source = Source(file, is_file=file != "-")
   if options.prefix_file is not None and not options.per_line:
     request = _continuing(request, source.read(), source.name, config)
-  generator = GenerativeModel(model, vocab)
+  generator = GenerativeModel(model, run.vocab)
   # Before anything is drawn: the corpus may be refused.
   trained_on = _train_text(run, options.memorised)
-  writer = Writer(generator, vocab, config, options.format, trained_on)
+  writer = Writer(generator, run.vocab, config, options.format, trained_on)
   if not options.per_line:
     writer.write(request, options.stream)
     return process.DONE
@@ -113,7 +113,7 @@ def _continuing(
   return dataclasses.replace(request, prefix=config.lowered(prefix))
 
 
-def _train_text(run: RunDir, corpus: str) -> Text | None:
+def _train_text(run: Run, corpus: str) -> Text | None:
   """Returns the part of a corpus that a run was trained on; None if not given.
 
   For another corpus than the run's, warns, and returns the same part of it, or
@@ -121,13 +121,12 @@ def _train_text(run: RunDir, corpus: str) -> Text | None:
   """
   if not corpus:
     return None
-  experiment = run.experiment()
-  loaded = load_corpus(experiment.config, corpus)
+  loaded = load_corpus(run.config, corpus)
   # No error: passages of another text may be looked for, too.
-  if loaded.sha256 != experiment.corpus_sha256:
+  if loaded.sha256 != run.experiment.corpus_sha256:
     process.warn(f"{corpus} is not the run's corpus: give that by --memorised")
   with contextlib.suppress(InputError):  # another one can be too short
-    return train_text(loaded.text, experiment.config)
+    return train_text(loaded.text, run.config)
   return loaded.text
 
 

@@ -25,7 +25,7 @@ from benchmarks import machine
 from benchmarks.task import Text
 from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
-from charlm.runs.records import read_records
+from charlm.runs.metrics import read_records
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_BETWEEN_LOOKS = 0.05

@@ -30,8 +30,8 @@ from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
 from charlm.reporting.ngram import Baseline, baselines
 from charlm.runs.loading import load_model
-from charlm.runs.records import Record, read_records
-from charlm.runs.run_dir import RunDir
+from charlm.runs.metrics import Record, read_records
+from charlm.runs.run import open_run
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
@@ -110,23 +110,23 @@ def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
 def _measure_run(
   recipe: str, corpus: pathlib.Path, seed: int
 ) -> dict[str, Any]:
-  run = RunDir(_ROOT / "runs" / "results" / f"{recipe}-{seed}")
+  run_dir = _ROOT / "runs" / "results" / f"{recipe}-{seed}"
   flags = [f"--corpus={corpus}", f"--flagfile={_RECIPES / recipe}.flags"]
-  call("train.py", f"--run_dir={run.path}", *flags, f"--seed={seed}")
-  experiment = run.experiment()
-  config = experiment.config
+  call("train.py", f"--run_dir={run_dir}", *flags, f"--seed={seed}")
+  run = open_run(run_dir)
+  config = run.config
   checkpoint = "best" if config.valid_lines else "latest"
   scores = {}
   for protocol, args in _PROTOCOLS.items():
     if protocol != "dynamic" or config.valid_lines:
-      args = [*args, f"--run_dir={run.path}", f"--checkpoint={checkpoint}"]
+      args = [*args, f"--run_dir={run_dir}", f"--checkpoint={checkpoint}"]
       scores[protocol] = json.loads(call("eval.py", *args, "--json"))
-  records = read_records(run.metrics)
+  records = read_records(run.dir.metrics)
   per_step = config.batch_size * config.seq_length
   return {
     "seed": seed,
     "checkpoint": checkpoint,
-    "config": json.loads(experiment.to_json()) | {"corpus": corpus.name},
+    "config": json.loads(run.experiment.to_json()) | {"corpus": corpus.name},
     "num_weights": load_model(run, "latest")[0].count_params(),
     "num_characters": records[-1]["step"] * per_step,
     "hours": records[-1].get("seconds", math.nan) / 3600,

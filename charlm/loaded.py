@@ -19,7 +19,7 @@ from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.runs.loading import load_model
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import open_run
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request, fill_request
 from charlm.sampling.sample import Sample
@@ -156,6 +156,6 @@ def load(
   """
   # First: to load weights starts TensorFlow with all devices.
   choose_device(device)
-  run = RunDir(os.fspath(run_dir))
+  run = open_run(run_dir)
   model, step = load_model(run, str(checkpoint))
-  return LoadedModel(model, step, run.vocabulary(), run.experiment().config)
+  return LoadedModel(model, step, run.vocab, run.config)

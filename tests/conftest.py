@@ -30,6 +30,7 @@ from helpers import (
   Once,
 )
 
+from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
@@ -168,7 +169,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path) -> RunDir:
+  """The folder of a run that has just been created."""
   run = RunDir(tmp_path / "run")
   with run.locked():
-    run.create(EXPERIMENT, VOCAB, SPLIT)
+    create_run(run, EXPERIMENT, VOCAB, SPLIT)
   return run

@@ -36,8 +36,10 @@ from charlm.evaluation.score import Score, Tally
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.records import read_records
-from charlm.runs.run_dir import RunDir, experiment_of
+from charlm.runs.metrics import read_records
+from charlm.runs.run import experiment_of
+from charlm.runs.run_dir import RunDir
+from charlm.training.trainer import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -111,11 +113,21 @@ class NumberedCheckpoints(Checkpoints):
   """Those of a model that is not trained: each holds the step of its name."""
 
   def __init__(
-    self, run: RunDir, max_to_keep: int, **objects: tf.Module
+    self,
+    run: RunDir,
+    max_to_keep: int,
+    model: GRULM,
+    train_state: TrainState | None = None,
   ) -> None:
     self._optimizer = keras.optimizers.SGD()
-    self._optimizer.build(objects["model"].trainable_variables)
-    super().__init__(run, max_to_keep, optimizer=self._optimizer, **objects)
+    self._optimizer.build(model.trainable_variables)
+    super().__init__(
+      run,
+      max_to_keep,
+      model=model,
+      optimizer=self._optimizer,
+      train_state=train_state or TrainState(1, 0, 6),
+    )
 
   def _save(self, *args: Any) -> bool:
     self._optimizer.iterations.assign(args[-1])
@@ -134,11 +146,12 @@ def save_checkpoints(
 ) -> keras.Model:
   """Saves a new model at some steps, or as the best; returns it."""
   model = build_model(len(VOCAB), 4, 6)
-  checkpoints = NumberedCheckpoints(run, 3, model=model)
+  checkpoints = NumberedCheckpoints(run, 3, model)
   for step in steps:
     checkpoints.save(step)
   for step in best:
-    checkpoints.save_best(step)
+    # Each is better than those before.
+    checkpoints.save_if_best(step, {step: -float(step) for step in best})
   return model
 
 

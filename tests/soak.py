@@ -146,7 +146,7 @@ def fingerprint(folder: pathlib.Path) -> str:
 def numbers(run_dir: pathlib.Path) -> list[dict]:
   """Returns all metrics but speed and clock, which no two runs share."""
   import_quietly("tensorflow")
-  from charlm.runs.records import read_records
+  from charlm.runs.metrics import read_records
 
   path = run_dir / "metrics.jsonl"
   records = read_records(path)
@@ -154,6 +154,7 @@ def numbers(run_dir: pathlib.Path) -> list[dict]:
   for record in records:
     record.pop("characters_per_second", None)
     record.pop("seconds")
+    record.pop("time")
   return records
 
 

@@ -13,8 +13,8 @@ from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.reporting.types import Character, Point, Run
 from charlm.runs.loading import load_model
-from charlm.runs.records import Record, read_records
-from charlm.runs.run_dir import RunDir
+from charlm.runs.metrics import Record, read_records
+from charlm.runs.run import Run as OpenedRun
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 
@@ -40,7 +40,7 @@ class Result:
   samples: list[str]  # drawn after a newline, in the run's encoding
 
 
-def score_run(run: RunDir, name: str, checkpoint: str) -> Result:
+def score_run(run: OpenedRun, name: str, checkpoint: str) -> Result:
   """Scores a run's eval text by all protocols, and draws samples.
 
   The report calls the run by the name.
@@ -51,16 +51,16 @@ def score_run(run: RunDir, name: str, checkpoint: str) -> Result:
   try:
     return _result(run, name, checkpoint)
   except InputError as error:
-    named = str(error).startswith(str(run.path))
-    raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
+    named = str(error).startswith(str(run.dir.path))
+    raise InputError(
+      f"{'' if named else f'{run.dir.path}: '}{error}"
+    ) from error
 
 
-def _result(run: RunDir, name: str, checkpoint: str) -> Result:
+def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
   model, step = load_model(run, checkpoint)
-  vocab, text = run.vocabulary(), run.eval_text()
-  experiment = run.experiment()
-  config = experiment.config
-  refuse_short(text, run.eval_path)
+  vocab, config, text = run.vocab, run.config, run.eval_text()
+  refuse_short(text, run.dir.eval_path)
   scores = _scores(model, vocab, text)
   nats = scores["stream"].nats
   request = Request(num_chars=_SAMPLE_CHARS, num_samples=_NUM_SAMPLES)
@@ -73,12 +73,12 @@ def _result(run: RunDir, name: str, checkpoint: str) -> Result:
       "num_weights": model.count_params(),
       "scores": {key: score.to_dict() for key, score in scores.items()},
       "difference_to_best": None,
-      "curves": _curves(read_records(run.metrics), config),
+      "curves": _curves(read_records(run.dir.metrics), config),
       "samples": [readable(sample, config.encoding) for sample in samples],
     },
     encoding=config.encoding,
     text=str(text),
-    eval_sha256=experiment.eval_sha256,
+    eval_sha256=run.experiment.eval_sha256,
     nats=nats,
     vocab=vocab,
     characters=_characters(model, vocab, text, nats),

@@ -2,17 +2,23 @@
 
 import contextlib
 import hashlib
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from charlm.errors import InputError, LostRunError
 from charlm.model.language_model import GRULM
 from charlm.runs.run_dir import RunDir, checkpoint_steps
-from charlm.system.files import CHECKPOINT_SUFFIXES, plain_path
+from charlm.system.files import (
+  CHECKPOINT_SUFFIXES,
+  plain_path,
+  read_json_lines,
+)
 from charlm.system.process import warn, warn_unsaved
 
 _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
@@ -23,24 +29,37 @@ class DamagedError(ValueError):
 
 
 class Checkpoints:
-  """The latest checkpoints and the best one of a run that is being trained."""
+  """The latest checkpoints and the best one of a run that is being trained.
 
-  def __init__(self, run: RunDir, max_to_keep: int, **objects: object) -> None:
-    """Takes the objects by their names in a checkpoint.
+  `checkpoints/` has the latest ones, of any steps; `best/` has one, of a step
+  that was evaluated. Each holds all that training needs to go on.
+  """
 
-    `model` and `optimizer` are among them.
+  def __init__(
+    self,
+    run: RunDir,
+    max_to_keep: int,
+    *,
+    model: GRULM,
+    optimizer: keras.optimizers.Optimizer,
+    train_state: tf.Module,
+  ) -> None:
+    """Takes what is saved and restored; `train_state` has the `best_loss`.
 
     The saves raise LostRunError as `RunDir.check_owned`, and if the run has no
     checkpoint and none can be saved.
     """
     self._run, self._max_to_keep = run, max_to_keep
-    # The last step that was saved in `latest`; -1: none was, or the checkpoint
-    # there holds an old best loss and must be saved again.
-    self._last_step = -1
-    self._checkpoint = tf.train.Checkpoint(**objects)
+    self._model, self._train_state = model, train_state
+    # Other programs restore `model`, and read the step under `optimizer`.
+    self._checkpoint = tf.train.Checkpoint(
+      model=model, optimizer=optimizer, train_state=train_state
+    )
+    self._saved_step: int | None = None  # which `checkpoints/` has as it is now
     for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
       _clear(run, folder)
+    self._best_step = max(checkpoint_steps(run.best), default=None)
 
   def restore_latest(self) -> int:
     """Restores the latest whole checkpoint; warns of damaged ones.
@@ -51,23 +70,25 @@ class Checkpoints:
       InputError: no checkpoint is whole, though the run has begun.
       OSError: one cannot be read, which does not mean that it is damaged.
     """
-    # If both folders hold the same step, the one in `best` is tried first: it
-    # was saved after the step's evaluation, so only it is certain to hold the
-    # best loss. The one in `latest`, perhaps saved before, is then saved again.
-    folders = (self._run.best, self._run.latest)
-    found = {(s, f) for f in folders for s in checkpoint_steps(f, whole=False)}
-    for step in sorted({step for step, _ in found}, reverse=True):
-      whole: list[Path] = []
-      for folder in folders:
-        if (step, folder) in found and self._read(folder, step, not whole):
-          whole.append(folder)
-      if whole == [self._run.latest]:
-        self._last_step = step
-      if whole:
+    # Of one step, the one in `best` comes first: it has the loss of the step's
+    # evaluation, and whether a kill has damaged it has to be known.
+    folders = (self._run.latest, self._run.best)
+    found = [
+      (step, folder == self._run.best, folder)
+      for folder in folders
+      for step in checkpoint_steps(folder, whole=False)
+    ]
+    for step, is_best, folder in sorted(found, reverse=True):
+      if self._restore(folder / f"ckpt-{step}", step):
+        if not is_best:
+          self._saved_step = step
         return step
+      if is_best and step == self._best_step:
+        whole = set(checkpoint_steps(folder)) - {step}
+        self._best_step = max(whole, default=None)
     # A save of step 0 that failed, as on a full disk, loses nothing.
-    trained = any(step for step, _ in found)
-    if trained or self._run.has_metrics() or self._run.last_start():
+    trained = any(step for step, *_ in found)
+    if trained or self._run.starts() or read_json_lines(self._run.metrics):
       raise InputError(
         f"the run in {self._run.path} has no whole checkpoint: restore a "
         "checkpoint, or give a new --run_dir"
@@ -77,25 +98,58 @@ class Checkpoints:
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
     to_save = self._run.latest, self._max_to_keep, step
-    if step != self._last_step and self._save(*to_save):
-      self._last_step = step
-    return step == self._last_step
+    if step != self._saved_step and self._save(*to_save):
+      self._saved_step = step
+    return step == self._saved_step
 
-  def save_best(self, step: int) -> bool:
-    """Saves as the best one; tells whether that worked."""
-    # A checkpoint of this step in `latest`, if any, holds an older best loss.
-    self._last_step = -1
-    return self._save(self._run.best, 1, step)
+  def save_if_best(self, step: int, losses: Mapping[int, float]) -> bool:
+    """Saves this step in `best/` if its loss is below that of the step there.
 
-  def _read(self, folder: Path, step: int, restore: bool) -> bool:
-    """Tells whether a checkpoint is whole; then restores it, if asked to."""
-    path = folder / f"ckpt-{step}"
+    This is the whole rule of the best checkpoint. It is applied when a step has
+    been evaluated and its record written to the metrics, and again when a start
+    begins at a step that has a record. `best_loss`, the lowest loss so far, is
+    saved in each checkpoint. It takes the place of a loss whose record is lost.
+
+    What was killed or failed at step s    What the next start does
+    -------------------------------------- -------------------------------------
+    killed before the record, or in it     evaluates s when it is there
+    killed before `best/` has s whole      there already, as s was saved before
+                                           its evaluation: saves it in `best/`;
+                                           else evaluates s when it is there
+    killed before `checkpoints/` has s     resumes from `best/` or earlier
+    disk full for the record               has s in `best/`: changes nothing
+    disk full for `best/`                  at s: saves it in `best/`; later: a
+                                           step better than what is there
+    disk full for `checkpoints/`           resumes from `best/` or earlier
+    `metrics.jsonl` lost                   goes by `best_loss`
+    a run of commit 15b8925, killed        evaluates s, changes nothing in
+    before the record: s in both folders   `best/`, and saves s anew
+
+    Args:
+      step: an evaluated one, whose values the objects have.
+      losses: by step, of all records.
+
+    Returns whether `best/` has the step of the lowest loss.
+    """
+    lowest = self._train_state.best_loss
+    there = math.inf
+    if self._best_step is not None:
+      there = losses.get(self._best_step, float(lowest.numpy()))
+    if losses[step] < lowest.numpy():
+      lowest.assign(losses[step])
+      # What `checkpoints/` may have of this step holds an older best loss.
+      self._saved_step = None
+    if losses[step] < there and self._save(self._run.best, 1, step):
+      self._best_step, there = step, losses[step]
+    return there <= lowest.numpy()
+
+  def _restore(self, path: Path, step: int) -> bool:
+    """Restores a checkpoint, if it is whole; tells whether it is."""
     try:
       with open_checkpoint(str(path), step) as name:
-        if restore:
-          # All must match: `expect_partial` only stops a late warning.
-          self._checkpoint.restore(name).expect_partial().assert_consumed()
-          check_finite(self._checkpoint.model)
+        # All must match: `expect_partial` only stops a late warning.
+        self._checkpoint.restore(name).expect_partial().assert_consumed()
+        check_finite(self._model)
     except DamagedError as error:
       warn(f"skipped {path}: it {error}")
       return False
@@ -134,7 +188,7 @@ def _clear(run: RunDir, folder: Path) -> None:
     shutil.rmtree(left_over)
   # A save ends with the index, a removal begins with it. If a run has begun and
   # no checkpoint is whole, an index was lost, and may be restored.
-  if run.checkpoint_steps() or not run.last_start():
+  if run.checkpoint_steps() or not run.starts():
     for data in folder.glob("ckpt-*.data-00000-of-00001"):
       if not data.with_suffix(".index").exists():
         data.unlink()

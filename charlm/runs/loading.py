@@ -1,16 +1,17 @@
 """Loading a run's model, and what a new run begins with."""
 
+import os
 import time
 from collections.abc import Iterator
 
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.data.vocabulary import SPECIAL
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import GRULM, SIZES, model_of
 from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
+from charlm.runs.run import Run, open_run
 from charlm.runs.run_dir import RunDir
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
@@ -18,7 +19,7 @@ _SECONDS_BETWEEN_ATTEMPTS = 0.2
 _SECONDS_BETWEEN_LOOKS = 1.0  # for new checkpoints
 
 
-def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
+def load_model(run: Run, which: str) -> tuple[GRULM, int]:
   """Returns the model of a checkpoint, and its step.
 
   Raises:
@@ -26,13 +27,12 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
       not finite, or is not of this run's model.
     OSError: the system cannot read it, as for lack of permission.
   """
-  config, vocab_size = run.experiment().config, len(run.vocabulary())
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
-    step, path = run.find_checkpoint(which)
+    step, path = run.dir.find_checkpoint(which)
     try:
       with open_checkpoint(path, step) as name:
-        model = model_of(config, vocab_size)
+        model = model_of(run.config, len(run.vocab))
         status = tf.train.Checkpoint(model=model).read(name)
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
@@ -44,7 +44,7 @@ def load_model(run: RunDir, which: str) -> tuple[GRULM, int]:
 
 
 def follow_checkpoints(
-  run: RunDir, idle_timeout: float
+  run: Run, idle_timeout: float
 ) -> Iterator[tuple[GRULM, int]]:
   """Yields a model with the weights of each checkpoint, and its step.
 
@@ -56,25 +56,26 @@ def follow_checkpoints(
     run in the folder.
   """
   model: GRULM | None = None
-  hashes = run.experiment().hashes
   done: set[int] = set()
   known_size, last_change = 0, time.monotonic()
   while True:
-    size = run.metrics.stat().st_size if run.has_metrics() else 0
-    new = sorted(run.checkpoint_steps() - done)
+    metrics = run.dir.metrics
+    size = metrics.stat().st_size if metrics.exists() else 0
+    new = sorted(run.dir.checkpoint_steps() - done)
     if new or size != known_size:
       known_size, last_change = size, time.monotonic()
     for step in new:
       done.add(step)
       try:
         loaded, _ = load_model(run, str(step))
-        if run.experiment().hashes != hashes:
+        now = open_run(run.dir.path).experiment
+        if now.hashes != run.experiment.hashes:
           raise InputError(
-            f"{run.path} holds another run now: give --follow again"
+            f"{run.dir.path} holds another run now: give --follow again"
           )
       except InputError:
         # Training removes old ones; one that is still there is damaged.
-        if step in run.checkpoint_steps():
+        if step in run.dir.checkpoint_steps():
           raise
         continue
       model = model or loaded
@@ -86,35 +87,38 @@ def follow_checkpoints(
       time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def initial_vocabulary(run: RunDir, config: Config) -> list[str]:
-  """Returns the vocabulary to extend: without an initial run, `SPECIAL`."""
-  if not config.init_from:
-    return SPECIAL
-  # This run's: the initial one may have been moved.
-  source = run if run.exists() else RunDir(config.init_from)
-  return source.vocabulary() if source.exists() else SPECIAL
+def open_initial(run_dir: RunDir, config: Config) -> Run | None:
+  """Opens the run that this run begins with.
+
+  It is None without `init_from`, for a file of weights, and once this run has
+  checkpoints: they hold newer weights, and the initial run may be gone.
+  """
+  if not config.init_from or run_dir.checkpoint_steps():
+    return None
+  is_folder = os.path.isdir(config.init_from)
+  return open_run(config.init_from) if is_folder else None
 
 
-def load_initial(run: RunDir, config: Config, vocab_size: int) -> GRULM | None:
-  """Returns the model that this run begins with.
+def load_initial(
+  run_dir: RunDir, initial: Run | None, config: Config, vocab_size: int
+) -> GRULM | None:
+  """Returns the model that this run begins with, if it is not a new one.
 
-  It is None without `init_from`, and once this run has checkpoints. The
-  vocabulary of an initial run may be shorter than this run's; a file of weights
-  must have one of the same size.
+  The vocabulary of an initial run may be shorter than this run's; a file of
+  weights must have one of the same size.
 
   Raises InputError: no such model, or one of other sizes.
   """
-  # A checkpoint holds newer weights, and the initial run may be gone.
-  if not config.init_from or run.checkpoint_steps():
+  if not config.init_from or run_dir.checkpoint_steps():
     return None
-  source = RunDir(config.init_from)
-  if not source.path.is_dir():
+  if initial is None:
     return load_keras_weights(config.init_from, config, vocab_size)
-  model, _ = load_model(source, "latest")
-  theirs = source.experiment().config
   for name in ("unit", *SIZES):
-    if (here := getattr(config, name)) != (there := getattr(theirs, name)):
+    here, there = getattr(config, name), getattr(initial.config, name)
+    if here != there:
       raise InputError(
-        f"{name} is {here}, but {there} in {source.path}: give --{name}={there}"
+        f"{name} is {here}, but {there} in {initial.dir.path}: give "
+        f"--{name}={there}"
       )
+  model, _ = load_model(initial, "latest")
   return model

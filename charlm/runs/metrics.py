@@ -1,178 +1,145 @@
-"""Writes the metrics of a run, as lines of JSON and as summaries."""
+"""The metrics of a run: `metrics.jsonl`, and what TensorBoard draws of it."""
 
-import contextlib
+import datetime
 import json
-import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NotRequired, TypedDict
 
-import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams import api as hparams
 
-from charlm.runs.records import SPLITS, TAGS, Record, read_records
+from charlm.config import Config
+from charlm.runs.event_files import EventFile, metrics_event
 from charlm.runs.run_dir import RunDir
-from charlm.system.files import append_lines, write_atomically
-from charlm.system.process import warn_unsaved
+from charlm.system.files import (
+  append_lines,
+  read_json_lines,
+  write_atomically,
+)
+from charlm.system.process import warn, warn_unsaved
 
-# Each line of a text in pieces of 80 columns: a wider one would have to be
-# scrolled. `textwrap` would change the white space of a raw text.
-_PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
-# For a full disk, and for a file at the system's size limit.
-_NO_SPACE = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
+
+class Record(TypedDict):
+  """A line of `metrics.jsonl`; it has other metrics, too, and samples."""
+
+  step: int
+  split: str  # train or eval
+  loss: float
+  valid_loss: NotRequired[float]
+  seconds: float  # wall time since step 0, without pauses between starts
+  time: NotRequired[float]  # seconds since the epoch
+
+
+def read_records(path: Path) -> list[Record]:
+  """Reads `metrics.jsonl`, if there is one, leaving out malformed lines."""
+  records: list[Record] = read_json_lines(path)
+  return records
 
 
 class Metrics:
-  """Writes each record to `metrics.jsonl`, then to TensorBoard.
+  """Writes each record to `metrics.jsonl`, then to TensorBoard's event files.
 
-  A disk that is full is no reason to stop: what could not be written is tried
-  again with the next record.
+  Each start makes the event files anew from the records, so whatever a kill
+  leaves in them is of no matter. A disk that is full is no reason to stop: what
+  could not be written is tried again with the next record.
   """
 
-  def __init__(self, run: RunDir, step: int) -> None:
-    """Prepares the file and the summaries to go on from a step.
+  def __init__(self, run: RunDir, config: Config, step: int) -> None:
+    """Goes on from a step: records of later steps are dropped.
 
-    Records of later steps are dropped.
-
-    Raises OSError: `metrics.jsonl` cannot be written, or `summaries` cannot (of
-      a full disk it only warns).
+    Raises OSError: `metrics.jsonl` cannot be written.
     """
     self._run, self._path = run, run.metrics
-    self._hparams = vars(run.experiment().config)
+    self._hparams = vars(config)
     self._unwritten = b""  # what the file lacks
-    self._writers: dict[str, tf.summary.SummaryWriter] = {}
-    records = [r for r in read_records(self._path) if r["step"] <= step]
-    text = self._path.read_bytes() if run.has_metrics() else b""
+    self._event_files: dict[str, EventFile] = {}  # by split
+    starts = run.starts()
+    text = b""
+    if self._path.exists():
+      text = self._path.read_bytes()
+    elif starts:
+      warn(f"{self._path} is missing: the metrics up to step {step:,} are lost")
+    self._records = [r for r in read_records(self._path) if r["step"] <= step]
+    lines = [json.dumps(record) + "\n" for record in self._records]
+    if (kept := "".join(lines).encode()) != text:
+      write_atomically(self._path, [kept])
+    append_lines(self._path, b"")  # fails now if it cannot be written
     # The seconds of training before this start, without the pauses: those of
     # the last record and, for each step after it, the mean of the steps before.
     first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
-    *_, last = first, *records
+    *_, last = first, *self._records
     before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
-    # The evaluation of the step that it is opened at, if there was one.
-    at_step = [r for r in records if (r["step"], r["split"]) == (step, "eval")]
-    self.evaluation = at_step[-1] if at_step else None
-    kept = "".join(json.dumps(record) + "\n" for record in records).encode()
-    events = [run.event_files(split) for split in SPLITS]
-    whole = not run.outdated.exists() and all(events)
-    if whole and text:
-      # A kill after the write of the file leaves it newer than the summaries.
-      times = [path.stat().st_mtime_ns for files in events for path in files]
-      whole = max(times) >= self._path.stat().st_mtime_ns
+    self._first_start = time.time()  # in seconds since the epoch
+    if starts:
+      began = datetime.datetime.fromisoformat(starts[0]["time"])
+      self._first_start = began.timestamp()
     try:
-      self._open_summaries(records if kept != text or not whole else None)
-    except _NO_SPACE as error:
+      self._make_event_files()
+    except OSError as error:
       self._give_up_for_now("the summaries", error)
-    except tf.errors.OpError as error:
-      raise OSError(f"{run.summaries} cannot be written") from error
-    if kept != text:
-      # metrics.jsonl is rewritten last: a kill before that leaves in it the
-      # lines to be dropped, so that the next start rewrites both.
-      write_atomically(self._path, [kept])
-    append_lines(self._path, b"")  # fails now if it cannot be written
 
   @property
   def whole(self) -> bool:
     """Whether everything is written, as far as is known."""
-    # A failure leaves no writers.
-    return bool(self._writers)
+    return bool(self._event_files)  # a failure leaves none
+
+  @property
+  def losses(self) -> dict[int, float]:
+    """The loss by which a checkpoint is the best, of each step evaluated.
+
+    It is the loss of the valid text or, without one, of the eval text.
+    """
+    evals = [r for r in self._records if r["split"] == "eval"]
+    return {r["step"]: r.get("valid_loss", r["loss"]) for r in evals}
 
   def write(self, step: int, split: str, values: Mapping[str, object]) -> None:
     """Writes numbers, and texts such as samples, of `train` or `eval`.
 
-    It adds `seconds`: the wall time since step 0, without pauses between
-    starts.
-
     Raises LostRunError: as `RunDir.check_owned`.
     """
-    record = {"step": step, "split": split, **values}
-    record["seconds"] = round(time.monotonic() - self._began, 3)
-    self._unwritten += json.dumps(record).encode() + b"\n"
+    clocks = {
+      "seconds": round(time.monotonic() - self._began, 3),
+      "time": round(time.time(), 3),
+    }
+    line = json.dumps({"step": step, "split": split, **values, **clocks})
+    self._records.append(json.loads(line))
+    self._unwritten += line.encode() + b"\n"
     try:
       self._run.check_owned()
-      # First the file, from which the summaries can be made anew. It is opened
-      # for each record, and so created again if it was moved.
+      # The file is opened for each record, and so made again if it was moved.
       append_lines(self._path, self._unwritten)
       self._unwritten = b""
-      if self._writers:
-        _summarize(self._writers[split], record)
+      if self._event_files:
+        self._draw(self._records[-1])
       else:
-        self._open_summaries(read_records(self._path))
-    except (OSError, tf.errors.OpError) as error:
+        self._make_event_files()
+    except OSError as error:
       self._give_up_for_now(f"the metrics of step {step}", error)
 
-  def close(self) -> None:
-    """Closes the summaries."""
-    try:
-      for writer in self._writers.values():
-        writer.close()
-    except tf.errors.OpError as error:
-      self._give_up_for_now("the last metrics", error)
-
   def _give_up_for_now(self, what: str, error: Exception) -> None:
-    self._writers = {}
-    # The next start makes them anew if this one cannot.
-    with contextlib.suppress(OSError):
-      self._run.outdate_summaries()
+    self._event_files = {}
     warn_unsaved(f"{what} could not be written", error, self._run.path)
 
-  def _open_summaries(self, records: list[Record] | None) -> None:
-    """Opens the event files; given records, makes them anew."""
-    if records is not None:
-      self._run.outdate_summaries()
-      for path in [x for split in SPLITS for x in self._run.event_files(split)]:
-        path.unlink()
-    folder, create = self._run.summaries, tf.summary.create_file_writer
-    writers = {split: create(f"{folder}/{split}") for split in SPLITS}
-    with writers["eval"].as_default():
-      # No trial id: runs with equal settings would share one.
-      hparams.hparams(self._hparams, trial_id="")
-    for record in records or ():
-      _summarize(writers[record["split"]], record)
-    self._run.outdated.unlink(missing_ok=True)
-    self._writers = writers
+  def _make_event_files(self) -> None:
+    """Makes the event files anew from the records."""
+    folders = [self._run.summaries / split for split in ("train", "eval")]
+    for path in [x for folder in folders for x in folder.glob("events.out.*")]:
+      path.unlink()
+    self._event_files = {folder.name: EventFile(folder) for folder in folders}
+    for file in self._event_files.values():
+      # A TensorBoard that has read the files before forgets what was in them.
+      file.write(Event(session_log=SessionLog(status=SessionLog.START)))
+    # No trial id: runs with equal settings would share one.
+    settings = hparams.hparams_pb(self._hparams, trial_id="")
+    self._event_files["eval"].write(Event(summary=settings))
+    for record in self._records:
+      self._draw(record)
 
-
-class Curve:
-  """Another curve of scores in TensorBoard, beside the run's own."""
-
-  def __init__(self, run: RunDir, name: str) -> None:
-    """Takes the name of a folder in `summaries` that training does not use.
-
-    Raises OSError: it cannot be written.
-    """
-    self._folder = run.summaries / name
-    try:
-      self._writer = tf.summary.create_file_writer(str(self._folder))
-    except tf.errors.OpError as error:
-      raise OSError(f"{self._folder} cannot be written") from error
-
-  def write(self, step: int, score: Mapping[str, object]) -> None:
-    """Adds what `Score.to_dict` returned for a step.
-
-    Raises OSError: it cannot be written.
-    """
-    values = {name: score[name] for name in TAGS if name in score}
-    values |= {"step": step, "loss": score["log_perplexity"]}
-    try:
-      _summarize(self._writer, values)
-    except tf.errors.OpError as error:
-      raise OSError(f"{self._folder} cannot be written") from error
-
-
-def _summarize(
-  writer: tf.summary.SummaryWriter, record: Mapping[str, object]
-) -> None:
-  # Step and split are passed apart, and TensorBoard has clocks of its own.
-  left_out = {"step", "split", "seconds"}
-  values = {n: value for n, value in record.items() if n not in left_out}
-  with writer.as_default(record["step"]):
-    for name, value in values.items():
-      tag = TAGS.get(name, name)
-      if isinstance(value, str):
-        # Markdown that shows lines as they are, if they are not too wide.
-        block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
-        tf.summary.text(tag, block)
-      elif isinstance(value, int | float):
-        # As float64, since a loss can be too large for the float32 of a chart.
-        tf.summary.scalar(tag, tf.constant(value, tf.float64))
-    writer.flush()  # for whoever watches, and to learn of a full disk
+  def _draw(self, record: Record) -> None:
+    # An older record has no time: it is drawn as if nothing had paused the run.
+    wall_time = record.get("time", self._first_start + record["seconds"])
+    event = metrics_event(record, wall_time)
+    self._event_files[record["split"]].write(event)

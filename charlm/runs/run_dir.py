@@ -1,6 +1,4 @@
-"""A run's folder: the names of its files, its lock, and its checks.
-
-What is read from it is checked by hashes, and nothing of it is executed.
+"""A run's folder: the names of its files, its checkpoints, and its lock.
 
 config.json                                written before step 0, and again when
                                            the run is extended
@@ -9,42 +7,31 @@ valid.txt                                  likewise, if there is a valid text
 checkpoints/ckpt-<step>.*                  the latest ones
 best/ckpt-<step>.*                         the best by valid, else by eval loss
 metrics.jsonl                              the metrics, one JSON object per line
-summaries/train|eval                       these numbers for TensorBoard
-summaries/outdated                         there while they are outdated
+summaries/train|eval                       these numbers for TensorBoard, made
+                                           anew from them at each start
 summaries/<name>                           scores of `eval.py --follow`
 starts.jsonl                               how and where each start ran
 lock                                       held by the process that trains
 """
 
-import codecs
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO
 
-from charlm.config import Config
-from charlm.data.corpus import Split
-from charlm.data.encoding import Corpus, encode_text
-from charlm.data.text import Text, sha256
-from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError, LostRunError
-from charlm.experiment import Experiment, Start
-from charlm.system.files import append_lines, write_atomically
+from charlm.experiment import Start
+from charlm.system.files import append_lines, read_json_lines
 
-_CHUNK = 2**20  # bytes
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
-_REMEDY = "restore it, or give another --run_dir"
-
-_Parsed = TypeVar("_Parsed")
 
 
 class RunDir:
-  """A run's folder, opened for reading or, locked, for training."""
+  """A run's folder, which is read or, locked, trained in."""
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
     """Takes the folder, which need not exist.
@@ -57,73 +44,34 @@ class RunDir:
     self.latest = self.path / "checkpoints"
     self.best = self.path / "best"
     self.metrics = self.path / "metrics.jsonl"
+    self.config_path = self.path / "config.json"
+    self.vocabulary_path = self.path / "vocabulary.json"
     self.eval_path = self.path / "eval.txt"
+    self.valid_path = self.path / "valid.txt"
     self.summaries = self.path / "summaries"
-    # Exists while the summaries are to be made anew from the metrics.
-    self.outdated = self.summaries / "outdated"
-    self._config = self.path / "config.json"
-    self._vocabulary = self.path / "vocabulary.json"
-    self._valid = self.path / "valid.txt"
     self._starts = self.path / "starts.jsonl"
     self._lock = self.path / "lock"
     self._held: TextIO | None = None  # the lock, while it is held
 
   def exists(self) -> bool:
     """Tells whether a run was created here."""
-    return self._config.exists()
-
-  def event_files(self, curve: str) -> list[Path]:
-    """Lists TensorBoard's files of `train` or `eval`."""
-    return list((self.summaries / curve).glob("events.out.*"))
-
-  def outdate_summaries(self) -> None:
-    """Notes that TensorBoard's files are to be made anew from the metrics."""
-    self.summaries.mkdir(exist_ok=True)
-    self.outdated.touch()
+    return self.config_path.exists()
 
   def checkpoint_steps(self) -> set[int]:
     """Returns the steps of the checkpoints that have both of their files."""
     return {*checkpoint_steps(self.latest), *checkpoint_steps(self.best)}
-
-  def has_metrics(self) -> bool:
-    """Tells whether the run has metrics."""
-    return self.metrics.exists() and self.metrics.stat().st_size > 0
-
-  def create(
-    self, experiment: Experiment, vocab: list[str], split: Split
-  ) -> None:
-    """Writes what defines a run.
-
-    Raises:
-      InputError: the folder has checkpoints already.
-      OSError: it cannot be written.
-    """
-    if self.checkpoint_steps():
-      raise InputError(
-        f"{self.path} has checkpoints but no config.json: restore that file, "
-        "or give a new --run_dir"
-      )
-    # With these texts, scoring needs no corpus, and cannot use a wrong one.
-    write_atomically(self._vocabulary, [vocabulary_to_json(vocab).encode()])
-    write_atomically(self.eval_path, split.eval.data())
-    if len(split.valid):
-      write_atomically(self._valid, split.valid.data())
-    # The last one, so that a run that exists is a whole one.
-    write_atomically(self._config, [experiment.to_json().encode()])
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
     """Makes the folder and keeps others from training in it.
 
     Raises:
-      InputError: another process is training there, or files there have a
-        run's names but are not a run's.
+      InputError: another process is training there, or there is no run but
+        files with the names of a run's.
       OSError: it cannot be written.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    if self.exists():
-      self.experiment()  # raises if it is another program's
-    else:
+    if not self.exists():
       self._refuse_foreign()
     # Not "w", which would empty the file of whoever holds the lock.
     with self._lock.open("a+") as lock:
@@ -164,67 +112,10 @@ class RunDir:
       "resume, give the run's folder in its new place as --run_dir"
     )
 
-  def check_resume(self, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Checks that a run goes on as it began; saves the config of a longer one.
-
-    Raises InputError: naming each field, or the file, that differs.
-    """
-    mine = self.experiment()
-    if changes := mine.changes(experiment):
-      raise InputError(
-        f"{self.path} holds another run: {', '.join(changes)}; give the "
-        "same flags and the same corpus, or a new --run_dir"
-      )
-    # Each of them compares its file's hash.
-    for read in (self.vocabulary, self.eval_text, self.valid_text):
-      read()
-    num_steps = mine.config.num_steps(steps_per_epoch)
-    if experiment.config.num_steps(steps_per_epoch) > num_steps:
-      # The summaries hold the old config, and TensorBoard shows the first that
-      # it finds: they are made anew.
-      self.outdate_summaries()
-      write_atomically(self._config, [experiment.to_json().encode()])
-
-  def experiment(self) -> Experiment:
-    """Reads `config.json`.
-
-    Raises InputError: not a run's folder, or damaged.
-    """
-    if not self.exists() and not self.checkpoint_steps():
-      raise InputError(
-        f"{self.path} is not a run's folder: train a run there, "
-        f"for example with train.py --run_dir={self.path}"
-      )
-    return _parse_file(self._config, Experiment.from_json)
-
-  def vocabulary(self) -> list[str]:
-    """Reads `vocabulary.json`; raises InputError as `experiment` does."""
-    digest = self.experiment().vocabulary_sha256
-    return _parse_file(self._vocabulary, vocabulary_from_json, digest)
-
-  def eval_text(self) -> Text:
-    """Reads `eval.txt`; raises InputError as `experiment` does."""
-    own = self.experiment()
-    return _read_text(self.eval_path, own.config.encoding, own.eval_sha256)
-
-  def valid_text(self) -> Text:
-    """Reads `valid.txt`; the empty text in a run that has none.
-
-    Raises InputError as `experiment` does.
-    """
-    mine = self.experiment()
-    if mine.valid_sha256 == sha256([]):
-      return encode_text([]).text
-    return _read_text(self._valid, mine.config.encoding, mine.valid_sha256)
-
-  def last_start(self) -> Start | None:
-    """Reads how and where the last start ran; None if that is unknown."""
-    try:
-      *_, line = self._starts.read_bytes().splitlines()
-      start: Start = json.loads(line)
-    except (OSError, ValueError):  # none, or a kill has cut the line off
-      return None
-    return start
+  def starts(self) -> list[Start]:
+    """Reads how and where each start ran, leaving out malformed lines."""
+    starts: list[Start] = read_json_lines(self._starts)
+    return starts
 
   def log_start(self, start: Start) -> None:
     """Appends how and where this start runs to `starts.jsonl`."""
@@ -238,8 +129,7 @@ class RunDir:
     Raises InputError: there is no such checkpoint.
     """
     # A later entry wins: of a step in both folders, the one in `checkpoints/`.
-    # The weights are equal: only `Checkpoints.restore_latest`, for a resume,
-    # needs the best loss, which the one in `best/` has.
+    # The weights are equal.
     found = {
       name: (step, folder)
       for word, folder in (("best", self.best), ("latest", self.latest))
@@ -265,7 +155,7 @@ class RunDir:
     lock = self._lock
     if lock.exists() and re.fullmatch(rb"\d*\n?", lock.read_bytes()):
       return
-    own = [self._vocabulary, self.eval_path, self._valid, self.metrics]
+    own = [self.vocabulary_path, self.eval_path, self.valid_path, self.metrics]
     own += [self._starts, self.latest, self.best, self.summaries, lock]
     # An empty folder is no file of somebody's: it may have been made, or
     # mounted, for this run.
@@ -293,57 +183,3 @@ def checkpoint_steps(folder: Path, whole: bool = True) -> list[int]:
     return []
   steps = [int(match[1]) for match in matches if match]
   return sorted({s for s in steps if steps.count(s) == 2 or not whole})
-
-
-def _parse_file(
-  path: Path, parse: Callable[[object], _Parsed], digest: str | None = None
-) -> _Parsed:
-  """Reads a file of JSON and returns what `parse` makes of its value.
-
-  Args:
-    path: the file.
-    parse: raises ValueError for what it cannot read.
-    digest: the SHA-256 that the file must have, if it is known.
-
-  Raises InputError: no such file, or one with other content.
-  """
-  with _named(path):
-    data = path.read_bytes()
-    parsed = parse(json.loads(data))
-    # After the parsing, whose message says more.
-    if digest not in (None, sha256([data])):
-      raise ValueError("it has changed since the run began")
-  return parsed
-
-
-def _read_text(path: Path, encoding: str, digest: str) -> Text:
-  """Reads a text of any size.
-
-  Raises InputError: no such file, or one with another SHA-256.
-  """
-  with _named(path), path.open("rb") as file:
-    chunks = iter(functools.partial(file.read, _CHUNK), b"")
-    corpus = encode_text(codecs.iterdecode(chunks, encoding), encoding)
-    if corpus.sha256 != digest:
-      raise ValueError("it has changed since the run began")
-  return corpus.text
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-  """Names the file in errors, and a remedy."""
-  try:
-    yield
-  except FileNotFoundError as error:
-    raise InputError(f"{path} is missing: {_REMEDY}") from error
-  except ValueError as error:  # of JSON, too
-    raise InputError(f"{path}: {error}: {_REMEDY}") from error
-
-
-def experiment_of(
-  config: Config, corpus: Corpus, vocab: list[str], split: Split
-) -> Experiment:
-  """Returns the identity of a run: a config, and hashes of its texts."""
-  vocabulary = [vocabulary_to_json(vocab).encode()]
-  parts = (vocabulary, split.eval.data(), split.valid.data())
-  return Experiment(config, corpus.sha256, *map(sha256, parts))

@@ -1,11 +1,13 @@
 """Writing a file whole or not at all; names that TensorFlow can read."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from charlm.errors import InputError
 
@@ -64,6 +66,19 @@ def append_lines(path: Path, lines: bytes) -> None:
     if (size := file.write(lines)) < len(lines):  # the disk is full
       file.truncate(file.tell() - size)
       raise OSError("only a part could be written")
+
+
+def read_json_lines(path: Path) -> list[Any]:
+  """Reads a value from each line of a file, if there is one.
+
+  A line that is not JSON is left out: a kill has cut it off.
+  """
+  values = []
+  if path.exists():
+    for line in path.read_bytes().splitlines():
+      with contextlib.suppress(ValueError):
+        values.append(json.loads(line))
+  return values
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 
 from charlm.data.corpus import Split
@@ -39,15 +39,10 @@ class Session:
 
   It writes metrics, evaluates and saves when that is due.
 
-  An evaluation scores the texts, saves the best checkpoint if the loss is the
-  lowest so far, and then writes its record to the metrics; the step's own
-  checkpoint, if due, follows. An evaluation may stay unfinished in two ways:
-
-  - A signal or a kill ends it before the record is written. The next start
-    repeats it: at once if it resumes from this step, else when it gets there.
-  - The best checkpoint could not be saved. The train state keeps the earlier
-    best loss. The next start at this step finds the record's loss below it: it
-    repeats the evaluation, but writes no second record.
+  An evaluation scores the texts, writes its record to the metrics, and saves
+  the best checkpoint if this is it; the step's own checkpoint, if due, follows.
+  `Checkpoints.save_if_best` says what becomes of a step at which this is cut
+  short.
   """
 
   periods: Periods  # when to write metrics, to evaluate, and to save
@@ -67,8 +62,7 @@ class Session:
     self._evaluator = Evaluator(model, before_piece=give_up)
     self._generator = GenerativeModel(model, self.vocab)
     self._scores: dict[int, Score] = {}  # of the step last scored
-    # The lowest loss whose best checkpoint could not be saved.
-    self._lost_loss = math.inf
+    self._best_saved = True  # whether `best/` has the lowest loss
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
     self._stop = StopRequest()
@@ -87,9 +81,11 @@ class Session:
     # The evaluation comes first: a checkpoint holds the best loss so far.
     actions = [(when.evaluation, evaluate), (when.checkpoint, save)]
     hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
-    with self._stop, closing(self.metrics):
-      if self._lacks_evaluation(trainer.step):
-        self._evaluate(trainer.step)
+    with self._stop:
+      step = trainer.step
+      due = step % when.evaluation == 0 or step == trainer.num_steps
+      if step in self.metrics.losses or (step > 0 and due):
+        self._evaluate(step)
       trainer.train(trainer.num_steps, when.metrics, hooks)
       saved = bool(save(trainer.step))
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
@@ -102,8 +98,7 @@ class Session:
     if not self._stop:
       with suppress(_GivenUp):
         words = _describe_score(step, self._score(step))
-    best_saved = self.trainer.train_state.best_loss.numpy() <= self._lost_loss
-    whole = saved and best_saved and self.metrics.whole
+    whole = saved and self._best_saved and self.metrics.whole
     if self._stop:
       to_resume = ": run the same command to resume" if saved else ""
       self.bar.log(f"stopped after step {step:,}{to_resume}")
@@ -133,29 +128,31 @@ class Session:
     self.replicas.check_weights()
     return action(step)
 
-  def _lacks_evaluation(self, step: int) -> bool:
-    """Tells whether the step that this start begins at lacks its evaluation.
-
-    A step whose best checkpoint could not be saved counts as lacking it, too.
-    """
-    if record := self.metrics.evaluation:
-      loss: float = record.get("valid_loss", record["loss"])
-      return loss < self.trainer.train_state.best_loss.numpy()
-    due = step % self.periods.evaluation == 0
-    return step > 0 and (due or step == self.trainer.num_steps)
-
   def _give_up_if_asked(self) -> None:
     if self._stop:
       raise _GivenUp
 
   def _evaluate(self, step: int) -> None:
-    try:
-      # The valid text, if there is one, decides which checkpoint is the best.
-      score = deciding = self._score(step)
-      if len(self.split.valid):
-        deciding = self._evaluator.stream(self.split.valid.ids_in(self.vocab))
-    except _GivenUp:  # the next start repeats it
-      return
+    """Evaluates a step, unless it has a record, and saves it if it is best."""
+    if step not in self.metrics.losses:
+      try:
+        self._write_evaluation(step)
+      except _GivenUp:  # the next start repeats it
+        return
+    losses = self.metrics.losses
+    self._best_saved = self.checkpoints.save_if_best(step, losses)
+
+  def _write_evaluation(self, step: int) -> None:
+    """Scores the texts, draws samples, and writes the record.
+
+    Raises:
+      DivergedError: a loss is not finite.
+      _GivenUp: a stop was asked for.
+    """
+    score = deciding = self._score(step)
+    # The valid text, if there is one, decides which checkpoint is the best.
+    if len(self.split.valid):
+      deciding = self._evaluator.stream(self.split.valid.ids_in(self.vocab))
     names, words = ("perplexity", "bits_per_character", "bits_per_byte"), ""
     numbers = {"loss": score.log_perplexity}
     numbers |= {name: getattr(score, name) for name in names}
@@ -171,25 +168,8 @@ class Session:
     # compared.
     start = str(self.split.eval.part(0, _PREFIX_CHARS))
     samples = {"sample": self._sample(), "continuation": self._sample(start, 1)}
-    # The record comes after the best checkpoint: after a kill between them, the
-    # next start finds no record, and does all of this again.
-    self._note_best(step, deciding.log_perplexity)
-    record = self.metrics.evaluation
-    if record is None or record["step"] != step:
-      self.metrics.write(step, "eval", {**numbers, **samples})
+    self.metrics.write(step, "eval", {**numbers, **samples})
     self.bar.log(_describe_score(step, score) + words)
-
-  def _note_best(self, step: int, loss: float) -> None:
-    """Saves a best checkpoint if its loss is lower than all before."""
-    best = self.trainer.train_state.best_loss
-    before = best.numpy()
-    if loss >= before:
-      return
-    best.assign(loss)
-    if not self.checkpoints.save_best(step):
-      # The next start is to find this evaluation incomplete.
-      best.assign(before)
-      self._lost_loss = min(loss, self._lost_loss)
 
   def _score(self, step: int) -> Score:
     # At the end it is asked for twice: for the metrics, and to be printed.

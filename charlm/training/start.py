@@ -21,10 +21,11 @@ from charlm.errors import InputError
 from charlm.experiment import Start, differences
 from charlm.model.gru import FusedGRU
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.loading import initial_vocabulary, load_initial
+from charlm.runs.loading import load_initial, open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
-from charlm.runs.run_dir import RunDir, experiment_of
+from charlm.runs.run import create_run, experiment_of, open_run
+from charlm.runs.run_dir import RunDir
 from charlm.system import choices
 from charlm.system.cluster import Cluster
 from charlm.system.devices import most_replicas
@@ -81,37 +82,49 @@ def _start(
 ) -> int:
   """Opens the run, restores it, and continues it; returns the exit code."""
   config = options.config
-  with cluster.together():
-    run = RunDir(options.run_dir)
-    initial_vocab = initial_vocabulary(run, config)
-    vocab = extend_vocab(initial_vocab, corpus.frequent(config.min_count))
-    if vocab == SPECIAL:
-      raise InputError(
-        f"no character occurs {config.min_count} times: lower --min_count"
-      )
-    initial = load_initial(run, config, len(vocab))
-  vocab = cluster.exchange(vocab)[0]
-  trainer = build_worker_trainer(options, split, vocab, cluster, initial)
-  experiment = experiment_of(config, corpus, vocab, split)
-  replicas = Replicas(cluster, trainer)
   with contextlib.ExitStack() as stack:
     with cluster.together():
-      # Locking makes the folder: only now, so that a refused start leaves none.
-      stack.enter_context(run.locked())
-      if run.exists():
-        run.check_resume(experiment, trainer.batches.steps_per_epoch)
+      run_dir, run = RunDir(options.run_dir), None
+      if run_dir.exists():
+        run = open_run(run_dir.path)
+        run_dir = run.dir
+        stack.enter_context(run_dir.locked())
+      initial_run = open_initial(run_dir, config)
+      initial_vocab = SPECIAL
+      # This run's first: the initial one may be gone.
+      if config.init_from and (begun := run or initial_run):
+        initial_vocab = begun.vocab
+      vocab = extend_vocab(initial_vocab, corpus.frequent(config.min_count))
+      if vocab == SPECIAL:
+        raise InputError(
+          f"no character occurs {config.min_count} times: lower --min_count"
+        )
+      initial = load_initial(run_dir, initial_run, config, len(vocab))
+    vocab = cluster.exchange(vocab)[0]
+    trainer = build_worker_trainer(options, split, vocab, cluster, initial)
+    experiment = experiment_of(config, corpus, vocab, split)
+    replicas = Replicas(cluster, trainer)
+    with cluster.together():
+      if run:
+        run = run.resume(experiment, trainer.batches.steps_per_epoch)
       else:
+        # Locking makes the folder: only now, so that a refused start leaves
+        # none.
+        stack.enter_context(run_dir.locked())
         _warn_of_files(config, split, vocab)
-        run.create(experiment, vocab, split)
+        run = create_run(run_dir, experiment, vocab, split)
       say(_describe_text(config, corpus, split, vocab) + "\n")
       new = unknown_characters(vocab, initial_vocab)
       # A file of weights has no vocabulary to compare with.
       if initial and initial_vocab != SPECIAL and new:
         say(f"new      {new}: not in {config.init_from}\n")
-      # Other programs restore `model`, and read the step under `optimizer`.
-      objects = {"model": trainer.model, "optimizer": trainer.optimizer}
-      objects["train_state"] = trainer.train_state
-      checkpoints = Checkpoints(run, options.max_to_keep, **objects)
+      checkpoints = Checkpoints(
+        run_dir,
+        options.max_to_keep,
+        model=trainer.model,
+        optimizer=trainer.optimizer,
+        train_state=trainer.train_state,
+      )
       checkpoints.restore_latest()
     cluster.copy_from_chief(trainer.variables)
     replicas.check_start()
@@ -120,12 +133,12 @@ def _start(
       # Saved before any metrics: a run that was killed early must have a
       # checkpoint to resume from.
       saved = checkpoints.save(step)
-      metrics = Metrics(run, step)
-      start = _log_start(run, step, trainer, cluster, saved)
+      metrics = Metrics(run_dir, run.config, step)
+      start = _log_start(run_dir, step, trainer, cluster, saved)
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
     bar = ProgressBar(trainer.num_steps, trainer.batches.steps_per_epoch, step)
-    bar.log(_describe(run, trainer, start, options))
+    bar.log(_describe(run_dir, trainer, start, options))
     return Session(
       periods=Periods(options, trainer.batches.steps_per_epoch),
       trainer=trainer,
@@ -207,7 +220,8 @@ def _log_start(
   """
   start = describe_start(step, trainer.devices, cluster.num_workers)
   # Before `log_start` makes this start the last one.
-  if (last := run.last_start()) and (names := start_differences(last, start)):
+  starts = run.starts()
+  if starts and (names := start_differences(starts[-1], start)):
     why = "rounding may make the numbers differ from an uninterrupted run's"
     warn(f"this start differs from the last one in {', '.join(names)}: {why}")
   try:

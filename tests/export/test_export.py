@@ -15,7 +15,7 @@ import charlm
 import export as export_program
 from charlm.data.vocabulary import vocabulary_from_json
 from charlm.runs.loading import load_model
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import open_run
 
 # The call of the guide, whose ids are a NumPy array: a text in two parts, the
 # second from the states after the first.
@@ -59,7 +59,7 @@ def _export(run: pathlib.Path, path: pathlib.Path, kind: str) -> None:
 
 
 def _write_inputs(run: pathlib.Path, path: pathlib.Path) -> None:
-  config = RunDir(run).experiment().config
+  config = open_run(run).config
   rng = np.random.default_rng(0)
   ids = rng.integers(2, 10, [3, 8])
   states = rng.normal(size=[config.num_layers, 3, config.rnn_units])
@@ -69,7 +69,7 @@ def _write_inputs(run: pathlib.Path, path: pathlib.Path) -> None:
 def _assert_outputs(run: pathlib.Path, path: pathlib.Path) -> None:
   with np.load(f"{path}.inputs.npz") as file:
     ids, *states = file.values()
-  model, _ = load_model(RunDir(run), "latest")
+  model, _ = load_model(open_run(run), "latest")
   log_probs, states = model(ids, tuple(states), return_state=True)
   with np.load(f"{path}.outputs.npz") as file:
     for output, expected in zip(
@@ -91,7 +91,7 @@ def test_a_saved_model_is_stepped_by_tensorflow_alone(
   for run, path in zip(runs, paths, strict=True):
     _export(run, path, "saved_model")
     assert capsys.readouterr().out == f"{path}\n"
-    assert _vocabulary(path / "vocabulary.json") == RunDir(run).vocabulary()
+    assert _vocabulary(path / "vocabulary.json") == open_run(run).vocab
     _write_inputs(run, path)
   code = _USE.format(load=_LOAD_SAVED_MODEL)
   subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=tmp_path)
@@ -110,7 +110,7 @@ def test_a_keras_file_is_stepped_by_keras_alone(
     _export(run, path, "keras")
     vocabulary = path.with_suffix(".vocabulary.json")
     assert capsys.readouterr().out == f"{path}\n{vocabulary}\n"
-    assert _vocabulary(vocabulary) == RunDir(run).vocabulary()
+    assert _vocabulary(vocabulary) == open_run(run).vocab
     _write_inputs(run, path)
   code = _USE.format(load=_LOAD_KERAS)
   subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=tmp_path)

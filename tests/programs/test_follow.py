@@ -13,6 +13,7 @@ import eval as eval_program
 from charlm.errors import InputError
 from charlm.runs import loading
 from charlm.runs.loading import follow_checkpoints
+from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 
 
@@ -81,7 +82,9 @@ def test_checkpoints_and_metrics_prolong_the_wait(
 
   clock = types.SimpleNamespace(sleep=sleep, monotonic=lambda: seconds)
   monkeypatch.setattr(loading, "time", clock)
-  found = [step for _, step in follow_checkpoints(run, idle_timeout=10)]
+  found = [
+    step for _, step in follow_checkpoints(open_run(run.path), idle_timeout=10)
+  ]
   assert found[-1] == last
   assert found == sorted(run.checkpoint_steps())
   assert seconds == 27
@@ -91,7 +94,7 @@ def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
   run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   steps = sorted(run.checkpoint_steps())
-  models = follow_checkpoints(run, idle_timeout=0)
+  models = follow_checkpoints(open_run(run.path), idle_timeout=0)
   assert next(models)[1] == steps[0]
   for folder in (run.latest, run.best):
     for path in folder.glob(f"ckpt-{steps[1]}.*"):
@@ -106,7 +109,7 @@ def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
 def test_another_run_in_the_folder_is_refused(
   run: RunDir, valid_run: pathlib.Path
 ) -> None:
-  models = follow_checkpoints(run, idle_timeout=0)
+  models = follow_checkpoints(open_run(run.path), idle_timeout=0)
   next(models)
   shutil.rmtree(run.path)
   shutil.copytree(valid_run, run.path)

@@ -15,7 +15,7 @@ import train as train_program
 from charlm.data.vocabulary import encode
 from charlm.model.language_model import num_weights
 from charlm.runs.loading import load_model
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import open_run
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 
@@ -61,18 +61,16 @@ def test_a_run_with_layer_normalisation(
   assert score["log_perplexity"] == pytest.approx(
     metrics(run_dir, "eval")[-1]["loss"], abs=1e-6
   )
-  run = RunDir(run_dir)
+  run = open_run(run_dir)
   model, _ = load_model(run, "latest")
-  assert num_weights(run.experiment().config, len(run.vocabulary())) == (
-    model.count_params()
-  )
+  assert num_weights(run.config, len(run.vocab)) == (model.count_params())
   for gru in (model.gru, model.gru_1):
     assert np.abs(gru.gain - 1).max() > 1e-3
   # Text is drawn by another way through the model, in single steps.
-  (sample,) = GenerativeModel(model, run.vocabulary()).sample(
+  (sample,) = GenerativeModel(model, run.vocab).sample(
     Request("a", num_chars=50)
   )
-  ids = encode("a" + sample.text, run.vocabulary())[np.newaxis].astype(int)
+  ids = encode("a" + sample.text, run.vocab)[np.newaxis].astype(int)
   log_probs = in_a_graph(model)(ids[:, :-1]).numpy()[0]
   expected = log_probs[np.arange(50), ids[0, 1:]]
   np.testing.assert_allclose(sample.log_probs, expected, atol=1e-4)
@@ -100,7 +98,7 @@ def test_a_run_begins_with_anothers_weights(
   args = [*train_args, f"--init_from={source}"]
   args.append(f"--corpus={tmp_path}/other.txt")
   tuned = _train(args, tmp_path / "tuned")
-  old, new = RunDir(source).vocabulary(), RunDir(tuned).vocabulary()
+  old, new = open_run(source).vocab, open_run(tuned).vocab
   assert new == [*old, "J", "\u00ef"]
   fresh = _train(
     [*train_args, f"--corpus={tmp_path}/other.txt"], tmp_path / "fresh"
@@ -125,7 +123,9 @@ def test_no_epochs_keep_the_initial_weights(
     train_args, tmp_path / "copy", f"--init_from={trained_run}", "--epochs=0"
   )
   assert (copy / "checkpoints" / "ckpt-0.index").exists()
-  models = [load_model(RunDir(run), "latest")[0] for run in (trained_run, copy)]
+  models = [
+    load_model(open_run(run), "latest")[0] for run in (trained_run, copy)
+  ]
   for mine, other in zip(*(m.get_weights() for m in models), strict=True):
     np.testing.assert_array_equal(mine, other)
 

@@ -10,7 +10,6 @@ import time
 
 import pytest
 import soak
-import tensorflow as tf
 from helpers import Program, metrics, run_program
 from soak import numbers
 
@@ -18,7 +17,6 @@ import train as train_program
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run_dir import RunDir
 from charlm.training.progress_bar import ProgressBar
-from charlm.training.session import Session
 
 
 def test_an_extended_run_equals_an_unbroken_one(
@@ -100,28 +98,6 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-def test_a_run_killed_in_its_last_evaluation_makes_it_again(
-  train_args: list[str],
-  uneven_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  evaluate = Session._evaluate
-
-  def die_at_the_end(session: Session, step: int) -> None:
-    if step == 12:
-      raise KeyboardInterrupt
-    evaluate(session, step)
-
-  args = [*train_args, "--eval_every_steps=10", f"--run_dir={tmp_path}/run"]
-  with monkeypatch.context() as patch:
-    patch.setattr(Session, "_evaluate", die_at_the_end)
-    with pytest.raises(KeyboardInterrupt):
-      train_program.main(args)
-  assert train_program.main(args) == 0
-  soak.assert_equal_runs(tmp_path / "run", uneven_run)
-
-
 def test_a_run_without_its_checkpoints_is_not_started_afresh(
   train_args: list[str],
   trained_run: pathlib.Path,
@@ -181,21 +157,6 @@ def test_a_start_that_cannot_be_logged_goes_on(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=2"]
   assert train_program.main(args) == 0
   assert "this start could not be logged (OSError)" in capsys.readouterr().err
-
-
-def test_a_last_save_that_fails_is_code_4(
-  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  def fail(*args: object, **kwargs: object) -> None:
-    raise tf.errors.ResourceExhaustedError(None, None, "disk full")
-
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
-  with monkeypatch.context() as patch:
-    patch.setattr(tf.train.CheckpointManager, "save", fail)
-    assert train_program.main(args) == 4
-  assert _newest(tmp_path / "run") == 0
-  other = [*args, f"--run_dir={tmp_path}/other", "--epochs=0"]
-  assert train_program.main(other) == 0
 
 
 def test_a_run_killed_before_its_first_save_starts_again(
@@ -300,32 +261,6 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   for run_dir in (after, unbroken):
     assert train_program.main([*args, f"--run_dir={run_dir}"]) == 0
   assert numbers(after) == numbers(unbroken)
-
-
-def test_a_best_checkpoint_that_was_not_saved_is_made_up(
-  train_args: list[str], short_run: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  run_dir, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
-  for path in (run_dir, uninterrupted):
-    shutil.copytree(short_run, path)
-  args = [*train_args, f"--run_dir={run_dir}"]
-  in_the_way = run_dir / "best" / "ckpt-24_temp"  # of the folder of a save
-  save_best = Checkpoints.save_best
-
-  def fail(checkpoints: Checkpoints, step: int) -> bool:
-    in_the_way.touch()
-    saved = save_best(checkpoints, step)
-    in_the_way.unlink()
-    return saved
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Checkpoints, "save_best", fail)
-    assert train_program.main([*args, "--epochs=2"]) == 4
-  assert RunDir(run_dir).find_checkpoint("best")[0] == 12
-  assert train_program.main([*args, "--epochs=2"]) == 0
-  other = [*train_args, f"--run_dir={uninterrupted}", "--epochs=2"]
-  assert train_program.main(other) == 0
-  soak.assert_equal_runs(run_dir, uninterrupted)
 
 
 def test_a_stop_whose_save_fails_is_code_4(

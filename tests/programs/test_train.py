@@ -20,6 +20,7 @@ import eval as eval_program
 import sample as sample_program
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
+from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.training.trainer import Trainer
 
@@ -271,7 +272,7 @@ def test_unusual_corpora_work(
   args += ["--rnn_units=4", "--embedding_dim=4"]
   assert train_program.main(args) == 0
   expected = set(data.decode("utf-8-sig")) if chars is None else set(chars)
-  assert set(RunDir(tmp_path / "run").vocabulary()[2:]) == expected
+  assert set(open_run(tmp_path / "run").vocab[2:]) == expected
   capsys.readouterr()
   assert sample_program.main(["sample.py", run_dir, "--num_chars=50"]) == 0
   text = capsys.readouterr().out

@@ -27,6 +27,7 @@ import train as train_program
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.runs.loading import load_model
+from charlm.runs.run import create_run, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.files import plain_path
 
@@ -56,7 +57,7 @@ def temporary(
 def _make(path: pathlib.Path) -> RunDir:
   run = RunDir(path)
   with run.locked():
-    run.create(EXPERIMENT, VOCAB, SPLIT)
+    create_run(run, EXPERIMENT, VOCAB, SPLIT)
   return run
 
 
@@ -76,8 +77,8 @@ def test_checkpoints_are_rotated_restored_and_loaded(
     expected |= {f"ckpt-{step}.index", f"ckpt-{step}.data-00000-of-00001"}
   assert _files(run.latest) == expected
   other = build_model(len(VOCAB), 4, 6)
-  assert NumberedCheckpoints(run, 3, model=other).restore_latest() == 50
-  loaded, step = load_model(RunDir(name), "best")
+  assert NumberedCheckpoints(run, 3, other).restore_latest() == 50
+  loaded, step = load_model(open_run(name), "best")
   assert step == 40
   for weights in zip(*(m.weights for m in (model, other, loaded)), strict=True):
     np.testing.assert_array_equal(*weights[:2])

@@ -20,22 +20,25 @@ from helpers import (
   split_of,
 )
 
+import train as train_program
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.runs.loading import load_model
-from charlm.runs.run_dir import RunDir, experiment_of
+from charlm.runs.run import create_run, experiment_of, open_run
+from charlm.runs.run_dir import RunDir
 
 
 def test_what_was_created_is_read_back(run: RunDir) -> None:
   assert run.exists()
-  assert run.experiment() == EXPERIMENT
-  assert run.vocabulary() == VOCAB
-  assert str(run.eval_text()) == "ab\nba"
+  opened = open_run(run.path)
+  assert opened.experiment == EXPERIMENT
+  assert opened.vocab == VOCAB
+  assert str(opened.eval_text()) == "ab\nba"
 
 
 def test_a_loaded_model_has_every_weight(run: RunDir) -> None:
   model = save_checkpoints(run, 10)
-  loaded, step = load_model(run, "latest")
+  loaded, step = load_model(open_run(run.path), "latest")
   assert step == 10
   for mine, theirs in zip(model.weights, loaded.weights, strict=True):
     np.testing.assert_array_equal(mine, theirs)
@@ -49,35 +52,39 @@ def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
   with pytest.raises(InputError, match="not a run's folder"):
-    load_model(RunDir(tmp_path), "latest")
+    load_model(open_run(tmp_path), "latest")
 
 
 def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
   save_checkpoints(run, 10)
   (run.path / "config.json").unlink()
   with pytest.raises(InputError, match=r"no config\.json"):
-    run.create(EXPERIMENT, VOCAB, SPLIT)
+    create_run(run, EXPERIMENT, VOCAB, SPLIT)
 
 
 def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
   config = Config(embedding_dim=5, rnn_units=6)
   other = dataclasses.replace(EXPERIMENT, config=config)
   with pytest.raises(InputError, match=r"embedding_dim .4 before, 5 now"):
-    run.check_resume(other, 10)
-  assert run.experiment() == EXPERIMENT
+    open_run(run.path).resume(other, 10)
+  assert open_run(run.path).experiment == EXPERIMENT
 
 
 def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (12, 12)):
     config = Config(epochs=epochs, **sizes)
-    run.check_resume(dataclasses.replace(EXPERIMENT, config=config), 10)
-    assert run.experiment().config.epochs == expected
+    now = dataclasses.replace(EXPERIMENT, config=config)
+    resumed = open_run(run.path).resume(now, 10)
+    assert resumed.experiment == open_run(run.path).experiment
+    assert resumed.config.epochs == expected
   # What counts is the end: 12 epochs of 10 steps, then 40, then 130.
   for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
     config = Config(epochs=epochs, max_steps=max_steps, **sizes)
-    run.check_resume(dataclasses.replace(EXPERIMENT, config=config), 10)
-    assert run.experiment().config.epochs == expected
+    now = dataclasses.replace(EXPERIMENT, config=config)
+    resumed = open_run(run.path).resume(now, 10)
+    assert resumed.experiment == open_run(run.path).experiment
+    assert resumed.config.epochs == expected
 
 
 @pytest.mark.parametrize(
@@ -101,16 +108,16 @@ def test_the_files_of_others_are_left_alone(
 
 
 def test_the_folder_of_another_program_is_left_alone(
+  train_args: list[str],
   tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   files = {"config.json": '{"name": 1}', "lock": "mine", ".config.json.5": ""}
   for name, text in files.items():
     (tmp_path / name).write_text(text)
-  with (
-    pytest.raises(InputError, match=r"config\.json"),
-    RunDir(tmp_path).locked(),
-  ):
-    pass
+  args = [*train_args, f"--run_dir={tmp_path}"]
+  assert train_program.main(args) == 2
+  assert "config.json" in capsys.readouterr().err
   there = {path.name: path.read_text() for path in tmp_path.iterdir()}
   assert there == files
 
@@ -130,8 +137,8 @@ def test_a_start_killed_before_there_was_a_config_is_made_again(
   (tmp_path / "vocabulary.json").write_text("[]")
   run = RunDir(tmp_path)
   with run.locked():
-    run.create(EXPERIMENT, VOCAB, SPLIT)
-  assert run.vocabulary() == VOCAB
+    create_run(run, EXPERIMENT, VOCAB, SPLIT)
+  assert open_run(tmp_path).vocab == VOCAB
 
 
 @pytest.mark.parametrize(
@@ -143,28 +150,26 @@ def test_edited_files_are_refused_naming_them(
 ) -> None:
   (run.path / name).write_text(text)
   with pytest.raises(InputError, match=f"{name}: it has changed"):
-    run.check_resume(EXPERIMENT, 10)
+    open_run(run.path).resume(EXPERIMENT, 10)
 
 
 def test_a_valid_text_is_kept_as_the_eval_text_is(
   tmp_path: pathlib.Path,
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
-  # As long as no other file of a run may be.
-  split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**24)
+  # They are read in pieces.
+  split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**20)
   experiment = experiment_of(config, CORPUS, VOCAB, split)
-  run = RunDir(tmp_path / "run")
-  with run.locked():
-    run.create(experiment, VOCAB, split)
-    run.check_resume(experiment, 10)
-    assert str(run.valid_text()) == str(split.valid)
-    assert str(run.eval_text()) == str(split.eval)
-    for path in (run.path / "valid.txt", run.eval_path):
-      text = path.read_text()
-      path.write_text("ab")
-      with pytest.raises(InputError, match=f"{path.name}: it has changed"):
-        run.check_resume(experiment, 10)
-      path.write_text(text)
+  run = create_run(RunDir(tmp_path), experiment, VOCAB, split)
+  assert run.resume(experiment, 10) == run
+  assert str(run.valid_text()) == str(split.valid)
+  assert str(run.eval_text()) == str(split.eval)
+  for path in (run.dir.valid_path, run.dir.eval_path):
+    text = path.read_text()
+    path.write_text("ab")
+    with pytest.raises(InputError, match=f"{path.name}: it has changed"):
+      run.resume(experiment, 10)
+    path.write_text(text)
 
 
 def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
@@ -202,9 +207,9 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
     return read(checkpoint, path)
 
   monkeypatch.setattr(tf.train.Checkpoint, "read", rotated_meanwhile)
-  assert load_model(run, "latest")[1] == 40
+  assert load_model(open_run(run.path), "latest")[1] == 40
   with pytest.raises(InputError, match="no checkpoint 10; it has 20, 30, 40"):
-    load_model(run, "10")
+    load_model(open_run(run.path), "10")
 
 
 def test_a_checkpoint_that_is_saved_again_meanwhile_is_read_again(
@@ -224,13 +229,13 @@ def test_a_checkpoint_that_is_saved_again_meanwhile_is_read_again(
 
   torn_once = [True]
   monkeypatch.setattr(tf.train.Checkpoint, "read", torn)
-  assert load_model(run, "latest")[1] == 10
+  assert load_model(open_run(run.path), "latest")[1] == 10
 
 
 def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
   link = run.path.parent / "link"
   link.symlink_to(run.path)
-  assert RunDir(link).experiment() == EXPERIMENT
+  assert open_run(link).experiment == EXPERIMENT
 
 
 @pytest.mark.parametrize(
@@ -251,7 +256,7 @@ def test_a_damaged_file_is_refused_naming_it_and_a_remedy(
   if content is not None:
     (run.path / name).write_bytes(content)
   with pytest.raises(InputError, match=f"{name}.*{message}.*: restore it, or"):
-    run.vocabulary()
+    open_run(run.path)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_a_checkpoint_of_other_sizes_is_refused(
   fields = json.loads((run.path / "config.json").read_text())
   (run.path / "config.json").write_text(json.dumps(fields | {field: value}))
   with pytest.raises(InputError, match="ckpt-10 does not fit"):
-    load_model(run, "latest")
+    load_model(open_run(run.path), "latest")
 
 
 @pytest.mark.parametrize(("index", "value"), [(0, np.nan), (5, np.inf)])
@@ -275,27 +280,28 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   weights = model.get_weights()
   weights[index].flat[-1] = value
   model.set_weights(weights)
-  checkpoints = NumberedCheckpoints(run, 3, model=model)
+  checkpoints = NumberedCheckpoints(run, 3, model)
   checkpoints.save(20)
   with pytest.raises(InputError, match="ckpt-20 has weights that are not"):
-    load_model(run, "latest")
+    load_model(open_run(run.path), "latest")
   # Training goes on from the one before.
   assert checkpoints.restore_latest() == 10
   assert all(np.isfinite(weight).all() for weight in model.get_weights())
   assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
 
 
-def test_the_last_start_is_the_last_whole_line(run: RunDir) -> None:
-  assert run.last_start() is None
-  for step in (1, 2):
-    run.log_start({"step": step, "versions": {}})
-  assert run.last_start() == {"step": 2, "versions": {}}
+def test_a_start_that_was_cut_off_is_left_out(run: RunDir) -> None:
+  assert run.starts() == []
+  one, other = ({"step": step, "versions": {}} for step in (1, 2))
   for cut_off in (b"\xff[", b'{"step": 3'):
-    (run.path / "starts.jsonl").write_bytes(cut_off)
-    assert run.last_start() is None
+    (run.path / "starts.jsonl").unlink(missing_ok=True)
+    run.log_start(one)
+    with (run.path / "starts.jsonl").open("ab") as file:
+      file.write(cut_off)
+    assert run.starts() == [one]
     # What a full disk has cut off does not spoil the next line.
-    run.log_start({"step": 4, "versions": {}})
-    assert run.last_start() == {"step": 4, "versions": {}}
+    run.log_start(other)
+    assert run.starts() == [one, other]
 
 
 def test_a_start_that_lacks_its_newline_is_kept(run: RunDir) -> None:

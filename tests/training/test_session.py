@@ -1,4 +1,4 @@
-"""Evaluations that are given up or killed, and losses too large to draw."""
+"""Evaluations that are given up, and losses too large to draw."""
 
 import dataclasses
 import itertools
@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import soak
 import tensorflow as tf
-from helpers import WORDS, Program, run_program, score_of
+from helpers import WORDS, Program, score_of
 from soak import numbers
 
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
-from charlm.runs.run_dir import checkpoint_steps
 from charlm.training.hooks import TrainMetrics
 from charlm.training.session import Session, _describe_score
 from charlm.training.trainer import Trainer
@@ -102,52 +101,6 @@ def test_an_evaluation_that_is_given_up_is_made_up(
   soak.assert_equal_runs(run_dir, unbroken)
 
 
-# Ends a training around the writing of the record of a step's evaluation.
-_KILLED = """
-import os, signal, sys, train
-from charlm.runs.metrics import Metrics
-
-write, when, at = Metrics.write, sys.argv.pop(1), int(sys.argv.pop(1))
-
-def killed(metrics, step, split, values):
-  here = (step, split) == (at, "eval")
-  if here and when == "before":
-    os.kill(os.getpid(), signal.SIGKILL)
-  write(metrics, step, split, values)
-  if here:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-Metrics.write = killed
-sys.exit(train.main(["train.py", *sys.argv[1:]]))
-"""
-
-
-def test_kills_around_the_record_of_an_evaluation_lose_nothing(
-  train_args: list[str],
-  unbroken: pathlib.Path,
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  run_dir = tmp_path / "killed"
-  args = [*train_args, *_FLAGS, "--checkpoint_every_steps=1000"]
-  killed = [*args, f"--run_dir={run_dir}"]
-  script = tmp_path / "killed.py"
-  script.write_text(_KILLED)
-  steps, there = _evaluated(unbroken), 0
-  for step in (steps[1], steps[-1]):  # a periodic one, and the end's
-    done = steps[: steps.index(step)]
-    _stop(killed, (len(done) - there) * _PIECES + 2, monkeypatch)
-    assert checkpoint_steps(run_dir / "best") == [done[-1]]
-    for when, last in (("before", []), ("after", [step])):
-      result = run_program(script, when, str(step), *killed[1:])
-      assert result.returncode == -signal.SIGKILL
-      assert checkpoint_steps(run_dir / "best") == [step]
-      assert _evaluated(run_dir) == done + last
-    there = len(done) + 1
-  assert train_program.main(killed) == 0
-  soak.assert_equal_runs(run_dir, unbroken)
-
-
 def test_a_loss_that_is_not_finite_is_told_when_it_is_made_up(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -216,14 +169,10 @@ def test_a_perplexity_beyond_float32_is_no_reason_to_stop(
   ("flags", "code"),
   [
     (["--learning_rate=1e15"], 0),
-    (["--learning_rate=1e30"], 0),
     (["--learning_rate=1e38"], 3),
-    (["--learning_rate=1e39"], 3),
-    (["--learning_rate=1e300"], 3),
     (["--learning_rate=1e300", "--schedule=cosine", "--warmup_steps=2"], 3),
     (["--weight_decay=1e300"], 3),
     (["--clip_norm=1e-300"], 0),
-    (["--clip_norm=1e38"], 0),
     (["--clip_norm=1e300"], 0),
   ],
 )
@@ -243,7 +192,7 @@ def test_numbers_beyond_float32_are_no_traceback(
     lines = [x for x in lines if not x.startswith("the mean loss")]
     assert len(lines) == (code == 3)
     assert all("is not finite" in line for line in lines)
-  if flags[0] in ("--clip_norm=1e38", "--clip_norm=1e300"):  # clip nothing
+  if flags == ["--clip_norm=1e300"]:  # clips nothing
     assert numbers(tmp_path / "run") == numbers(short_run)
 
 

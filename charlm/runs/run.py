@@ -1,0 +1,182 @@
+"""A run, opened once: its config, vocabulary and texts, checked by hashes.
+
+Nothing that is read from a run's folder is executed.
+"""
+
+import codecs
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from charlm.config import Config
+from charlm.data.corpus import Split
+from charlm.data.encoding import Corpus, encode_text
+from charlm.data.text import Text, sha256
+from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
+from charlm.errors import InputError
+from charlm.experiment import Experiment
+from charlm.runs.run_dir import RunDir
+from charlm.system.files import write_atomically
+
+_CHUNK = 2**20  # bytes
+_REMEDY = "restore it, or give another --run_dir"
+
+_Parsed = TypeVar("_Parsed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What defines a run, as it was when the run was opened."""
+
+  dir: RunDir
+  experiment: Experiment
+  vocab: list[str]
+
+  @property
+  def config(self) -> Config:
+    """The flags that define the run."""
+    return self.experiment.config
+
+  def eval_text(self) -> Text:
+    """Reads `eval.txt`; raises InputError as `open_run` does."""
+    digest = self.experiment.eval_sha256
+    return _read_text(self.dir.eval_path, self.config.encoding, digest)
+
+  def valid_text(self) -> Text:
+    """Reads `valid.txt`; the empty text in a run that has none.
+
+    Raises InputError as `open_run` does.
+    """
+    digest = self.experiment.valid_sha256
+    if digest == sha256([]):
+      return encode_text([]).text
+    return _read_text(self.dir.valid_path, self.config.encoding, digest)
+
+  def resume(self, experiment: Experiment, steps_per_epoch: int) -> "Run":
+    """Checks that a run goes on as it began; saves the config of a longer one.
+
+    Returns the run that goes on.
+
+    Raises InputError: naming each field, or the file, that differs.
+    """
+    if changes := self.experiment.changes(experiment):
+      raise InputError(
+        f"{self.dir.path} holds another run: {', '.join(changes)}; give the "
+        "same flags and the same corpus, or a new --run_dir"
+      )
+    # Each of them compares its file's hash.
+    for read in (self.eval_text, self.valid_text):
+      read()
+    num_steps = self.config.num_steps(steps_per_epoch)
+    if experiment.config.num_steps(steps_per_epoch) <= num_steps:
+      return self
+    write_atomically(self.dir.config_path, [experiment.to_json().encode()])
+    return dataclasses.replace(self, experiment=experiment)
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+  """Reads what defines the run in a folder.
+
+  Raises InputError: not a run's folder, or a file is missing, damaged, or not
+    the one that the run began with.
+  """
+  run_dir = RunDir(path)
+  if not run_dir.exists() and not run_dir.checkpoint_steps():
+    raise InputError(
+      f"{run_dir.path} is not a run's folder: train a run there, "
+      f"for example with train.py --run_dir={run_dir.path}"
+    )
+  experiment = _parse_file(run_dir.config_path, Experiment.from_json)
+  digest = experiment.vocabulary_sha256
+  vocab = _parse_file(run_dir.vocabulary_path, vocabulary_from_json, digest)
+  return Run(run_dir, experiment, vocab)
+
+
+def create_run(
+  run_dir: RunDir, experiment: Experiment, vocab: list[str], split: Split
+) -> Run:
+  """Writes what defines a run.
+
+  Raises:
+    InputError: the folder has checkpoints already, or another run.
+    OSError: it cannot be written.
+  """
+  if run_dir.exists():
+    raise InputError(
+      f"another run has begun in {run_dir.path}: run the same command again to "
+      "resume it, or give another --run_dir"
+    )
+  if run_dir.checkpoint_steps():
+    raise InputError(
+      f"{run_dir.path} has checkpoints but no config.json: restore that file, "
+      "or give a new --run_dir"
+    )
+  # With these texts, scoring needs no corpus, and cannot use a wrong one.
+  write_atomically(
+    run_dir.vocabulary_path, [vocabulary_to_json(vocab).encode()]
+  )
+  write_atomically(run_dir.eval_path, split.eval.data())
+  if len(split.valid):
+    write_atomically(run_dir.valid_path, split.valid.data())
+  # The last one, so that a run that exists is a whole one.
+  write_atomically(run_dir.config_path, [experiment.to_json().encode()])
+  return Run(run_dir, experiment, vocab)
+
+
+def experiment_of(
+  config: Config, corpus: Corpus, vocab: list[str], split: Split
+) -> Experiment:
+  """Returns the identity of a run: a config, and hashes of its texts."""
+  vocabulary = [vocabulary_to_json(vocab).encode()]
+  parts = (vocabulary, split.eval.data(), split.valid.data())
+  return Experiment(config, corpus.sha256, *map(sha256, parts))
+
+
+def _parse_file(
+  path: Path, parse: Callable[[object], _Parsed], digest: str | None = None
+) -> _Parsed:
+  """Reads a file of JSON and returns what `parse` makes of its value.
+
+  Args:
+    path: the file.
+    parse: raises ValueError for what it cannot read.
+    digest: the SHA-256 that the file must have, if it is known.
+
+  Raises InputError: no such file, or one with other content.
+  """
+  with _named(path):
+    data = path.read_bytes()
+    parsed = parse(json.loads(data))
+    # After the parsing, whose message says more.
+    if digest not in (None, sha256([data])):
+      raise ValueError("it has changed since the run began")
+  return parsed
+
+
+def _read_text(path: Path, encoding: str, digest: str) -> Text:
+  """Reads a text of any size.
+
+  Raises InputError: no such file, or one with another SHA-256.
+  """
+  with _named(path), path.open("rb") as file:
+    chunks = iter(functools.partial(file.read, _CHUNK), b"")
+    corpus = encode_text(codecs.iterdecode(chunks, encoding), encoding)
+    if corpus.sha256 != digest:
+      raise ValueError("it has changed since the run began")
+  return corpus.text
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+  """Names the file in errors, and a remedy."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise InputError(f"{path} is missing: {_REMEDY}") from error
+  except ValueError as error:  # of JSON, too
+    raise InputError(f"{path}: {error}: {_REMEDY}") from error

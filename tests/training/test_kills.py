@@ -1,0 +1,235 @@
+"""Whatever a kill or a full disk leaves at an evaluation is made up for.
+
+A run of two evaluations is copied at each instant of the second one, which is
+its end: a copy is what a kill would have left. Gone on from, each must end as
+the run that nothing disturbed.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+import soak
+import tensorflow as tf
+from helpers import Once
+
+import train as train_program
+from charlm.runs import metrics as metrics_module
+from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.metrics import Metrics
+from charlm.training.session import Session
+
+_END = 11  # the step
+
+
+@pytest.fixture(scope="module")
+def args(train_args: list[str]) -> list[str]:
+  return [*train_args, "--eval_every_steps=6", "--valid_lines=20"]
+
+
+def _train(args: list[str], run_dir: pathlib.Path) -> int:
+  return train_program.main([*args, f"--run_dir={run_dir}"])
+
+
+@contextlib.contextmanager
+def _quick() -> Iterator[pytest.MonkeyPatch]:
+  """Draws no samples, which take longer than the rest."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Session, "_sample", lambda *_: "a sample")
+    yield patch
+
+
+def _copy_instants(
+  args: list[str], run_dir: pathlib.Path, folder: pathlib.Path
+) -> None:
+  """Trains, and copies the run at each instant of its last evaluation."""
+  write, save = Metrics.write, tf.train.CheckpointManager.save
+  keep_best, saves = Checkpoints.save_if_best, Checkpoints.save
+
+  def copy(instant: str) -> None:
+    shutil.copytree(run_dir, folder / instant)
+
+  def writing(metrics: Metrics, step: int, split: str, values: object) -> None:
+    last = (step, split) == (_END, "eval")
+    if last:
+      copy("scored")
+    write(metrics, step, split, values)
+    if last:
+      copy("recorded")
+
+  def saving(
+    manager: tf.train.CheckpointManager, checkpoint_number: int
+  ) -> None:
+    save(manager, checkpoint_number=checkpoint_number)
+    if checkpoint_number == _END and manager.directory.endswith("best"):
+      copy("saved as the best, beside the one before")
+
+  def keeping(checkpoints: Checkpoints, step: int, losses: dict) -> bool:
+    best = keep_best(checkpoints, step, losses)
+    if step == _END:
+      copy("saved as the best")
+    return best
+
+  def saved(checkpoints: Checkpoints, step: int) -> bool:
+    done = saves(checkpoints, step)
+    if step == _END and (folder / "saved as the best").exists():
+      shutil.copytree(run_dir, folder / "saved", dirs_exist_ok=True)
+    return done
+
+  with _quick() as patch:
+    patch.setattr(Metrics, "write", writing)
+    patch.setattr(tf.train.CheckpointManager, "save", saving)
+    patch.setattr(Checkpoints, "save_if_best", keeping)
+    patch.setattr(Checkpoints, "save", saved)
+    assert _train(args, run_dir) == 0
+
+
+def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
+  evaluate = Session._write_evaluation
+
+  def stopped(session: Session, step: int) -> None:
+    if step == _END:
+      signal.raise_signal(signal.SIGTERM)
+    evaluate(session, step)
+
+  with _quick() as patch:
+    patch.setattr(Session, "_write_evaluation", stopped)
+    assert _train(args, run_dir) == 128 + signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def instants(args: list[str], once: Once) -> pathlib.Path:
+  """A folder of two kinds of copies, and of the undisturbed run.
+
+  The step is `reached` by training, and has no checkpoint; or it is `resumed`,
+  and has one from before its evaluation.
+  """
+
+  def make(folder: pathlib.Path) -> None:
+    folder.mkdir()
+    _copy_instants(args, folder / "undisturbed", folder / "reached")
+    _stop_in_the_evaluation(args, folder / "stopped")
+    shutil.copytree(folder / "stopped", folder / "run")
+    _copy_instants(args, folder / "run", folder / "resumed")
+
+  return once("instants", make)
+
+
+def _no_damage(run_dir: pathlib.Path) -> None:
+  pass
+
+
+def _cut_off(name: str, num_bytes: int) -> Callable[[pathlib.Path], None]:
+  def damage(run_dir: pathlib.Path) -> None:
+    data = (run_dir / name).read_bytes()
+    (run_dir / name).write_bytes(data[:-num_bytes])
+
+  return damage
+
+
+def _removed(name: str) -> Callable[[pathlib.Path], None]:
+  return lambda run_dir: (run_dir / name).unlink()
+
+
+def _without_the_record(run_dir: pathlib.Path) -> None:
+  """As commit 15b8925, which wrote the record after the best checkpoint."""
+  *lines, _ = (run_dir / "metrics.jsonl").read_bytes().splitlines(True)
+  (run_dir / "metrics.jsonl").write_bytes(b"".join(lines))
+
+
+_BEST, _LATEST = f"best/ckpt-{_END}", f"checkpoints/ckpt-{_END}"
+_BESIDE = "saved as the best, beside the one before"
+
+
+@pytest.mark.parametrize(
+  ("step", "instant", "damage"),
+  [
+    ("reached", "scored", _no_damage),
+    ("reached", "recorded", _no_damage),
+    ("reached", _BESIDE, _cut_off(f"{_BEST}.index", 200)),
+    ("reached", "saved as the best", _no_damage),
+    ("reached", "saved", _cut_off(f"{_LATEST}.index", 200)),
+    ("resumed", "scored", _no_damage),
+    ("resumed", "recorded", _no_damage),
+    ("resumed", "recorded", _cut_off("metrics.jsonl", 20)),
+    ("resumed", _BESIDE, _no_damage),
+    ("resumed", _BESIDE, _removed(f"{_BEST}.index")),
+    ("resumed", _BESIDE, _cut_off(f"{_BEST}.index", 200)),
+    ("resumed", "saved as the best", _no_damage),
+    ("resumed", "saved as the best", _without_the_record),
+    ("resumed", "saved", _removed(f"{_LATEST}.index")),
+    ("resumed", "saved", _cut_off(f"{_LATEST}.index", 200)),
+  ],
+)
+def test_a_kill_is_made_up_for(
+  step: str,
+  instant: str,
+  damage: Callable[[pathlib.Path], None],
+  args: list[str],
+  instants: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  run_dir = shutil.copytree(instants / step / instant, tmp_path / "run")
+  damage(run_dir)
+  with _quick():
+    assert _train(args, run_dir) == 0
+  soak.assert_equal_runs(run_dir, instants / "undisturbed")
+
+
+@pytest.mark.parametrize(
+  ("part", "start"),
+  [
+    ("metrics", "stopped"),
+    ("best", "reached/scored"),
+    ("best", "stopped"),
+    ("checkpoints", "stopped"),
+  ],
+)
+def test_a_full_disk_is_code_4_and_made_up_for(
+  part: str,
+  start: str,
+  args: list[str],
+  instants: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  append, save = metrics_module.append_lines, tf.train.CheckpointManager.save
+
+  def appending(path: pathlib.Path, lines: bytes) -> None:
+    if part == "metrics" and b'"eval"' in lines:
+      raise OSError("no space")
+    append(path, lines)
+
+  def saving(
+    manager: tf.train.CheckpointManager, checkpoint_number: int
+  ) -> None:
+    if manager.directory.endswith(part):
+      raise tf.errors.ResourceExhaustedError(None, None, "no space")
+    save(manager, checkpoint_number=checkpoint_number)
+
+  run_dir = shutil.copytree(instants / start, tmp_path / "run")
+  with _quick() as patch:
+    patch.setattr(metrics_module, "append_lines", appending)
+    patch.setattr(tf.train.CheckpointManager, "save", saving)
+    assert _train(args, run_dir) == 4
+  with _quick():
+    assert _train(args, run_dir) == 0
+  soak.assert_equal_runs(run_dir, instants / "undisturbed")
+
+
+def test_lost_metrics_leave_the_best_checkpoint(
+  args: list[str],
+  instants: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run_dir = shutil.copytree(instants / "stopped", tmp_path / "run")
+  (run_dir / "metrics.jsonl").unlink()
+  with _quick():
+    assert _train(args, run_dir) == 0
+  assert capsys.readouterr().err.count("\n") == 1
+  for name in ("checkpoints", "best"):
+    undisturbed = soak.fingerprint(instants / "undisturbed" / name)
+    assert soak.fingerprint(run_dir / name) == undisturbed
