@@ -9,14 +9,17 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Once
+from helpers import Once, score_of
 from playwright.sync_api import Browser
 
 import charlm
 import eval as eval_program
 import report as report_program
+from charlm.reporting import result
 from charlm.reporting.figures import color_of, draw_curves
 from charlm.reporting.numbers import short_names
+from charlm.reporting.result import Result
+from charlm.runs.run_dir import RunDir
 
 
 def _report(*args: str) -> int:
@@ -120,17 +123,15 @@ def test_json_has_the_numbers_of_the_page(
     assert points[-1]["characters"] == score["step"] * 24 * 20
     assert 0 < points[0]["seconds"] <= points[-1]["seconds"]
   assert set(numbers["memorised"]) == {"eval_text", "samples"}
+  assert numbers["first"] == "short"
   ends = [baseline["name"] for baseline in numbers["baselines"]][-2:]
-  assert ends == ["xz", numbers["first"]]
+  assert ends == ["xz", "short"]
+  _check_characters(numbers["characters"], short_run)
 
 
-def test_what_was_expected_is_what_the_model_says(
-  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  assert _report(f"--run_dir={trained_run}", "--format=json") == 0
-  entries = json.loads(capsys.readouterr().out)["characters"]
-  model = charlm.load(trained_run)
-  text = (trained_run / "eval.txt").read_text()
+def _check_characters(entries: list[dict], run: pathlib.Path) -> None:
+  """Compares what was expected with what the run's model says."""
+  model, text = charlm.load(run), (run / "eval.txt").read_text()
   assert "".join(entry["character"] for entry in entries) == text[1:10_001]
   for i in (0, 1, 700, len(entries) - 1):  # in several pieces
     probs = model.next(text[: i + 1])
@@ -157,6 +158,36 @@ def test_a_single_point_is_visible(number: int, markers: int) -> None:
   assert len(re.findall(f"<use [^>]*{color_of(0)}", svg)) == markers
 
 
+@pytest.fixture
+def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Has runs that have a checkpoint reported on, without their models."""
+
+  def score(run: RunDir, name: str, checkpoint: str) -> Result:
+    run.find_checkpoint(checkpoint)
+    nats = np.array([1.0, 3.0], np.float32)
+    return Result(
+      run={
+        "name": name,
+        "step": 1,
+        "num_weights": 1,
+        "scores": {"stream": score_of(nats).to_dict()},
+        "difference_to_best": None,
+        "curves": {"train": [], "eval": []},
+        "samples": [],
+      },
+      encoding="utf-8",
+      text="the",
+      eval_sha256="",
+      nats=nats,
+      vocab=[],
+      characters=[],
+      samples=[],
+    )
+
+  monkeypatch.setattr(result, "score_run", score)
+
+
+@pytest.mark.usefixtures("unscored")
 def test_runs_are_found_once_each_and_whole(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -200,6 +231,7 @@ def test_a_short_text_is_reported_on_or_refused(
     assert (code, err) == (0, "")
 
 
+@pytest.mark.usefixtures("unscored")
 def test_only_a_report_is_written_over(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
