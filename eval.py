@@ -125,8 +125,14 @@ def evaluate(options: EvalOptions) -> int:
     if options.dynamic:
       score, protocol = score_dynamic(model, run.vocab, text, run.valid_text())
     else:
-      how = options.protocol, options.window, options.stride or options.window
-      score, protocol = score_text(evaluator_of(model), run.vocab, text, *how)
+      score, protocol = score_text(
+        evaluator_of(model),
+        run.vocab,
+        text,
+        protocol=options.protocol,
+        window=options.window,
+        stride=options.stride or options.window,
+      )
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = score.in_words(step, protocol)
     # At once: with --follow, the next score may be hours away.

@@ -147,8 +147,10 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   size = len(split.train)
   train = str(split.train.part(max(0, size - _READ_BY_BASELINES), size))
   vocab = extend_vocab(SPECIAL, corpus.text.characters)
-  scored = baselines(train, str(split.eval), vocab, split.train.encoding)
-  best = min(scored[:-1], key=lambda baseline: baseline.nats)
+  scored = baselines(
+    train, str(split.eval), vocab=vocab, encoding=split.train.encoding
+  )
+  best = min(scored[:-1], key=lambda baseline: baseline["nats"])
   return {
     "machine": machine.describe(),
     "flags": " ".join(flags[1:]),
@@ -159,8 +161,8 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
     "megabytes_per_second": num_bytes / 1e6 / seconds,
     "peak_bytes": peak,
     "score": score,
-    "ngram": [best.name, best.nats],
-    "xz": scored[-1].nats,
+    "ngram": [best["name"], best["nats"]],
+    "xz": scored[-1]["nats"],
     "num_read_by_baselines": len(train),
   }
 

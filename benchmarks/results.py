@@ -28,7 +28,7 @@ from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
-from charlm.reporting.ngram import Baseline, baselines
+from charlm.reporting.ngram import Baseline, baselines, cells_of
 from charlm.runs.loading import load_model
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import open_run
@@ -156,8 +156,12 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   loaded = load_corpus(config, str(corpus))
   split = split_text(loaded.text, config)
   vocab = extend_vocab(SPECIAL, loaded.text.characters)
-  texts = str(split.train), str(split.eval)
-  return baselines(*texts, vocab, split.train.encoding)
+  return baselines(
+    str(split.train),
+    str(split.eval),
+    vocab=vocab,
+    encoding=split.train.encoding,
+  )
 
 
 def to_markdown(
@@ -174,7 +178,7 @@ def to_markdown(
       for recipe, result in results.items()
       if result["corpus"] == corpus
     ]
-    cells = [baseline.cells() for baseline in scored[corpus]]
+    cells = [cells_of(baseline) for baseline in scored[corpus]]
     lines += [table(header, rows), ""]
     lines += [table(("baseline", "nats", "bits", "MiB"), cells)]
   others = {

@@ -41,9 +41,10 @@ class LoadedModel:
     # Made once, since each compiles functions of its own.
     self._evaluator = Evaluator(model)
     self._generator = GenerativeModel(model, vocabulary)
-    ids = [tf.TensorSpec([1, None], tf.int32)]
     # A graph: else each character of a prefix is dozens of calls of TensorFlow.
-    self._predict = tf.function(model, ids, autograph=False)
+    self._predict = tf.function(
+      model, [tf.TensorSpec([1, None], tf.int32)], autograph=False
+    )
 
   def score(self, texts: Sequence[str]) -> list[Score]:
     """Scores each text alone, as `eval.py --text` scores it in a file.
@@ -80,8 +81,17 @@ class LoadedModel:
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
-    what = prefix, stop, num_chars, num_samples, seed  # in `Request`'s order
-    request = self._request(*what, temperature, top_k, top_p, min_p)
+    request = self._request(
+      prefix=prefix,
+      stop=stop,
+      num_chars=num_chars,
+      num_samples=num_samples,
+      seed=seed,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      min_p=min_p,
+    )
     return self._generator.sample(request)
 
   def stream(
@@ -100,8 +110,16 @@ class LoadedModel:
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
-    what = prefix, stop, num_chars, 1, seed  # in `Request`'s order
-    request = self._request(*what, temperature, top_k, top_p, min_p)
+    request = self._request(
+      prefix=prefix,
+      stop=stop,
+      num_chars=num_chars,
+      seed=seed,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      min_p=min_p,
+    )
     return self._generator.stream(request)
 
   def next(self, prefix: str = "") -> np.ndarray:
@@ -113,18 +131,19 @@ class LoadedModel:
     Raises InputError: the prefix is not a string of UTF-8, or the model has
       diverged.
     """
-    ids = encode(self._request(prefix).prefix or "\n", self.vocabulary)
+    ids = encode(self._request(prefix=prefix).prefix or "\n", self.vocabulary)
     log_probs = self._predict(ids[np.newaxis].astype(np.int32))[0, -1].numpy()
     refuse_diverged(log_probs.sum())
     return np.exp(log_probs)
 
   def __repr__(self) -> str:
-    rest = f"{len(self.vocabulary)} entries, step {self.step:,}"
-    return f"LoadedModel({self.model.count_params():,} weights, {rest})"
+    return (
+      f"LoadedModel({self.model.count_params():,} weights, "
+      f"{len(self.vocabulary)} entries, step {self.step:,})"
+    )
 
-  def _request(self, *fields: object) -> Request:
-    """Returns a request whose first fields, as declared, have these values."""
-    values = dict(zip(vars(Request()), fields, strict=False))
+  def _request(self, **values: object) -> Request:
+    """Returns a request whose fields have these values, the others defaults."""
     return fill_request(Request(), values, self.config)
 
   def _score(self, string: str) -> Score:
@@ -133,7 +152,8 @@ class LoadedModel:
     pieces = read_string(self.config, string)
     text = encode_text(pieces, self.config.encoding).text
     refuse_short(text, repr(string))
-    return score_text(self._evaluator, self.vocabulary, text)[0]
+    score, _ = score_text(self._evaluator, self.vocabulary, text)
+    return score
 
 
 def load(

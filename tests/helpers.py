@@ -1,7 +1,6 @@
 """What the tests share and what is no fixture."""
 
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -32,7 +31,7 @@ import train
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.encoding import encode_text
-from charlm.evaluation.score import Score, Tally
+from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
@@ -104,9 +103,8 @@ def score_of(
   lengths: np.ndarray | None = None,
 ) -> Score:
   """Returns a score of characters or, with lengths, of rows of them."""
-  tally = Tally(len(nats if lengths is None else lengths), keep_nats=True)
-  tally.add(nats, np.where(np.broadcast_to(unknown, nats.shape), 0, 2), lengths)
-  return dataclasses.replace(tally.score(), num_bytes=len(nats))
+  ids = np.where(np.broadcast_to(unknown, nats.shape), 0, 2)
+  return Score(nats, ids, lengths, num_bytes=len(nats))
 
 
 class NumberedCheckpoints(Checkpoints):

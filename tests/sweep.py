@@ -200,9 +200,7 @@ def _prepare(combination: Combination) -> Any:
     return lambda: DynamicEvaluator(model, ids[:40]).stream(ids[:40])
   if use == "per line":
     two_lines = np.array([0, 2, 0, 0, 0, 2])
-    return functools.partial(
-      Evaluator(model, keep_nats=True).lines, two_lines, 2
-    )
+    return functools.partial(evaluator.lines, two_lines, 2)
   limits = {use: _LIMIT_VALUES[use]} if use in _LIMIT_VALUES else {}
   request = Request("", "", 3, combination.num_rows, **limits)
   return functools.partial(GenerativeModel(model, vocab).sample, request)

@@ -11,11 +11,9 @@ import charlm
 import eval as eval_program
 import sample as sample_program
 import train as train_program
-from charlm.data.encoding import encode_text
 from charlm.errors import InputError
-from charlm.evaluation.dynamic import score_dynamic
 
-TEXT = "  my lord, the KING\r\nof night\n\n shall not come é"
+TEXT = "\ufeff  my lord, the KING\r\nof night\n\n shall not come é"
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +30,20 @@ def test_scores_are_those_of_the_program(
 ) -> None:
   run = f"--run_dir={tmp_path}/run"
   assert train_program.main([*train_args, *flags, run, "--epochs=0"]) == 0
-  texts = [TEXT, "the", "\ufeffof the\n"]
-  scores = charlm.load(tmp_path / "run").score(texts)
-  for text, score in zip(texts, scores, strict=True):
-    (tmp_path / "text").write_bytes(text.encode())
-    capsys.readouterr()
-    args = ["eval.py", run, f"--text={tmp_path}/text", "--json"]
-    assert eval_program.main(args) == 0
-    expected = json.loads(capsys.readouterr().out)
-    del expected["step"], expected["protocol"]
-    assert json.loads(json.dumps(score.to_dict())) == expected
-    words = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
-    assert repr(score).startswith(words)
+  loaded = charlm.load(tmp_path / "run")
+  if flags == ["--lowercase"]:
+    np.testing.assert_array_equal(loaded.next("THE K"), loaded.next("the k"))
+  (tmp_path / "text").write_bytes(TEXT.encode())
+  capsys.readouterr()
+  args = ["eval.py", run, f"--text={tmp_path}/text", "--json"]
+  assert eval_program.main(args) == 0
+  expected = json.loads(capsys.readouterr().out)
+  del expected["step"], expected["protocol"]
+  score, short = loaded.score([TEXT, "th"])
+  assert json.loads(json.dumps(score.to_dict())) == expected
+  words = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
+  assert repr(score).startswith(words)
+  assert short.num_characters == 1
 
 
 def test_texts_are_those_of_the_program(
@@ -56,13 +56,20 @@ def test_texts_are_those_of_the_program(
   flags += ["--temperature=2", "--top_k=4", "--stop=k"]
   assert sample_program.main([*args, *flags]) == 0
   printed = capsys.readouterr().out.splitlines()
-  how = {"num_chars": 80, "seed": 3, "temperature": 2, "top_k": 4, "stop": "k"}
-  samples = model.generate("the ", num_samples=2, **how)
-  start = {"prefix": "the "}
+  # Numbers of NumPy are taken, too.
+  options = {
+    "num_chars": np.int64(80),
+    "seed": np.uint8(3),
+    "temperature": np.float32(2),
+    "top_k": 4,
+    "stop": "k",
+  }
+  samples = model.generate("the ", num_samples=2, **options)
   assert [json.loads(line) for line in printed] == [
-    {"sample": i, **start, **s.to_dict()} for i, s in enumerate(samples)
+    {"sample": i, "prefix": "the ", **sample.to_dict()}
+    for i, sample in enumerate(samples)
   ]
-  pieces = [piece.text for piece in model.stream("the ", **how)]
+  pieces = [piece.text for piece in model.stream("the ", **options)]
   assert "".join(pieces) == samples[0].text
 
 
@@ -80,9 +87,13 @@ def test_the_next_character_is_the_one_that_is_scored(
   np.testing.assert_array_equal(model.next(), model.next("\n"))
 
 
-def test_a_text_has_1000_characters_by_default_and_keras_sums_up(
-  model: "charlm.loaded.LoadedModel", capsys: pytest.CaptureFixture[str]
+def test_what_is_loaded(
+  model: "charlm.loaded.LoadedModel",
+  trained_run: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
+  """A step can be given, a text has 1,000 characters, and Keras sums up."""
+  assert charlm.load(trained_run, checkpoint=model.step).step == model.step
   (text,) = model.generate("the ")
   assert len(text.text) == 1000
   model.model.summary()
@@ -129,42 +140,21 @@ def test_a_value_that_is_not_allowed_is_named(
       draw(**{name: value})
 
 
-def test_numbers_of_numpy_and_steps_are_taken(
-  model: "charlm.loaded.LoadedModel", trained_run: pathlib.Path
-) -> None:
-  loaded = charlm.load(trained_run, checkpoint=model.step)
-  plain = {"num_chars": 9, "seed": 3, "temperature": 0.5}
-  numbers = {"num_chars": np.int64(9), "seed": np.uint8(3)}
-  (one,) = loaded.generate("the ", **numbers, temperature=np.float32(0.5))
-  (other,) = model.generate("the ", **plain)
-  assert one.text == other.text
-
-
 def test_a_model_that_has_diverged_is_refused(
-  trained_run: pathlib.Path,
+  model: "charlm.loaded.LoadedModel",
 ) -> None:
-  loaded = charlm.load(trained_run)
-  kernel = loaded.model.dense.kernel
+  kernel = model.model.dense.kernel
+  before = kernel.numpy()
   # Finite, but with infinite products.
-  kernel.assign(np.full(kernel.shape, 3e38) * np.sign(kernel.numpy()))
-  words = "the model has diverged"
-  with pytest.raises(InputError, match=words):
-    loaded.score(["the king"])
-  with pytest.raises(InputError, match=words):
-    loaded.generate("the ")
-  with pytest.raises(InputError, match=words):
-    list(loaded.stream("the "))
-  with pytest.raises(InputError, match=words):
-    loaded.next("the ")
-  text = encode_text(["the king " * 40]).text
-  with pytest.raises(InputError, match=words):
-    score_dynamic(loaded.model, loaded.vocabulary, text, text)
-
-
-def test_a_model_of_lower_case_reads_lower_case(
-  train_args: list[str], tmp_path: pathlib.Path
-) -> None:
-  flags = ["--lowercase", f"--run_dir={tmp_path}/run", "--epochs=0"]
-  assert train_program.main([*train_args, *flags]) == 0
-  loaded = charlm.load(tmp_path / "run")
-  np.testing.assert_array_equal(loaded.next("THE K"), loaded.next("the k"))
+  kernel.assign(np.full(kernel.shape, 3e38) * np.sign(before))
+  try:
+    for use in (
+      lambda: model.score(["the king"]),
+      lambda: model.generate("the "),
+      lambda: list(model.stream("the ")),
+      lambda: model.next("the "),
+    ):
+      with pytest.raises(InputError, match="the model has diverged"):
+        use()
+  finally:
+    kernel.assign(before)

@@ -5,7 +5,6 @@ RMS rule, with a decay towards the trained weights.
 """
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +12,7 @@ import tensorflow as tf
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
+from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM, State
 from charlm.system.choices import XLA_FOR_SCORES
 
@@ -38,18 +37,17 @@ class DynamicEvaluator:
 
     Its last `_MAX_VALID` characters give the mean squared gradient of each
     weight, and the learning rate.
-
-    Raises InputError: fewer than two characters.
     """
-    refuse_short(valid_ids, "the valid text")
     self._model = model
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
-    self._compiled = tf.function(self._learn, jit_compile=XLA_FOR_SCORES.here)
+    self._compiled_step = tf.function(
+      self._step, jit_compile=XLA_FOR_SCORES.here
+    )
     valid_ids = valid_ids[-_MAX_VALID:]
     # A rate of 0 takes no step, and sums the squares of the gradients.
-    self._loss(valid_ids, 0.0)
+    self._pass(valid_ids, learning_rate=0.0)
     num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
     for squares in self.mean_squares:
       squares.assign(squares / num_segments)
@@ -61,22 +59,17 @@ class DynamicEvaluator:
     Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
-    tally, start = Tally(len(ids) - 1), 1
-    for nats in self._pass(ids, self.learning_rate):
-      tally.add(nats, ids[start : start + len(nats)])
-      start += len(nats)
-    return tally.score()
-
-  def _loss(self, ids: np.ndarray, learning_rate: float) -> float:
-    """Returns the mean nats of a pass; infinity where it diverged."""
-    mean = np.concatenate([*self._pass(ids, learning_rate)]).mean()
-    return mean if np.isfinite(mean) else np.inf
+    return Score(self._pass(ids, self.learning_rate), ids[1:])
 
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""
+
+    @functools.cache  # each pass is made once
+    def loss(index: int) -> float:
+      mean = self._pass(ids, _LEARNING_RATES[index]).mean()
+      return mean if np.isfinite(mean) else np.inf
+
     last = len(_LEARNING_RATES) - 1
-    # Each pass is made once.
-    loss = functools.cache(lambda i: self._loss(ids, _LEARNING_RATES[i]))
     best = last // 2
     while best and loss(best) == np.inf:
       best -= 1
@@ -85,34 +78,41 @@ class DynamicEvaluator:
         best += step
     return _LEARNING_RATES[best]
 
-  def _pass(
-    self, ids: np.ndarray, learning_rate: float
-  ) -> Iterator[np.ndarray]:
-    """Yields the nats of each segment, then restores the model's weights."""
+  def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
+    """Scores a text `[N]`, learning as it goes, then restores the weights.
+
+    Returns nats `[N - 1]`.
+    """
     states, rate = self._model.initial_states(1), tf.constant(learning_rate)
+    nats = np.empty(len(ids) - 1, np.float32)
     try:
-      for start in range(0, len(ids) - 1, _SEGMENT):
+      for start in range(0, len(nats), _SEGMENT):
         piece = ids[start : start + _SEGMENT + 1]
         # The last one is padded, since each shape is compiled anew.
         segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
         segment[0, : len(piece)] = piece
-        nats, states = self._compiled(segment, states, rate)
-        yield nats.numpy()[: len(piece) - 1]
+        found, states = self._compiled_step(segment, states, rate)
+        nats[start : start + _SEGMENT] = found.numpy()[: len(piece) - 1]
     finally:
       for weight, trained in zip(self._weights, self._trained, strict=True):
         weight.assign(trained)
+    return nats
 
-  def _learn(
+  def _step(
     self, segment: tf.Tensor, states: State, rate: tf.Tensor
   ) -> tuple[tf.Tensor, State]:
-    """Scores a segment `[1, T + 1]` and takes a step; returns `[T]` nats."""
+    """Scores a segment `[1, T + 1]`, then learns from it.
+
+    Returns nats `[T]`, and the state after the segment.
+    """
     with tf.GradientTape() as tape:
       inputs, targets = segment[:, :-1], segment[:, 1:]
       nats, states = self._model.nats(inputs, targets, states)
       nats = tf.where(targets == PADDING_ID, 0.0, nats)
     gradients = tape.gradient(nats, self._weights)
-    lists = self._weights, self._trained, self.mean_squares, gradients
-    for weight, trained, squares, gradient in zip(*lists, strict=True):
+    for weight, trained, squares, gradient in zip(
+      self._weights, self._trained, self.mean_squares, gradients, strict=True
+    ):
       gradient = tf.convert_to_tensor(gradient)
       if rate == 0:  # a tensor: AutoGraph makes a condition of this
         squares.assign_add(tf.square(gradient))
@@ -120,9 +120,8 @@ class DynamicEvaluator:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
         # The mean bounds the step of a weight whose gradient was always 0, such
-        # as a rare character's. The mean itself is 0 for the recurrent kernel
-        # if the valid text has two characters (`score_dynamic` asks for more):
-        # it has only seen the zero state, and takes no step.
+        # as a rare character's. It is 0 itself where all of the variable's
+        # gradients were: then no step is taken.
         step = tf.math.divide_no_nan(rate * gradient, scale + mean)
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)
@@ -152,7 +151,9 @@ def score_dynamic(
       "or --valid_chars"
     )
   evaluator = DynamicEvaluator(model, valid.ids_in(vocab))
-  words = f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
   score = evaluator.stream(text.ids_in(vocab))
   refuse_diverged(score.log_perplexity)
-  return score.with_size_of(text), words
+  protocol = (
+    f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
+  )
+  return score.with_size_of(text), protocol

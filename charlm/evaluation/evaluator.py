@@ -1,6 +1,6 @@
 """How well a model predicts a text: log perplexity, in nats per character."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -8,15 +8,15 @@ import tensorflow as tf
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, Tally, refuse_diverged, refuse_short
+from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import GRULM
 from charlm.system.choices import XLA_FOR_SCORES
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
-# Characters that `lines` reads at a time. It sorts the lines in them by length,
-# and scores a longer line by itself.
-BLOCK = 2**19
+# A longer line is scored by itself, in a batch of one row: 63 empty rows beside
+# it would take most of the time.
+_LONG_LINE = 2**19
 
 
 class Evaluator:
@@ -31,7 +31,6 @@ class Evaluator:
     model: GRULM,
     piece_length: int = 1024,
     before_piece: Callable[[], None] = lambda: None,
-    keep_nats: bool = False,
   ) -> None:
     """Takes a model.
 
@@ -41,13 +40,12 @@ class Evaluator:
         several rows, rounded up to 64, 128, 256, ...
       before_piece: is called before each piece; an exception from it ends the
         evaluation.
-      keep_nats: keep each character's nats in the scores; memory then grows
-        with the text.
     """
     self._model, self._piece_length = model, piece_length
-    self._before_piece, self._keep_nats = before_piece, keep_nats
-    how = {"jit_compile": XLA_FOR_SCORES.here, "autograph": False}
-    self._compiled_nats = tf.function(model.nats, **how)
+    self._before_piece = before_piece
+    self._compiled_nats = tf.function(
+      model.nats, jit_compile=XLA_FOR_SCORES.here, autograph=False
+    )
 
   def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given all those before.
@@ -55,7 +53,7 @@ class Evaluator:
     Raises InputError: fewer than two characters.
     """
     refuse_short(ids)
-    return self._stream(ids, 0, len(ids) - 1)
+    return Score(self._stream(ids), ids[1:])
 
   def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
     """Scores all characters but the first, given at most `window` before each.
@@ -72,19 +70,11 @@ class Evaluator:
     if not 1 <= stride <= window:
       raise ValueError(f"stride is {stride}: give 1 to {window}, the window")
     num_targets = len(ids) - 1
-    tally = Tally(num_targets, self._keep_nats)
     # Up to the first window that holds the last character.
-    starts = range(0, max(1, num_targets - window + stride), stride)
-    for i in range(0, len(starts), _BATCH_SIZE):
-      first = np.array(starts[i : i + _BATCH_SIZE])
-      lengths = np.minimum(window, num_targets - first)
-      # One read for all windows of the batch, which touch or overlap.
-      text = ids[first[0] : first[-1] + lengths[-1] + 1]
-      nats = self._score_rows(text, first - first[0], lengths, window - stride)
-      # The batch before has scored the characters in which the two overlap.
-      begin = window - stride if i else 0
-      tally.add(nats[begin:], text[begin + 1 :])
-    return tally.score()
+    starts = np.arange(0, max(1, num_targets - window + stride), stride)
+    lengths = np.minimum(window, num_targets - starts)
+    nats = self._score_rows(ids, starts, lengths, overlap=window - stride)
+    return Score(nats, ids[1:])
 
   def lines(self, ids: np.ndarray, newline: int) -> Score:
     """Scores each line alone, including its newline; averages their means.
@@ -99,95 +89,72 @@ class Evaluator:
     if text[-1] != newline:
       text = np.concatenate([text, line_end])
     refuse_short(text)
-    # Counted first, since `Tally` sizes its sums by the number of lines.
-    num_lines = int(np.count_nonzero(text[1:] == newline))
-    tally, start = Tally(num_lines, self._keep_nats), 0
-    while start < len(text) - 1:
-      block = text[start : start + BLOCK + 1]
-      # The first is `block[0]`, the end of the line before.
-      ends = np.flatnonzero(block == newline)
-      if len(ends) > 1:
-        first, lengths = ends[:-1], np.diff(ends)
-        block = block[: ends[-1] + 1]
-        nats = self._score_rows(block, first, lengths, overlap=0)
-        tally.add(nats, block[1:], lengths)
-        start += len(block) - 1
-      else:  # a line that is longer than the block
-        stop = start + BLOCK
-        while newline not in (ahead := text[stop + 1 : stop + BLOCK + 1]):
-          stop += BLOCK
-        stop += 1 + int(np.argmax(ahead == newline))
-        tally.add_row(self._stream(text, start, stop))
-        start = stop
-    return tally.score()
+    ends = np.flatnonzero(text == newline)
+    starts, lengths = ends[:-1], np.diff(ends)
+    # Lines of about the same length need little padding.
+    order = np.argsort(lengths, kind="stable")
+    batched, alone = np.split(order, [np.count_nonzero(lengths <= _LONG_LINE)])
+    nats = self._score_rows(text, starts[batched], lengths[batched])
+    for start, length in zip(starts[alone], lengths[alone], strict=True):
+      line = text[start : start + length + 1]
+      nats[start : start + length] = self._stream(line)
+    return Score(nats, text[1:], lengths)
 
-  def _stream(self, text: np.ndarray, start: int, stop: int) -> Score:
-    """Scores the characters from `start + 1` to `stop`, inclusive."""
-    tally = Tally(stop - start, self._keep_nats)
+  def _stream(self, ids: np.ndarray) -> np.ndarray:
+    """Returns the nats `[N - 1]` of a text `[N]`."""
     # One row: what comes before a character cannot be cut into parallel parts.
-    batch = [start], [stop - start], 1
-    for done, nats in self._pieces(text, *batch, self._piece_length):
-      first = start + 1 + done
-      targets = text[first : min(first + self._piece_length, stop + 1)]
-      tally.add(nats[0, : len(targets)], targets)
-    return tally.score()
+    return self._score_batch([ids], 1, self._piece_length)[0]
 
   def _score_rows(
     self,
     text: np.ndarray,
     starts: np.ndarray,
     lengths: np.ndarray,
-    overlap: int,
+    overlap: int = 0,
   ) -> np.ndarray:
     """Scores R rows from the zero state: `lengths` `[R]` characters each.
 
-    They are those after `starts` `[R]`. Together the rows cover the text. Each
-    row but the first leaves out its first `overlap` characters, which rows
-    before it score. Returns the nats `[N - 1]` of the text `[N]`.
+    They are the characters of the text `[N]` after `starts` `[R]`. The first
+    `overlap` of them are left to other rows, except at the start of the text.
+    Returns nats `[N - 1]`, which mean nothing outside of the rows.
     """
-    found = np.empty(len(text) - 1, np.float32)
-    # Rows of about the same length need little padding.
-    order = np.argsort(lengths, kind="stable")
-    for i in range(0, len(order), _BATCH_SIZE):
-      rows = order[i : i + _BATCH_SIZE]
+    nats = np.empty(len(text) - 1, np.float32)
+    for first in range(0, len(starts), _BATCH_SIZE):
+      batch = slice(first, first + _BATCH_SIZE)
+      spans = list(zip(starts[batch], lengths[batch], strict=True))
+      rows = [text[start : start + length + 1] for start, length in spans]
       # Few lengths, since each is compiled anew.
-      longest, size = lengths[rows[-1]], _MIN_PIECE
-      while size < min(longest, self._piece_length):
-        size *= 2
-      batch = starts[rows].tolist(), lengths[rows].tolist()
-      for done, nats in self._pieces(text, *batch, _BATCH_SIZE, size):
-        for row, start, length, scored in zip(rows, *batch, nats, strict=False):
-          low = max(done, overlap if row else 0)
-          high = min(done + size, length)
-          if low < high:
-            found[start + low : start + high] = scored[low - done : high - done]
-    return found
+      piece_length = _MIN_PIECE
+      while piece_length < min(lengths[batch].max(), self._piece_length):
+        piece_length *= 2
+      found = self._score_batch(rows, _BATCH_SIZE, piece_length)
+      for row, (start, length) in zip(found, spans, strict=True):
+        skipped = overlap if start else 0
+        nats[start + skipped : start + length] = row[skipped:length]
+    return nats
 
-  def _pieces(
-    self,
-    text: np.ndarray,
-    starts: list[int],
-    lengths: list[int],
-    batch_size: int,
-    size: int,
-  ) -> Iterator[tuple[int, np.ndarray]]:
-    """Scores rows side by side, `size` characters at a time.
+  def _score_batch(
+    self, rows: Sequence[np.ndarray], batch_size: int, piece_length: int
+  ) -> np.ndarray:
+    """Scores R rows of ids side by side, a piece at a time.
 
-    Yields, for each piece, where in the rows it is, and nats
-    `[batch_size, size]`, which mean nothing after the end of a row.
+    Empty rows fill up the batch. Returns nats `[R, T]` for a longest row
+    `[T + 1]`. They mean nothing after the end of a row.
     """
+    num_targets = max(map(len, rows)) - 1
+    nats = np.empty([len(rows), num_targets], np.float32)
     states = self._model.initial_states(batch_size)
-    for done in range(0, max(lengths), size):
+    for done in range(0, num_targets, piece_length):
       self._before_piece()
       # Short pieces are padded, since each shape is compiled anew.
-      filled = np.full([batch_size, size + 1], PADDING_ID, np.int32)
-      for row, start, length in zip(filled, starts, lengths, strict=False):
-        if done < length:
-          stop = start + min(done + size, length) + 1
-          row[: stop - start - done] = text[start + done : stop]
-      inputs, targets = filled[:, :-1], filled[:, 1:]
-      nats, states = self._compiled_nats(inputs, targets, states)
-      yield done, nats.numpy()
+      ids = np.full([batch_size, piece_length + 1], PADDING_ID, np.int32)
+      for i, row in enumerate(rows):
+        piece = row[done : done + piece_length + 1]
+        ids[i, : len(piece)] = piece
+      found, states = self._compiled_nats(ids[:, :-1], ids[:, 1:], states)
+      scored = found.numpy()[: len(rows), : num_targets - done]
+      nats[:, done : done + piece_length] = scored
+    return nats
 
 
 def score_text(
@@ -207,16 +174,16 @@ def score_text(
   Raises InputError: too short a text, a model that has diverged or, by `lines`,
     one that does not know the newline.
   """
-  ids, words = text.ids_in(vocab), protocol
+  ids, description = text.ids_in(vocab), protocol
   if protocol == "windows":
     score = evaluator.windows(ids, window, stride)
-    words = f"windows of {window}, {stride} apart"
+    description = f"windows of {window}, {stride} apart"
   elif protocol == "lines":
     score = evaluator.lines(ids, newline_id(vocab))
   else:
     score = evaluator.stream(ids)
   refuse_diverged(score.log_perplexity)
-  return score.with_size_of(text, protocol == "lines"), words
+  return score.with_size_of(text, protocol == "lines"), description
 
 
 def newline_id(vocab: list[str]) -> int:

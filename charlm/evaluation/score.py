@@ -1,6 +1,7 @@
 """Scores: log perplexity in nats per character, and its confidence interval."""
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Sized
@@ -13,7 +14,8 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 
-MAX_BLOCKS = 2**19  # the most blocks whose sums a score holds
+# Of more values, an interval resamples sums over blocks of neighbours.
+_MAX_BLOCKS = 2**19
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -52,36 +54,49 @@ class ScoreNumbers(TypedDict):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Score:
-  """The mean of values: a character's nats or, by lines, a line's mean nats.
+  """The nats of a text's characters, and all that is computed of them."""
 
-  Up to `MAX_BLOCKS` values are held one by one. If there are more, sums over
-  blocks of neighbours are held; the last block can have fewer values.
-  """
-
-  values: np.ndarray  # [2, M]: the sum of each block, and how many it has
-  known: np.ndarray  # [2, M], the same over known characters alone
-  num_characters: int  # that are scored
-  num_unknown: int  # of these, those that the model does not know
-  nats: np.ndarray  # each character's loss, [num_characters]; empty: not kept
+  nats: np.ndarray  # the loss of each scored character, [N]
+  ids: np.ndarray  # of these characters, [N]
+  # By lines: how many characters each line has. They are averaged line by line.
+  line_lengths: np.ndarray | None = None
   num_bytes: int = 0  # of the scored characters, where they were counted
   unit: str = "character"
 
   def __repr__(self) -> str:
-    interval = "{:.4f} to {:.4f}".format(*self.interval)
+    low, high = self.interval
     return (
-      f"Score({self.log_perplexity:.4f} nats per {self.unit}, {interval}; "
-      f"{self.num_characters:,} scored, {self.num_unknown:,} unknown)"
+      f"Score({self.log_perplexity:.4f} nats per {self.unit}, {low:.4f} to "
+      f"{high:.4f}; {self.num_characters:,} scored, {self.num_unknown:,} "
+      "unknown)"
     )
+
+  @functools.cached_property
+  def values(self) -> np.ndarray:
+    """What is averaged: the nats or, by lines, the mean nats of each line."""
+    if self.line_lengths is None:
+      return self.nats
+    return _sum_lines(self.nats, self.line_lengths) / self.line_lengths
+
+  @property
+  def num_characters(self) -> int:
+    """How many characters are scored."""
+    return len(self.nats)
+
+  @property
+  def num_unknown(self) -> int:
+    """How many of these the model does not know."""
+    return int(np.count_nonzero(self.ids == UNKNOWN_ID))
 
   @property
   def log_perplexity(self) -> float:
     """Nats per unit, unknown ones included."""
-    return _mean(*self.values)
+    return _mean(self.values)
 
   @property
   def interval(self) -> tuple[float, float]:
     """The 95 % confidence interval of the log perplexity."""
-    return confidence_interval(*self.values)
+    return confidence_interval(self.values)
 
   @property
   def perplexity(self) -> float:
@@ -131,8 +146,18 @@ class Score:
 
   @property
   def log_perplexity_known(self) -> float | None:
-    """Nats per known character; None where there is none."""
-    return _mean(*self.known) if self.known[1].any() else None
+    """Nats per known character; None where there is none.
+
+    By lines, it is the mean over the lines that have one.
+    """
+    known = self.ids != UNKNOWN_ID
+    if not known.any():
+      return None
+    if self.line_lengths is None:
+      return _mean(self.nats[known])
+    sums = _sum_lines(np.where(known, self.nats, 0), self.line_lengths)
+    counts = _sum_lines(known, self.line_lengths)
+    return _mean(sums[counts > 0] / counts[counts > 0])
 
   def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
     """Returns a copy with the text's unit and the number of scored bytes.
@@ -161,76 +186,38 @@ class Score:
     }
 
 
-class Tally:
-  """Adds up a score, from the pieces of a text in their order."""
-
-  def __init__(self, num_values: int, keep_nats: bool = False) -> None:
-    """Takes the number of values to come; the score holds nats if asked to."""
-    self._length = max(1, -(-num_values // MAX_BLOCKS))  # values of a block
-    self._blocks = np.zeros([4, -(-num_values // self._length)])
-    self._done = self._num_characters = self._num_unknown = 0
-    self._keep_nats, self._nats = keep_nats, [np.empty(0, np.float32)]
-
-  def add(
-    self, nats: np.ndarray, ids: np.ndarray, lengths: np.ndarray | None = None
-  ) -> None:
-    """Adds characters: nats `[n]`, ids `[n]`, and the lengths of whole rows.
-
-    Without lengths, each character is a value; with them, each row's mean.
-    """
-    if self._keep_nats:
-      self._nats.append(nats)
-    known = ids != UNKNOWN_ID
-    self._num_characters += len(nats)
-    self._num_unknown += len(nats) - int(np.count_nonzero(known))
-    ones, of_known = np.ones(len(nats)), np.where(known, nats, 0)
-    # For each value, sum and number of all characters, then of known ones. In
-    # float64, since a mean of millions of float32 can lose its last digits.
-    values = np.stack([nats, ones, of_known, known], dtype=np.float64)
-    if lengths is not None:
-      # Each row becomes one value, its mean, unless no character of it counts.
-      values = np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1)
-      values[::2] /= np.maximum(values[1::2], 1)
-      values[1::2] = values[1::2] > 0
-    self._add_values(values)
-
-  def add_row(self, row: Score) -> None:
-    """Adds the mean of a row that was scored by itself."""
-    self._nats.append(row.nats)  # empty if they are not kept
-    self._num_characters += row.num_characters
-    self._num_unknown += row.num_unknown
-    known = row.log_perplexity_known
-    values = [row.log_perplexity, 1, known or 0, known is not None]
-    self._add_values(np.array(values)[:, np.newaxis])
-
-  def score(self) -> Score:
-    """Returns the score of all that was added."""
-    values, known = self._blocks[:2], self._blocks[2:]
-    numbers = self._num_characters, self._num_unknown
-    return Score(values, known, *numbers, np.concatenate(self._nats))
-
-  def _add_values(self, values: np.ndarray) -> None:
-    """Adds values `[4, n]` to their blocks."""
-    end = self._done + values.shape[1]
-    low, high = self._done // self._length, -(-end // self._length)
-    if self._length > 1:
-      # Where in `values` each block begins; the first may have begun before.
-      begins = np.arange(low, high) * self._length - self._done
-      values = np.add.reduceat(values, np.maximum(begins, 0), axis=1)
-    self._blocks[:, low:high] += values
-    self._done = end
+def _sum_lines(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+  """Adds up the values of each line, in float64."""
+  starts = np.cumsum(lengths) - lengths
+  return np.add.reduceat(values, starts, dtype=np.float64)
 
 
-def _mean(sums: np.ndarray, counts: np.ndarray) -> float:
-  # Zeros of empty blocks would change the order in which NumPy adds the others,
-  # and with it the last bit.
-  return float(sums[counts > 0].sum() / counts.sum())
+def _sum_blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Adds up blocks of neighbours, in float64: `_MAX_BLOCKS` of them at most.
+
+  Returns their sums and their lengths, which are equal but for the last one. Of
+  fewer values, each is a block.
+  """
+  length = -(-len(values) // _MAX_BLOCKS)
+  blocks, rest = np.split(values, [len(values) // length * length])
+  # Unlike `np.add.reduceat`, this makes no copy of the values as float64.
+  sums = blocks.reshape(-1, length).sum(axis=1, dtype=np.float64)
+  lengths = np.full(len(sums), float(length))
+  if len(rest):
+    sums = np.append(sums, rest.sum(dtype=np.float64))
+    lengths = np.append(lengths, len(rest))
+  return sums, lengths
+
+
+def _mean(values: np.ndarray) -> float:
+  # In float64: a mean of millions of float32 can lose its last digits.
+  return float(_sum_blocks(values)[0].sum() / len(values))
 
 
 def confidence_interval(
-  sums: np.ndarray, counts: np.ndarray | None = None, num_resamples: int = 2000
+  values: np.ndarray, num_resamples: int = 2000
 ) -> tuple[float, float]:
-  """Returns the 95 % confidence interval of the mean of N values.
+  """Returns the 95 % confidence interval of the mean of values `[N]`.
 
   It holds 95 % of the means of resamples. Neighbouring values are correlated,
   so a resample is made of stretches of sqrt(N) neighbours, drawn with
@@ -238,24 +225,19 @@ def confidence_interval(
   Romano 1992). Means of n stretches spread too little by a factor of
   sqrt((n - 1) / n), which is corrected. A single value has no spread: its
   interval is unbounded.
-
-  Args:
-    sums: of the values in each block `[M]`. A stretch is made of whole blocks.
-    counts: the numbers of values in the blocks `[M]`, equal but for the last;
-      by default 1.
-    num_resamples: how many are drawn.
   """
-  if len(sums) < 2:
+  if len(values) < 2:
     return -math.inf, math.inf
-  counts = np.ones(len(sums)) if counts is None else counts
-  size = max(1, round(counts.sum() ** 0.5 / counts[0]))  # blocks of a stretch
+  sums, lengths = _sum_blocks(values)
+  # A stretch is made of whole blocks.
+  size = max(1, round(len(values) ** 0.5 / lengths[0]))
   num_drawn = -(-len(sums) // size)
-  ring = np.stack([sums, counts])
+  ring = np.stack([sums, lengths])
   ring = np.concatenate([np.zeros([2, 1]), ring, ring[:, : size - 1]], axis=1)
   ring = np.cumsum(ring, axis=1)
   stretches = ring[:, size:] - ring[:, :-size]
   rng = np.random.default_rng(0)  # the same scores give the same interval
-  mean, means = float(sums.sum() / counts.sum()), []
+  mean, means = float(sums.sum() / len(values)), []
   for _ in range(num_resamples):
     drawn = rng.integers(len(sums), size=num_drawn)
     means.append(stretches[0, drawn].sum() / stretches[1, drawn].sum())

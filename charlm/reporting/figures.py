@@ -4,7 +4,7 @@ import colorsys
 import io
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,8 +25,15 @@ def color_of(index: int) -> str:
 def label_losses(left: Axes, right: Axes, unit: str) -> None:
   """Labels one scale of losses: nats on the left, bits on the right."""
   left.set_ylabel(f"nats per {unit}")
-  both = (lambda nats: nats / math.log(2)), (lambda bits: bits * math.log(2))
-  right.secondary_yaxis("right", functions=both).set_ylabel(f"bits per {unit}")
+
+  def to_bits(nats: Any) -> Any:
+    return nats / math.log(2)
+
+  def to_nats(bits: Any) -> Any:
+    return bits * math.log(2)
+
+  bits_axis = right.secondary_yaxis("right", functions=(to_bits, to_nats))
+  bits_axis.set_ylabel(f"bits per {unit}")
 
 
 def draw_curves(runs: Sequence[Run]) -> str:
@@ -34,12 +41,12 @@ def draw_curves(runs: Sequence[Run]) -> str:
   figure = Figure(figsize=(9, 4), layout="constrained")
   # One scale, so that a loss has the same height in both.
   left, right = figure.subplots(1, 2, sharey=True)
-  _draw(left, runs, "characters", 1e6)
+  _draw(left, runs, quantity="characters", divisor=1e6)
   left.set_xlabel("characters or bytes seen, millions")
-  _draw(right, runs, "seconds", 60)
+  _draw(right, runs, quantity="seconds", divisor=60)
   right.set_xlabel("wall time in minutes")
   label_losses(left, right, "character or byte")
-  losses = np.concatenate([np.asarray(x.get_ydata()) for x in left.lines])
+  losses = np.concatenate([np.asarray(line.get_ydata()) for line in left.lines])
   if len(losses):
     # The losses of the first steps would hide the others.
     left.set_ylim(losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3)

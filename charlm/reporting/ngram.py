@@ -3,6 +3,7 @@
 import dataclasses
 import lzma
 import math
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,18 +12,24 @@ from charlm.data.vocabulary import encode
 MAX_ORDER = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Baseline:
+class Baseline(TypedDict):
   """The score of a baseline on a text."""
 
   name: str
-  nats: float  # per character
+  nats: float  # per character, or per byte
   num_bytes: int  # what it must store
 
-  def cells(self) -> tuple[str, ...]:
-    """Returns name, nats, bits and MiB as a table shows them."""
-    bits, mib = self.nats / math.log(2), self.num_bytes / 2**20
-    return self.name, f"{self.nats:.4f}", f"{bits:.4f}", f"{mib:,.1f}"
+
+def cells_of(baseline: Baseline) -> list[str]:
+  """Returns name, nats, bits and MiB as a table shows them."""
+  nats = baseline["nats"]
+  mib = baseline["num_bytes"] / 2**20
+  return [
+    baseline["name"],
+    f"{nats:.4f}",
+    f"{nats / math.log(2):.4f}",
+    f"{mib:,.1f}",
+  ]
 
 
 def baselines(
@@ -34,15 +41,20 @@ def baselines(
   """
   train_ids, ids = encode(train, vocab), encode(text, vocab)
   model = KneserNey(train_ids, len(vocab))
-  ngrams = [
-    Baseline(
-      f"Kneser-Ney, order {order}", float(nats.mean()), model.num_bytes(order)
-    )
+  ngrams: list[Baseline] = [
+    {
+      "name": f"Kneser-Ney, order {order}",
+      "nats": float(nats.mean()),
+      "num_bytes": model.num_bytes(order),
+    }
     for order, nats in enumerate(model.nats(ids), 1)
   ]
-  bits = xz_bits_per_character(train, text, encoding)
-  size = len(train.encode(encoding))
-  return [*ngrams, Baseline("xz", bits * math.log(2), size)]
+  xz: Baseline = {
+    "name": "xz",
+    "nats": xz_bits_per_character(train, text, encoding) * math.log(2),
+    "num_bytes": len(train.encode(encoding)),
+  }
+  return [*ngrams, xz]
 
 
 def xz_bits_per_character(train: str, text: str, encoding: str) -> float:
@@ -162,8 +174,13 @@ class KneserNey:
       grams // self._base, return_index=True, return_counts=True
     )
     totals = np.add.reduceat(counts, first) if len(first) else counts
-    arrays = (grams, counts, contexts, totals, num_types)
-    return _Counts(*(_smallest(array) for array in arrays))
+    return _Counts(
+      grams=_smallest(grams),
+      counts=_smallest(counts),
+      contexts=_smallest(contexts),
+      totals=_smallest(totals),
+      num_types=_smallest(num_types),
+    )
 
 
 def _discount(counts: np.ndarray) -> float:

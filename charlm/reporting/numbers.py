@@ -11,15 +11,9 @@ import numpy as np
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.evaluation.score import confidence_interval
-from charlm.reporting.ngram import baselines
+from charlm.reporting.ngram import Baseline, baselines
 from charlm.reporting.result import Result
-from charlm.reporting.types import (
-  BaselineNumbers,
-  Difference,
-  Numbers,
-  Run,
-  RunGroup,
-)
+from charlm.reporting.types import Difference, Numbers, Run, RunGroup
 
 
 def report_numbers(results: list[Result], train: Text | None) -> Numbers:
@@ -91,14 +85,16 @@ def _difference(one: Result, other: Result) -> Difference:
   }
 
 
-def _baselines(first: Result, train: Text) -> list[BaselineNumbers]:
-  models = baselines(str(train), first.text, first.vocab, train.encoding)
-  numbers: list[BaselineNumbers] = [
-    {"name": model.name, "nats": model.nats, "num_bytes": model.num_bytes}
-    for model in models
+def _baselines(first: Result, train: Text) -> list[Baseline]:
+  """Returns the scores of the baselines and, at the end, the first run's."""
+  run: Baseline = {
+    "name": first.run["name"],
+    "nats": first.run["scores"]["stream"]["log_perplexity"],
+    "num_bytes": 4 * first.run["num_weights"],  # float32
+  }
+  return [
+    *baselines(
+      str(train), first.text, vocab=first.vocab, encoding=train.encoding
+    ),
+    run,
   ]
-  run = first.run
-  nats = run["scores"]["stream"]["log_perplexity"]
-  # A weight takes four bytes.
-  size = 4 * run["num_weights"]
-  return [*numbers, {"name": run["name"], "nats": nats, "num_bytes": size}]

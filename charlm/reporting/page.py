@@ -7,7 +7,7 @@ from pathlib import Path
 
 from charlm.data.passages import MIN_LENGTH
 from charlm.reporting.figures import color_of, draw_curves
-from charlm.reporting.ngram import Baseline
+from charlm.reporting.ngram import cells_of
 from charlm.reporting.types import Numbers, Run, RunGroup
 
 # One class per level: a style for each character would double the page.
@@ -28,7 +28,9 @@ def page(numbers: Numbers) -> str:
     "Samples": _samples(runs, numbers),
     "Loss by character": _coloured(numbers),
   }
-  body = "".join(f"<h2>{x}</h2>\n{text}" for x, text in sections.items())
+  body = "".join(
+    f"<h2>{title}</h2>\n{section}" for title, section in sections.items()
+  )
   # Inside of the page, which is mailed and archived without other files.
   style, script = (
     (_ASSETS / f"page.{kind}").read_text() for kind in ("css", "js")
@@ -77,16 +79,24 @@ def _ranking(group: RunGroup) -> str:
   rows = []
   for run in group["runs"]:
     stream, difference = run["scores"]["stream"], run["difference_to_best"]
-    cells = [run["name"], f"{stream['log_perplexity']:.4f}"]
-    cells.append(_interval(stream["interval"]))
-    cells.append(f"{stream['bits_per_character']:.4f}")
+    compared = ["", "", ""]
     if difference:
-      cells += [f"{difference['mean']:+.4f}"]
-      cells += [_interval(difference["interval"], "+")]
-      cells += ["yes" if difference["excludes_0"] else "no"]
-    else:
-      cells += ["", "", ""]
-    rows.append([*cells, f"{run['step']:,}", f"{run['num_weights']:,}"])
+      compared = [
+        f"{difference['mean']:+.4f}",
+        _interval(difference["interval"], "+"),
+        "yes" if difference["excludes_0"] else "no",
+      ]
+    rows.append(
+      [
+        run["name"],
+        f"{stream['log_perplexity']:.4f}",
+        _interval(stream["interval"]),
+        f"{stream['bits_per_character']:.4f}",
+        *compared,
+        f"{run['step']:,}",
+        f"{run['num_weights']:,}",
+      ]
+    )
   return _table(header, rows) + _note(
     "By the protocol stream (each prediction is made from all text before it), "
     f"over {group['num_characters']:,} predictions in the eval text whose "
@@ -106,8 +116,10 @@ def _curves(runs: Sequence[Run]) -> str:
     f"{html.escape(run['name'])}"
     for i, run in enumerate(runs)
   ]
-  words = "Dotted: the train text; solid: the run's eval text."
-  return f"<p>{', '.join(names)}. {words}</p>\n{draw_curves(runs)}"
+  return (
+    f"<p>{', '.join(names)}. Dotted: the train text; solid: the run's eval "
+    f"text.</p>\n{draw_curves(runs)}"
+  )
 
 
 def _scores(groups: list[RunGroup]) -> str:
@@ -142,11 +154,10 @@ def _baselines(numbers: Numbers) -> str:
       "Not computed: report.py was run without --corpus, the corpus of "
       f"{numbers['first']}."
     )
-  models = [Baseline(**model) for model in numbers["baselines"]]
   unit = _unit_of(numbers["groups"][0]["runs"])
   header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
   share = numbers["memorised"]["eval_text"]
-  return _table(header, [model.cells() for model in models]) + _note(
+  return _table(header, map(cells_of, numbers["baselines"])) + _note(
     f"Share of the eval text {_in_passages(unit)}: {share:.2%}."
   )
 

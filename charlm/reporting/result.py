@@ -87,12 +87,14 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
 
 
 def _scores(model: GRULM, vocab: list[str], text: Text) -> dict[str, Score]:
-  evaluator = Evaluator(model, keep_nats=True)
+  evaluator = Evaluator(model)
   protocols = {"stream": "stream", f"windows of {_WINDOW}": "windows"}
   if "\n" in vocab:
     protocols["lines"] = "lines"
   return {
-    name: score_text(evaluator, vocab, text, protocol, _WINDOW, _WINDOW)[0]
+    name: score_text(
+      evaluator, vocab, text, protocol=protocol, window=_WINDOW, stride=_WINDOW
+    )[0]
     for name, protocol in protocols.items()
   }
 

@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict
 
 from charlm.data.passages import FoundNumbers
 from charlm.evaluation.score import ScoreNumbers
+from charlm.reporting.ngram import Baseline
 
 
 class Difference(TypedDict):
@@ -48,14 +49,6 @@ class RunGroup(TypedDict):
   runs: list[Run]  # the best first
 
 
-class BaselineNumbers(TypedDict):
-  """The score of a baseline on the eval text."""
-
-  name: str
-  nats: float  # per unit
-  num_bytes: int  # what it must store
-
-
 class Memorised(TypedDict):
   """How much of some texts stands in the train text, too."""
 
@@ -78,6 +71,6 @@ class Numbers(TypedDict):
   groups: list[RunGroup]  # that of the first run first
   first: str  # the name of the first of --run_dir, which the rest is about
   characters: list[Character]  # the first that are scored
-  # With the train text of the first run.
-  baselines: NotRequired[list[BaselineNumbers]]
+  # With the train text of the first run, whose own score is the last baseline.
+  baselines: NotRequired[list[Baseline]]
   memorised: NotRequired[Memorised]

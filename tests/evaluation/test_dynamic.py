@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -7,8 +7,13 @@ import pytest
 import tensorflow as tf
 from helpers import build_model
 
+from charlm.data.encoding import encode_text
 from charlm.errors import InputError
-from charlm.evaluation.dynamic import _LEARNING_RATES, DynamicEvaluator
+from charlm.evaluation.dynamic import (
+  _LEARNING_RATES,
+  DynamicEvaluator,
+  score_dynamic,
+)
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, State
 
@@ -52,13 +57,12 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   assert score.num_characters == static.num_characters
   assert score.log_perplexity < static.log_perplexity - 0.05
   # The model has learned nothing of a text before its first segment is scored.
-  nats, others = score.values[0], static.values[0]
-  np.testing.assert_allclose(nats[:32], others[:32], atol=1e-5)
-  assert (nats[32:] != others[32:]).any()
+  np.testing.assert_allclose(score.nats[:32], static.nats[:32], atol=1e-5)
+  assert (score.nats[32:] != static.nats[32:]).any()
   for old, new in zip(before, model.get_weights(), strict=True):
     np.testing.assert_array_equal(old, new)
   again = dynamic.stream(ids)
-  np.testing.assert_array_equal(score.values, again.values)
+  np.testing.assert_array_equal(score.nats, again.nats)
   for length in (0, 1):
     with pytest.raises(InputError, match="the text has fewer than two"):
       dynamic.stream(ids[:length])
@@ -69,11 +73,9 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   class Slope(DynamicEvaluator):
     """Loses more the farther a learning rate is from the best."""
 
-    def _pass(
-      self, ids: np.ndarray, learning_rate: float
-    ) -> Iterator[np.ndarray]:
+    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
       distance = abs(math.log(learning_rate / best)) if learning_rate else 0
-      yield np.array([1.0, distance])
+      return np.array([1.0, distance])
 
   assert Slope(model, _repetitive(40)).learning_rate == best
 
@@ -85,11 +87,9 @@ def test_a_learning_rate_that_diverges_is_not_chosen(
   class Diverging(DynamicEvaluator):
     """Gains by larger rates, up to a number of them; all others diverge."""
 
-    def _pass(
-      self, ids: np.ndarray, learning_rate: float
-    ) -> Iterator[np.ndarray]:
+    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
       diverges = learning_rate >= _LEARNING_RATES[number]
-      yield np.array([np.nan if diverges else -learning_rate])
+      return np.array([np.nan if diverges else -learning_rate])
 
   found = Diverging(model, _repetitive(40)).learning_rate
   assert found == _LEARNING_RATES[number - 1]
@@ -101,45 +101,29 @@ def test_what_a_pass_is_given(model: GRULM) -> None:
   class Idle(DynamicEvaluator):
     """Notes what it would pass over."""
 
-    def _pass(
-      self, ids: np.ndarray, learning_rate: float
-    ) -> Iterator[np.ndarray]:
+    def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
       passed.append(ids)
-      yield np.zeros(len(ids) - 1)
+      return np.zeros(len(ids) - 1)
 
   valid = np.arange(6000)
   dynamic = Idle(model, valid)
   for ids in passed:
     np.testing.assert_array_equal(ids, valid[1000:])
   score = dynamic.stream(np.array([0, 5, 0, 7]))
-  assert score.known[1].tolist() == [1, 0, 1]
-  with pytest.raises(ValueError, match="fewer than two"):
-    dynamic.stream(valid[:1])
+  assert (score.num_characters, score.num_unknown) == (3, 1)
 
 
-def test_a_text_of_one_loss_leaves_what_it_says_nothing_of(
-  model: GRULM,
+def test_a_model_that_diverges_is_refused(
+  model: GRULM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  ids = _repetitive(100)
-  nats = DynamicEvaluator(model, ids[:2]).stream(ids).values[0]
-  assert np.isfinite(nats).all()
-
-
-def test_too_short_a_valid_text_is_refused(model: GRULM) -> None:
-  for length in (0, 1):
-    with pytest.raises(InputError, match="the valid text has fewer than two"):
-      DynamicEvaluator(model, _repetitive(length))
-
-
-def test_what_fills_up_the_last_segment_teaches_nothing(model: GRULM) -> None:
-  valid, score = _repetitive(50, period=5), _scorer(model)
-  squares, states = [], model.initial_states(1)
-  for segment in (valid[:33], valid[32:]):
-    _, states, gradients = score(segment, states)
-    squares.append([gradient**2 for gradient in gradients])
-  found = DynamicEvaluator(model, valid).mean_squares
-  for mean, first, second in zip(found, *squares, strict=True):
-    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-5)
+  monkeypatch.setattr(
+    DynamicEvaluator,
+    "_pass",
+    lambda self, ids, learning_rate: np.full(len(ids), np.nan),
+  )
+  vocab, text = ["[UNK]", "", *"abcdefghij"], encode_text(["abc" * 120]).text
+  with pytest.raises(InputError, match="the model has diverged"):
+    score_dynamic(model, vocab, text, text)
 
 
 @pytest.mark.parametrize(
@@ -154,15 +138,20 @@ def test_steps_follow_the_rule(
   keras.utils.set_random_seed(5)
   model = build_model(vocab_size, embedding_dim, 10, num_layers=2)
   # As many segments as it takes to see the way back to the trained weights.
-  ids = _repetitive(32 * 10 + 1, period)
-  valid = _repetitive(33, min(period, 5))
+  # The last segments are short: what fills them up teaches nothing.
+  ids = _repetitive(32 * 10 + 6, period)
+  valid = _repetitive(50, min(period, 5))
   dynamic = DynamicEvaluator(model, valid)
   dynamic.learning_rate = 5e-3
   weights = [v.value for v in model.trainable_variables]
   score, states = _scorer(model), model.initial_states(1)
-  scales = [tf.abs(gradient) for gradient in score(valid, states)[2]]
+  _, after, first = score(valid[:33], states)
+  _, _, second = score(valid[32:], after)
+  scales = [
+    tf.sqrt((a**2 + b**2) / 2) for a, b in zip(first, second, strict=True)
+  ]
   before, expected = model.get_weights(), []
-  for start in range(0, 32 * 10, 32):
+  for start in range(0, len(ids) - 1, 32):
     nats, states, gradients = score(ids[start : start + 33], states)
     expected.append(nats)
     for weight, trained, scale, gradient in zip(
@@ -173,5 +162,5 @@ def test_steps_follow_the_rule(
       back = tf.minimum(0.001 * scale / mean, 1)
       weight.assign_add(back * (trained - weight) - step)
   model.set_weights(before)
-  nats = dynamic.stream(ids).values[0]
+  nats = dynamic.stream(ids).nats
   np.testing.assert_allclose(nats, np.concatenate(expected), atol=1e-5)

@@ -1,5 +1,6 @@
 """The report as a page, as JSON, and as a browser shows it."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -9,128 +10,139 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Once
+from helpers import Once, score_of
 from playwright.sync_api import Browser
 
 import charlm
 import eval as eval_program
 import report as report_program
+from charlm.reporting import result
 from charlm.reporting.figures import color_of, draw_curves
-from charlm.reporting.numbers import short_names
+from charlm.reporting.numbers import report_numbers, short_names
+from charlm.reporting.page import page
+from charlm.reporting.result import Result
+from charlm.reporting.types import Numbers
+from charlm.runs.run_dir import RunDir
 
 
 def _report(*args: str) -> int:
   return report_program.main(["report.py", *args])
 
 
-def _copy(
-  run: pathlib.Path, path: pathlib.Path, text: str, **fields: str
-) -> pathlib.Path:
-  """Copies a run with another eval text, and other fields of its config."""
-  shutil.copytree(run, path)
-  (path / "eval.txt").write_text(text)
-  config = json.loads((path / "config.json").read_text())
-  config["eval_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-  (path / "config.json").write_text(json.dumps(config | fields))
-  return path
+def _result(name: str, nats: list[float], text: str = "the") -> Result:
+  """Returns the result of a run that lost these nats on a text."""
+  losses = np.array(nats, np.float32)
+  return Result(
+    run={
+      "name": name,
+      "step": 1,
+      "num_weights": 1,
+      "scores": {"stream": score_of(losses).to_dict()},
+      "difference_to_best": None,
+      "curves": {"train": [], "eval": []},
+      "samples": [],
+    },
+    encoding="utf-8",
+    text=text,
+    eval_sha256="",
+    nats=losses,
+    vocab=[],
+    characters=[],
+    samples=[],
+  )
+
+
+def test_runs_of_one_text_are_ranked_and_compared() -> None:
+  results = [
+    _result("worse", [2, 4, 3, 5], "night"),
+    _result("another text", [1, 1]),
+    _result("best", [1, 2, 3, 4], "night"),
+    _result("no worse", [1, 3, 2, 4], "night"),
+  ]
+  # The same characters, as bytes of another file.
+  results.append(dataclasses.replace(results[1], eval_sha256="1"))
+  numbers = report_numbers(results, None)
+  assert numbers["first"] == "worse"
+  first, *others = numbers["groups"]
+  assert first["num_characters"] == 4
+  names = [run["name"] for run in first["runs"]]
+  assert names == ["best", "no worse", "worse"]
+  assert [len(group["runs"]) for group in others] == [1, 1]
+  _, no_worse, worse = (run["difference_to_best"] for run in first["runs"])
+  assert first["runs"][0]["difference_to_best"] is None
+  assert no_worse["mean"] == 0
+  assert not no_worse["excludes_0"]
+  # Differences of 1, 2, 0 and 1, in stretches of two.
+  assert worse["mean"] == 1
+  low, high = worse["interval"]
+  assert (low, high) == pytest.approx((1 - 0.5 * 2**0.5, 1 + 0.5 * 2**0.5))
+  assert worse["excludes_0"]
 
 
 @pytest.fixture(scope="session")
-def page(
+def numbers(
   trained_run: pathlib.Path,
   short_run: pathlib.Path,
   corpus_path: pathlib.Path,
   once: Once,
-) -> pathlib.Path:
-  """A report on two runs."""
+) -> Numbers:
+  """The numbers of a report on two runs."""
 
   def write(path: pathlib.Path) -> None:
     other = path.with_name("other <run>")
     shutil.copytree(short_run, other)
-    runs = f"--run_dir={trained_run},{other}"
-    assert _report(runs, f"--corpus={corpus_path}", f"--output={path}") == 0
+    record = {"step": 1, "split": "eval", "loss": 1.0, "valid_loss": math.inf}
+    with (other / "metrics.jsonl").open("a") as file:
+      file.write(json.dumps(record) + "\n")
+    runs, corpus = f"--run_dir={trained_run},{other}", f"--corpus={corpus_path}"
+    assert _report(runs, corpus, "--format=json", f"--output={path}") == 0
 
-  return once("page.html", write)
+  text = once("report.json", write).read_text()
+  return json.loads(text, parse_constant=pytest.fail)
 
 
-def test_the_page_stands_alone_and_shows_the_scores(
-  page: pathlib.Path,
-  trained_run: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  text = page.read_text("utf-8")
+def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
+  text = page(numbers)
   assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
   assert "Kneser-Ney, order 8" in text
   assert text.count("<svg") == 1
-  assert (
-    eval_program.main(["eval.py", f"--run_dir={trained_run}", "--json"]) == 0
-  )
-  score = json.loads(capsys.readouterr().out)
+  score = numbers["groups"][0]["runs"][0]["scores"]["stream"]
   low, high = score["interval"]
   cells = [f"{score['log_perplexity']:.4f}", f"{low:.4f} to {high:.4f}"]
   first = ["trained", *cells, f"{score['bits_per_character']:.4f}"]
   assert "".join(f"<td>{cell}</td>" for cell in first) in text
 
 
-def test_json_has_the_numbers_of_the_page(
+def test_numbers_are_those_of_the_other_programs(
+  numbers: Numbers,
   trained_run: pathlib.Path,
-  short_run: pathlib.Path,
-  corpus_path: pathlib.Path,
-  tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  for run in (short_run, trained_run):
-    shutil.copytree(run, tmp_path / "runs" / run.name)
-  record = {"step": 1, "split": "eval", "loss": 1.0, "valid_loss": math.inf}
-  with (tmp_path / "runs" / "short" / "metrics.jsonl").open("a") as file:
-    file.write(json.dumps(record) + "\n")
-  # Texts of their own, each a group of its own: one of them has the same
-  # characters as bytes.
-  other = _copy(trained_run, tmp_path / "other", "the king of night")
-  of_bytes = _copy(
-    trained_run, tmp_path / "bytes", "the king of night\u00e9", unit="byte"
-  )
-  args = [f"--run_dir={tmp_path}/runs/*,{other},{of_bytes}"]
-  args += [f"--corpus={corpus_path}", "--format=json"]
-  assert _report(*args) == 0
-  numbers = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-  first, *others = numbers["groups"]
-  names = [[run["name"] for run in group["runs"]] for group in others]
-  assert names == [["other"], ["bytes"]]
-  score = others[1]["runs"][0]["scores"]["stream"]
-  assert (score["unit"], score["num_characters"]) == ("byte", 18)
-  best, worse = first["runs"]
-  assert (best["name"], worse["name"]) == ("trained", "short")
-  assert best["difference_to_best"] is None
-  losses = [run["scores"]["stream"]["log_perplexity"] for run in first["runs"]]
-  difference = worse["difference_to_best"]
-  assert difference["mean"] == pytest.approx(losses[1] - losses[0], abs=1e-6)
-  low, high = difference["interval"]
-  assert low < difference["mean"] < high
-  assert difference["excludes_0"] == (low > 0)
-  for run in first["runs"]:
+  (group,) = numbers["groups"]
+  names = [run["name"] for run in group["runs"]]
+  assert names == ["trained", "other <run>"]
+  for run in group["runs"]:
     assert set(run["scores"]) == {"stream", "windows of 256", "lines"}
-    args = ["eval.py", f"--run_dir={tmp_path}/runs/{run['name']}", "--json"]
-    assert eval_program.main(args) == 0
-    score = json.loads(capsys.readouterr().out)
-    assert score.items() >= run["scores"]["stream"].items()
     points = [p for p in run["curves"]["eval"] if p["step"] > 1]
-    assert points[-1]["loss"] == pytest.approx(score["log_perplexity"])
-    assert points[-1]["characters"] == score["step"] * 24 * 20
+    loss = run["scores"]["stream"]["log_perplexity"]
+    assert points[-1]["loss"] == pytest.approx(loss)
+    assert points[-1]["characters"] == run["step"] * 24 * 20
     assert 0 < points[0]["seconds"] <= points[-1]["seconds"]
+  args = ["eval.py", f"--run_dir={trained_run}", "--json"]
+  assert eval_program.main(args) == 0
+  score = json.loads(capsys.readouterr().out)
+  assert score.items() >= group["runs"][0]["scores"]["stream"].items()
   assert set(numbers["memorised"]) == {"eval_text", "samples"}
+  assert numbers["first"] == "trained"
   ends = [baseline["name"] for baseline in numbers["baselines"]][-2:]
-  assert ends == ["xz", numbers["first"]]
+  assert ends == ["xz", "trained"]
+  _check_characters(numbers["characters"], trained_run)
 
 
-def test_what_was_expected_is_what_the_model_says(
-  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  assert _report(f"--run_dir={trained_run}", "--format=json") == 0
-  entries = json.loads(capsys.readouterr().out)["characters"]
-  model = charlm.load(trained_run)
-  text = (trained_run / "eval.txt").read_text()
+def _check_characters(entries: list[dict], run: pathlib.Path) -> None:
+  """Compares what was expected with what the run's model says."""
+  model, text = charlm.load(run), (run / "eval.txt").read_text()
   assert "".join(entry["character"] for entry in entries) == text[1:10_001]
   for i in (0, 1, 700, len(entries) - 1):  # in several pieces
     probs = model.next(text[: i + 1])
@@ -157,6 +169,18 @@ def test_a_single_point_is_visible(number: int, markers: int) -> None:
   assert len(re.findall(f"<use [^>]*{color_of(0)}", svg)) == markers
 
 
+@pytest.fixture
+def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Has runs that have a checkpoint reported on, without their models."""
+
+  def score(run: RunDir, name: str, checkpoint: str) -> Result:
+    run.find_checkpoint(checkpoint)
+    return _result(name, [1, 3])
+
+  monkeypatch.setattr(result, "score_run", score)
+
+
+@pytest.mark.usefixtures("unscored")
 def test_runs_are_found_once_each_and_whole(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -190,7 +214,11 @@ def test_a_short_text_is_reported_on_or_refused(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  run = _copy(trained_run, tmp_path / "run", text)
+  run = shutil.copytree(trained_run, tmp_path / "run")
+  (run / "eval.txt").write_text(text)
+  config = json.loads((run / "config.json").read_text())
+  config["eval_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+  (run / "config.json").write_text(json.dumps(config))
   code = _report(f"--run_dir={run}", f"--output={tmp_path}/page.html")
   err = capsys.readouterr().err
   if len(text) < 2:
@@ -200,6 +228,7 @@ def test_a_short_text_is_reported_on_or_refused(
     assert (code, err) == (0, "")
 
 
+@pytest.mark.usefixtures("unscored")
 def test_only_a_report_is_written_over(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -229,12 +258,13 @@ def test_another_corpus_is_refused(
 
 @pytest.mark.release
 def test_a_browser_shows_what_was_expected(
-  page: pathlib.Path, browser: Browser
+  numbers: Numbers, tmp_path: pathlib.Path, browser: Browser
 ) -> None:
+  (tmp_path / "page.html").write_text(page(numbers), "utf-8")
   tab = browser.new_page()
   errors = []
   tab.on("pageerror", lambda error: errors.append(error))
-  tab.goto(page.as_uri())
+  tab.goto((tmp_path / "page.html").as_uri())
   assert tab.get_by_role("heading", name="Learning curves").is_visible()
   # One colour packs to a few kilobytes.
   assert len(tab.locator("svg").screenshot()) > 5_000

@@ -1,0 +1,201 @@
+"""What is computed of the nats of a text."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import score_of
+
+from charlm.data.encoding import encode_text
+from charlm.evaluation import score as score_module
+from charlm.evaluation.score import confidence_interval, log_perplexity
+
+
+def test_log_perplexity_is_the_mean_of_the_rows_means() -> None:
+  rng = np.random.default_rng(2)
+  logits = rng.normal(size=[3, 5, 7])
+  log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  target = rng.integers(2, 7, size=[3, 5])
+  lengths = [5, 3, 1]
+  rows = []
+  for row, length in enumerate(lengths):
+    target[row, length:] = 1
+    picked = [log_probs[row, t, target[row, t]] for t in range(length)]
+    rows.append(-sum(picked) / length)
+  expected = sum(rows) / 3
+  # It matters here that rows, not characters, are averaged.
+  assert abs(expected - np.average(rows, weights=lengths)) > 1e-3
+  assert float(log_perplexity(log_probs, target)) == pytest.approx(expected)
+  actual = log_perplexity(tf.constant(log_probs, tf.float32), target)
+  assert float(actual) == pytest.approx(expected, abs=1e-6)
+
+
+def test_padding_may_hold_anything() -> None:
+  log_probs = np.log(np.full([3, 4, 5], 0.2, np.float32))
+  log_probs[:, :, 1] = -np.inf
+  target = np.array([[2, 3, 1, 1], [1, 1, 1, 1], [4, 1, 1, 1]])
+  expected = pytest.approx(np.log(5), abs=1e-6)
+  assert float(log_perplexity(log_probs, target)) == expected
+
+
+def test_characters_or_lines_are_averaged() -> None:
+  nats = np.array([1, 3, 5, 9, 4], np.float32)
+  unknown = np.array([0, 1, 0, 0, 1], bool)
+  score = score_of(nats, unknown)
+  assert score.log_perplexity == pytest.approx(22 / 5)
+  assert score.log_perplexity_known == pytest.approx((1 + 5 + 9) / 3)
+  by_line = score_of(nats, unknown, np.array([2, 2, 1]))
+  assert by_line.log_perplexity == pytest.approx((2 + 7 + 4) / 3)
+  assert by_line.log_perplexity_known == pytest.approx((1 + 7) / 2)
+  assert by_line.interval == confidence_interval(np.array([2.0, 7.0, 4.0]))
+  for found in (score, by_line):
+    assert (found.num_characters, found.num_unknown) == (5, 2)
+
+
+def test_a_text_of_unknown_characters_has_no_known_score() -> None:
+  for lengths in (None, np.array([2, 1])):
+    score = score_of(np.full(3, 2.0), np.full(3, True), lengths)
+    assert score.log_perplexity == 2
+    assert score.log_perplexity_known is None
+
+
+def test_a_huge_perplexity_is_still_a_number() -> None:
+  assert 1e308 < score_of(np.full(9, 1e5)).perplexity < math.inf
+
+
+@pytest.mark.parametrize(
+  ("text", "by_lines", "num_bytes"),
+  [
+    ("äb€", False, 4),
+    ("äb€", True, 7),
+    ("äb\n", True, 4),
+    ("a\n\n", True, 3),
+    ("", True, 1),
+  ],
+)
+def test_bytes_are_those_of_what_is_scored(
+  text: str, by_lines: bool, num_bytes: int
+) -> None:
+  encoded = encode_text([text]).text
+  score = score_of(np.ones(1)).with_size_of(encoded, by_lines)
+  assert score.num_bytes == num_bytes
+
+
+def test_bits_per_byte() -> None:
+  nats = np.log(np.array([2, 4, 8, 4]))
+  score = dataclasses.replace(score_of(nats), num_bytes=16)
+  assert score.bits_per_character == pytest.approx(2)
+  assert score.bits_per_byte == pytest.approx(0.5)
+  bits = {"character": pytest.approx(2), "byte": pytest.approx(0.5)}
+  assert score.bits == bits
+  assert score.to_dict()["unit"] == "character"
+  score = dataclasses.replace(score_of(nats), unit="byte")
+  assert score.bits_per_byte == score.bits_per_character
+  assert score.bits == {"byte": pytest.approx(2)}
+
+
+@pytest.mark.parametrize("by_line", [False, True])
+def test_a_long_text_has_the_mean_of_all_its_values(by_line: bool) -> None:
+  """Means of blocks would weigh the last one, which is shorter, too much."""
+  num_values = 2**20 + 1
+  rng = np.random.default_rng(3)
+  lengths = rng.integers(1, 3, num_values) if by_line else None
+  num_characters = lengths.sum() if by_line else num_values
+  nats = rng.exponential(size=num_characters).astype(np.float32)
+  nats[-1] = 1e6
+  unknown = rng.random(num_characters) < 0.3
+  values, of_known = nats.astype(np.float64), nats[~unknown].astype(np.float64)
+  if by_line:
+    line = np.repeat(np.arange(num_values), lengths)
+    values = np.bincount(line, values) / lengths
+    known = np.bincount(line[~unknown], minlength=num_values)
+    of_known = np.bincount(line[~unknown], of_known, num_values)
+    of_known = of_known[known > 0] / known[known > 0]
+  score = score_of(nats, unknown, lengths)
+  expected = math.fsum(values) / num_values
+  assert score.log_perplexity == pytest.approx(expected, rel=1e-12)
+  expected = math.fsum(of_known) / len(of_known)
+  assert score.log_perplexity_known == pytest.approx(expected, rel=1e-12)
+
+
+def _bootstrap(blocks: list[np.ndarray], size: int) -> tuple[float, float]:
+  """Resamples `size` neighbouring blocks at a time, value by value."""
+  rng = np.random.default_rng(0)
+  values = np.concatenate(blocks)
+  num_drawn = math.ceil(len(blocks) / size)
+  means = []
+  for _ in range(2000):
+    resample = [
+      blocks[(start + i) % len(blocks)]
+      for start in rng.integers(len(blocks), size=num_drawn)
+      for i in range(size)
+    ]
+    means.append(np.concatenate(resample).mean())
+  deviations = np.quantile(means, [0.025, 0.975]) - values.mean()
+  deviations *= (num_drawn / (num_drawn - 1)) ** 0.5
+  low, high = values.mean() + deviations
+  return low, high
+
+
+@pytest.mark.parametrize(
+  ("num_values", "max_blocks", "block_length", "size"),
+  # Stretches of 10 values; of 2 blocks of 5 values; and, where a block has more
+  # than 10, of one block. The last block is shorter.
+  [(99, 99, 1, 10), (99, 24, 5, 2), (99, 7, 15, 1)],
+)
+def test_an_interval_is_that_of_a_bootstrap_of_neighbours(
+  num_values: int,
+  max_blocks: int,
+  block_length: int,
+  size: int,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(score_module, "_MAX_BLOCKS", max_blocks)
+  values = np.random.default_rng(5).exponential(size=num_values).cumsum()
+  blocks = np.split(values, range(block_length, num_values, block_length))
+  expected = pytest.approx(_bootstrap(blocks, size), rel=1e-9)
+  assert confidence_interval(values) == expected
+
+
+def test_intervals_cover_the_truth() -> None:
+  """Values that hang together over some 30 neighbours, as passages do."""
+  num_trials = 100
+  noise = np.random.default_rng(6).standard_normal([4001, num_trials])
+  state, values = noise[0] / (1 - 0.9**2) ** 0.5, []
+  for x in noise[1:]:
+    state = 0.9 * state + x
+    values.append(state + 1.25)
+  covered = 0
+  for trial in np.transpose(values):
+    low, high = confidence_interval(trial, num_resamples=400)
+    covered += low <= 1.25 <= high
+  assert covered >= 0.9 * num_trials
+
+
+@pytest.mark.parametrize(
+  ("values", "low", "high"),
+  [
+    # Blocks of one: a quarter of the resamples are [0, 0], a quarter [1, 1].
+    ([0, 1], 0.5 - 2**0.5 * 0.5, 0.5 + 2**0.5 * 0.5),
+    # Two blocks of two, whose sums are 6, 1, 4 and, around the ring, 9.
+    ([6, 0, 1, 3], 2.5 - 2**0.5 * 2, 2.5 + 2**0.5 * 2),
+    # Three blocks of two, whose sums are 0, 0, 0, 5 and 5.
+    ([0, 0, 0, 0, 5], 1 - 1.5**0.5, 1 + 1.5**0.5 * 1.5),
+    # The same, with 0, 0, 1, 2, 2 and 1: the outermost means' share is 1 / 27.
+    ([0, 0, 0, 1, 1, 1], 0.5 - 1.5**0.5 * 0.5, 0.5 + 1.5**0.5 * 0.5),
+  ],
+)
+def test_intervals_whose_resamples_can_be_listed(
+  values: list[float], low: float, high: float
+) -> None:
+  # The outermost means have a share of more than 0.025 of all resamples.
+  found = confidence_interval(np.array(values, np.float64))
+  assert found == pytest.approx((low, high))
+
+
+def test_an_interval_needs_two_values() -> None:
+  score = score_of(np.ones(1))
+  assert score.interval == (-math.inf, math.inf)
+  assert score.to_dict()["interval"] is None
