@@ -1,5 +1,8 @@
 """Gumbel-max draws, and the limits top_k, top_p and min_p on them."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import NUM_SPECIAL
@@ -45,6 +48,26 @@ def temperature_random_sampling(
   # The smallest id of the highest score; XLA does not vectorise `tf.argmax`.
   ids = tf.range(scores.shape[-1], dtype=tf.int64)
   return tf.reduce_min(tf.where(scores < best, ids.dtype.max, ids), axis=-1)
+
+
+def noise_of_text(
+  seed: int, text: int, position: int, shape: Sequence[int]
+) -> tf.Tensor:
+  """Returns Gumbel noise for a text, a function of the arguments alone.
+
+  Call it outside of what XLA compiles, whose loop over characters must not hold
+  the generator's XORs: LLVM can take them for a checksum, and then follows both
+  operands of each, through all XORs before it, without an end.
+
+  Args:
+    seed: below 2^64.
+    text: the number of the text, below 2^32.
+    position: of the first character in the text, below 2^32.
+    shape: of the noise.
+  """
+  words = np.array([seed, text << 32 | position], np.uint64).view(np.int64)
+  # Without a name, another device would take another algorithm.
+  return gumbel_noise(tf.random.stateless_uniform(shape, words, alg="philox"))
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:
