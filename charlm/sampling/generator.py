@@ -21,7 +21,7 @@ from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
-from charlm.sampling.gumbel import draw, noise_of_text
+from charlm.sampling.gumbel import draw, noise_of_texts
 from charlm.sampling.options import Limits, Request, fill_request
 from charlm.sampling.sample import Sample, StopBuffer, join_pieces
 from charlm.system.machine import num_cores
@@ -175,8 +175,7 @@ class GenerativeModel:
     while start < end and not all(tail.stopped for tail in tails):
       offset = start % self._span
       if offset == 0:
-        rows = [noise_of_text(request.seed, i, start, shape) for i in samples]
-        noise = tf.stack(rows, axis=1)
+        noise = noise_of_texts(request.seed, samples, start, shape)
       num = min(size, self._span - offset, end - start)
       ids, log_probs, states = self._compiled_draw(
         begin.table,
@@ -229,7 +228,7 @@ class GenerativeModel:
       table: the model's input table.
       last: ids `[B]` before the span, which are yet to be read.
       states: the state before those ids.
-      noise: of the draws, `[S, B, V]`.
+      noise: of the draws, `[B, S, V]`.
       offset: of the first draw in `noise`.
       length: how many ids to draw.
       temperature: a tensor, so that another one needs no compilation.
@@ -253,7 +252,7 @@ class GenerativeModel:
       x = x if alone else tf.gather(table, x)
       log_probs, states = self._model.read(x, states)
       # A gather, since a slice would copy all of the numbers.
-      numbers = tf.gather(noise, offset + i)
+      numbers = tf.gather(noise, offset + i, axis=1)
       ids = tf.cast(draw(log_probs, temperature, limits, numbers), tf.int32)
       values = ids, tf.gather(log_probs, ids, batch_dims=1)
       pairs = zip(arrays, values, strict=True)

@@ -1,6 +1,6 @@
 """Gumbel-max draws, and the limits top_k, top_p and min_p on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -50,24 +50,37 @@ def temperature_random_sampling(
   return tf.reduce_min(tf.where(scores < best, ids.dtype.max, ids), axis=-1)
 
 
-def noise_of_text(
-  seed: int, text: int, position: int, shape: Sequence[int]
+def noise_of_texts(
+  seed: int, texts: Iterable[int], position: int, shape: Sequence[int]
 ) -> tf.Tensor:
-  """Returns Gumbel noise for a text, a function of the arguments alone.
+  """Returns Gumbel noise `[B, *shape]` for each of some texts.
 
-  Call it outside of what XLA compiles, whose loop over characters must not hold
-  the generator's XORs: LLVM can take them for a checksum, and then follows both
-  operands of each, through all XORs before it, without an end.
+  That of text i is a function of (seed, i, position, shape) alone. Call it
+  outside of what XLA compiles: LLVM can take the generator's XORs in a loop
+  for a checksum, and then follows both operands of each, through all XORs
+  before it, without an end.
 
   Args:
     seed: below 2^64.
-    text: the number of the text, below 2^32.
-    position: of the first character in the text, below 2^32.
-    shape: of the noise.
+    texts: the numbers of the texts, below 2^32.
+    position: of the first character in its text, below 2^32.
+    shape: characters, and numbers for each.
   """
-  words = np.array([seed, text << 32 | position], np.uint64).view(np.int64)
-  # Without a name, another device would take another algorithm.
-  return gumbel_noise(tf.random.stateless_uniform(shape, words, alg="philox"))
+  words = [[seed, text << 32 | position] for text in texts]
+  return _noise(np.array(words, np.uint64).view(np.int64), tf.constant(shape))
+
+
+_SIGNATURE = tf.TensorSpec([None, 2], tf.int64), tf.TensorSpec([2], tf.int32)
+
+
+@tf.function(input_signature=_SIGNATURE, autograph=False)
+def _noise(seeds: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+  def of_text(seed: tf.Tensor) -> tf.Tensor:
+    # Without a name, another device would take another algorithm.
+    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+    return gumbel_noise(uniform)
+
+  return tf.map_fn(of_text, seeds, fn_output_signature=tf.float32)
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:

@@ -22,7 +22,7 @@ from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.gumbel import (
   gumbel_noise,
   limit,
-  noise_of_text,
+  noise_of_texts,
   temperature_random_sampling,
 )
 from charlm.sampling.options import Limits, Request
@@ -148,22 +148,18 @@ def test_a_text_draws_the_same_numbers_beside_any_others(
 
 
 def test_noise_depends_on_all_arguments() -> None:
-  base = 7 + 2**40, 3, 1024
-  others = [
-    noise_of_text(*arguments, [9])
-    for arguments in (
-      base,
-      (7, 3, 1024),
-      (7 + 2**40 + 2**63, 3, 1024),
-      (7 + 2**40, 1024, 3),
-      (7 + 2**40, 3, 0),
-      (3, 7 + 2**10, 1024),
-    )
-  ]
-  assert len(np.unique(others)) == 6 * 9
+  def noise(seed: int, text: int, position: int) -> np.ndarray:
+    return noise_of_texts(seed, [text], position, [1, 9]).numpy()[0]
+
+  seed = 7 + 2**40
+  base = noise(seed, 3, 1024)
+  others = [noise(7, 3, 1024), noise(seed + 2**63, 3, 1024)]
+  others += [noise(seed, 1024, 3), noise(seed, 3, 0), noise(3, seed % 99, 1024)]
+  assert len(np.unique([base, *others])) == 6 * 9
   # Another value here would be other texts of the same seed.
-  np.testing.assert_allclose(others[0][:3], GOLDEN, rtol=1e-5)
-  np.testing.assert_array_equal(noise_of_text(*base, [9]), others[0])
+  np.testing.assert_allclose(base[0, :3], GOLDEN, rtol=1e-5)
+  together = noise_of_texts(seed, range(2, 5), 1024, [1, 9])
+  np.testing.assert_array_equal(together[1], base)
 
 
 @pytest.mark.parametrize("limits", [{}, {"top_k": 3, "top_p": 0.9}])
