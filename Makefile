@@ -12,7 +12,7 @@ CUDA ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-sm
 endif
 WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 
-.PHONY: train test check-all bench quality results soak sweep compare format lock
+.PHONY: train test check-all bench quality results soak compare format lock
 .DEFAULT_GOAL := train
 
 train: .venv/installed $(WITH_CUDA)
@@ -41,9 +41,6 @@ results: .venv/installed
 
 soak: .venv/installed
 	$(BIN)/python tests/soak.py $(ARGS)
-
-sweep: .venv/installed
-	$(BIN)/python tests/sweep.py $(ARGS)
 
 compare: .venv/installed
 	$(BIN)/python tests/compare.py $(BASE) $(ARGS)

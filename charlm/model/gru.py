@@ -10,9 +10,8 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
-from charlm.model.recurrence import normalise, recurrence
+from charlm.model.recurrence import next_state, recurrence
 from charlm.system.choices import MAX_TABLE
-from charlm.system.machine import num_cores
 
 # As in Keras, a state may be a list of one.
 _State: TypeAlias = "tf.Tensor | Sequence[tf.Tensor] | None"
@@ -156,61 +155,23 @@ def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
   return tf.matmul(inputs, cell.kernel) + bias_of(cell)
 
 
-def multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Multiplies rows `[B, K]` by a kernel `[K, N]`; for loops over characters.
-
-  A row's products round alike for any number of rows that
-  `charlm/sampling/rows.py` allows. A single row is cut into blocks along K;
-  their products are added in the order in which a product of more rows adds.
-  Where the length of a block is not known, two copies of the row are
-  multiplied, which takes longer.
-
-  Where N mod 64 is 1 to 8, the rounding of a row's products with the last
-  columns would depend on the number of rows (measured). There the kernel gets 8
-  more columns, zeros.
-  """
-  depth, size = kernel.shape
-  if rows.shape[0] == 1:
-    if block := block_length(depth, size):
-      rows = tf.reshape(rows, [-1, 1, block])
-      blocks = tf.matmul(rows, tf.reshape(kernel, [-1, block, size]))
-      return tf.add_n(tf.unstack(blocks))  # from left to right
-    return multiply_rows(tf.tile(rows, [2, 1]), kernel)[:1]
-  padding = 8 if 0 < size % 64 <= 8 else 0
-  return tf.matmul(rows, tf.pad(kernel, [[0, 0], [0, padding]]))[:, :size]
-
-
-def block_length(depth: int, size: int) -> int:
-  """Returns the length of a block for a kernel `[K, N]`, 0 if it is not known.
-
-  Measured on two cores of an AMD EPYC (Zen 5), with 2 to 64 threads.
-  """
-  block = 128 if depth < 512 else 256 if depth < 1024 else 512
-  whole = depth % 256 == 0 and depth % block == 0 and size % 256 == 0
-  return block if whole and num_cores() > 1 else 0
-
-
 def step_gru(
   layer: keras.layers.GRU, projected: tf.Tensor, state: tf.Tensor
 ) -> tf.Tensor:
-  """Returns the state `[B, H]` after one projected input `[B, 3H]`.
-
-  For loops over characters, in place of `recurrence`: here a row's bits are the
-  same for any number of rows that `charlm/sampling/rows.py` allows.
-  """
+  """Returns the state `[B, H]` after one projected input `[B, 3H]`."""
   cell, units = layer.cell, layer.units
-  recurrent = multiply_rows(state, cell.recurrent_kernel)
-  if getattr(layer, "gain", None) is not None:
-    # Over the last axis: sums there round alike for any number of rows.
-    normal, _ = normalise(tf.reshape(recurrent, [-1, 3, units]), axis=2)
-    recurrent = tf.reshape(normal, [-1, 3 * units]) * layer.gain
-  sizes = [2 * units, units]
-  input_zr, input_n = tf.split(projected, sizes, axis=1)
-  recurrent_zr, recurrent_n = tf.split(recurrent, sizes, axis=1)
-  z, r = tf.split(tf.sigmoid(input_zr + recurrent_zr), 2, axis=1)
-  bias = tf.convert_to_tensor(cell.bias)[1, -units:]
-  n = tf.tanh(input_n + r * (recurrent_n + bias))
-  return n + z * (state - n)
+  input_zr, input_n = tf.split(projected, [2 * units, units], axis=1)
+  gain = getattr(layer, "gain", None)
+  state, _ = next_state(
+    input_n=input_n,
+    input_zr=input_zr,
+    recurrent=tf.matmul(state, cell.recurrent_kernel),
+    bias=tf.convert_to_tensor(cell.bias)[1, -units:],
+    gain=[] if gain is None else [tf.convert_to_tensor(gain)],
+    state=state,
+    axis=1,
+  )
+  return state
 
 
 def bias_of(cell: keras.layers.GRUCell) -> tf.Tensor:

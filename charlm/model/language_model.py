@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU, bias_of, multiply_rows, project, step_gru
+from charlm.model.gru import FusedGRU, project, step_gru
 from charlm.model.output import chunked_nats
 from charlm.system.choices import GRU_KIND, MAX_LOGITS
 
@@ -190,11 +190,10 @@ class GRULM(keras.Model):
     new_states = []
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
       if i:
-        x = multiply_rows(x, gru.cell.kernel) + bias_of(gru.cell)
+        x = project(gru.cell, x)
       x = step_gru(gru, x, state)
       new_states.append(x)  # [B, H]
-    logits = multiply_rows(x, self.dense.kernel) + self.dense.bias
-    return tf.nn.log_softmax(logits), tuple(new_states)
+    return self.dense(x), tuple(new_states)
 
 
 def model_of(

@@ -12,7 +12,7 @@ explains.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -87,22 +87,20 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
     x = x if by_id else tf.matmul(kernel, x)
     h = tf.cast(state, recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)  # [3H, B]
-    norm: tuple[tf.Tensor, ...] = ()
-    if gains:
-      normal, scale = normalise(tf.reshape(recurrent, [3, units, -1]), axis=1)
-      norm = tf.reshape(normal, [3 * units, -1]), scale
-      recurrent = norm[0] * gains[0]
     input_n, input_zr = tf.split(tf.cast(x, dtype), [units, 2 * units])
-    zr, recurrent_n = tf.split(recurrent, [2 * units, units])
-    zr = tf.sigmoid(input_zr + zr)
-    z, r = tf.split(zr, 2)
-    recurrent_n += bias
-    n = tf.tanh(input_n + r * recurrent_n)
-    state = n + z * (state - n)  # one product less than (1 - z) n + z h
+    state, values = next_state(
+      input_n=input_n,
+      input_zr=input_zr,
+      recurrent=recurrent,
+      bias=bias,
+      gain=gains,
+      state=state,
+      axis=0,
+    )
     state.set_shape(shape)  # a loop's variables keep their shapes
     states, *saved = arrays
-    values = zip(saved, (zr, n, recurrent_n, *norm), strict=True)
-    saved = [array.write(t, value) for array, value in values]
+    pairs = zip(saved, values, strict=True)
+    saved = [array.write(t, value) for array, value in pairs]
     # XLA would not vectorise gates that look up x. The last x is unused.
     x = read((t + 1) % num_steps)
     return t + 1, x, state, states.write(t + 1, state), *saved
@@ -120,6 +118,52 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
     lambda t, *_: t < num_steps, step, start, parallel_iterations=1
   )
   return states, saved
+
+
+def next_state(
+  *,
+  input_n: tf.Tensor,
+  input_zr: tf.Tensor,
+  recurrent: tf.Tensor,
+  bias: tf.Tensor,
+  gain: Sequence[tf.Tensor],
+  state: tf.Tensor,
+  axis: int,
+) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+  """Takes one time step: the GRU's equation, of training and of sampling.
+
+  Training and scoring are feature-major, so that features are axis 0. Sampling
+  has a row for each text, so that they are axis 1: XLA vectorises the gates of
+  a few texts only there.
+
+  Args:
+    input_n: the input's part of the candidate, `[H, B]`.
+    input_zr: the input's part of the gates z and r, `[2H, B]`.
+    recurrent: the product of state and recurrent kernel, `[3H, B]`.
+    bias: the candidate's recurrent bias.
+    gain: of the recurrent product, if there is layer normalisation.
+    state: the state before, `[H, B]`.
+    axis: 0, or 1 if all of these have their axes the other way round.
+
+  Returns the state after, and what the gradient needs: zr, n, the candidate's
+  recurrent part and, with a gain, the result of `normalise`.
+  """
+  units = state.shape[axis]
+  norm: tuple[tf.Tensor, ...] = ()
+  if gain:
+    gates, joined = [3, units, -1], [3 * units, -1]
+    if axis == 1:
+      gates, joined = [-1, 3, units], [-1, 3 * units]
+    normal, scale = normalise(tf.reshape(recurrent, gates), axis + 1)
+    norm = tf.reshape(normal, joined), scale
+    recurrent = norm[0] * gain[0]
+  zr, recurrent_n = tf.split(recurrent, [2 * units, units], axis)
+  zr = tf.sigmoid(input_zr + zr)
+  z, r = tf.split(zr, 2, axis)
+  recurrent_n += bias
+  n = tf.tanh(input_n + r * recurrent_n)
+  state = n + z * (state - n)  # one product less than (1 - z) n + z h
+  return state, (zr, n, recurrent_n, *norm)
 
 
 def normalise(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:

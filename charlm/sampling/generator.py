@@ -1,17 +1,17 @@
 """Text from a model: Gumbel-max sampling.
 
-Every sample has its own stream of random numbers. They depend on (seed, sample,
-position) only, and are the same on any device, so a text does not depend on how
-many are drawn beside it.
+The random numbers of text i depend on (seed, i, position) alone. They are drawn
+before the compiled loop over characters, for a span of positions at a time.
 
-Shapes: B rows, V vocabulary size, S positions (`_buffer`) whose random numbers
-are drawn together. A text is drawn in spans of at most S.
+Shapes: B rows, each a text, V vocabulary size, S positions of a span.
 """
 
 import concurrent.futures
+import functools
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,16 +21,25 @@ from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
-from charlm.sampling.gumbel import draw, gumbel_noise
+from charlm.sampling.gumbel import draw, noise_of_texts
 from charlm.sampling.options import Limits, Request, fill_request
-from charlm.sampling.rows import Rows
 from charlm.sampling.sample import Sample, StopBuffer, join_pieces
-from charlm.sampling.threefry import Pair, sample_keys, uniform_numbers
 from charlm.system.machine import num_cores
 
-_BUFFER = 1024  # the largest S; XLA compiles for each shape
-_MAX_NUMBERS = 2**24  # random numbers held at a time: 64 MB
+# XLA compiles for each shape: S depends on V alone, also where fewer characters
+# are drawn. A text's random numbers depend on S.
+_SPAN = 1024  # the largest S
+_MAX_NUMBERS = 2**17  # the largest S * V: 0.5 MB
+_MAX_ROWS = 32  # side by side, in one graph call
 _STREAMED = 64  # characters in a piece of a streamed text
+
+
+class _Begin(NamedTuple):
+  """What all texts of a request begin with."""
+
+  table: tf.Tensor  # the model's input table
+  last: np.ndarray  # `[1]`, the id of the prefix' last character
+  states: State  # of one row, before that character
 
 
 class GenerativeModel:
@@ -54,17 +63,11 @@ class GenerativeModel:
     self._model, self._vocab = model, vocab
     limits = Limits(int(top_k), float(top_p), float(min_p))
     self._request = Request(temperature=float(temperature), **limits._asdict())
-    # Each core holds the random numbers of one graph call.
-    most = _MAX_NUMBERS // num_cores() // len(vocab)
-    self._rows = Rows(model, most)
-    self._buffer = min(_BUFFER, max(1, most // self._rows.at_most))
-    # What is compiled: numbers of rows, and limits.
-    self._compiled: set[tuple[int, Limits]] = set()
+    self._span = max(1, min(_SPAN, _MAX_NUMBERS // len(vocab)))
     # A step for one character is too small to run without XLA. AutoGraph's
     # conversion would delay the first text.
-    compiled = {"jit_compile": True, "autograph": False}
-    self._compiled_advance = tf.function(self._advance, **compiled)
-    self._compiled_noise = tf.function(self._noise, **compiled)
+    xla = functools.partial(tf.function, jit_compile=True, autograph=False)
+    self._compiled_read, self._compiled_draw = xla(self._read), xla(self._draw)
 
   def generate_one_step(
     self, inputs: tf.Tensor | list[str], states: State | None = None
@@ -104,33 +107,34 @@ class GenerativeModel:
     """Draws the texts of a request, in blocks of up to 32 side by side.
 
     The prefix is not part of a sample; without one a sample starts a line.
-    Sample i depends neither on `num_samples` nor on earlier calls. The first
-    call with new limits, or another number of rows side by side, compiles the
-    graph for them, which takes a while.
+    Sample i draws the same random numbers, whatever `num_samples` is. The first
+    call with new limits, or another number of texts, compiles the graph for
+    them, which takes a while.
 
     Raises InputError: a model that has diverged.
     """
     stopped = threading.Event()
-    size = self._rows.side_by_side(request.num_samples)
-    table = self._input_table()
+    begin = self._begin(request)
 
-    def block(first: int) -> list[Sample]:
-      """Draws the samples of one block, from `first` on."""
-      end = min(request.num_samples, first + size)
+    def block(samples: range) -> list[Sample]:
+      """Draws the samples of one block."""
       pieces = []
-      for new in self._pieces(request, range(first, end), self._buffer, table):
+      for new in self._pieces(request, samples, self._span, begin):
         if stopped.is_set():
           raise concurrent.futures.CancelledError
         pieces.append(new)
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
-    firsts = range(0, request.num_samples, size)
-    if len(firsts) == 1:  # a thread's start takes as long as 100 characters
-      return block(0)
+    num_blocks = -(-request.num_samples // _MAX_ROWS)
+    size = -(-request.num_samples // num_blocks)
+    everything = range(request.num_samples)
+    blocks = [everything[i : i + size] for i in everything[::size]]
+    if len(blocks) == 1:  # a thread's start takes as long as 100 characters
+      return block(everything)
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
       try:
-        return [sample for row in pool.map(block, firsts) for sample in row]
+        return [sample for row in pool.map(block, blocks) for sample in row]
       except BaseException:  # Ctrl-C reaches this thread alone
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -141,125 +145,99 @@ class GenerativeModel:
 
     Raises InputError: a model that has diverged.
     """
-    samples, table = range(sample, sample + 1), self._input_table()
-    for pieces in self._pieces(request, samples, _STREAMED, table):
+    samples, begin = range(sample, sample + 1), self._begin(request)
+    for pieces in self._pieces(request, samples, _STREAMED, begin):
       yield from pieces
 
-  def _input_table(self) -> tf.Tensor:
+  def _begin(self, request: Request) -> _Begin:
+    """Reads the prefix but for its last character, in pieces of one shape."""
     # Computed once: in threads side by side it takes several times as long.
-    return self._model.input_table()
+    table = self._model.input_table()
+    states = self._model.initial_states(1)
+    ids = encode(request.prefix or "\n", self._vocab).astype(np.int32)
+    for start in range(0, len(ids) - 1, self._span):
+      piece = ids[start : min(start + self._span, len(ids) - 1)]
+      padded = np.pad(piece, (0, self._span - len(piece)))
+      length = tf.constant(len(piece))
+      states = self._compiled_read(table, padded, length, states)
+    return _Begin(table, ids[-1:], states)
 
   def _pieces(
-    self, request: Request, samples: range, size: int, table: tf.Tensor
+    self, request: Request, samples: range, size: int, begin: _Begin
   ) -> Iterator[list[Sample]]:
-    """Yields the next pieces of some samples, of about `size` characters.
-
-    `table` is the model's input table.
-    """
-    prefix_ids = encode(request.prefix or "\n", self._vocab)
-    prefix_length, end = len(prefix_ids), len(prefix_ids) + request.num_chars
-    num_rows = self._rows.computed(len(samples))
-    # Threefry's key has two words of 32 bits.
-    words = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32)
-    rows = np.arange(samples.start, samples.start + num_rows, dtype=np.uint32)
-    keys = sample_keys(words, rows)
-    last = np.full(num_rows, prefix_ids[0], np.int32)
+    """Yields the next pieces of some samples, of `size` characters at most."""
+    num_rows, shape = len(samples), [self._span, len(self._vocab)]
+    last = np.repeat(begin.last, num_rows)
+    states = tuple(tf.repeat(state, num_rows, axis=0) for state in begin.states)
+    temperature = tf.constant(request.temperature)
     tails = [StopBuffer(request.stop) for _ in samples]
-    states = self._model.initial_states(num_rows)
-    how = tf.constant(request.temperature), request.limits
-    if (num_rows, request.limits) not in self._compiled:
-      self._compile(keys, request.limits, table, last, states)
-    # The test beside the compilation may have shown that one row does not
-    # agree with two. Then begin again, with two.
-    if num_rows != self._rows.computed(len(samples)):
-      yield from self._pieces(request, samples, size, table)
-      return
-    # `start` is the index of the next character in prefix and sample together;
-    # the model has yet to read the character before it, which is in
-    # `last`. A span is `num` characters from `start` on, and its random numbers
-    # begin at `noise[offset]`. `given` holds its characters that belong to the
-    # prefix.
-    start = 1
+    start, end = 0, request.num_chars
     while start < end and not all(tail.stopped for tail in tails):
-      offset = (start - 1) % self._buffer
-      # To the end of the buffer at most: `noise` holds no numbers beyond it.
-      num = min(size, self._buffer - offset, end - start)
-      part = prefix_ids[start : start + num].astype(np.int32)
-      given = np.pad(part, (0, self._buffer - len(part)))
-      span = np.array([offset, num, len(part)], np.int32)
+      offset = start % self._span
       if offset == 0:
-        noise = self._compiled_noise(keys, tf.constant(start - prefix_length))
-      ids, log_probs, states = self._compiled_advance(
-        table, last, states, given, span, noise, *how
+        noise = noise_of_texts(request.seed, samples, start, shape)
+      num = min(size, self._span - offset, end - start)
+      ids, log_probs, states = self._compiled_draw(
+        begin.table,
+        last,
+        states,
+        noise,
+        tf.constant(offset),
+        tf.constant(num),
+        temperature,
+        request.limits,
       )
-      ids, log_probs = ids.numpy(), log_probs.numpy()
-      last = ids[:, num - 1]
-      if np.isnan(log_probs[:, :num]).any():
+      ids, log_probs = ids.numpy()[:, :num], log_probs.numpy()[:, :num]
+      if np.isnan(log_probs).any():
         raise InputError("the model has diverged: give another --checkpoint")
-      new = slice(len(part), num)
+      last = ids[:, -1]
       start += num
       yield [
-        tail.add(decode(row[new], self._vocab), values[new], start == end)
-        for tail, row, values in zip(tails, ids, log_probs, strict=False)
+        tail.add(decode(row, self._vocab), values, start == end)
+        for tail, row, values in zip(tails, ids, log_probs, strict=True)
       ]
 
-  def _compile(self, keys: Pair, limits: Limits, *before: object) -> None:
-    """Compiles both functions, and tests whether so many rows agree with pairs.
+  def _read(
+    self, table: tf.Tensor, ids: tf.Tensor, length: tf.Tensor, states: State
+  ) -> State:
+    """Returns the state of one row after the first `length` of ids `[S]`."""
+    # Before the loop, as XLA does not vectorise gates that look up inputs.
+    inputs = tf.gather(table, ids)[:, tf.newaxis]  # [S, 1, 3H]
 
-    In two threads, since the first character waits for all of it. Other numbers
-    than 1 were tested when they were chosen. Nothing is drawn, since the span
-    is empty; `before` are the table, ids and states before it.
-    """
-    num_rows = len(keys[0])
-    given, span = np.zeros(self._buffer, np.int32), np.zeros(3, np.int32)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      tested = pool.submit(self._rows.agree, num_rows)
-      noise = pool.submit(self._compiled_noise, keys, tf.constant(0))
-      numbers = tf.zeros([self._buffer, num_rows, len(self._vocab)])
-      how = tf.constant(1.0), limits
-      self._compiled_advance(*before, given, span, numbers, *how)
-      tested.result(), noise.result()
-    self._compiled.add((num_rows, limits))
+    def step(i: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
+      """Reads the next character."""
+      _, states = self._model.read(tf.gather(inputs, i), states)
+      return i + 1, states
 
-  def _noise(self, keys: Pair, first: tf.Tensor) -> tf.Tensor:
-    """Returns Gumbel noise for positions from `first` on, `[S, B, V]`.
+    return tf.while_loop(lambda i, _: i < length, step, (0, states))[1]
 
-    Position 0 is the first character that is drawn; those of the prefix are
-    negative, and wrap. It is made before the loop over characters, as
-    `uniform_numbers` explains.
-    """
-    positions = first + tf.range(self._buffer)[:, tf.newaxis]
-    return gumbel_noise(uniform_numbers(keys, positions, len(self._vocab)))
-
-  def _advance(
+  def _draw(
     self,
     table: tf.Tensor,
     last: tf.Tensor,
     states: State,
-    given: tf.Tensor,
-    span: tf.Tensor,
     noise: tf.Tensor,
+    offset: tf.Tensor,
+    length: tf.Tensor,
     temperature: tf.Tensor,
     limits: Limits,
   ) -> tuple[tf.Tensor, tf.Tensor, State]:
-    """Draws the next ids of each row; where the prefix goes on, takes its ids.
+    """Draws the next ids of each row.
 
     Args:
       table: the model's input table.
       last: ids `[B]` before the span, which are yet to be read.
       states: the state before those ids.
-      given: ids `[S]`, of which the first are the prefix' part of the span.
-      span: its offset in `noise`, its length, and how many ids of it are
-        from `given`, before those that are drawn.
-      noise: of the draws, `[S, B, V]`.
+      noise: of the draws, `[B, S, V]`.
+      offset: of the first draw in `noise`.
+      length: how many ids to draw.
       temperature: a tensor, so that another one needs no compilation.
       limits: no tensors, since which of them are set decides the graph.
 
-    Returns the ids and their log-probabilities, `[B, S]` each (valid up to the
-    span's length), and the state before the last of these ids.
+    Returns the ids and their log-probabilities, `[B, S]` each, of which
+    `length` are valid, and the state before the last of these ids.
     """
-    offset, length, num_given = tf.unstack(span)
-    shape = {"size": self._buffer, "element_shape": last.shape}
+    shape = {"size": self._span, "element_shape": last.shape}
     arrays = [tf.TensorArray(kind, **shape) for kind in (tf.int32, tf.float32)]
     # XLA does not vectorise the gates of a single row if they look up their
     # inputs: the step before looks them up, and `x` has them. For more rows
@@ -270,13 +248,12 @@ class GenerativeModel:
     def step(
       i: tf.Tensor, x: tf.Tensor, states: State, *arrays: tf.TensorArray
     ) -> tuple[tf.Tensor | State | tf.TensorArray, ...]:
-      """Draws the next id of each row, or takes it from the prefix."""
+      """Draws the next id of each row."""
       x = x if alone else tf.gather(table, x)
       log_probs, states = self._model.read(x, states)
       # A gather, since a slice would copy all of the numbers.
-      numbers = tf.gather(noise, offset + i)
-      drawn = tf.cast(draw(log_probs, temperature, limits, numbers), tf.int32)
-      ids = tf.where(i < num_given, tf.gather(given, i), drawn)
+      numbers = tf.gather(noise, offset + i, axis=1)
+      ids = tf.cast(draw(log_probs, temperature, limits, numbers), tf.int32)
       values = ids, tf.gather(log_probs, ids, batch_dims=1)
       pairs = zip(arrays, values, strict=True)
       x = tf.gather(table, ids) if alone else ids

@@ -1,5 +1,8 @@
 """Gumbel-max draws, and the limits top_k, top_p and min_p on them."""
 
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import NUM_SPECIAL
@@ -45,6 +48,39 @@ def temperature_random_sampling(
   # The smallest id of the highest score; XLA does not vectorise `tf.argmax`.
   ids = tf.range(scores.shape[-1], dtype=tf.int64)
   return tf.reduce_min(tf.where(scores < best, ids.dtype.max, ids), axis=-1)
+
+
+def noise_of_texts(
+  seed: int, texts: Iterable[int], position: int, shape: Sequence[int]
+) -> tf.Tensor:
+  """Returns Gumbel noise `[B, *shape]` for each of some texts.
+
+  That of text i is a function of (seed, i, position, shape) alone. Call it
+  outside of what XLA compiles: LLVM can take the generator's XORs in a loop
+  for a checksum, and then follows both operands of each, through all XORs
+  before it, without an end.
+
+  Args:
+    seed: below 2^64.
+    texts: the numbers of the texts, below 2^32.
+    position: of the first character in its text, below 2^32.
+    shape: characters, and numbers for each.
+  """
+  words = [[seed, text << 32 | position] for text in texts]
+  return _noise(np.array(words, np.uint64).view(np.int64), tf.constant(shape))
+
+
+_SIGNATURE = tf.TensorSpec([None, 2], tf.int64), tf.TensorSpec([2], tf.int32)
+
+
+@tf.function(input_signature=_SIGNATURE, autograph=False)
+def _noise(seeds: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+  def of_text(seed: tf.Tensor) -> tf.Tensor:
+    # Without a name, another device would take another algorithm.
+    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+    return gumbel_noise(uniform)
+
+  return tf.map_fn(of_text, seeds, fn_output_signature=tf.float32)
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:

@@ -35,9 +35,7 @@ class Request(Options):
   num_chars: int = option(
     1000, "largest number of characters after the prefix", between(1, 10**8)
   )
-  num_samples: int = option(
-    1, "number of texts; no text depends on it", between(1, 10**6)
-  )
+  num_samples: int = option(1, "number of texts", between(1, 10**6))
   seed: int = option(0, "seed of the draws", between(0, 2**64 - 1))
   temperature: float = option(
     1.0,

@@ -17,24 +17,24 @@ from hypothesis import strategies as st
 
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
-from charlm.model import gru
 from charlm.model.language_model import GRULM
-from charlm.sampling import rows
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.gumbel import (
   gumbel_noise,
   limit,
+  noise_of_texts,
   temperature_random_sampling,
 )
 from charlm.sampling.options import Limits, Request
 from charlm.sampling.sample import Sample, StopBuffer
-from charlm.sampling.threefry import sample_keys, uniform_numbers
 
 NUM_DRAWS = 200_000
 LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
 # The chi-squared distribution with 6 degrees of freedom exceeds this once in
 # 10,000 times.
 CHI_SQUARED_LIMIT = 27.86
+CARELESS_VOCAB = ["[UNK]", "", *"\nabcdef"]
+GOLDEN = [-0.28143913, 0.53953373, 1.7512798]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def _texts(generator: GenerativeModel, *args: Any, **kwargs: Any) -> list[str]:
 
 def _chi_squared(drawn: tf.Tensor, temperature: float) -> float:
   logits = LOG_PROBS / temperature
-  expected = NUM_DRAWS * np.exp(logits) / np.exp(logits).sum()
+  expected = np.size(drawn) * np.exp(logits) / np.exp(logits).sum()
   counts = np.bincount(np.ravel(drawn), minlength=7)
   return float(((counts - expected) ** 2 / expected).sum())
 
@@ -99,17 +99,87 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
   assert _chi_squared(drawn, temperature) < CHI_SQUARED_LIMIT
 
 
+@pytest.fixture(scope="module")
+def careless() -> GenerativeModel:
+  """One of a model whose log-probabilities do not depend on its state.
+
+  So its texts depend on the random numbers alone, whatever is rounded.
+  """
+  model = build_model(9, 4, 6)
+  # What stands for no character is the likeliest.
+  model.dense.set_weights([np.zeros([6, 9]), np.array([9, 9, *LOG_PROBS])])
+  return GenerativeModel(model, CARELESS_VOCAB)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_the_generators_draws_follow_the_softmax(temperature: float) -> None:
-  keys = sample_keys(np.uint32([8, 0]), np.arange(2_000, dtype=np.uint32))
-  positions = tf.range(NUM_DRAWS // 2_000)[:, tf.newaxis]
-  drawn = temperature_random_sampling(
-    tf.constant(LOG_PROBS, tf.float32),
-    temperature,
-    gumbel_noise(uniform_numbers(keys, positions, 7)),
-  )
-  assert drawn.shape == [100, 2_000]
+def test_texts_follow_the_softmax(
+  careless: GenerativeModel, temperature: float
+) -> None:
+  # Of three blocks of 22 texts, and three spans of 1,024 characters.
+  request = Request(num_chars=3000, num_samples=66, temperature=temperature)
+  texts = [sample.text for sample in careless.sample(request)]
+  drawn = np.array([[CARELESS_VOCAB.index(c) - 2 for c in t] for t in texts])
   assert _chi_squared(drawn, temperature) < CHI_SQUARED_LIMIT
+  # Neighbours, spans, texts, and blocks are independent.
+  probs = np.exp(LOG_PROBS / temperature)
+  equal = ((probs / probs.sum()) ** 2).sum()
+  for one, other in (
+    (drawn[:, 1:], drawn[:, :-1]),
+    (drawn[:, 1024:], drawn[:, :-1024]),
+    (drawn[1:], drawn[:-1]),
+    (drawn[22:], drawn[:-22]),
+  ):
+    # The standard deviation is below 0.002.
+    assert abs((one == other).mean() - equal) < 0.01
+
+
+def test_a_text_draws_the_same_numbers_beside_any_others(
+  careless: GenerativeModel,
+) -> None:
+  request = Request(num_chars=1100, num_samples=40, seed=2**64 - 1)
+  many = [sample.text for sample in careless.sample(request)]
+  assert len(set(many)) == 40
+  for num_samples in (1, 3, 33):
+    few = dataclasses.replace(request, num_samples=num_samples, num_chars=1030)
+    texts = [sample.text for sample in careless.sample(few)]
+    assert texts == [text[:1030] for text in many[:num_samples]]
+  pieces = careless.stream(request, 37)
+  assert "".join(piece.text for piece in pieces) == many[37]
+
+
+def test_noise_depends_on_all_arguments() -> None:
+  def noise(seed: int, text: int, position: int) -> np.ndarray:
+    return noise_of_texts(seed, [text], position, [1, 9]).numpy()[0]
+
+  seed = 7 + 2**40
+  base = noise(seed, 3, 1024)
+  others = [noise(7, 3, 1024), noise(seed + 2**63, 3, 1024)]
+  others += [noise(seed, 1024, 3), noise(seed, 3, 0), noise(3, seed % 99, 1024)]
+  assert len(np.unique([base, *others])) == 6 * 9
+  # Another value here would be other texts of the same seed.
+  np.testing.assert_allclose(base[0, :3], GOLDEN, rtol=1e-5)
+  together = noise_of_texts(seed, range(2, 5), 1024, [1, 9])
+  np.testing.assert_array_equal(together[1], base)
+
+
+@pytest.mark.parametrize("limits", [{}, {"top_k": 3, "top_p": 0.9}])
+def test_the_compiled_loop_makes_no_random_numbers(
+  careless: GenerativeModel, limits: dict[str, Any]
+) -> None:
+  # LLVM took the XORs of a generator for a checksum, and never ended.
+  traced = []
+  advance = careless._compiled_draw
+
+  def tell(*args: Any) -> Any:
+    traced.append(args)
+    return advance(*args)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(careless, "_compiled_draw", tell)
+    careless.sample(Request(num_chars=1, **limits))
+  ir = advance.experimental_get_compiler_ir(*traced[0])(stage="hlo")
+  assert "while" in ir
+  assert "xor" not in ir
 
 
 def _allowed_by_numpy(
@@ -237,105 +307,6 @@ def test_the_same_seed_gives_the_same_text(
   assert len(others | {text}) == 5
 
 
-def test_a_sample_does_not_depend_on_the_others(
-  generator: GenerativeModel,
-) -> None:
-  samples = _texts(generator, 50, "\n", num_samples=9)
-  assert len(set(samples)) == 9
-  for num_samples in (1, 2, 5):
-    assert _texts(generator, 50, "\n", num_samples) == samples[:num_samples]
-
-
-def test_a_sample_does_not_depend_on_many_others_at_full_size() -> None:
-  # A product of more rows than 32 rounds differently at this size.
-  keras.utils.set_random_seed(6)
-  model = build_model(82, 256, 512)
-  model.set_weights([4 * weight for weight in model.get_weights()])
-  generator = GenerativeModel(model, VOCAB)
-  many = _texts(generator, 300, "\n", num_samples=65)
-  assert len(many) == 65
-  assert _texts(generator, 300, "\n", num_samples=2) == many[:2]
-  assert _texts(generator, 300, "\n", num_samples=34) == many[:34]
-
-
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_a_sample_does_not_depend_on_the_number_of_rows(
-  layer_norm: bool,
-) -> None:
-  # XLA sums 16 rows side by side, and in another order if it sums columns.
-  keras.utils.set_random_seed(6)
-  model = build_model(82, 32, 77, layer_norm=layer_norm)
-  model.set_weights([4 * weight for weight in model.get_weights()])
-  generator = GenerativeModel(model, VOCAB)
-  many = _texts(generator, 200, "\n", num_samples=32)
-  for num_samples in (1, 2, 15, 16, 17):
-    assert _texts(generator, 200, "\n", num_samples) == many[:num_samples]
-
-
-@pytest.mark.parametrize(
-  ("vocab_size", "units", "num_layers"),
-  [
-    (82, 231, 1),
-    (82, 256, 2),
-    (82, 448, 2),
-    (82, 500, 1),
-    (82, 512, 1),
-    (82, 600, 1),
-    (134, 768, 1),
-    (512, 1024, 1),
-  ],
-)
-def test_no_bit_of_a_sample_depends_on_the_number_of_rows(
-  vocab_size: int, units: int, num_layers: int
-) -> None:
-  # Sizes at which products of 2 to 32 rows do not all round alike, or would not
-  # without 8 more columns, or at which a single row is multiplied in blocks.
-  keras.utils.set_random_seed(6)
-  model = build_model(vocab_size, 16, units, num_layers=num_layers)
-  model.set_weights([2 * weight for weight in model.get_weights()])
-  vocab = [*VOCAB, *map(chr, range(1000, 1000 + vocab_size - len(VOCAB)))]
-  generator = GenerativeModel(model, vocab)
-  request = Request("\n", num_chars=20, num_samples=37)
-  many = generator.sample(request)
-  for num_samples in (1, 3, 5, 17, 32):
-    few = dataclasses.replace(request, num_samples=num_samples)
-    pairs = zip(generator.sample(few), many[:num_samples], strict=True)
-    for one, other in pairs:
-      assert one.text == other.text
-      np.testing.assert_array_equal(one.log_probs, other.log_probs)
-
-
-@pytest.mark.parametrize("length", [0, 8])
-def test_a_single_text_is_the_first_of_many_whatever_its_blocks(
-  monkeypatch: pytest.MonkeyPatch, length: int
-) -> None:
-  # 0: no blocks, so that a row is multiplied as a pair. 8: by which no
-  # processor sums, so that there are two rows.
-  for module in (gru, rows):
-    monkeypatch.setattr(module, "block_length", lambda depth, size: length)
-  keras.utils.set_random_seed(6)
-  model = build_model(128, 16, 512)
-  vocab = [*VOCAB, *map(chr, range(1000, 1128 - len(VOCAB)))]
-  generator = GenerativeModel(model, vocab)
-  request = Request("the ", num_chars=30)
-  (alone,) = generator.sample(request)
-  many = generator.sample(dataclasses.replace(request, num_samples=3))
-  pieces = list(generator.stream(request, 2))
-  assert alone.text == many[0].text
-  np.testing.assert_array_equal(alone.log_probs, many[0].log_probs)
-  assert "".join(piece.text for piece in pieces) == many[2].text
-  assert generator._rows.computed(1) == (2 if length else 1)
-
-
-def test_a_shorter_text_starts_the_longer_one(
-  generator: GenerativeModel,
-) -> None:
-  long = _texts(generator, 1100, "a")[0]
-  assert len(long) == 1100
-  assert _texts(generator, 30, "a")[0] == long[:30]
-  assert _texts(generator, 1, "a")[0] == long[:1]
-
-
 def test_greedy_text_equals_stepping_the_model(
   model: GRULM, greedy: GenerativeModel
 ) -> None:
@@ -386,19 +357,6 @@ def test_after_ctrl_c_texts_are_drawn_as_before(
   assert texts == [sample.text for sample in generator.sample(request)]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
-def test_unknown_and_padding_are_never_drawn(temperature: float) -> None:
-  model = build_model(5, 4, 6)
-  model.dense.set_weights([np.zeros([6, 5]), np.array([9.0, 9, 0, 0, 0])])
-  vocab = ["[UNK]", "", "a", "b", "c"]
-  generator = GenerativeModel(model, vocab, temperature)
-  (text,) = _texts(generator, 500, "a")
-  assert len(text) == 500
-  assert set(text) <= set("abc")
-  chars, _ = generator.generate_one_step(["a"] * 500)
-  assert set(chars.numpy()) <= {b"a", b"b", b"c"}
-
-
 def test_unknown_characters_of_a_prefix_are_read_as_unknown(
   generator: GenerativeModel,
 ) -> None:
@@ -434,7 +392,7 @@ for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
     text=True,
     env=os.environ | loud,
   )
-  # One of the random numbers, one of the loop over characters.
+  # One of the loop over a prefix, one of the loop that draws.
   assert result.stderr.count("Compilation of XLA executable time") == 2
 
 
@@ -462,34 +420,6 @@ def test_the_outermost_options_draw_characters(model: GRULM) -> None:
   ):
     generator = GenerativeModel(model, VOCAB, temperature, **outermost)
     assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
-
-
-@pytest.mark.parametrize("num_numbers", [1, 82 * 2 * 7, 82 * 5 * 70])
-def test_a_bound_on_the_random_numbers_changes_no_text(
-  model: GRULM,
-  cooler: GenerativeModel,
-  num_numbers: int,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  request = _ask(cooler, 100, "The " * 10, 5)
-  expected = cooler.sample(request)
-  monkeypatch.setattr("charlm.sampling.generator.num_cores", lambda: 1)
-  monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
-  generator = GenerativeModel(model, VOCAB, 0.8)
-  noise, sizes = generator._compiled_noise, []
-
-  def counted(*args: Any) -> tf.Tensor:
-    numbers = noise(*args)
-    sizes.append(tf.size(numbers).numpy())
-    return numbers
-
-  monkeypatch.setattr(generator, "_compiled_noise", counted)
-  for one, other in zip(generator.sample(request), expected, strict=True):
-    _assert_same(one, other)
-  # Two rows, and a character, are the least that there can be.
-  assert max(sizes) <= max(num_numbers, 82 * 2)
-  streamed = list(generator.stream(request, 4))
-  assert "".join(piece.text for piece in streamed) == expected[4].text
 
 
 def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
@@ -527,14 +457,34 @@ def test_limits_that_limit_nothing_change_nothing(
   assert _texts(GenerativeModel(model, VOCAB, **limits), 200, "The ") == free
 
 
-def test_log_probabilities_are_those_of_the_model(model: GRULM) -> None:
+@pytest.mark.parametrize("num_numbers", [1, 82 * 7, 2**17])
+def test_log_probabilities_are_those_of_the_model(
+  model: GRULM, num_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  # Prefix and text in pieces of one character, of seven, and of many.
+  monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
   predict = in_a_graph(model)
-  for sample in generator.sample(_ask(generator, 1500, "The ", 3)):
-    ids = encode("The " + sample.text, VOCAB)[np.newaxis].astype(np.int32)
-    log_probs = predict(ids[:, :-1]).numpy()[0, 3:]
-    expected = log_probs[np.arange(1500), ids[0, 4:]]
+  prefix = "The king and his"
+  for sample in generator.sample(_ask(generator, 100, prefix, 3)):
+    ids = encode(prefix + sample.text, VOCAB)[np.newaxis].astype(np.int32)
+    log_probs = predict(ids[:, :-1]).numpy()[0, len(prefix) - 1 :]
+    expected = log_probs[np.arange(100), ids[0, len(prefix) :]]
     np.testing.assert_allclose(sample.log_probs, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("length", [1, 2, 1025, 1026, 2500])
+def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
+  model: GRULM, generator: GenerativeModel, length: int
+) -> None:
+  prefix = ("Who's there? Nay, answer me: " * 100)[:length]
+  begin = generator._begin(Request(prefix))
+  ids = encode(prefix, VOCAB)[np.newaxis].astype(np.int32)
+  whole = tf.function(model, autograph=False)
+  _, expected = whole(ids, return_state=True)
+  _, states = model.read(tf.gather(begin.table, begin.last), begin.states)
+  for one, other in zip(states, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def _assert_same(one: Sample, other: Sample) -> None:
@@ -620,5 +570,5 @@ def test_other_limits_alone_are_compiled_anew() -> None:
     if i in (1, 3, 6):  # each compiles
       (alone,) = GenerativeModel(model, vocab).sample(Request(*text, *draw))
       assert found.text == alone.text
-    traced.append(generator._compiled_advance.experimental_get_tracing_count())
+    traced.append(generator._compiled_draw.experimental_get_tracing_count())
   assert traced == [*[1] * 4, *[2] * 12]
