@@ -26,7 +26,7 @@ from charlm.sampling.gumbel import (
   temperature_random_sampling,
 )
 from charlm.sampling.options import Limits, Request
-from charlm.sampling.sample import Sample, StopBuffer
+from charlm.sampling.sample import StopBuffer, join_pieces
 
 NUM_DRAWS = 200_000
 LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
@@ -487,22 +487,15 @@ def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def _assert_same(one: Sample, other: Sample) -> None:
-  assert (one.text, one.stopped) == (other.text, other.stopped)
-  np.testing.assert_array_equal(one.log_probs, other.log_probs)
-
-
 @pytest.mark.parametrize("stop", ["", "e", "th", "zzzz"])
 def test_a_streamed_sample_is_the_same(
   cooler: GenerativeModel, stop: str
 ) -> None:
-  request = _ask(cooler, 1300, "The ", 3, seed=5, stop=stop)
-  for i, sample in enumerate(cooler.sample(request)):
-    pieces = list(cooler.stream(request, i))
-    assert "".join(piece.text for piece in pieces) == sample.text
-    log_probs = np.concatenate([piece.log_probs for piece in pieces])
-    whole = Sample(sample.text, log_probs, pieces[-1].stopped)
-    _assert_same(whole, sample)
+  request = _ask(cooler, 1300, "The ", seed=5, stop=stop)
+  (sample,) = cooler.sample(request)
+  whole = join_pieces(list(cooler.stream(request)))
+  assert (whole.text, whole.stopped) == (sample.text, sample.stopped)
+  np.testing.assert_array_equal(whole.log_probs, sample.log_probs)
 
 
 def test_a_text_ends_before_the_string_that_stops_it(
