@@ -31,7 +31,6 @@ class Result:
   """What the report says of a run, and what it compares."""
 
   run: Run  # compared with no other one
-  encoding: str  # of the run's texts
   text: str  # the scored one, its first character included
   eval_sha256: str  # of the text in its encoding
   nats: np.ndarray  # of each scored character, by the protocol `stream`
@@ -59,7 +58,6 @@ def _result(run: RunDir, name: str, checkpoint: str) -> Result:
   model, step = load_model(run, checkpoint)
   vocab, text = run.vocabulary(), run.eval_text()
   experiment = run.experiment()
-  config = experiment.config
   refuse_short(text, run.eval_path)
   scores = _scores(model, vocab, text)
   nats = scores["stream"].nats
@@ -73,10 +71,9 @@ def _result(run: RunDir, name: str, checkpoint: str) -> Result:
       "num_weights": model.count_params(),
       "scores": {key: score.to_dict() for key, score in scores.items()},
       "difference_to_best": None,
-      "curves": _curves(read_records(run.metrics), config),
-      "samples": [readable(sample, config.encoding) for sample in samples],
+      "curves": _curves(read_records(run.metrics), experiment.config),
+      "samples": [readable(sample, text.encoding) for sample in samples],
     },
-    encoding=config.encoding,
     text=str(text),
     eval_sha256=experiment.eval_sha256,
     nats=nats,
