@@ -31,7 +31,6 @@ class Result:
   """What the report says of a run, and what it compares."""
 
   run: Run  # compared with no other one
-  encoding: str  # of the run's texts
   text: str  # the scored one, its first character included
   eval_sha256: str  # of the text in its encoding
   nats: np.ndarray  # of each scored character, by the protocol `stream`
@@ -76,7 +75,6 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
       "curves": _curves(read_records(run.dir.metrics), config),
       "samples": [readable(sample, config.encoding) for sample in samples],
     },
-    encoding=config.encoding,
     text=str(text),
     eval_sha256=run.experiment.eval_sha256,
     nats=nats,

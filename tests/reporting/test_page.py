@@ -42,7 +42,6 @@ def _result(name: str, nats: list[float], text: str = "the") -> Result:
       "curves": {"train": [], "eval": []},
       "samples": [],
     },
-    encoding="utf-8",
     text=text,
     eval_sha256="",
     nats=losses,
