@@ -172,6 +172,7 @@ class Checkpoints:
         for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
+      self._run.check_owned()  # if the folder is gone, that is what is wrong
       if not self._run.checkpoint_steps():
         raise LostRunError(
           f"no checkpoint could be saved in {folder} ({type(error).__name__}): "

@@ -40,6 +40,7 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "learning_rate",
       "characters_per_second",
       "seconds",
+      "time",
     }
   for record in evals:
     assert set(record) == {
@@ -50,6 +51,7 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "bits_per_character",
       "bits_per_byte",
       "seconds",
+      "time",
       "sample",
       "continuation",
     }

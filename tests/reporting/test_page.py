@@ -22,7 +22,7 @@ from charlm.reporting.numbers import report_numbers, short_names
 from charlm.reporting.page import page
 from charlm.reporting.result import Result
 from charlm.reporting.types import Numbers
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run
 
 
 def _report(*args: str) -> int:
@@ -172,8 +172,8 @@ def test_a_single_point_is_visible(number: int, markers: int) -> None:
 def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
   """Has runs that have a checkpoint reported on, without their models."""
 
-  def score(run: RunDir, name: str, checkpoint: str) -> Result:
-    run.find_checkpoint(checkpoint)
+  def score(run: Run, name: str, checkpoint: str) -> Result:
+    run.dir.find_checkpoint(checkpoint)
     return _result(name, [1, 3])
 
   monkeypatch.setattr(result, "score_run", score)
