@@ -10,6 +10,8 @@ import json
 import os
 import re
 import signal
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -28,6 +30,8 @@ _CHUNK = 2**16  # numbers in one sum: any message takes little memory
 # outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH_GPUS = 10**4
+_HERE, _ALL_HERE = b"h", b"a"  # a worker to the chief, the chief to a worker
+_ANSWER_SECONDS, _PAUSE_SECONDS = 5.0, 0.2
 # What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
@@ -188,8 +192,7 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
   Without `TF_CONFIG`, and outside a SLURM step of several tasks, the cluster
-  has one worker. While it waits, Ctrl-C ends the process, but SIGTERM does not,
-  since TensorFlow catches it.
+  has one worker. While it waits, Ctrl-C and SIGTERM end the process.
 
   Args:
     num_replicas: of each worker, 0 for all its GPUs or one CPU device. Without
@@ -207,6 +210,7 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   others = [address for i, address in enumerate(addresses) if i != index]
   here = f"index {index}, of {len(addresses)} workers, at {addresses[index]}"
   say(f"worker   {here}; waits for {', '.join(others)}\n")
+  _wait_for_workers(addresses, index)
   experimental = tf.distribute.experimental
   options = experimental.CommunicationOptions(implementation=COLLECTIVES.here)
   try:
@@ -222,6 +226,42 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   # put back.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   return Cluster(strategy, addresses, index)
+
+
+def _wait_for_workers(addresses: list[str], index: int) -> None:
+  """Returns when all workers run.
+
+  TensorFlow would wait, too, but SIGTERM does not end its wait. The chief calls
+  the others at the ports that TensorFlow is to use, all again until all answer.
+
+  Raises OSError: this worker's port is in use.
+  """
+  places = [address.rpartition(":") for address in addresses]
+  hosts = [host.strip("[]") for host, _, _ in places]
+  ports = [int(port) for _, _, port in places]
+  while index == 0:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+      answered = []
+      for address in zip(hosts[1:], ports[1:], strict=True):
+        other = socket.create_connection(address, _ANSWER_SECONDS)
+        answered.append(stack.enter_context(other))
+        if other.recv(1) != _HERE:
+          raise OSError("another program uses the port")
+      for other in answered:
+        other.sendall(_ALL_HERE)
+      return
+    time.sleep(_PAUSE_SECONDS)
+  both = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if both else socket.AF_INET
+  with socket.create_server(
+    ("", ports[index]), family=family, dualstack_ipv6=both
+  ) as server:
+    while True:
+      chief, _ = server.accept()
+      with contextlib.suppress(OSError), chief:
+        chief.sendall(_HERE)
+        if chief.recv(1) == _ALL_HERE:
+          return
 
 
 def find_workers() -> tuple[list[str], int]:

@@ -4,7 +4,6 @@ import os
 import pathlib
 import random
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -129,16 +128,20 @@ def test_what_differs_or_is_refused_ends_all_workers(
     assert "True on worker 1 (127.0.0.1:" in line
 
 
-def test_a_worker_says_whom_it_waits_for_and_ends_at_ctrl_c(
-  train_args: list[str], tmp_path: pathlib.Path
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_says_whom_it_waits_for_and_ends_at_a_signal(
+  number: signal.Signals,
+  index: int,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
 ) -> None:
   found = addresses(2)
   args = _args(train_args, tmp_path / "run")
-  with Program(*args, env={"TF_CONFIG": tf_config(found, 0)}) as process:
-    wait_until(lambda: f"waits for {found[1]}" in process.printed())
-    time.sleep(1)  # until TensorFlow waits
-    process.send_signal(signal.SIGINT)
-    assert process.wait(5) == -signal.SIGINT
+  with Program(*args, env={"TF_CONFIG": tf_config(found, index)}) as process:
+    wait_until(lambda: f"waits for {found[1 - index]}" in process.printed())
+    process.send_signal(number)
+    assert process.wait(5) == -number
   assert not (tmp_path / "run").exists()
 
 
