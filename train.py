@@ -5,7 +5,7 @@ import sys
 from charlm.data.corpus import load_corpus, split_text
 from charlm.system import process
 from charlm.system.machine import has_bfloat16
-from charlm.training.options import TrainOptions
+from charlm.training.train_options import TrainOptions
 
 
 def main(argv: list[str]) -> int:

@@ -23,10 +23,7 @@ from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 from charlm.system.choices import reason_for_one_replica
 from charlm.system.devices import choose_device, create_strategy
-from charlm.training.build import build_trainer
-from charlm.training.hooks import Hooks
-
-_NEVER = 2**62  # steps
+from charlm.training.trainer import build_trainer
 
 
 def build_step(
@@ -45,8 +42,8 @@ def build_step(
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
   default = 1 if reason_for_one_replica(config, gru) else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
-  trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
-  return timed(lambda n: trainer.train(trainer.step + n, _NEVER, Hooks()))
+  trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru=gru)
+  return timed(lambda n: trainer.train(trainer.step + n))
 
 
 def build_input(sizes: Sizes, text: Text) -> Run:

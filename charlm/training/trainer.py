@@ -1,6 +1,7 @@
 """The training loop: a gradient step inside `tf.function` under a strategy."""
 
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -8,12 +9,12 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.batches import Batches
-from charlm.errors import DivergedError
+from charlm.errors import DivergedError, InputError
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import GRULM, State
+from charlm.model.language_model import GRULM, State, model_of, num_weights
 from charlm.system.choices import kind_of_device, xla_compiles_steps
-from charlm.training.hooks import Hooks, TrainMetrics
-from charlm.training.optimizer import Adam
+from charlm.system.machine import memory_bytes
+from charlm.training.optimizer import Adam, build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
@@ -29,11 +30,20 @@ WRONG_SUMS_REMEDY = (
 )
 
 
+class TrainMetrics(NamedTuple):
+  """Numbers of the steps since the metrics were last taken."""
+
+  loss: float  # the mean, in nats per character
+  gradient_norm: float  # the mean, before clipping
+  learning_rate: float  # of the step to come
+  characters_per_second: float
+
+
 class TrainState(tf.Module):
   """What a checkpoint holds besides model and optimizer, to resume exactly.
 
-  The best loss is set by the session, which evaluates. It is kept here because
-  it must be saved with the step that it belongs to.
+  The best loss is set by `Checkpoints`, after an evaluation. It is kept here
+  because it must be saved with the step that it belongs to.
   """
 
   def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
@@ -50,19 +60,19 @@ class TrainState(tf.Module):
 class Trainer:
   """Trains a model under a strategy.
 
-  train:
-    while steps are left and the hooks do not end the training:
-      take the batches up to the next due action, a second's worth at most
-      call the graph function once:
-        for each batch:
-          on each replica: loss and gradient of its rows
-          sum the gradients over the replicas, clip, apply
-      check that losses and norms are finite
-      write metrics, evaluate, save: whatever is due
+  take_steps:
+    call the graph function once:
+      for each batch:
+        on each replica: loss and gradient of its rows
+        sum the gradients over the replicas, clip, apply
+    check that losses and norms are finite
+
+  `TrainingLoop` decides how many steps, and does what is due between them.
   """
 
   def __init__(
     self,
+    *,
     model: GRULM,
     optimizer: Adam,
     batches: Batches,
@@ -89,6 +99,7 @@ class Trainer:
     num_rows = config.batch_size if config.carry_state else 0
     self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
     self._steps_per_call = 1
+    self._characters, self._seconds = 0, 0.0  # since the metrics were taken
     # One trace serves any number of steps: tracing takes seconds.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
@@ -117,48 +128,57 @@ class Trainer:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
-  def train(self, num_steps: int, metrics_every: int, hooks: Hooks) -> None:
-    """Trains until step `num_steps`, or until `next_stop` ends it.
+  def train(self, num_steps: int) -> None:
+    """Trains until step `num_steps`; writes, saves and evaluates nothing."""
+    while (left := num_steps - self.step) > 0:
+      self.take_steps(self.steps_per_call(left))
 
-    The hooks' `write_metrics` is called every `metrics_every` steps, and at the
-    last.
+  def steps_per_call(self, at_most: int) -> int:
+    """Returns how many steps take about a second: 1 at least."""
+    return min(self._steps_per_call, at_most)
+
+  def take_steps(self, num_steps: int) -> tuple[float, float]:
+    """Takes some steps in one call of the graph function.
+
+    Returns their mean loss, in nats per character, and characters per second.
 
     Raises:
-      DivergedError: the message names the step; nothing of the graph call that
-        ran this step is written or saved.
+      DivergedError: a loss or a gradient is not finite; the message names the
+        step. The weights are those after all steps: they must not be saved.
     """
-    characters, seconds = 0, 0.0  # since the metrics were written
-    periods = [metrics_every, *(every for every, _ in hooks.actions)]
-    while (step := self.step) < num_steps:
-      next_due = min((step // every + 1) * every for every in periods)
-      planned = min(next_due, num_steps, step + self._steps_per_call)
-      if (stop := hooks.next_stop(step, planned)) == step:
-        break
-      start = time.perf_counter()
-      # What a profile shows as a step: a call, with the step that it begins at.
-      with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
-        loss = self._run_steps(step, stop)
-      call_seconds = time.perf_counter() - start
-      # The first call is slow, since it traces, which makes this estimate too
-      # low; later calls correct it.
-      in_time = int(_SECONDS_PER_CALL / (call_seconds / (stop - step)))
-      self._steps_per_call = max(1, min(in_time, _MAX_STEPS_PER_CALL))
-      call_characters = (stop - step) * self.batches.characters_per_step
-      hooks.show_progress(stop, loss, call_characters / call_seconds)
-      characters, seconds = characters + call_characters, seconds + call_seconds
-      if stop % metrics_every == 0 or stop == num_steps:
-        hooks.write_metrics(stop, self._take_metrics(characters / seconds))
-        characters, seconds = 0, 0.0
-      for every, action in hooks.actions:
-        if stop % every == 0 or stop == num_steps:
-          action(stop)
+    step, start = self.step, time.perf_counter()
+    # What a profile shows as a step: a call, with the step that it begins at.
+    with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
+      loss = self._run_steps(step, step + num_steps)
+    seconds = time.perf_counter() - start
+    # The first call is slow, since it traces, which makes this estimate too
+    # low; later calls correct it.
+    in_time = int(_SECONDS_PER_CALL / (seconds / num_steps))
+    self._steps_per_call = max(1, min(in_time, _MAX_STEPS_PER_CALL))
+    characters = num_steps * self.batches.characters_per_step
+    self._characters += characters
+    self._seconds += seconds
+    return loss, characters / seconds
+
+  def take_metrics(self) -> TrainMetrics:
+    """Returns the numbers of the steps since it was last called."""
+    loss_sum, norm_sum, num_steps = self.train_state.sums.numpy()
+    metrics = TrainMetrics(
+      loss=loss_sum / num_steps,
+      gradient_norm=norm_sum / num_steps,
+      learning_rate=float(tf.convert_to_tensor(self.optimizer.learning_rate)),
+      characters_per_second=self._characters / self._seconds,
+    )
+    self.train_state.sums.assign(tf.zeros_like(self.train_state.sums))
+    self._characters, self._seconds = 0, 0.0
+    return metrics
 
   def _run_steps(self, start: int, stop: int) -> float:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     windows = np.stack([self.batches.batch(i) for i in range(start, stop)])
     before = self.train_state.states.read_value()
-    *numbers, states = self._compiled(windows, before)
-    losses, norms = (x.numpy() for x in numbers)  # [stop - start] each
+    losses, norms, states = self._compiled(windows, before)
+    losses, norms = losses.numpy(), norms.numpy()  # [stop - start] each
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
       several = self._strategy.num_replicas_in_sync > 1
@@ -174,12 +194,6 @@ class Trainer:
     self.train_state.sums.assign_add([*sums, len(losses)])
     return float(losses.mean(dtype=np.float64))
 
-  def _take_metrics(self, speed: float) -> TrainMetrics:
-    loss, norm, num_steps = self.train_state.sums.numpy()
-    self.train_state.sums.assign(tf.zeros_like(self.train_state.sums))
-    rate = float(tf.convert_to_tensor(self.optimizer.learning_rate))
-    return TrainMetrics(loss / num_steps, norm / num_steps, rate, speed)
-
   def _train_steps(
     self, windows: tf.Tensor, states: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -191,22 +205,27 @@ class Trainer:
       states `[num_layers, B, H]` that the next step goes on from.
     """
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
-    arrays = (tf.TensorArray(tf.float32, num_steps) for _ in range(2))
 
     def step(
-      i: tf.Tensor, states: tf.Tensor, *arrays: tf.TensorArray
-    ) -> tuple[tf.Tensor | tf.TensorArray, ...]:
+      i: tf.Tensor,
+      states: tf.Tensor,
+      losses: tf.TensorArray,
+      norms: tf.TensorArray,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
       """Takes the step of batch `i` on all replicas."""
       loss, norm, after = strategy.run(self._replica_step, (windows[i], states))
-      losses = arrays[0].write(i, strategy.reduce("SUM", loss, axis=None))
-      norms = arrays[1].write(i, strategy.reduce("MEAN", norm, axis=None))
+      losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
+      norms = norms.write(i, strategy.reduce("MEAN", norm, axis=None))
       # All replicas have the states of all rows.
       states, *_ = strategy.experimental_local_results(after)
       return i + 1, states, losses, norms
 
-    start = 0, states, *arrays
-    _, states, *arrays = tf.while_loop(lambda i, *_: i < num_steps, step, start)
-    return *(array.stack() for array in arrays), states
+    losses = tf.TensorArray(tf.float32, num_steps)
+    norms = tf.TensorArray(tf.float32, num_steps)
+    _, states, losses, norms = tf.while_loop(
+      lambda i, *_: i < num_steps, step, (0, states, losses, norms)
+    )
+    return losses.stack(), norms.stack(), states
 
   def _replica_step(
     self, windows: tf.Tensor, states: tf.Tensor
@@ -253,8 +272,9 @@ class Trainer:
     """
     with tf.GradientTape() as tape:
       inputs, targets = windows[:, :-1], windows[:, 1:]
-      how = {"training": True, "dropout_seed": seed}
-      nats, after = self.model.nats(inputs, targets, before, **how)  # [rows, T]
+      nats, after = self.model.nats(  # [rows, T]
+        inputs, targets, before, training=True, dropout_seed=seed
+      )
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     variables = [v.value for v in self.model.trainable_variables]
     gradients = tape.gradient(loss, variables)
@@ -270,3 +290,48 @@ class Trainer:
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
     # An epoch begins elsewhere in the text: no state goes on there.
     return tf.where(begins | (uniform < self._config.reset_rate), 0.0, states)
+
+
+def build_trainer(
+  config: Config,
+  vocab_size: int,
+  batches: Batches,
+  strategy: tf.distribute.Strategy,
+  *,
+  gru: str = "auto",
+  initial: GRULM | None = None,
+) -> Trainer:
+  """Returns a trainer of a new model.
+
+  If there is an `initial` model, of the same sizes but perhaps with a shorter
+  vocabulary, the new model takes its weights; the seed determines the others.
+
+  Raises InputError: a model that the machine's memory cannot hold, a warm-up
+    that takes the whole run, or a `gru` that lacks what the config asks for.
+  """
+  # The weights, their gradient, and Adam's two moments.
+  needed = 4 * 4 * num_weights(config, vocab_size)
+  if needed > memory_bytes():
+    raise InputError(
+      f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
+      "the machine's memory: lower --rnn_units, --embedding_dim or --num_layers"
+    )
+  # Before the model is made: the seed determines its initial weights.
+  keras.utils.set_random_seed(config.seed)
+  with strategy.scope():
+    model = model_of(config, vocab_size, gru, training=True)
+    if initial:
+      weights = model.get_weights()
+      for old, new in zip(initial.get_weights(), weights, strict=True):
+        # The rows or columns of new characters stay as they are.
+        new[tuple(slice(size) for size in old.shape)] = old
+      model.set_weights(weights)
+    num_steps = config.num_steps(batches.steps_per_epoch)
+    optimizer = build_optimizer(config, num_steps)
+  return Trainer(
+    model=model,
+    optimizer=optimizer,
+    batches=batches,
+    strategy=strategy,
+    config=config,
+  )

@@ -55,7 +55,7 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
   assert train_program.main(args) == 0
   out, err = capsys.readouterr()
-  assert "trained to step 36: eval" in out
+  assert "step 36: eval log perplexity" in out
   assert err == ""
   assert numbers(tmp_path / "moved") == numbers(trained_run)
   start["versions"]["tensorflow"] = "2.20.0"

@@ -328,8 +328,8 @@ def test_train_eval_sample_as_processes(
   assert (trained.returncode, trained.stderr) == (0, "")
   assert "= 1,823 weights" in trained.stdout
   match = re.search(
-    r"trained to step 24: eval log perplexity (\S+) \((\S+) bits per "
-    r"character, \S+ bits per byte\), perplexity (\S+)\n-{20}\n",
+    r"step 24: eval log perplexity (\S+) \((\S+) bits per character, \S+ bits "
+    r"per byte\), perplexity (\S+)\ntrained to step 24\n-{20}\n",
     trained.stdout,
   )
   assert len(trained.stdout[match.end() :]) == 501

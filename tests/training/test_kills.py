@@ -20,7 +20,7 @@ import train as train_program
 from charlm.runs import metrics as metrics_module
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
-from charlm.training.session import Session
+from charlm.training.loop import TrainingLoop
 
 _END = 11  # the step
 
@@ -38,7 +38,7 @@ def _train(args: list[str], run_dir: pathlib.Path) -> int:
 def _quick() -> Iterator[pytest.MonkeyPatch]:
   """Draws no samples, which take longer than the rest."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Session, "_sample", lambda *_: "a sample")
+    patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
     yield patch
 
 
@@ -88,15 +88,15 @@ def _copy_instants(
 
 
 def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
-  evaluate = Session._write_evaluation
+  evaluate = TrainingLoop._write_evaluation
 
-  def stopped(session: Session, step: int) -> None:
+  def stopped(loop: TrainingLoop, step: int) -> None:
     if step == _END:
       signal.raise_signal(signal.SIGTERM)
-    evaluate(session, step)
+    evaluate(loop, step)
 
   with _quick() as patch:
-    patch.setattr(Session, "_write_evaluation", stopped)
+    patch.setattr(TrainingLoop, "_write_evaluation", stopped)
     assert _train(args, run_dir) == 128 + signal.SIGTERM
 
 

@@ -14,10 +14,8 @@ from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
-from charlm.training.build import build_trainer
-from charlm.training.hooks import Hooks
 from charlm.training.replicas import Replicas
-from charlm.training.trainer import Trainer
+from charlm.training.trainer import Trainer, build_trainer
 
 _DEVICES = ["CPU:0", "CPU:1"]
 
@@ -175,11 +173,10 @@ def test_a_loss_that_is_not_finite_on_gpus_names_their_connection(
 ) -> None:
   _, trainer = _replicas(_right)
   trainer.model.dense.bias.assign(np.full(9, np.nan))
-  hooks = Hooks()
   with pytest.raises(DivergedError) as error:
-    trainer.train(2, 1, hooks)
+    trainer.train(2)
   assert "NCCL" not in str(error.value)
   monkeypatch.setattr("charlm.training.trainer.kind_of_device", lambda: "GPU")
   with pytest.raises(DivergedError, match="NCCL_P2P_DISABLE=1") as error:
-    trainer.train(3, 1, hooks)
+    trainer.train(3)
   assert "--learning_rate" in str(error.value)

@@ -70,3 +70,8 @@ class Periods:
     self.evaluation = options.eval_every_steps or steps_per_epoch
     # What a kill can cost at most.
     self.checkpoint = options.checkpoint_every_steps or -(-steps_per_epoch // 4)
+
+  def next_due(self, step: int) -> int:
+    """Returns the next step at which one of them ends."""
+    periods = (self.metrics, self.evaluation, self.checkpoint)
+    return min((step // period + 1) * period for period in periods)

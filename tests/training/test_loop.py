@@ -17,9 +17,8 @@ from soak import numbers
 
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
-from charlm.training.hooks import TrainMetrics
-from charlm.training.session import Session, _describe_score
-from charlm.training.trainer import Trainer
+from charlm.training.loop import TrainingLoop, _describe_score
+from charlm.training.trainer import Trainer, TrainMetrics
 
 _FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
 _PIECES = 3  # of the eval text; the valid one has two
@@ -30,15 +29,15 @@ class _Looks:
 
   def __init__(self, patch: pytest.MonkeyPatch, stop_at: int = 0) -> None:
     self.number = 0
-    look = Session._give_up_if_asked
+    look = TrainingLoop._give_up_if_asked
 
-    def counted(session: Session) -> None:
+    def counted(loop: TrainingLoop) -> None:
       self.number += 1
       if self.number == stop_at:
         signal.raise_signal(signal.SIGTERM)
-      look(session)
+      look(loop)
 
-    patch.setattr(Session, "_give_up_if_asked", counted)
+    patch.setattr(TrainingLoop, "_give_up_if_asked", counted)
 
 
 def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
@@ -196,6 +195,46 @@ def test_numbers_beyond_float32_are_no_traceback(
     assert numbers(tmp_path / "run") == numbers(short_run)
 
 
+def test_what_is_due_happens_at_its_steps_in_order(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  done: list[tuple[str, int]] = []
+  for name in ("_write_metrics", "_evaluate", "_save"):
+    action = getattr(TrainingLoop, name)
+
+    def noted(
+      loop: TrainingLoop,
+      step: int,
+      name: str = name,
+      action: Callable[[TrainingLoop, int], object] = action,
+    ) -> object:
+      done.append((name, step))
+      return action(loop, step)
+
+    monkeypatch.setattr(TrainingLoop, name, noted)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=13"]
+  periods = ("summary_every_steps=3", "eval_every_steps=6")
+  args += [f"--{each}" for each in (*periods, "checkpoint_every_steps=4")]
+  assert train_program.main([*args, "--epochs=2"]) == 0
+  write, evaluate, save = "_write_metrics", "_evaluate", "_save"
+  assert done == [
+    (write, 3),
+    (save, 4),
+    (write, 6),
+    (evaluate, 6),
+    (save, 8),
+    (write, 9),
+    (write, 12),
+    (evaluate, 12),
+    (save, 12),
+    (write, 13),
+    (evaluate, 13),
+    (save, 13),
+  ]
+
+
 def test_a_loss_that_explodes_is_told_once(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -204,12 +243,12 @@ def test_a_loss_that_explodes_is_told_once(
 ) -> None:
   # Far from a uniform guess, as a training at a high rate once was.
   losses = itertools.chain([3.0, 1.0, 1.9, 2.1], itertools.repeat(2.2))
-  taken = Trainer._take_metrics
+  taken = Trainer.take_metrics
 
-  def exploding(trainer: Trainer, speed: float) -> TrainMetrics:
-    return taken(trainer, speed)._replace(loss=next(losses))
+  def exploding(trainer: Trainer) -> TrainMetrics:
+    return taken(trainer)._replace(loss=next(losses))
 
-  monkeypatch.setattr(Trainer, "_take_metrics", exploding)
+  monkeypatch.setattr(Trainer, "take_metrics", exploding)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
   assert train_program.main(args) == 0
   (line,) = capsys.readouterr().err.splitlines()

@@ -1,10 +1,7 @@
-"""What happens between and after the steps of one start of a run."""
+"""The training loop: steps, and what is due between and after them."""
 
 import dataclasses
 import math
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 
 from charlm.data.corpus import Split
 from charlm.data.text import readable
@@ -19,10 +16,9 @@ from charlm.sampling.sample import SEPARATOR
 from charlm.system.cluster import Cluster
 from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.system.signals import StopRequest
-from charlm.training.hooks import Hooks, TrainMetrics
-from charlm.training.options import Periods
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replicas import Replicas
+from charlm.training.train_options import Periods
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
 
 _SAMPLE_CHARS = 500
@@ -33,11 +29,9 @@ class _GivenUp(Exception):
   """A stop was asked for in the middle of an evaluation."""
 
 
-@dataclasses.dataclass(eq=False)
-class Session:
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TrainingLoop:
   """Continues a run to its end, and leaves score, sample, and checkpoint.
-
-  It writes metrics, evaluates and saves when that is due.
 
   An evaluation scores the texts, writes its record to the metrics, and saves
   the best checkpoint if this is it; the step's own checkpoint, if due, follows.
@@ -75,43 +69,48 @@ class Session:
         differ; nothing is saved after it.
       LostRunError: the folder was taken away.
     """
-    trainer, bar = self.trainer, self.bar
-    when, evaluate = self.periods, partial(self._checked, self._evaluate)
-    save = partial(self._checked, self.checkpoints.save)
-    # The evaluation comes first: a checkpoint holds the best loss so far.
-    actions = [(when.evaluation, evaluate), (when.checkpoint, save)]
-    hooks = Hooks(actions, self._next_stop, bar.show, self._write_metrics)
+    trainer, periods = self.trainer, self.periods
+    step, end = trainer.step, trainer.num_steps
     with self._stop:
-      step = trainer.step
-      due = step % when.evaluation == 0 or step == trainer.num_steps
-      if step in self.metrics.losses or (step > 0 and due):
+      reached = step > 0 and (step % periods.evaluation == 0 or step == end)
+      if reached or step in self.metrics.losses:
         self._evaluate(step)
-      trainer.train(trainer.num_steps, when.metrics, hooks)
-      saved = bool(save(trainer.step))
+      while step < end:
+        due = min(periods.next_due(step), end)
+        num_steps = trainer.steps_per_call(at_most=due - step)
+        num_steps = self.cluster.agree(num_steps, self._stop)
+        if num_steps == 0:  # a stop was asked for
+          break
+        loss, characters_per_second = trainer.take_steps(num_steps)
+        step += num_steps
+        self.bar.show(step, loss, characters_per_second)
+        if step % periods.metrics == 0 or step == end:
+          self._write_metrics(step)
+        # First: a checkpoint holds the best loss so far.
+        if step % periods.evaluation == 0 or step == end:
+          self._evaluate(step)
+        if step % periods.checkpoint == 0:
+          self._save(step)
+      saved = self._save(step)
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
-    return self._end(saved)
+    return self._end(step, saved)
 
-  def _end(self, saved: bool) -> int:
+  def _end(self, step: int, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""
-    step, words = self.trainer.step, ""
-    if not self._stop:
-      with suppress(_GivenUp):
-        words = _describe_score(step, self._score(step))
-    whole = saved and self._best_saved and self.metrics.whole
     if self._stop:
       to_resume = ": run the same command to resume" if saved else ""
       self.bar.log(f"stopped after step {step:,}{to_resume}")
-      return self._stop.exit_code if whole else INCOMPLETE
-    self.bar.log(f"trained to {words}\n{SEPARATOR}\n{self._sample()}")
-    return DONE if whole else INCOMPLETE
+    else:
+      if step not in self._scores:  # nothing was left to train
+        self.bar.log(_describe_score(step, self._score(step)))
+      self.bar.log(f"trained to step {step:,}\n{SEPARATOR}\n{self._sample()}")
+    whole = saved and self._best_saved and self.metrics.whole
+    return (self._stop.exit_code or DONE) if whole else INCOMPLETE
 
-  def _next_stop(self, step: int, planned: int) -> int:
-    """Returns where the next graph call is to end."""
-    return step + self.cluster.agree(planned - step, self._stop)
-
-  def _write_metrics(self, step: int, metrics: TrainMetrics) -> None:
+  def _write_metrics(self, step: int) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
+    metrics = self.trainer.take_metrics()
     self.metrics.write(step, "train", metrics._asdict())
     # Exploded: more than 1 nat above the lowest; the mean before was not. In a
     # training that goes well, the means rise by less.
@@ -123,10 +122,10 @@ class Session:
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)
 
-  def _checked(self, action: Callable[[int], object], step: int) -> object:
-    """Checks the replicas, then runs an action."""
+  def _save(self, step: int) -> bool:
+    """Saves a step, unless that is done already; tells whether it is saved."""
     self.replicas.check_weights()
-    return action(step)
+    return self.checkpoints.save(step)
 
   def _give_up_if_asked(self) -> None:
     if self._stop:
@@ -134,6 +133,7 @@ class Session:
 
   def _evaluate(self, step: int) -> None:
     """Evaluates a step, unless it has a record, and saves it if it is best."""
+    self.replicas.check_weights()
     if step not in self.metrics.losses:
       try:
         self._write_evaluation(step)
@@ -149,30 +149,35 @@ class Session:
       DivergedError: a loss is not finite.
       _GivenUp: a stop was asked for.
     """
-    score = deciding = self._score(step)
+    score = self._score(step)
+    line = _describe_score(step, score)
+    numbers = {
+      "loss": score.log_perplexity,
+      "perplexity": score.perplexity,
+      "bits_per_character": score.bits_per_character,
+      "bits_per_byte": score.bits_per_byte,
+    }
     # The valid text, if there is one, decides which checkpoint is the best.
     if len(self.split.valid):
-      deciding = self._evaluator.stream(self.split.valid.ids_in(self.vocab))
-    names, words = ("perplexity", "bits_per_character", "bits_per_byte"), ""
-    numbers = {"loss": score.log_perplexity}
-    numbers |= {name: getattr(score, name) for name in names}
-    if len(self.split.valid):
-      nats, bits = deciding.log_perplexity, deciding.bits_per_character
+      valid = self._evaluator.stream(self.split.valid.ids_in(self.vocab))
+      nats, bits = valid.log_perplexity, valid.bits_per_character
       numbers["valid_loss"] = nats
-      words = f", valid log perplexity {nats:.4f} ({bits:.4f} bits)"
-    if not math.isfinite(score.log_perplexity + deciding.log_perplexity):
+      line += f", valid log perplexity {nats:.4f} ({bits:.4f} bits)"
+    if not math.isfinite(numbers["loss"] + numbers.get("valid_loss", 0)):
       raise DivergedError(
         f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
       )
     # From fixed prefixes and seeds, so that the samples of two steps can be
     # compared.
     start = str(self.split.eval.part(0, _PREFIX_CHARS))
-    samples = {"sample": self._sample(), "continuation": self._sample(start, 1)}
+    samples = {
+      "sample": self._sample(),
+      "continuation": self._sample(start, seed=1),
+    }
     self.metrics.write(step, "eval", {**numbers, **samples})
-    self.bar.log(_describe_score(step, score) + words)
+    self.bar.log(line)
 
   def _score(self, step: int) -> Score:
-    # At the end it is asked for twice: for the metrics, and to be printed.
     if step not in self._scores:
       text = self.split.eval
       score = self._evaluator.stream(text.ids_in(self.vocab))

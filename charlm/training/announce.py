@@ -1,0 +1,112 @@
+"""What a start prints before its first step, and what it warns of."""
+
+from charlm.config import Config
+from charlm.data.corpus import Split, count_shared_lines
+from charlm.data.encoding import Corpus
+from charlm.data.text import sha256
+from charlm.data.vocabulary import unknown_characters
+from charlm.experiment import Start
+from charlm.model.gru import FusedGRU
+from charlm.runs.run_dir import RunDir
+from charlm.system import choices
+from charlm.system.devices import most_replicas
+from charlm.system.process import warn
+from charlm.training.train_options import TrainOptions
+from charlm.training.trainer import Trainer
+
+_MAX_HASHED = 2**28  # characters of a train text
+
+
+def describe_text(
+  config: Config, corpus: Corpus, split: Split, vocab: list[str], new: str
+) -> str:
+  """Describes the corpus, its parts, and the vocabulary.
+
+  `new` names the characters that the initial run lacks.
+  """
+  num_bytes = corpus.text.num_bytes(corpus.counts)
+  size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
+  lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
+  for name, part in split._asdict().items():
+    line = f"{name:<8} {len(part):,} characters"
+    # Not for a large train text: to hash it would delay each start.
+    if part is not split.train or len(part) <= _MAX_HASHED:
+      line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
+    lines += [line] if len(part) else []
+  counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
+  rare = [counts[char] for char in counts.keys() - set(vocab)]
+  words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"
+  lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
+  if new:
+    lines.append(f"new      {new}: not in {config.init_from}")
+  return "\n".join(lines) + "\n"
+
+
+def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
+  """Warns of what is odd in files of valid and eval texts."""
+  for name, part in (("valid", split.valid), ("eval", split.eval)):
+    files = getattr(config, f"{name}_corpus")
+    if files and (number := count_shared_lines(split.train, part)):
+      why = "are in the train text, too: the score may be too good"
+      warn(f"{number:,} distinct lines of {files} {why}")
+    if files and (unknown := unknown_characters(part.characters, vocab)):
+      warn(f"characters of {files} that are read as [UNK]: {unknown}")
+
+
+def describe_training(
+  run: RunDir, trainer: Trainer, start: Start, options: TrainOptions
+) -> str:
+  """Describes model, steps, devices, and code of a start."""
+  model, batches, end = trainer.model, trainer.batches, trainer.num_steps
+  counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
+  versions = [f"{name} {v}" for name, v in start["versions"].items()]
+  return (
+    f"model    {' + '.join(counts)} = {model.count_params():,} weights\n"
+    f"steps    {end:,} (an epoch has {batches.steps_per_epoch:,}), "
+    f"{batches.characters_per_step:,} characters each, from step "
+    f"{start['step']:,}\n"
+    f"devices  {_describe_devices(start, options)}\n"
+    f"gru      {_describe_gru(trainer, options)}\n"
+    f"products {_describe_precision(options)}\n"
+    f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
+    f"run      {run.path}"
+  )
+
+
+def _describe_devices(start: Start, options: TrainOptions) -> str:
+  """Returns the devices of this worker, and why they are those."""
+  reason = "--device=cpu"
+  if options.device != "cpu":
+    found = "a" if choices.kind_of_device() == "GPU" else "no"
+    reason = f"TensorFlow uses {found} GPU"
+  if options.num_replicas:
+    reason += f", --num_replicas={options.num_replicas}"
+  threads = start["intra_op_threads"] or "automatic"
+  devices = ", ".join(start["devices"])
+  if start["workers"] > 1:
+    devices += f" on each of {start['workers']} workers"
+  elif not options.num_replicas and len(start["devices"]) < most_replicas():
+    alone = choices.reason_for_one_replica(options, options.gru)
+    why = f"best for {alone}" if alone else "the most that divide --batch_size"
+    reason += f"; {len(start['devices'])} of up to {most_replicas()}: {why}"
+  return f"{devices} ({reason}; intra-op threads: {threads})"
+
+
+def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
+  """Returns which GRU layer computes, and why."""
+  kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
+  auto = choices.GRU_KIND
+  reason = auto.reason if kind == auto.here else choices.ONLY_FUSED
+  if options.gru != "auto":
+    reason = "--gru"
+  if trainer.uses_xla:
+    reason += "; compiled by XLA, for few windows"
+  return f"{kind} ({reason})"
+
+
+def _describe_precision(options: TrainOptions) -> str:
+  """Returns the precision of the matrix products, and why."""
+  tf32 = choices.TENSOR_FLOAT_32
+  if options.precision == "float32" and tf32.here and not options.deterministic:
+    return f"TensorFloat-32 if the GPU has it ({tf32.reason})"
+  return f"{options.precision} (--precision)"

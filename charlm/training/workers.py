@@ -1,0 +1,65 @@
+"""What the workers of a cluster check and do apart from training.
+
+All run the same program. The folder of any worker but the chief is a temporary
+one, and what it prints goes nowhere.
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+
+from charlm.data.corpus import Split
+from charlm.data.encoding import Corpus
+from charlm.data.text import sha256
+from charlm.errors import InputError
+from charlm.experiment import differences
+from charlm.runs.provenance import describe_start
+from charlm.system.cluster import Cluster
+from charlm.training.train_options import TrainOptions
+
+# Options that may differ between workers: paths, and what concerns one alone.
+_OWN = ("run_dir", "corpus", "corpus_cache", "init_from", "profile_port")
+# Their paths may differ, but not whether they are given: they change the split.
+_PATHS = ("eval_corpus", "valid_corpus")
+
+
+def check_alike(
+  cluster: Cluster, options: TrainOptions, corpus: Corpus, split: Split
+) -> None:
+  """Checks that all workers were started alike.
+
+  Raises InputError: it names what differs, and on which worker.
+  """
+  if cluster.num_workers == 1:
+    return
+  start = describe_start(0, [])
+  # The code first: another commit may have other options.
+  facts: dict[str, object] = {"commit": start["commit"], **start["versions"]}
+  facts |= vars(options) | {"corpus_sha256": corpus.sha256}
+  facts["eval_sha256"] = sha256(split.eval.data())
+  facts["valid_sha256"] = sha256(split.valid.data())
+  for name in _OWN:
+    del facts[name]
+  facts |= {name: bool(facts[name]) for name in _PATHS}
+  # Every worker gets the facts of all, so all raise the same error.
+  chiefs, *others = cluster.exchange(facts)
+  for index, theirs in enumerate(others, 1):
+    words = f"on {cluster.name(0)}", f"on {cluster.name(index)}"
+    if found := differences(chiefs, theirs, words):
+      named = ", ".join(found.values())
+      raise InputError(f"workers differ: {named}: start all of them alike")
+
+
+@contextlib.contextmanager
+def writing_nowhere(options: TrainOptions) -> Iterator[TrainOptions]:
+  """Drops what is printed; yields options with a temporary run's folder."""
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    open(os.devnull, "w") as nowhere,
+    contextlib.redirect_stdout(nowhere),
+  ):
+    # The chief alone has the initial run: it sends vocabulary and weights.
+    run_dir = os.path.join(folder, "run")
+    yield dataclasses.replace(options, run_dir=run_dir, init_from="")
