@@ -18,7 +18,7 @@ from benchmarks.task import (
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.language_model import GRULM, model_of
+from charlm.model.language_model import LanguageModel, model_of
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 from charlm.system.choices import reason_for_one_replica
@@ -89,6 +89,6 @@ def _config(sizes: Sizes, precision: str = "float32") -> Config:
   )
 
 
-def _model(sizes: Sizes) -> GRULM:
+def _model(sizes: Sizes) -> LanguageModel:
   keras.utils.set_random_seed(0)
   return model_of(_config(sizes), sizes.vocab_size)

@@ -80,9 +80,17 @@ class Config(Options):
   embedding_dim: int = option(
     256, "size of a character's embedding", between(1, 2**16), group="The model"
   )
-  rnn_units: int = option(512, "units of each GRU layer", between(1, 2**16))
-  num_layers: int = option(1, "number of GRU layers", between(1, 100))
-  layer_norm: bool = option(False, "layer normalisation in the GRU layers")
+  layer: str = option(
+    "gru",
+    "recurrent layer: gru, lstm, or mingru; others need Python "
+    "(docs/your-model.md)",
+    Allowed(str.isidentifier, "that is the name of a layer"),
+  )
+  rnn_units: int = option(
+    512, "units of each recurrent layer", between(1, 2**16)
+  )
+  num_layers: int = option(1, "number of recurrent layers", between(1, 100))
+  layer_norm: bool = option(False, "layer normalisation in gru layers")
   dropout_rate: float = option(
     0.0,
     "fraction of the outputs of the embedding and of each layer that training "
@@ -125,8 +133,8 @@ class Config(Options):
   )
   optimizer: str = option(
     "adam",
-    "adam, or muon for the GRUs' matrices and adam for the rest: fewer, slower "
-    "steps, twice the rate for the output layer; add --weight_decay",
+    "adam, or muon for the layers' matrices and adam for the rest: fewer, "
+    "slower steps, twice the rate for the output layer; add --weight_decay",
     one_of("adam", "muon"),
     "The optimizer",
   )

@@ -17,7 +17,7 @@ from charlm.data.reading import read_string
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
-from charlm.model.language_model import GRULM
+from charlm.model.language_model import LanguageModel
 from charlm.runs.loading import load_model
 from charlm.runs.run import open_run
 from charlm.sampling.generator import GenerativeModel
@@ -34,7 +34,7 @@ class LoadedModel:
   """
 
   def __init__(
-    self, model: GRULM, step: int, vocabulary: list[str], config: Config
+    self, model: LanguageModel, step: int, vocabulary: list[str], config: Config
   ) -> None:
     self.model, self.step = model, step
     self.vocabulary, self.config = vocabulary, config

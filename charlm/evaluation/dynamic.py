@@ -13,7 +13,7 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
-from charlm.model.language_model import GRULM, State
+from charlm.model.language_model import LanguageModel, State
 from charlm.system.choices import XLA_FOR_SCORES
 
 _SEGMENT = 32  # characters that are scored, then learned from
@@ -32,7 +32,7 @@ _MIN_VALID = 10 * _SEGMENT
 class DynamicEvaluator:
   """Scores texts with a model that adapts to each of them afresh."""
 
-  def __init__(self, model: GRULM, valid_ids: np.ndarray) -> None:
+  def __init__(self, model: LanguageModel, valid_ids: np.ndarray) -> None:
     """Takes a model and the valid text `[N]`.
 
     Its last `_MAX_VALID` characters give the mean squared gradient of each
@@ -129,7 +129,7 @@ class DynamicEvaluator:
 
 
 def score_dynamic(
-  model: GRULM, vocab: list[str], text: Text, valid: Text
+  model: LanguageModel, vocab: list[str], text: Text, valid: Text
 ) -> tuple[Score, str]:
   """Scores a text by dynamic evaluation, along its stream.
 

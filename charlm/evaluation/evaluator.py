@@ -9,7 +9,7 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
-from charlm.model.language_model import GRULM
+from charlm.model.language_model import LanguageModel
 from charlm.system.choices import XLA_FOR_SCORES
 
 # Rows of a batch, and the least length that they are padded to.
@@ -28,7 +28,7 @@ class Evaluator:
 
   def __init__(
     self,
-    model: GRULM,
+    model: LanguageModel,
     piece_length: int = 1024,
     before_piece: Callable[[], None] = lambda: None,
   ) -> None:

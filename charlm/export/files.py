@@ -1,6 +1,7 @@
 """A model for use without charlm: Keras' `.keras`, SavedModel, or `.npz`."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -9,36 +10,38 @@ import tensorflow as tf
 
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU
-from charlm.model.language_model import GRULM
+from charlm.model.language_model import LanguageModel
 from charlm.system.files import moved_when_whole, write_atomically
 
 
-def save_keras(model: GRULM, vocab: list[str], file: Path) -> None:
+def save_keras(model: LanguageModel, vocab: list[str], file: Path) -> None:
   """Writes the model of `_stepwise`, and beside it `NAME.vocabulary.json`.
 
   Raises:
-    InputError: a model with layer normalisation.
+    InputError: a layer that Keras does not have.
     OSError: a file cannot be written.
   """
-  if _has_layer_norm(model):
+  layers = [layer.keras_layer() for layer in model.recurrent_layers]
+  if None in layers:
     raise InputError(
-      "Keras' GRU has no layer normalisation: give --format=saved_model or npz"
+      "Keras has no such layer, or not with layer normalisation: give "
+      "--format=saved_model or npz"
     )
   with moved_when_whole(file) as path:
-    _stepwise(model, fused=False).save(path)
+    _stepwise(model, layers).save(path)
     # Before the model is moved there: if the model is there, both are.
     vocabulary = file.with_suffix(".vocabulary.json")
     write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
 
 
-def save_saved_model(model: GRULM, vocab: list[str], folder: Path) -> None:
+def save_saved_model(
+  model: LanguageModel, vocab: list[str], folder: Path
+) -> None:
   """Writes the model of `_stepwise` as `serve`, and `vocabulary.json` in it.
 
   Raises OSError: the folder cannot be written.
   """
-  # Keras' layer would be cuDNN's where there is a GPU, and need one for ever.
-  stepwise = _stepwise(model, fused=True)
+  stepwise = _stepwise(model, model.recurrent_layers)
   inputs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in stepwise.inputs]
   archive = keras.export.ExportArchive()
   archive.track(stepwise)
@@ -53,51 +56,50 @@ def save_saved_model(model: GRULM, vocab: list[str], folder: Path) -> None:
     Path(path, "vocabulary.json").write_text(vocabulary_to_json(vocab), "utf-8")
 
 
-def _stepwise(model: GRULM, fused: bool) -> keras.Model:
+def _stepwise(
+  model: LanguageModel, layers: Sequence[keras.layers.Layer]
+) -> keras.Model:
   """Returns a functional model whose states are inputs and outputs.
 
   It maps `[ids, state of each layer before them]` to `[log-probabilities, state
-  of each layer after them]`; ids are `[B, T]`, log-probabilities `[B, T, V]`,
-  and a state is `[B, H]`. `fused` chooses charlm's layers, not Keras' own.
+  of each layer after them]`; ids are `[B, T]` and log-probabilities `[B, T,
+  V]`. The tensors of a state, if a layer has several, follow one another. The
+  layers are the model's, or others with the same weights.
   """
   ids = keras.Input([None], dtype="int32", name="ids")
-  before = [keras.Input([g.units], name=f"{g.name}_state") for g in model.grus]
-  x, after = model.embedding(ids), []
-  for gru, start in zip(model.grus, before, strict=True):
-    if fused:
-      normal = _has_layer_norm(model)
-      layer = FusedGRU(gru.units, layer_norm=normal, name=gru.name)
-    else:
-      outputs = {"return_sequences": True, "return_state": True}
-      layer = keras.layers.GRU(gru.units, **outputs, name=gru.name)
-    x, end = layer(x, initial_state=start)
-    after.append(end)
+  x, before, after = model.embedding(ids), [], []
+  for layer, state in zip(layers, model.initial_states(1), strict=True):
+    leaves = tf.nest.flatten(state)
+    names = [f"{layer.name}_state"]
+    if len(leaves) > 1:
+      names = [f"{layer.name}_state_{i}" for i in range(len(leaves))]
+    inputs = [
+      keras.Input(leaf.shape[1:], name=name)
+      for leaf, name in zip(leaves, names, strict=True)
+    ]
+    x, *end = layer(x, initial_state=tf.nest.pack_sequence_as(state, inputs))
+    before += inputs
+    after += tf.nest.flatten(end)
   stepwise = keras.Model([ids, *before], [model.dense(x), *after])
   stepwise.set_weights(model.get_weights())  # their order is the same
   return stepwise
 
 
-def _has_layer_norm(model: GRULM) -> bool:
-  return getattr(model.grus[0], "gain", None) is not None
-
-
-def save_numpy(model: GRULM, vocab: list[str], file: Path) -> None:
+def save_numpy(model: LanguageModel, vocab: list[str], file: Path) -> None:
   """Writes the weights and the vocabulary; docs/guide.md shows their use.
 
   Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,
-  `dense_bias` `[V]`; for each layer i, from 0 on, `kernel_i` `[D, 3H]` (above
-  the first layer, D is H), `recurrent_kernel_i` `[H, 3H]`, `bias_i` `[2, 3H]`
-  (of inputs, of states) and, with layer normalisation, `gain_i` `[3H]`. The 3H
-  columns are those of the update gate, the reset gate, and the candidate.
+  `dense_bias` `[V]`; for each layer i, from 0 on, its weights by their names.
+  Those of a GRU are `kernel_i` `[D, 3H]` (above the first layer, D is H),
+  `recurrent_kernel_i` `[H, 3H]`, `bias_i` `[2, 3H]` (of inputs, of states) and,
+  with layer normalisation, `gain_i` `[3H]`. The 3H columns are those of the
+  update gate, the reset gate, and the candidate.
 
   Raises OSError: the file cannot be written.
   """
   arrays = {"embeddings": model.embedding.embeddings}
-  for i, gru in enumerate(model.grus):
-    for name in ("kernel", "recurrent_kernel", "bias"):
-      arrays[f"{name}_{i}"] = getattr(gru.cell, name)
-    if _has_layer_norm(model):
-      arrays[f"gain_{i}"] = gru.gain
+  for i, layer in enumerate(model.recurrent_layers):
+    arrays |= {f"{weight.name}_{i}": weight for weight in layer.weights}
   arrays |= {"dense_kernel": model.dense.kernel, "dense_bias": model.dense.bias}
   data, vocabulary = io.BytesIO(), np.array(vocabulary_to_json(vocab))
   np.savez(data, vocabulary=vocabulary, **arrays)

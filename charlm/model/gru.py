@@ -1,4 +1,4 @@
-"""A GRU layer that trains faster than Keras' on CPUs.
+"""The GRU: a layer that trains faster than Keras' on CPUs, and Keras' own.
 
 Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
 size. The gates are the update gate z, the reset gate r, and the candidate n.
@@ -10,14 +10,71 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
+from charlm.errors import InputError
+from charlm.model.layers import RecurrentLayer
 from charlm.model.recurrence import next_state, recurrence
-from charlm.system.choices import MAX_TABLE
+from charlm.system.choices import GRU_KIND, MAX_TABLE, ONLY_FUSED
 
 # As in Keras, a state may be a list of one.
 _State: TypeAlias = "tf.Tensor | Sequence[tf.Tensor] | None"
 
 
-class FusedGRU(keras.layers.GRU):
+class KerasGRU(RecurrentLayer, keras.layers.GRU):
+  """Keras' layer, which calls cuDNN on a GPU."""
+
+  def __init__(self, units: int, name: str | None = None) -> None:
+    super().__init__(units, return_sequences=True, return_state=True, name=name)
+
+  def get_config(self) -> dict[str, object]:
+    """Returns the arguments of an equal layer, for Keras' `from_config`."""
+    return {"units": self.units, "name": self.name}
+
+  def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
+    """Returns zeros `[B, H]`."""
+    return tf.zeros([batch_size, self.units])
+
+  def project(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns what inputs `[N, D]` add to the gates, `[N, 3H]`."""
+    return tf.matmul(inputs, self.cell.kernel) + self._input_bias()
+
+  def step(
+    self, projected: tf.Tensor, state: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the state `[B, H]` after an input, twice: it is the output."""
+    input_zr, input_n = tf.split(
+      projected, [2 * self.units, self.units], axis=1
+    )
+    gain = getattr(self, "gain", None)
+    state, _ = next_state(
+      input_n=input_n,
+      input_zr=input_zr,
+      recurrent=tf.matmul(state, self.cell.recurrent_kernel),
+      bias=tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
+      gain=[] if gain is None else [tf.convert_to_tensor(gain)],
+      state=state,
+      axis=1,
+    )
+    return state, state
+
+  def matrices(self) -> list[tuple[keras.Variable, int]]:
+    """Lists both kernels, each of three gates."""
+    return [(self.cell.kernel, 3), (self.cell.recurrent_kernel, 3)]
+
+  def keras_layer(self) -> keras.layers.Layer | None:
+    """Returns a plain `keras.layers.GRU`."""
+    return keras.layers.GRU(
+      self.units, return_sequences=True, return_state=True, name=self.name
+    )
+
+  def _input_bias(self) -> tf.Tensor:
+    """Returns the sum of both biases `[1, 3H]`; of n, only the input's."""
+    bias = tf.convert_to_tensor(self.cell.bias)
+    # The reset gate scales the candidate's recurrent bias: it is added later.
+    recurrent = bias[1:, : -self.units]
+    return bias[:1] + tf.pad(recurrent, [[0, 0], [0, self.units]])
+
+
+class FusedGRU(KerasGRU):
   """A `keras.layers.GRU` with the same weights and a faster loop over time.
 
   By default it computes what keras.layers.GRU(units,
@@ -30,6 +87,9 @@ class FusedGRU(keras.layers.GRU):
   gate is normalised to mean 0 and variance 1 over the gate's units, then
   multiplied by a gain for each unit of each gate.
   """
+
+  options = ("precision", "layer_norm")
+  fast_with_xla = True
 
   def __init__(
     self,
@@ -57,9 +117,15 @@ class FusedGRU(keras.layers.GRU):
     """
     if precision not in ("float32", "bfloat16"):
       raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")
-    outputs = {"return_sequences": True, "return_state": True}
-    options = {"name": name, "dtype": dtype, "trainable": trainable}
-    super().__init__(units, **outputs, **options)
+    keras.layers.GRU.__init__(
+      self,
+      units,
+      return_sequences=True,
+      return_state=True,
+      name=name,
+      dtype=dtype,
+      trainable=trainable,
+    )
     self.precision, self.layer_norm = precision, layer_norm
     self.gain: keras.Variable | None = None  # [3H], for z, r, n
 
@@ -101,8 +167,12 @@ class FusedGRU(keras.layers.GRU):
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
-    kernel = tf.concat([self.cell.kernel, bias_of(self.cell)], axis=0)
+    kernel = tf.concat([self.cell.kernel, self._input_bias()], axis=0)
     return self._run(features, kernel, initial_state, training)
+
+  def keras_layer(self) -> keras.layers.Layer | None:
+    """Returns a plain `keras.layers.GRU`, which has no layer normalisation."""
+    return None if self.layer_norm else super().keras_layer()
 
   def call_ids(
     self,
@@ -123,7 +193,7 @@ class FusedGRU(keras.layers.GRU):
     if (embeddings.shape[0] or 0) > MAX_TABLE:
       sequences = tf.gather(embeddings, ids)
       return self.call(sequences, initial_state, training=training)
-    table = project(self.cell, embeddings)
+    table = self.project(embeddings)
     return self._run(tf.transpose(ids), table, initial_state, training)
 
   def _run(
@@ -150,32 +220,37 @@ class FusedGRU(keras.layers.GRU):
     return outputs, outputs[:, -1]
 
 
-def project(cell: keras.layers.GRUCell, inputs: tf.Tensor) -> tf.Tensor:
-  """Returns what inputs `[N, D]` add to a cell's gates, `[N, 3H]`."""
-  return tf.matmul(inputs, cell.kernel) + bias_of(cell)
+def build_gru(
+  units: int,
+  *,
+  name: str,
+  gru: str = "auto",
+  precision: str = "float32",
+  layer_norm: bool = False,
+) -> KerasGRU:
+  """Returns the layer that `gru` names: `fused`, `keras`, or `auto`.
 
+  `auto` is Keras' layer on a GPU, unless an option needs the fused one.
 
-def step_gru(
-  layer: keras.layers.GRU, projected: tf.Tensor, state: tf.Tensor
-) -> tf.Tensor:
-  """Returns the state `[B, H]` after one projected input `[B, 3H]`."""
-  cell, units = layer.cell, layer.units
-  input_zr, input_n = tf.split(projected, [2 * units, units], axis=1)
-  gain = getattr(layer, "gain", None)
-  state, _ = next_state(
-    input_n=input_n,
-    input_zr=input_zr,
-    recurrent=tf.matmul(state, cell.recurrent_kernel),
-    bias=tf.convert_to_tensor(cell.bias)[1, -units:],
-    gain=[] if gain is None else [tf.convert_to_tensor(gain)],
-    state=state,
-    axis=1,
-  )
-  return state
-
-
-def bias_of(cell: keras.layers.GRUCell) -> tf.Tensor:
-  """Returns the sum of both biases `[1, 3H]`; of n, only the input's bias."""
-  bias = tf.convert_to_tensor(cell.bias)
-  # The reset gate scales the candidate's recurrent bias: it is added later.
-  return bias[:1] + tf.pad(bias[1:, : -cell.units], [[0, 0], [0, cell.units]])
+  Raises:
+    ValueError: another `gru` or `precision`.
+    InputError: `keras`, with what needs `fused`.
+  """
+  if gru not in ("auto", "fused", "keras"):
+    raise ValueError(f"gru is {gru!r}: give auto, fused or keras")
+  only_fused = precision != "float32" or layer_norm
+  if gru == "keras" and only_fused:
+    raise InputError(
+      "--gru=keras supports neither --precision=bfloat16 nor --layer_norm: "
+      "give --gru=fused, or leave those out"
+    )
+  kind, reason = gru, "--gru"
+  if gru == "auto":
+    kind, reason = GRU_KIND.here, GRU_KIND.reason
+    if only_fused and kind == "keras":
+      kind, reason = "fused", ONLY_FUSED
+  layer = KerasGRU(units, name=name)
+  if kind == "fused":
+    layer = FusedGRU(units, precision, layer_norm, name=name)
+  layer.reason = f"{kind} ({reason})"
+  return layer

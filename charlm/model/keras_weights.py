@@ -15,11 +15,15 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.language_model import GRULM, Spec, model_of, weight_specs
+from charlm.model.language_model import LanguageModel, model_of
 from charlm.system.files import plain_path
 
+_Spec = tuple[str, str, tuple[int, ...]]  # of a weight: owner, name and shape
 
-def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
+
+def load_keras_weights(
+  path: str, config: Config, vocab_size: int
+) -> LanguageModel:
   """Returns a model of a config's sizes with the weights of a file.
 
   Args:
@@ -36,6 +40,11 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
       f"{path} is neither a run's folder nor weights that Keras saved: give "
       "NAME.weights.h5 or NAME.index"
     )
+  if config.layer != "gru":
+    raise InputError(
+      f"--init_from={path} has weights of a GRULM: leave out --layer, or give "
+      "a run"
+    )
   if config.layer_norm:
     raise InputError(
       f"--init_from={path} has weights of Keras, whose GRU has no layer "
@@ -43,7 +52,7 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
     )
   read = _read_h5 if path.endswith(".h5") else _read_ckpt
   try:
-    weights = list(read(prefix, weight_specs(config, vocab_size)))
+    weights = list(read(prefix, _weight_specs(config, vocab_size)))
     if not all(np.isfinite(weight).all() for weight in weights):
       raise InputError(f"{path} has weights that are not finite: give others")
   except InputError:
@@ -58,7 +67,24 @@ def load_keras_weights(path: str, config: Config, vocab_size: int) -> GRULM:
   return model
 
 
-def _read_ckpt(prefix: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
+def _weight_specs(config: Config, vocab_size: int) -> Iterator[_Spec]:
+  """Yields owner, name and shape of each weight, as `get_weights` has them."""
+  depth, units = config.embedding_dim, config.rnn_units
+  yield "embedding", "embeddings", (vocab_size, depth)
+  for i in range(config.num_layers):
+    gru = f"gru_{i}" if i else "gru"
+    # Keras lists a layer's own weights before those of its cell.
+    if config.layer_norm:
+      yield gru, "gain", (3 * units,)
+    yield f"{gru}/cell", "kernel", (depth, 3 * units)
+    yield f"{gru}/cell", "recurrent_kernel", (units, 3 * units)
+    yield f"{gru}/cell", "bias", (2, 3 * units)
+    depth = units
+  yield "dense", "kernel", (units, vocab_size)
+  yield "dense", "bias", (vocab_size,)
+
+
+def _read_ckpt(prefix: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
   with plain_path(Path(prefix)) as path:
     reader = tf.compat.v1.train.NewCheckpointReader(path)
     shapes = reader.get_variable_to_shape_map()
@@ -68,7 +94,7 @@ def _read_ckpt(prefix: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
       yield np.asarray(reader.get_tensor(key), np.float32)
 
 
-def _read_h5(path: str, specs: Iterable[Spec]) -> Iterator[np.ndarray]:
+def _read_h5(path: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
   numbers = collections.Counter[str]()  # of the next variable of an owner
   with h5py.File(path) as file:
     for owner, name, shape in specs:

@@ -1,12 +1,10 @@
-"""What the model is: embedding, GRU layers, log-probabilities.
+"""What the model is: embedding, recurrent layers, log-probabilities.
 
 Shapes: B rows of a batch, T inputs of a window, D embedding_dim,
-H rnn_units, V vocabulary size. A state is a tuple of one tensor `[B, H]` per
-layer.
+H rnn_units, V vocabulary size. A state is a tuple with that of each layer.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import keras
@@ -14,62 +12,48 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU, project, step_gru
+from charlm.model.gru import build_gru
+from charlm.model.layers import LayerState, RecurrentLayer
+from charlm.model.lstm import LSTM
+from charlm.model.mingru import MinGRU
 from charlm.model.output import chunked_nats
-from charlm.system.choices import GRU_KIND, MAX_LOGITS
+from charlm.system.choices import MAX_LOGITS
 
+# The layers of --layer; the GRU is another one, which `build_gru` chooses.
+LAYERS: dict[str, type[RecurrentLayer]] = {"lstm": LSTM, "mingru": MinGRU}
 # The fields of a config that give the weights their shapes.
-SIZES = ("embedding_dim", "rnn_units", "num_layers", "layer_norm")
+SIZES = ("layer", "embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
-State = tuple[tf.Tensor, ...]
-Spec = tuple[str, str, tuple[int, ...]]  # of a weight: owner, name and shape
+State = tuple[LayerState, ...]
 # `[2]` integers, which determine dropout masks.
 _Seed: TypeAlias = tf.Tensor | None
 
 
-class GRULM(keras.Model):
-  """Embedding, GRU layers, and a dense layer with log-softmax.
+class LanguageModel(keras.Model):
+  """Embedding, recurrent layers, and a dense layer with log-softmax.
 
-  Dropout acts on the embedding's and on each GRU layer's output.
+  Dropout acts on the embedding's and on each layer's output.
   """
 
   def __init__(
     self,
-    vocab_size: int = 256,
-    embedding_dim: int = 256,
-    rnn_units: int = 128,
-    num_layers: int = 1,
+    vocab_size: int,
+    embedding_dim: int,
+    recurrent_layers: Sequence[RecurrentLayer],
     dropout_rate: float = 0.0,
-    gru: str = "auto",
-    precision: str = "float32",
-    layer_norm: bool = False,
     **kwargs: object,
   ) -> None:
-    """Takes the sizes. The defaults are those of the reference, the notebook.
-
-    `Config` has the sizes with which the reference trains it.
+    """Takes the sizes V and D, and the layers, all of H units.
 
     Args:
       vocab_size: V.
       embedding_dim: D.
-      rnn_units: H.
-      num_layers: number of GRU layers.
+      recurrent_layers: their names are their keys in a checkpoint.
       dropout_rate: share of the outputs dropped in training, in [0, 1).
-      gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, `keras` on a GPU unless `precision` or
-        `layer_norm` needs `fused`, and else `fused`. The weights are the same.
-      precision: of the fused layer's matrix products, `float32` or `bfloat16`.
-      layer_norm: whether the fused layer normalises what the state adds to its
-        gates.
       **kwargs: of `keras.Model`.
-
-    Raises:
-      ValueError: another `gru` or `precision`.
-      InputError: `keras`, with what needs `fused`.
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
-    self.rnn_units, self.num_layers = rnn_units, num_layers
     # Five times Keras' scale. Under `fit`, Keras' Adam squares the gradient of
     # each occurrence of a character separately. Where they agree in sign, the
     # sum of squares is smaller than the square of the sum, so embeddings take
@@ -79,30 +63,55 @@ class GRULM(keras.Model):
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
-    # One attribute per layer: its name is its key in a checkpoint.
-    for name in map(_gru_name, range(num_layers)):
-      layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
-      setattr(self, name, layer)
+    self._layer_names = [layer.name for layer in recurrent_layers]
+    for layer in recurrent_layers:
+      setattr(self, layer.name, layer)
     # By name: with a function as activation, a saved model cannot be loaded.
     self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
 
   @property
-  def grus(self) -> list[keras.layers.GRU]:
-    """The GRU layers in their order."""
-    return [getattr(self, _gru_name(i)) for i in range(self.num_layers)]
+  def recurrent_layers(self) -> list[RecurrentLayer]:
+    """The recurrent layers in their order."""
+    return [getattr(self, name) for name in self._layer_names]
 
   def build(self, input_shape: Sequence[int | None]) -> None:
     """Makes the weights; Keras calls this with the shape of the ids."""
     self.embedding.build(input_shape)
     depth = self.embedding.output_dim
-    for gru in self.grus:
-      gru.build([None, None, depth])
-      depth = self.rnn_units
+    for layer in self.recurrent_layers:
+      layer.build([None, None, depth])
+      depth = layer.units
     self.dense.build([None, None, depth])
 
   def initial_states(self, batch_size: int | tf.Tensor) -> State:
-    """Returns the zero state of `batch_size` rows."""
-    return (tf.zeros([batch_size, self.rnn_units]),) * self.num_layers
+    """Returns the state of `batch_size` rows before a text."""
+    layers = self.recurrent_layers
+    return tuple(layer.initial_state(batch_size) for layer in layers)
+
+  def pack(self, states: State) -> tf.Tensor:
+    """Returns a state as one tensor `[num_layers, B, S]`."""
+    rows = [
+      [tf.reshape(x, [-1, x.shape[1:].num_elements()]) for x in leaves]
+      for leaves in map(tf.nest.flatten, states)
+    ]
+    return tf.stack([tf.concat(leaves, axis=1) for leaves in rows])
+
+  def unpack(self, packed: tf.Tensor) -> State:
+    """Returns the state that `pack` packed, or some rows of it."""
+    states = []
+    for state, row in zip(
+      self.initial_states(1), tf.unstack(packed), strict=True
+    ):
+      shapes = [leaf.shape[1:] for leaf in tf.nest.flatten(state)]
+      sizes = [shape.num_elements() for shape in shapes]
+      leaves = [
+        tf.reshape(leaf, [-1, *shape])
+        for leaf, shape in zip(
+          tf.split(row, sizes, axis=1), shapes, strict=True
+        )
+      ]
+      states.append(tf.nest.pack_sequence_as(state, leaves))
+    return tuple(states)
 
   def call(
     self,
@@ -148,7 +157,7 @@ class GRULM(keras.Model):
     # 0 where a size is not static: chunks cannot be made then.
     if num_targets * self.dense.units <= MAX_LOGITS:
       return -tf.gather(self.dense(x), targets, batch_dims=2), states
-    x = tf.reshape(x, [num_targets, self.rnn_units])
+    x = tf.reshape(x, [num_targets, x.shape[-1]])
     kernel, bias = map(tf.convert_to_tensor, self.dense.weights)
     nats = chunked_nats(x, kernel, bias, tf.reshape(targets, [num_targets]))
     return tf.reshape(nats, targets.shape), states
@@ -164,91 +173,178 @@ class GRULM(keras.Model):
     if rate and seed is None:
       seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
-    for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
+    for i, (layer, state) in enumerate(
+      zip(self.recurrent_layers, states, strict=True)
+    ):
       # Dropout on the embeddings needs the embedding of each position.
-      if i == 0 and not rate and isinstance(gru, FusedGRU):
-        x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
+      if i == 0 and not rate:
+        x, state = layer.call_ids(
+          inputs, self.embedding.embeddings, state, training=training
+        )
       else:
         if i == 0:
           x = _dropout(self.embedding(x), rate, seed, 0)  # [B, T, D]
-        x, state = gru(x, initial_state=state, training=training)
+        x, state = layer(x, initial_state=state, training=training)
       x = _dropout(x, rate, seed, i + 1)  # [B, T, H]
       new_states.append(state)
     return x, tuple(new_states)
 
   def input_table(self) -> tf.Tensor:
-    """Returns what each character adds to the first GRU's gates, `[V, 3H]`."""
-    return project(self.grus[0].cell, self.embedding.embeddings)
+    """Returns what the first layer computes of each character, `[V, P]`."""
+    return self.recurrent_layers[0].project(self.embedding.embeddings)
 
   def read(self, x: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
     """Reads one character of each row; meant for loops over characters.
 
-    Takes the rows `[B, 3H]` of the characters in the `input_table`, which the
+    Takes the rows `[B, P]` of the characters in the `input_table`, which the
     caller computes once before the loop, and the state before them. Returns
     log-probabilities `[B, V]` and the state after.
     """
     new_states = []
-    for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
+    for i, (layer, state) in enumerate(
+      zip(self.recurrent_layers, states, strict=True)
+    ):
       if i:
-        x = project(gru.cell, x)
-      x = step_gru(gru, x, state)
-      new_states.append(x)  # [B, H]
+        x = layer.project(x)
+      x, state = layer.step(x, state)
+      new_states.append(state)
     return self.dense(x), tuple(new_states)
+
+  def matrices(self) -> list[tuple[keras.Variable, int]]:
+    """Lists the weights that Muon updates, each with its number of gates."""
+    return [x for layer in self.recurrent_layers for x in layer.matrices()]
+
+
+class GRULM(LanguageModel):
+  """The model of the reference: GRU layers between embedding and output."""
+
+  def __init__(
+    self,
+    vocab_size: int = 256,
+    embedding_dim: int = 256,
+    rnn_units: int = 128,
+    num_layers: int = 1,
+    dropout_rate: float = 0.0,
+    gru: str = "auto",
+    precision: str = "float32",
+    layer_norm: bool = False,
+    **kwargs: object,
+  ) -> None:
+    """Takes the sizes. The defaults are those of the reference, the notebook.
+
+    `Config` has the sizes with which the reference trains it.
+
+    Args:
+      vocab_size: V.
+      embedding_dim: D.
+      rnn_units: H.
+      num_layers: number of GRU layers.
+      dropout_rate: share of the outputs dropped in training, in [0, 1).
+      gru: `fused`, this package's layer; `keras`, Keras' layer, which is
+        cuDNN's on a GPU; `auto`, `keras` on a GPU unless `precision` or
+        `layer_norm` needs `fused`, and else `fused`. The weights are the same.
+      precision: of the fused layer's matrix products, `float32` or `bfloat16`.
+      layer_norm: whether the fused layer normalises what the state adds to its
+        gates.
+      **kwargs: of `keras.Model`.
+
+    Raises:
+      ValueError: another `gru` or `precision`.
+      InputError: `keras`, with what needs `fused`.
+    """
+    layers = [
+      build_gru(
+        rnn_units,
+        name=name,
+        gru=gru,
+        precision=precision,
+        layer_norm=layer_norm,
+      )
+      # Their keys in a checkpoint.
+      for name in ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
+    ]
+    super().__init__(vocab_size, embedding_dim, layers, dropout_rate, **kwargs)
 
 
 def model_of(
-  config: Config, vocab_size: int, gru: str = "auto", training: bool = False
-) -> GRULM:
-  """Returns the model of a config; dropout and bfloat16 only for training."""
-  names = (*SIZES, "dropout_rate", "precision") if training else SIZES
-  options = {name: getattr(config, name) for name in names}
-  model = GRULM(vocab_size, gru=gru, **options)
+  config: Config,
+  vocab_size: int,
+  *,
+  gru: str = "auto",
+  layer: type[RecurrentLayer] | None = None,
+  training: bool = False,
+) -> LanguageModel:
+  """Returns the model of a config; dropout and bfloat16 only for training.
+
+  `layer` is the class of a layer that is not charlm's.
+
+  Raises InputError: a layer that is unknown, or that lacks what is asked for.
+  """
+  precision = config.precision if training else "float32"
+  dropout_rate = config.dropout_rate if training else 0.0
+  if config.layer == "gru":
+    model: LanguageModel = GRULM(
+      vocab_size,
+      config.embedding_dim,
+      config.rnn_units,
+      config.num_layers,
+      dropout_rate,
+      gru=gru,
+      precision=precision,
+      layer_norm=config.layer_norm,
+    )
+  else:
+    kind = _layer_class(config, gru, layer)
+    asked = {"precision": precision, "layer_norm": config.layer_norm}
+    options = {name: asked[name] for name in kind.options}
+    layers = [
+      kind(config.rnn_units, name=f"{config.layer.lower()}_{i}", **options)
+      for i in range(config.num_layers)
+    ]
+    model = LanguageModel(
+      vocab_size, config.embedding_dim, layers, dropout_rate
+    )
   model.build([None, None])
   return model
 
 
-def weight_specs(config: Config, vocab_size: int) -> Iterator[Spec]:
-  """Yields owner, name and shape of each weight, as `get_weights` has them."""
-  depth, units = config.embedding_dim, config.rnn_units
-  yield "embedding", "embeddings", (vocab_size, depth)
-  for gru in map(_gru_name, range(config.num_layers)):
-    # Keras lists a layer's own weights before those of its cell.
-    if config.layer_norm:
-      yield gru, "gain", (3 * units,)
-    yield f"{gru}/cell", "kernel", (depth, 3 * units)
-    yield f"{gru}/cell", "recurrent_kernel", (units, 3 * units)
-    yield f"{gru}/cell", "bias", (2, 3 * units)
-    depth = units
-  yield "dense", "kernel", (units, vocab_size)
-  yield "dense", "bias", (vocab_size,)
+def _layer_class(
+  config: Config, gru: str, own: type[RecurrentLayer] | None
+) -> type[RecurrentLayer]:
+  """Returns the class of a config's layer.
 
-
-def num_weights(config: Config, vocab_size: int) -> int:
-  """Returns how many numbers a model's weights hold: Keras' `count_params`."""
-  return sum(math.prod(shape) for *_, shape in weight_specs(config, vocab_size))
-
-
-def _gru_name(layer: int) -> str:
-  return f"gru_{layer}" if layer else "gru"
-
-
-def _build_gru(
-  name: str, kind: str, units: int, precision: str, layer_norm: bool
-) -> keras.layers.GRU:
-  if kind not in ("auto", "fused", "keras"):
-    raise ValueError(f"gru is {kind!r}: give auto, fused or keras")
-  only_fused = precision != "float32" or layer_norm
-  if kind == "auto":
-    kind = "fused" if only_fused else GRU_KIND.here
-  if kind == "fused":
-    return FusedGRU(units, precision, layer_norm, name=name)
-  if only_fused:
+  Raises InputError: the layer is unknown, or lacks what is asked for.
+  """
+  name = config.layer
+  kind = LAYERS.get(name)
+  if own and own.__name__ == name:
+    kind = own
+  if not kind:
     raise InputError(
-      "--gru=keras supports neither --precision=bfloat16 nor --layer_norm: "
-      "give --gru=fused, or leave those out"
+      f"layer is {name!r}: give one of gru, {', '.join(LAYERS)}; a layer of "
+      "your own needs Python (docs/your-model.md)"
     )
-  outputs = {"return_sequences": True, "return_state": True}
-  return keras.layers.GRU(units, **outputs, name=name)
+  lacks = []
+  if config.layer_norm and "layer_norm" not in kind.options:
+    lacks.append("--layer_norm")
+  if config.precision != "float32" and "precision" not in kind.options:
+    lacks.append(f"--precision={config.precision}")
+  if gru != "auto":
+    lacks.append("--gru")
+  if lacks:
+    raise InputError(
+      f"--layer={name} has no {' and no '.join(lacks)}: leave that out"
+    )
+  return kind
+
+
+def num_weights(
+  config: Config, vocab_size: int, layer: type[RecurrentLayer] | None = None
+) -> int:
+  """Returns how many numbers the weights of a config's model hold."""
+  # In a graph, variables have shapes, but take no memory.
+  with tf.Graph().as_default():
+    return int(model_of(config, vocab_size, layer=layer).count_params())
 
 
 def _dropout(x: tf.Tensor, rate: float, seed: _Seed, layer: int) -> tf.Tensor:

@@ -10,7 +10,7 @@ from charlm.data.text import Text, readable
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_short
-from charlm.model.language_model import GRULM
+from charlm.model.language_model import LanguageModel
 from charlm.reporting.types import Character, Point, Run
 from charlm.runs.loading import load_model
 from charlm.runs.metrics import Record, read_records
@@ -84,7 +84,9 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
   )
 
 
-def _scores(model: GRULM, vocab: list[str], text: Text) -> dict[str, Score]:
+def _scores(
+  model: LanguageModel, vocab: list[str], text: Text
+) -> dict[str, Score]:
   evaluator = Evaluator(model)
   protocols = {"stream": "stream", f"windows of {_WINDOW}": "windows"}
   if "\n" in vocab:
@@ -117,7 +119,7 @@ def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:
 
 
 def _characters(
-  model: GRULM, vocab: list[str], text: Text, nats: np.ndarray
+  model: LanguageModel, vocab: list[str], text: Text, nats: np.ndarray
 ) -> list[Character]:
   """Describes the first scored characters, and what was expected there."""
   # In a graph, since each character would be dozens of calls of TensorFlow.

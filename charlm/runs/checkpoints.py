@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.errors import InputError, LostRunError
-from charlm.model.language_model import GRULM
+from charlm.model.language_model import LanguageModel
 from charlm.runs.run_dir import RunDir, checkpoint_steps
 from charlm.system.files import (
   CHECKPOINT_SUFFIXES,
@@ -40,7 +40,7 @@ class Checkpoints:
     run: RunDir,
     max_to_keep: int,
     *,
-    model: GRULM,
+    model: LanguageModel,
     optimizer: keras.optimizers.Optimizer,
     train_state: tf.Module,
   ) -> None:
@@ -197,7 +197,7 @@ def _clear(run: RunDir, folder: Path) -> None:
     path.unlink()
 
 
-def check_finite(model: GRULM) -> None:
+def check_finite(model: LanguageModel) -> None:
   """Raises DamagedError for a model with weights that are not finite."""
   if not all(np.isfinite(weight).all() for weight in model.get_weights()):
     raise DamagedError("has weights that are not finite")

@@ -9,7 +9,7 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
-from charlm.model.language_model import GRULM, SIZES, model_of
+from charlm.model.language_model import SIZES, LanguageModel, model_of
 from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
 from charlm.runs.run import Run, open_run
 from charlm.runs.run_dir import RunDir
@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_ATTEMPTS = 0.2
 _SECONDS_BETWEEN_LOOKS = 1.0  # for new checkpoints
 
 
-def load_model(run: Run, which: str) -> tuple[GRULM, int]:
+def load_model(run: Run, which: str) -> tuple[LanguageModel, int]:
   """Returns the model of a checkpoint, and its step.
 
   Raises:
@@ -45,7 +45,7 @@ def load_model(run: Run, which: str) -> tuple[GRULM, int]:
 
 def follow_checkpoints(
   run: Run, idle_timeout: float
-) -> Iterator[tuple[GRULM, int]]:
+) -> Iterator[tuple[LanguageModel, int]]:
   """Yields a model with the weights of each checkpoint, and its step.
 
   The model is the same each time, so that it is compiled once. A checkpoint
@@ -55,7 +55,7 @@ def follow_checkpoints(
   Raises InputError or OSError: a checkpoint that cannot be read, or another
     run in the folder.
   """
-  model: GRULM | None = None
+  model: LanguageModel | None = None
   done: set[int] = set()
   known_size, last_change = 0, time.monotonic()
   while True:
@@ -101,7 +101,7 @@ def open_initial(run_dir: RunDir, config: Config) -> Run | None:
 
 def load_initial(
   run_dir: RunDir, initial: Run | None, config: Config, vocab_size: int
-) -> GRULM | None:
+) -> LanguageModel | None:
   """Returns the model that this run begins with, if it is not a new one.
 
   The vocabulary of an initial run may be shorter than this run's; a file of

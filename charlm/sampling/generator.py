@@ -20,7 +20,7 @@ from charlm.config import Config
 from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
-from charlm.model.language_model import GRULM, State
+from charlm.model.language_model import LanguageModel, State
 from charlm.sampling.gumbel import draw, noise_of_texts
 from charlm.sampling.options import Limits, Request, fill_request
 from charlm.sampling.sample import Sample, StopBuffer, join_pieces
@@ -47,7 +47,7 @@ class GenerativeModel:
 
   def __init__(
     self,
-    model: GRULM,
+    model: LanguageModel,
     vocab: list[str],
     temperature: float = 1.0,
     top_k: int = 0,
@@ -168,7 +168,9 @@ class GenerativeModel:
     """Yields the next pieces of some samples, of `size` characters at most."""
     num_rows, shape = len(samples), [self._span, len(self._vocab)]
     last = np.repeat(begin.last, num_rows)
-    states = tuple(tf.repeat(state, num_rows, axis=0) for state in begin.states)
+    states = tf.nest.map_structure(
+      lambda state: tf.repeat(state, num_rows, axis=0), begin.states
+    )
     temperature = tf.constant(request.temperature)
     tails = [StopBuffer(request.stop) for _ in samples]
     start, end = 0, request.num_chars

@@ -35,6 +35,9 @@ XLA_FOR_SCORES = Choice(True, False, "XLA is faster, but cannot call cuDNN")
 TENSOR_FLOAT_32 = Choice(
   False, True, "faster, with 10-bit mantissas; --deterministic turns it off"
 )
+LINEAR_SCAN = Choice(
+  "loop", "scan", "a scan is logarithmic in depth, but computes more"
+)
 COLLECTIVES = Choice("RING", "NCCL", "NCCL is faster, but for GPUs alone")
 
 # Up to this many windows a step, one replica on all cores of a CPU is fastest:

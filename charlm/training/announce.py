@@ -6,7 +6,6 @@ from charlm.data.encoding import Corpus
 from charlm.data.text import sha256
 from charlm.data.vocabulary import unknown_characters
 from charlm.experiment import Start
-from charlm.model.gru import FusedGRU
 from charlm.runs.run_dir import RunDir
 from charlm.system import choices
 from charlm.system.devices import most_replicas
@@ -66,7 +65,7 @@ def describe_training(
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
     f"devices  {_describe_devices(start, options)}\n"
-    f"gru      {_describe_gru(trainer, options)}\n"
+    f"layer    {_describe_layer(trainer)}\n"
     f"products {_describe_precision(options)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
     f"run      {run.path}"
@@ -92,16 +91,13 @@ def _describe_devices(start: Start, options: TrainOptions) -> str:
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 
-def _describe_gru(trainer: Trainer, options: TrainOptions) -> str:
-  """Returns which GRU layer computes, and why."""
-  kind = "fused" if isinstance(trainer.model.grus[0], FusedGRU) else "keras"
-  auto = choices.GRU_KIND
-  reason = auto.reason if kind == auto.here else choices.ONLY_FUSED
-  if options.gru != "auto":
-    reason = "--gru"
+def _describe_layer(trainer: Trainer) -> str:
+  """Returns which recurrent layer computes, and why."""
+  layer = trainer.model.recurrent_layers[0]
+  words = layer.reason or f"{type(layer).__name__} (--layer)"
   if trainer.uses_xla:
-    reason += "; compiled by XLA, for few windows"
-  return f"{kind} ({reason})"
+    words += "; compiled by XLA, for few windows"
+  return words
 
 
 def _describe_precision(options: TrainOptions) -> str:

@@ -1,7 +1,7 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
+from charlm.model.language_model import LanguageModel
 
 # Of Muon. The momentum and the coefficients of the quintic Newton-Schulz
 # iteration are its author's, and so is the rise of the momentum (in
@@ -18,8 +19,6 @@ from charlm.errors import InputError
 _RISE = np.linspace(0.85, 0.95, 301, dtype=np.float32)  # momentum, by step
 _ITERATIONS, _SCALE = 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
-# Suffixes of the paths of the variables that Muon updates.
-_KERNELS = "gru_cell/kernel", "gru_cell/recurrent_kernel"
 
 
 class Adam(keras.optimizers.Adam):
@@ -28,9 +27,9 @@ class Adam(keras.optimizers.Adam):
   Variables and checkpoints are Keras' own.
   """
 
-  # Suffixes of the paths of variables with twice the learning rate, though
-  # not twice the decay.
-  _faster: tuple[str, ...] = ()
+  # The paths of variables with twice the learning rate, though not twice the
+  # decay.
+  _faster: Sequence[str] = ()
 
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
@@ -51,7 +50,7 @@ class Adam(keras.optimizers.Adam):
       # On a replica, a handle is that of the replica's own copy.
       var, m, v = (each.value.handle for each in (variable, *moments))
       self._decay(variable, rate)
-      numbers["lr"] = 2 * rate if variable.path.endswith(self._faster) else rate
+      numbers["lr"] = 2 * rate if variable.path in self._faster else rate
       tf.raw_ops.ResourceApplyAdam(var=var, m=m, v=v, grad=gradient, **numbers)
     self.iterations.assign_add(1)
 
@@ -61,28 +60,44 @@ class Adam(keras.optimizers.Adam):
 
 
 class Muon(Adam):
-  """Muon for the kernels of the GRUs, Adam for all other weights.
+  """Muon for the recurrent layers' matrices, Adam for all other weights.
 
-  The update of a kernel is the momentum of its gradient. The part of each gate,
+  The update of a matrix is the momentum of its gradient. The part of each gate,
   or each half of it, is made nearly orthogonal:
   https://kellerjordan.github.io/posts/muon. The output layer has twice the
   learning rate, but the same weight decay. Variables and checkpoints are
-  Adam's; second moments of kernels stay zero.
+  Adam's; second moments of matrices stay zero.
   """
 
-  _faster = "dense/kernel", "dense/bias"
+  def __init__(
+    self,
+    product_dtype: str,
+    matrices: Mapping[str, int],
+    faster: Sequence[str],
+    **options: object,
+  ) -> None:
+    """Makes the optimizer of a model.
 
-  def __init__(self, product_dtype: str, **options: object) -> None:
-    """Takes the type of the factors of products, and Adam's arguments."""
+    Args:
+      product_dtype: the type of the factors of products.
+      matrices: by the path of a matrix, its number of gates.
+      faster: the paths of the weights with twice the learning rate.
+      **options: Adam's arguments.
+    """
     super().__init__(**options)
-    self._product_dtype = product_dtype
+    self._product_dtype, self._faster = product_dtype, faster
+    self._matrices = matrices
 
   def get_config(self) -> dict[str, object]:
     """Returns the arguments, for Keras' `from_config`.
 
     As with Keras, what the weight decay leaves out is not among them.
     """
-    return super().get_config() | {"product_dtype": self._product_dtype}
+    return super().get_config() | {
+      "product_dtype": self._product_dtype,
+      "matrices": dict(self._matrices),
+      "faster": list(self._faster),
+    }
 
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
@@ -90,8 +105,9 @@ class Muon(Adam):
     """Updates the variables, as `Adam.apply_sums` does."""
     rate = tf.convert_to_tensor(self.learning_rate)
     pairs = list(zip(gradients, variables, strict=True))
-    kernels = [(g, v) for g, v in pairs if v.path.endswith(_KERNELS)]
-    others = [(g, v) for g, v in pairs if not v.path.endswith(_KERNELS)]
+    gates = self._matrices
+    matrices = [(g, v) for g, v in pairs if v.path in gates]
+    others = [(g, v) for g, v in pairs if v.path not in gates]
     context = tf.distribute.get_replica_context()
     # A number, not a tensor: each replica is traced by itself, and has in its
     # graph the products of its own parts alone.
@@ -100,21 +116,24 @@ class Muon(Adam):
     mine = itertools.cycle(i == index for i in replicas)
     # Each replica computes some of the parts; the sum gives all to every one.
     updates = [
-      [self._orthogonal(x) if next(mine) else tf.zeros_like(x) for x in parts]
-      for parts in (_parts(self._momentum(*pair)) for pair in kernels)
+      [
+        self._orthogonal(part) if next(mine) else tf.zeros_like(part)
+        for part in _parts(self._momentum(gradient, matrix), gates[matrix.path])
+      ]
+      for gradient, matrix in matrices
     ]
     updates = context.all_reduce("SUM", updates)
-    for (_, variable), update in zip(kernels, updates, strict=True):
+    for (_, variable), update in zip(matrices, updates, strict=True):
       self._decay(variable, rate)
       _subtract(variable, rate * tf.concat(update, axis=1))
-    super().apply_sums(*zip(*others, strict=True))
+    super().apply_sums([g for g, _ in others], [v for _, v in others])
 
-  def _momentum(self, gradient: tf.Tensor, kernel: keras.Variable) -> tf.Tensor:
+  def _momentum(self, gradient: tf.Tensor, matrix: keras.Variable) -> tf.Tensor:
     """Sets m to b m + g; returns b m + g with the new m (Nesterov).
 
     b rises from 0.85 to 0.95 in the first 300 steps.
     """
-    momentum = self._momentums[self._get_variable_index(kernel)]
+    momentum = self._momentums[self._get_variable_index(matrix)]
     # From a table: TensorFlow would rewrite a formula in the graphs of some
     # replicas alone, whose results would then differ in their last bits.
     b = tf.gather(_RISE, tf.minimum(self.iterations.value, len(_RISE) - 1))
@@ -135,15 +154,15 @@ class Muon(Adam):
     return tf.cast(x, matrix.dtype) * (_SCALE * max(matrix.shape) ** 0.5)
 
 
-def _parts(update: tf.Tensor) -> list[tf.Tensor]:
-  """Splits the update `[N, 3H]` of a kernel into gates, or halves of gates.
+def _parts(update: tf.Tensor, num_gates: int) -> list[tf.Tensor]:
+  """Splits the update `[N, K * M]` of a matrix into K gates, or their halves.
 
-  Where N = H, and H is even, a gate is split into two matrices `[N, H / 2]`:
+  Where N = M, and M is even, a gate is split into two matrices `[N, M / 2]`:
   their products take half the time, and the loss was no higher.
   """
   num_inputs, columns = update.shape
-  halves = columns == 3 * num_inputs and columns % 6 == 0
-  return tf.split(update, 6 if halves else 3, axis=1)
+  halves = columns == num_gates * num_inputs and num_inputs % 2 == 0
+  return tf.split(update, 2 * num_gates if halves else num_gates, axis=1)
 
 
 def _subtract(variable: keras.Variable, update: tf.Tensor) -> None:
@@ -170,8 +189,10 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     return self.peak * tf.minimum(rise, tf.maximum(fall, 0.0))
 
 
-def build_optimizer(config: Config, num_steps: int) -> Adam:
-  """Returns the optimizer; make it inside the strategy's scope.
+def build_optimizer(
+  config: Config, num_steps: int, model: LanguageModel
+) -> Adam:
+  """Returns a model's optimizer; make it inside the strategy's scope.
 
   A schedule that falls reaches zero at `num_steps`, the end of the run.
 
@@ -197,7 +218,12 @@ def build_optimizer(config: Config, num_steps: int) -> Adam:
   options = {"learning_rate": learning_rate, "weight_decay": decay}
   excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
   if config.optimizer == "muon":
-    optimizer = Muon(**options, product_dtype=config.precision)
+    optimizer = Muon(
+      product_dtype=config.precision,
+      matrices={matrix.path: gates for matrix, gates in model.matrices()},
+      faster=[weight.path for weight in model.dense.weights],
+      **options,
+    )
     excluded.append("embeddings")  # kernels need a decay too large for these
   else:
     optimizer = Adam(**options)

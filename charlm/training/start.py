@@ -14,7 +14,7 @@ from charlm.data.encoding import Corpus
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
-from charlm.model.language_model import GRULM
+from charlm.model.language_model import LanguageModel
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.loading import load_initial, open_initial
 from charlm.runs.metrics import Metrics
@@ -113,7 +113,7 @@ def start_training(
 
 def _begin_with(
   run_dir: RunDir, run: Run | None, corpus: Corpus, config: Config
-) -> tuple[list[str], GRULM | None, str]:
+) -> tuple[list[str], LanguageModel | None, str]:
   """Returns the vocabulary, and what `--init_from` gives.
 
   That is a model, unless this run has checkpoints; and the names of the
@@ -138,7 +138,7 @@ def _build_trainer(
   split: Split,
   vocab: list[str],
   cluster: Cluster,
-  initial: GRULM | None,
+  initial: LanguageModel | None,
 ) -> Trainer:
   """Returns the trainer of a worker, which reads only its own rows."""
   config = options.config

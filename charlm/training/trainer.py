@@ -10,8 +10,13 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
-from charlm.model.gru import FusedGRU
-from charlm.model.language_model import GRULM, State, model_of, num_weights
+from charlm.model.language_model import (
+  LanguageModel,
+  State,
+  model_of,
+  num_weights,
+)
+from charlm.model.layers import RecurrentLayer
 from charlm.system.choices import kind_of_device, xla_compiles_steps
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import Adam, build_optimizer
@@ -46,12 +51,13 @@ class TrainState(tf.Module):
   because it must be saved with the step that it belongs to.
   """
 
-  def __init__(self, num_layers: int, num_rows: int, rnn_units: int) -> None:
-    """Takes the shape of the carried states; 0 rows if none are carried."""
+  def __init__(self, states: tf.Tensor) -> None:
+    """Takes the carried states `[num_layers, B, S]`, B of all replicas.
+
+    B is 0 if none are carried: they then take no room in a checkpoint.
+    """
     super().__init__()
-    # The states of the rows of all replicas.
-    zeros = tf.zeros([num_layers, num_rows, rnn_units])
-    self.states = tf.Variable(zeros, trainable=False)
+    self.states = tf.Variable(states, trainable=False)
     # Loss, gradient norm and number of steps since the metrics were written.
     self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
@@ -73,7 +79,7 @@ class Trainer:
   def __init__(
     self,
     *,
-    model: GRULM,
+    model: LanguageModel,
     optimizer: Adam,
     batches: Batches,
     strategy: tf.distribute.Strategy,
@@ -95,9 +101,9 @@ class Trainer:
     names: list[str] = strategy.extended.worker_devices
     # The devices of this worker's replicas, such as `CPU:0`.
     self.devices = [name.rpartition("device:")[2] for name in names]
-    # Without rows the states take no room in a checkpoint.
     num_rows = config.batch_size if config.carry_state else 0
-    self.train_state = TrainState(config.num_layers, num_rows, config.rnn_units)
+    self._initial = model.pack(model.initial_states(num_rows))
+    self.train_state = TrainState(self._initial)
     self._steps_per_call = 1
     self._characters, self._seconds = 0, 0.0  # since the metrics were taken
     # One trace serves any number of steps: tracing takes seconds.
@@ -108,8 +114,8 @@ class Trainer:
     self._compiled = tf.function(self._train_steps, specs, autograph=False)
     # Several replicas that XLA compiled would wait for each other.
     alone = strategy.num_replicas_in_sync == 1
-    fused = isinstance(model.grus[0], FusedGRU)
-    self.uses_xla = alone and fused and xla_compiles_steps(config)
+    fast = model.recurrent_layers[0].fast_with_xla
+    self.uses_xla = alone and fast and xla_compiles_steps(config)
     # A graph of its own for XLA, or traced as a part of `_train_steps`.
     with_xla = tf.function(self._gradients, autograph=False, jit_compile=True)
     self._loss_and_gradients = with_xla if self.uses_xla else self._gradients
@@ -247,7 +253,7 @@ class Trainer:
     before = None
     if self._config.carry_state:
       before = self._states_before(states, seed)[:, first : first + rows]
-      before = tuple(tf.unstack(before))
+      before = self.model.unpack(before)
     loss, gradients, after = self._loss_and_gradients(mine, before, seed)
     gradients = context.all_reduce("SUM", gradients)
     norm = tf.linalg.global_norm(gradients)
@@ -258,7 +264,7 @@ class Trainer:
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
       others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
-      after = tf.pad(tf.stack(after), others)
+      after = tf.pad(self.model.pack(after), others)
       states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
     return loss, norm, states
 
@@ -283,13 +289,14 @@ class Trainer:
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
   def _states_before(self, states: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the states of all rows, set to zero in the rows to be reset."""
+    """Returns the states of all rows, the initial one in rows to be reset."""
     begins = seed[1] % self.batches.steps_per_epoch == 0
     seed = tf.random.experimental.stateless_fold_in(seed, _RESETS)
     shape = [1, states.shape[1], 1]
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
     # An epoch begins elsewhere in the text: no state goes on there.
-    return tf.where(begins | (uniform < self._config.reset_rate), 0.0, states)
+    reset = begins | (uniform < self._config.reset_rate)
+    return tf.where(reset, self._initial, states)
 
 
 def build_trainer(
@@ -299,18 +306,20 @@ def build_trainer(
   strategy: tf.distribute.Strategy,
   *,
   gru: str = "auto",
-  initial: GRULM | None = None,
+  layer: type[RecurrentLayer] | None = None,
+  initial: LanguageModel | None = None,
 ) -> Trainer:
   """Returns a trainer of a new model.
 
   If there is an `initial` model, of the same sizes but perhaps with a shorter
   vocabulary, the new model takes its weights; the seed determines the others.
+  `layer` is the class of a layer that is not charlm's.
 
   Raises InputError: a model that the machine's memory cannot hold, a warm-up
-    that takes the whole run, or a `gru` that lacks what the config asks for.
+    that takes the whole run, or a layer that lacks what the config asks for.
   """
   # The weights, their gradient, and Adam's two moments.
-  needed = 4 * 4 * num_weights(config, vocab_size)
+  needed = 4 * 4 * num_weights(config, vocab_size, layer)
   if needed > memory_bytes():
     raise InputError(
       f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
@@ -319,7 +328,7 @@ def build_trainer(
   # Before the model is made: the seed determines its initial weights.
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():
-    model = model_of(config, vocab_size, gru, training=True)
+    model = model_of(config, vocab_size, gru=gru, layer=layer, training=True)
     if initial:
       weights = model.get_weights()
       for old, new in zip(initial.get_weights(), weights, strict=True):
@@ -327,7 +336,7 @@ def build_trainer(
         new[tuple(slice(size) for size in old.shape)] = old
       model.set_weights(weights)
     num_steps = config.num_steps(batches.steps_per_epoch)
-    optimizer = build_optimizer(config, num_steps)
+    optimizer = build_optimizer(config, num_steps, model)
   return Trainer(
     model=model,
     optimizer=optimizer,

@@ -1,0 +1,86 @@
+"""What a recurrent layer offers: all that charlm knows of one.
+
+A layer of your own is a `RecurrentLayer`; docs/your-model.md shows one.
+
+Shapes: B rows of a batch, T time steps, D inputs, H units. A state is any
+structure of float32 tensors `[B, ...]`.
+"""
+
+from typing import Any, ClassVar, TypeAlias
+
+import keras
+import tensorflow as tf
+
+LayerState: TypeAlias = Any  # any structure of tensors `[B, ...]`
+
+
+class RecurrentLayer(keras.layers.Layer):
+  """A Keras layer that runs over windows, and takes single steps.
+
+  Besides the methods below, a layer has these two of Keras:
+
+  - `build(shape)` makes its weights, for inputs of the shape `[None, None, D]`.
+  - `call(sequences, initial_state=None, training=False)` runs over a window
+    `[B, T, D]` from a state, by default the initial one. It returns the outputs
+    `[B, T, H]` and the state after the window.
+
+  Weights whose names have `bias` or `gain` in them are not decayed.
+  """
+
+  # The fields of `Config` that the constructor takes besides `units` and
+  # `name`, as keyword arguments.
+  options: ClassVar[tuple[str, ...]] = ()
+  # Whether XLA makes its training steps faster on a CPU, for few windows.
+  fast_with_xla: ClassVar[bool] = False
+  # Why this layer computes, if a message should say it.
+  reason = ""
+
+  units: int  # H
+
+  def initial_state(self, batch_size: int | tf.Tensor) -> LayerState:
+    """Returns the state before a text, to which resets return."""
+    raise NotImplementedError
+
+  def step(
+    self, projected: tf.Tensor, state: LayerState
+  ) -> tuple[tf.Tensor, LayerState]:
+    """Takes one time step; meant for loops over characters.
+
+    Takes what `project` returned for the inputs of a time step. Returns the
+    output `[B, H]` and the state after.
+    """
+    outputs, state = self.call(projected[:, tf.newaxis], initial_state=state)
+    return outputs[:, 0], state
+
+  def project(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Computes of inputs `[N, D]` what needs no state, `[N, P]`.
+
+    Sampling does so once for each character of the vocabulary.
+    """
+    return inputs
+
+  def call_ids(
+    self,
+    ids: tf.Tensor,
+    embeddings: tf.Tensor,
+    initial_state: LayerState = None,
+    training: bool = False,
+  ) -> tuple[tf.Tensor, LayerState]:
+    """Runs over the embeddings `[V, D]` of ids `[B, T]`, as `call` does."""
+    sequences = tf.gather(embeddings, ids)
+    return self(sequences, initial_state=initial_state, training=training)
+
+  def matrices(self) -> list[tuple[keras.Variable, int]]:
+    """Lists the weights that Muon is to update, `[N, K * M]` each.
+
+    With each is K, the number of its gates: Muon makes the part `[N, M]` of
+    each gate nearly orthogonal. Adam updates all other weights.
+    """
+    return []
+
+  def keras_layer(self) -> keras.layers.Layer | None:
+    """Returns Keras' own layer with the same weights, if there is one.
+
+    It is not built. It returns the sequence, then the tensors of the state.
+    """
+    return None

@@ -1,0 +1,125 @@
+"""minGRU: a GRU whose gate and candidate depend on the input alone.
+
+Feng et al., Were RNNs All We Needed? (arXiv 2410.01201), without the logarithms
+of its appendix. Since nothing but the recurrence itself depends on the state,
+the products of a window are one, and the recurrence is a scan.
+"""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from charlm.model.layers import RecurrentLayer
+from charlm.system.choices import LINEAR_SCAN
+
+
+class MinGRU(RecurrentLayer):
+  """h = (1 - z) h + z n: z a sigmoid, n a linear function of the input."""
+
+  def __init__(self, units: int, name: str | None = None) -> None:
+    super().__init__(name=name)
+    self.units = units
+
+  def build(self, sequences_shape: Sequence[int | None]) -> None:
+    """Makes the weights; Keras calls this."""
+    columns = 2 * self.units  # of z, then of n
+    self.kernel = self.add_weight([sequences_shape[-1], columns], name="kernel")
+    self.bias = self.add_weight([columns], "zeros", name="bias")
+
+  def get_config(self) -> dict[str, object]:
+    """Returns the arguments of an equal layer, for Keras' `from_config`."""
+    return {"units": self.units, "name": self.name}
+
+  def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
+    """Returns zeros `[B, H]`."""
+    return tf.zeros([batch_size, self.units])
+
+  def call(
+    self,
+    sequences: tf.Tensor,
+    initial_state: tf.Tensor | None = None,
+    training: bool = False,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Runs over a window `[B, T, D]`, as `RecurrentLayer` says."""
+    kept, added = self._gates(self.project(sequences))  # [B, T, H]
+    if initial_state is None:
+      initial_state = self.initial_state(tf.shape(sequences)[0])
+    outputs = linear_recurrence(kept, added, initial_state)
+    return outputs, outputs[:, -1]
+
+  def project(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns z, before the sigmoid, and n, `[..., 2H]`, of `[..., D]`."""
+    kernel = tf.convert_to_tensor(self.kernel)
+    return tf.tensordot(inputs, kernel, 1) + self.bias
+
+  def step(
+    self, projected: tf.Tensor, state: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the state `[B, H]` after an input, twice: it is the output."""
+    kept, added = self._gates(projected)
+    state = kept * state + added
+    return state, state
+
+  def matrices(self) -> list[tuple[keras.Variable, int]]:
+    """Lists the kernel, of the gate and the candidate."""
+    return [(self.kernel, 2)]
+
+  def _gates(self, projected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns 1 - z, the share of the state that is kept, and z n."""
+    z, n = tf.split(projected, 2, axis=-1)
+    return tf.sigmoid(-z), tf.sigmoid(z) * n
+
+
+@tf.custom_gradient
+def linear_recurrence(
+  kept: tf.Tensor, added: tf.Tensor, state: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
+  """Returns the states h = kept * h + added, `[B, T, H]`.
+
+  Takes kept and added `[B, T, H]`, and the state `[B, H]` before them. The
+  gradient is such a recurrence from the last time step to the first; that of
+  TensorFlow's loop would fill a `[B, T, H]` at each time step.
+  """
+  first = added[:, :1] + kept[:, :1] * state[:, tf.newaxis]
+  states = _scan(kept, tf.concat([first, added[:, 1:]], axis=1))
+
+  def gradient(d_states: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns the gradients of kept, added, and state."""
+    later = tf.concat([kept[:, 1:], tf.zeros_like(kept[:, :1])], axis=1)
+    reverse = tf.reverse(later, [1]), tf.reverse(d_states, [1])
+    d_added = tf.reverse(_scan(*reverse), [1])
+    before = tf.concat([state[:, tf.newaxis], states[:, :-1]], axis=1)
+    return d_added * before, d_added, d_added[:, 0] * kept[:, 0]
+
+  return states, gradient
+
+
+def _scan(kept: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
+  """Returns the states from a state of zero, all `[B, T, H]`."""
+  if LINEAR_SCAN.here == "scan" and kept.shape[1] is not None:
+    # The pair (a, b) stands for h -> a h + b; two in a row are one again.
+    _, states = keras.ops.associative_scan(
+      lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1]),
+      (kept, added),
+      axis=1,
+    )
+    return tf.ensure_shape(states, added.shape)
+  kept, added = (tf.transpose(x, [1, 0, 2]) for x in (kept, added))
+  num_steps = tf.shape(added)[0]
+  array = tf.TensorArray(added.dtype, num_steps, element_shape=added.shape[1:])
+
+  def step(
+    t: tf.Tensor, state: tf.Tensor, states: tf.TensorArray
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+    """Takes time step t."""
+    state = kept[t] * state + added[t]
+    return t + 1, state, states.write(t, state)
+
+  _, _, array = tf.while_loop(
+    lambda t, *_: t < num_steps,
+    step,
+    (0, tf.zeros_like(added[0]), array),
+    parallel_iterations=1,
+  )
+  return tf.transpose(array.stack(), [1, 0, 2])
