@@ -1,4 +1,4 @@
-"""Character-level GRU language models in TensorFlow 2.
+"""Character-level language models in TensorFlow 2.
 
 The public names, loaded on first use so that importing charlm is instant; type
 checkers find them in `__init__.pyi`.
@@ -17,8 +17,13 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # before Keras is imported
 _MODULE_OF = {
   "load": "loaded",
   "LoadedModel": "loaded",
+  "train": "training.start",
+  "TrainOptions": "training.train_options",
+  "RecurrentLayer": "model.layers",
+  "LanguageModel": "model.language_model",
   "Config": "config",
   "InputError": "errors",
+  "load_texts": "data.corpus",
   "load_lines": "data.corpus",
   "build_vocabulary": "data.vocabulary",
   "line_to_tensor": "data.tensors",

@@ -18,6 +18,7 @@ from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import LanguageModel
+from charlm.model.layers import RecurrentLayer
 from charlm.runs.loading import load_model
 from charlm.runs.run import open_run
 from charlm.sampling.generator import GenerativeModel
@@ -136,6 +137,21 @@ class LoadedModel:
     refuse_diverged(log_probs.sum())
     return np.exp(log_probs)
 
+  def ids(self, text: str) -> np.ndarray:
+    """Returns the ids `[N]` of a text as it is: places in `vocabulary`."""
+    prefix = self._request(prefix=text).prefix
+    return encode(prefix, self.vocabulary).astype(np.int32)
+
+  def hidden(self, text: str) -> np.ndarray:
+    """Returns the last layer's output after each character, `[N, H]`."""
+    outputs, _ = self.model.outputs(self.ids(text)[np.newaxis])
+    return np.asarray(outputs[0])
+
+  @property
+  def embeddings(self) -> np.ndarray:
+    """The characters' embeddings `[V, D]`, in the order of `vocabulary`."""
+    return np.asarray(self.model.embedding.embeddings)
+
   def __repr__(self) -> str:
     return (
       f"LoadedModel({self.model.count_params():,} weights, "
@@ -160,6 +176,7 @@ def load(
   run_dir: str | os.PathLike[str],
   checkpoint: str | int = "latest",
   device: str = "auto",
+  layer: type[RecurrentLayer] | None = None,
 ) -> LoadedModel:
   """Loads the model of a run. Its folder is only read, even during training.
 
@@ -168,6 +185,7 @@ def load(
     checkpoint: `latest`, `best`, or a step.
     device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
       calls cannot change it.
+    layer: the class of the run's layer, where it is not charlm's.
 
   Raises:
     InputError: no run, one whose files were changed, no such checkpoint or a
@@ -177,5 +195,5 @@ def load(
   # First: to load weights starts TensorFlow with all devices.
   choose_device(device)
   run = open_run(run_dir)
-  model, step = load_model(run, str(checkpoint))
+  model, step = load_model(run, str(checkpoint), layer)
   return LoadedModel(model, step, run.vocab, run.config)

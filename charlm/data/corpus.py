@@ -126,6 +126,20 @@ def split_text(
   return Split(rest, **parts)
 
 
+def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:
+  """Returns the corpus that a config names, and its parts.
+
+  `cache` is a folder for the ids, as `folder` of `load_corpus`.
+
+  Raises InputError or OSError: as `load_corpus` and `split_text`.
+  """
+  corpus = load_corpus(config, config.corpus, cache)
+  split = split_text(
+    corpus.text, config, lambda spec: load_corpus(config, spec, cache).text
+  )
+  return corpus, split
+
+
 def train_text(text: Text, config: Config) -> Text:
   """Returns the part of a corpus that a run trains on.
 

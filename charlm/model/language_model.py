@@ -133,7 +133,7 @@ class LanguageModel(keras.Model):
 
     Returns log-probabilities `[B, T, V]`, and the state if asked for.
     """
-    x, states = self._outputs(inputs, states, training, dropout_seed)
+    x, states = self.outputs(inputs, states, training, dropout_seed)
     log_probs = self.dense(x)  # [B, T, V]
     return (log_probs, states) if return_state else log_probs
 
@@ -151,7 +151,7 @@ class LanguageModel(keras.Model):
     other arguments are those of `call`. If B and T are static, at most
     `MAX_LOGITS` logits are held at a time, but at least one character's.
     """
-    x, states = self._outputs(inputs, states, training, dropout_seed)
+    x, states = self.outputs(inputs, states, training, dropout_seed)
     targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
     # 0 where a size is not static: chunks cannot be made then.
@@ -162,10 +162,17 @@ class LanguageModel(keras.Model):
     nats = chunked_nats(x, kernel, bias, tf.reshape(targets, [num_targets]))
     return tf.reshape(nats, targets.shape), states
 
-  def _outputs(
-    self, inputs: tf.Tensor, states: State | None, training: bool, seed: _Seed
+  def outputs(
+    self,
+    inputs: tf.Tensor,
+    states: State | None = None,
+    training: bool = False,
+    seed: _Seed = None,
   ) -> tuple[tf.Tensor, State]:
-    """Returns what the dense layer reads, `[B, T, H]`, and the state after."""
+    """Returns what the dense layer reads, `[B, T, H]`, and the state after.
+
+    The arguments are those of `call`.
+    """
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0

@@ -10,6 +10,7 @@ from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import SIZES, LanguageModel, model_of
+from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
 from charlm.runs.run import Run, open_run
 from charlm.runs.run_dir import RunDir
@@ -19,20 +20,24 @@ _SECONDS_BETWEEN_ATTEMPTS = 0.2
 _SECONDS_BETWEEN_LOOKS = 1.0  # for new checkpoints
 
 
-def load_model(run: Run, which: str) -> tuple[LanguageModel, int]:
+def load_model(
+  run: Run, which: str, layer: type[RecurrentLayer] | None = None
+) -> tuple[LanguageModel, int]:
   """Returns the model of a checkpoint, and its step.
+
+  `layer` is the class of a layer that is not charlm's.
 
   Raises:
     InputError: no such checkpoint, or one that is damaged, has weights that are
-      not finite, or is not of this run's model.
+      not finite, or is not of this run's model; or a layer that is unknown.
     OSError: the system cannot read it, as for lack of permission.
   """
+  model = model_of(run.config, len(run.vocab), layer=layer)
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
     step, path = run.dir.find_checkpoint(which)
     try:
       with open_checkpoint(path, step) as name:
-        model = model_of(run.config, len(run.vocab))
         status = tf.train.Checkpoint(model=model).read(name)
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
@@ -100,7 +105,11 @@ def open_initial(run_dir: RunDir, config: Config) -> Run | None:
 
 
 def load_initial(
-  run_dir: RunDir, initial: Run | None, config: Config, vocab_size: int
+  run_dir: RunDir,
+  initial: Run | None,
+  config: Config,
+  vocab_size: int,
+  layer: type[RecurrentLayer] | None = None,
 ) -> LanguageModel | None:
   """Returns the model that this run begins with, if it is not a new one.
 
@@ -120,5 +129,5 @@ def load_initial(
         f"{name} is {here}, but {there} in {initial.dir.path}: give "
         f"--{name}={there}"
       )
-  model, _ = load_model(initial, "latest")
+  model, _ = load_model(initial, "latest", layer)
   return model

@@ -1,9 +1,11 @@
 """One start (execution of train.py): makes or resumes the run, then trains.
 
-All workers run it, each with a folder of its own; the chief's is the run's.
+Devices, workers, run, trainer, checkpoint, loop: in this order. All workers run
+it, each with a folder of its own; the chief's is the run's.
 """
 
 import contextlib
+import dataclasses
 
 import tensorflow as tf
 
@@ -15,13 +17,17 @@ from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
 from charlm.model.language_model import LanguageModel
+from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.loading import load_initial, open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Run, create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
-from charlm.system.cluster import Cluster
+from charlm.system.choices import kind_of_device, reason_for_one_replica
+from charlm.system.cluster import Cluster, create_cluster
+from charlm.system.devices import choose_device
+from charlm.system.machine import has_bfloat16
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.announce import (
   describe_text,
@@ -36,17 +42,50 @@ from charlm.training.trainer import Trainer, build_trainer
 from charlm.training.workers import check_alike, writing_nowhere
 
 
-def start_training(
-  options: TrainOptions, corpus: Corpus, split: Split, cluster: Cluster
+def train(
+  options: TrainOptions,
+  corpus: Corpus,
+  split: Split,
+  *,
+  layer: type[RecurrentLayer] | None = None,
 ) -> int:
-  """Trains; returns the exit code.
+  """Trains as `train.py` does; returns the exit code.
+
+  Args:
+    options: the flags.
+    corpus: the text.
+    split: its parts.
+    layer: the class of a layer of your own, whose name is then `--layer`.
 
   Raises:
     InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: nothing can be saved, or the folder was taken away.
+    LostRunError: nothing can be saved, the folder was taken away, or a worker
+      was lost.
     OSError: the folder or the metrics cannot be written.
   """
+  if layer:
+    options = dataclasses.replace(options, layer=layer.__name__)
+  choose_device(options.device, options.deterministic, start=False)
+  on_cpu = kind_of_device() == "CPU"
+  if on_cpu and options.precision == "bfloat16" and not has_bfloat16():
+    warn("no bfloat16 instructions: --precision=float32 may be faster")
+  # 0: `create_cluster` decides.
+  default = 1 if reason_for_one_replica(options.config, options.gru) else 0
+  replicas = options.num_replicas or default
+  cluster = create_cluster(replicas, options.batch_size)
+  with cluster.watched():
+    return _start(options, corpus, split, cluster, layer)
+
+
+def _start(
+  options: TrainOptions,
+  corpus: Corpus,
+  split: Split,
+  cluster: Cluster,
+  layer: type[RecurrentLayer] | None,
+) -> int:
+  """Opens the run, restores it, and continues it; returns the exit code."""
   # Before a folder is made: workers must all train the same model.
   check_alike(cluster, options, corpus, split)
   with contextlib.ExitStack() as stack:
@@ -59,10 +98,12 @@ def start_training(
         run = open_run(run_dir.path)
         run_dir = run.dir
         stack.enter_context(run_dir.locked())
-      vocab, initial, new = _begin_with(run_dir, run, corpus, config)
+      vocab, initial, new = _begin_with(run_dir, run, corpus, config, layer)
     # The chief's, since only it has the initial run.
     vocab = cluster.exchange(vocab)[0]
-    trainer = _build_trainer(options, split, vocab, cluster, initial)
+    trainer = _build_trainer(
+      options, split, vocab, cluster, layer=layer, initial=initial
+    )
     steps_per_epoch = trainer.batches.steps_per_epoch
     replicas = Replicas(cluster, trainer)
     with cluster.together():
@@ -112,7 +153,11 @@ def start_training(
 
 
 def _begin_with(
-  run_dir: RunDir, run: Run | None, corpus: Corpus, config: Config
+  run_dir: RunDir,
+  run: Run | None,
+  corpus: Corpus,
+  config: Config,
+  layer: type[RecurrentLayer] | None,
 ) -> tuple[list[str], LanguageModel | None, str]:
   """Returns the vocabulary, and what `--init_from` gives.
 
@@ -129,7 +174,7 @@ def _begin_with(
     raise InputError(
       f"no character occurs {config.min_count} times: lower --min_count"
     )
-  initial = load_initial(run_dir, initial_run, config, len(vocab))
+  initial = load_initial(run_dir, initial_run, config, len(vocab), layer)
   return vocab, initial, unknown_characters(vocab, known) if initial_run else ""
 
 
@@ -138,6 +183,8 @@ def _build_trainer(
   split: Split,
   vocab: list[str],
   cluster: Cluster,
+  *,
+  layer: type[RecurrentLayer] | None,
   initial: LanguageModel | None,
 ) -> Trainer:
   """Returns the trainer of a worker, which reads only its own rows."""
@@ -156,6 +203,7 @@ def _build_trainer(
     batches,
     cluster.strategy,
     gru=options.gru,
+    layer=layer,
     initial=initial,
   )
 

@@ -1,0 +1,59 @@
+"""A layer of your own: IndRNN (arXiv 1803.04831), trained, scored, sampled.
+
+    python examples/own_layer.py my.txt runs/indrnn
+
+docs/your-model.md explains each step.
+"""
+
+import sys
+
+import tensorflow as tf
+
+import charlm
+
+
+class IndRNN(charlm.RecurrentLayer):
+  """h = relu(x W + b + u * h): each unit sees only its own last state."""
+
+  def __init__(self, units: int, name: str | None = None) -> None:
+    super().__init__(name=name)
+    self.units = units
+
+  def build(self, shape: list[int | None]) -> None:
+    self.kernel = self.add_weight([shape[-1], self.units], name="kernel")
+    self.bias = self.add_weight([self.units], "zeros", name="bias")
+    self.recurrent = self.add_weight([self.units], "ones", name="recurrent")
+
+  def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
+    return tf.zeros([batch_size, self.units])
+
+  def call(
+    self,
+    sequences: tf.Tensor,
+    initial_state: tf.Tensor | None = None,
+    training: bool = False,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    if initial_state is None:
+      initial_state = self.initial_state(tf.shape(sequences)[0])
+    projected = tf.matmul(sequences, self.kernel) + self.bias
+    steps = tf.transpose(projected, [1, 0, 2])  # [T, B, H]
+    states = tf.scan(self.next_state, steps, initial_state)
+    return tf.transpose(states, [1, 0, 2]), states[-1]
+
+  def next_state(self, state: tf.Tensor, projected: tf.Tensor) -> tf.Tensor:
+    return tf.nn.relu(projected + self.recurrent * state)
+
+
+def main(corpus: str, run_dir: str) -> None:
+  options = charlm.TrainOptions(
+    corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
+  )
+  text, split = charlm.load_texts(options.config)
+  charlm.train(options, text, split, layer=IndRNN)
+  model = charlm.load(run_dir, layer=IndRNN)
+  print(model.score(["To be, or not to be"]))
+  print(model.generate("The ", num_chars=100)[0].text)
+
+
+if __name__ == "__main__":
+  main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,213 @@
+"""What every recurrent layer promises, and what two of them compute."""
+
+import dataclasses
+import pathlib
+import runpy
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import PROGRAMS, ROOT
+
+import charlm
+from charlm.config import Config
+from charlm.errors import InputError
+from charlm.model import mingru
+from charlm.model.language_model import LanguageModel, model_of, num_weights
+from charlm.model.layers import RecurrentLayer
+from charlm.system import choices
+
+_V, _D, _H = 7, 3, 4
+_CONFIG = Config(embedding_dim=_D, rnn_units=_H, num_layers=2)
+_KINDS = ["fused", "keras", "lstm", "mingru"]
+
+
+def _model(kind: str) -> LanguageModel:
+  gru = kind in ("fused", "keras")
+  config = dataclasses.replace(_CONFIG, layer="gru" if gru else kind)
+  keras.utils.set_random_seed(1)
+  model = model_of(config, _V, gru=kind if gru else "auto")
+  rng = np.random.default_rng(0)
+  model.set_weights([rng.normal(size=w.shape) for w in model.weights])
+  return model
+
+
+def _ids(*shape: int) -> np.ndarray:
+  return np.random.default_rng(1).integers(0, _V, shape, np.int32)
+
+
+def _assert_equal(one: object, other: object) -> None:
+  for mine, theirs in zip(
+    tf.nest.flatten(one), tf.nest.flatten(other), strict=True
+  ):
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_windows_and_single_steps_compute_the_same(kind: str) -> None:
+  model, ids = _model(kind), _ids(2, 9)
+  log_probs, end = model(ids, return_state=True)
+  # From the state in the middle, which other rows were packed with.
+  _, middle = model(ids[:, :4], return_state=True)
+  packed = model.pack(middle)
+  assert packed.shape[:2] == [2, 2]
+  rest = model(ids[:, 4:], model.unpack(packed), return_state=True)
+  _assert_equal(rest, (log_probs[:, 4:], end))
+  states, table = model.initial_states(2), model.input_table()
+  for t in range(ids.shape[1]):
+    one, states = model.read(tf.gather(table, ids[:, t]), states)
+    _assert_equal(one, log_probs[:, t])
+  _assert_equal(states, end)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_ids_are_as_good_as_their_embeddings(kind: str) -> None:
+  model, ids = _model(kind), _ids(2, 5)
+  first = model.recurrent_layers[0]
+  embeddings = tf.convert_to_tensor(model.embedding.embeddings)
+  sequences = tf.gather(embeddings, ids)
+  state = first.initial_state(2)
+  plain = first(sequences, initial_state=state)
+  _assert_equal(first.call_ids(ids, embeddings, state), plain)
+  default = RecurrentLayer.call_ids(first, ids, embeddings, state)
+  _assert_equal(default, plain)
+  one = RecurrentLayer.step(first, sequences[:, 0], state)
+  _assert_equal(one, first.step(first.project(sequences[:, 0]), state))
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_matrices_are_cut_into_whole_gates(kind: str) -> None:
+  model = _model(kind)
+  assert len(model.matrices()) == (2 if kind == "mingru" else 4)
+  for matrix, num_gates in model.matrices():
+    assert matrix.shape[1] == num_gates * _H
+  assert num_weights(_CONFIG, _V) == _model("fused").count_params()
+
+
+def test_mingru_is_its_equation() -> None:
+  layer = mingru.MinGRU(_H)
+  layer.build([None, None, _D])
+  rng = np.random.default_rng(0)
+  for weight in layer.weights:
+    weight.assign(rng.normal(size=weight.shape))
+  x, h = rng.normal(size=(5, _D)).astype(np.float32), np.ones(_H)
+  outputs, state = layer(x[np.newaxis], initial_state=h[np.newaxis])
+  kernel, bias = layer.get_weights()
+  for x_t, output in zip(x, outputs[0], strict=True):
+    z = 1 / (1 + np.exp(-(x_t @ kernel + bias)[:_H]))
+    h = (1 - z) * h + z * (x_t @ kernel + bias)[_H:]
+    np.testing.assert_allclose(output, h, atol=1e-5)
+  np.testing.assert_allclose(state[0], h, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["loop", "scan"])
+def test_the_linear_recurrence_has_the_gradients_of_its_steps(
+  kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  choice = choices.LINEAR_SCAN._replace(cpu=kind)
+  monkeypatch.setattr(mingru, "LINEAR_SCAN", choice)
+  rng = np.random.default_rng(0)
+  shapes = [2, 6, 3], [2, 6, 3], [2, 3]
+  inputs = [tf.constant(rng.uniform(size=s), tf.float32) for s in shapes]
+
+  def steps(kept: tf.Tensor, added: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+    states = [state]
+    for t in range(kept.shape[1]):
+      states.append(kept[:, t] * states[-1] + added[:, t])
+    return tf.stack(states[1:], axis=1)
+
+  def run(function: Callable[..., tf.Tensor]) -> list[tf.Tensor]:
+    with tf.GradientTape() as tape:
+      tape.watch(inputs)
+      outputs = function(*inputs)
+      loss = tf.reduce_sum(outputs**3)
+    return [outputs, *tape.gradient(loss, inputs)]
+
+  _assert_equal(run(mingru.linear_recurrence), run(steps))
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["--layer=lstm", "--layer_norm"], "no --layer_norm"),
+    (["--layer=mingru", "--precision=bfloat16"], "no --precision=bfloat16"),
+    (["--layer=lstm", "--gru=fused"], "no --gru"),
+    (["--layer=rnn"], "gru, lstm, mingru"),
+  ],
+)
+def test_what_a_layer_lacks_is_refused_before_anything_is_written(
+  flags: list[str],
+  words: str,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, *flags, f"--run_dir={tmp_path}/run"]
+  assert PROGRAMS["train.py"].main(args) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert words in line
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("layer", ["lstm", "mingru"])
+def test_a_layer_is_trained_scored_sampled_and_exported(
+  layer: str,
+  trained: Callable[..., pathlib.Path],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  flags = ["--num_layers=2", "--valid_lines=60", "--optimizer=muon"]
+  run_dir = trained(layer, f"--layer={layer}", *flags, "--carry_state")
+
+  def run(program: str, *args: str) -> tuple[int, str, str]:
+    argv = [program, f"--run_dir={run_dir}", *args]
+    code = PROGRAMS[program].main(argv)
+    return (code, *capsys.readouterr())
+
+  for flag in ("stream", "windows --window=20", "lines", "stream --dynamic"):
+    assert run("eval.py", *f"--protocol={flag}".split())[0] == 0
+  code, texts, _ = run("sample.py", "--num_chars=20", "--num_samples=2")
+  assert code == 0
+  model = charlm.load(run_dir)
+  assert model.generate(num_chars=20)[0].text == texts[:20]
+  ids = model.ids("the king")[np.newaxis]
+  probs = np.exp(model.model(ids)[0, -1])
+  np.testing.assert_allclose(probs, model.next("the king"), atol=1e-6)
+  state = [
+    np.zeros_like(x)
+    for x in tf.nest.flatten(model.model(ids, return_state=True)[1])
+  ]
+  code, _, err = run("export.py", f"--output={tmp_path}/saved")
+  assert code == 0
+  saved = tf.saved_model.load(str(tmp_path / "saved"))
+  log_probs, *_ = saved.serve([ids, *state])
+  np.testing.assert_allclose(np.exp(log_probs[0, -1]), probs, atol=1e-6)
+  code, _, err = run(
+    "export.py", "--format=keras", f"--output={tmp_path}/x.keras"
+  )
+  assert code == (0 if layer == "lstm" else 2)
+  assert err.count("\n") == (layer == "mingru")
+  assert run("export.py", "--format=npz", f"--output={tmp_path}/x.npz")[0] == 0
+  arrays = np.load(tmp_path / "x.npz")
+  expected = model.model.recurrent_layers[1].get_weights()[0]
+  np.testing.assert_array_equal(arrays["kernel_1"], expected)
+
+
+def test_a_layer_of_ones_own(
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  example = runpy.run_path(str(ROOT / "examples" / "own_layer.py"))
+  # The text has fewer lines than the eval text by default.
+  text = corpus_path.read_text() * 5
+  (tmp_path / "text.txt").write_text(text)
+  run_dir = tmp_path / "run"
+  example["main"](str(tmp_path / "text.txt"), str(run_dir))
+  assert "IndRNN (--layer)" in capsys.readouterr().out
+  assert PROGRAMS["eval.py"].main(["eval.py", f"--run_dir={run_dir}"]) == 2
+  assert "docs/your-model.md" in capsys.readouterr().err
+  with pytest.raises(InputError, match="layer"):
+    charlm.load(run_dir)
