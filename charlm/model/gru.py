@@ -249,8 +249,10 @@ def build_gru(
     kind, reason = GRU_KIND.here, GRU_KIND.reason
     if only_fused and kind == "keras":
       kind, reason = "fused", ONLY_FUSED
-  layer = KerasGRU(units, name=name)
+  layer: KerasGRU
   if kind == "fused":
     layer = FusedGRU(units, precision, layer_norm, name=name)
+  else:
+    layer = KerasGRU(units, name=name)
   layer.reason = f"{kind} ({reason})"
   return layer

@@ -4,7 +4,7 @@ Shapes: B rows of a batch, T inputs of a window, D embedding_dim,
 H rnn_units, V vocabulary size. A state is a tuple with that of each layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import keras
@@ -39,7 +39,7 @@ class LanguageModel(keras.Model):
     self,
     vocab_size: int,
     embedding_dim: int,
-    recurrent_layers: Sequence[RecurrentLayer],
+    recurrent_layers: Iterable[RecurrentLayer],
     dropout_rate: float = 0.0,
     **kwargs: object,
   ) -> None:
@@ -48,7 +48,8 @@ class LanguageModel(keras.Model):
     Args:
       vocab_size: V.
       embedding_dim: D.
-      recurrent_layers: their names are their keys in a checkpoint.
+      recurrent_layers: their names are their keys in a checkpoint. A generator
+        makes them after the embedding: Keras draws their seeds in that order.
       dropout_rate: share of the outputs dropped in training, in [0, 1).
       **kwargs: of `keras.Model`.
     """
@@ -63,9 +64,10 @@ class LanguageModel(keras.Model):
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
     )
-    self._layer_names = [layer.name for layer in recurrent_layers]
+    self._layer_names = []
     for layer in recurrent_layers:
       setattr(self, layer.name, layer)
+      self._layer_names.append(layer.name)
     # By name: with a function as activation, a saved model cannot be loaded.
     self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
 
@@ -259,7 +261,7 @@ class GRULM(LanguageModel):
       ValueError: another `gru` or `precision`.
       InputError: `keras`, with what needs `fused`.
     """
-    layers = [
+    layers = (
       build_gru(
         rnn_units,
         name=name,
@@ -269,7 +271,7 @@ class GRULM(LanguageModel):
       )
       # Their keys in a checkpoint.
       for name in ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
-    ]
+    )
     super().__init__(vocab_size, embedding_dim, layers, dropout_rate, **kwargs)
 
 
@@ -304,10 +306,10 @@ def model_of(
     kind = _layer_class(config, gru, layer)
     asked = {"precision": precision, "layer_norm": config.layer_norm}
     options = {name: asked[name] for name in kind.options}
-    layers = [
+    layers = (
       kind(config.rnn_units, name=f"{config.layer.lower()}_{i}", **options)
       for i in range(config.num_layers)
-    ]
+    )
     model = LanguageModel(
       vocab_size, config.embedding_dim, layers, dropout_rate
     )
