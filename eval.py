@@ -7,9 +7,9 @@ import re
 import sys
 import time
 
-from charlm.data.encoding import encode_text
-from charlm.data.reading import read_sources
+from charlm.data.cleaning import read_sources
 from charlm.data.sources import find_sources
+from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
@@ -100,7 +100,7 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.event_files import EventFile, metrics_event
-  from charlm.runs.loading import follow_checkpoints, load_model
+  from charlm.runs.trained_model import follow_checkpoints, load_model
   from charlm.system.devices import choose_device
 
   choose_device(options.device)

@@ -62,8 +62,8 @@ def export(options: ExportOptions) -> int:
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
-  from charlm.export.files import save_keras, save_numpy, save_saved_model
-  from charlm.runs.loading import load_model
+  from charlm.export.formats import save_keras, save_numpy, save_saved_model
+  from charlm.runs.trained_model import load_model
   from charlm.system.devices import choose_device
 
   choose_device(options.device)

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable
 
 from charlm.config import Config
+from charlm.data.cleaning import decode_chunks
 from charlm.data.corpus import load_corpus, train_text
-from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run import Run, open_run
-from charlm.sampling.options import Request, fill_request
+from charlm.sampling.request import Request, fill_request
 from charlm.system import process
 
 
@@ -65,7 +65,7 @@ def sample(options: SampleOptions) -> int:
   run = open_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
-  from charlm.runs.loading import load_model
+  from charlm.runs.trained_model import load_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
   from charlm.system.devices import choose_device

@@ -20,7 +20,7 @@ from charlm.data.batches import Batches
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, model_of
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 from charlm.system.choices import reason_for_one_replica
 from charlm.system.devices import choose_device, create_strategy
 from charlm.training.build import build_trainer

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from charlm.config import Config
 from charlm.data.cache import Cache
-from charlm.data.encoding import Corpus, encode_text
-from charlm.data.reading import read_sources, split_lines
+from charlm.data.cleaning import read_sources, split_lines
 from charlm.data.sources import find_sources
 from charlm.data.text import Text
+from charlm.data.text_to_ids import Corpus, encode_text
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show, warn

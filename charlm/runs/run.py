@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from charlm.config import Config
 from charlm.data.corpus import Split
-from charlm.data.encoding import Corpus, encode_text
 from charlm.data.text import Text, sha256
+from charlm.data.text_to_ids import Corpus, encode_text
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError
 from charlm.experiment import Experiment

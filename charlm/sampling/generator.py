@@ -22,8 +22,9 @@ from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM, State
 from charlm.sampling.gumbel import draw, noise_of_texts
-from charlm.sampling.options import Limits, Request, fill_request
-from charlm.sampling.sample import Sample, StopBuffer, join_pieces
+from charlm.sampling.request import Limits, Request, fill_request
+from charlm.sampling.sample import Sample, join_pieces
+from charlm.sampling.stop import StopBuffer
 from charlm.system.machine import num_cores
 
 # XLA compiles for each shape: S depends on V alone, also where fewer characters

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import NUM_SPECIAL
-from charlm.sampling.options import Limits
+from charlm.sampling.request import Limits
 
 
 def draw(

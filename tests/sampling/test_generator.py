@@ -25,8 +25,9 @@ from charlm.sampling.gumbel import (
   noise_of_texts,
   temperature_random_sampling,
 )
-from charlm.sampling.options import Limits, Request
-from charlm.sampling.sample import StopBuffer, join_pieces
+from charlm.sampling.request import Limits, Request
+from charlm.sampling.sample import join_pieces
+from charlm.sampling.stop import StopBuffer
 
 NUM_DRAWS = 200_000
 LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
@@ -373,7 +374,7 @@ def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
 from charlm.config import Config
 from charlm.model.language_model import model_of
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 
 vocab = ["[UNK]", "", *"\\nabcdefghijklmnopqrstuvwxyz"]
 config = Config(embedding_dim=4, rnn_units=8)
