@@ -84,7 +84,9 @@ class EvalOptions(ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
-  return process.run_command(evaluate, EvalOptions, argv, __doc__)
+  return process.run_command(
+    command=evaluate, options=EvalOptions, argv=argv, usage=__doc__
+  )
 
 
 def evaluate(options: EvalOptions) -> int:
@@ -123,7 +125,9 @@ def evaluate(options: EvalOptions) -> int:
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
     if options.dynamic:
-      score, protocol = score_dynamic(model, run.vocab, text, run.valid_text())
+      score, protocol = score_dynamic(
+        model=model, vocab=run.vocab, text=text, valid=run.valid_text()
+      )
     else:
       score, protocol = score_text(
         evaluator_of(model),

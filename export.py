@@ -22,7 +22,7 @@ class ExportOptions(ModelOptions):
     None,
     "folder or file to write; default: exported, model.keras, or model.npz",
     PATH,
-    "The output",
+    group="The output",
   )
   format: str = option(
     "saved_model",
@@ -47,7 +47,9 @@ class ExportOptions(ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Exports; returns the exit code."""
-  return run_command(export, ExportOptions, argv, __doc__)
+  return run_command(
+    command=export, options=ExportOptions, argv=argv, usage=__doc__
+  )
 
 
 def export(options: ExportOptions) -> int:

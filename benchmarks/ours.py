@@ -45,7 +45,13 @@ def build_step(
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
   default = 1 if reason_for_one_replica(config, gru) else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
-  trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru)
+  trainer = build_trainer(
+    config=config,
+    vocab_size=sizes.vocab_size,
+    batches=batches,
+    strategy=strategy,
+    gru=gru,
+  )
   return timed(lambda n: trainer.train(trainer.step + n, _NEVER, Hooks()))
 
 

@@ -55,7 +55,12 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
   in_memory = 0 if folder else _IN_MEMORY
   pieces = _shown(read_sources(config, sources))
   try:
-    corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
+    corpus = encode_text(
+      pieces=pieces,
+      encoding=config.encoding,
+      open_file=cache.open_file,
+      in_memory=in_memory,
+    )
     # White space alone is no text, except of bytes, whose `characters` are
     # always all 256.
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
@@ -123,7 +128,7 @@ def split_text(
         f"leaves nothing to predict: {remedy}"
       )
     parts[name] = part
-  return Split(rest, **parts)
+  return Split(train=rest, valid=parts["valid"], eval=parts["eval"])
 
 
 def train_text(text: Text, config: Config) -> Text:

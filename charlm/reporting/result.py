@@ -79,7 +79,7 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
     eval_sha256=run.experiment.eval_sha256,
     nats=nats,
     vocab=vocab,
-    characters=_characters(model, vocab, text, nats),
+    characters=_characters(model=model, vocab=vocab, text=text, nats=nats),
     samples=samples,
   )
 
