@@ -91,7 +91,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   "name",
   [
     *("vocabulary.json", "eval.txt", "valid.txt", "metrics.jsonl"),
-    *("starts.jsonl", "checkpoints/a", "best/a", "summaries/a", "lock"),
+    *("starts.jsonl", "checkpoints/a", "best/a", "summaries/a"),
   ],
 )
 def test_the_files_of_others_are_left_alone(
