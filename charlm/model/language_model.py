@@ -81,7 +81,13 @@ class GRULM(keras.Model):
     )
     # One attribute per layer: its name is its key in a checkpoint.
     for name in map(_gru_name, range(num_layers)):
-      layer = _build_gru(name, gru, rnn_units, precision, layer_norm)
+      layer = _build_gru(
+        name=name,
+        kind=gru,
+        units=rnn_units,
+        precision=precision,
+        layer_norm=layer_norm,
+      )
       setattr(self, name, layer)
     # By name: with a function as activation, a saved model cannot be loaded.
     self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
@@ -124,7 +130,9 @@ class GRULM(keras.Model):
 
     Returns log-probabilities `[B, T, V]`, and the state if asked for.
     """
-    x, states = self._outputs(inputs, states, training, dropout_seed)
+    x, states = self._outputs(
+      inputs=inputs, states=states, training=training, seed=dropout_seed
+    )
     log_probs = self.dense(x)  # [B, T, V]
     return (log_probs, states) if return_state else log_probs
 
@@ -142,7 +150,9 @@ class GRULM(keras.Model):
     other arguments are those of `call`. If B and T are static, at most
     `MAX_LOGITS` logits are held at a time, but at least one character's.
     """
-    x, states = self._outputs(inputs, states, training, dropout_seed)
+    x, states = self._outputs(
+      inputs=inputs, states=states, training=training, seed=dropout_seed
+    )
     targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
     # 0 where a size is not static: chunks cannot be made then.
@@ -150,11 +160,18 @@ class GRULM(keras.Model):
       return -tf.gather(self.dense(x), targets, batch_dims=2), states
     x = tf.reshape(x, [num_targets, self.rnn_units])
     kernel, bias = map(tf.convert_to_tensor, self.dense.weights)
-    nats = chunked_nats(x, kernel, bias, tf.reshape(targets, [num_targets]))
+    nats = chunked_nats(
+      x=x, kernel=kernel, bias=bias, targets=tf.reshape(targets, [num_targets])
+    )
     return tf.reshape(nats, targets.shape), states
 
   def _outputs(
-    self, inputs: tf.Tensor, states: State | None, training: bool, seed: _Seed
+    self,
+    *,
+    inputs: tf.Tensor,
+    states: State | None,
+    training: bool,
+    seed: _Seed,
   ) -> tuple[tf.Tensor, State]:
     """Returns what the dense layer reads, `[B, T, H]`, and the state after."""
     if states is None:
@@ -167,12 +184,18 @@ class GRULM(keras.Model):
     for i, (gru, state) in enumerate(zip(self.grus, states, strict=True)):
       # Dropout on the embeddings needs the embedding of each position.
       if i == 0 and not rate and isinstance(gru, FusedGRU):
-        x, state = gru.call_ids(x, self.embedding.embeddings, state, training)
+        x, state = gru.call_ids(
+          ids=x,
+          embeddings=self.embedding.embeddings,
+          initial_state=state,
+          training=training,
+        )
       else:
         if i == 0:
-          x = _dropout(self.embedding(x), rate, seed, 0)  # [B, T, D]
+          x = self.embedding(x)  # [B, T, D]
+          x = _dropout(x=x, rate=rate, seed=seed, layer=0)
         x, state = gru(x, initial_state=state, training=training)
-      x = _dropout(x, rate, seed, i + 1)  # [B, T, H]
+      x = _dropout(x=x, rate=rate, seed=seed, layer=i + 1)  # [B, T, H]
       new_states.append(state)
     return x, tuple(new_states)
 
@@ -200,9 +223,16 @@ def model_of(
   config: Config, vocab_size: int, gru: str = "auto", training: bool = False
 ) -> GRULM:
   """Returns the model of a config; dropout and bfloat16 only for training."""
-  names = (*SIZES, "dropout_rate", "precision") if training else SIZES
-  options = {name: getattr(config, name) for name in names}
-  model = GRULM(vocab_size, gru=gru, **options)
+  model = GRULM(
+    vocab_size=vocab_size,
+    embedding_dim=config.embedding_dim,
+    rnn_units=config.rnn_units,
+    num_layers=config.num_layers,
+    layer_norm=config.layer_norm,
+    dropout_rate=config.dropout_rate if training else 0.0,
+    precision=config.precision if training else "float32",
+    gru=gru,
+  )
   model.build([None, None])
   return model
 
@@ -233,7 +263,7 @@ def _gru_name(layer: int) -> str:
 
 
 def _build_gru(
-  name: str, kind: str, units: int, precision: str, layer_norm: bool
+  *, name: str, kind: str, units: int, precision: str, layer_norm: bool
 ) -> keras.layers.GRU:
   if kind not in ("auto", "fused", "keras"):
     raise ValueError(f"gru is {kind!r}: give auto, fused or keras")
@@ -247,11 +277,14 @@ def _build_gru(
       "--gru=keras supports neither --precision=bfloat16 nor --layer_norm: "
       "give --gru=fused, or leave those out"
     )
-  outputs = {"return_sequences": True, "return_state": True}
-  return keras.layers.GRU(units, **outputs, name=name)
+  return keras.layers.GRU(
+    units, return_sequences=True, return_state=True, name=name
+  )
 
 
-def _dropout(x: tf.Tensor, rate: float, seed: _Seed, layer: int) -> tf.Tensor:
+def _dropout(
+  *, x: tf.Tensor, rate: float, seed: _Seed, layer: int
+) -> tf.Tensor:
   """Applies dropout to `x` `[B, T, D]`; (seed, layer) determine the mask.
 
   Under a strategy the mask is drawn for the global batch and each replica takes

@@ -10,13 +10,13 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.data.corpus import Split
-from charlm.data.encoding import Corpus
+from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
 from charlm.model.language_model import GRULM
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.loading import load_initial, open_initial
+from charlm.runs.initial import load_initial, open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Run, create_run, experiment_of, open_run

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from charlm.training.build import build_trainer
+from charlm.training.hooks import TrainMetrics
 from helpers import bound_logits, build_model
 
 from charlm.config import Config
@@ -15,8 +17,6 @@ from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
 from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
-from charlm.training.build import build_trainer
-from charlm.training.hooks import TrainMetrics
 from charlm.training.optimizer import Adam, LinearDecay, Muon, build_optimizer
 from charlm.training.trainer import Trainer
 

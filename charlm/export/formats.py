@@ -68,8 +68,9 @@ def _stepwise(model: GRULM, fused: bool) -> keras.Model:
       normal = _has_layer_norm(model)
       layer = FusedGRU(gru.units, layer_norm=normal, name=gru.name)
     else:
-      outputs = {"return_sequences": True, "return_state": True}
-      layer = keras.layers.GRU(gru.units, **outputs, name=gru.name)
+      layer = keras.layers.GRU(
+        gru.units, return_sequences=True, return_state=True, name=gru.name
+      )
     x, end = layer(x, initial_state=start)
     after.append(end)
   stepwise = keras.Model([ids, *before], [model.dense(x), *after])
