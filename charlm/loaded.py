@@ -6,8 +6,7 @@ print(model.generate("ROMEO ", temperature=0.8)[0].text)
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -25,24 +24,6 @@ from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request, fill_request
 from charlm.sampling.sample import Sample
 from charlm.system.devices import choose_device
-
-
-class StreamOptions(TypedDict, total=False):
-  """What `stream` takes: fields of `Request`, which has their defaults."""
-
-  num_chars: int
-  seed: int
-  stop: str
-  temperature: float
-  top_k: int
-  top_p: float
-  min_p: float
-
-
-class GenerateOptions(StreamOptions, total=False):
-  """What `generate` takes."""
-
-  num_samples: int
 
 
 class LoadedModel:
@@ -82,24 +63,64 @@ class LoadedModel:
     return [self._score(text) for text in texts]
 
   def generate(
-    self, prefix: str = "", **options: Unpack[GenerateOptions]
+    self,
+    prefix: str = "",
+    *,
+    num_chars: int = 1000,
+    num_samples: int = 1,
+    seed: int = 0,
+    stop: str = "",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
   ) -> list[Sample]:
-    """Draws texts as `sample.py` does; the options are its flags.
+    """Draws texts as `sample.py` does; the arguments are its flags.
 
     The prefix is not part of a sample; without one a sample starts a line.
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
-    return self._generator.sample(self._request(prefix, options))
+    request = self._request(
+      prefix=prefix,
+      stop=stop,
+      num_chars=num_chars,
+      num_samples=num_samples,
+      seed=seed,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      min_p=min_p,
+    )
+    return self._generator.sample(request)
 
   def stream(
-    self, prefix: str = "", **options: Unpack[StreamOptions]
+    self,
+    prefix: str = "",
+    *,
+    num_chars: int = 1000,
+    seed: int = 0,
+    stop: str = "",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
   ) -> Iterator[Sample]:
     """Yields the first text of `generate` in pieces, as it is drawn.
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
-    return self._generator.stream(self._request(prefix, options))
+    request = self._request(
+      prefix=prefix,
+      stop=stop,
+      num_chars=num_chars,
+      seed=seed,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      min_p=min_p,
+    )
+    return self._generator.stream(request)
 
   def next(self, prefix: str = "") -> np.ndarray:
     """Returns the probabilities `[V]` of the character after a prefix.
@@ -110,7 +131,7 @@ class LoadedModel:
     Raises InputError: the prefix is not a string of UTF-8, or the model has
       diverged.
     """
-    ids = encode(self._request(prefix, {}).prefix or "\n", self.vocabulary)
+    ids = encode(self._request(prefix=prefix).prefix or "\n", self.vocabulary)
     log_probs = self._predict(ids[np.newaxis].astype(np.int32))[0, -1].numpy()
     refuse_diverged(log_probs.sum())
     return np.exp(log_probs)
@@ -121,9 +142,8 @@ class LoadedModel:
       f"{len(self.vocabulary)} entries, step {self.step:,})"
     )
 
-  def _request(self, prefix: str, options: Mapping[str, object]) -> Request:
-    """Returns the request of a prefix; what is not given has its default."""
-    values = {"prefix": prefix, **options}
+  def _request(self, **values: object) -> Request:
+    """Returns a request whose fields have these values, the others defaults."""
     return fill_request(Request(), values, self.config)
 
   def _score(self, string: str) -> Score:
@@ -158,6 +178,4 @@ def load(
   choose_device(device)
   run = open_run(run_dir)
   model, step = load_model(run, str(checkpoint))
-  return LoadedModel(
-    model=model, step=step, vocabulary=run.vocab, config=run.config
-  )
+  return LoadedModel(model, step, run.vocab, run.config)
