@@ -7,9 +7,9 @@ import re
 import sys
 import time
 
-from charlm.data.encoding import encode_text
-from charlm.data.reading import read_sources
+from charlm.data.cleaning import read_sources
 from charlm.data.sources import find_sources
+from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
@@ -84,7 +84,9 @@ class EvalOptions(ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
-  return process.run_command(evaluate, EvalOptions, argv, __doc__)
+  return process.run_command(
+    command=evaluate, options=EvalOptions, argv=argv, usage=__doc__
+  )
 
 
 def evaluate(options: EvalOptions) -> int:
@@ -100,7 +102,7 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.event_files import EventFile, metrics_event
-  from charlm.runs.loading import follow_checkpoints, load_model
+  from charlm.runs.trained_model import follow_checkpoints, load_model
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
@@ -123,7 +125,9 @@ def evaluate(options: EvalOptions) -> int:
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
     if options.dynamic:
-      score, protocol = score_dynamic(model, run.vocab, text, run.valid_text())
+      score, protocol = score_dynamic(
+        model=model, vocab=run.vocab, text=text, valid=run.valid_text()
+      )
     else:
       score, protocol = score_text(
         evaluator_of(model),

@@ -22,7 +22,7 @@ class ExportOptions(ModelOptions):
     None,
     "folder or file to write; default: exported, model.keras, or model.npz",
     PATH,
-    "The output",
+    group="The output",
   )
   format: str = option(
     "saved_model",
@@ -47,7 +47,9 @@ class ExportOptions(ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Exports; returns the exit code."""
-  return run_command(export, ExportOptions, argv, __doc__)
+  return run_command(
+    command=export, options=ExportOptions, argv=argv, usage=__doc__
+  )
 
 
 def export(options: ExportOptions) -> int:
@@ -62,8 +64,8 @@ def export(options: ExportOptions) -> int:
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
-  from charlm.export.files import save_keras, save_numpy, save_saved_model
-  from charlm.runs.loading import load_model
+  from charlm.export.formats import save_keras, save_numpy, save_saved_model
+  from charlm.runs.trained_model import load_model
   from charlm.system.devices import choose_device
 
   choose_device(options.device)

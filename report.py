@@ -21,7 +21,10 @@ class ReportOptions(ModelOptions):
   """The flags."""
 
   run_dir: str = option(
-    "runs/shakespeare", "folders or globs, separated by commas", UTF8, "The run"
+    "runs/shakespeare",
+    "folders or globs, separated by commas",
+    UTF8,
+    group="The run",
   )
   corpus: str | None = option(
     None,
@@ -38,7 +41,9 @@ class ReportOptions(ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Reports; returns the exit code."""
-  return run_command(report, ReportOptions, argv, __doc__)
+  return run_command(
+    command=report, options=ReportOptions, argv=argv, usage=__doc__
+  )
 
 
 def report(options: ReportOptions) -> int:

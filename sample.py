@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable
 
 from charlm.config import Config
+from charlm.data.cleaning import decode_chunks
 from charlm.data.corpus import load_corpus, train_text
-from charlm.data.reading import decode_chunks
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run import Run, open_run
-from charlm.sampling.options import Request, fill_request
+from charlm.sampling.request import Request, fill_request
 from charlm.system import process
 
 
@@ -25,7 +25,7 @@ class SampleOptions(Request, ModelOptions):
     None,
     "file of the prefix or, with --per_line, of a prefix per line; - for stdin",
     PATH,
-    "Input and output",
+    group="Input and output",
   )
   per_line: bool = option(
     False,
@@ -52,7 +52,9 @@ class SampleOptions(Request, ModelOptions):
 
 def main(argv: list[str]) -> int:
   """Samples; returns the exit code."""
-  return process.run_command(sample, SampleOptions, argv, __doc__)
+  return process.run_command(
+    command=sample, options=SampleOptions, argv=argv, usage=__doc__
+  )
 
 
 def sample(options: SampleOptions) -> int:
@@ -65,7 +67,7 @@ def sample(options: SampleOptions) -> int:
   run = open_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
-  from charlm.runs.loading import load_model
+  from charlm.runs.trained_model import load_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
   from charlm.system.devices import choose_device
@@ -80,11 +82,19 @@ def sample(options: SampleOptions) -> int:
   file = "-" if options.prefix_file is None else options.prefix_file
   source = Source(file, is_file=file != "-")
   if options.prefix_file is not None and not options.per_line:
-    request = _continuing(request, source.read(), source.name, config)
+    request = _continuing(
+      request=request, chunks=source.read(), name=source.name, config=config
+    )
   generator = GenerativeModel(model, run.vocab)
   # Before anything is drawn: the corpus may be refused.
   trained_on = _train_text(run, options.memorised)
-  writer = Writer(generator, run.vocab, config, options.format, trained_on)
+  writer = Writer(
+    generator=generator,
+    vocab=run.vocab,
+    config=config,
+    format=options.format,
+    trained_on=trained_on,
+  )
   if not options.per_line:
     writer.write(request, options.stream)
     return process.DONE
@@ -93,7 +103,9 @@ def sample(options: SampleOptions) -> int:
     for number, line in enumerate(lines, 1):
       text = line.removesuffix(b"\n").removesuffix(b"\r")
       try:
-        asked = _continuing(request, [text], f"line {number}", config)
+        asked = _continuing(
+          request=request, chunks=[text], name=f"line {number}", config=config
+        )
       except InputError as error:
         process.warn(f"left out: {error}")
         exit_code = process.INCOMPLETE

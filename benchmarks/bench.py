@@ -94,7 +94,10 @@ class Bench:
       "flop_per_step": self._sizes.flop_per_step,
       "flop_of_lookup": self._sizes.flop_of_lookup,
       "contestants": self._measure(
-        group, self._sizes, self._args.rounds, _SECONDS_PER_TURN
+        group=group,
+        sizes=self._sizes,
+        num_rounds=self._args.rounds,
+        seconds_per_turn=_SECONDS_PER_TURN,
       ),
     }
 
@@ -103,10 +106,15 @@ class Bench:
     measured: list[dict[str, Any]] = []
     self.results["devices"] = {"kind": kind, "groups": measured}
     sizes = tuple(self._args.batch_sizes)
-    for here, group in devices.groups(self._sizes, kind, number, sizes):
+    for here, group in devices.groups(
+      sizes=self._sizes, kind=kind, num_devices=number, batch_sizes=sizes
+    ):
       if self._in_time(group.title):
         entries = self._measure(
-          group, here, self._few_rounds, _SECONDS_PER_TURN
+          group=group,
+          sizes=here,
+          num_rounds=self._few_rounds,
+          seconds_per_turn=_SECONDS_PER_TURN,
         )
         measured.append(
           {
@@ -138,7 +146,10 @@ class Bench:
       group = contestants.scaling(sizes)
       if self._in_time(group.title):
         entries = self._measure(
-          group, sizes, self._few_rounds, _SECONDS_PER_TURN / 3
+          group=group,
+          sizes=sizes,
+          num_rounds=self._few_rounds,
+          seconds_per_turn=_SECONDS_PER_TURN / 3,
         )
         points.append(
           {
@@ -154,7 +165,12 @@ class Bench:
   ) -> dict[str, dict[str, Any]]:
     """Returns an entry for each contestant."""
     tasks = {
-      c.name: Task(c.builder, c.options, sizes, self._text.folder)
+      c.name: Task(
+        builder=c.builder,
+        options=c.options,
+        sizes=sizes,
+        folder=self._text.folder,
+      )
       for c in group.contestants
     }
     timings = pool.measure(tasks, num_rounds, seconds_per_turn)

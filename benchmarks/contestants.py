@@ -30,43 +30,49 @@ class Group:
 
 
 _CHARLM = Contestant(
-  "charlm", "charlm float32", "ours.build_step", {"precision": "float32"}
+  name="charlm",
+  label="charlm float32",
+  builder="ours.build_step",
+  options={"precision": "float32"},
 )
 _BFLOAT16 = Contestant(
-  "charlm_bfloat16",
-  "charlm bfloat16",
-  "ours.build_step",
-  {"precision": "bfloat16"},
+  name="charlm_bfloat16",
+  label="charlm bfloat16",
+  builder="ours.build_step",
+  options={"precision": "bfloat16"},
 )
 _KERAS = Contestant("keras", "Keras fit (reference)", "reference.build_step")
 _PYTORCH = Contestant("pytorch", "PyTorch nn.GRU", "pytorch.build_step")
 _JAX = Contestant(
-  "jax", "JAX scan", "jax_scan.build_step", {"use_table": False}
+  name="jax",
+  label="JAX scan",
+  builder="jax_scan.build_step",
+  options={"use_table": False},
 )
 _JAX_TABLE = Contestant(
-  "jax_table",
-  "JAX scan, table lookup",
-  "jax_scan.build_step",
-  {"use_table": True},
+  name="jax_table",
+  label="JAX scan, table lookup",
+  builder="jax_scan.build_step",
+  options={"use_table": True},
 )
 _JAX_UNROLLED = Contestant(
-  "jax_unrolled",
-  "JAX scan, table lookup, unrolled by 10",
-  "jax_scan.build_step",
-  {"use_table": True, "unroll": 10},
+  name="jax_unrolled",
+  label="JAX scan, table lookup, unrolled by 10",
+  builder="jax_scan.build_step",
+  options={"use_table": True, "unroll": 10},
 )
 _BFLOAT16_PEERS = (
   Contestant(
-    "pytorch_bfloat16",
-    "PyTorch nn.GRU, bfloat16",
-    "pytorch.build_step",
-    {"bfloat16": True},
+    name="pytorch_bfloat16",
+    label="PyTorch nn.GRU, bfloat16",
+    builder="pytorch.build_step",
+    options={"bfloat16": True},
   ),
   Contestant(
-    "jax_bfloat16",
-    "JAX scan, table lookup, bfloat16",
-    "jax_scan.build_step",
-    {"use_table": True, "bfloat16": True},
+    name="jax_bfloat16",
+    label="JAX scan, table lookup, bfloat16",
+    builder="jax_scan.build_step",
+    options={"use_table": True, "bfloat16": True},
   ),
 )
 _PEERS = (_KERAS, _PYTORCH, _JAX, _JAX_TABLE, _JAX_UNROLLED)
@@ -82,11 +88,11 @@ def training(sizes: Sizes) -> Group:
   """The training step, and the bound of its matrix products."""
   bound = Contestant(BOUND, "matrix products alone", "bound.build_products")
   return Group(
-    "training",
-    "Training step",
-    (_CHARLM, _BFLOAT16, *_PEERS, *_BFLOAT16_PEERS, bound),
-    _KERAS.name,
-    sizes.characters_per_step,
+    name="training",
+    title="Training step",
+    contestants=(_CHARLM, _BFLOAT16, *_PEERS, *_BFLOAT16_PEERS, bound),
+    reference=_KERAS.name,
+    characters=sizes.characters_per_step,
   )
 
 
@@ -94,19 +100,19 @@ def products(sizes: Sizes) -> Group:
   """The training step beside its products alone, each at its own speed."""
   alone = (
     Contestant(
-      f"products_{precision}",
-      f"its products alone, {precision}",
-      "loops.build_step",
-      {"precision": precision},
+      name=f"products_{precision}",
+      label=f"its products alone, {precision}",
+      builder="loops.build_step",
+      options={"precision": precision},
     )
     for precision in ("float32", "bfloat16")
   )
   return Group(
-    "products",
-    "Training step, and its products in their loops",
-    (_CHARLM, _BFLOAT16, *alone, _KERAS),
-    _KERAS.name,
-    sizes.characters_per_step,
+    name="products",
+    title="Training step, and its products in their loops",
+    contestants=(_CHARLM, _BFLOAT16, *alone, _KERAS),
+    reference=_KERAS.name,
+    characters=sizes.characters_per_step,
   )
 
 
@@ -114,11 +120,11 @@ def input_pipeline(sizes: Sizes) -> Group:
   """The gathering of a batch beside the step that waits for it."""
   gather = Contestant("input", "a batch gathered", "ours.build_input")
   return Group(
-    "input",
-    "Input, beside the fastest step",
-    (gather, _BFLOAT16),
-    _BFLOAT16.name,
-    sizes.characters_per_step,
+    name="input",
+    title="Input, beside the fastest step",
+    contestants=(gather, _BFLOAT16),
+    reference=_BFLOAT16.name,
+    characters=sizes.characters_per_step,
   )
 
 
@@ -128,49 +134,57 @@ def sampling(num_streams: int) -> Group:
   streams = "stream" if num_streams == 1 else "streams"
   # A single text is bounded by reading the weights, not by products.
   bound = Contestant(
-    BOUND, "matrix products alone", "bound.build_sampling", options
+    name=BOUND,
+    label="matrix products alone",
+    builder="bound.build_sampling",
+    options=options,
   )
   return Group(
-    f"sampling_{num_streams}",
-    f"Sampling, {num_streams} {streams}",
-    (
-      Contestant("charlm", "charlm", "ours.build_sampling", options),
+    name=f"sampling_{num_streams}",
+    title=f"Sampling, {num_streams} {streams}",
+    contestants=(
       Contestant(
-        "keras",
-        "a call a character (reference)",
-        "reference.build_sampling",
-        options,
+        name="charlm",
+        label="charlm",
+        builder="ours.build_sampling",
+        options=options,
+      ),
+      Contestant(
+        name="keras",
+        label="a call a character (reference)",
+        builder="reference.build_sampling",
+        options=options,
       ),
       *[bound] * (num_streams > 1),
     ),
-    "keras",
-    num_streams * SAMPLE_CHARS,
+    reference="keras",
+    characters=num_streams * SAMPLE_CHARS,
   )
 
 
 def evaluation() -> Group:
   """The score of the eval text."""
   return Group(
-    "evaluation",
-    "Evaluation",
-    (
+    name="evaluation",
+    title="Evaluation",
+    contestants=(
       Contestant("charlm", "charlm", "ours.build_evaluation"),
       Contestant("keras", "Keras predict", "reference.build_evaluation"),
     ),
-    "keras",
-    BLOCK_CHARS,
+    reference="keras",
+    characters=BLOCK_CHARS,
   )
 
 
 def scaling(sizes: Sizes) -> Group:
   """The training step at other sizes."""
   return Group(
-    "scaling",
-    f"Scaling, units {sizes.rnn_units}, batch {sizes.batch_size}, "
+    name="scaling",
+    title=f"Scaling, units {sizes.rnn_units}, batch {sizes.batch_size}, "
     f"window {sizes.seq_length}, layers {sizes.num_layers}",
-    (_CHARLM, *_PEERS),
-    _KERAS.name,
-    sizes.characters_per_step,
+    contestants=(_CHARLM, *_PEERS),
+    reference=_KERAS.name,
+    characters=sizes.characters_per_step,
   )
 
 

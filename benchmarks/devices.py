@@ -51,11 +51,11 @@ def groups(
       yield (
         here,
         Group(
-          f"devices_{batch_size}_{number}",
-          flags,
-          tuple(_contestants(number, number == 1 or kind == "GPU")),
-          "fused_float32",
-          here.characters_per_step,
+          name=f"devices_{batch_size}_{number}",
+          title=flags,
+          contestants=tuple(_contestants(number, number == 1 or kind == "GPU")),
+          reference="fused_float32",
+          characters=here.characters_per_step,
         ),
       )
 
@@ -65,8 +65,8 @@ def _contestants(num_replicas: int, with_xla: bool) -> Iterator[Contestant]:
     for xla in (False, True)[: 1 + with_xla]:
       options = {"gru": gru, "precision": precision, "xla": xla}
       yield Contestant(
-        f"{gru}_{precision}{'_xla' if xla else ''}",
-        f"--gru={gru} --precision={precision}{WITH_XLA if xla else ''}",
-        "ours.build_step",
-        options | {"num_replicas": num_replicas},
+        name=f"{gru}_{precision}{'_xla' if xla else ''}",
+        label=f"--gru={gru} --precision={precision}{WITH_XLA if xla else ''}",
+        builder="ours.build_step",
+        options=options | {"num_replicas": num_replicas},
       )

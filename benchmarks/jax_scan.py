@@ -34,9 +34,16 @@ class Variant:
   bfloat16: bool = False
 
 
-def build_step(sizes: Sizes, text: Text, **variant_fields: Any) -> Run:
+def build_step(
+  sizes: Sizes,
+  text: Text,
+  *,
+  use_table: bool,
+  unroll: int = 1,
+  bfloat16: bool = False,
+) -> Run:
   """Training steps of a `Variant`."""
-  variant = Variant(**variant_fields)
+  variant = Variant(use_table=use_table, unroll=unroll, bfloat16=bfloat16)
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
   params = _init(sizes)
   state = params, *(jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -46,7 +53,9 @@ def build_step(sizes: Sizes, text: Text, **variant_fields: Any) -> Run:
     nonlocal state, step
     for _ in range(num_steps):
       windows = jnp.asarray(batches.batch(step), jnp.int32)
-      state, loss = _train_step(state, step, windows, variant)
+      state, loss = _train_step(
+        state=state, step=step, windows=windows, variant=variant
+      )
       step += 1
     loss.block_until_ready()
 

@@ -64,8 +64,12 @@ class _Products:
     h = self._units
 
     def chunk(
-      size: int, i: int | tf.Tensor, state: tf.Tensor, *sums: tf.Tensor
-    ) -> list[object]:
+      size: int,
+      i: int | tf.Tensor,
+      state: tf.Tensor,
+      d_kernels: tf.Tensor,
+      d_recurrents: tf.Tensor,
+    ) -> tuple[object, ...]:
       (state,) = _loop(
         size, lambda j, _: (j + 1, transposed @ d_steps[j]), state
       )
@@ -74,18 +78,30 @@ class _Products:
       d_kernel = gates[: 3 * h] @ one_hot[:columns]
       before = states[:, :columns]
       d_recurrent = tf.matmul(before, gates[-3 * h :], transpose_b=True)
-      pairs = zip(sums, (d_kernel, d_recurrent), strict=True)
-      return [i + 1, state, *(x + tf.cast(y, x.dtype) for x, y in pairs)]
+      d_kernels += tf.cast(d_kernel, d_kernels.dtype)
+      d_recurrents += tf.cast(d_recurrent, d_recurrents.dtype)
+      return i + 1, state, d_kernels, d_recurrents
 
     found = _loop(
       self._num_steps, lambda i, s: (i + 1, (recurrent @ s)[:h]), state
     )
-    sums = tf.zeros([3 * h, one_hot.shape[1]]), tf.zeros([h, 3 * h])
     num_chunks, rest = divmod(self._num_steps, self._size)
-    carried = _loop(
-      num_chunks, functools.partial(chunk, self._size), state, *sums
+    d_state, d_kernels, d_recurrents = _loop(
+      num_chunks,
+      functools.partial(chunk, self._size),
+      state,
+      tf.zeros([3 * h, one_hot.shape[1]]),
+      tf.zeros([h, 3 * h]),
     )
-    found += chunk(rest, 0, *carried)[1:] if rest else carried
+    if rest:
+      _, d_state, d_kernels, d_recurrents = chunk(
+        size=rest,
+        i=0,
+        state=d_state,
+        d_kernels=d_kernels,
+        d_recurrents=d_recurrents,
+      )
+    found += [d_state, d_kernels, d_recurrents]
     outputs, dense, d_logits, embedding, kernel, d_table = self._of_layers
     for inputs, weights, gradient in (
       (outputs, dense, d_logits),

@@ -20,7 +20,7 @@ from charlm.data.batches import Batches
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 from charlm.system.choices import reason_for_one_replica
 from charlm.system.devices import choose_device, create_strategy
 from charlm.training.trainer import build_trainer
@@ -42,7 +42,13 @@ def build_step(
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
   default = 1 if reason_for_one_replica(config, gru) else 0
   strategy = create_strategy(num_replicas or default, config.batch_size)
-  trainer = build_trainer(config, sizes.vocab_size, batches, strategy, gru=gru)
+  trainer = build_trainer(
+    config=config,
+    vocab_size=sizes.vocab_size,
+    batches=batches,
+    strategy=strategy,
+    gru=gru,
+  )
   return timed(lambda n: trainer.train(trainer.step + n))
 
 

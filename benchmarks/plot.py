@@ -55,7 +55,7 @@ def plot_results(results: dict[str, Any], path: pathlib.Path) -> None:
 def _draw_step_times(axes: Axes, contestants: dict[str, Any]) -> None:
   entries = _measured_steps(contestants)
   values = [entry["seconds"] * 1000 for entry in entries.values()]
-  _draw_bars(axes, entries, values, "{:.0f} ms")
+  _draw_bars(axes=axes, entries=entries, values=values, text="{:.0f} ms")
   axes.set_xlabel("time of a training step, ms")
   if bound := contestants[BOUND].get("seconds"):
     axes.axvline(
@@ -71,7 +71,7 @@ def _draw_step_times(axes: Axes, contestants: dict[str, Any]) -> None:
 def _draw_memory(axes: Axes, contestants: dict[str, Any]) -> None:
   entries = _measured_steps(contestants)
   values = [entry["peak_bytes"] / _MIB for entry in entries.values()]
-  _draw_bars(axes, entries, values, "{:,.0f} MiB")
+  _draw_bars(axes=axes, entries=entries, values=values, text="{:,.0f} MiB")
   axes.set_xlabel("peak memory of the training process, MiB")
 
 

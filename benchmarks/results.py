@@ -29,9 +29,9 @@ from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
 from charlm.reporting.figures import label_losses
 from charlm.reporting.ngram import Baseline, baselines, cells_of
-from charlm.runs.loading import load_model
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import open_run
+from charlm.runs.trained_model import load_model
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"

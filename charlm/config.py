@@ -105,7 +105,9 @@ class Config(Options):
   init_from: str = option(
     "", "run, or file of Keras weights, that the new run starts from", PATH
   )
-  seq_length: int = option(100, "inputs per window", between(1), "Training")
+  seq_length: int = option(
+    100, "inputs per window", between(1), group="Training"
+  )
   batch_size: int = option(64, "windows per step, of all replicas", between(1))
   carry_state: bool = option(
     False,
@@ -136,7 +138,7 @@ class Config(Options):
     "adam, or muon for the layers' matrices and adam for the rest: fewer, "
     "slower steps, twice the rate for the output layer; add --weight_decay",
     one_of("adam", "muon"),
-    "The optimizer",
+    group="The optimizer",
   )
   learning_rate: float = option(
     0.00125,

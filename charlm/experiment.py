@@ -82,14 +82,19 @@ class Experiment:
       raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
       raise InputError(f"written by another version (format is not {_FORMAT})")
-    hashes = [fields.pop(name, None) for name in _SHA256]
-    for name, sha256 in zip(_SHA256, hashes, strict=True):
-      if not isinstance(sha256, str) or len(sha256) != 64:
-        raise InputError(f"field {name} is not a string of 64 characters")
+    corpus, vocabulary, eval_text, valid_text = (
+      _take_sha256(fields, name) for name in _SHA256
+    )
     # A field that an older file lacks has its default.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")
-    return cls(Config(**fields), *hashes)
+    return cls(
+      config=Config(**fields),
+      corpus_sha256=corpus,
+      vocabulary_sha256=vocabulary,
+      eval_sha256=eval_text,
+      valid_sha256=valid_text,
+    )
 
   def _fields(self) -> dict[str, object]:
     fields = dataclasses.asdict(self)
@@ -97,6 +102,13 @@ class Experiment:
 
 
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
+
+
+def _take_sha256(fields: dict[str, object], name: str) -> str:
+  sha256 = fields.pop(name, None)
+  if not isinstance(sha256, str) or len(sha256) != 64:
+    raise InputError(f"field {name} is not a string of 64 characters")
+  return sha256
 
 
 def differences(

@@ -12,17 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.data.encoding import encode_text
-from charlm.data.reading import read_string
+from charlm.data.cleaning import read_string
+from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import encode
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import LanguageModel
 from charlm.model.layers import RecurrentLayer
-from charlm.runs.loading import load_model
 from charlm.runs.run import open_run
+from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request, fill_request
+from charlm.sampling.request import Request, fill_request
 from charlm.sampling.sample import Sample
 from charlm.system.devices import choose_device
 

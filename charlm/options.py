@@ -101,7 +101,7 @@ class RunOptions(Options):
   """The options of every script."""
 
   run_dir: str = option(
-    "runs/shakespeare", "folder of the run", PATH, "The run"
+    "runs/shakespeare", "folder of the run", PATH, group="The run"
   )
   device: str = option(
     "auto", "cpu, gpu, or auto: a GPU if found", one_of("auto", "cpu", "gpu")

@@ -30,7 +30,7 @@ import sample
 import train
 from charlm.config import Config
 from charlm.data.corpus import Split
-from charlm.data.encoding import encode_text
+from charlm.data.text_to_ids import encode_text
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM

@@ -72,7 +72,8 @@ class Batches:
 
   def batch(self, step: int) -> np.ndarray:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
-    starts = self._starts(*divmod(step, self.steps_per_epoch))
+    epoch, index = divmod(step, self.steps_per_epoch)
+    starts = self._starts(epoch, index)
     # The text is circular: its first character follows its last. Of a memory
     # map, nothing but the windows is read.
     places = (starts[:, np.newaxis] + np.arange(self._size)) % len(self._ids)

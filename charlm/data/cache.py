@@ -17,9 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.encoding import Corpus
 from charlm.data.sources import Source
 from charlm.data.text import Text, sha256
+from charlm.data.text_to_ids import Corpus
 from charlm.system.process import warn
 
 _FORMAT = 3  # incremented when texts are read or encoded otherwise

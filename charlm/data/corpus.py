@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from charlm.config import Config
 from charlm.data.cache import Cache
-from charlm.data.encoding import Corpus, encode_text
-from charlm.data.reading import read_sources, split_lines
+from charlm.data.cleaning import read_sources, split_lines
 from charlm.data.sources import find_sources
 from charlm.data.text import Text
+from charlm.data.text_to_ids import Corpus, encode_text
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show, warn
@@ -55,7 +55,12 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
   in_memory = 0 if folder else _IN_MEMORY
   pieces = _shown(read_sources(config, sources))
   try:
-    corpus = encode_text(pieces, config.encoding, cache.open_file, in_memory)
+    corpus = encode_text(
+      pieces=pieces,
+      encoding=config.encoding,
+      open_file=cache.open_file,
+      in_memory=in_memory,
+    )
     # White space alone is no text, except of bytes, whose `characters` are
     # always all 256.
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
@@ -123,7 +128,7 @@ def split_text(
         f"leaves nothing to predict: {remedy}"
       )
     parts[name] = part
-  return Split(rest, **parts)
+  return Split(train=rest, valid=parts["valid"], eval=parts["eval"])
 
 
 def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:

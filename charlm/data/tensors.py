@@ -56,7 +56,9 @@ def create_batch_dataset(
   Raises InputError: the text does not fill one batch.
   """
   ids = encode("\n".join(lines), vocab).astype(np.int64)
-  batches = Batches(ids, seq_length, batch_size, seed)
+  batches = Batches(
+    ids=ids, seq_length=seq_length, batch_size=batch_size, seed=seed
+  )
   # Outlives the generator, which `fit` starts again for each epoch.
   first_steps = itertools.count(step=batches.steps_per_epoch)
 

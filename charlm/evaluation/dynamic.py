@@ -66,6 +66,7 @@ class DynamicEvaluator:
 
     @functools.cache  # each pass is made once
     def loss(index: int) -> float:
+      """Returns the nats per character at a rate; infinity if it diverges."""
       mean = self._pass(ids, _LEARNING_RATES[index]).mean()
       return mean if np.isfinite(mean) else np.inf
 

@@ -168,7 +168,9 @@ class FusedGRU(KerasGRU):
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
     kernel = tf.concat([self.cell.kernel, self._input_bias()], axis=0)
-    return self._run(features, kernel, initial_state, training)
+    return self._run(
+      features=features, kernel=kernel, state=initial_state, training=training
+    )
 
   def keras_layer(self) -> keras.layers.Layer | None:
     """Returns a plain `keras.layers.GRU`, which has no layer normalisation."""
@@ -194,10 +196,20 @@ class FusedGRU(KerasGRU):
       sequences = tf.gather(embeddings, ids)
       return self.call(sequences, initial_state, training=training)
     table = self.project(embeddings)
-    return self._run(tf.transpose(ids), table, initial_state, training)
+    return self._run(
+      features=tf.transpose(ids),
+      kernel=table,
+      state=initial_state,
+      training=training,
+    )
 
   def _run(
-    self, features: tf.Tensor, kernel: tf.Tensor, state: _State, training: bool
+    self,
+    *,
+    features: tf.Tensor,
+    kernel: tf.Tensor,
+    state: _State,
+    training: bool,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over features `[T, D + 1, B]` with a kernel `[D + 1, 3H]`.
 
@@ -208,12 +220,13 @@ class FusedGRU(KerasGRU):
     (state,) = tf.nest.flatten(state)
     short = training and self.precision == "bfloat16"
     outputs = recurrence(
-      features,
-      tf.roll(kernel, self.units, axis=1),  # from z, r, n to n, z, r
-      tf.convert_to_tensor(self.cell.recurrent_kernel),
-      tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
-      tf.cast(state, self.compute_dtype),
-      *([] if self.gain is None else [tf.convert_to_tensor(self.gain)]),
+      features=features,
+      # From z, r, n to n, z, r.
+      kernel=tf.roll(kernel, self.units, axis=1),
+      recurrent_kernel=tf.convert_to_tensor(self.cell.recurrent_kernel),
+      bias=tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
+      state=tf.cast(state, self.compute_dtype),
+      gain=[] if self.gain is None else [tf.convert_to_tensor(self.gain)],
       product_dtype=tf.as_dtype("bfloat16" if short else self.compute_dtype),
     )
     outputs.set_shape([features.shape[-1], features.shape[0], self.units])

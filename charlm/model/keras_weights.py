@@ -90,7 +90,12 @@ def _read_ckpt(prefix: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
     shapes = reader.get_variable_to_shape_map()
     for owner, name, shape in specs:
       key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
-      _check_shape(prefix, f"{owner}/{name}", tuple(shapes[key]), shape)
+      _check_shape(
+        path=prefix,
+        name=f"{owner}/{name}",
+        there=tuple(shapes[key]),
+        here=shape,
+      )
       yield np.asarray(reader.get_tensor(key), np.float32)
 
 
@@ -100,7 +105,9 @@ def _read_h5(path: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
     for owner, name, shape in specs:
       data = file[f"{owner}/vars/{numbers[owner]}"]
       numbers[owner] += 1
-      _check_shape(path, f"{owner}/{name}", data.shape, shape)
+      _check_shape(
+        path=path, name=f"{owner}/{name}", there=data.shape, here=shape
+      )
       # Data can be truncated: checked before memory is allocated.
       if data.id.get_storage_size() < data.nbytes:
         raise ValueError(f"{data.name} is truncated")
@@ -108,7 +115,7 @@ def _read_h5(path: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
 
 
 def _check_shape(
-  path: str, name: str, there: tuple[int, ...], here: tuple[int, ...]
+  *, path: str, name: str, there: tuple[int, ...], here: tuple[int, ...]
 ) -> None:
   if there != here:
     raise InputError(

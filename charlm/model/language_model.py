@@ -135,7 +135,9 @@ class LanguageModel(keras.Model):
 
     Returns log-probabilities `[B, T, V]`, and the state if asked for.
     """
-    x, states = self.outputs(inputs, states, training, dropout_seed)
+    x, states = self.outputs(
+      inputs, states, training=training, dropout_seed=dropout_seed
+    )
     log_probs = self.dense(x)  # [B, T, V]
     return (log_probs, states) if return_state else log_probs
 
@@ -153,7 +155,9 @@ class LanguageModel(keras.Model):
     other arguments are those of `call`. If B and T are static, at most
     `MAX_LOGITS` logits are held at a time, but at least one character's.
     """
-    x, states = self.outputs(inputs, states, training, dropout_seed)
+    x, states = self.outputs(
+      inputs, states, training=training, dropout_seed=dropout_seed
+    )
     targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
     # 0 where a size is not static: chunks cannot be made then.
@@ -161,7 +165,9 @@ class LanguageModel(keras.Model):
       return -tf.gather(self.dense(x), targets, batch_dims=2), states
     x = tf.reshape(x, [num_targets, x.shape[-1]])
     kernel, bias = map(tf.convert_to_tensor, self.dense.weights)
-    nats = chunked_nats(x, kernel, bias, tf.reshape(targets, [num_targets]))
+    nats = chunked_nats(
+      x=x, kernel=kernel, bias=bias, targets=tf.reshape(targets, [num_targets])
+    )
     return tf.reshape(nats, targets.shape), states
 
   def outputs(
@@ -169,7 +175,7 @@ class LanguageModel(keras.Model):
     inputs: tf.Tensor,
     states: State | None = None,
     training: bool = False,
-    seed: _Seed = None,
+    dropout_seed: _Seed = None,
   ) -> tuple[tf.Tensor, State]:
     """Returns what the dense layer reads, `[B, T, H]`, and the state after.
 
@@ -179,6 +185,7 @@ class LanguageModel(keras.Model):
       states = self.initial_states(tf.shape(inputs)[0])
     rate = self._dropout_rate if training else 0.0
     # Keras' `fit` gives no seed; the trainer gives one for each step.
+    seed = dropout_seed
     if rate and seed is None:
       seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     x, new_states = inputs, []
@@ -188,13 +195,17 @@ class LanguageModel(keras.Model):
       # Dropout on the embeddings needs the embedding of each position.
       if i == 0 and not rate:
         x, state = layer.call_ids(
-          inputs, self.embedding.embeddings, state, training=training
+          ids=inputs,
+          embeddings=self.embedding.embeddings,
+          initial_state=state,
+          training=training,
         )
       else:
         if i == 0:
-          x = _dropout(self.embedding(x), rate, seed, 0)  # [B, T, D]
+          x = self.embedding(x)  # [B, T, D]
+          x = _dropout(x=x, rate=rate, seed=seed, layer=0)
         x, state = layer(x, initial_state=state, training=training)
-      x = _dropout(x, rate, seed, i + 1)  # [B, T, H]
+      x = _dropout(x=x, rate=rate, seed=seed, layer=i + 1)  # [B, T, H]
       new_states.append(state)
     return x, tuple(new_states)
 
@@ -272,7 +283,13 @@ class GRULM(LanguageModel):
       # Their keys in a checkpoint.
       for name in ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
     )
-    super().__init__(vocab_size, embedding_dim, layers, dropout_rate, **kwargs)
+    super().__init__(
+      vocab_size=vocab_size,
+      embedding_dim=embedding_dim,
+      recurrent_layers=layers,
+      dropout_rate=dropout_rate,
+      **kwargs,
+    )
 
 
 def model_of(
@@ -293,11 +310,11 @@ def model_of(
   dropout_rate = config.dropout_rate if training else 0.0
   if config.layer == "gru":
     model: LanguageModel = GRULM(
-      vocab_size,
-      config.embedding_dim,
-      config.rnn_units,
-      config.num_layers,
-      dropout_rate,
+      vocab_size=vocab_size,
+      embedding_dim=config.embedding_dim,
+      rnn_units=config.rnn_units,
+      num_layers=config.num_layers,
+      dropout_rate=dropout_rate,
       gru=gru,
       precision=precision,
       layer_norm=config.layer_norm,
@@ -311,7 +328,10 @@ def model_of(
       for i in range(config.num_layers)
     )
     model = LanguageModel(
-      vocab_size, config.embedding_dim, layers, dropout_rate
+      vocab_size=vocab_size,
+      embedding_dim=config.embedding_dim,
+      recurrent_layers=layers,
+      dropout_rate=dropout_rate,
     )
   model.build([None, None])
   return model
@@ -356,7 +376,9 @@ def num_weights(
     return int(model_of(config, vocab_size, layer=layer).count_params())
 
 
-def _dropout(x: tf.Tensor, rate: float, seed: _Seed, layer: int) -> tf.Tensor:
+def _dropout(
+  *, x: tf.Tensor, rate: float, seed: _Seed, layer: int
+) -> tf.Tensor:
   """Applies dropout to `x` `[B, T, D]`; (seed, layer) determine the mask.
 
   Under a strategy the mask is drawn for the global batch and each replica takes

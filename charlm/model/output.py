@@ -11,7 +11,7 @@ from charlm.system.choices import MAX_LOGITS
 
 
 def chunked_nats(
-  x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
+  *, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
 ) -> tf.Tensor:
   """Returns the nats of targets `[N]`, N static, computed chunk by chunk.
 
@@ -25,6 +25,7 @@ def chunked_nats(
   x = tf.reshape(tf.pad(x, [*filler, [0, 0]]), [num_chunks, rows, x.shape[1]])
   targets = tf.reshape(tf.pad(targets, filler), [num_chunks, rows])
   nats = tf.map_fn(
+    # By position: in a graph a custom gradient takes no other arguments.
     lambda chunk: _nats(chunk[0], kernel, bias, chunk[1]),
     (x, targets),
     parallel_iterations=1,  # or several chunks' logits would be held

@@ -16,18 +16,19 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from charlm.model.recurrence_gradient import LoopVars, Recurrence
+from charlm.model.recurrence_gradient import Recurrence
 
 _EPSILON = 1e-3  # as Keras has it; a zero state has no variance
 
 
 def recurrence(
+  *,
   features: tf.Tensor,
   kernel: tf.Tensor,
   recurrent_kernel: tf.Tensor,
   bias: tf.Tensor,
   state: tf.Tensor,
-  *gain: tf.Tensor,
+  gain: Sequence[tf.Tensor],
   product_dtype: tf.DType,
 ) -> tf.Tensor:
   """Returns the outputs `[B, T, H]`.
@@ -38,31 +39,59 @@ def recurrence(
     recurrent_kernel: of the state, `[H, 3H]` for z, r, n.
     bias: the candidate's recurrent bias, `[H]`.
     state: the state before the first time step, `[B, H]`.
-    *gain: `[3H]`, if there is layer normalisation.
+    gain: empty, or `[3H]` alone if there is layer normalisation.
     product_dtype: of the factors and the results of the matrix products.
   """
 
   @tf.custom_gradient
-  def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
+  def run(
+    features: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
+    state: tf.Tensor,
+    gain: Sequence[tf.Tensor],
+  ) -> tuple[tf.Tensor, Callable[..., object]]:
     """Returns the outputs, and the function for the gradients."""
-    features, kernel, recurrent_kernel, bias, state, *gain = inputs
     by_id = features.dtype.is_integer  # int64 below: a gather takes no uint8
     features = tf.cast(features, tf.int64 if by_id else product_dtype)
     # Cast in here: outside, their gradients would be rounded, too.
     kernel = tf.cast(kernel, product_dtype)
     recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
-    factors = features, kernel, recurrent_kernel
-    states, saved = _forward(*factors, bias, state, *gain)
+    states, saved = _forward(
+      features=features,
+      kernel=kernel,
+      recurrent_kernel=recurrent_kernel,
+      bias=bias,
+      state=state,
+      gain=gain,
+    )
     # Only the outputs are kept as one tensor; the gradient reads the array.
     outputs = tf.transpose(states.stack()[1:], [2, 0, 1])
-    return outputs, Recurrence(*factors, gain, states, saved).gradients
+    computed = Recurrence(
+      features=features,
+      kernel=kernel,
+      recurrent_kernel=recurrent_kernel,
+      gain=gain,
+      states=states,
+      saved=saved,
+    )
+    return outputs, computed.gradients
 
-  return run(features, kernel, recurrent_kernel, bias, state, *gain)
+  # By position: in a graph TensorFlow takes no other arguments here.
+  return run(features, kernel, recurrent_kernel, bias, state, gain)
 
 
-def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
+def _forward(
+  *,
+  features: tf.Tensor,
+  kernel: tf.Tensor,
+  recurrent_kernel: tf.Tensor,
+  bias: tf.Tensor,
+  state: tf.Tensor,
+  gain: Sequence[tf.Tensor],
+) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
   """Returns the T + 1 states, `[H, B]` each, and what the gradient needs."""
-  features, kernel, recurrent_kernel, bias, state, *gain = inputs
   dtype, units = state.dtype, state.shape[1]
   num_steps = tf.shape(features)[0]
   by_id = features.dtype.is_integer
@@ -81,8 +110,12 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
     return tf.transpose(tf.gather(kernel, x)) if by_id else x
 
   def step(
-    t: tf.Tensor, x: tf.Tensor, state: tf.Tensor, *arrays: tf.TensorArray
-  ) -> LoopVars:
+    t: tf.Tensor,
+    x: tf.Tensor,
+    state: tf.Tensor,
+    states: tf.TensorArray,
+    saved: Sequence[tf.TensorArray],
+  ) -> tuple[object, ...]:
     """Computes time step t from its `x`; returns the `x` of the next, too."""
     x = x if by_id else tf.matmul(kernel, x)
     h = tf.cast(state, recurrent_kernel.dtype)
@@ -98,12 +131,11 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
       axis=0,
     )
     state.set_shape(shape)  # a loop's variables keep their shapes
-    states, *saved = arrays
     pairs = zip(saved, values, strict=True)
     saved = [array.write(t, value) for array, value in pairs]
     # XLA would not vectorise gates that look up x. The last x is unused.
     x = read((t + 1) % num_steps)
-    return t + 1, x, state, states.write(t + 1, state), *saved
+    return t + 1, x, state, states.write(t + 1, state), saved
 
   # The shapes of what the gradients need: zr, n, recurrent_n, and norm.
   shapes = [[2 * units, shape[1]], shape, shape]
@@ -112,10 +144,11 @@ def _forward(*inputs: tf.Tensor) -> tuple[tf.TensorArray, list[tf.TensorArray]]:
   array = functools.partial(tf.TensorArray, dtype, clear_after_read=False)
   states = array(num_steps + 1, element_shape=shape)
   saved = [array(num_steps, element_shape=element) for element in shapes]
-  start = (0, read(0), state, states.write(0, state), *saved)
-  # One at a time: a time step needs the one before.
-  _, _, _, states, *saved = tf.while_loop(
-    lambda t, *_: t < num_steps, step, start, parallel_iterations=1
+  _, _, _, states, saved = tf.while_loop(
+    lambda t, *_: t < num_steps,
+    step,
+    (0, read(0), state, states.write(0, state), saved),
+    parallel_iterations=1,  # a time step needs the one before
   )
   return states, saved
 

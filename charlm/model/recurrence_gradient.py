@@ -19,8 +19,6 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-LoopVar: TypeAlias = "tf.Tensor | tf.TensorArray | Sequence[LoopVar]"
-LoopVars: TypeAlias = tuple[LoopVar, ...]  # what a loop's step returns
 _Size: TypeAlias = "int | tf.Tensor"
 
 # The largest S * B of a chunk of several steps: with a smaller one, the sums
@@ -33,6 +31,14 @@ _ENTRIES = 2**19
 def chunk_length(num_rows: int, units: int) -> int:
   """Returns S for B rows and H units, unless T is smaller."""
   return max(1, min(_COLUMNS, _ENTRIES // units) // num_rows)
+
+
+class _Carried(NamedTuple):
+  """What goes back in time from one time step to the one before it."""
+
+  d_state: tf.Tensor  # [H, B]
+  d_features: Sequence[tf.TensorArray]  # of elements [F, B]; none for ids
+  d_gain: Sequence[tf.Tensor]  # [3H, B]; none without layer normalisation
 
 
 class Recurrence(NamedTuple):
@@ -61,7 +67,7 @@ class Recurrence(NamedTuple):
     """Whether the features are ids."""
     return self.features.dtype.is_integer
 
-  def gradients(self, d_outputs: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+  def gradients(self, d_outputs: tf.Tensor) -> tuple[object, ...]:
     """Propagates the gradient of the outputs `[B, T, H]` back in time.
 
     A chunk of time steps adds to the gradient of a kernel by one product. That
@@ -79,43 +85,70 @@ class Recurrence(NamedTuple):
       size = min(chunk_length(self.features.shape[-1] or 64, units), num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
 
-    def step(i: tf.Tensor, *carried: LoopVar) -> LoopVars:
+    def step(
+      i: tf.Tensor, sums: Sequence[tf.Tensor], carried: _Carried
+    ) -> tuple[tf.Tensor, Sequence[tf.Tensor], _Carried]:
       """Goes back over the chunk `i`."""
-      return i - 1, *self._chunk(d_outputs, rest + i * size, size, *carried)
+      sums, carried = self._chunk(
+        d_outputs=d_outputs,
+        start=rest + i * size,
+        size=size,
+        sums=sums,
+        carried=carried,
+      )
+      return i - 1, sums, carried
 
     shapes = [[3 * units, self.depth], [units, 3 * units], [units]]
-    sums = [tf.zeros(shape, dtype) for shape in shapes]
+    sums: Sequence[tf.Tensor] = [tf.zeros(shape, dtype) for shape in shapes]
     zeros = tf.zeros_like(self.states.read(0))  # [H, B]
     array = [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)]
-    d_gain = [tf.concat([zeros] * 3, axis=0) for _ in self.gain]
-    start = num_chunks - 1, sums, zeros, array, d_gain
-    _, *carried = tf.while_loop(
-      lambda i, *_: i >= 0, step, start, parallel_iterations=1
+    carried = _Carried(
+      d_state=zeros,
+      d_features=array,
+      d_gain=[tf.concat([zeros] * 3, axis=0) for _ in self.gain],
+    )
+    _, sums, carried = tf.while_loop(
+      lambda i, *_: i >= 0,
+      step,
+      (num_chunks - 1, sums, carried),
+      parallel_iterations=1,
     )
     if isinstance(rest, int) and rest:
-      carried = self._chunk(d_outputs, 0, rest, *carried)
-    (d_kernel, *sums), d_state, d_features, d_gain = carried
-    d_x = None if self.by_id else tf.cast(d_features[0].stack(), dtype)
-    d_kernel, d_state = tf.transpose(d_kernel), tf.transpose(d_state)
-    return d_x, d_kernel, *sums, d_state, *[tf.reduce_sum(g, 1) for g in d_gain]
+      sums, carried = self._chunk(
+        d_outputs=d_outputs, start=0, size=rest, sums=sums, carried=carried
+      )
+    d_x = carried.d_features
+    d_kernel, d_recurrent, d_bias = sums
+    # In the order of the arguments of the recurrence.
+    return (
+      None if self.by_id else tf.cast(d_x[0].stack(), dtype),
+      tf.transpose(d_kernel),
+      d_recurrent,
+      d_bias,
+      tf.transpose(carried.d_state),
+      [tf.reduce_sum(gradient, 1) for gradient in carried.d_gain],
+    )
 
   def _chunk(
     self,
+    *,
     d_outputs: tf.Tensor,
     start: _Size,
     size: _Size,
     sums: Sequence[tf.Tensor],
-    *carried: LoopVar,
-  ) -> LoopVars:
+    carried: _Carried,
+  ) -> tuple[Sequence[tf.Tensor], _Carried]:
     """Goes back over the `size` time steps from `start` on.
 
     Adds to the sums, which are the gradients of kernel `[3H, F]`, recurrent
-    kernel and bias, and returns them with what `_propagate` carries.
+    kernel and bias.
     """
     dtype, units = d_outputs.dtype, self.states.element_shape[0]
     d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
     d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
-    d_gates, *propagated = self._propagate(d_outputs, start, size, *carried)
+    d_gates, carried = self._propagate(
+      d_outputs=d_outputs, start=start, size=size, carried=carried
+    )
     previous = self.states.gather(start + tf.range(size))
     previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
     if self.by_id:
@@ -128,15 +161,12 @@ class Recurrence(NamedTuple):
     d_recurrent = tf.matmul(previous, d_gates[-3 * units :], transpose_b=True)
     d_bias = tf.reduce_sum(tf.cast(d_gates[3 * units : 4 * units], dtype), 1)
     pairs = zip(sums, (d_kernel, d_recurrent, d_bias), strict=True)
-    return [total + tf.cast(x, dtype) for total, x in pairs], *propagated
+    return [total + tf.cast(x, dtype) for total, x in pairs], carried
 
   def _propagate(
-    self, d_outputs: tf.Tensor, start: _Size, size: _Size, *carried: LoopVar
-  ) -> tuple[tf.Tensor, *LoopVars]:
+    self, *, d_outputs: tf.Tensor, start: _Size, size: _Size, carried: _Carried
+  ) -> tuple[tf.Tensor, _Carried]:
     """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
-
-    It carries the gradients of the state `[H, B]`, of the features in an array
-    `[T, F, B]`, unless they are ids, and of a gain `[3H, B]`, if there is one.
 
     Returns the gradients `[4H or 7H, S * B]` of the steps, and what it carries.
     """
@@ -147,14 +177,10 @@ class Recurrence(NamedTuple):
     gains = [g[:, None] + zeros for g in self.gain]
 
     def step(
-      i: tf.Tensor,
-      d_gates: tf.TensorArray,
-      d_state: tf.Tensor,
-      d_features: list[tf.TensorArray],
-      d_gain: list[tf.Tensor],
-    ) -> LoopVars:
+      i: tf.Tensor, d_gates: tf.TensorArray, carried: _Carried
+    ) -> tuple[tf.Tensor, tf.TensorArray, _Carried]:
       """Goes back over the time step `start + i`."""
-      t = start + i
+      t, (d_state, d_features, d_gain) = start + i, carried
       # [2H, B], [H, B], [H, B], and with a gain [3H, B] and [3, 1, B]
       zr, n, recurrent_n, *norm = (array.read(t) for array in self.saved)
       z, r = tf.split(zr, 2)
@@ -170,7 +196,7 @@ class Recurrence(NamedTuple):
         d_scaled = tf.concat(rows[1:], axis=0)
         normal, scale = norm
         d_normal = d_scaled * gains[0]
-        rows.append(_normalise_gradient(normal, scale, d_normal, units))
+        rows.append(_normalise_gradient(normal, scale, d_normal))
         d_gain = [d_gain[0] + d_scaled * normal]
       rows = tf.concat([tf.cast(d, product_dtype) for d in rows], axis=0)
       product = tf.matmul(self.recurrent_kernel, rows[-3 * units :])
@@ -178,21 +204,25 @@ class Recurrence(NamedTuple):
       d_state.set_shape(shape)  # a loop's variables keep their shapes
       d_inputs = rows[: 3 * units]
       d_features = [a.write(t, self.kernel @ d_inputs) for a in d_features]
-      return i - 1, d_gates.write(i, rows), d_state, d_features, d_gain
+      carried = _Carried(d_state, d_features, d_gain)
+      return i - 1, d_gates.write(i, rows), carried
 
     row_shape = [(7 if gains else 4) * units, shape[1]]
     d_gates = tf.TensorArray(product_dtype, size, element_shape=row_shape)
-    first = size - 1, d_gates, *carried
-    _, d_gates, *carried = tf.while_loop(
-      lambda i, *_: i >= 0, step, first, parallel_iterations=1
+    _, d_gates, carried = tf.while_loop(
+      lambda i, *_: i >= 0,
+      step,
+      (size - 1, d_gates, carried),
+      parallel_iterations=1,
     )
-    return _columns(d_gates.stack()), *carried
+    return _columns(d_gates.stack()), carried
 
 
 def _normalise_gradient(
-  normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor, units: int
+  normal: tf.Tensor, scale: tf.Tensor, gradient: tf.Tensor
 ) -> tf.Tensor:
   """Returns the gradient `[3H, B]` of the argument of `normalise`."""
+  units = normal.shape[0] // 3
   normal, gradient = (tf.reshape(y, [3, units, -1]) for y in (normal, gradient))
   gradient -= tf.reduce_mean(gradient, axis=1, keepdims=True)
   product = tf.reduce_mean(gradient * normal, axis=1, keepdims=True)

@@ -27,9 +27,11 @@ def label_losses(left: Axes, right: Axes, unit: str) -> None:
   left.set_ylabel(f"nats per {unit}")
 
   def to_bits(nats: Any) -> Any:
+    """Converts losses of any shape from nats."""
     return nats / math.log(2)
 
   def to_nats(bits: Any) -> Any:
+    """Converts losses of any shape from bits."""
     return bits * math.log(2)
 
   bits_axis = right.secondary_yaxis("right", functions=(to_bits, to_nats))

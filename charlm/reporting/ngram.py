@@ -129,11 +129,15 @@ class KneserNey:
     shorter = np.full(len(ids) - 1, 1 / self._base)
     results = []
     for order in range(1, self.max_order + 1):
-      raw = self._probabilities(ids, order, self._raw[order - 1], shorter)
+      raw = self._probabilities(
+        ids=ids, order=order, table=self._raw[order - 1], shorter=shorter
+      )
       results.append(-np.log(raw))
       if order < self.max_order:
         table = self._continued[order - 1]
-        shorter = self._probabilities(ids, order, table, shorter)
+        shorter = self._probabilities(
+          ids=ids, order=order, table=table, shorter=shorter
+        )
     return results
 
   def _probabilities(

@@ -12,11 +12,11 @@ from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_short
 from charlm.model.language_model import LanguageModel
 from charlm.reporting.types import Character, Point, Run
-from charlm.runs.loading import load_model
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import Run as OpenedRun
+from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 
 _WINDOW = 256
 _NUM_EXPECTED = 5
@@ -79,7 +79,7 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
     eval_sha256=run.experiment.eval_sha256,
     nats=nats,
     vocab=vocab,
-    characters=_characters(model, vocab, text, nats),
+    characters=_characters(model=model, vocab=vocab, text=text, nats=nats),
     samples=samples,
   )
 

@@ -97,8 +97,8 @@ class Checkpoints:
 
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
-    to_save = self._run.latest, self._max_to_keep, step
-    if step != self._saved_step and self._save(*to_save):
+    folder, max_to_keep = self._run.latest, self._max_to_keep
+    if step != self._saved_step and self._save(folder, max_to_keep, step):
       self._saved_step = step
     return step == self._saved_step
 

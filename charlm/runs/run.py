@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from charlm.config import Config
 from charlm.data.corpus import Split
-from charlm.data.encoding import Corpus, encode_text
 from charlm.data.text import Text, sha256
+from charlm.data.text_to_ids import Corpus, encode_text
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError
 from charlm.experiment import Experiment
@@ -132,9 +132,13 @@ def experiment_of(
   config: Config, corpus: Corpus, vocab: list[str], split: Split
 ) -> Experiment:
   """Returns the identity of a run: a config, and hashes of its texts."""
-  vocabulary = [vocabulary_to_json(vocab).encode()]
-  parts = (vocabulary, split.eval.data(), split.valid.data())
-  return Experiment(config, corpus.sha256, *map(sha256, parts))
+  return Experiment(
+    config=config,
+    corpus_sha256=corpus.sha256,
+    vocabulary_sha256=sha256([vocabulary_to_json(vocab).encode()]),
+    eval_sha256=sha256(split.eval.data()),
+    valid_sha256=sha256(split.valid.data()),
+  )
 
 
 def _parse_file(

@@ -72,7 +72,7 @@ class RunDir:
     """
     self.path.mkdir(parents=True, exist_ok=True)
     if not self.exists():
-      self._refuse_foreign()
+      self._refuse_other_files()
     # Not "w", which would empty the file of whoever holds the lock.
     with self._lock.open("a+") as lock:
       # The system releases the lock when the process ends, however it ends.
@@ -144,19 +144,17 @@ class RunDir:
     step, folder = found[which]
     return step, str(folder / f"ckpt-{step}")
 
-  def _refuse_foreign(self) -> None:
+  def _refuse_other_files(self) -> None:
     """Refuses to make a run where other files have a run's names.
 
-    A run that was killed before it had a config has left a lock, which holds
-    the number of a process or nothing.
+    With a lock they are those of a start killed before it had a config.
 
     Raises InputError: naming the files.
     """
-    lock = self._lock
-    if lock.exists() and re.fullmatch(rb"\d*\n?", lock.read_bytes()):
+    if self._lock.exists():
       return
     own = [self.vocabulary_path, self.eval_path, self.valid_path, self.metrics]
-    own += [self._starts, self.latest, self.best, self.summaries, lock]
+    own += [self._starts, self.latest, self.best, self.summaries]
     # An empty folder is no file of somebody's: it may have been made, or
     # mounted, for this run.
     there = [

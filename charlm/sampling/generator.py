@@ -21,9 +21,10 @@ from charlm.data.tensors import line_to_tensor, text_from_ids
 from charlm.data.vocabulary import decode, encode, unknown_characters
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel, State
-from charlm.sampling.gumbel import draw, noise_of_texts
-from charlm.sampling.options import Limits, Request, fill_request
-from charlm.sampling.sample import Sample, StopBuffer, join_pieces
+from charlm.sampling.gumbel import draw, gumbel_noise, numbers_of_texts
+from charlm.sampling.request import Limits, Request, fill_request
+from charlm.sampling.sample import Sample, join_pieces
+from charlm.sampling.stop import StopBuffer
 from charlm.system.machine import num_cores
 
 # XLA compiles for each shape: S depends on V alone, also where fewer characters
@@ -61,8 +62,12 @@ class GenerativeModel:
     Raises InputError: a temperature or a limit that is out of range.
     """
     self._model, self._vocab = model, vocab
-    limits = Limits(int(top_k), float(top_p), float(min_p))
-    self._request = Request(temperature=float(temperature), **limits._asdict())
+    self._request = Request(
+      temperature=float(temperature),
+      top_k=int(top_k),
+      top_p=float(top_p),
+      min_p=float(min_p),
+    )
     self._span = max(1, min(_SPAN, _MAX_NUMBERS // len(vocab)))
     # A step for one character is too small to run without XLA. AutoGraph's
     # conversion would delay the first text.
@@ -85,8 +90,9 @@ class GenerativeModel:
     if tf.size(ids) != tf.size(ragged.flat_values):
       raise ValueError("inputs differ in length: give strings of one length")
     log_probs, states = self._model(ids, states, return_state=True)
-    how = self._request.temperature, self._request.limits
-    chosen = draw(log_probs[:, -1], *how)
+    chosen = draw(
+      log_probs[:, -1], self._request.temperature, self._request.limits
+    )
     return text_from_ids(chosen[:, tf.newaxis], self._vocab), states
 
   def generate_n_chars(self, num_chars: int, prefix: str, seed: int = 0) -> str:
@@ -119,7 +125,9 @@ class GenerativeModel:
     def block(samples: range) -> list[Sample]:
       """Draws the samples of one block."""
       pieces = []
-      for new in self._pieces(request, samples, self._span, begin):
+      for new in self._pieces(
+        request=request, samples=samples, size=self._span, begin=begin
+      ):
         if stopped.is_set():
           raise concurrent.futures.CancelledError
         pieces.append(new)
@@ -146,7 +154,9 @@ class GenerativeModel:
     Raises InputError: a model that has diverged.
     """
     samples, begin = range(sample, sample + 1), self._begin(request)
-    for pieces in self._pieces(request, samples, _STREAMED, begin):
+    for pieces in self._pieces(
+      request=request, samples=samples, size=_STREAMED, begin=begin
+    ):
       yield from pieces
 
   def _begin(self, request: Request) -> _Begin:
@@ -159,7 +169,9 @@ class GenerativeModel:
       piece = ids[start : min(start + self._span, len(ids) - 1)]
       padded = np.pad(piece, (0, self._span - len(piece)))
       length = tf.constant(len(piece))
-      states = self._compiled_read(table, padded, length, states)
+      states = self._compiled_read(
+        table=table, ids=padded, length=length, states=states
+      )
     return _Begin(table, ids[-1:], states)
 
   def _pieces(
@@ -177,17 +189,19 @@ class GenerativeModel:
     while start < end and not all(tail.stopped for tail in tails):
       offset = start % self._span
       if offset == 0:
-        noise = noise_of_texts(request.seed, samples, start, shape)
+        numbers = numbers_of_texts(
+          seed=request.seed, texts=samples, position=start, shape=shape
+        )
       num = min(size, self._span - offset, end - start)
       ids, log_probs, states = self._compiled_draw(
-        begin.table,
-        last,
-        states,
-        noise,
-        tf.constant(offset),
-        tf.constant(num),
-        temperature,
-        request.limits,
+        table=begin.table,
+        last=last,
+        states=states,
+        numbers=numbers,
+        offset=tf.constant(offset),
+        length=tf.constant(num),
+        temperature=temperature,
+        limits=request.limits,
       )
       ids, log_probs = ids.numpy()[:, :num], log_probs.numpy()[:, :num]
       if np.isnan(log_probs).any():
@@ -218,7 +232,7 @@ class GenerativeModel:
     table: tf.Tensor,
     last: tf.Tensor,
     states: State,
-    noise: tf.Tensor,
+    numbers: tf.Tensor,
     offset: tf.Tensor,
     length: tf.Tensor,
     temperature: tf.Tensor,
@@ -230,8 +244,8 @@ class GenerativeModel:
       table: the model's input table.
       last: ids `[B]` before the span, which are yet to be read.
       states: the state before those ids.
-      noise: of the draws, `[B, S, V]`.
-      offset: of the first draw in `noise`.
+      numbers: uniform, of the draws, `[B, S, V]`.
+      offset: of the first draw in `numbers`.
       length: how many ids to draw.
       temperature: a tensor, so that another one needs no compilation.
       limits: no tensors, since which of them are set decides the graph.
@@ -239,8 +253,6 @@ class GenerativeModel:
     Returns the ids and their log-probabilities, `[B, S]` each, of which
     `length` are valid, and the state before the last of these ids.
     """
-    shape = {"size": self._span, "element_shape": last.shape}
-    arrays = [tf.TensorArray(kind, **shape) for kind in (tf.int32, tf.float32)]
     # XLA does not vectorise the gates of a single row if they look up their
     # inputs: the step before looks them up, and `x` has them. For more rows
     # that is slower: `x` has ids.
@@ -248,20 +260,33 @@ class GenerativeModel:
     x = tf.gather(table, last) if alone else last
 
     def step(
-      i: tf.Tensor, x: tf.Tensor, states: State, *arrays: tf.TensorArray
+      i: tf.Tensor,
+      x: tf.Tensor,
+      states: State,
+      drawn: tf.TensorArray,
+      values: tf.TensorArray,
     ) -> tuple[tf.Tensor | State | tf.TensorArray, ...]:
-      """Draws the next id of each row."""
+      """Draws the next id of each row, and notes its log-probability."""
       x = x if alone else tf.gather(table, x)
       log_probs, states = self._model.read(x, states)
       # A gather, since a slice would copy all of the numbers.
-      numbers = tf.gather(noise, offset + i, axis=1)
-      ids = tf.cast(draw(log_probs, temperature, limits, numbers), tf.int32)
-      values = ids, tf.gather(log_probs, ids, batch_dims=1)
-      pairs = zip(arrays, values, strict=True)
+      noise = gumbel_noise(tf.gather(numbers, offset + i, axis=1))
+      ids = draw(
+        log_probs=log_probs,
+        temperature=temperature,
+        limits=limits,
+        noise=noise,
+      )
+      ids = tf.cast(ids, tf.int32)
+      drawn = drawn.write(i, ids)
+      values = values.write(i, tf.gather(log_probs, ids, batch_dims=1))
       x = tf.gather(table, ids) if alone else ids
-      return i + 1, x, states, *(a.write(i, value) for a, value in pairs)
+      return i + 1, x, states, drawn, values
 
-    _, _, states, *arrays = tf.while_loop(
-      lambda i, *_: i < length, step, (0, x, states, *arrays)
+    shape = last.shape
+    drawn = tf.TensorArray(tf.int32, self._span, element_shape=shape)
+    values = tf.TensorArray(tf.float32, self._span, element_shape=shape)
+    _, _, states, drawn, values = tf.while_loop(
+      lambda i, *_: i < length, step, (0, x, states, drawn, values)
     )
-    return *(tf.transpose(array.stack()) for array in arrays), states
+    return tf.transpose(drawn.stack()), tf.transpose(values.stack()), states

@@ -1,12 +1,12 @@
 """Gumbel-max draws, and the limits top_k, top_p and min_p on them."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from charlm.data.vocabulary import NUM_SPECIAL
-from charlm.sampling.options import Limits
+from charlm.sampling.request import Limits
 
 
 def draw(
@@ -50,37 +50,35 @@ def temperature_random_sampling(
   return tf.reduce_min(tf.where(scores < best, ids.dtype.max, ids), axis=-1)
 
 
-def noise_of_texts(
-  seed: int, texts: Iterable[int], position: int, shape: Sequence[int]
+def numbers_of_texts(
+  seed: int, texts: range, position: int, shape: Sequence[int]
 ) -> tf.Tensor:
-  """Returns Gumbel noise `[B, *shape]` for each of some texts.
+  """Returns uniform numbers in [0, 1), `[B, *shape]`, for B texts in a row.
 
-  That of text i is a function of (seed, i, position, shape) alone. Call it
-  outside of what XLA compiles: LLVM can take the generator's XORs in a loop
-  for a checksum, and then follows both operands of each, through all XORs
+  Those of text i are a function of (seed, i, position, shape) alone. Philox
+  (Salmon et al. 2011) computes four of them from a key and a counter: the key
+  is the seed, and the counter has the position and, for each text, a range.
+
+  Call it outside of what XLA compiles: LLVM can take the generator's XORs in a
+  loop for a checksum, and then follows both operands of each, through all XORs
   before it, without an end.
 
   Args:
     seed: below 2^64.
-    texts: the numbers of the texts, below 2^32.
-    position: of the first character in its text, below 2^32.
+    texts: the numbers of the texts, in steps of 1.
+    position: of the first character in its text.
     shape: characters, and numbers for each.
   """
-  words = [[seed, text << 32 | position] for text in texts]
-  return _noise(np.array(words, np.uint64).view(np.int64), tf.constant(shape))
-
-
-_SIGNATURE = tf.TensorSpec([None, 2], tf.int64), tf.TensorSpec([2], tf.int32)
-
-
-@tf.function(input_signature=_SIGNATURE, autograph=False)
-def _noise(seeds: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-  def of_text(seed: tf.Tensor) -> tf.Tensor:
+  size = math.prod(shape)
+  num_counters = -(-size // 4)  # of a text
+  uniform = tf.raw_ops.StatelessRandomUniformV2(
+    shape=[len(texts), 4 * num_counters],
+    key=tf.constant([seed], tf.uint64),
+    counter=tf.constant([texts.start * num_counters, position], tf.uint64),
     # Without a name, another device would take another algorithm.
-    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
-    return gumbel_noise(uniform)
-
-  return tf.map_fn(of_text, seeds, fn_output_signature=tf.float32)
+    alg=tf.random.Algorithm.PHILOX.value,
+  )
+  return tf.reshape(uniform[:, :size], [len(texts), *shape])
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from charlm.data.passages import Found, find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.process import warn
 

@@ -328,6 +328,11 @@ def _choose_gpus(num_replicas: int, batch_size: int, num_workers: int) -> None:
   gpus = tf.config.get_visible_devices("GPU")
   # TensorFlow gives each worker one CPU device.
   at_most = len(gpus) or 1
-  check_replicas(num_replicas or at_most, at_most, batch_size, num_workers)
+  check_replicas(
+    num_replicas=num_replicas or at_most,
+    at_most=at_most,
+    batch_size=batch_size,
+    num_workers=num_workers,
+  )
   if num_replicas and gpus:
     tf.config.set_visible_devices(gpus[:num_replicas], "GPU")

@@ -37,8 +37,13 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   values, group = flags.FlagValues(), "Flags"  # the title, if none is given
   for field in (*dataclasses.fields(options), *dataclasses.fields(_Help)):
     group = field.metadata["group"] or group
-    words = field.name, field.default, field.metadata["help"]
-    _DEFINE[field.type](*words, flag_values=values, module_name=group)
+    _DEFINE[field.type](
+      name=field.name,
+      default=field.default,
+      help=field.metadata["help"],
+      flag_values=values,
+      module_name=group,
+    )
   return values
 
 

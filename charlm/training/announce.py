@@ -2,8 +2,8 @@
 
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
-from charlm.data.encoding import Corpus
 from charlm.data.text import sha256
+from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import unknown_characters
 from charlm.experiment import Start
 from charlm.runs.run_dir import RunDir

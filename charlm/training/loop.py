@@ -11,7 +11,7 @@ from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 from charlm.sampling.sample import SEPARATOR
 from charlm.system.cluster import Cluster
 from charlm.system.process import DONE, INCOMPLETE, warn

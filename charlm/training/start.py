@@ -12,14 +12,14 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.data.corpus import Split
-from charlm.data.encoding import Corpus
+from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
 from charlm.model.language_model import LanguageModel
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.loading import load_initial, open_initial
+from charlm.runs.initial import load_initial, open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Run, create_run, experiment_of, open_run
@@ -174,7 +174,13 @@ def _begin_with(
     raise InputError(
       f"no character occurs {config.min_count} times: lower --min_count"
     )
-  initial = load_initial(run_dir, initial_run, config, len(vocab), layer)
+  initial = load_initial(
+    run_dir=run_dir,
+    initial=initial_run,
+    config=config,
+    vocab_size=len(vocab),
+    layer=layer,
+  )
   return vocab, initial, unknown_characters(vocab, known) if initial_run else ""
 
 

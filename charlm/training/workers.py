@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 
 from charlm.data.corpus import Split
-from charlm.data.encoding import Corpus
 from charlm.data.text import sha256
+from charlm.data.text_to_ids import Corpus
 from charlm.errors import InputError
 from charlm.experiment import differences
 from charlm.runs.provenance import describe_start

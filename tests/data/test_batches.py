@@ -17,8 +17,8 @@ from charlm.data.batches import (
   split_input_target,
 )
 from charlm.data.corpus import load_corpus, split_text
-from charlm.data.encoding import encode_text
 from charlm.data.tensors import create_batch_dataset
+from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import decode, encode, extend_vocab
 from charlm.errors import InputError
 

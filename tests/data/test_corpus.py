@@ -9,8 +9,8 @@ from helpers import ROOT, SHARED_DATA
 
 from charlm.config import Config
 from charlm.data import corpus, shakespeare
-from charlm.data.encoding import encode_text
-from charlm.data.reading import clean_pieces
+from charlm.data.cleaning import clean_pieces
+from charlm.data.text_to_ids import encode_text
 from charlm.errors import InputError
 from charlm.system.flags import define_flags, options_from
 

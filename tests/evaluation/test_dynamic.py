@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from helpers import build_model
 
-from charlm.data.encoding import encode_text
+from charlm.data.text_to_ids import encode_text
 from charlm.errors import InputError
 from charlm.evaluation.dynamic import (
   _LEARNING_RATES,

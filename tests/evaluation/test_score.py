@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from helpers import score_of
 
-from charlm.data.encoding import encode_text
+from charlm.data.text_to_ids import encode_text
 from charlm.evaluation import score as score_module
 from charlm.evaluation.score import confidence_interval, log_perplexity
 

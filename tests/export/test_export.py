@@ -14,8 +14,8 @@ from helpers import ROOT
 import charlm
 import export as export_program
 from charlm.data.vocabulary import vocabulary_from_json
-from charlm.runs.loading import load_model
 from charlm.runs.run import open_run
+from charlm.runs.trained_model import load_model
 
 # The call of the guide, whose ids are a NumPy array: a text in two parts, the
 # second from the states after the first.

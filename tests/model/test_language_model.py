@@ -182,11 +182,12 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
 
 
 def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
-  x = _dropout(tf.ones([40, 50, 20]), 0.3, tf.constant([1, 2]), 0).numpy()
+  ones, seed = tf.ones([40, 50, 20]), tf.constant([1, 2])
+  x = _dropout(x=ones, rate=0.3, seed=seed, layer=0).numpy()
   np.testing.assert_allclose(x[x != 0], 1 / 0.7, rtol=1e-6)
   # 40,000 draws: four standard deviations are 0.0092.
   assert abs((x == 0).mean() - 0.3) < 0.01
-  other = _dropout(tf.ones([40, 50, 20]), 0.3, tf.constant([1, 2]), 1)
+  other = _dropout(x=ones, rate=0.3, seed=seed, layer=1)
   assert ((x == 0) != (other.numpy() == 0)).any()
 
 

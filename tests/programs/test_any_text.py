@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from charlm.config import Config
 from charlm.data.batches import Batches
-from charlm.data.reading import clean_pieces
+from charlm.data.cleaning import clean_pieces
 from charlm.data.vocabulary import build_vocabulary, decode, encode
 from charlm.sampling.generator import GenerativeModel
 from charlm.system.devices import create_strategy

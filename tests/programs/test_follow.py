@@ -11,10 +11,10 @@ import tensorflow as tf
 
 import eval as eval_program
 from charlm.errors import InputError
-from charlm.runs import loading
-from charlm.runs.loading import follow_checkpoints
+from charlm.runs import trained_model
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
+from charlm.runs.trained_model import follow_checkpoints
 
 
 def _curve(folder: pathlib.Path) -> dict[int, float]:
@@ -81,7 +81,7 @@ def test_checkpoints_and_metrics_prolong_the_wait(
     events.pop(seconds, lambda: None)()
 
   clock = types.SimpleNamespace(sleep=sleep, monotonic=lambda: seconds)
-  monkeypatch.setattr(loading, "time", clock)
+  monkeypatch.setattr(trained_model, "time", clock)
   found = [
     step for _, step in follow_checkpoints(open_run(run.path), idle_timeout=10)
   ]
@@ -101,7 +101,7 @@ def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
       path.unlink()
     for path in folder.glob(f"ckpt-{steps[2]}.data-*"):
       path.write_bytes(path.read_bytes()[:-9])
-  monkeypatch.setattr(loading, "_SECONDS_BETWEEN_ATTEMPTS", 0)
+  monkeypatch.setattr(trained_model, "_SECONDS_BETWEEN_ATTEMPTS", 0)
   with pytest.raises(InputError, match=f"ckpt-{steps[2]} is damaged"):
     next(models)
 

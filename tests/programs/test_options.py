@@ -14,10 +14,10 @@ import export as export_program
 import train as train_program
 from charlm.data.vocabulary import encode
 from charlm.model.language_model import num_weights
-from charlm.runs.loading import load_model
 from charlm.runs.run import open_run
+from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
-from charlm.sampling.options import Request
+from charlm.sampling.request import Request
 
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:

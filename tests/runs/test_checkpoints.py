@@ -20,9 +20,9 @@ from helpers import (
 from helpers import NumberedCheckpoints as Checkpoints
 
 from charlm.errors import InputError
-from charlm.runs.loading import load_model
 from charlm.runs.run import create_run, open_run
 from charlm.runs.run_dir import RunDir
+from charlm.runs.trained_model import load_model
 from charlm.training.trainer import TrainState
 
 

@@ -26,9 +26,9 @@ import sample as sample_program
 import train as train_program
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
-from charlm.runs.loading import load_model
 from charlm.runs.run import create_run, open_run
 from charlm.runs.run_dir import RunDir
+from charlm.runs.trained_model import load_model
 from charlm.system.files import plain_path
 
 NAMES = [

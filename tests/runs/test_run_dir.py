@@ -23,9 +23,9 @@ from helpers import (
 import train as train_program
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.runs.loading import load_model
 from charlm.runs.run import create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
+from charlm.runs.trained_model import load_model
 
 
 def test_what_was_created_is_read_back(run: RunDir) -> None:
@@ -91,7 +91,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   "name",
   [
     *("vocabulary.json", "eval.txt", "valid.txt", "metrics.jsonl"),
-    *("starts.jsonl", "checkpoints/a", "best/a", "summaries/a", "lock"),
+    *("starts.jsonl", "checkpoints/a", "best/a", "summaries/a"),
   ],
 )
 def test_the_files_of_others_are_left_alone(

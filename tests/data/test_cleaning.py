@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from charlm.config import Config
-from charlm.data.corpus import load_corpus
-from charlm.data.reading import (
+from charlm.data.cleaning import (
   _lower,
   clean_pieces,
   decode_chunks,
   read_sources,
   split_lines,
 )
+from charlm.data.corpus import load_corpus
 from charlm.data.sources import find_sources
 from charlm.errors import InputError
 

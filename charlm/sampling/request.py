@@ -29,7 +29,7 @@ class Request(Options):
   """
 
   prefix: str = option(
-    "", "text to continue; default: the start of a line", UTF8, "The text"
+    "", "text to continue; default: the start of a line", UTF8, group="The text"
   )
   stop: str = option("", "end a text before it would contain this string", UTF8)
   num_chars: int = option(
