@@ -46,12 +46,9 @@ class Experiment:
   def changes(self, other: "Experiment") -> list[str]:
     """Lists the fields in which a later start's experiment differs."""
     before, fields = self._fields(), other._fields()
-    # The hash identifies the corpus, not the path: files may be moved. But
-    # whether a part has a file of its own decides the split. At a constant
-    # learning rate, more epochs only extend the run; any other schedule
-    # depends, at every step, on the number of steps.
-    paths = ("corpus", "eval_corpus", "valid_corpus")
-    ignored = {n for n in paths if bool(before[n]) == bool(fields[n])}
+    # At a constant learning rate, more epochs only extend the run; any other
+    # schedule depends, at every step, on the number of steps.
+    ignored = {n for n in _PATHS if bool(before[n]) == bool(fields[n])}
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
@@ -62,6 +59,14 @@ class Experiment:
     # another number of eval lines changes them, too.
     others = [found[name] for name in found if name not in _SHA256[1:]]
     return others or list(found.values())
+
+  @property
+  def setting(self) -> tuple[object, ...]:
+    """What runs that differ in the seed alone have in common."""
+    fields = self._fields()
+    del fields["seed"]
+    fields |= {name: bool(fields[name]) for name in _PATHS}
+    return tuple(fields.items())
 
   @property
   def hashes(self) -> list[str]:
@@ -101,6 +106,9 @@ class Experiment:
     return fields.pop("config") | fields
 
 
+# The hash identifies a text, not the path: files may be moved. But whether a
+# part has a file of its own decides the split.
+_PATHS = ("corpus", "eval_corpus", "valid_corpus")
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
 
 

@@ -34,6 +34,7 @@ from charlm.data.text_to_ids import encode_text
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
+from charlm.reporting.result import Result
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
 from charlm.runs.run import experiment_of
@@ -105,6 +106,44 @@ def score_of(
   """Returns a score of characters or, with lengths, of rows of them."""
   ids = np.where(np.broadcast_to(unknown, nats.shape), 0, 2)
   return Score(nats, ids, lengths, num_bytes=len(nats))
+
+
+def result_of(
+  name: str,
+  nats: list[float],
+  text: str = "the",
+  *,
+  valid: list[float] | None = None,
+  setting: str = "",
+  seed: int = 0,
+) -> Result:
+  """Returns the result of a run that lost these nats on eval and valid text.
+
+  By default, no other run has its setting.
+  """
+  scores = {"eval": score_of(np.array(nats, np.float32))}
+  if valid:
+    scores["valid"] = score_of(np.array(valid, np.float32))
+  return Result(
+    run={
+      "name": name,
+      "seed": seed,
+      "step": 1,
+      "num_weights": 1,
+      "scores": {"stream": scores["eval"].to_dict()},
+      "valid_score": scores["valid"].to_dict() if valid else None,
+      "curves": {"train": [], "eval": []},
+      "samples": [],
+    },
+    text=text,
+    eval_sha256="",
+    valid_sha256="",
+    setting=setting or name,
+    scores=scores,
+    vocab=[],
+    characters=[],
+    samples=[],
+  )
 
 
 class NumberedCheckpoints(Checkpoints):

@@ -180,6 +180,21 @@ def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
   ]
 
 
+def test_a_setting_is_all_but_the_seed_and_where_texts_are() -> None:
+  config = Config(eval_corpus="a.txt")
+  one = Experiment(config, SHA256, *OF_FILES).setting
+
+  def setting(corpus_sha256: str = SHA256, **flags: object) -> object:
+    changed = dataclasses.replace(config, **flags)
+    return Experiment(changed, corpus_sha256, *OF_FILES).setting
+
+  assert setting(seed=1, corpus="x.txt", eval_corpus="b.txt") == one
+  assert setting(eval_corpus="") != one
+  assert setting(rnn_units=7) != one
+  assert setting(init_from="run") != one
+  assert setting("1" * 64) != one
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")))
 def test_recipes_are_valid(recipe: pathlib.Path) -> None:
   values = define_flags(TrainOptions)

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 
+import pytest
 from helpers import ROOT
 
 SMALL = "--eval_lines=50 --seq_length=20 --batch_size=24 --embedding_dim=8 "
 SMALL += "--rnn_units=16 --num_replicas=1"
 SMALLER = {
   "0.001 0.002 0.004": "0.01",
-  "0 1 2": "1",
+  "0 1 2": "0 1",
   "--valid_lines=200": "--valid_lines=20",
   "--epochs=2": "--epochs=1",
 }
@@ -36,7 +37,19 @@ def test_the_loop_ends_in_a_report(
   )
   assert result.returncode == 0, result.stderr
   (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
-  (run,) = group["runs"]
-  (point,) = run["curves"]["eval"]
-  assert run["name"] == "rate-0.01-1"
-  assert result.stdout.splitlines()[-1] == f"{point['valid_loss']} rate-0.01-1"
+  first, second = group["runs"]
+  assert {first["seed"], second["seed"]} == {0, 1}
+  # Each is scored as at its end, and the mean is printed.
+  runs = (first, second)
+  losses = [run["curves"]["eval"][-1]["valid_loss"] for run in runs]
+  scored = [run["valid_score"]["log_perplexity"] for run in runs]
+  assert scored == pytest.approx(losses)
+  assert losses == sorted(losses)
+  names = ["rate-0.01-0", "rate-0.01-1"]
+  assert [setting["runs"] for setting in group["settings"]] == [names]
+  mean, error = sum(losses) / 2, (losses[1] - losses[0]) / 2
+  *_, line, listed = result.stdout.splitlines()
+  found, found_error, best = line.split(maxsplit=2)
+  assert float(found) == pytest.approx(mean)
+  assert float(found_error) == pytest.approx(error)
+  assert (best, listed.split()) == ("(the best)", names)

@@ -3,17 +3,14 @@
 The page shows no others.
 """
 
-import math
 import pathlib
-
-import numpy as np
 
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
-from charlm.evaluation.score import confidence_interval
 from charlm.reporting.ngram import Baseline, baselines
 from charlm.reporting.result import Result
-from charlm.reporting.types import Difference, Numbers, Run, RunGroup
+from charlm.reporting.settings import compare_settings
+from charlm.reporting.types import Numbers, Part, RunGroup
 
 
 def report_numbers(results: list[Result], train: Text | None) -> Numbers:
@@ -21,7 +18,7 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
 
   Args:
     results: of the runs. Only those with the same eval text are compared: they
-      are a group, ranked by their scores. The first run's group comes first.
+      are a group, ranked by their losses. The first run's group comes first.
     train: what the first run was trained on; without it, whatever needs that
       text is left out.
   """
@@ -57,31 +54,25 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def _group(results: list[Result]) -> RunGroup:
-  """Describes runs with one eval text, the best by `stream` first."""
-  best, *others = sorted(
-    results, key=lambda result: result.run["scores"]["stream"]["log_perplexity"]
-  )
-  compared: list[Run] = [
-    {**other.run, "difference_to_best": _difference(other, best)}
-    for other in others
-  ]
-  return {
-    "eval_sha256": best.eval_sha256,
-    # The first character is not predicted.
-    "num_characters": len(best.text) - 1,
-    "runs": [best.run, *compared],
+  """Describes runs with one eval text, the best first."""
+  # As of eval texts, the hash alone does not tell bytes from characters.
+  valid_texts = {
+    (result.valid_sha256, valid.num_characters) if valid else None
+    for result in results
+    for valid in [result.scores.get("valid")]
   }
-
-
-def _difference(one: Result, other: Result) -> Difference:
-  """Returns the paired difference of two scores, and its 95 % interval."""
-  # A mean of millions of float32 can lose its last digits.
-  difference = one.nats.astype(np.float64) - other.nats.astype(np.float64)
-  low, high = interval = confidence_interval(difference)
+  parts: list[Part] = ["eval"]
+  if len(valid_texts) == 1 and None not in valid_texts:
+    parts = ["valid", "eval"]
+  first = results[0]
+  ranked = sorted(results, key=lambda x: x.scores[parts[0]].log_perplexity)
   return {
-    "mean": float(difference.mean()),
-    "interval": interval if math.isfinite(low) else None,
-    "excludes_0": low > 0 or high < 0,
+    "eval_sha256": first.eval_sha256,
+    # The first character is not predicted.
+    "num_characters": len(first.text) - 1,
+    "ranked_by": parts[0],
+    "settings": compare_settings(results, parts),
+    "runs": [result.run for result in ranked],
   }
 
 

@@ -2,13 +2,14 @@
 
 import html
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from charlm.data.passages import MIN_LENGTH
 from charlm.reporting.figures import color_of, draw_curves
 from charlm.reporting.ngram import cells_of
-from charlm.reporting.types import Numbers, Run, RunGroup
+from charlm.reporting.types import Difference, Numbers, Run, RunGroup
 
 # One class per level: a style for each character would double the page.
 _LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
@@ -22,6 +23,7 @@ def page(numbers: Numbers) -> str:
   runs = [run for group in groups for run in group["runs"]]
   sections = {
     "Ranking": "".join(_ranking(group) for group in groups),
+    "Is it better?": "".join(_comparison(group) for group in groups),
     "Learning curves": _curves(runs),
     "Scores": _scores(groups),
     "Baselines": _baselines(numbers),
@@ -73,39 +75,101 @@ def _unit_of(runs: Sequence[Run]) -> str:
 
 def _ranking(group: RunGroup) -> str:
   unit = _unit_of(group["runs"])
-  header = ["run", f"nats per {unit}", "95 % interval", f"bits per {unit}"]
-  header += ["difference to the best", "95 % interval", "excludes 0"]
-  header += ["step", "weights"]
+  header = ["run", f"eval: nats per {unit}", "95 % interval"]
+  header += [f"bits per {unit}", f"valid: nats (bits) per {unit}"]
+  header += ["seed", "step", "weights"]
   rows = []
   for run in group["runs"]:
-    stream, difference = run["scores"]["stream"], run["difference_to_best"]
-    compared = ["", "", ""]
-    if difference:
-      compared = [
-        f"{difference['mean']:+.4f}",
-        _interval(difference["interval"], "+"),
-        "yes" if difference["excludes_0"] else "no",
-      ]
+    stream, on_valid = run["scores"]["stream"], ""
+    if valid := run["valid_score"]:
+      bits = f"({valid['bits_per_character']:.4f})"
+      on_valid = f"{valid['log_perplexity']:.4f} {bits}"
     rows.append(
       [
         run["name"],
         f"{stream['log_perplexity']:.4f}",
         _interval(stream["interval"]),
         f"{stream['bits_per_character']:.4f}",
-        *compared,
+        on_valid,
+        str(run["seed"]),
         f"{run['step']:,}",
         f"{run['num_weights']:,}",
       ]
     )
+  text = "valid text, which all runs share"
+  if group["ranked_by"] == "eval":
+    text = "eval text, since there is no valid text that all runs share"
   return _table(header, rows) + _note(
-    "By the protocol stream (each prediction is made from all text before it), "
-    f"over {group['num_characters']:,} predictions in the eval text whose "
-    f"SHA-256 begins with {group['eval_sha256'][:8]}. "
-    "Runs with another eval text are not compared, nor, if the text is not "
-    "ASCII, runs of bytes with runs of characters. A difference is in nats, "
-    "and paired, prediction by prediction. Its interval is over the text, not "
-    "over seeds: two runs that differ in the seed alone can exclude 0, too."
+    f"Ranked by the {text}. By the protocol stream: each prediction is made "
+    "from all text before it. "
+    f"The eval text has {group['num_characters']:,} predictions, and a SHA-256 "
+    f"that begins with {group['eval_sha256'][:8]}. The interval is over this "
+    "text. Runs with another eval text are not compared, nor, if the text is "
+    "not ASCII, runs of bytes with runs of characters."
   )
+
+
+def _comparison(group: RunGroup) -> str:
+  """Returns what the settings of a group lost, and whether one is better."""
+  if len(group["runs"]) < 2:
+    return _note(
+      f"{group['runs'][0]['name']} is not compared: no other run has its eval "
+      "text."
+    )
+  unit = _unit_of(group["runs"])
+  losses_header = ["setting", "text", "seeds", f"mean nats per {unit}"]
+  losses_header += [f"bits per {unit}", "lowest to highest", "standard error"]
+  header = ["setting", "text", f"difference to the best, nats per {unit}"]
+  header += ["interval over seeds", "interval over the text"]
+  header.append("more than the seeds'")
+  losses_rows, rows = [], []
+  for setting in group["settings"]:
+    for part, losses in setting["losses"].items():
+      name, error = ", ".join(setting["runs"]), losses["standard_error"]
+      losses_rows.append(
+        [
+          name,
+          part,
+          str(len(setting["runs"])),
+          f"{losses['mean']:.4f}",
+          f"{losses['mean'] / math.log(2):.4f}",
+          _interval((losses["lowest"], losses["highest"])),
+          "" if error is None else f"{error:.4f}",
+        ]
+      )
+      if difference := losses["difference_to_best"]:
+        rows.append(
+          [
+            name,
+            part,
+            f"{difference['mean']:+.4f}",
+            _interval(difference["seed_interval"], "+"),
+            _interval(difference["text_interval"], "+"),
+            _more_than_seeds(difference),
+          ]
+        )
+  tables = _table(losses_header, losses_rows)
+  if rows:
+    tables += _table(header, rows)
+  return tables + _note(
+    "Runs that differ in the seed alone are one setting. Their losses differ, "
+    "too: a difference that is smaller than that of two seeds is no "
+    "difference. The interval over seeds (95 %, Welch's t) says what other "
+    "seeds would give on the same text. If it includes 0, no difference is "
+    "shown. The interval over the text (95 %, paired, prediction by "
+    "prediction) says what these runs would give on other texts of the kind. "
+    "It knows nothing of seeds: for two seeds of one setting it can exclude 0. "
+    "If a setting has one seed, the difference may be the seed's: train each "
+    "with two or more, by --seed."
+  )
+
+
+def _more_than_seeds(difference: Difference) -> str:
+  """Returns whether a difference is more than what seeds make."""
+  interval = difference["seed_interval"]
+  if interval is None:
+    return "one seed: may be the seed's"
+  return "yes" if interval[0] > 0 or interval[1] < 0 else "not shown"
 
 
 def _curves(runs: Sequence[Run]) -> str:

@@ -10,8 +10,9 @@ from charlm.data.text import Text, readable
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_short
+from charlm.experiment import Experiment
 from charlm.model.language_model import LanguageModel
-from charlm.reporting.types import Character, Point, Run
+from charlm.reporting.types import Character, Part, Point, Run
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import Run as OpenedRun
 from charlm.runs.trained_model import load_model
@@ -33,14 +34,16 @@ class Result:
   run: Run  # compared with no other one
   text: str  # the scored one, its first character included
   eval_sha256: str  # of the text in its encoding
-  nats: np.ndarray  # of each scored character, by the protocol `stream`
+  valid_sha256: str
+  setting: object  # equal for runs that differ in the seed alone
+  scores: dict[Part, Score]  # by the protocol `stream`; `valid` if it has one
   vocab: list[str]
   characters: list[Character]  # the first that are scored
   samples: list[str]  # drawn after a newline, in the run's encoding
 
 
 def score_run(run: OpenedRun, name: str, checkpoint: str) -> Result:
-  """Scores a run's eval text by all protocols, and draws samples.
+  """Scores a run's texts, that for eval by all protocols, and draws samples.
 
   The report calls the run by the name.
 
@@ -60,34 +63,47 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
   model, step = load_model(run, checkpoint)
   vocab, config, text = run.vocab, run.config, run.eval_text()
   refuse_short(text, run.dir.eval_path)
-  scores = _scores(model, vocab, text)
-  nats = scores["stream"].nats
+  evaluator = Evaluator(model)
+  by_protocol = _scores(evaluator, vocab, text)
+  scores: dict[Part, Score] = {"eval": by_protocol["stream"]}
+  if len(valid := run.valid_text()):
+    scores["valid"] = score_text(evaluator, vocab, valid)[0]
+  nats = scores["eval"].nats
   request = Request(num_chars=_SAMPLE_CHARS, num_samples=_NUM_SAMPLES)
   drawn = GenerativeModel(model, vocab).sample(request)
   samples = [sample.text for sample in drawn]
   return Result(
     run={
       "name": name,
+      "seed": config.seed,
       "step": step,
       "num_weights": model.count_params(),
-      "scores": {key: score.to_dict() for key, score in scores.items()},
-      "difference_to_best": None,
+      "scores": {key: score.to_dict() for key, score in by_protocol.items()},
+      "valid_score": scores["valid"].to_dict() if "valid" in scores else None,
       "curves": _curves(read_records(run.dir.metrics), config),
       "samples": [readable(sample, config.encoding) for sample in samples],
     },
     text=str(text),
     eval_sha256=run.experiment.eval_sha256,
-    nats=nats,
+    valid_sha256=run.experiment.valid_sha256,
+    setting=setting_of(run.experiment, step, checkpoint),
+    scores=scores,
     vocab=vocab,
     characters=_characters(model=model, vocab=vocab, text=text, nats=nats),
     samples=samples,
   )
 
 
+def setting_of(experiment: Experiment, step: int, checkpoint: str) -> object:
+  """Returns what is equal for runs that differ in the seed alone."""
+  # A run that still trains is no other seed of one that is done. But the best
+  # step may be another one for each seed.
+  return experiment.setting, None if checkpoint == "best" else step
+
+
 def _scores(
-  model: LanguageModel, vocab: list[str], text: Text
+  evaluator: Evaluator, vocab: list[str], text: Text
 ) -> dict[str, Score]:
-  evaluator = Evaluator(model)
   protocols = {"stream": "stream", f"windows of {_WINDOW}": "windows"}
   if "\n" in vocab:
     protocols["lines"] = "lines"

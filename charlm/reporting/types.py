@@ -4,19 +4,42 @@ A unit is what a run predicts: a character or a byte. A loss is in nats per
 unit.
 """
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from charlm.data.passages import FoundNumbers
 from charlm.evaluation.score import ScoreNumbers
 from charlm.reporting.ngram import Baseline
 
+Part = Literal["valid", "eval"]
+
 
 class Difference(TypedDict):
-  """The loss of a run minus that of the best, paired unit by unit."""
+  """The mean loss of a setting minus that of the best, with 95 % intervals."""
 
   mean: float
-  interval: tuple[float, float] | None  # None: of one unit alone
-  excludes_0: bool  # the interval does
+  # For these runs on other texts of the kind: over the text, paired unit by
+  # unit. None: the text has one unit alone.
+  text_interval: tuple[float, float] | None
+  # For other seeds on this text: over the runs, by Welch. None: one of the two
+  # settings has one seed alone.
+  seed_interval: tuple[float, float] | None
+
+
+class Losses(TypedDict):
+  """The losses of a setting's runs on a part, by the protocol `stream`."""
+
+  mean: float
+  lowest: float
+  highest: float
+  standard_error: float | None  # of the mean; None: of one seed alone
+  difference_to_best: Difference | None  # None: it is the best
+
+
+class Setting(TypedDict):
+  """Runs of one group that differ in the seed alone, one of each seed."""
+
+  runs: list[str]  # their names
+  losses: dict[Part, Losses]  # of what the group is ranked by, and of `eval`
 
 
 class Point(TypedDict):
@@ -33,10 +56,11 @@ class Run(TypedDict):
   """A run: its scores, curves and samples."""
 
   name: str
+  seed: int
   step: int
   num_weights: int
-  scores: dict[str, ScoreNumbers]  # by protocol
-  difference_to_best: Difference | None  # None: it is the best
+  scores: dict[str, ScoreNumbers]  # of the eval text, by protocol
+  valid_score: ScoreNumbers | None  # by `stream`; None: no valid text
   curves: dict[str, list[Point]]  # by split, `train` and `eval`
   samples: list[str]
 
@@ -46,6 +70,8 @@ class RunGroup(TypedDict):
 
   eval_sha256: str
   num_characters: int  # predictions in the text
+  ranked_by: Part  # `valid` if all have the same valid text
+  settings: list[Setting]  # the best first
   runs: list[Run]  # the best first
 
 

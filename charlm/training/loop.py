@@ -55,7 +55,7 @@ class TrainingLoop:
     model, give_up = self.trainer.model, self._give_up_if_asked
     self._evaluator = Evaluator(model, before_piece=give_up)
     self._generator = GenerativeModel(model, self.vocab)
-    self._scores: dict[int, Score] = {}  # of the step last scored
+    self._told_step: int | None = None  # whose scores were printed
     self._best_saved = True  # whether `best/` has the lowest loss
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
@@ -102,8 +102,8 @@ class TrainingLoop:
       to_resume = ": run the same command to resume" if saved else ""
       self.bar.log(f"stopped after step {step:,}{to_resume}")
     else:
-      if step not in self._scores:  # nothing was left to train
-        self.bar.log(_describe_score(step, self._score(step)))
+      if step != self._told_step:  # nothing was left to train
+        self._tell(step, self._score(), self._score_valid())
       self.bar.log(f"trained to step {step:,}\n{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE
@@ -149,20 +149,15 @@ class TrainingLoop:
       DivergedError: a loss is not finite.
       _GivenUp: a stop was asked for.
     """
-    score = self._score(step)
-    line = _describe_score(step, score)
+    score, valid = self._score(), self._score_valid()
     numbers = {
       "loss": score.log_perplexity,
       "perplexity": score.perplexity,
       "bits_per_character": score.bits_per_character,
       "bits_per_byte": score.bits_per_byte,
     }
-    # The valid text, if there is one, decides which checkpoint is the best.
-    if len(self.split.valid):
-      valid = self._evaluator.stream(self.split.valid.ids_in(self.vocab))
-      nats, bits = valid.log_perplexity, valid.bits_per_character
-      numbers["valid_loss"] = nats
-      line += f", valid log perplexity {nats:.4f} ({bits:.4f} bits)"
+    if valid:  # decides which checkpoint is the best
+      numbers["valid_loss"] = valid.log_perplexity
     if not math.isfinite(numbers["loss"] + numbers.get("valid_loss", 0)):
       raise DivergedError(
         f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
@@ -175,14 +170,21 @@ class TrainingLoop:
       "continuation": self._sample(start, seed=1),
     }
     self.metrics.write(step, "eval", {**numbers, **samples})
-    self.bar.log(line)
+    self._tell(step, score, valid)
 
-  def _score(self, step: int) -> Score:
-    if step not in self._scores:
-      text = self.split.eval
-      score = self._evaluator.stream(text.ids_in(self.vocab))
-      self._scores = {step: score.with_size_of(text)}
-    return self._scores[step]
+  def _score(self) -> Score:
+    text = self.split.eval
+    return self._evaluator.stream(text.ids_in(self.vocab)).with_size_of(text)
+
+  def _score_valid(self) -> Score | None:
+    text = self.split.valid
+    if not len(text):
+      return None
+    return self._evaluator.stream(text.ids_in(self.vocab))
+
+  def _tell(self, step: int, score: Score, valid: Score | None) -> None:
+    self.bar.log(_describe_scores(step, score, valid))
+    self._told_step = step
 
   def _sample(self, prefix: str = "", seed: int = 0) -> str:
     """Returns a prefix and what the model writes after it, for a person."""
@@ -191,7 +193,13 @@ class TrainingLoop:
     return readable(text, self.split.eval.encoding)
 
 
-def _describe_score(step: int, score: Score) -> str:
+def _describe_scores(step: int, score: Score, valid: Score | None) -> str:
   bits = ", ".join(f"{x:.4f} bits per {unit}" for unit, x in score.bits.items())
-  words = f"eval log perplexity {score.log_perplexity:.4f} ({bits})"
-  return f"step {step:,}: {words}, perplexity {score.perplexity:.3f}"
+  line = (
+    f"step {step:,}: eval log perplexity {score.log_perplexity:.4f} ({bits}), "
+    f"perplexity {score.perplexity:.3f}"
+  )
+  if valid:
+    nats, bits_of_valid = valid.log_perplexity, valid.bits_per_character
+    line += f", valid log perplexity {nats:.4f} ({bits_of_valid:.4f} bits)"
+  return line

@@ -1,6 +1,5 @@
 """The report as a page, as JSON, and as a browser shows it."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -10,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Once, score_of
+from helpers import Once, result_of
 from playwright.sync_api import Browser
 
 import charlm
@@ -18,7 +17,7 @@ import eval as eval_program
 import report as report_program
 from charlm.reporting import result
 from charlm.reporting.figures import color_of, draw_curves
-from charlm.reporting.numbers import report_numbers, short_names
+from charlm.reporting.numbers import short_names
 from charlm.reporting.page import page
 from charlm.reporting.result import Result
 from charlm.reporting.types import Numbers
@@ -27,55 +26,6 @@ from charlm.runs.run import Run
 
 def _report(*args: str) -> int:
   return report_program.main(["report.py", *args])
-
-
-def _result(name: str, nats: list[float], text: str = "the") -> Result:
-  """Returns the result of a run that lost these nats on a text."""
-  losses = np.array(nats, np.float32)
-  return Result(
-    run={
-      "name": name,
-      "step": 1,
-      "num_weights": 1,
-      "scores": {"stream": score_of(losses).to_dict()},
-      "difference_to_best": None,
-      "curves": {"train": [], "eval": []},
-      "samples": [],
-    },
-    text=text,
-    eval_sha256="",
-    nats=losses,
-    vocab=[],
-    characters=[],
-    samples=[],
-  )
-
-
-def test_runs_of_one_text_are_ranked_and_compared() -> None:
-  results = [
-    _result("worse", [2, 4, 3, 5], "night"),
-    _result("another text", [1, 1]),
-    _result("best", [1, 2, 3, 4], "night"),
-    _result("no worse", [1, 3, 2, 4], "night"),
-  ]
-  # The same characters, as bytes of another file.
-  results.append(dataclasses.replace(results[1], eval_sha256="1"))
-  numbers = report_numbers(results, None)
-  assert numbers["first"] == "worse"
-  first, *others = numbers["groups"]
-  assert first["num_characters"] == 4
-  names = [run["name"] for run in first["runs"]]
-  assert names == ["best", "no worse", "worse"]
-  assert [len(group["runs"]) for group in others] == [1, 1]
-  _, no_worse, worse = (run["difference_to_best"] for run in first["runs"])
-  assert first["runs"][0]["difference_to_best"] is None
-  assert no_worse["mean"] == 0
-  assert not no_worse["excludes_0"]
-  # Differences of 1, 2, 0 and 1, in stretches of two.
-  assert worse["mean"] == 1
-  low, high = worse["interval"]
-  assert (low, high) == pytest.approx((1 - 0.5 * 2**0.5, 1 + 0.5 * 2**0.5))
-  assert worse["excludes_0"]
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +124,7 @@ def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 
   def score(run: Run, name: str, checkpoint: str) -> Result:
     run.dir.find_checkpoint(checkpoint)
-    return _result(name, [1, 3])
+    return result_of(name, [1, 3])
 
   monkeypatch.setattr(result, "score_run", score)
 
@@ -264,7 +214,8 @@ def test_a_browser_shows_what_was_expected(
   errors = []
   tab.on("pageerror", lambda error: errors.append(error))
   tab.goto((tmp_path / "page.html").as_uri())
-  assert tab.get_by_role("heading", name="Learning curves").is_visible()
+  for name in ("Is it better?", "Learning curves"):
+    assert tab.get_by_role("heading", name=name).is_visible()
   # One colour packs to a few kilobytes.
   assert len(tab.locator("svg").screenshot()) > 5_000
   entries = json.loads(tab.locator("#characters").inner_text())

@@ -17,7 +17,7 @@ from soak import numbers
 
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
-from charlm.training.loop import TrainingLoop, _describe_score
+from charlm.training.loop import TrainingLoop, _describe_scores
 from charlm.training.trainer import Trainer, TrainMetrics
 
 _FLAGS = ["--eval_every_steps=5", "--epochs=2", "--eval_lines=100"]
@@ -95,8 +95,12 @@ def test_an_evaluation_that_is_given_up_is_made_up(
   # Each text was scored once an evaluation, and not again at the end.
   assert looks.number == pieces * len(left)
   soak.assert_equal_runs(run_dir, unbroken)
-  # What is there is not evaluated again.
+  # What is there is not evaluated again, but told: of both texts.
   assert train_program.main(stopped) == 0
+  last = f"step {steps[-1]}:"
+  (told,) = (x for x in printed.splitlines() if x.startswith(last))
+  assert told in capsys.readouterr().out.splitlines()
+  assert ("valid log perplexity" in told) == valid
   soak.assert_equal_runs(run_dir, unbroken)
 
 
@@ -263,9 +267,9 @@ def test_a_score_is_told_in_nats_and_bits() -> None:
     "step 5: eval log perplexity 1.3863 (2.0000 bits per character, 0.5000"
   )
   words += " bits per byte), perplexity 4.000"
-  assert _describe_score(5, score) == words
+  assert _describe_scores(5, score, None) == words
   score = dataclasses.replace(score_of(nats), unit="byte")
   words = (
     "step 5: eval log perplexity 1.3863 (2.0000 bits per byte), perplexity"
   )
-  assert _describe_score(5, score) == f"{words} 4.000"
+  assert _describe_scores(5, score, None) == f"{words} 4.000"

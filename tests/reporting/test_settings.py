@@ -1,0 +1,134 @@
+"""How runs are ranked, and whether one setting is better than another."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from helpers import EXPERIMENT, result_of
+
+from charlm.reporting.numbers import report_numbers
+from charlm.reporting.page import page
+from charlm.reporting.result import setting_of
+from charlm.reporting.settings import student_quantile, welch_interval
+
+
+def test_runs_of_one_text_are_ranked_and_compared() -> None:
+  results = [
+    result_of("worse", [2, 4, 3, 5], "night"),
+    result_of("another text", [1, 1]),
+    result_of("best", [1, 2, 3, 4], "night"),
+    result_of("no worse", [1, 3, 2, 4], "night"),
+  ]
+  # The same characters, as bytes of another file.
+  results.append(dataclasses.replace(results[1], eval_sha256="1"))
+  numbers = report_numbers(results, None)
+  assert numbers["first"] == "worse"
+  first, *others = numbers["groups"]
+  assert first["num_characters"] == 4
+  names = [run["name"] for run in first["runs"]]
+  assert names == ["best", "no worse", "worse"]
+  assert [setting["runs"] for setting in first["settings"]] == [
+    [name] for name in names
+  ]
+  assert [len(group["runs"]) for group in others] == [1, 1]
+  best, no_worse, worse = (x["losses"]["eval"] for x in first["settings"])
+  assert (best["standard_error"], best["difference_to_best"]) == (None, None)
+  low, high = no_worse["difference_to_best"]["text_interval"]
+  assert low < no_worse["difference_to_best"]["mean"] == 0 < high
+  # Differences of 1, 2, 0 and 1, in stretches of two.
+  assert worse["difference_to_best"]["mean"] == 1
+  assert worse["difference_to_best"]["text_interval"] == pytest.approx(
+    (1 - 0.5 * 2**0.5, 1 + 0.5 * 2**0.5)
+  )
+  assert worse["difference_to_best"]["seed_interval"] is None
+  assert page(numbers).count("<td>one seed: may be the seed&#x27;s</td>") == 2
+
+
+def test_seeds_of_a_setting_are_one_group() -> None:
+  # Means of 2, 3 and 4; and of 1, 3, 5, 7 and 9, and a copy of the last run.
+  results = [
+    result_of(f"a{seed}", [seed + 2, seed + 2], setting="a", seed=seed)
+    for seed in range(3)
+  ]
+  results += [
+    result_of(f"b{seed}", [2 * seed, 2 * seed + 2], setting="b", seed=seed)
+    for seed in [0, 1, 2, 3, 4, 4]
+  ]
+  (group,) = report_numbers(results, None)["groups"]
+  assert len(group["runs"]) == 9
+  best, other = group["settings"]
+  assert best["runs"] == ["a0", "a1", "a2"]
+  assert best["losses"]["eval"] == {
+    "mean": 3,
+    "lowest": 2,
+    "highest": 4,
+    "standard_error": pytest.approx(1 / math.sqrt(3)),
+    "difference_to_best": None,
+  }
+  assert other["runs"] == ["b0", "b1", "b2", "b3", "b4"]
+  assert other["losses"]["eval"]["standard_error"] == pytest.approx(2**0.5)
+  difference = other["losses"]["eval"]["difference_to_best"]
+  # The two characters have mean differences of 1 and 3.
+  assert difference["mean"] == 2
+  low, high = difference["text_interval"]
+  assert 0 < low < 2 < high
+  low, high = difference["seed_interval"]
+  assert low < 0 < 2 < high
+  assert "<td>not shown</td>" in page(report_numbers(results, None))
+
+
+def test_a_setting_has_one_step_unless_each_is_the_best() -> None:
+  done, training = (setting_of(EXPERIMENT, step, "latest") for step in (9, 5))
+  assert done != training
+  best, other_best = (setting_of(EXPERIMENT, step, "best") for step in (9, 5))
+  assert best == other_best
+
+
+def test_a_valid_text_ranks_where_all_have_the_same() -> None:
+  one = result_of("one", [1, 1], valid=[2, 4], setting="a")
+  two = result_of("two", [2, 3], valid=[2, 2], setting="b")
+  (group,) = report_numbers([one, two], None)["groups"]
+  assert group["ranked_by"] == "valid"
+  assert [run["name"] for run in group["runs"]] == ["two", "one"]
+  best, other = group["settings"]
+  assert list(best["losses"]) == ["valid", "eval"]
+  assert other["losses"]["valid"]["difference_to_best"]["mean"] == 1
+  assert other["losses"]["eval"]["difference_to_best"]["mean"] == -1.5
+  for changed in (
+    result_of("none", [3, 3]),
+    dataclasses.replace(two, valid_sha256="1"),
+    # The bytes of the same text.
+    result_of("bytes", [2, 2], valid=[2, 2, 2]),
+  ):
+    (group,) = report_numbers([one, changed], None)["groups"]
+    assert group["ranked_by"] == "eval"
+    assert group["runs"][0]["name"] == "one"
+    assert list(group["settings"][0]["losses"]) == ["eval"]
+
+
+@pytest.mark.parametrize(
+  ("degrees", "quantile"),
+  [
+    (1, 12.7062047),
+    (1.5, 6.0166631),
+    (2, 4.3026527),
+    (4, 2.7764451),
+    (10, 2.2281389),
+    (30, 2.0422725),
+    (120, 1.9799304),
+  ],
+)
+def test_quantiles_are_those_of_tables(degrees: float, quantile: float) -> None:
+  assert student_quantile(degrees) == pytest.approx(quantile, abs=1e-6)
+
+
+def test_an_interval_over_seeds_is_that_of_welch() -> None:
+  one, other = np.array([1.0, 2, 3]), np.array([2.0, 4, 6, 8, 10])
+  # Squared errors of 1/3 and 2: 5.1579 degrees of freedom.
+  half = 2.5470926 * math.sqrt(7 / 3)
+  expected = (-4 - half, -4 + half)
+  assert welch_interval(one, other) == pytest.approx(expected, abs=1e-6)
+  assert welch_interval(one, other[:1]) is None
+  same = np.ones(2)  # as where nothing was trained
+  assert welch_interval(same, same + 1) == (-1, -1)
