@@ -139,12 +139,6 @@ def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def uneven_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A run evaluated after step 10, and at its end, step 12; only to be read."""
-  return trained("uneven", "--eval_every_steps=10")
-
-
-@pytest.fixture(scope="session")
 def layer_norm_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A run of two layers with layer normalisation; only to be read."""
   return trained("layer_norm", "--layer_norm", "--num_layers=2")

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SHAKESPEARE_VOCAB as VOCAB
+from hypothesis import given
+from hypothesis import strategies as st
 
 from charlm.data import tensors, vocabulary
 from charlm.data.corpus import load_lines
+from charlm.data.reading import clean_pieces
 from charlm.errors import InputError
 
 
@@ -130,3 +133,12 @@ def test_new_characters_come_after_the_initial_ones() -> None:
   extended = vocabulary.extend_vocab(initial, "cab\nd")
   assert extended == [*initial, "\n", "a", "d"]
   assert vocabulary.extend_vocab(initial, "bbc") == initial
+
+
+# Everything but halves of a surrogate pair, which no UTF-8 file holds.
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
+  cleaned = "".join(clean_pieces([text]))
+  vocab = vocabulary.build_vocabulary(cleaned.split("\n"))
+  ids = vocabulary.encode(cleaned, vocab)
+  assert vocabulary.decode(ids, vocab) == cleaned

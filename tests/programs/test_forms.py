@@ -101,22 +101,6 @@ def test_bytes_of_any_file(
   )
 
 
-def test_samples_of_bytes_are_shown_as_text(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  (tmp_path / "text").write_text("ä\n" * 2000, encoding="utf-8")
-  args = [*train_args, f"--corpus={tmp_path}/text", "--unit=byte"]
-  args += [f"--run_dir={tmp_path}/run", "--max_steps=40", "--learning_rate=0.1"]
-  assert train_program.main(args) == 0
-  drawn = metrics(tmp_path / "run", "eval")[-1]
-  printed = capsys.readouterr().out.partition(f"{'-' * 20}\n")[2]
-  assert printed == drawn["sample"] + "\n"
-  assert "ä\nä\n" in printed
-  assert drawn["continuation"].startswith("ä\nä\n")
-
-
 def test_a_run_is_the_same_in_any_form(
   train_args: list[str],
   trained_run: pathlib.Path,

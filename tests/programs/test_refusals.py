@@ -94,15 +94,6 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
   assert _files(tmp_path) == before
 
 
-def test_a_text_of_ones_own_needs_no_eval_text(
-  whole_run: pathlib.Path, corpus_path: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  shutil.copytree(whole_run, tmp_path / "run")
-  (tmp_path / "run" / "eval.txt").unlink()
-  run = f"--run_dir={tmp_path}/run"
-  assert eval_program.main(["eval.py", run, f"--text={corpus_path}"]) == 0
-
-
 def test_a_damaged_checkpoint_is_one_line_and_no_more(
   args: list[str],
   whole_run: pathlib.Path,

@@ -10,12 +10,11 @@ import time
 
 import pytest
 import soak
-from helpers import Program, metrics, run_program
+from helpers import Program, file_size_limit, metrics
 from soak import numbers
 
 import train as train_program
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.run_dir import RunDir
 from charlm.training.progress_bar import ProgressBar
 
 
@@ -72,8 +71,8 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
 def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=100"]
-  args += ["--num_replicas=2"]
+  args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=1000"]
+  args += ["--num_replicas=2", "--eval_every_steps=100000"]
   stopped = [*args, f"--run_dir={tmp_path}/stopped"]
   step = 0
   for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,7 +88,7 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
     before = step
     (words,) = re.findall(r"stopped after step ([\d,]+)", out)
     step = int(words.replace(",", ""))
-    assert before < step < 1200
+    assert before < step < 12_000
     assert _newest(tmp_path / "stopped") == step >= 10
   epochs = f"--epochs={step // 12 + 1}"
   assert train_program.main([*stopped, epochs]) == 0
@@ -98,37 +97,13 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-def test_a_run_without_its_checkpoints_is_not_started_afresh(
-  train_args: list[str],
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  shutil.copytree(trained_run, tmp_path / "run")
-  shutil.rmtree(tmp_path / "run" / "checkpoints")
-  shutil.rmtree(tmp_path / "run" / "best")
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
-  assert train_program.main(args) == 2
-  assert "has no whole checkpoint" in capsys.readouterr().err
-  assert numbers(tmp_path / "run") == numbers(trained_run)
-
-
 def test_a_run_among_its_texts_goes_on(
-  train_args: list[str],
-  lines: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
+  train_args: list[str], lines: list[str], tmp_path: pathlib.Path
 ) -> None:
   (tmp_path / "a.txt").write_text("\n".join(lines))
-  args = [*train_args, f"--corpus={tmp_path}/**/*.txt"]
-  for name, epochs in (("one", 1), ("one", 2), ("two", 1)):
-    run = f"--run_dir={tmp_path}/{name}"
-    assert train_program.main([*args, run, f"--epochs={epochs}"]) == 0
-  hashes = [
-    json.loads((tmp_path / name / "config.json").read_text())["corpus_sha256"]
-    for name in ("one", "two")
-  ]
-  assert hashes[0] == hashes[1]
+  args = [*train_args, f"--corpus={tmp_path}/**/*.txt", "--epochs=0"]
+  for _ in range(2):
+    assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
 
 
 def test_a_home_may_be_written_as_a_tilde(
@@ -142,38 +117,6 @@ def test_a_home_may_be_written_as_a_tilde(
   args = [*train_args, "--run_dir=~/run", "--epochs=0", "--corpus_cache=~/ids"]
   assert train_program.main(args) == 0
   assert {path.name for path in tmp_path.iterdir()} == {"run", "ids"}
-
-
-def test_a_start_that_cannot_be_logged_goes_on(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  def fail(run: RunDir, record: dict) -> None:
-    raise OSError("No space left on device")
-
-  monkeypatch.setattr(RunDir, "log_start", fail)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=2"]
-  assert train_program.main(args) == 0
-  assert "this start could not be logged (OSError)" in capsys.readouterr().err
-
-
-def test_a_run_killed_before_its_first_save_starts_again(
-  train_args: list[str], tmp_path: pathlib.Path
-) -> None:
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
-  args.append("--checkpoint_every_steps=10000")
-  with Program(*args, "--epochs=1000") as process:
-    file = tmp_path / "run" / "metrics.jsonl"
-    while not file.exists() or not file.read_bytes():
-      assert process.poll() is None
-      time.sleep(0.01)
-    process.kill()
-  assert _newest(tmp_path / "run") == 0
-  assert train_program.main([*args, "--epochs=3"]) == 0
-  steps = [r["step"] for r in metrics(tmp_path / "run", "train")]
-  assert steps == [10, 20, 30, 36]
 
 
 def _newest(run_dir: pathlib.Path) -> int:
@@ -204,23 +147,16 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
   short_run: pathlib.Path,
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   shutil.copytree(short_run, tmp_path / "run")
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
-  script = tmp_path / "full.py"
-  script.write_text(
-    "import resource, sys, train\n"
-    "most = (8000, resource.RLIM_INFINITY)\n"
-    "resource.setrlimit(resource.RLIMIT_FSIZE, most)\n"
-    "sys.exit(train.main(['train.py', *sys.argv[1:]]))"
-  )
-  full = run_program(script, *args[1:], "--epochs=3")
-  assert full.returncode == 4
-  assert "step 36 could not be saved" in full.stderr
-  assert "Traceback" not in full.stderr
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
+  with file_size_limit(8000):
+    assert train_program.main(args) == 4
+  assert "step 36 could not be saved" in capsys.readouterr().err
   assert _newest(tmp_path / "run") == 12
   # With room again, it goes on as if nothing had been.
-  assert train_program.main([*args, "--epochs=3"]) == 0
+  assert train_program.main(args) == 0
   assert [r for r in numbers(tmp_path / "run") if r["split"] == "eval"] == [
     r for r in numbers(trained_run) if r["split"] == "eval"
   ]
@@ -229,23 +165,23 @@ def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
 def test_a_short_soak(
   corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=20"]
+  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=8"]
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
-  flags += ["--eval_every_steps=90", "--valid_lines=20", "--num_replicas=1"]
+  flags += ["--eval_every_steps=60", "--valid_lines=20", "--num_replicas=1"]
   flags += ["--embedding_dim=8", "--rnn_units=16"]
   # Before the first metrics: later kills find a whole one.
   flags.append("--checkpoint_every_steps=5")
   kills = soak.soak(
-    flags, tmp_path, num_kills=2, seed=1, max_delay=0.5, start=Program
+    flags, tmp_path, num_kills=1, seed=1, max_delay=0.5, start=Program
   )
-  assert len(kills) == 2
-  assert kills[-1].step > 0
+  assert len(kills) == 1
 
 
 def test_a_folder_may_be_moved_while_it_is_trained(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, "--checkpoint_every_steps=9", "--epochs=15"]
+  args.append("--eval_every_steps=1000")
   before, after = tmp_path / "before", tmp_path / "after"
   with Program(*args, f"--run_dir={before}") as process:
     while not _newest(before):

@@ -10,11 +10,6 @@ import pytest
 from helpers import PROGRAMS, ROOT
 
 
-def test_an_error_on_a_full_disk_keeps_its_code() -> None:
-  command = f"{sys.executable} {ROOT}/eval.py --windw=3 2>/dev/full"
-  assert subprocess.run(command, shell=True).returncode == 2
-
-
 def test_a_training_whose_log_is_full_is_done(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:

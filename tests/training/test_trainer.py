@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import itertools
+import pathlib
 import types
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import bound_logits, build_model
+from helpers import build_model
 
 from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
@@ -17,7 +18,7 @@ from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
 from charlm.training.build import build_trainer
 from charlm.training.hooks import TrainMetrics
-from charlm.training.optimizer import Adam, LinearDecay, Muon, build_optimizer
+from charlm.training.optimizer import build_optimizer
 from charlm.training.trainer import Trainer
 
 VOCAB_SIZE = 12
@@ -51,6 +52,17 @@ class Recorder:
 
   def next_stop(self, step: int, planned: int) -> int:
     return planned if self._stop_at is None else min(planned, self._stop_at)
+
+
+@pytest.fixture(autouse=True)
+def few_windows(monkeypatch: pytest.MonkeyPatch) -> int:
+  """Turns off XLA, which takes seconds to compile a step.
+
+  Returns the most windows for which it is turned on.
+  """
+  most = choices.FEW_WINDOWS_FOR_XLA
+  monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", 0)
+  return most
 
 
 @functools.cache
@@ -93,10 +105,9 @@ EVERYTHING = {
 @pytest.mark.parametrize(
   ("config", "replicas", "tolerance"),
   [
-    ({}, (1, 2), 1e-6),
-    (EVERYTHING, (1, 2, 4), 1e-6),
-    (EVERYTHING | {"layer_norm": True}, (1, 4), 1e-5),
-    (EVERYTHING | {"optimizer": "muon"}, (1, 2, 4), 1e-6),
+    (EVERYTHING, (1, 4), 1e-6),
+    (EVERYTHING | {"layer_norm": True}, (1, 2), 1e-5),
+    (EVERYTHING | {"optimizer": "muon"}, (1, 2), 1e-6),
   ],
 )
 def test_replica_counts_train_the_same_model(
@@ -104,7 +115,7 @@ def test_replica_counts_train_the_same_model(
 ) -> None:
   results = []
   for num_replicas in replicas:
-    one = trainer(num_replicas, **({"num_layers": 2} | config))
+    one = trainer(num_replicas, **config)
     start = weights(one)
     if config.get("layer_norm"):
       # It scales small sums up, and their rounding too: let none be small.
@@ -132,55 +143,24 @@ def _assert_replicas_hold_the_same_weights(
       np.testing.assert_array_equal(copies[0], copy)
 
 
-def test_chunks_train_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
-  config = {"dropout_rate": 0.2, "carry_state": True}
-  whole, chunked = (trainer(2, **config) for _ in range(2))
-  whole.train(5, 5, Recorder())
-  held = bound_logits(monkeypatch, 20 * VOCAB_SIZE)
-  chunked.train(5, 5, Recorder())
-  assert 0 < max(held) <= 20 * VOCAB_SIZE
-  for mine, other in zip(weights(chunked), weights(whole), strict=True):
-    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
-
-
-def test_replica_counts_agree_in_bfloat16() -> None:
-  losses = []
-  for num_replicas in (1, 2):
-    recorder = Recorder()
-    trainer(num_replicas, precision="bfloat16").train(10, 1, recorder)
-    losses.append([metrics.loss for _, metrics in recorder.metrics])
-  np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
-
-
-@pytest.mark.parametrize(("num_layers", "num_replicas"), [(1, 1), (2, 2)])
-def test_both_gru_layers_train_the_same_model(
-  num_layers: int, num_replicas: int
-) -> None:
-  config = Config(
-    embedding_dim=6,
-    rnn_units=16,
-    num_layers=num_layers,
-    dropout_rate=0.1 * (num_layers - 1),
-  )
+def test_both_gru_layers_train_the_same_model() -> None:
+  config = Config(embedding_dim=6, rnn_units=16, num_layers=2, dropout_rate=0.1)
   results = []
   for gru in ("fused", "keras"):
-    one = build_trainer(
-      config, VOCAB_SIZE, batches(), strategy(num_replicas), gru
-    )
+    one = build_trainer(config, VOCAB_SIZE, batches(), strategy(1), gru)
     one.train(10, 10, Recorder())
     results.append(weights(one))
   for mine, other in zip(*results, strict=True):
     np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_steps_and_checkpoints_are_those_of_keras(
-  weight_decay: float, tmp_path_factory: pytest.TempPathFactory
+  tmp_path: pathlib.Path,
 ) -> None:
-  one = trainer(2, weight_decay=weight_decay, learning_rate=0.01)
+  one = trainer(2, weight_decay=0.1, learning_rate=0.01)
   theirs = build_model(VOCAB_SIZE, 6, 16, gru="keras")
   theirs.set_weights(weights(one))
-  optimizer = keras.optimizers.AdamW(0.01, weight_decay=weight_decay)
+  optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1)
   optimizer.exclude_from_weight_decay(var_names=["bias"])
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   one.train(5, 5, Recorder())
@@ -200,9 +180,9 @@ def test_steps_and_checkpoints_are_those_of_keras(
   ):
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
   # Runs that Keras' Adam trained are resumed.
-  path = str(tmp_path_factory.mktemp("keras") / "ckpt")
+  path = str(tmp_path / "ckpt")
   saved = tf.train.Checkpoint(model=theirs, optimizer=optimizer).write(path)
-  new = trainer(2, weight_decay=weight_decay, learning_rate=0.01)
+  new = trainer(2, weight_decay=0.1, learning_rate=0.01)
   whole = tf.train.Checkpoint(model=new.model, optimizer=new.optimizer)
   whole.read(saved).assert_consumed()
   for mine, other in zip(
@@ -215,9 +195,9 @@ def test_steps_and_checkpoints_are_those_of_keras(
 
 @pytest.mark.parametrize(
   ("units", "weight_decay", "start"),
-  # With 4 units gates are square or tall, and with 5 no gate is split into
-  # halves. The momentum rises until step 300.
-  [(16, 0.0, 0), (16, 0.5, 150), (4, 0.5, 299), (5, 0.5, 1_000)],
+  # With 16 units gates are wide or square; with 5 they are tall or square, and
+  # none is split into halves. The momentum rises until step 300.
+  [(16, 0.0, 150), (5, 0.5, 299)],
 )
 def test_muon_is_that_of_keras_on_each_part(
   units: int, weight_decay: float, start: int
@@ -285,10 +265,6 @@ def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
     assert 2**-9 < error < 2**-4
 
 
-def test_a_state_that_is_not_carried_takes_no_room() -> None:
-  assert trainer(1).train_state.states.shape == [1, 0, 16]
-
-
 def test_a_carried_state_is_that_of_the_text_before() -> None:
   # No learning: the model stays the one that is asked for the losses.
   one = trainer(2, carry_state=True, learning_rate=1e-30)
@@ -324,23 +300,6 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
   together = np.corrcoef(np.transpose(zeros)) - np.eye(8)
   assert np.abs(together).max() < 0.3
   assert abs(np.corrcoef(np.ravel(zeros[1:]), np.ravel(zeros[:-1]))[0, 1]) < 0.1
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_a_configuration_makes_an_equal_optimizer(optimizer: str) -> None:
-  options = {"warmup_steps": 10, "learning_rate": 0.01, "weight_decay": 0.1}
-  config = Config(optimizer=optimizer, schedule="linear", **options)
-  one = build_optimizer(config, 50)
-  same = keras.optimizers.deserialize(
-    keras.optimizers.serialize(one),
-    {each.__name__: each for each in (Adam, LinearDecay, Muon)},
-  )
-  assert type(same) is type(one)
-  assert same.get_config() == one.get_config()
-  for step in (0, 5, 20, 50):
-    for each in (one, same):
-      each.iterations.assign(step)
-    assert float(same.learning_rate) == float(one.learning_rate)
 
 
 def test_weight_decay_shrinks_all_but_biases_and_gains() -> None:
@@ -434,7 +393,7 @@ def test_means_are_those_of_the_steps() -> None:
     assert metrics.learning_rate == pytest.approx(0.01)
 
 
-def test_the_norm_is_the_global_one_before_clipping() -> None:
+def test_clipping_scales_the_update_by_the_global_norm() -> None:
   one = trainer(2, clip_norm=0.001)
   windows = batches().batch(0).astype(np.int32)
   with tf.GradientTape() as tape:
@@ -448,16 +407,11 @@ def test_the_norm_is_the_global_one_before_clipping() -> None:
   assert metrics.loss == pytest.approx(float(loss), abs=1e-6)
   norm = float(tf.linalg.global_norm(gradients))
   assert metrics.gradient_norm == pytest.approx(norm, abs=1e-6)
-
-
-def test_clipping_scales_the_update() -> None:
-  one = trainer(2, clip_norm=0.01)
-  one.train(1, 1, Recorder())
   # Adam's mean of the gradient has seen a tenth of the only one.
   means = [v.numpy() for v in one.optimizer.variables if "momentum" in v.path]
   assert len(means) == len(weights(one))
-  norm = 10 * np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in means))
-  assert norm == pytest.approx(0.01, rel=1e-4)
+  clipped = 10 * np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in means))
+  assert clipped == pytest.approx(0.001, rel=1e-4)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 4])
@@ -473,32 +427,22 @@ def test_a_schedule_rises_and_falls_to_zero(
   fall: Callable[[np.ndarray], np.ndarray],
   warmup_steps: int,
 ) -> None:
-  options = {"schedule": schedule, "warmup_steps": warmup_steps}
-  one = trainer(epochs=1, learning_rate=0.01, **options)
-  num_steps = one.batches.steps_per_epoch
-  recorder = Recorder()
-  one.train(num_steps, 1, recorder)
-  rates = [metrics.learning_rate for _, metrics in recorder.metrics]
-  steps = np.arange(1, num_steps + 1)
+  config = Config(
+    learning_rate=0.01, schedule=schedule, warmup_steps=warmup_steps
+  )
+  optimizer, num_steps = build_optimizer(config, 25), 25
+  steps, rates = np.arange(1, num_steps + 1), []
+  for step in steps:
+    optimizer.iterations.assign(step)
+    rates.append(float(optimizer.learning_rate))
   after = (steps - warmup_steps) / (num_steps - warmup_steps)
   rising = steps / max(1, warmup_steps)
   expected = np.where(steps < warmup_steps, rising, fall(after))
   np.testing.assert_allclose(rates, 0.01 * expected, atol=1e-8)
 
 
-def test_training_learns() -> None:
-  one = trainer(learning_rate=0.01)
-  recorder = Recorder()
-  one.train(150, 50, recorder)
-  losses = [metrics.loss for _, metrics in recorder.metrics]
-  assert losses[2] < losses[1] < losses[0]
-  assert losses[2] < np.log(VOCAB_SIZE - 2) - 0.2
-
-
-# The second one's gradient is compiled by XLA.
-@pytest.mark.parametrize("options", [EVERYTHING, {"rnn_units": 64}])
 def test_a_restored_run_goes_on_as_if_never_stopped(
-  options: dict, tmp_path_factory: pytest.TempPathFactory
+  tmp_path: pathlib.Path,
 ) -> None:
   def objects(one: Trainer) -> dict[str, object]:
     return {
@@ -507,15 +451,12 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       "train_state": one.train_state,
     }
 
-  unbroken, stopped, resumed = (trainer(1, **options) for _ in range(3))
-  assert unbroken.uses_xla == (options is not EVERYTHING)
+  unbroken, resumed = (trainer(1, **EVERYTHING) for _ in range(2))
   whole, rest = Recorder(), Recorder()
+  unbroken.train(12, 5, Recorder(1, stop_at=7))
+  assert unbroken.step == 7
+  path = tf.train.Checkpoint(**objects(unbroken)).write(str(tmp_path / "ckpt"))
   unbroken.train(12, 5, whole)
-  stopped.train(12, 5, Recorder(1, stop_at=7))
-  assert stopped.step == 7
-  path = tf.train.Checkpoint(**objects(stopped)).write(
-    str(tmp_path_factory.mktemp("stopped") / "ckpt")
-  )
   tf.train.Checkpoint(**objects(resumed)).read(path).assert_consumed()
   resumed.train(12, 5, rest)
   for mine, other in zip(
@@ -531,7 +472,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
   ):
     np.testing.assert_array_equal(mine, other)
   # What is handed over at step 10 spans steps from before and after the stop.
-  assert [(s, r.loss, r.gradient_norm) for s, r in whole.metrics[1:]] == [
+  assert [(s, r.loss, r.gradient_norm) for s, r in whole.metrics] == [
     (s, r.loss, r.gradient_norm) for s, r in rest.metrics
   ]
 
@@ -611,14 +552,12 @@ def test_a_gradient_that_is_not_finite_on_one_replica_stops_it_too() -> None:
     one.train(10, 10, Recorder(1))
 
 
-@pytest.mark.parametrize(
-  "options", [{}, EVERYTHING | {"layer_norm": True, "dropout_rate": 0.0}]
-)
 def test_few_windows_train_the_same_model_with_and_without_xla(
-  options: dict, monkeypatch: pytest.MonkeyPatch
+  few_windows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+  options = EVERYTHING | {"layer_norm": True, "dropout_rate": 0.0}
   results, counts = [], []
-  for most in (choices.FEW_WINDOWS_FOR_XLA, 0):
+  for most in (few_windows, 0):
     monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", most)
     one = trainer(1, rnn_units=64, **options)
     counts.append(one.uses_xla)
@@ -634,7 +573,10 @@ def test_few_windows_train_the_same_model_with_and_without_xla(
   assert min(moved) > 1e-3
 
 
-def test_xla_is_for_one_replica() -> None:
+def test_xla_is_for_one_replica(
+  few_windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", few_windows)
   assert trainer(1).uses_xla
   assert not trainer(2).uses_xla
 
@@ -652,13 +594,9 @@ def test_replicas_default_to_a_divisor_of_the_batch() -> None:
     ((16, 512, "float32", 0.0), "CPU", "few windows", True),
     ((17, 512, "float32", 0.0), "CPU", "", False),
     ((4, 512, "bfloat16", 0.0), "CPU", "few windows", False),
-    ((5, 512, "bfloat16", 0.0), "CPU", "", False),
-    ((4, 512, "float32", 0.1), "CPU", "few windows", False),
     ((5, 512, "float32", 0.1), "CPU", "", False),
-    ((64, 1023, "float32", 0.0), "CPU", "", False),
     ((64, 1024, "float32", 0.0), "CPU", "many units", False),
     ((64, 2047, "bfloat16", 0.0), "CPU", "", False),
-    ((64, 2048, "bfloat16", 0.0), "CPU", "many units", False),
     ((1, 2**16, "float32", 0.0), "GPU", "", False),
   ],
 )
@@ -667,9 +605,11 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   kind: str,
   reason: str,
   xla: bool,
+  few_windows: int,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr("charlm.system.choices.kind_of_device", lambda: kind)
+  monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", few_windows)
+  monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
   names = ("batch_size", "rnn_units", "precision", "dropout_rate")
   config = Config(**dict(zip(names, sizes, strict=True)))
   assert choices.reason_for_one_replica(config, "auto") == reason
