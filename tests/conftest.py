@@ -32,6 +32,7 @@ from helpers import (
 
 from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
+from charlm.training.session import Session
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
@@ -168,3 +169,9 @@ def run(tmp_path: pathlib.Path) -> RunDir:
   with run.locked():
     create_run(run, EXPERIMENT, VOCAB, SPLIT)
   return run
+
+
+@pytest.fixture
+def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Trains without drawing samples, which takes longer than the steps."""
+  monkeypatch.setattr(Session, "_sample", lambda *_: "a sample")

@@ -69,21 +69,6 @@ def test_default_corpus_is_cached(
   assert len(fetches) == 2
 
 
-def test_unwritable_cache_only_warns(
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  text = shakespeare.plays()
-  monkeypatch.setattr(shakespeare, "_fetch_plays", lambda: text)
-  (tmp_path / "file").touch()
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  assert shakespeare.plays() == text
-  err = capsys.readouterr().err
-  assert err.startswith("cannot cache the corpus")
-  assert err.count("\n") == 1
-
-
 def test_no_network_and_no_pip_name_the_remedy(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

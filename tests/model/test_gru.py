@@ -240,7 +240,7 @@ def test_dynamic_shapes_need_no_retracing(with_xla: bool) -> None:
     )
 
   table = _normal(_V, _D)
-  for num_rows, num_steps in ((2, 4), (1, 1), (5, 9), (3, 32)):
+  for num_rows, num_steps in ((1, 1), (5, 9)):
     x, state = _normal(num_rows, num_steps, _D), _normal(num_rows, _H)
     ids = _ids(num_rows, num_steps)
     by_vectors, by_ids = run(x, state, ids, table)

@@ -19,6 +19,8 @@ from charlm.runs.run import open_run
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.options import Request
 
+pytestmark = pytest.mark.usefixtures("unsampled")
+
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
   assert train_program.main([*args, f"--run_dir={run_dir}", *more]) == 0

@@ -73,6 +73,7 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   assert {"command", "commit", "cores", "intra_op_threads"} <= start.keys()
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_few_windows_are_trained_by_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
   assert numbers(tmp_path / "run") == numbers(short_run)
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -198,30 +200,6 @@ def test_deterministic_trains_the_same(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--deterministic"]
   assert run_program(*args).returncode == 0
   assert numbers(tmp_path / "run") == numbers(short_run)
-
-
-def test_a_processor_without_bfloat16_gets_a_warning(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=0"]
-  args.append("--precision=bfloat16")
-  # What is refused after the warning need not train.
-  refused = [*args, "--num_replicas=5"]
-  for command, flags, expected in (
-    (args, "fma avx2", 1),
-    (refused, "fma avx2", 1),
-    (refused, "avx512_bf16", 0),
-    (refused, "", 0),
-  ):
-    monkeypatch.setattr(
-      "charlm.system.machine._cpu_info",
-      lambda field, flags=flags: flags if field == "flags" else "",
-    )
-    assert train_program.main(command) == (2 if command is refused else 0)
-    assert capsys.readouterr().err.count("no bfloat16 instructions") == expected
 
 
 def test_train_eval_sample_as_processes(

@@ -1,5 +1,7 @@
+import errno
 import pathlib
 import shutil
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -234,3 +236,23 @@ def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(
   # It is the first to be removed, whatever its number.
   checkpoints.save(30)
   assert _names(run.latest) == ["ckpt-10.index", "ckpt-30.index"]
+
+
+def test_an_error_in_reading_is_no_damage(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  model = save_checkpoints(run, 10, 20)
+  data = checkpoint_file(run, 20, ".data-00000-of-00001")
+  data.write_bytes(b"")  # TensorFlow fails, as it does where a disk does
+
+  def fail(file: BinaryIO, digest: str) -> None:
+    if file.name == str(data):
+      raise OSError(errno.EIO, "Input/output error", file.name)
+
+  monkeypatch.setattr("hashlib.file_digest", fail)
+  before = sorted(run.latest.iterdir())
+  with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
+    Checkpoints(run, 3, model).restore_latest()
+  with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
+    load_model(open_run(run.path), "latest")
+  assert sorted(run.latest.iterdir()) == before

@@ -50,12 +50,13 @@ def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
 
 def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
-  for epochs, expected in ((5, 10), (12, 12)):
-    config = Config(epochs=epochs, **sizes)
+  for epochs, expected in ((5, 10), (10, 10), (12, 12)):
+    config = Config(corpus="moved", epochs=epochs, **sizes)
     now = dataclasses.replace(EXPERIMENT, config=config)
     resumed = open_run(run.path).resume(now, 10)
     assert resumed.experiment == open_run(run.path).experiment
     assert resumed.config.epochs == expected
+    assert (resumed.config.corpus == "moved") == (epochs > 10)
   # What counts is the end: 12 epochs of 10 steps, then 40, then 130.
   for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
     config = Config(epochs=epochs, max_steps=max_steps, **sizes)
