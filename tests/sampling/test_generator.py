@@ -147,6 +147,20 @@ def test_a_text_draws_the_same_numbers_beside_any_others(
   assert "".join(piece.text for piece in pieces) == many[37]
 
 
+def test_many_texts_are_drawn_in_equal_blocks(
+  careless: GenerativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  blocks, draw_pieces = [], careless._pieces
+
+  def noted(request: Request, samples: range, size: int, begin: Any) -> Any:
+    blocks.append(samples)
+    return draw_pieces(request, samples, size, begin)
+
+  monkeypatch.setattr(careless, "_pieces", noted)
+  careless.sample(Request(num_chars=1, num_samples=66))
+  assert {range(22), range(22, 44), range(44, 66)} == set(blocks)
+
+
 def test_noise_depends_on_all_arguments() -> None:
   def noise(seed: int, text: int, position: int) -> np.ndarray:
     return noise_of_texts(seed, [text], position, [1, 9]).numpy()[0]
