@@ -160,16 +160,6 @@ def checkpoint_file(
   return run.path / folder / f"ckpt-{step}{suffix}"
 
 
-def bound_by_permissions() -> list[str]:
-  """Returns what a command of root's begins with to be refused as others are.
-
-  Another user might not reach the interpreter.
-  """
-  if os.geteuid():
-    return []
-  return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-
-
 @contextlib.contextmanager
 def file_size_limit(num_bytes: int) -> Iterator[None]:
   """Lets no file grow beyond some bytes, as a full disk would."""

@@ -127,13 +127,6 @@ def test_a_cache_that_is_cut_off_is_made_anew(
   assert (kept / name).read_bytes() == data
 
 
-def test_a_small_corpus_needs_no_cache(
-  path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
-  assert len(load_corpus(Config(), str(path)).text) == 1899
-
-
 def test_no_half_of_a_cache_is_left(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:
