@@ -10,7 +10,8 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
-from charlm.model.recurrence import next_state, recurrence
+from charlm.model.gru_equation import next_state
+from charlm.model.gru_loop import recurrence
 from charlm.system.choices import MAX_TABLE
 
 # As in Keras, a state may be a list of one.

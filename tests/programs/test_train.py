@@ -10,7 +10,6 @@ import socket
 import numpy as np
 import pytest
 import tensorflow as tf
-from charlm.training.options import Periods, TrainOptions
 from helpers import Program, file_size_limit, metrics, run_program, score_of
 from soak import numbers
 from workers import wait_until
@@ -21,6 +20,7 @@ import train as train_program
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
+from charlm.training.train_options import Periods, TrainOptions
 from charlm.training.trainer import Trainer
 
 

@@ -14,7 +14,7 @@ from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
-from charlm.training.replicas import Replicas
+from charlm.training.replica_checks import Replicas
 from charlm.training.trainer import Trainer, build_trainer
 
 _DEVICES = ["CPU:0", "CPU:1"]
