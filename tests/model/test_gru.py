@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.model import recurrence_gradient
+from charlm.model import gru_gradient
 from charlm.model.gru import FusedGRU, project, step_gru
 
 _B, _T, _D, _H, _V = 3, 7, 5, 8, 11
@@ -130,7 +130,7 @@ def test_gradients_are_the_same_in_chunks(
   for name, size in (("_COLUMNS", 1), ("_ENTRIES", _H)):
     with monkeypatch.context() as patch:
       # Chunks of 3 steps, and a rest.
-      patch.setattr(recurrence_gradient, name, 3 * _B * size)
+      patch.setattr(gru_gradient, name, 3 * _B * size)
       _assert_close(_results(run, fused, *inputs), expected, 1e-6)
 
 

@@ -35,7 +35,7 @@ LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
 # 10,000 times.
 CHI_SQUARED_LIMIT = 27.86
 CARELESS_VOCAB = ["[UNK]", "", *"\nabcdef"]
-GOLDEN = [0.85254455, 0.87325191, 0.33261132]
+GOLDEN = [0.08767056, 0.32029831, 0.36430645]
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +172,10 @@ def test_numbers_depend_on_all_arguments() -> None:
   others = [numbers(7, 3, 1024), numbers(seed + 2**63, 3, 1024)]
   others += [numbers(seed, 1024, 3), numbers(seed, 3, 0)]
   others += [numbers(3, seed % 99, 1024)]
-  assert len(np.unique([base, *others])) == 6 * 9
+  assert len(np.unique([base, *others])) == 6 * 4 * 9
   # Another value here would be other texts of the same seed.
   np.testing.assert_allclose(base[0, :3], GOLDEN, rtol=1e-5)
-  together = numbers_of_texts(seed, range(2, 5), 1024, [1, 9])
+  together = numbers_of_texts(seed, range(2, 5), 1024, [4, 9])
   np.testing.assert_array_equal(together[1], base)
 
 
@@ -359,7 +359,7 @@ def test_after_ctrl_c_texts_are_drawn_as_before(
 ) -> None:
   interrupted = GenerativeModel(model, VOCAB)
   interrupted.sample(Request(num_chars=1, num_samples=num_samples))  # compiles
-  endless = Request(num_chars=10**8, num_samples=num_samples)
+  endless = Request(num_chars=10**6, num_samples=num_samples)
   ctrl_c = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
   # A shell's background jobs, this process among them perhaps, ignore it.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
