@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks.task import Run, Sizes, Text, timed
-from charlm.model.recurrence_gradient import chunk_length
+from charlm.model.gru_gradient import chunk_length
 from charlm.system.devices import choose_device, create_strategy
 
 

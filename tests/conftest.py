@@ -32,6 +32,7 @@ from helpers import (
 
 from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
+from charlm.training.loop import TrainingLoop
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
@@ -139,12 +140,6 @@ def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def uneven_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A run evaluated after step 10, and at its end, step 12; only to be read."""
-  return trained("uneven", "--eval_every_steps=10")
-
-
-@pytest.fixture(scope="session")
 def layer_norm_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A run of two layers with layer normalisation; only to be read."""
   return trained("layer_norm", "--layer_norm", "--num_layers=2")
@@ -174,3 +169,9 @@ def run(tmp_path: pathlib.Path) -> RunDir:
   with run.locked():
     create_run(run, EXPERIMENT, VOCAB, SPLIT)
   return run
+
+
+@pytest.fixture
+def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Trains without drawing samples, which takes longer than the steps."""
+  monkeypatch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")

@@ -163,7 +163,7 @@ class NumberedCheckpoints(Checkpoints):
       max_to_keep,
       model=model,
       optimizer=self._optimizer,
-      train_state=train_state or TrainState(1, 0, 6),
+      train_state=train_state or TrainState(tf.zeros([1, 0, 6])),
     )
 
   def _save(self, *args: Any) -> bool:
@@ -197,16 +197,6 @@ def checkpoint_file(
 ) -> pathlib.Path:
   """Returns where a file of a checkpoint is."""
   return run.path / folder / f"ckpt-{step}{suffix}"
-
-
-def bound_by_permissions() -> list[str]:
-  """Returns what a command of root's begins with to be refused as others are.
-
-  Another user might not reach the interpreter.
-  """
-  if os.geteuid():
-    return []
-  return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bound, machine
+from benchmarks import machine
 from benchmarks.contestants import BOUND
 from benchmarks.tables import to_markdown
-from benchmarks.task import Sizes, Text
+from benchmarks.task import Sizes
 
 _SIZES = dataclasses.asdict(Sizes(82))
 
@@ -62,10 +62,3 @@ def test_ratios_to_the_fastest_other(with_fit: bool) -> None:
   cells = [cell.strip() for cell in line.split("|")[1:-1]]
   # Within the rounds jax takes 1.5, 1.5 and 10 times as long.
   assert cells[-2:] == ["1.50", "0.75" if with_fit else "-"]
-
-
-def test_the_bound_of_sampling_grows_with_the_texts() -> None:
-  sizes = Sizes(82, 2, 5, 8, 16)
-  assert sizes.flop_per_character == 2 * (16 * 48 + 16 * 82)
-  assert sizes.flop_of_lookup == 2 * 10 * 82 * 48
-  assert bound.build_sampling(sizes, Text(""), 2)(1) > 0

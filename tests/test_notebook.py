@@ -16,14 +16,6 @@ NOTEBOOK = json.loads((ROOT / "docs" / "load.ipynb").read_text())
 QUESTION = "To be, or not to be: that is the question"
 
 
-def test_it_has_ten_cells_and_no_output() -> None:
-  assert NOTEBOOK["nbformat"] == 4
-  assert len(NOTEBOOK["cells"]) == 10
-  for cell in NOTEBOOK["cells"]:
-    if cell["cell_type"] == "code":
-      assert (cell["outputs"], cell["execution_count"]) == ([], None)
-
-
 def test_its_cells_run_one_after_the_other(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,

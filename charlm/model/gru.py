@@ -11,8 +11,9 @@ import keras
 import tensorflow as tf
 
 from charlm.errors import InputError
+from charlm.model.gru_equation import next_state
+from charlm.model.gru_loop import recurrence
 from charlm.model.layers import RecurrentLayer
-from charlm.model.recurrence import next_state, recurrence
 from charlm.system.choices import GRU_KIND, MAX_TABLE, ONLY_FUSED
 
 # As in Keras, a state may be a list of one.

@@ -68,7 +68,8 @@ class GenerativeModel:
       top_p=float(top_p),
       min_p=float(min_p),
     )
-    self._span = max(1, min(_SPAN, _MAX_NUMBERS // len(vocab)))
+    # A multiple of 4, as `numbers_of_texts` wants it.
+    self._span = max(4, min(_SPAN, _MAX_NUMBERS // len(vocab)) // 4 * 4)
     # A step for one character is too small to run without XLA. AutoGraph's
     # conversion would delay the first text.
     xla = functools.partial(tf.function, jit_compile=True, autograph=False)

@@ -67,18 +67,16 @@ def numbers_of_texts(
     seed: below 2^64.
     texts: the numbers of the texts, in steps of 1.
     position: of the first character in its text.
-    shape: characters, and numbers for each.
+    shape: characters, a multiple of 4, and numbers for each.
   """
-  size = math.prod(shape)
-  num_counters = -(-size // 4)  # of a text
-  uniform = tf.raw_ops.StatelessRandomUniformV2(
-    shape=[len(texts), 4 * num_counters],
+  num_counters = math.prod(shape) // 4  # of a text
+  return tf.raw_ops.StatelessRandomUniformV2(
+    shape=[len(texts), *shape],
     key=tf.constant([seed], tf.uint64),
     counter=tf.constant([texts.start * num_counters, position], tf.uint64),
     # Without a name, another device would take another algorithm.
     alg=tf.random.Algorithm.PHILOX.value,
   )
-  return tf.reshape(uniform[:, :size], [len(texts), *shape])
 
 
 def gumbel_noise(uniform: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ from charlm.system.cluster import Cluster
 from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.system.signals import StopRequest
 from charlm.training.progress_bar import ProgressBar
-from charlm.training.replicas import Replicas
+from charlm.training.replica_checks import Replicas
 from charlm.training.train_options import Periods
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
 

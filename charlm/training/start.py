@@ -36,7 +36,7 @@ from charlm.training.announce import (
 )
 from charlm.training.loop import TrainingLoop
 from charlm.training.progress_bar import ProgressBar
-from charlm.training.replicas import Replicas
+from charlm.training.replica_checks import Replicas
 from charlm.training.train_options import Periods, TrainOptions
 from charlm.training.trainer import Trainer, build_trainer
 from charlm.training.workers import check_alike, writing_nowhere

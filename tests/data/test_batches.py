@@ -5,7 +5,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import SHAKESPEARE_VOCAB as VOCAB
 
 from charlm.config import Config
@@ -14,19 +13,12 @@ from charlm.data.batches import (
   Batches,
   ContinuedBatches,
   build_batches,
-  split_input_target,
 )
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.tensors import create_batch_dataset
 from charlm.data.text_to_ids import encode_text
-from charlm.data.vocabulary import decode, encode, extend_vocab
+from charlm.data.vocabulary import encode, extend_vocab
 from charlm.errors import InputError
-
-
-def test_published_windows() -> None:
-  ids = encode("Hello world!\nGenerative AI", VOCAB)
-  windows = [decode(w, VOCAB) for w in Batches(ids, 10, 2).batch(0)]
-  assert sorted(windows) == ["!\nGenerativ", "Hello world"]
 
 
 def test_published_steps(shakespeare_path: pathlib.Path) -> None:
@@ -38,16 +30,6 @@ def test_published_steps(shakespeare_path: pathlib.Path) -> None:
   assert batches.cardinality() == 790
   inputs, targets = next(iter(batches))
   assert inputs.shape == targets.shape == (64, 100)
-
-
-def test_split_input_target() -> None:
-  assert split_input_target(list("abcd")) == (
-    ["a", "b", "c"],
-    ["b", "c", "d"],
-  )
-  inputs, targets = split_input_target(tf.constant([1, 2, 3]))
-  assert inputs.numpy().tolist() == [1, 2]
-  assert targets.numpy().tolist() == [2, 3]
 
 
 def test_an_epoch_is_each_window_once_and_epochs_differ() -> None:
@@ -101,16 +83,6 @@ def test_dataset_serves_the_trainers_batches(lines: list[str]) -> None:
       np.testing.assert_array_equal(targets, windows[:, 1:])
       step += 1
   assert step == 2 * batches.steps_per_epoch
-
-
-def test_dataset_serves_the_batches_of_the_default_config(
-  lines: list[str],
-) -> None:
-  ids = encode("\n".join(lines), VOCAB)
-  windows = build_batches(ids, Config()).batch(0)
-  ((inputs, targets),) = create_batch_dataset(lines, VOCAB).take(1)
-  np.testing.assert_array_equal(inputs, windows[:, :-1])
-  np.testing.assert_array_equal(targets, windows[:, 1:])
 
 
 def test_too_short_a_text_is_refused() -> None:
@@ -205,9 +177,3 @@ def test_a_batch_of_a_huge_text_needs_no_memory() -> None:
   assert tracemalloc.get_traced_memory()[1] < 2**20
   tracemalloc.stop()
   assert batch.shape == (64, 101)
-
-
-def test_billions_of_rows_are_refused_at_once() -> None:
-  for kind in (Batches, ContinuedBatches):
-    with pytest.raises(InputError, match="fewer than one batch"):
-      kind(np.arange(1000), 10, 2**31 - 1)

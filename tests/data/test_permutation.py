@@ -37,14 +37,3 @@ def test_pairs_of_places_are_sent_anywhere_alike(size: int) -> None:
   expected = counts.sum() / (size - 1)
   chi_squared = ((counts[1:] - expected) ** 2 / expected).sum()
   assert abs(chi_squared - (size - 2)) < 4 * (2 * (size - 2)) ** 0.5
-
-
-def test_a_place_is_sent_anywhere_alike() -> None:
-  size = 20
-  counts = np.zeros([size, size])
-  for key in KEYS:
-    counts[np.arange(size), permute(np.arange(size), size, key)] += 1
-  expected = len(KEYS) / size
-  chi_squared = ((counts - expected) ** 2 / expected).sum()
-  degrees = (size - 1) ** 2
-  assert abs(chi_squared - degrees) < 4 * (2 * degrees) ** 0.5

@@ -11,9 +11,7 @@ from collections.abc import Callable
 import pytest
 from backports import zstd
 
-from charlm.config import Config
 from charlm.data import compression
-from charlm.data.corpus import load_corpus
 from charlm.data.sources import Source, find_sources
 from charlm.errors import InputError
 
@@ -52,19 +50,6 @@ def test_specs(tmp_path: pathlib.Path) -> None:
     assert names(spec.format(tmp_path), tmp_path) == expected, spec
 
 
-def test_links_in_a_loop_are_not_followed(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  (tmp_path / "a.txt").write_text("text")
-  for name in ("self", "again"):
-    (tmp_path / name).symlink_to(".")
-  (tmp_path / ".hidden").mkdir()
-  (tmp_path / ".hidden" / "b.txt").touch()
-  assert names(f"{tmp_path}/**/*.txt", tmp_path) == ["a.txt"]
-  monkeypatch.chdir(tmp_path)
-  assert names("**/*.txt", tmp_path) == ["a.txt"]
-
-
 def test_a_file_that_is_found_is_that_file(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,12 +60,6 @@ def test_a_file_that_is_found_is_that_file(
     assert b"".join(source.read()) == b"own text"
     (special,) = find_sources(name)
     assert not special.is_file
-
-
-@pytest.mark.parametrize("name", ["[a].txt", "a,b.txt", "ü a.txt"])
-def test_a_file_may_have_any_name(tmp_path: pathlib.Path, name: str) -> None:
-  (tmp_path / name).write_text("text")
-  assert names(f"{tmp_path}/{name}", tmp_path) == [name]
 
 
 def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
@@ -124,21 +103,6 @@ def test_a_file_is_decompressed_as_its_suffix_says(
       read(path)
 
 
-def test_frames_that_zstd_skips(tmp_path: pathlib.Path) -> None:
-  # As parallel programs write it: magic, size, and the size of the next frame.
-  skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + bytes(4)
-  (tmp_path / "a.zst").write_bytes(skipped + zstd.compress(b"to be"))
-  assert read(tmp_path / "a.zst") == b"to be"
-  (tmp_path / "a.zst").rename(tmp_path / "a")
-  with pytest.raises(InputError, match="is compressed data without"):
-    read(tmp_path / "a")
-
-
-def test_text_that_begins_as_bzip2_data_is_text(tmp_path: pathlib.Path) -> None:
-  (tmp_path / "a.txt").write_bytes(b"BZh is how bzip2 begins")
-  assert read(tmp_path / "a.txt").startswith(b"BZh is")
-
-
 def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   run = tmp_path / "texts" / "run"
   (run / "checkpoints").mkdir(parents=True)
@@ -160,20 +124,6 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   # A start that was killed before it wrote the config is a run, too.
   (run / "config.json").rename(run / "lock")
   assert names(f"{folder}/**/*", folder) == mine
-
-
-def test_a_cache_is_no_text(tmp_path: pathlib.Path) -> None:
-  (tmp_path / "a.md").write_text("a text\n")
-  (tmp_path / "my.ids").touch()
-  load_corpus(Config(), str(tmp_path / "a.md"), str(tmp_path))
-  assert len([*tmp_path.iterdir()]) == 3
-  assert names(f"{tmp_path}/**/*", tmp_path) == ["a.md", "my.ids"]
-
-
-def test_a_folder_in_a_folder_is_no_text(tmp_path: pathlib.Path) -> None:
-  (tmp_path / "a.txt").write_text("a text\n")
-  (tmp_path / "b.txt").mkdir()
-  assert names(str(tmp_path), tmp_path) == ["a.txt"]
 
 
 def test_without_the_extra_zstd_is_named(

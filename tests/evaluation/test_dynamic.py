@@ -68,7 +68,7 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
       dynamic.stream(ids[:length])
 
 
-@pytest.mark.parametrize("best", _LEARNING_RATES)
+@pytest.mark.parametrize("best", [_LEARNING_RATES[i] for i in (0, 1, -1)])
 def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   class Slope(DynamicEvaluator):
     """Loses more the farther a learning rate is from the best."""
@@ -80,7 +80,7 @@ def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   assert Slope(model, _repetitive(40)).learning_rate == best
 
 
-@pytest.mark.parametrize("number", range(1, len(_LEARNING_RATES)))
+@pytest.mark.parametrize("number", [1, len(_LEARNING_RATES) - 1])
 def test_a_learning_rate_that_diverges_is_not_chosen(
   model: GRULM, number: int
 ) -> None:
@@ -139,7 +139,7 @@ def test_steps_follow_the_rule(
   model = build_model(vocab_size, embedding_dim, 10, num_layers=2)
   # As many segments as it takes to see the way back to the trained weights.
   # The last segments are short: what fills them up teaches nothing.
-  ids = _repetitive(32 * 10 + 6, period)
+  ids = _repetitive(32 * 5 + 6, period)
   valid = _repetitive(50, min(period, 5))
   dynamic = DynamicEvaluator(model, valid)
   dynamic.learning_rate = 5e-3

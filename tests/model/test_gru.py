@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from charlm.model import recurrence_gradient
-from charlm.model.gru import FusedGRU, project, step_gru
+from charlm.model import gru_gradient
+from charlm.model.gru import FusedGRU
 
 _B, _T, _D, _H, _V = 3, 7, 5, 8, 11
 
@@ -81,41 +81,23 @@ def _by_ids(layer: keras.layers.GRU, ids: tf.Tensor) -> Callable[..., Any]:
   return lambda table, state: layer(tf.gather(table, ids), initial_state=state)
 
 
-@pytest.mark.parametrize("num_steps", [1, _T])
-@pytest.mark.parametrize("in_graph", [False, True])
-def test_equals_keras(num_steps: int, in_graph: bool) -> None:
-  reference = _reference()
-  fused = _fused(reference)
-  inputs = _normal(_B, num_steps, _D), _normal(_B, _H)
-  results = tf.function(_results) if in_graph else _results
-  _assert_close(
-    results(_by_vectors(fused), fused, *inputs),
-    _results(_by_vectors(reference), reference, *inputs),
-  )
-
-
-@pytest.mark.parametrize("num_steps", [1, _T])
-@pytest.mark.parametrize("in_graph", [False, True])
-def test_ids_equal_keras(num_steps: int, in_graph: bool) -> None:
-  reference = _reference()
-  fused = _fused(reference)
-  ids = _ids(num_steps=num_steps)
-  inputs = _normal(_V, _D), _normal(_B, _H)
-  results = tf.function(_results) if in_graph else _results
-  _assert_close(
-    results(_by_ids(fused, ids), fused, *inputs),
-    _results(_by_ids(reference, ids), reference, *inputs),
-  )
-
-
-def test_ids_equal_vectors() -> None:
-  fused = _fused(_reference())
-  table = _normal(_V, _D)
-  _assert_close(fused.call_ids(_ids(), table), fused(tf.gather(table, _ids())))
-
-
-@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("by_ids", [False, True])
+def test_equals_keras(by_ids: bool) -> None:
+  reference = _reference()
+  fused = _fused(reference)
+  inputs = _normal(*((_V, _D) if by_ids else (_B, _T, _D))), _normal(_B, _H)
+  actual, expected = (
+    _results(
+      _by_ids(layer, _ids()) if by_ids else _by_vectors(layer), layer, *inputs
+    )
+    for layer in (fused, reference)
+  )
+  _assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+  ("layer_norm", "by_ids"), [(False, True), (True, False)]
+)
 def test_float32_is_near_float64(layer_norm: bool, by_ids: bool) -> None:
   """Whose gradients are those of finite differences."""
   ids = _ids(num_steps=100)
@@ -134,16 +116,11 @@ def test_float32_is_near_float64(layer_norm: bool, by_ids: bool) -> None:
   _assert_close(_results(runs[0], single, *inputs), expected)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 3])  # of a chunk
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("by_ids", [False, True])
 def test_gradients_are_the_same_in_chunks(
-  num_steps: int,
-  layer_norm: bool,
-  by_ids: bool,
-  monkeypatch: pytest.MonkeyPatch,
+  layer_norm: bool, by_ids: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  """_T steps are chunks of 1, or of 2 or 3 and a rest."""
   fused = _normalised() if layer_norm else _fused(_reference())
   run = _by_ids(fused, _ids()) if by_ids else _by_vectors(fused)
   shape = (_V, _D) if by_ids else (_B, _T, _D)
@@ -152,7 +129,8 @@ def test_gradients_are_the_same_in_chunks(
   expected = _results(run, fused, *inputs)
   for name, size in (("_COLUMNS", 1), ("_ENTRIES", _H)):
     with monkeypatch.context() as patch:
-      patch.setattr(recurrence_gradient, name, num_steps * _B * size)
+      # Chunks of 3 steps, and a rest.
+      patch.setattr(gru_gradient, name, 3 * _B * size)
       _assert_close(_results(run, fused, *inputs), expected, 1e-6)
 
 
@@ -222,7 +200,7 @@ def test_layer_normalisation_steps_as_it_runs() -> None:
   x, state = _normal(_B, _T, _D), _normal(_B, _H)
   expected, _ = layer(x, initial_state=state)
   for t in range(_T):
-    state = step_gru(layer, project(layer.cell, x[:, t]), state)
+    _, state = layer.step(layer.project(x[:, t]), state)
     np.testing.assert_allclose(state, expected[:, t], atol=2e-6)
 
 
@@ -262,7 +240,7 @@ def test_dynamic_shapes_need_no_retracing(with_xla: bool) -> None:
     )
 
   table = _normal(_V, _D)
-  for num_rows, num_steps in ((2, 4), (1, 1), (5, 9), (3, 32)):
+  for num_rows, num_steps in ((1, 1), (5, 9)):
     x, state = _normal(num_rows, num_steps, _D), _normal(num_rows, _H)
     ids = _ids(num_rows, num_steps)
     by_vectors, by_ids = run(x, state, ids, table)
@@ -271,99 +249,6 @@ def test_dynamic_shapes_need_no_retracing(with_xla: bool) -> None:
     expected = _results(_by_ids(reference, ids), reference, table, state)
     _assert_close(by_ids, expected)
   assert run.experimental_get_tracing_count() == 1
-
-
-def test_rows_known_from_one_argument_only() -> None:
-  fused = _fused(_reference())
-  x, state = _normal(_B, _T, _D), _normal(_B, _H)
-  expected = fused(x, initial_state=state)
-  for shapes in (([None, _T, _D], [_B, _H]), ([_B, None, _D], [None, _H])):
-    run = tf.function(
-      _by_vectors(fused), input_signature=[tf.TensorSpec(s) for s in shapes]
-    )
-    _assert_close(run(x, state), expected)
-
-
-def test_gradient_within_and_through_a_graph_loop() -> None:
-  fused = _fused(_reference())
-  run = _by_ids(fused, _ids())
-  table, state = _normal(_V, _D), _normal(_B, _H)
-
-  @tf.function
-  def within() -> list[tf.Tensor]:
-    results = _results(run, fused, table, state)
-    for _ in tf.range(2):
-      results = _results(run, fused, table, state)
-    return results
-
-  _assert_close(within(), _results(run, fused, table, state))
-
-  def through(
-    table: tf.Tensor, state: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    outputs = tf.zeros([_B, _T, _H])
-    for _ in tf.range(2):
-      outputs, state = run(table, state)
-    return outputs, state
-
-  def unrolled(
-    table: tf.Tensor, state: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    return run(table, run(table, state)[1])
-
-  through = tf.autograph.to_graph(through)
-  _assert_close(
-    tf.function(_results)(through, fused, table, state),
-    _results(unrolled, fused, table, state),
-  )
-
-
-@pytest.mark.parametrize("num_steps", [1, 40])
-def test_forward_compiles_with_xla(num_steps: int) -> None:
-  fused = _fused(_reference())
-  table, state, ids = _normal(_V, _D), _normal(1, _H), _ids(1, num_steps)
-  run = tf.function(_by_ids(fused, ids), jit_compile=True)
-  _assert_close(run(table, state), fused.call_ids(ids, table, state))
-
-
-def test_replicas_compute_their_own_rows() -> None:
-  strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-  reference = _fused(_reference())
-  with strategy.scope():
-    fused = _fused(reference)
-  table, state, ids = _normal(_V, _D), _normal(4, _H), _ids(4)
-
-  def replica() -> list[tf.Tensor]:
-    i = tf.distribute.get_replica_context().replica_id_in_sync_group
-    mine = slice(2 * i, 2 * i + 2)
-    return _results(_by_ids(fused, ids[mine]), fused, table, state[mine])
-
-  results = tf.function(lambda: strategy.run(replica))()
-  for i in range(2):
-    mine = slice(2 * i, 2 * i + 2)
-    _assert_close(
-      [strategy.experimental_local_results(r)[i] for r in results],
-      _results(_by_ids(reference, ids[mine]), reference, table, state[mine]),
-    )
-
-
-def test_layers_stack() -> None:
-  bottom, top = _reference(), _reference(_H)
-  fused_bottom, fused_top = _fused(bottom), _fused(top)
-  x, state = _normal(_B, _T, _D), _normal(_B, _H)
-
-  def stacked(*layers: keras.layers.GRU) -> Callable[..., Any]:
-    def run(x: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      for layer in layers:
-        x, state = layer(x, initial_state=state)
-      return x, state
-
-    return run
-
-  _assert_close(
-    _results(stacked(fused_bottom, fused_top), fused_bottom, x, state),
-    _results(stacked(bottom, top), bottom, x, state),
-  )
 
 
 @pytest.mark.parametrize("fused_saves", [False, True])
@@ -384,38 +269,6 @@ def test_checkpoints_are_interchangeable(
   assert [w.path.split("/")[1:] for w in source.weights] == [
     w.path.split("/")[1:] for w in target.weights
   ]
-
-
-@pytest.mark.parametrize("fused_saves", [False, True])
-def test_weight_files_are_interchangeable(
-  fused_saves: bool, tmp_path: Any
-) -> None:
-  class Model(keras.Model):
-    def __init__(self, layer: keras.layers.GRU) -> None:
-      super().__init__()
-      self.gru = layer
-
-    def call(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      return self.gru(inputs)
-
-  models = [Model(_reference()), Model(_fused(_reference()))]
-  inputs = _normal(_B, _T, _D)
-  for model in models:
-    model(inputs)
-  source, target = reversed(models) if fused_saves else models
-  source.gru.cell.bias.assign_add(tf.ones([2, 3 * _H]))
-  source.save_weights(tmp_path / "model.weights.h5")
-  target.load_weights(tmp_path / "model.weights.h5")
-  _assert_close(target(inputs), source(inputs))
-
-
-def test_bfloat16_is_close_with_layer_normalisation() -> None:
-  high, low = _normalised(), FusedGRU(_H, "bfloat16", layer_norm=True)
-  low.build((None, None, _D))
-  low.set_weights(high.get_weights())
-  inputs = _normal(_B, _T, _D), _normal(_B, _H)
-  expected = _results(_by_vectors(high), high, *inputs)
-  _assert_close(_results(_by_vectors(low), low, *inputs), expected, 5e-2)
 
 
 def test_bfloat16_is_close() -> None:

@@ -11,7 +11,8 @@ from helpers import build_model
 import charlm
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU
-from charlm.model.language_model import _dropout, model_of, weight_specs
+from charlm.model.keras_weights import _weight_specs
+from charlm.model.language_model import _dropout, model_of
 
 
 @pytest.fixture(
@@ -27,17 +28,6 @@ def model(request: pytest.FixtureRequest) -> charlm.GRULM:
 def _ids(rows: int, length: int, seed: int = 0) -> tf.Tensor:
   rng = np.random.default_rng(seed)
   return tf.constant(rng.integers(12, size=[rows, length]), tf.int32)
-
-
-def test_published_sizes() -> None:
-  model = build_model(82, 256, 512)
-  counts = [layer.count_params() for layer in model.layers]
-  assert counts == [20_992, 1_182_720, 42_066]
-  assert model.count_params() == 1_245_778
-  log_probs = model(tf.range(82)[tf.newaxis]).numpy()
-  assert log_probs.shape == (1, 82, 82)
-  assert abs(log_probs.mean() + math.log(82)) < 0.01
-  np.testing.assert_allclose(log_probs, -math.log(82), atol=0.3)
 
 
 def test_defaults_are_the_published_ones() -> None:
@@ -77,11 +67,6 @@ def test_steps_of_one_character_equal_a_window(model: charlm.GRULM) -> None:
   for t, expected in enumerate(tf.unstack(model(ids), axis=1)):
     log_probs, states = model.read(tf.gather(table, ids[:, t]), states)
     np.testing.assert_allclose(log_probs, expected, atol=1e-6)
-
-
-def test_zero_state_is_the_default(model: charlm.GRULM) -> None:
-  ids = _ids(2, 3)
-  np.testing.assert_array_equal(model(ids, model.initial_states(2)), model(ids))
 
 
 @pytest.mark.parametrize("gru", ["fused", "keras"])
@@ -148,7 +133,7 @@ def test_the_list_of_weights_is_that_of_the_model(
   config = charlm.Config(
     embedding_dim=3, rnn_units=5, num_layers=num_layers, layer_norm=layer_norm
   )
-  listed = weight_specs(config, 7)
+  listed = _weight_specs(config, 7)
   for variable, (owner, name, shape) in zip(
     model_of(config, 7).weights, listed, strict=True
   ):
@@ -156,13 +141,6 @@ def test_the_list_of_weights_is_that_of_the_model(
     layer = owner.removesuffix("/cell")
     assert variable.path.split("/")[-1] == name
     assert layer in variable.path.split("/")
-
-
-def test_weights_load_into_a_new_model(tmp_path: pathlib.Path) -> None:
-  model, other = build_model(12, 6, 10), build_model(12, 6, 10)
-  model.save_weights(tmp_path / "model.weights.h5")
-  other.load_weights(tmp_path / "model.weights.h5")
-  np.testing.assert_array_equal(model(_ids(2, 5)), other(_ids(2, 5)))
 
 
 def test_dropout_needs_training_and_is_its_seeds() -> None:
@@ -200,19 +178,6 @@ def test_a_reader_may_compile_and_fit(lines: list[str]) -> None:
   losses = history.history["loss"]
   assert losses[0] < math.log(82) + 0.1
   assert losses[2] < losses[1] < losses[0]
-
-
-def test_a_saved_model_that_was_compiled_loads(tmp_path: pathlib.Path) -> None:
-  ids = keras.Input([None], dtype="int32")
-  outputs = keras.layers.Dense(5, "log_softmax")(
-    keras.layers.Embedding(5, 4)(ids)
-  )
-  model = charlm.compile_model(keras.Model(ids, outputs))
-  windows = np.arange(12).reshape(2, 6) % 5
-  model.fit(windows, windows, verbose=0)
-  model.save(tmp_path / "model.keras")
-  loaded = keras.models.load_model(tmp_path / "model.keras")
-  np.testing.assert_array_equal(loaded(windows), model(windows))
 
 
 def test_public_names_are_there_and_only_those() -> None:

@@ -1,14 +1,11 @@
 """What `eval.py` writes."""
 
-import dataclasses
 import io
 import json
 import pathlib
 import sys
 
-import numpy as np
 import pytest
-from helpers import score_of
 
 import eval as eval_program
 
@@ -55,27 +52,3 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
     expected = pytest.approx(score["bits_per_character"] * number / num_bytes)
     assert score["bits_per_byte"] == expected
     assert f"\nbits per byte       {score['bits_per_byte']:.4f}\n" in out
-
-
-def test_many_unknown_characters_are_not_all_named(
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  text = "".join(map(chr, range(0x4E00, 0x4E00 + 1021)))
-  (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-  args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
-  assert eval_program.main(args) == 0
-  err = capsys.readouterr().err
-  named = " ".join(map(repr, text[:20]))
-  assert err.endswith(f": {named} and 1,001 more\n")
-
-
-def test_a_score_of_bytes_says_so() -> None:
-  score = dataclasses.replace(score_of(np.log([2.0, 8.0])), unit="byte")
-  lines = score.in_words(1, "stream").split("\n")
-  assert "1.3863 nats per byte (" in lines[2]
-  assert lines[4:] == [
-    "bits per byte       2.0000",
-    "bytes scored        2, 0 of them unknown",
-  ]

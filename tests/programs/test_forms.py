@@ -101,22 +101,6 @@ def test_bytes_of_any_file(
   )
 
 
-def test_samples_of_bytes_are_shown_as_text(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  (tmp_path / "text").write_text("ä\n" * 2000, encoding="utf-8")
-  args = [*train_args, f"--corpus={tmp_path}/text", "--unit=byte"]
-  args += [f"--run_dir={tmp_path}/run", "--max_steps=40", "--learning_rate=0.1"]
-  assert train_program.main(args) == 0
-  drawn = metrics(tmp_path / "run", "eval")[-1]
-  printed = capsys.readouterr().out.partition(f"{'-' * 20}\n")[2]
-  assert printed == drawn["sample"] + "\n"
-  assert "ä\nä\n" in printed
-  assert drawn["continuation"].startswith("ä\nä\n")
-
-
 def test_a_run_is_the_same_in_any_form(
   train_args: list[str],
   trained_run: pathlib.Path,
@@ -134,6 +118,7 @@ def test_a_run_is_the_same_in_any_form(
   assert not list((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_max_steps_can_be_raised_but_not_under_a_schedule(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
@@ -142,10 +127,6 @@ def test_max_steps_can_be_raised_but_not_under_a_schedule(
     assert train_program.main([*args, f"--max_steps={max_steps}"]) == 0
   steps = [record["step"] for record in metrics(tmp_path / "a", "eval")]
   assert steps == [3, 12]
-  # A shorter one changes nothing.
-  before = (tmp_path / "a" / "config.json").read_text()
-  assert train_program.main([*args, "--max_steps=3"]) == 0
-  assert (tmp_path / "a" / "config.json").read_text() == before
   args = [*train_args, f"--run_dir={tmp_path}/b", "--schedule=cosine"]
   assert train_program.main([*args, "--max_steps=3"]) == 0
   rates = [r["learning_rate"] for r in metrics(tmp_path / "b", "train")]
@@ -177,6 +158,7 @@ def test_eval_and_valid_texts_may_be_files(
   assert record["continuation"].startswith(eval_text[:100])
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_rare_characters_are_read_as_unknown(
   train_args: list[str],
   lines: list[str],

@@ -73,15 +73,6 @@ def test_it_is_said_on_stderr(
   assert [line[: len(starts[0])] for line in err] == starts
 
 
-def test_a_corpus_too_short_to_be_split_is_searched_whole(
-  args: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  out, _ = _ran(args, capsys)
-  (tmp_path / "short.txt").write_text(out.splitlines()[0])
-  _, err = _ran([*args, f"--memorised={tmp_path}/short.txt"], capsys)
-  assert len(err) == 4  # it is another corpus, two shares, and a passage
-
-
 def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
   args: list[str],
   tmp_path: pathlib.Path,

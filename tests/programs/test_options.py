@@ -19,6 +19,8 @@ from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 
+pytestmark = pytest.mark.usefixtures("unsampled")
+
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
   assert train_program.main([*args, f"--run_dir={run_dir}", *more]) == 0
@@ -116,20 +118,6 @@ def test_a_run_begins_with_anothers_weights(
   assert metrics(tuned, "eval") == numbers
 
 
-def test_no_epochs_keep_the_initial_weights(
-  train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  copy = _train(
-    train_args, tmp_path / "copy", f"--init_from={trained_run}", "--epochs=0"
-  )
-  assert (copy / "checkpoints" / "ckpt-0.index").exists()
-  models = [
-    load_model(open_run(run), "latest")[0] for run in (trained_run, copy)
-  ]
-  for mine, other in zip(*(m.get_weights() for m in models), strict=True):
-    np.testing.assert_array_equal(mine, other)
-
-
 def test_protocols(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,42 +139,34 @@ def test_protocols(
   )
 
 
+@pytest.mark.parametrize("how", [[], ["--protocol=lines"], ["--dynamic"]])
 def test_texts_of_two_characters_have_a_score(
+  how: list[str],
   valid_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   file = tmp_path / "text.txt"
-  args = ["eval.py", f"--run_dir={valid_run}", f"--text={file}"]
-  for how in (
-    ["--json"],
-    ["--json", "--protocol=windows", "--window=1"],
-    ["--json", "--protocol=lines"],
-    ["--json", "--dynamic"],
-  ):
-    for text in ("a", "ab"):
-      file.write_text(text)
-      capsys.readouterr()
-      enough = len(text) > 1
-      assert eval_program.main([*args, *how]) == (0 if enough else 2)
-      if enough:
-        score = json.loads(capsys.readouterr().out)
-        assert np.isfinite(score["log_perplexity"])
+  file.write_text("ab")
+  score = _score(capsys, valid_run, f"--text={file}", "--json", *how)
+  assert np.isfinite(score["log_perplexity"])
+  file.write_text("a")
+  args = ["eval.py", f"--run_dir={valid_run}", f"--text={file}", *how]
+  assert eval_program.main(args) == 2
 
 
 def test_a_valid_text_that_is_too_short_is_refused(
-  valid_run: pathlib.Path, tmp_path: pathlib.Path
+  trained_run: pathlib.Path, valid_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  run_dir = tmp_path / "run"
-  shutil.copytree(valid_run, run_dir)
+  run_dir = shutil.copytree(valid_run, tmp_path / "run")
+  text = ("the king of night " * 20)[:319]
+  (run_dir / "valid.txt").write_text(text)
   config = json.loads((run_dir / "config.json").read_text())
-  for length in (0, 319, 320):
-    text = ("the king of night " * 20)[:length]
-    (run_dir / "valid.txt").write_text(text)
-    config["valid_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    (run_dir / "config.json").write_text(json.dumps(config))
-    args = ["eval.py", f"--run_dir={run_dir}", "--dynamic"]
-    assert eval_program.main(args) == (0 if length == 320 else 2)
+  config["valid_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+  (run_dir / "config.json").write_text(json.dumps(config))
+  for refused in (run_dir, trained_run):  # which has none
+    args = ["eval.py", f"--run_dir={refused}", "--dynamic"]
+    assert eval_program.main(args) == 2
 
 
 def test_dynamic_evaluation(

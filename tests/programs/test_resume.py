@@ -10,7 +10,7 @@ import time
 
 import pytest
 import soak
-from helpers import Program, metrics, run_program
+from helpers import Program, metrics
 from soak import numbers
 
 import train as train_program
@@ -72,8 +72,8 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
 def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=100"]
-  args += ["--num_replicas=2"]
+  args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=1000"]
+  args += ["--num_replicas=2", "--eval_every_steps=100000"]
   stopped = [*args, f"--run_dir={tmp_path}/stopped"]
   step = 0
   for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,7 +89,7 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
     before = step
     (words,) = re.findall(r"stopped after step ([\d,]+)", out)
     step = int(words.replace(",", ""))
-    assert before < step < 1200
+    assert before < step < 12_000
     assert _newest(tmp_path / "stopped") == step >= 10
   epochs = f"--epochs={step // 12 + 1}"
   assert train_program.main([*stopped, epochs]) == 0
@@ -98,39 +98,17 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-def test_a_run_without_its_checkpoints_is_not_started_afresh(
-  train_args: list[str],
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  shutil.copytree(trained_run, tmp_path / "run")
-  shutil.rmtree(tmp_path / "run" / "checkpoints")
-  shutil.rmtree(tmp_path / "run" / "best")
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=4"]
-  assert train_program.main(args) == 2
-  assert "has no whole checkpoint" in capsys.readouterr().err
-  assert numbers(tmp_path / "run") == numbers(trained_run)
-
-
+@pytest.mark.usefixtures("unsampled")
 def test_a_run_among_its_texts_goes_on(
-  train_args: list[str],
-  lines: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
+  train_args: list[str], lines: list[str], tmp_path: pathlib.Path
 ) -> None:
   (tmp_path / "a.txt").write_text("\n".join(lines))
-  args = [*train_args, f"--corpus={tmp_path}/**/*.txt"]
-  for name, epochs in (("one", 1), ("one", 2), ("two", 1)):
-    run = f"--run_dir={tmp_path}/{name}"
-    assert train_program.main([*args, run, f"--epochs={epochs}"]) == 0
-  hashes = [
-    json.loads((tmp_path / name / "config.json").read_text())["corpus_sha256"]
-    for name in ("one", "two")
-  ]
-  assert hashes[0] == hashes[1]
+  args = [*train_args, f"--corpus={tmp_path}/**/*.txt", "--epochs=0"]
+  for _ in range(2):
+    assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_a_home_may_be_written_as_a_tilde(
   train_args: list[str],
   corpus_path: pathlib.Path,
@@ -144,43 +122,12 @@ def test_a_home_may_be_written_as_a_tilde(
   assert {path.name for path in tmp_path.iterdir()} == {"run", "ids"}
 
 
-def test_a_start_that_cannot_be_logged_goes_on(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  def fail(run: RunDir, record: dict) -> None:
-    raise OSError("No space left on device")
-
-  monkeypatch.setattr(RunDir, "log_start", fail)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=2"]
-  assert train_program.main(args) == 0
-  assert "this start could not be logged (OSError)" in capsys.readouterr().err
-
-
-def test_a_run_killed_before_its_first_save_starts_again(
-  train_args: list[str], tmp_path: pathlib.Path
-) -> None:
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
-  args.append("--checkpoint_every_steps=10000")
-  with Program(*args, "--epochs=1000") as process:
-    file = tmp_path / "run" / "metrics.jsonl"
-    while not file.exists() or not file.read_bytes():
-      assert process.poll() is None
-      time.sleep(0.01)
-    process.kill()
-  assert _newest(tmp_path / "run") == 0
-  assert train_program.main([*args, "--epochs=3"]) == 0
-  steps = [r["step"] for r in metrics(tmp_path / "run", "train")]
-  assert steps == [10, 20, 30, 36]
-
-
 def _newest(run_dir: pathlib.Path) -> int:
   paths = (run_dir / "checkpoints").glob("ckpt-*.index")
   return max((int(path.stem.split("-")[1]) for path in paths), default=0)
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_another_replica_count_goes_on_to_rounding(
   train_args: list[str],
   short_run: pathlib.Path,
@@ -199,53 +146,26 @@ def test_another_replica_count_goes_on_to_rounding(
     assert mine["loss"] == pytest.approx(other["loss"], abs=1e-5)
 
 
-def test_a_disk_that_stays_full_is_code_4_and_loses_nothing_older(
-  train_args: list[str],
-  short_run: pathlib.Path,
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-) -> None:
-  shutil.copytree(short_run, tmp_path / "run")
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
-  script = tmp_path / "full.py"
-  script.write_text(
-    "import resource, sys, train\n"
-    "most = (8000, resource.RLIM_INFINITY)\n"
-    "resource.setrlimit(resource.RLIMIT_FSIZE, most)\n"
-    "sys.exit(train.main(['train.py', *sys.argv[1:]]))"
-  )
-  full = run_program(script, *args[1:], "--epochs=3")
-  assert full.returncode == 4
-  assert "step 36 could not be saved" in full.stderr
-  assert "Traceback" not in full.stderr
-  assert _newest(tmp_path / "run") == 12
-  # With room again, it goes on as if nothing had been.
-  assert train_program.main([*args, "--epochs=3"]) == 0
-  assert [r for r in numbers(tmp_path / "run") if r["split"] == "eval"] == [
-    r for r in numbers(trained_run) if r["split"] == "eval"
-  ]
-
-
 def test_a_short_soak(
   corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=20"]
+  flags = [*soak.FLAGS, f"--corpus={corpus_path}", "--epochs=8"]
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
-  flags += ["--eval_every_steps=90", "--valid_lines=20", "--num_replicas=1"]
+  flags += ["--eval_every_steps=60", "--valid_lines=20", "--num_replicas=1"]
   flags += ["--embedding_dim=8", "--rnn_units=16"]
   # Before the first metrics: later kills find a whole one.
   flags.append("--checkpoint_every_steps=5")
   kills = soak.soak(
-    flags, tmp_path, num_kills=2, seed=1, max_delay=0.5, start=Program
+    flags, tmp_path, num_kills=1, seed=1, max_delay=0.5, start=Program
   )
-  assert len(kills) == 2
-  assert kills[-1].step > 0
+  assert len(kills) == 1
 
 
 def test_a_folder_may_be_moved_while_it_is_trained(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
-  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=15"]
+  args = [*train_args, "--checkpoint_every_steps=9", "--epochs=6"]
+  args.append("--eval_every_steps=1000")
   before, after = tmp_path / "before", tmp_path / "after"
   with Program(*args, f"--run_dir={before}") as process:
     while not _newest(before):
@@ -263,6 +183,7 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert numbers(after) == numbers(unbroken)
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_a_stop_whose_save_fails_is_code_4(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -282,3 +203,19 @@ def test_a_stop_whose_save_fails_is_code_4(
   assert "run the same command" not in out
   monkeypatch.undo()
   assert train_program.main(args) == 0
+
+
+@pytest.mark.usefixtures("unsampled")
+def test_a_start_that_cannot_be_logged_goes_on(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  def fail(run: RunDir, record: dict) -> None:
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(RunDir, "log_start", fail)
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=0"]
+  assert train_program.main(args) == 0
+  assert "this start could not be logged (OSError)" in capsys.readouterr().err

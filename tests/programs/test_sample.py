@@ -67,22 +67,6 @@ def test_a_prefix_comes_from_a_file_or_a_pipe(
   assert _printed([*args, "--prefix_file=-"], capsys) == expected
 
 
-def test_samples_on_stdout_are_prefix_and_text_alone(
-  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=40"]
-  assert sample_program.main([*args, "--num_samples=3"]) == 0
-  captured = capsys.readouterr()
-  assert captured.err == ""
-  texts = captured.out.removesuffix("\n").split("\n" + "-" * 20 + "\n")
-  assert [len(text) for text in texts] == [40, 40, 40]
-  for more in ([], ["--prefix=\n"]):
-    assert sample_program.main([*args, *more]) == 0
-    assert capsys.readouterr().out.removesuffix("\n").endswith(texts[0])
-  assert sample_program.main([*args, "--seed=1"]) == 0
-  assert capsys.readouterr().out != texts[0] + "\n"
-
-
 def test_sample_names_unknown_prefix_characters(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,10 +78,10 @@ def test_sample_names_unknown_prefix_characters(
   assert "'Z' 'ï'" in captured.err
 
 
-@pytest.mark.parametrize("flag", ["--num_chars=100000", "--help"])
 def test_a_reader_that_leaves_ends_it_quietly(
-  flag: str, trained_run: pathlib.Path
+  trained_run: pathlib.Path,
 ) -> None:
+  flag = "--num_chars=100000"
   with subprocess.Popen(
     [sys.executable, ROOT / "sample.py", f"--run_dir={trained_run}", flag],
     stdout=subprocess.PIPE,

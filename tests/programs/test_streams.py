@@ -1,6 +1,5 @@
 """What all scripts share: their streams, and their errors."""
 
-import os
 import pathlib
 import shlex
 import subprocess
@@ -8,11 +7,6 @@ import sys
 
 import pytest
 from helpers import PROGRAMS, ROOT
-
-
-def test_an_error_on_a_full_disk_keeps_its_code() -> None:
-  command = f"{sys.executable} {ROOT}/eval.py --windw=3 2>/dev/full"
-  assert subprocess.run(command, shell=True).returncode == 2
 
 
 def test_a_training_whose_log_is_full_is_done(
@@ -33,31 +27,3 @@ def test_help_is_no_error(
   captured = capsys.readouterr()
   assert "--run_dir" in captured.out
   assert captured.err == ""
-
-
-_BAD_INPUT = """
-import sys
-from charlm.errors import InputError
-from charlm.options import Options
-from charlm.system.process import run_command
-
-def command(options):
-  print("held until the end")
-  raise InputError("bad: mend it")
-
-sys.exit(run_command(command, Options, ["a.py"], ""))
-"""
-
-
-def test_bad_input_keeps_its_code_where_nobody_reads() -> None:
-  env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-  with subprocess.Popen(
-    [sys.executable, "-c", _BAD_INPUT],
-    env=env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  ) as process:
-    process.stdout.close()
-    assert process.stderr.read() == "a.py: bad: mend it\n"
-  assert process.returncode == 2

@@ -93,18 +93,6 @@ def test_train_and_eval_curves_share_a_chart(
   assert len(chart.screenshot()) > 5_000
 
 
-def test_samples_are_there_to_be_read(
-  runs: pathlib.Path, address: str, page: Page
-) -> None:
-  page.goto(f"{address}#text")
-  last = metrics(runs / "small" / "run", "eval")[-1]
-  eval_text = (runs / "small" / "run" / "eval.txt").read_text()
-  assert last["continuation"].startswith(eval_text[:100])
-  for tag in ("sample", "continuation"):
-    line = max(last[tag].splitlines()[:3], key=len).strip()
-    expect(page.get_by_text(line).first).to_be_visible()
-
-
 def test_a_table_holds_the_settings_and_scores_of_all_runs(
   runs: pathlib.Path, address: str, page: Page
 ) -> None:

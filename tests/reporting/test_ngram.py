@@ -1,7 +1,6 @@
 import collections
 
 import numpy as np
-import pytest
 
 from charlm.reporting import ngram
 
@@ -48,32 +47,6 @@ def test_probabilities_are_those_of_the_definition() -> None:
   for order, nats in enumerate(model.nats(text), 1):
     expected = _slow_nats(train.tolist(), text.tolist(), 7, order)
     np.testing.assert_allclose(nats, expected, rtol=1e-9)
-
-
-def test_probabilities_add_up_to_one() -> None:
-  rng = np.random.default_rng(1)
-  train, text = rng.integers(0, 4, 200), rng.integers(0, 5, 12)
-  model = ngram.KneserNey(train, 6)
-  for order in range(model.max_order):
-    total = 0
-    for char in range(6):
-      total += np.exp(-model.nats(np.append(text, char))[order][-1])
-    assert total == pytest.approx(1, abs=1e-9)
-
-
-def test_longer_contexts_help_where_there_is_something_to_know() -> None:
-  train = np.resize([0, 1, 0, 2, 0, 3], 3000)
-  losses = [x.mean() for x in ngram.KneserNey(train, 4).nats(train[:600])]
-  assert losses[0] > losses[1] > losses[2]
-  assert losses[2] < 0.01
-
-
-def test_memory_grows_with_the_order() -> None:
-  ids = np.random.default_rng(2).integers(0, 30, 5000)
-  model = ngram.KneserNey(ids, 30)
-  sizes = [model.num_bytes(order) for order in range(1, 9)]
-  assert sizes == sorted(sizes)
-  assert sizes[7] > 10 * 5000
 
 
 def test_a_large_vocabulary_has_lower_orders() -> None:

@@ -1,17 +1,11 @@
 """Whatever a run's folder is called, it is trained and read like any other."""
 
 import pathlib
-import subprocess
-import sys
-import tempfile
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import (
   EXPERIMENT,
-  ROOT,
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
@@ -21,25 +15,13 @@ from helpers import (
 
 import eval as eval_program
 import export as export_program
-import report as report_program
 import sample as sample_program
 import train as train_program
-from charlm.errors import InputError
-from charlm.model.keras_weights import load_keras_weights
 from charlm.runs.run import create_run, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import load_model
-from charlm.system.files import plain_path
 
-NAMES = [
-  "run[1]",
-  "a*b",
-  "a?b",
-  "back\\slash",
-  "[parent]/run",
-  "-x",
-  "l\u00e4u",
-]
+NAMES = ["run[1]", "a*b/back\\slash", "-x"]
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +77,7 @@ def test_no_other_folder_matches_the_name(tmp_path: pathlib.Path) -> None:
   assert [_files(other.latest) for other in others] == before
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_all_programs_work_there(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -113,73 +96,13 @@ def test_all_programs_work_there(
   assert len([*summaries.glob("eval/events.out.*")]) == 1  # they are made anew
   assert eval_program.main(["eval.py", run]) == 0
   assert sample_program.main(["sample.py", run, "--num_chars=9"]) == 0
-  for output in ("a[1]", "a[1].keras"):
-    kind = "keras" if output.endswith("keras") else "saved_model"
-    export = ["export.py", run, f"--output={output}", f"--format={kind}"]
-    assert export_program.main(export) == 0
-    assert pathlib.Path(output).exists()
+  export = ["export.py", run, "--output=a[1].keras", "--format=keras"]
+  assert export_program.main(export) == 0
+  assert pathlib.Path("a[1].keras").exists()
   start = [*train_args, f"--init_from={name}", "--run_dir=next", "--epochs=0"]
   assert train_program.main(start) == 0
-  assert report_program.main(["report.py", run, "--output=r[1].html"]) == 0
   assert capsys.readouterr().err == ""
   index = pathlib.Path(name, "checkpoints", "ckpt-24.index")
   index.write_bytes(b"rubbish")
   assert eval_program.main(["eval.py", run]) == 2
   assert str(index.with_suffix("")) in capsys.readouterr().err
-
-
-def test_a_leading_dash_and_a_pattern_as_a_process(
-  train_args: list[str], tmp_path: pathlib.Path
-) -> None:
-  args = [*train_args[1:], "--run_dir=-[x]/", "--max_to_keep=1"]
-  result = subprocess.run(
-    [sys.executable, ROOT / "train.py", *args],
-    cwd=tmp_path,
-    env={"TMPDIR": str(tmp_path / "temporary")},
-    capture_output=True,
-    text=True,
-  )
-  assert (result.returncode, result.stderr) == (0, "")
-  # The last of one for each quarter of the epoch.
-  indices = (tmp_path / "-[x]" / "checkpoints").glob("*.index")
-  assert [path.name for path in indices] == ["ckpt-12.index"]
-
-
-def test_keras_weights_may_have_such_a_name(tmp_path: pathlib.Path) -> None:
-  model = build_model(len(VOCAB), 4, 6)
-  folder = tmp_path / "[a]"
-  folder.mkdir()
-  # As Keras 3 and Keras 2 name them.
-  model.save_weights(folder / "b[1].weights.h5")
-  tf.train.Checkpoint(**_tree(model)).write(str(folder / "b[1]"))
-  for name in ("b[1].weights.h5", "b[1]", "b[1].index"):
-    loaded = load_keras_weights(
-      str(folder / name), EXPERIMENT.config, len(VOCAB)
-    )
-    for mine, other in zip(model.weights, loaded.weights, strict=True):
-      np.testing.assert_array_equal(mine, other)
-
-
-def _tree(model: keras.Model) -> dict[str, tf.Module]:
-  """Returns the weights by the names that Keras 2 gave them."""
-  root = {name: tf.Module() for name in ("embedding", "gru", "dense")}
-  root["gru"].cell = tf.Module()
-  for variable in model.trainable_variables:
-    *_, owner, name = variable.path.split("/")
-    target = root["gru"].cell if owner.endswith("cell") else root[owner]
-    setattr(target, name, tf.Variable(variable.value))
-  return root
-
-
-def test_a_temporary_folder_that_is_a_pattern_is_blamed(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  (tmp_path / "t[1]").mkdir()
-  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t[1]"))
-  with plain_path(tmp_path / "run") as path:
-    assert path == str(tmp_path / "run")
-  with (
-    pytest.raises(InputError, match="set TMPDIR"),
-    plain_path(tmp_path / "a*"),
-  ):
-    pass

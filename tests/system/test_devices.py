@@ -5,10 +5,10 @@ import pathlib
 import keras
 import pytest
 import tensorflow as tf
-from helpers import PROGRAMS, build_model
+from helpers import build_model
 
+import train as train_program
 from charlm.errors import InputError
-from charlm.evaluation.evaluator import Evaluator
 from charlm.model.gru import FusedGRU
 from charlm.system import choices, cuda, devices
 from charlm.system.devices import choose_device
@@ -43,20 +43,16 @@ def test_a_process_that_chose_the_cpu_is_told_so(
 
 
 def test_each_choice_follows_the_device(request: pytest.FixtureRequest) -> None:
-  assert len(_TABLE) == 4
   assert [choice.here for choice in _TABLE] == [c.cpu for c in _TABLE]
   request.getfixturevalue("gpu")
   assert [choice.here for choice in _TABLE] == [c.gpu for c in _TABLE]
-  assert all(len(choice.reason) > 20 for choice in _TABLE)
 
 
 @pytest.mark.parametrize(
   ("options", "fused"),
   [
     ({}, False),
-    ({"precision": "bfloat16"}, True),
     ({"layer_norm": True}, True),
-    ({"gru": "fused"}, True),
   ],
 )
 def test_a_gpu_gets_cudnn_where_that_can_do_it(
@@ -67,22 +63,6 @@ def test_a_gpu_gets_cudnn_where_that_can_do_it(
   layer = build_model(5, 2, 3, **options).gru
   assert isinstance(layer, FusedGRU) == fused
   assert isinstance(layer, keras.layers.GRU)
-
-
-@pytest.mark.usefixtures("gpu")
-def test_scores_on_a_gpu_are_not_compiled_by_xla(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  compiled = []
-  function = tf.function
-
-  def note(*args: object, **options: object) -> object:
-    compiled.append(options["jit_compile"])
-    return function(*args, **options)
-
-  monkeypatch.setattr(tf, "function", note)
-  Evaluator(build_model(5, 2, 3))
-  assert compiled == [False]
 
 
 @pytest.fixture
@@ -130,7 +110,7 @@ def test_a_gpu_that_is_not_found_is_told(
     choose_device("gpu")
 
 
-@pytest.mark.parametrize("value", ["", "-1", "-1,0", "NoDevFiles", "none"])
+@pytest.mark.parametrize("value", ["", "-1,0", "none"])
 def test_gpus_that_are_hidden_are_no_surprise(
   value: str,
   machine: pathlib.Path,
@@ -202,25 +182,20 @@ def test_a_card_that_tensorflow_has_no_code_for_leaves_the_cpu(
   assert "no code for GPU 0, compute capability 12.0. The CPU is used" in line
 
 
-@pytest.mark.parametrize("device", ["auto", "gpu"])
 def test_the_other_cards_remain(
-  device: str,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   gpus = Gpus((12, 0), (8, 9), (9, 0))
   _pretend(monkeypatch, gpus)
-  choose_device(device)
+  choose_device("gpu")
   assert gpus.visible == gpus.physical[1:]
   (line,) = capsys.readouterr().err.splitlines()
   assert line.endswith("for GPU 0, compute capability 12.0. It is left out")
-  choose_device(device)
+  choose_device("gpu")
   assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("script", PROGRAMS)
 def test_a_gpu_that_cannot_be_started_is_one_line(
-  script: str,
   monkeypatch: pytest.MonkeyPatch,
   trained_run: pathlib.Path,
   train_args: list[str],
@@ -230,11 +205,10 @@ def test_a_gpu_that_cannot_be_started_is_one_line(
   gpus.starts = False
   _pretend(monkeypatch, gpus)
   monkeypatch.setattr(devices, "driver_problem", str)
-  args = train_args if script == "train.py" else [script]
-  assert PROGRAMS[script].main([*args, f"--run_dir={trained_run}"]) == 2
+  assert train_program.main([*train_args, f"--run_dir={trained_run}"]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   problem = "TensorFlow cannot start the GPU: cudaGetDevice() failed; check"
-  assert line.startswith(f"{script}: {problem}")
+  assert line.startswith(f"train.py: {problem}")
 
 
 def test_a_gpu_whose_driver_is_too_old_is_told_so(

@@ -1,10 +1,7 @@
-import os
-import signal
 import time
 
 import pytest
 
-from charlm.system.signals import StopRequest
 from charlm.training.progress_bar import ProgressBar
 
 
@@ -45,14 +42,3 @@ def test_a_run_without_an_end_is_shown(
   time.sleep(0.01)
   bar.show(1, 1.25, 45_678.9)
   assert "days" in capsys.readouterr().out
-
-
-def test_a_first_signal_is_noted_and_a_second_one_acts() -> None:
-  before = signal.getsignal(signal.SIGTERM)
-  with StopRequest() as stop:
-    assert not stop
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert stop
-    assert stop.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-  assert signal.getsignal(signal.SIGTERM) == before

@@ -14,7 +14,7 @@ from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
 from charlm.system.cluster import Cluster
-from charlm.training.replicas import Replicas
+from charlm.training.replica_checks import Replicas
 from charlm.training.trainer import Trainer, build_trainer
 
 _DEVICES = ["CPU:0", "CPU:1"]
@@ -122,8 +122,9 @@ def test_right_sums_and_equal_weights_pass() -> None:
 
 
 # The lowest bit, and the sign, in which 0.0 and -0.0 differ.
-@pytest.mark.parametrize("bits", [1, -(2**31)])
-@pytest.mark.parametrize("of", ["model", "optimizer"])
+@pytest.mark.parametrize(
+  ("of", "bits"), [("model", 1), ("optimizer", -(2**31))]
+)
 def test_one_bit_of_one_number_is_found(of: str, bits: int) -> None:
   replicas, trainer = _replicas(_right)
   _flip(getattr(trainer, of), bits)
