@@ -86,6 +86,8 @@ EVERYTHING = {
   [
     (EVERYTHING | {"layer_norm": True}, (1, 4), 1e-5),
     (EVERYTHING | {"optimizer": "muon"}, (1, 2), 1e-6),
+    (EVERYTHING | {"optimizer": "muon", "layer": "lstm"}, (1, 2), 1e-6),
+    (EVERYTHING | {"optimizer": "muon", "layer": "mingru"}, (1, 4), 1e-6),
   ],
 )
 def test_replica_counts_train_the_same_model(
@@ -414,8 +416,9 @@ def test_a_schedule_rises_and_falls_to_zero(
   np.testing.assert_allclose(rates, 0.01 * expected, atol=1e-8)
 
 
+@pytest.mark.parametrize("layer", ["gru", "lstm"])
 def test_a_restored_run_goes_on_as_if_never_stopped(
-  tmp_path: pathlib.Path,
+  layer: str, tmp_path: pathlib.Path
 ) -> None:
   def objects(one: Trainer) -> dict[str, object]:
     return {
@@ -424,7 +427,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
       "train_state": one.train_state,
     }
 
-  unbroken, resumed = (trainer(1, **EVERYTHING) for _ in range(2))
+  unbroken, resumed = (trainer(1, layer=layer, **EVERYTHING) for _ in range(2))
   record(unbroken, 5, every=5)
   unbroken.train(7)
   path = tf.train.Checkpoint(**objects(unbroken)).write(str(tmp_path / "ckpt"))
