@@ -59,6 +59,14 @@ def test_a_component_imports_from_the_rows_before_its_own(
   assert ours <= allowed
 
 
+def test_the_trainer_knows_neither_disk_nor_evaluation() -> None:
+  imported = _imports(ROOT / "charlm" / "training" / "trainer.py")
+  components = {name.split(".")[1] for name in imported if "charlm." in name}
+  assert not components & {"evaluation", "runs"}
+  modules = {name.split(".")[0] for name in imported}
+  assert not modules & {"os", "pathlib", "io", "shutil", "tempfile"}
+
+
 def test_what_checks_the_flags_imports_no_tensorflow() -> None:
   code = (
     "import sys, train, eval, sample, report, export\n"

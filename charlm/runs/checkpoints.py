@@ -25,7 +25,7 @@ _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class DamagedError(ValueError):
-  """A damaged checkpoint; its text follows the path: "is damaged"."""
+  """A damaged checkpoint; its text goes on after the path: "is damaged"."""
 
 
 class Checkpoints:
@@ -46,8 +46,8 @@ class Checkpoints:
   ) -> None:
     """Takes what is saved and restored; `train_state` has the `best_loss`.
 
-    The saves raise LostRunError as `RunDir.check_owned`, and if the run has no
-    checkpoint and none can be saved.
+    `save` and `save_if_best` raise LostRunError if the folder was taken away,
+    or if the run has no checkpoint and none can be saved.
     """
     self._run, self._max_to_keep = run, max_to_keep
     self._model, self._train_state = model, train_state
@@ -70,7 +70,7 @@ class Checkpoints:
       InputError: no checkpoint is whole, though the run has begun.
       OSError: one cannot be read, which does not mean that it is damaged.
     """
-    # Of one step, the one in `best` comes first: it has the loss of the step's
+    # Of one step, the one in `best` comes first: it was saved after the step's
     # evaluation, and whether a kill has damaged it has to be known.
     folders = (self._run.latest, self._run.best)
     found = [
@@ -110,20 +110,20 @@ class Checkpoints:
     begins at a step that has a record. `best_loss`, the lowest loss so far, is
     saved in each checkpoint. It takes the place of a loss whose record is lost.
 
-    What was killed or failed at step s    What the next start does
+    At step s, the run was                 The next start
     -------------------------------------- -------------------------------------
-    killed before the record, or in it     evaluates s when it is there
-    killed before `best/` has s whole      there already, as s was saved before
-                                           its evaluation: saves it in `best/`;
-                                           else evaluates s when it is there
-    killed before `checkpoints/` has s     resumes from `best/` or earlier
-    disk full for the record               has s in `best/`: changes nothing
-    disk full for `best/`                  at s: saves it in `best/`; later: a
-                                           step better than what is there
-    disk full for `checkpoints/`           resumes from `best/` or earlier
-    `metrics.jsonl` lost                   goes by `best_loss`
-    a run of commit 15b8925, killed        evaluates s, changes nothing in
-    before the record: s in both folders   `best/`, and saves s anew
+    killed before the record was whole     evaluates step s
+    killed before `best/` was whole, and   resumes at s, and saves it in `best/`
+    `checkpoints/` has s
+    killed before `best/` was whole, and   resumes at an earlier step, and
+    `checkpoints/` lacks s                 evaluates s again
+    killed before `checkpoints/` was whole resumes from `best/`, or earlier
+    without disk space for the record      changes nothing in `best/`
+    without disk space for `best/`         resumes at s, and saves it in `best/`
+    without disk space for `checkpoints/`  resumes from `best/`, or earlier
+    without its `metrics.jsonl`            compares with `best_loss`
+    of commit 15b8925, killed before the   evaluates s, changes nothing in
+    record: both folders have s            `best/`, and saves s anew
 
     Args:
       step: an evaluated one, whose values the objects have.
@@ -131,17 +131,17 @@ class Checkpoints:
 
     Returns whether `best/` has the step of the lowest loss.
     """
-    lowest = self._train_state.best_loss
-    there = math.inf
+    best_loss = self._train_state.best_loss
+    loss_in_best = math.inf
     if self._best_step is not None:
-      there = losses.get(self._best_step, float(lowest.numpy()))
-    if losses[step] < lowest.numpy():
-      lowest.assign(losses[step])
+      loss_in_best = losses.get(self._best_step, float(best_loss.numpy()))
+    if losses[step] < best_loss.numpy():
+      best_loss.assign(losses[step])
       # What `checkpoints/` may have of this step holds an older best loss.
       self._saved_step = None
-    if losses[step] < there and self._save(self._run.best, 1, step):
-      self._best_step, there = step, losses[step]
-    return there <= lowest.numpy()
+    if losses[step] < loss_in_best and self._save(self._run.best, 1, step):
+      self._best_step, loss_in_best = step, losses[step]
+    return loss_in_best <= best_loss.numpy()
 
   def _restore(self, path: Path, step: int) -> bool:
     """Restores a checkpoint, if it is whole; tells whether it is."""
@@ -221,8 +221,7 @@ def open_checkpoint(path: str, step: int) -> Iterator[str]:
         reader.get_tensor(key)
       held = int(reader.get_tensor(_STEP_KEY))
     except Exception as error:  # TensorFlow raises all kinds for rubbish
-      # A file that cannot be read is not therefore damaged: reading all of both
-      # files raises the system's error.
+      # Both files are read: if the system cannot, that is what is raised.
       with contextlib.suppress(FileNotFoundError):
         for suffix in CHECKPOINT_SUFFIXES:
           with open(path + suffix, "rb") as file:

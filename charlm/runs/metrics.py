@@ -66,8 +66,8 @@ class Metrics:
     if (kept := "".join(lines).encode()) != text:
       write_atomically(self._path, [kept])
     append_lines(self._path, b"")  # fails now if it cannot be written
-    # The seconds of training before this start, without the pauses: those of
-    # the last record and, for each step after it, the mean of the steps before.
+    # The seconds trained before this start, without pauses, estimated from the
+    # last record: steps after it count as the mean of the steps before.
     first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
     *_, last = first, *self._records
     before = last["seconds"] * step / max(1, last["step"])

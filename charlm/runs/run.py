@@ -69,9 +69,9 @@ class Run:
         f"{self.dir.path} holds another run: {', '.join(changes)}; give the "
         "same flags and the same corpus, or a new --run_dir"
       )
-    # Each of them compares its file's hash.
-    for read in (self.eval_text, self.valid_text):
-      read()
+    # These compare the files' hashes.
+    self.eval_text()
+    self.valid_text()
     num_steps = self.config.num_steps(steps_per_epoch)
     if experiment.config.num_steps(steps_per_epoch) <= num_steps:
       return self
@@ -123,7 +123,7 @@ def create_run(
   write_atomically(run_dir.eval_path, split.eval.data())
   if len(split.valid):
     write_atomically(run_dir.valid_path, split.valid.data())
-  # The last one, so that a run that exists is a whole one.
+  # Last: a run exists once this file is there, and is whole then.
   write_atomically(run_dir.config_path, [experiment.to_json().encode()])
   return Run(run_dir, experiment, vocab)
 

@@ -147,7 +147,8 @@ class RunDir:
   def _refuse_other_files(self) -> None:
     """Refuses to make a run where other files have a run's names.
 
-    With a lock they are those of a start killed before it had a config.
+    If there is a lock, the other files are those of a start that was killed
+    before it wrote `config.json`.
 
     Raises InputError: naming the files.
     """

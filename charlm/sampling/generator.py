@@ -35,7 +35,7 @@ _MAX_ROWS = 32  # side by side, in one graph call
 _STREAMED = 64  # characters in a piece of a streamed text
 
 
-class _Begin(NamedTuple):
+class _PrefixState(NamedTuple):
   """What all texts of a request begin with."""
 
   table: tf.Tensor  # the model's input table
@@ -160,7 +160,7 @@ class GenerativeModel:
     ):
       yield from pieces
 
-  def _begin(self, request: Request) -> _Begin:
+  def _begin(self, request: Request) -> _PrefixState:
     """Reads the prefix but for its last character, in pieces of one shape."""
     # Computed once: in threads side by side it takes several times as long.
     table = self._model.input_table()
@@ -173,10 +173,10 @@ class GenerativeModel:
       states = self._compiled_read(
         table=table, ids=padded, length=length, states=states
       )
-    return _Begin(table, ids[-1:], states)
+    return _PrefixState(table, ids[-1:], states)
 
   def _pieces(
-    self, request: Request, samples: range, size: int, begin: _Begin
+    self, request: Request, samples: range, size: int, begin: _PrefixState
   ) -> Iterator[list[Sample]]:
     """Yields the next pieces of some samples, of `size` characters at most."""
     num_rows, shape = len(samples), [self._span, len(self._vocab)]
@@ -255,8 +255,8 @@ class GenerativeModel:
     `length` are valid, and the state before the last of these ids.
     """
     # XLA does not vectorise the gates of a single row if they look up their
-    # inputs: the step before looks them up, and `x` has them. For more rows
-    # that is slower: `x` has ids.
+    # inputs. So the step before looks them up, and `x` is the inputs. For more
+    # rows that is slower, and `x` is the ids.
     alone = last.shape[0] == 1
     x = tf.gather(table, last) if alone else last
 

@@ -59,9 +59,8 @@ def numbers_of_texts(
   (Salmon et al. 2011) computes four of them from a key and a counter: the key
   is the seed, and the counter has the position and, for each text, a range.
 
-  Call it outside of what XLA compiles: LLVM can take the generator's XORs in a
-  loop for a checksum, and then follows both operands of each, through all XORs
-  before it, without an end.
+  Do not call it in what XLA compiles: LLVM can take the generator's XORs for a
+  checksum, and then its search does not end.
 
   Args:
     seed: below 2^64.

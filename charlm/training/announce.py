@@ -17,11 +17,15 @@ _MAX_HASHED = 2**28  # characters of a train text
 
 
 def describe_text(
-  config: Config, corpus: Corpus, split: Split, vocab: list[str], new: str
+  config: Config,
+  corpus: Corpus,
+  split: Split,
+  vocab: list[str],
+  new_characters: str,
 ) -> str:
   """Describes the corpus, its parts, and the vocabulary.
 
-  `new` names the characters that the initial run lacks.
+  `new_characters` names those that the initial run lacks.
   """
   num_bytes = corpus.text.num_bytes(corpus.counts)
   size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
@@ -36,8 +40,8 @@ def describe_text(
   rare = [counts[char] for char in counts.keys() - set(vocab)]
   words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"
   lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
-  if new:
-    lines.append(f"new      {new}: not in {config.init_from}")
+  if new_characters:
+    lines.append(f"new      {new_characters}: not in {config.init_from}")
   return "\n".join(lines) + "\n"
 
 
@@ -56,7 +60,7 @@ def describe_training(
   run: RunDir, trainer: Trainer, start: Start, options: TrainOptions
 ) -> str:
   """Describes model, steps, devices, and code of a start."""
-  model, batches, end = trainer.model, trainer.batches, trainer.num_steps
+  model, batches, end = trainer.model, trainer.batches, trainer.last_step
   counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
   versions = [f"{name} {v}" for name, v in start["versions"].items()]
   return (

@@ -34,9 +34,9 @@ class TrainingLoop:
   """Continues a run to its end, and leaves score, sample, and checkpoint.
 
   An evaluation scores the texts, writes its record to the metrics, and saves
-  the best checkpoint if this is it; the step's own checkpoint, if due, follows.
-  `Checkpoints.save_if_best` says what becomes of a step at which this is cut
-  short.
+  the best checkpoint if its loss is the lowest. The step's own checkpoint, if
+  due, follows. `Checkpoints.save_if_best` says what becomes of a step at which
+  this is cut short.
   """
 
   periods: Periods  # when to write metrics, to evaluate, and to save
@@ -70,7 +70,7 @@ class TrainingLoop:
       LostRunError: the folder was taken away.
     """
     trainer, periods = self.trainer, self.periods
-    step, end = trainer.step, trainer.num_steps
+    step, end = trainer.step, trainer.last_step
     with self._stop:
       reached = step > 0 and (step % periods.evaluation == 0 or step == end)
       if reached or step in self.metrics.losses:
@@ -86,7 +86,7 @@ class TrainingLoop:
         self.bar.show(step, loss, characters_per_second)
         if step % periods.metrics == 0 or step == end:
           self._write_metrics(step)
-        # First: a checkpoint holds the best loss so far.
+        # Before the save: a checkpoint holds the lowest loss so far.
         if step % periods.evaluation == 0 or step == end:
           self._evaluate(step)
         if step % periods.checkpoint == 0:
@@ -112,8 +112,8 @@ class TrainingLoop:
     """Writes the training's numbers; warns of a loss that has exploded."""
     metrics = self.trainer.take_metrics()
     self.metrics.write(step, "train", metrics._asdict())
-    # Exploded: more than 1 nat above the lowest; the mean before was not. In a
-    # training that goes well, the means rise by less.
+    # Warned of once, when the mean rises more than 1 nat above the lowest. In a
+    # training that goes well, it rises by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
         f"the mean loss of the steps up to {step:,} is {metrics.loss:.4g}, but "

@@ -70,10 +70,11 @@ def train(
   on_cpu = kind_of_device() == "CPU"
   if on_cpu and options.precision == "bfloat16" and not has_bfloat16():
     warn("no bfloat16 instructions: --precision=float32 may be faster")
-  # 0: `create_cluster` decides.
-  default = 1 if reason_for_one_replica(options.config, options.gru) else 0
-  replicas = options.num_replicas or default
-  cluster = create_cluster(replicas, options.batch_size)
+  num_replicas = options.num_replicas
+  if not num_replicas and reason_for_one_replica(options.config, options.gru):
+    num_replicas = 1
+  # With 0, `create_cluster` decides.
+  cluster = create_cluster(num_replicas, options.batch_size)
   with cluster.watched():
     return _start(options, corpus, split, cluster, layer)
 
@@ -96,9 +97,10 @@ def _start(
     with cluster.together():
       if run_dir.exists():
         run = open_run(run_dir.path)
-        run_dir = run.dir
         stack.enter_context(run_dir.locked())
-      vocab, initial, new = _begin_with(run_dir, run, corpus, config, layer)
+      vocab, initial, new_characters = _vocabulary_and_initial(
+        run_dir=run_dir, run=run, corpus=corpus, config=config, layer=layer
+      )
     # The chief's, since only it has the initial run.
     vocab = cluster.exchange(vocab)[0]
     trainer = _build_trainer(
@@ -116,7 +118,7 @@ def _start(
         stack.enter_context(run_dir.locked())
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
-      say(describe_text(config, corpus, split, vocab, new))
+      say(describe_text(config, corpus, split, vocab, new_characters))
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,
@@ -137,7 +139,7 @@ def _start(
       _log_start(run_dir, start, saved)
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
-    bar = ProgressBar(trainer.num_steps, steps_per_epoch, step)
+    bar = ProgressBar(trainer.last_step, steps_per_epoch, step)
     bar.log(describe_training(run_dir, trainer, start, options))
     return TrainingLoop(
       periods=Periods(options, steps_per_epoch),
@@ -152,21 +154,22 @@ def _start(
     ).run()
 
 
-def _begin_with(
+def _vocabulary_and_initial(
+  *,
   run_dir: RunDir,
   run: Run | None,
   corpus: Corpus,
   config: Config,
   layer: type[RecurrentLayer] | None,
 ) -> tuple[list[str], LanguageModel | None, str]:
-  """Returns the vocabulary, and what `--init_from` gives.
+  """Returns the vocabulary, the initial model, and the new characters.
 
-  That is a model, unless this run has checkpoints; and the names of the
-  characters that its run does not know.
+  The initial model is that of `--init_from`, None once this run has
+  checkpoints. The new characters, in words, are those that it lacks.
   """
   initial_run = open_initial(run_dir, config)
   known = SPECIAL
-  # This run's first: the initial one may be gone.
+  # This run's vocabulary first: the initial run may have been deleted.
   if config.init_from and (begun := run or initial_run):
     known = begun.vocab
   vocab = extend_vocab(known, corpus.frequent(config.min_count))

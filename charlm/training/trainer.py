@@ -23,8 +23,8 @@ from charlm.training.optimizer import Adam, build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
-# Folded into the seed that decides resets. Dropout folds in its layer's number:
-# this one is larger than any.
+# Folded into the seed, which gives resets random numbers of their own. Dropout
+# folds in the numbers of the layers, which are smaller.
 _RESETS = 2**16
 DIVERGED_REMEDY = (
   "lower --learning_rate, or raise --weight_decay, and give a new --run_dir"
@@ -97,7 +97,7 @@ class Trainer:
     self.model, self.optimizer, self.batches = model, optimizer, batches
     self._strategy, self._config = strategy, config
     # The step at which the run ends.
-    self.num_steps = config.num_steps(batches.steps_per_epoch)
+    self.last_step = config.num_steps(batches.steps_per_epoch)
     names: list[str] = strategy.extended.worker_devices
     # The devices of this worker's replicas, such as `CPU:0`.
     self.devices = [name.rpartition("device:")[2] for name in names]
@@ -157,8 +157,7 @@ class Trainer:
     with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
       loss = self._run_steps(step, step + num_steps)
     seconds = time.perf_counter() - start
-    # The first call is slow, since it traces, which makes this estimate too
-    # low; later calls correct it.
+    # The first call also traces, so that the first estimate is too low.
     in_time = int(_SECONDS_PER_CALL / (seconds / num_steps))
     self._steps_per_call = max(1, min(in_time, _MAX_STEPS_PER_CALL))
     characters = num_steps * self.batches.characters_per_step
@@ -294,7 +293,7 @@ class Trainer:
     seed = tf.random.experimental.stateless_fold_in(seed, _RESETS)
     shape = [1, states.shape[1], 1]
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
-    # An epoch begins elsewhere in the text: no state goes on there.
+    # An epoch begins elsewhere in the text, where no state goes on.
     reset = begins | (uniform < self._config.reset_rate)
     return tf.where(reset, self._initial, states)
 

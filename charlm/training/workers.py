@@ -1,7 +1,7 @@
 """What the workers of a cluster check and do apart from training.
 
 All run the same program. The folder of any worker but the chief is a temporary
-one, and what it prints goes nowhere.
+one, and what it prints to standard output goes nowhere.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ from charlm.runs.provenance import describe_start
 from charlm.system.cluster import Cluster
 from charlm.training.train_options import TrainOptions
 
-# Options that may differ between workers: paths, and what concerns one alone.
+# These options may differ between workers.
 _OWN = ("run_dir", "corpus", "corpus_cache", "init_from", "profile_port")
-# Their paths may differ, but not whether they are given: they change the split.
+# These paths may differ, but all workers must give them or none: the parts of
+# the text depend on that.
 _PATHS = ("eval_corpus", "valid_corpus")
 
 
