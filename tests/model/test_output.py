@@ -15,7 +15,7 @@ def _gradients(
 ) -> list[tf.Tensor]:
   """Returns nats and state of ids `[B, T + 1]`, and all gradients."""
   variables = [v.value for v in model.trainable_variables]
-  states = (carried,) * model.num_layers
+  states = (carried,) * len(model.recurrent_layers)
   with tf.GradientTape() as tape:
     tape.watch(carried)
     nats, states = model.nats(
