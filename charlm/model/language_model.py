@@ -320,7 +320,10 @@ def model_of(
       layer_norm=config.layer_norm,
     )
   else:
-    kind = _layer_class(config, gru, layer)
+    kind = _layer_class(config.layer, layer)
+    if lacking := lacking_options(config, gru, layer):
+      words = " and no ".join(f"--{name}" for name in lacking)
+      raise InputError(f"--layer={config.layer} has no {words}: leave that out")
     asked = {"precision": precision, "layer_norm": config.layer_norm}
     options = {name: asked[name] for name in kind.options}
     layers = (
@@ -337,14 +340,33 @@ def model_of(
   return model
 
 
-def _layer_class(
-  config: Config, gru: str, own: type[RecurrentLayer] | None
-) -> type[RecurrentLayer]:
-  """Returns the class of a config's layer.
+def lacking_options(
+  config: Config, gru: str, layer: type[RecurrentLayer] | None = None
+) -> list[str]:
+  """Lists the options that are given, but that the config's layer lacks.
 
-  Raises InputError: the layer is unknown, or lacks what is asked for.
+  Raises InputError: the layer is unknown.
   """
-  name = config.layer
+  if config.layer == "gru":
+    return []
+  has = _layer_class(config.layer, layer).options
+  given = {
+    "layer_norm": config.layer_norm,
+    "precision": config.precision != Config.precision,
+    "gru": gru != "auto",
+  }
+  return [
+    name for name, is_given in given.items() if is_given and name not in has
+  ]
+
+
+def _layer_class(
+  name: str, own: type[RecurrentLayer] | None
+) -> type[RecurrentLayer]:
+  """Returns the class of a layer that is no GRU.
+
+  Raises InputError: the layer is unknown.
+  """
   kind = LAYERS.get(name)
   if own and own.__name__ == name:
     kind = own
@@ -352,17 +374,6 @@ def _layer_class(
     raise InputError(
       f"layer is {name!r}: give one of gru, {', '.join(LAYERS)}; a layer of "
       "your own needs Python (docs/your-model.md)"
-    )
-  lacks = []
-  if config.layer_norm and "layer_norm" not in kind.options:
-    lacks.append("--layer_norm")
-  if config.precision != "float32" and "precision" not in kind.options:
-    lacks.append(f"--precision={config.precision}")
-  if gru != "auto":
-    lacks.append("--gru")
-  if lacks:
-    raise InputError(
-      f"--layer={name} has no {' and no '.join(lacks)}: leave that out"
     )
   return kind
 

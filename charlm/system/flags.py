@@ -3,8 +3,8 @@
 import dataclasses
 import os
 import textwrap
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from absl import flags
 
@@ -35,7 +35,7 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   several times, can run in one process.
   """
   values, group = flags.FlagValues(), "Flags"  # the title, if none is given
-  for field in (*dataclasses.fields(options), *dataclasses.fields(_Help)):
+  for field in (*_fields(options), *_fields(_Help)):
     group = field.metadata["group"] or group
     _DEFINE[field.type](
       name=field.name,
@@ -47,19 +47,37 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   return values
 
 
-def options_from(values: flags.FlagValues, options: type[OptionsT]) -> OptionsT:
+def options_from(
+  values: flags.FlagValues, options: type[OptionsT], argv: Sequence[str] = ()
+) -> OptionsT:
   """Returns the options that parsed flags describe.
+
+  From `argv`, which was parsed, the options that have `from_flag_file` get the
+  names of the flags that only a flag file gives.
 
   Raises InputError: a value is not allowed.
   """
-  found = {}
-  for field in dataclasses.fields(options):
+  found: dict[str, object] = {}
+  if hasattr(options, "from_flag_file"):
+    all_names = _names(values.read_flags_from_files(list(argv)))
+    found["from_flag_file"] = tuple(sorted(all_names - _names(argv)))
+  for field in _fields(options):
     value = getattr(values, field.name)
     if value and field.metadata["allowed"] is PATH:
       # A path that exists is kept: older versions made a folder named `~`.
       value = value if os.path.exists(value) else os.path.expanduser(value)
     found[field.name] = value
   return options(**found)
+
+
+def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
+  return [f for f in dataclasses.fields(options) if "help" in f.metadata]
+
+
+def _names(argv: Sequence[str]) -> set[str]:
+  """Returns the names of the flags in some arguments."""
+  found = [each for each in argv if each.startswith("-")]
+  return {each.lstrip("-").partition("=")[0] for each in found}
 
 
 def help_text(values: flags.FlagValues, name: str, usage: str) -> str:

@@ -51,7 +51,7 @@ def run_command(
       print(help_text(values, name, usage or ""), flush=True)
       return DONE
     with _ended_by_ctrl_c():
-      exit_code = command(options_from(values, options))
+      exit_code = command(options_from(values, options, argv))
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
     return exit_code

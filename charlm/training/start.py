@@ -16,7 +16,7 @@ from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
 from charlm.errors import InputError
 from charlm.experiment import Start
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, lacking_options
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.initial import load_initial, open_initial
@@ -66,6 +66,7 @@ def train(
   """
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)
+  options = _without_what_the_layer_lacks(options, layer)
   choose_device(options.device, options.deterministic, start=False)
   on_cpu = kind_of_device() == "CPU"
   if on_cpu and options.precision == "bfloat16" and not has_bfloat16():
@@ -77,6 +78,21 @@ def train(
   cluster = create_cluster(num_replicas, options.batch_size)
   with cluster.watched():
     return _start(options, corpus, split, cluster, layer)
+
+
+def _without_what_the_layer_lacks(
+  options: TrainOptions, layer: type[RecurrentLayer] | None
+) -> TrainOptions:
+  """Returns options that a flag file, which suits the GRU, may have given."""
+  defaults = {}
+  for name in lacking_options(options.config, options.gru, layer):
+    if name in options.from_flag_file:
+      defaults[name] = getattr(TrainOptions, name)
+      say(
+        f"default  --{name}={defaults[name]}: --layer={options.layer} lacks "
+        "what the flag file gives\n"
+      )
+  return dataclasses.replace(options, **defaults)
 
 
 def _start(

@@ -55,6 +55,10 @@ class TrainOptions(RunOptions, Config):
     False, "ask GPUs for equal bits, more slowly (untried); CPUs always repeat"
   )
 
+  # No flag, but the names of those that only a flag file gives. If the layer
+  # lacks one of these, it has its default.
+  from_flag_file: tuple[str, ...] = ()
+
   @property
   def config(self) -> Config:
     """What defines the run."""

@@ -132,7 +132,7 @@ def test_the_linear_recurrence_has_the_gradients_of_its_steps(
   ("flags", "words"),
   [
     (["--layer=lstm", "--layer_norm"], "no --layer_norm"),
-    (["--layer=mingru", "--precision=bfloat16"], "no --precision=bfloat16"),
+    (["--layer=mingru", "--precision=bfloat16"], "no --precision"),
     (["--layer=lstm", "--gru=fused"], "no --gru"),
     (["--layer=rnn"], "gru, lstm, mingru"),
   ],
@@ -149,6 +149,22 @@ def test_what_a_layer_lacks_is_refused_before_anything_is_written(
   (line,) = capsys.readouterr().err.splitlines()
   assert words in line
   assert not (tmp_path / "run").exists()
+
+
+def test_what_a_flag_file_gives_but_a_layer_lacks_has_its_default(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "my.flags").write_text("--precision=bfloat16\n--layer_norm\n")
+  args = [*train_args, "--layer=mingru", f"--run_dir={tmp_path}/run"]
+  args += [f"--flagfile={tmp_path}/my.flags", "--epochs=0"]
+  for _ in range(2):  # a resume, too
+    assert PROGRAMS["train.py"].main(args) == 0
+    out = capsys.readouterr().out
+    assert "--precision=float32: --layer=mingru lacks" in out
+    assert "--layer_norm=False: --layer=mingru lacks" in out
+  assert PROGRAMS["train.py"].main([*args, "--layer_norm"]) == 2
 
 
 @pytest.mark.parametrize("layer", ["lstm", "mingru"])
