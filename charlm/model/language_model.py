@@ -368,7 +368,11 @@ def _layer_class(
   Raises InputError: the layer is unknown.
   """
   kind = LAYERS.get(name)
-  if own and own.__name__ == name:
+  if own:
+    if own.__name__ != name:
+      raise InputError(
+        f"the run has the layer {name}, not {own.__name__}: give that class"
+      )
     kind = own
   if not kind:
     raise InputError(

@@ -37,6 +37,13 @@ class RecurrentLayer(keras.layers.Layer):
 
   units: int  # H
 
+  def __init_subclass__(cls, **kwargs: object) -> None:
+    super().__init_subclass__(**kwargs)
+    # The default of `step` would project what is projected already.
+    own_project = cls.project is not RecurrentLayer.project
+    if own_project and cls.step is RecurrentLayer.step:
+      raise TypeError(f"{cls.__name__} has a `project`: give it a `step`, too")
+
   def initial_state(self, batch_size: int | tf.Tensor) -> LayerState:
     """Returns the state before a text, to which resets return."""
     raise NotImplementedError
@@ -46,8 +53,8 @@ class RecurrentLayer(keras.layers.Layer):
   ) -> tuple[tf.Tensor, LayerState]:
     """Takes one time step; meant for loops over characters.
 
-    Takes what `project` returned for the inputs of a time step. Returns the
-    output `[B, H]` and the state after.
+    Takes what `project` returned for inputs `[B, D]`. Returns the output
+    `[B, H]` and the state after. By default it runs `call`.
     """
     outputs, state = self.call(projected[:, tf.newaxis], initial_state=state)
     return outputs[:, 0], state
@@ -55,7 +62,8 @@ class RecurrentLayer(keras.layers.Layer):
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
     """Computes of inputs `[N, D]` what needs no state, `[N, P]`.
 
-    Sampling does so once for each character of the vocabulary.
+    Sampling does so once for each character of the vocabulary. A layer that
+    overrides this must override `step`, too.
     """
     return inputs
 
@@ -81,6 +89,7 @@ class RecurrentLayer(keras.layers.Layer):
   def keras_layer(self) -> keras.layers.Layer | None:
     """Returns Keras' own layer with the same weights, if there is one.
 
-    It is not built. It returns the sequence, then the tensors of the state.
+    It is not built. It has `return_sequences=True` and `return_state=True`, and
+    its weights are in the same order.
     """
     return None

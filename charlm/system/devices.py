@@ -5,7 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from charlm.errors import InputError
-from charlm.system.choices import TENSOR_FLOAT_32, kind_of_device
+from charlm.system.choices import TENSOR_FLOAT_32
 from charlm.system.cuda import (
   driver_problem,
   has_code,
@@ -147,11 +147,12 @@ def create_strategy(
     cannot be started.
   """
   gpus = tf.config.get_visible_devices("GPU")
-  num_replicas = num_replicas or largest_divisor(batch_size, most_replicas())
+  asked = num_replicas
+  num_replicas = asked or largest_divisor(batch_size, most_replicas())
   check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
-  devices = [f"{kind_of_device()}:{i}" for i in range(num_replicas)]
   if gpus:
     _start_gpus()
+    devices = [f"GPU:{i}" for i in range(num_replicas)]
     return tf.distribute.MirroredStrategy(devices)
   cpu = tf.config.list_physical_devices("CPU")[0]
   device = tf.config.LogicalDeviceConfiguration()
@@ -161,15 +162,19 @@ def create_strategy(
     threads = max(1, num_cores() // num_replicas)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:
-    # TensorFlow has started already: its devices must do.
-    if len(tf.config.list_logical_devices("CPU")) < num_replicas:
+    # TensorFlow has started, as after `charlm.load`: its devices must do.
+    started = len(tf.config.list_logical_devices("CPU"))
+    if asked > started:
       raise InputError(
-        f"num_replicas is {num_replicas}, but TensorFlow has started with "
-        "fewer CPU devices: create the strategy first"
+        f"num_replicas is {asked}, but TensorFlow has started with {started} "
+        "CPU devices: train in a new process, or leave num_replicas out"
       ) from error
+    if num_replicas > started:
+      num_replicas = largest_divisor(batch_size, started)
   # In shared memory a plain sum is enough. Collective operations, the default,
   # would allow only one number of replicas in a process.
   plain_sum = tf.distribute.ReductionToOneDevice()
+  devices = [f"CPU:{i}" for i in range(num_replicas)]
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
 
 

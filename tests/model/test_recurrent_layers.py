@@ -134,7 +134,7 @@ def test_the_linear_recurrence_has_the_gradients_of_its_steps(
     (["--layer=lstm", "--layer_norm"], "no --layer_norm"),
     (["--layer=mingru", "--precision=bfloat16"], "no --precision"),
     (["--layer=lstm", "--gru=fused"], "no --gru"),
-    (["--layer=rnn"], "gru, lstm, mingru"),
+    (["--layer=none_such"], "gru, lstm, mingru"),
   ],
 )
 def test_what_a_layer_lacks_is_refused_before_anything_is_written(
@@ -203,12 +203,18 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   code, _, err = run(
     "export.py", "--format=keras", f"--output={tmp_path}/x.keras"
   )
-  assert code == (0 if layer == "lstm" else 2)
-  assert err.count("\n") == (layer == "mingru")
+  has_form = model.model.recurrent_layers[0].keras_layer() is not None
+  assert code == (0 if has_form else 2)
+  assert err.count("\n") == (not has_form)
   assert run("export.py", "--format=npz", f"--output={tmp_path}/x.npz")[0] == 0
   arrays = np.load(tmp_path / "x.npz")
   expected = model.model.recurrent_layers[1].get_weights()[0]
   np.testing.assert_array_equal(arrays["kernel_1"], expected)
+
+
+def test_a_layer_that_projects_needs_a_step_of_its_own() -> None:
+  with pytest.raises(TypeError, match="give it a `step`"):
+    type("Wrong", (RecurrentLayer,), {"project": lambda self, inputs: inputs})
 
 
 def test_a_layer_of_ones_own(
@@ -225,5 +231,7 @@ def test_a_layer_of_ones_own(
   assert "IndRNN (--layer)" in capsys.readouterr().out
   assert PROGRAMS["eval.py"].main(["eval.py", f"--run_dir={run_dir}"]) == 2
   assert "docs/your-model.md" in capsys.readouterr().err
-  with pytest.raises(InputError, match="layer"):
+  with pytest.raises(InputError, match="of your own needs Python"):
     charlm.load(run_dir)
+  with pytest.raises(InputError, match="the layer IndRNN, not MinGRU"):
+    charlm.load(run_dir, layer=mingru.MinGRU)
