@@ -15,6 +15,7 @@ from charlm.config import Config
 from charlm.data.cleaning import read_string
 from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import encode
+from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import LanguageModel
@@ -143,7 +144,12 @@ class LoadedModel:
     return encode(prefix, self.vocabulary).astype(np.int32)
 
   def hidden(self, text: str) -> np.ndarray:
-    """Returns the last layer's output after each character, `[N, H]`."""
+    """Returns the last layer's output after each character, `[N, H]`.
+
+    Raises InputError: an empty text, or one that is not UTF-8.
+    """
+    if not text:
+      raise InputError("text is empty: give a character or more")
     outputs, _ = self.model.outputs(self.ids(text)[np.newaxis])
     return np.asarray(outputs[0])
 

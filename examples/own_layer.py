@@ -22,7 +22,9 @@ class IndRNN(charlm.RecurrentLayer):
   def build(self, shape: list[int | None]) -> None:
     self.kernel = self.add_weight([shape[-1], self.units], name="kernel")
     self.bias = self.add_weight([self.units], "zeros", name="bias")
-    self.recurrent = self.add_weight([self.units], "ones", name="recurrent")
+    self.recurrent = self.add_weight(
+      [self.units], "random_uniform", name="recurrent"
+    )
 
   def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
     return tf.zeros([batch_size, self.units])

@@ -239,26 +239,28 @@ def _wait_for_workers(addresses: list[str], index: int) -> None:
   places = [address.rpartition(":") for address in addresses]
   hosts = [host.strip("[]") for host, _, _ in places]
   ports = [int(port) for _, _, port in places]
-  while index == 0:
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-      answered = []
-      for address in zip(hosts[1:], ports[1:], strict=True):
-        other = socket.create_connection(address, _ANSWER_SECONDS)
-        answered.append(stack.enter_context(other))
-        if other.recv(1) != _HERE:
-          raise OSError("another program uses the port")
-      for other in answered:
-        other.sendall(_ALL_HERE)
-      return
-    time.sleep(_PAUSE_SECONDS)
   both = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if both else socket.AF_INET
   with socket.create_server(
     ("", ports[index]), family=family, dualstack_ipv6=both
   ) as server:
+    while index == 0:
+      with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        answered = []
+        for address in zip(hosts[1:], ports[1:], strict=True):
+          other = socket.create_connection(address, _ANSWER_SECONDS)
+          answered.append(stack.enter_context(other))
+          if other.recv(1) != _HERE:
+            raise OSError("another program uses the port")
+        for other in answered:
+          other.sendall(_ALL_HERE)
+        return
+      time.sleep(_PAUSE_SECONDS)
     while True:
       chief, _ = server.accept()
       with contextlib.suppress(OSError), chief:
+        # The chief answers within seconds of each worker, or calls again.
+        chief.settimeout(_ANSWER_SECONDS * len(addresses))
         chief.sendall(_HERE)
         if chief.recv(1) == _ALL_HERE:
           return

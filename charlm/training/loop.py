@@ -86,12 +86,17 @@ class TrainingLoop:
         self.bar.show(step, loss, characters_per_second)
         if step % periods.metrics == 0 or step == end:
           self._write_metrics(step)
+        evaluation_due = step % periods.evaluation == 0 or step == end
+        save_due = step % periods.checkpoint == 0
+        if evaluation_due or save_due:
+          self.replicas.check_weights()
         # Before the save: a checkpoint holds the lowest loss so far.
-        if step % periods.evaluation == 0 or step == end:
+        if evaluation_due:
           self._evaluate(step)
-        if step % periods.checkpoint == 0:
-          self._save(step)
-      saved = self._save(step)
+        if save_due:
+          self.checkpoints.save(step)
+      self.replicas.check_weights()
+      saved = self.checkpoints.save(step)
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
     return self._end(step, saved)
@@ -122,18 +127,15 @@ class TrainingLoop:
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)
 
-  def _save(self, step: int) -> bool:
-    """Saves a step, unless that is done already; tells whether it is saved."""
-    self.replicas.check_weights()
-    return self.checkpoints.save(step)
-
   def _give_up_if_asked(self) -> None:
     if self._stop:
       raise _GivenUp
 
   def _evaluate(self, step: int) -> None:
-    """Evaluates a step, unless it has a record, and saves it if it is best."""
-    self.replicas.check_weights()
+    """Evaluates a step, unless it has a record, and saves it if it is best.
+
+    Only the chief has records, so it exchanges nothing with other workers.
+    """
     if step not in self.metrics.losses:
       try:
         self._write_evaluation(step)

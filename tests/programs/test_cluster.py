@@ -81,6 +81,8 @@ def test_two_workers_train_one_model_through_a_stop_and_a_loss(
   args = _args(train_args, alone, "--epochs=6", "--num_replicas=2")
   assert train.main(args) == 0
   assert_equal_runs(run_dir, alone)
+  # Longer: its end was evaluated, though no evaluation is due at that step.
+  assert _start(_args(train_args, run_dir, "--epochs=7")).wait() == 0
 
 
 def test_what_differs_or_is_refused_ends_all_workers(

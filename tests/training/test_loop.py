@@ -4,6 +4,7 @@ import itertools
 import pathlib
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import soak
@@ -11,6 +12,7 @@ import tensorflow as tf
 from soak import numbers
 
 import train as train_program
+from charlm.runs.checkpoints import Checkpoints
 from charlm.training.loop import TrainingLoop
 from charlm.training.trainer import Trainer, TrainMetrics
 
@@ -147,25 +149,30 @@ def test_what_is_due_happens_at_its_steps_in_order(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   done: list[tuple[str, int]] = []
-  for name in ("_write_metrics", "_evaluate", "_save"):
-    action = getattr(TrainingLoop, name)
+  for owner, name in (
+    (TrainingLoop, "_write_metrics"),
+    (TrainingLoop, "_evaluate"),
+    (Checkpoints, "save"),
+  ):
+    action = getattr(owner, name)
 
     def noted(
-      loop: TrainingLoop,
+      of: object,
       step: int,
       name: str = name,
-      action: Callable[[TrainingLoop, int], object] = action,
+      action: Callable[[Any, int], object] = action,
     ) -> object:
       done.append((name, step))
-      return action(loop, step)
+      return action(of, step)
 
-    monkeypatch.setattr(TrainingLoop, name, noted)
+    monkeypatch.setattr(owner, name, noted)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=13"]
   periods = ("summary_every_steps=3", "eval_every_steps=6")
   args += [f"--{each}" for each in (*periods, "checkpoint_every_steps=4")]
   assert train_program.main([*args, "--epochs=2"]) == 0
-  write, evaluate, save = "_write_metrics", "_evaluate", "_save"
+  write, evaluate, save = "_write_metrics", "_evaluate", "save"
   assert done == [
+    (save, 0),
     (write, 3),
     (save, 4),
     (write, 6),
