@@ -206,6 +206,10 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   has_form = model.model.recurrent_layers[0].keras_layer() is not None
   assert code == (0 if has_form else 2)
   assert err.count("\n") == (not has_form)
+  if has_form:
+    theirs = keras.models.load_model(tmp_path / "x.keras")
+    log_probs, *_ = theirs([ids, *map(tf.constant, state)])
+    np.testing.assert_allclose(np.exp(log_probs[0, -1]), probs, atol=1e-6)
   assert run("export.py", "--format=npz", f"--output={tmp_path}/x.npz")[0] == 0
   arrays = np.load(tmp_path / "x.npz")
   expected = model.model.recurrent_layers[1].get_weights()[0]
