@@ -208,7 +208,7 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   assert err.count("\n") == (not has_form)
   if has_form:
     theirs = keras.models.load_model(tmp_path / "x.keras")
-    log_probs, *_ = theirs([ids, *map(tf.constant, state)])
+    log_probs, *_ = theirs([*map(tf.constant, [ids, *state])])
     np.testing.assert_allclose(np.exp(log_probs[0, -1]), probs, atol=1e-6)
   assert run("export.py", "--format=npz", f"--output={tmp_path}/x.npz")[0] == 0
   arrays = np.load(tmp_path / "x.npz")
