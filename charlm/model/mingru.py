@@ -87,8 +87,8 @@ def linear_recurrence(
   def gradient(d_states: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns the gradients of kept, added, and state."""
     later = tf.concat([kept[:, 1:], tf.zeros_like(kept[:, :1])], axis=1)
-    reverse = tf.reverse(later, [1]), tf.reverse(d_states, [1])
-    d_added = tf.reverse(_scan(*reverse), [1])
+    from_last = _scan(tf.reverse(later, [1]), tf.reverse(d_states, [1]))
+    d_added = tf.reverse(from_last, [1])
     before = tf.concat([state[:, tf.newaxis], states[:, :-1]], axis=1)
     return d_added * before, d_added, d_added[:, 0] * kept[:, 0]
 

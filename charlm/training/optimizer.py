@@ -41,17 +41,23 @@ class Adam(keras.optimizers.Adam):
     """
     rate = tf.convert_to_tensor(self.learning_rate)
     step = tf.cast(self.iterations.value + 1, rate.dtype)
-    numbers = {"beta1": self.beta_1, "beta2": self.beta_2}
-    numbers |= {f"{name}_power": beta**step for name, beta in numbers.items()}
-    numbers["epsilon"] = self.epsilon
+    beta1_power, beta2_power = self.beta_1**step, self.beta_2**step
     for gradient, variable in zip(gradients, variables, strict=True):
       index = self._get_variable_index(variable)
-      moments = self._momentums[index], self._velocities[index]
-      # On a replica, a handle is that of the replica's own copy.
-      var, m, v = (each.value.handle for each in (variable, *moments))
       self._decay(variable, rate)
-      numbers["lr"] = 2 * rate if variable.path in self._faster else rate
-      tf.raw_ops.ResourceApplyAdam(var=var, m=m, v=v, grad=gradient, **numbers)
+      # On a replica, a handle is that of the replica's own copy.
+      tf.raw_ops.ResourceApplyAdam(
+        var=variable.value.handle,
+        m=self._momentums[index].value.handle,
+        v=self._velocities[index].value.handle,
+        beta1_power=beta1_power,
+        beta2_power=beta2_power,
+        lr=2 * rate if variable.path in self._faster else rate,
+        beta1=self.beta_1,
+        beta2=self.beta_2,
+        epsilon=self.epsilon,
+        grad=gradient,
+      )
     self.iterations.assign_add(1)
 
   def _decay(self, variable: keras.Variable, rate: tf.Tensor) -> None:
@@ -74,7 +80,7 @@ class Muon(Adam):
     product_dtype: str,
     matrices: Mapping[str, int],
     faster: Sequence[str],
-    **options: object,
+    **kwargs: object,
   ) -> None:
     """Makes the optimizer of a model.
 
@@ -82,9 +88,9 @@ class Muon(Adam):
       product_dtype: the type of the factors of products.
       matrices: by the path of a matrix, its number of gates.
       faster: the paths of the weights with twice the learning rate.
-      **options: Adam's arguments.
+      **kwargs: Adam's arguments.
     """
-    super().__init__(**options)
+    super().__init__(**kwargs)
     self._product_dtype, self._faster = product_dtype, faster
     self._matrices = matrices
 
@@ -208,25 +214,28 @@ def build_optimizer(
   learning_rate = min(config.learning_rate, most)
   if config.schedule == "cosine":
     # A linear rise from zero, then half a cosine back to it.
-    falling = max(1, num_steps - config.warmup_steps)
-    rise = {"warmup_target": learning_rate, "warmup_steps": config.warmup_steps}
-    learning_rate = keras.optimizers.schedules.CosineDecay(0.0, falling, **rise)
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+      initial_learning_rate=0.0,
+      decay_steps=max(1, num_steps - config.warmup_steps),
+      warmup_target=learning_rate,
+      warmup_steps=config.warmup_steps,
+    )
   elif config.schedule == "linear":
     learning_rate = LinearDecay(learning_rate, config.warmup_steps, num_steps)
   # AdamW, if there is a decay: it is not part of the gradient.
   decay = min(config.weight_decay, most) or None
-  options = {"learning_rate": learning_rate, "weight_decay": decay}
   excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
   if config.optimizer == "muon":
     optimizer = Muon(
       product_dtype=config.precision,
       matrices={matrix.path: gates for matrix, gates in model.matrices()},
       faster=[weight.path for weight in model.dense.weights],
-      **options,
+      learning_rate=learning_rate,
+      weight_decay=decay,
     )
     excluded.append("embeddings")  # kernels need a decay too large for these
   else:
-    optimizer = Adam(**options)
+    optimizer = Adam(learning_rate=learning_rate, weight_decay=decay)
   optimizer.exclude_from_weight_decay(var_names=excluded)
   return optimizer
 
