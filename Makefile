@@ -3,6 +3,9 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
+# Of `make train`: with CORPUS=my.txt, those that suit its size, in runs/my.
+SETTINGS = $(if $(CORPUS),--recipe=auto --corpus=$(CORPUS) \
+  --run_dir=runs/$(basename $(notdir $(CORPUS))),--flagfile=recipes/fast.flags)
 # Torch and JAX come beside what is installed, and change nothing of it.
 ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
   --no-build-isolation --editable '.[bench]'
@@ -16,7 +19,7 @@ WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 .DEFAULT_GOAL := train
 
 train: .venv/installed $(WITH_CUDA)
-	$(BIN)/python train.py --flagfile=recipes/fast.flags $(ARGS)
+	$(BIN)/python train.py $(SETTINGS) $(ARGS)
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ class EvalOptions(ModelOptions):
       raise InputError("--dynamic needs --protocol=stream: give it")
     if self.name and not self.follow:
       raise InputError("--name needs --follow: give it")
-    if self.follow and (self.dynamic or self.checkpoint != "latest"):
+    if self.follow and (self.dynamic or self.checkpoint != "auto"):
       raise InputError(
         "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )
@@ -102,14 +102,14 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.event_files import EventFile, metrics_event
-  from charlm.runs.trained_model import follow_checkpoints, load_model
+  from charlm.runs.trained_model import follow_checkpoints, load_and_say
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
   if options.follow:
     models = follow_checkpoints(run, options.idle_timeout)
   else:
-    models = iter([load_model(run, options.checkpoint)])
+    models = iter([load_and_say(run, options.checkpoint)])
   if options.text is None:
     name, text = str(run.dir.eval_path), run.eval_text()
   else:

@@ -65,11 +65,11 @@ def export(options: ExportOptions) -> int:
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
-  from charlm.runs.trained_model import load_model
+  from charlm.runs.trained_model import load_and_say
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  model, _ = load_model(run, options.checkpoint)
+  model, _ = load_and_say(run, options.checkpoint)
   save = {
     "saved_model": save_saved_model,
     "keras": save_keras,

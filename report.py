@@ -133,7 +133,7 @@ def _matching(pattern: str, checkpoint: str) -> list[Run]:
     if os.path.exists(f"{folder}/config.json"):
       try:
         run = open_run(folder)
-        run.dir.find_checkpoint(checkpoint)
+        run.dir.find_checkpoint(run.which_checkpoint(checkpoint))
         found.append(run)
       except InputError as error:  # as at the beginning of a training
         warn(f"left out: {error}")

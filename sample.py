@@ -67,13 +67,13 @@ def sample(options: SampleOptions) -> int:
   run = open_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
-  from charlm.runs.trained_model import load_model
+  from charlm.runs.trained_model import load_and_say
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  model, _ = load_model(run, options.checkpoint)
+  model, _ = load_and_say(run, options.checkpoint)
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.
   process.set_output_encoding(config.encoding)

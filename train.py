@@ -2,17 +2,18 @@
 
 import sys
 
-from charlm.data.corpus import load_texts
 from charlm.system import process
+from charlm.system.flags import Given
+from charlm.training.prepare import prepare
 from charlm.training.train_options import TrainOptions
 
 
 def main(argv: list[str]) -> int:
   """Trains; returns the exit code."""
-  return process.run_command(train, TrainOptions, argv, __doc__)
+  return process.run_with_flags(train, TrainOptions, argv, __doc__)
 
 
-def train(options: TrainOptions) -> int:
+def train(given: Given) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
@@ -21,7 +22,7 @@ def train(options: TrainOptions) -> int:
     LostRunError: the folder was taken away, or a worker was lost.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
-  corpus, split = load_texts(options.config, options.corpus_cache)
+  options, corpus, split = prepare(given.values, given.in_files)
   process.import_quietly("tensorflow", "keras")
   from charlm.training import start
 

@@ -19,6 +19,7 @@ _MODULE_OF = {
   "LoadedModel": "loaded",
   "train": "training.start",
   "TrainOptions": "training.train_options",
+  "prepare": "training.prepare",
   "RecurrentLayer": "model.layers",
   "LanguageModel": "model.language_model",
   "Config": "config",

@@ -1,6 +1,9 @@
 """What defines a run."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
 
 from charlm.errors import InputError
 from charlm.options import (
@@ -15,6 +18,16 @@ from charlm.options import (
   is_utf8,
   one_of,
   option,
+)
+
+# What a run has in common with the one that it begins with.
+OF_INITIAL_RUN = (
+  "unit",
+  "layer",
+  "embedding_dim",
+  "rnn_units",
+  "num_layers",
+  "layer_norm",
 )
 
 
@@ -50,7 +63,10 @@ class Config(Options):
     between(1),
   )
   eval_lines: int = option(
-    1000, "lines at the end that are the eval text, not trained on", between(1)
+    0,
+    "lines at the end that are the eval text, not trained on; 0: a tenth of "
+    "the lines, 1,000 at most",
+    between(0),
   )
   # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
@@ -61,8 +77,9 @@ class Config(Options):
   valid_lines: int = option(
     0,
     "lines before the eval text that are the valid text: it chooses the best "
-    "checkpoint, and is not trained on; without one, the eval text chooses it",
-    between(0),
+    "checkpoint, and is not trained on; -1: half as many as the eval text has; "
+    "without one, the eval text chooses it",
+    between(-1),
   )
   valid_chars: int = option(
     0,
@@ -76,9 +93,15 @@ class Config(Options):
   valid_corpus: str = option(
     "", "files that are the valid text, in place of a part of the corpus", UTF8
   )
+  recipe: str = option(
+    "",
+    "settings that are not given: a file of recipes/, or auto, which chooses "
+    "by the size of the train text; by default the reference's",
+    group="The model",
+  )
   # Sizes and training are by default the reference's (benchmarks/README.md).
   embedding_dim: int = option(
-    256, "size of a character's embedding", between(1, 2**16), group="The model"
+    256, "size of a character's embedding", between(1, 2**16)
   )
   layer: str = option(
     "gru",
@@ -197,6 +220,13 @@ class Config(Options):
         "the valid text is given twice: leave out --valid_corpus, or both "
         "--valid_lines and --valid_chars"
       )
+
+  @classmethod
+  def of_texts(cls, values: Mapping[str, Any]) -> "Config":
+    """Returns a config with the values that say what the texts are."""
+    names = (field.name for field in dataclasses.fields(cls))
+    of_texts = set(itertools.takewhile(lambda name: name != "recipe", names))
+    return cls(**{n: value for n, value in values.items() if n in of_texts})
 
   @property
   def keeps_text(self) -> bool:

@@ -180,7 +180,7 @@ class LoadedModel:
 
 def load(
   run_dir: str | os.PathLike[str],
-  checkpoint: str | int = "latest",
+  checkpoint: str | int = "auto",
   device: str = "auto",
   layer: type[RecurrentLayer] | None = None,
 ) -> LoadedModel:
@@ -188,7 +188,8 @@ def load(
 
   Args:
     run_dir: folder of the run.
-    checkpoint: `latest`, `best`, or a step.
+    checkpoint: `latest`, `best`, or a step; `auto` is the best one if the run
+      has a valid text, else the latest.
     device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
       calls cannot change it.
     layer: the class of the run's layer, where it is not charlm's.

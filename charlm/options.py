@@ -114,4 +114,8 @@ class RunOptions(Options):
 class ModelOptions(RunOptions):
   """The options of every script that reads a trained model."""
 
-  checkpoint: str = option("latest", "latest, best, or a step")
+  checkpoint: str = option(
+    "auto",
+    "latest, best, or a step; auto: best if the run has a valid text, else "
+    "latest",
+  )

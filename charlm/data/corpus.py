@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from charlm.config import Config
 from charlm.data.cache import Cache
@@ -15,6 +15,7 @@ from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show, warn
 
+_MAX_EVAL_LINES = 1000  # by default
 _IN_MEMORY = 2**28  # bytes of ids; if there are more, all go into a file
 
 
@@ -98,8 +99,11 @@ def split_text(
 
   The eval text is the last `eval_chars` characters or, if that is 0, the last
   `eval_lines` lines; the valid text, the `valid_chars` characters or
-  `valid_lines` lines before it; and the train text, what is left. The newline
-  before a part that is taken by lines belongs to no part. For `eval_corpus` and
+  `valid_lines` lines before it; and the train text, what is left. If both
+  numbers of the eval text are 0, it has a tenth of the lines, 1,000 at most, or
+  of the characters of a text of fewer than ten lines. With -1 `valid_lines` the
+  valid text has half as many. The newline before a
+  part that is taken by lines belongs to no part. For `eval_corpus` and
   `valid_corpus` nothing is cut off: `load` loads them, by default as
   `load_corpus` does.
 
@@ -108,10 +112,9 @@ def split_text(
   load = load or (lambda spec: load_corpus(config, spec).text)
   # From the end backwards: the parts follow each other as train, valid, eval.
   rest, parts = text, {}
+  sizes = _sizes(text, config)
   for name, other in (("eval", "give --eval_chars"), ("valid", "leave it out")):
-    flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
-    flag = next((flag for flag in flags if getattr(config, flag)), flags[-1])
-    value = getattr(config, flag)
+    flag, value = sizes[name]
     if flag.endswith("_corpus"):
       part, remedy = load(value), "give a longer file"
     else:
@@ -129,6 +132,42 @@ def split_text(
       )
     parts[name] = part
   return Split(train=rest, valid=parts["valid"], eval=parts["eval"])
+
+
+def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
+  """Returns, for the eval and the valid text, the flag that counts, its value.
+
+  A value that stands for a share of the text is replaced by its number.
+  """
+  sizes = {}
+  for name in ("eval", "valid"):
+    flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
+    flag = next((flag for flag in flags if getattr(config, flag)), flags[-1])
+    sizes[name] = flag, getattr(config, flag)
+  share = _default_size(text)
+  if sizes["eval"] == ("eval_lines", 0):
+    sizes["eval"] = f"eval_{share[0]}", share[1]
+  if sizes["valid"] == ("valid_lines", -1):
+    flag, value = sizes["eval"]
+    unit, number = flag.partition("_")[2], value
+    if unit == "corpus":
+      unit, number = share
+    sizes["valid"] = (
+      f"valid_{unit}",
+      max(2 if unit == "chars" else 1, number // 2),
+    )
+  return sizes
+
+
+def _default_size(text: Text) -> tuple[str, int]:
+  """Returns the unit and the size of the eval text by default."""
+  end = len(text) - text.ends_with("\n")
+  if text.nth_from_end("\n", 10 * _MAX_EVAL_LINES, end) >= 0:
+    return "lines", _MAX_EVAL_LINES  # without counting all lines
+  num_lines = 1 + sum(x.count("\n") for x in text.part(0, end).pieces())
+  if num_lines >= 10:
+    return "lines", min(num_lines // 10, _MAX_EVAL_LINES)
+  return "chars", max(2, len(text) // 10)
 
 
 def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:

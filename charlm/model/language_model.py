@@ -21,8 +21,6 @@ from charlm.system.choices import MAX_LOGITS
 
 # The layers of --layer; the GRU is another one, which `build_gru` chooses.
 LAYERS: dict[str, type[RecurrentLayer]] = {"lstm": LSTM, "mingru": MinGRU}
-# The fields of a config that give the weights their shapes.
-SIZES = ("layer", "embedding_dim", "rnn_units", "num_layers", "layer_norm")
 
 State = tuple[LayerState, ...]
 # `[2]` integers, which determine dropout masks.

@@ -60,6 +60,7 @@ def score_run(run: OpenedRun, name: str, checkpoint: str) -> Result:
 
 
 def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
+  checkpoint = run.which_checkpoint(checkpoint)
   model, step = load_model(run, checkpoint)
   vocab, config, text = run.vocab, run.config, run.eval_text()
   refuse_short(text, run.dir.eval_path)

@@ -2,10 +2,10 @@
 
 import os
 
-from charlm.config import Config
+from charlm.config import OF_INITIAL_RUN, Config
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
-from charlm.model.language_model import SIZES, LanguageModel
+from charlm.model.language_model import LanguageModel
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.run import Run, open_run
 from charlm.runs.run_dir import RunDir
@@ -43,12 +43,12 @@ def load_initial(
     return None
   if initial is None:
     return load_keras_weights(config.init_from, config, vocab_size)
-  for name in ("unit", *SIZES):
+  for name in OF_INITIAL_RUN:
     here, there = getattr(config, name), getattr(initial.config, name)
     if here != there:
       raise InputError(
         f"{name} is {here}, but {there} in {initial.dir.path}: give "
         f"--{name}={there}"
       )
-  model, _ = load_model(initial, "latest", layer)
+  model, _ = load_model(initial, "auto", layer)
   return model

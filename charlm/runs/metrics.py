@@ -92,8 +92,13 @@ class Metrics:
 
     It is the loss of the valid text or, without one, of the eval text.
     """
-    evals = [r for r in self._records if r["split"] == "eval"]
-    return {r["step"]: r.get("valid_loss", r["loss"]) for r in evals}
+    found = self.evaluations.items()
+    return {step: r.get("valid_loss", r["loss"]) for step, r in found}
+
+  @property
+  def evaluations(self) -> dict[int, Record]:
+    """The record of each step that was evaluated."""
+    return {r["step"]: r for r in self._records if r["split"] == "eval"}
 
   def write(self, step: int, split: str, values: Mapping[str, object]) -> None:
     """Writes numbers, and texts such as samples, of `train` or `eval`.

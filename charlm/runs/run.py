@@ -20,7 +20,7 @@ from charlm.data.text_to_ids import Corpus, encode_text
 from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
 from charlm.errors import InputError
 from charlm.experiment import Experiment
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run_dir import RunDir, checkpoint_steps
 from charlm.system.files import write_atomically
 
 _CHUNK = 2**20  # bytes
@@ -56,6 +56,16 @@ class Run:
     if digest == sha256([]):
       return encode_text([]).text
     return _read_text(self.dir.valid_path, self.config.encoding, digest)
+
+  def which_checkpoint(self, name: str) -> str:
+    """Returns what `auto` stands for: `best`, if a valid text chose it.
+
+    Other names are returned as they are.
+    """
+    if name != "auto":
+      return name
+    chosen = self.experiment.valid_sha256 != sha256([])
+    return "best" if chosen and checkpoint_steps(self.dir.best) else "latest"
 
   def resume(self, experiment: Experiment, steps_per_epoch: int) -> "Run":
     """Checks that a run goes on as it began; saves the config of a longer one.

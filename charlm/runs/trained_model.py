@@ -10,6 +10,7 @@ from charlm.model.language_model import LanguageModel, model_of
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
 from charlm.runs.run import Run, open_run
+from charlm.system.process import warn
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
@@ -28,6 +29,7 @@ def load_model(
       not finite, or is not of this run's model; or a layer that is unknown.
     OSError: the system cannot read it, as for lack of permission.
   """
+  which = run.which_checkpoint(which)
   model = model_of(run.config, len(run.vocab), layer=layer)
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
@@ -42,6 +44,14 @@ def load_model(
     except DamagedError as error:
       why = error
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
+
+
+def load_and_say(run: Run, which: str) -> tuple[LanguageModel, int]:
+  """Does as `load_model`; says on stderr what `auto` stood for."""
+  model, step = load_model(run, which)
+  if which == "auto":
+    warn(f"{run.which_checkpoint(which)} checkpoint: step {step:,}")
+  return model, step
 
 
 def follow_checkpoints(

@@ -4,13 +4,12 @@ import dataclasses
 import os
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from charlm.options import PATH, Options, option
 
-OptionsT = TypeVar("OptionsT", bound=Options)
 # By the annotation of a field.
 _DEFINE: dict[object, Callable[..., object]] = {
   bool: flags.DEFINE_bool,
@@ -47,27 +46,38 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   return values
 
 
-def options_from(
-  values: flags.FlagValues, options: type[OptionsT], argv: Sequence[str] = ()
-) -> OptionsT:
-  """Returns the options that parsed flags describe.
+class Given(NamedTuple):
+  """The flags that were given."""
 
-  From `argv`, which was parsed, the options that have `from_flag_file` get the
-  names of the flags that only a flag file gives.
+  values: dict[str, Any]  # by name
+  in_files: set[str]  # the names of those that only a flag file gives
 
-  Raises InputError: a value is not allowed.
-  """
-  found: dict[str, object] = {}
-  if hasattr(options, "from_flag_file"):
-    all_names = _names(values.read_flags_from_files(list(argv)))
-    found["from_flag_file"] = tuple(sorted(all_names - _names(argv)))
+
+def given_flags(
+  values: flags.FlagValues, options: type[Options], argv: Sequence[str]
+) -> Given:
+  """Returns which flags of an options class `argv`, which was parsed, gives."""
+  found = {}
   for field in _fields(options):
-    value = getattr(values, field.name)
+    if not values[field.name].present:
+      continue
+    value = values[field.name].value
     if value and field.metadata["allowed"] is PATH:
       # A path that exists is kept: older versions made a folder named `~`.
       value = value if os.path.exists(value) else os.path.expanduser(value)
     found[field.name] = value
-  return options(**found)
+  on_the_line = {name.removeprefix("no") for name in _names(argv)}
+  return Given(found, found.keys() - _names(argv) - on_the_line)
+
+
+def flags_of_file(path: str, options: type[Options]) -> dict[str, Any]:
+  """Returns the values, by name, of the flags that a flag file gives.
+
+  Raises absl's errors: no such file, or an unknown flag.
+  """
+  values, argv = define_flags(options), ["", f"--flagfile={path}"]
+  values(argv)
+  return given_flags(values, options, argv).values
 
 
 def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:

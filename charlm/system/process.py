@@ -10,10 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.options import Options
 from charlm.system.cuda import preload
-from charlm.system.flags import OptionsT, define_flags, help_text, options_from
+from charlm.system.flags import Given, define_flags, given_flags, help_text
+
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 DONE = 0
 # A save failed, or a line of --per_line could not be read; also the code of a
@@ -38,6 +42,18 @@ def run_command(
   Returns:
     The exit code: bad input, in flags or files, is one line on stderr and 2.
   """
+  return run_with_flags(
+    lambda given: command(options(**given.values)), options, argv, usage
+  )
+
+
+def run_with_flags(
+  command: Callable[[Given], int],
+  options: type[Options],
+  argv: list[str],
+  usage: str | None,
+) -> int:
+  """Does as `run_command`; the command takes the flags that were given."""
   name = os.path.basename(argv[0])
   values = define_flags(options)
   try:
@@ -51,7 +67,7 @@ def run_command(
       print(help_text(values, name, usage or ""), flush=True)
       return DONE
     with _ended_by_ctrl_c():
-      exit_code = command(options_from(values, options, argv))
+      exit_code = command(given_flags(values, options, argv))
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
     return exit_code

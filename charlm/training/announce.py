@@ -32,10 +32,14 @@ def describe_text(
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
   for name, part in split._asdict().items():
     line = f"{name:<8} {len(part):,} characters"
+    if name != "train":
+      line += " kept apart"
     # Not for a large train text: to hash it would delay each start.
     if part is not split.train or len(part) <= _MAX_HASHED:
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
+  if not config.keeps_text:
+    lines.append("lines    stripped, and empty ones dropped (--raw keeps both)")
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
   rare = [counts[char] for char in counts.keys() - set(vocab)]
   words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"

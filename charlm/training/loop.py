@@ -1,7 +1,9 @@
 """The training loop: steps, and what is due between and after them."""
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Mapping
 
 from charlm.data.corpus import Split
 from charlm.data.text import readable
@@ -9,7 +11,7 @@ from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.metrics import Metrics
+from charlm.runs.metrics import Metrics, Record
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 from charlm.sampling.sample import SEPARATOR
@@ -23,6 +25,7 @@ from charlm.training.trainer import DIVERGED_REMEDY, Trainer
 
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
+_RISES = 3  # in a row, of the valid loss: the model has begun to overfit
 
 
 class _GivenUp(Exception):
@@ -109,7 +112,10 @@ class TrainingLoop:
     else:
       if step != self._told_step:  # nothing was left to train
         self._tell(step, self._score(), self._score_valid())
-      self.bar.log(f"trained to step {step:,}\n{SEPARATOR}\n{self._sample()}")
+      self.bar.log(f"trained to step {step:,}")
+      if len(self.split.valid):
+        self.bar.log(_describe_best(self.metrics.evaluations))
+      self.bar.log(f"{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE
 
@@ -173,6 +179,13 @@ class TrainingLoop:
     }
     self.metrics.write(step, "eval", {**numbers, **samples})
     self._tell(step, score, valid)
+    losses = self.metrics.losses
+    if valid and _rises_at_end(list(losses.values())) == _RISES:
+      lowest = min(losses, key=losses.__getitem__)
+      warn(
+        f"the valid loss has risen {_RISES} times in a row: it was lowest at "
+        f"step {lowest:,}, whose model is in best/"
+      )
 
   def _score(self) -> Score:
     text = self.split.eval
@@ -193,6 +206,28 @@ class TrainingLoop:
     request = Request(prefix=prefix, num_chars=_SAMPLE_CHARS, seed=seed)
     text = prefix + self._generator.sample(request)[0].text
     return readable(text, self.split.eval.encoding)
+
+
+def _rises_at_end(losses: list[float]) -> int:
+  """Returns how many times in a row the last losses have risen."""
+  rises = [one < other for one, other in itertools.pairwise(losses)]
+  return len(list(itertools.takewhile(bool, reversed(rises))))
+
+
+def _describe_best(evaluations: Mapping[int, Record]) -> str:
+  """Describes the scores of the best and of the latest checkpoint."""
+  latest = max(evaluations)
+  best = min(evaluations, key=lambda step: evaluations[step]["valid_loss"])
+  lines = []
+  for name, step in (("best", best), ("latest", latest)):
+    record = evaluations[step]
+    lines.append(
+      f"{name:<8} step {step:,}: valid log perplexity "
+      f"{record['valid_loss']:.4f}, eval {record['loss']:.4f}"
+    )
+  if best != latest:
+    lines.append(f"best/ has the model of step {best:,}, the better one")
+  return "\n".join(lines)
 
 
 def _describe_scores(step: int, score: Score, valid: Score | None) -> str:

@@ -12,7 +12,7 @@ from charlm.data import corpus, shakespeare
 from charlm.data.cleaning import clean_pieces
 from charlm.data.text_to_ids import encode_text
 from charlm.errors import InputError
-from charlm.system.flags import define_flags, options_from
+from charlm.system.flags import flags_of_file
 
 
 class Parts(NamedTuple):
@@ -138,6 +138,29 @@ def test_parts_of_a_text(config: dict, parts: tuple[str, str, str]) -> None:
   assert split_string("ab\ncd\ne\ngh\n", Config(raw=True, **config)) == parts
 
 
+@pytest.mark.parametrize(
+  ("num_lines", "flags", "sizes"),
+  [
+    # A tenth of the lines, and half as many.
+    (40, {}, (36, 0, 4)),
+    (40, {"valid_lines": -1}, (34, 2, 4)),
+    (25_000, {"valid_lines": -1}, (23_500, 500, 1_000)),
+    (40, {"eval_lines": 7, "valid_lines": -1}, (30, 3, 7)),
+  ],
+)
+def test_default_parts_are_shares_of_the_lines(
+  num_lines: int, flags: dict, sizes: tuple[int, int, int]
+) -> None:
+  parts = split_string("ab\n" * num_lines, Config(raw=True, **flags))
+  assert tuple(part.count("ab") for part in parts) == sizes
+
+
+def test_default_parts_of_few_lines_are_shares_of_the_characters() -> None:
+  config = Config(raw=True, valid_lines=-1)
+  parts = split_string("a" * 85 + "v" * 5 + "e" * 10, config)
+  assert parts == ("a" * 85, "v" * 5, "e" * 10)
+
+
 def test_a_raw_text_is_all_of_it(tmp_path: pathlib.Path) -> None:
   (tmp_path / "a.txt").write_bytes("\ufeff  Ab \r\n\n c\n".encode())
 
@@ -187,13 +210,9 @@ def test_splits_of_the_literature(recipe: str, tmp_path: pathlib.Path) -> None:
   least, most = (97, 123) if recipe == "text8" else (0, 256)
   data = rng.integers(least, most, 10**7, dtype=np.uint8).tobytes() + b"abc"
   (tmp_path / recipe).write_bytes(data)
-  values = define_flags(Config)
-  flags = [f"--flagfile={ROOT}/recipes/{recipe}.flags"]
-  values(["train.py", *flags, f"--corpus={tmp_path / recipe}"])
-  config = options_from(values, Config)
-  split = corpus.split_text(
-    corpus.load_corpus(config, config.corpus).text, config
-  )
+  config = Config(**flags_of_file(f"{ROOT}/recipes/{recipe}.flags", Config))
+  text = corpus.load_corpus(config, str(tmp_path / recipe)).text
+  split = corpus.split_text(text, config)
   parts = split.train, split.valid, split.eval
   assert [len(part) for part in parts] == [3, 5_000_000, 5_000_000]
   assert b"".join(split.eval.data()) == data[-5_000_000:]
@@ -206,9 +225,7 @@ def test_the_split_of_the_penn_treebank(
     text = f" aer banknote <unk> of {name} \n N million \n" * 20
     (tmp_path / f"ptb.{name}.txt").write_text(text)
   monkeypatch.chdir(tmp_path)
-  values = define_flags(Config)
-  values(["train.py", f"--flagfile={ROOT}/recipes/ptb.flags"])
-  config = options_from(values, Config)
+  config = Config(**flags_of_file(f"{ROOT}/recipes/ptb.flags", Config))
   text = corpus.load_corpus(config, config.corpus).text
   split = corpus.split_text(text, config)
   for name, part in (

@@ -42,3 +42,17 @@ def test_a_run_without_an_end_is_shown(
   time.sleep(0.01)
   bar.show(1, 1.25, 45_678.9)
   assert "days" in capsys.readouterr().out
+
+
+def test_the_time_is_told_once_and_without_the_first_call(
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+  # The first call compiles for a minute; a step takes a second after it.
+  times = {1: 60.0, 5: 64.0, 10: 69.0, 40: 99.0}
+  monkeypatch.setattr("time.monotonic", lambda: times.get(step, 0.0))
+  step = 0
+  bar = ProgressBar(1_000, 100, step)
+  for step in times:  # which the clock reads
+    bar.show(step, 1.25, 100.0)
+  told = [x for x in capsys.readouterr().out.splitlines() if "about" in x]
+  assert told == ["time     about 17 min left"]  # 990 steps

@@ -1,0 +1,119 @@
+"""What a start trains with: flags, then the run's config, then a recipe.
+
+A value comes from the first of these that has one:
+
+1. the flags, also those in a file of `--flagfile`
+2. the config of the run that is resumed
+3. the initial run, which `--init_from` names: unit, layer, and sizes
+4. the recipe that `--recipe` names
+5. the default
+
+TensorFlow is not needed yet, so wrong flags and paths are refused at once.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from charlm.config import OF_INITIAL_RUN, Config
+from charlm.data.corpus import Split, load_texts
+from charlm.data.text_to_ids import Corpus
+from charlm.errors import InputError
+from charlm.runs.run import open_run
+from charlm.runs.run_dir import RunDir
+from charlm.system.flags import flags_of_file
+from charlm.system.process import say
+from charlm.training.train_options import TrainOptions
+
+_RECIPES = Path(__file__).parents[2] / "recipes"
+# What `--recipe=auto` chooses, by the largest number of characters of the train
+# text that it is for (recipes/LOG.md).
+_AUTO = ((2**63, "fast"),)
+
+
+class Prepared(NamedTuple):
+  """What a start trains with."""
+
+  options: TrainOptions
+  corpus: Corpus
+  split: Split
+
+
+def prepare(
+  given: Mapping[str, Any], in_files: Collection[str] = ()
+) -> Prepared:
+  """Completes the options of a start, and loads its texts.
+
+  Args:
+    given: the values of flags, by name.
+    in_files: the names of those that only flag files give. If the layer lacks
+      such an option, or one of the recipe, it has its default.
+
+  Raises:
+    InputError: bad values, a text or a recipe that cannot be read, or a run in
+      `run_dir` that began with another recipe.
+    OSError: the ids of the corpus cannot be written.
+  """
+  run_dir = RunDir(given.get("run_dir", TrainOptions.run_dir))
+  recipe = given.get("recipe", "")
+  initial = os.path.expanduser(given.get("init_from", ""))
+  values, dropped = dict(given), set(in_files)
+  if run_dir.exists():
+    config = open_run(run_dir.path).config
+    if recipe not in ("", "auto", config.recipe):
+      raise InputError(
+        f"the run in {run_dir.path} began with {config.recipe or 'no'} recipe, "
+        f"not {recipe}: to train its model by that, begin a new run, train.py "
+        f"--init_from={run_dir.path} --recipe={recipe} --run_dir=another/folder"
+      )
+    values = vars(config) | values | {"recipe": config.recipe}
+    recipe = ""
+  elif os.path.isdir(initial):
+    config = open_run(initial).config
+    values = {name: getattr(config, name) for name in OF_INITIAL_RUN} | values
+  if recipe == "auto":
+    recipe = _choose(values)
+  if recipe:
+    settings = _without_parts(_read(recipe), values)
+    dropped |= settings.keys() - values.keys()
+    values = settings | values | {"recipe": recipe}
+  elif not run_dir.exists() and not in_files:
+    say("recipe   none: --recipe=auto chooses settings by the size of a text\n")
+  options = TrainOptions(**values, from_flag_file=tuple(sorted(dropped)))
+  return Prepared(options, *load_texts(options.config, options.corpus_cache))
+
+
+def _choose(values: Mapping[str, Any]) -> str:
+  """Returns the recipe that suits the size of the train text."""
+  kept_apart = _without_parts({"valid_lines": -1}, values)
+  config = Config.of_texts({**kept_apart, **values})
+  _, split = load_texts(config, values.get("corpus_cache", ""))
+  size = len(split.train)
+  recipe = next(name for at_most, name in _AUTO if size <= at_most)
+  say(f"recipe   {recipe}, for {size:,} characters of train text\n")
+  return recipe
+
+
+def _read(recipe: str) -> dict[str, Any]:
+  """Returns the values that a recipe gives, by the names of their flags.
+
+  Raises InputError: there is no such recipe.
+  """
+  path = _RECIPES / f"{recipe}.flags"
+  if not path.is_file():
+    names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
+    raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")
+  return flags_of_file(str(path), Config)
+
+
+def _without_parts(
+  settings: dict[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Leaves out how a part of the text is chosen, if `values` say that."""
+  kept = dict(settings)
+  for part in ("eval", "valid"):
+    names = {f"{part}_lines", f"{part}_chars", f"{part}_corpus"}
+    if names & values.keys():
+      kept = {name: x for name, x in kept.items() if name not in names}
+  return kept

@@ -1,0 +1,90 @@
+"""Which settings a start has, and where they come from."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from charlm.errors import InputError
+from charlm.runs.run import create_run, experiment_of
+from charlm.runs.run_dir import RunDir
+from charlm.training import prepare as module
+from charlm.training.prepare import prepare
+from charlm.training.train_options import TrainOptions
+
+TEXT = "".join(f"line {i} of a small text\n" for i in range(100))
+
+
+@pytest.fixture(autouse=True)
+def recipes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  """Two recipes, and a text in the current folder."""
+  folder = tmp_path / "recipes"
+  folder.mkdir()
+  small = "--rnn_units=8\n--epochs=3\n--valid_lines=-1\n"
+  (folder / "small.flags").write_text(small)
+  (folder / "large.flags").write_text("--rnn_units=16\n--layer_norm\n")
+  (tmp_path / "my.txt").write_text(TEXT)
+  monkeypatch.setattr(module, "_RECIPES", folder)
+  monkeypatch.setattr(module, "_AUTO", ((3_000, "small"), (9**9, "large")))
+  monkeypatch.chdir(tmp_path)
+
+
+def options_of(**given: Any) -> TrainOptions:
+  return prepare({"corpus": "my.txt", "run_dir": "run"} | given).options
+
+
+def begin(run_dir: str, **given: Any) -> None:
+  """Makes the folder of a run with these settings."""
+  given = {"corpus": "my.txt", "run_dir": run_dir} | given
+  options, corpus, split = prepare(given)
+  vocab = ["[UNK]", "", *corpus.text.characters]
+  experiment = experiment_of(options.config, corpus, vocab, split)
+  run = RunDir(run_dir)
+  with run.locked():
+    create_run(run, experiment, vocab, split)
+
+
+def test_auto_chooses_by_the_size_of_the_train_text(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  options = options_of(recipe="auto")
+  assert (options.recipe, options.rnn_units) == ("small", 8)
+  assert capsys.readouterr().out.startswith("recipe   small, for 2,0")
+  (tmp_path / "my.txt").write_text(TEXT * 9)
+  assert options_of(recipe="auto").rnn_units == 16
+
+
+def test_flags_come_before_the_recipe() -> None:
+  options = options_of(recipe="small", rnn_units=5, valid_chars=50)
+  assert (options.rnn_units, options.epochs) == (5, 3)
+  # How the valid text is chosen is said once, by the flags.
+  assert (options.valid_lines, options.valid_chars) == (0, 50)
+
+
+def test_a_recipe_that_does_not_exist_is_refused() -> None:
+  with pytest.raises(InputError, match="auto, large, small"):
+    options_of(recipe="other")
+
+
+def test_a_run_is_resumed_with_its_own_settings() -> None:
+  begin("run", recipe="small", seed=7)
+  for more in ({}, {"recipe": "auto"}, {"recipe": "small"}, {"epochs": 5}):
+    options = prepare({"run_dir": "run"} | more).options
+    assert (options.seed, options.rnn_units) == (7, 8)
+    assert options.recipe == "small"
+    assert options.epochs == more.get("epochs", 3)
+  with pytest.raises(InputError, match="--init_from=run --recipe=large"):
+    prepare({"run_dir": "run", "recipe": "large"})
+
+
+def test_an_initial_run_gives_its_sizes() -> None:
+  begin("initial", rnn_units=24, layer_norm=True, dropout_rate=0.3)
+  options = options_of(init_from="initial", recipe="small")
+  assert (options.rnn_units, options.layer_norm) == (24, True)
+  assert (options.epochs, options.dropout_rate) == (3, 0.0)
+  assert options_of(init_from="initial", rnn_units=9).rnn_units == 9  # refused
+
+
+def test_what_a_layer_lacks_of_a_recipe_may_be_left_out() -> None:
+  options = options_of(recipe="large", layer="lstm")
+  assert options.from_flag_file == ("layer_norm", "rnn_units")
