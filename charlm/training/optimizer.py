@@ -1,6 +1,5 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -10,6 +9,7 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
+from charlm.system.choices import MUON_TOGETHER
 
 # Of Muon. The momentum and the coefficients of the quintic Newton-Schulz
 # iteration are its author's, and so is the rise of the momentum (in
@@ -112,17 +112,22 @@ class Muon(Adam):
     # A number, not a tensor: each replica is traced by itself, and has in its
     # graph the products of its own parts alone.
     index = tf.get_static_value(context.replica_id_in_sync_group)
-    replicas = range(context.num_replicas_in_sync)
-    mine = itertools.cycle(i == index for i in replicas)
-    # Each replica computes some of the parts; the sum gives all to every one.
-    updates = [
-      [
-        self._orthogonal(part) if next(mine) else tf.zeros_like(part)
-        for part in _parts(self._momentum(gradient, matrix), gates[matrix.path])
-      ]
+    replicas = context.num_replicas_in_sync
+    parts = [
+      _parts(self._momentum(gradient, matrix), gates[matrix.path])
       for gradient, matrix in matrices
     ]
-    updates = context.all_reduce("SUM", updates)
+    # Each replica computes some of the parts; the sum gives all to every one.
+    flat = tf.nest.flatten(parts)
+    own = [i for i in range(len(flat)) if i % replicas == index]
+    updates = [tf.zeros_like(part) for part in flat]
+    for i, update in zip(
+      own, self._all_orthogonal([flat[i] for i in own]), strict=True
+    ):
+      updates[i] = update
+    updates = tf.nest.pack_sequence_as(
+      parts, context.all_reduce("SUM", updates)
+    )
     for (_, variable), update in zip(matrices, updates, strict=True):
       self._decay(variable, rate)
       _subtract(variable, rate * tf.concat(update, axis=1))
@@ -140,10 +145,28 @@ class Muon(Adam):
     _subtract(momentum, (1 - b) * momentum - gradient)
     return b * momentum + gradient
 
+  def _all_orthogonal(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Makes parts of updates nearly orthogonal."""
+    if not MUON_TOGETHER.here:
+      return [self._orthogonal(part) for part in parts]
+    # Those of a shape as one tensor `[P, N, M]`.
+    made: dict[int, tf.Tensor] = {}
+    shapes = [tuple(part.shape) for part in parts]
+    for shape in dict.fromkeys(shapes):
+      group = [i for i, other in enumerate(shapes) if other == shape]
+      stacked = self._orthogonal(tf.stack([parts[i] for i in group]))
+      made |= dict(zip(group, tf.unstack(stacked), strict=True))
+    return [made[i] for i in range(len(parts))]
+
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-    """Makes a part of an update nearly orthogonal, by Newton-Schulz."""
-    x = tf.cast(matrix / (tf.norm(matrix) + 1e-7), self._product_dtype)
-    tall = matrix.shape[0] > matrix.shape[1]
+    """Makes a part of an update nearly orthogonal, by Newton-Schulz.
+
+    Or several of one shape, `[P, N, M]`.
+    """
+    norm = tf.norm(matrix, axis=[-2, -1], keepdims=True)
+    x = tf.cast(matrix / (norm + 1e-7), self._product_dtype)
+    *_, rows, columns = matrix.shape
+    tall = rows > columns
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
       # The smaller Gram matrix: of the columns if x is tall, else of the rows.
@@ -151,7 +174,7 @@ class Muon(Adam):
       # No sum of three terms: TensorFlow would rewrite it (see `_momentum`).
       factor = b * gram + c * tf.matmul(gram, gram)
       x = a * x + (tf.matmul(x, factor) if tall else tf.matmul(factor, x))
-    return tf.cast(x, matrix.dtype) * (_SCALE * max(matrix.shape) ** 0.5)
+    return tf.cast(x, matrix.dtype) * (_SCALE * max(rows, columns) ** 0.5)
 
 
 def _parts(update: tf.Tensor, num_gates: int) -> list[tf.Tensor]:
