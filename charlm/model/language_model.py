@@ -428,7 +428,7 @@ def uniform_numbers(
   shape: Sequence[int | tf.Tensor], seed: tf.Tensor, use: int
 ) -> tf.Tensor:
   """Draws numbers in [0, 1) that a seed `[2]` and their use determine."""
-  # On the host, since a draw reads its seed there: a GPU would have to wait.
+  # On the host, where its kernel reads the seed: a GPU would have to wait.
   with tf.device("CPU:0"):
     seed = tf.random.experimental.stateless_fold_in(seed, use)
   # By name, since devices have different defaults.

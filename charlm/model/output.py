@@ -21,9 +21,12 @@ def chunked_nats(
   rows = max(1, MAX_LOGITS // kernel.shape[1])
   num_chunks = -(-num_targets // rows)
   rows = -(-num_targets // num_chunks)  # evened out: the last is nearly full
-  filler = [[0, num_chunks * rows - num_targets]]
-  x = tf.reshape(tf.pad(x, [*filler, [0, 0]]), [num_chunks, rows, x.shape[1]])
-  targets = tf.reshape(tf.pad(targets, filler), [num_chunks, rows])
+  filler = num_chunks * rows - num_targets
+  x = tf.pad(x, [[0, filler], [0, 0]])
+  x = tf.reshape(x, [num_chunks, rows, x.shape[1]])
+  # No `tf.pad`, which a GPU has no kernel for: these are integers.
+  targets = tf.concat([targets, tf.zeros([filler], targets.dtype)], axis=0)
+  targets = tf.reshape(targets, [num_chunks, rows])
   nats = tf.map_fn(
     # By position: in a graph a custom gradient takes no other arguments.
     lambda chunk: _nats(chunk[0], kernel, bias, chunk[1]),

@@ -32,14 +32,19 @@ class Adam(keras.optimizers.Adam):
   _faster: Sequence[str] = ()
 
   def apply_sums(
-    self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    self,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    step: tf.Tensor,
   ) -> None:
     """Updates the variables as `apply` does, each by one operation.
 
     A weight decay is one more. Call it on each replica with the same gradients:
-    `apply` would sum them over the replicas.
+    `apply` would sum them over the replicas. The number of the step is that of
+    `iterations`, which a GPU holds: there, a schedule with a condition would
+    have to wait for it.
     """
-    rate = tf.convert_to_tensor(self.learning_rate)
+    rate = self._rate(step)
     step = tf.cast(self.iterations.value + 1, rate.dtype)
     numbers = {"beta1": self.beta_1, "beta2": self.beta_2}
     numbers |= {f"{name}_power": beta**step for name, beta in numbers.items()}
@@ -53,6 +58,14 @@ class Adam(keras.optimizers.Adam):
       numbers["lr"] = 2 * rate if variable.path in self._faster else rate
       tf.raw_ops.ResourceApplyAdam(var=var, m=m, v=v, grad=gradient, **numbers)
     self.iterations.assign_add(1)
+
+  def _rate(self, step: tf.Tensor) -> tf.Tensor:
+    """Returns the learning rate of a step, whose number is on the host."""
+    rate = self._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+      with tf.device("CPU:0"):
+        rate = rate(step)
+    return tf.convert_to_tensor(rate)
 
   def _decay(self, variable: keras.Variable, rate: tf.Tensor) -> None:
     if self.weight_decay and self._use_weight_decay(variable):
@@ -100,10 +113,13 @@ class Muon(Adam):
     }
 
   def apply_sums(
-    self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    self,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    step: tf.Tensor,
   ) -> None:
     """Updates the variables, as `Adam.apply_sums` does."""
-    rate = tf.convert_to_tensor(self.learning_rate)
+    rate = self._rate(step)
     pairs = list(zip(gradients, variables, strict=True))
     gates = self._matrices
     matrices = [(g, v) for g, v in pairs if v.path in gates]
@@ -131,7 +147,7 @@ class Muon(Adam):
     for (_, variable), update in zip(matrices, updates, strict=True):
       self._decay(variable, rate)
       _subtract(variable, rate * tf.concat(update, axis=1))
-    super().apply_sums([g for g, _ in others], [v for _, v in others])
+    super().apply_sums([g for g, _ in others], [v for _, v in others], step)
 
   def _momentum(self, gradient: tf.Tensor, matrix: keras.Variable) -> tf.Tensor:
     """Sets m to b m + g; returns b m + g with the new m (Nesterov).

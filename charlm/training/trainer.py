@@ -224,9 +224,9 @@ class Trainer:
       norms: tf.TensorArray,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
       """Takes the step of batch `i` on all replicas."""
-      with tf.device("CPU:0"):  # as `uniform_numbers` wants it
-        seed = tf.stack([self._config.seed, tf.cast(start + i, tf.int64)])
-      results = strategy.run(self._replica_step, (windows[i], states, seed))
+      with tf.device("CPU:0"):  # what needs it reads it there
+        number = tf.cast(start + i, tf.int64)
+      results = strategy.run(self._replica_step, (windows[i], states, number))
       # All replicas have the same.
       loss, norm, states = (
         strategy.experimental_local_results(result)[0] for result in results
@@ -241,12 +241,12 @@ class Trainer:
     return losses.stack(), norms.stack(), states
 
   def _replica_step(
-    self, windows: tf.Tensor, states: tf.Tensor, seed: tf.Tensor
+    self, windows: tf.Tensor, states: tf.Tensor, step: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes a replica's part in one step: loss, gradient, and update.
 
     Takes the windows `[rows of this worker, T + 1]`, the states of all rows
-    `[num_layers, B, H]`, and the seed of this step. Returns loss and gradient
+    `[num_layers, B, H]`, and the number of the step. Returns loss and gradient
     norm of the whole batch, and the states after the step.
     """
     context = tf.distribute.get_replica_context()
@@ -255,9 +255,11 @@ class Trainer:
     here = first - self.batches.rows.start
     # Windows come in the smallest type that holds the ids, and are cast here.
     mine = tf.cast(windows[here : here + rows], tf.int64)  # [rows, T + 1]
+    with tf.device("CPU:0"):
+      seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
-      before = self._states_before(states, seed)[:, first : first + rows]
+      before = self._states_before(states, step, seed)[:, first : first + rows]
       before = self.model.unpack(before)
     masks = self.model.dropout_masks(mine[:, :-1], seed)
     loss, gradients, after = self._loss_and_gradients(mine, before, masks)
@@ -267,7 +269,8 @@ class Trainer:
     # A larger limit clips nothing, and its inverse underflows in float32.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
-    self.optimizer.apply_sums(gradients, self.model.trainable_variables)
+    variables = self.model.trainable_variables
+    self.optimizer.apply_sums(gradients, variables, step)
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
       others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
@@ -295,9 +298,11 @@ class Trainer:
     # more than once, which a norm would not add up.
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
-  def _states_before(self, states: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+  def _states_before(
+    self, states: tf.Tensor, step: tf.Tensor, seed: tf.Tensor
+  ) -> tf.Tensor:
     """Returns the states of all rows, the initial one in rows to be reset."""
-    begins = seed[1] % self.batches.steps_per_epoch == 0
+    begins = step % self.batches.steps_per_epoch == 0
     uniform = uniform_numbers([1, states.shape[1], 1], seed, _RESETS)
     # An epoch begins elsewhere in the text, where no state goes on.
     reset = begins | (uniform < self._config.reset_rate)

@@ -236,7 +236,8 @@ def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
     variables = one.model.trainable_variables
     rng = np.random.default_rng(0)
     gradients = [rng.normal(size=v.shape).astype(np.float32) for v in variables]
-    one.optimizer.apply_sums([*map(tf.constant, gradients)], variables)
+    tensors = [*map(tf.constant, gradients)]
+    one.optimizer.apply_sums(tensors, variables, one.optimizer.iterations.value)
     kernels = [v for v in variables if v.path.endswith("kernel")]
     updates.append([v.numpy() for v in kernels if "gru_cell" in v.path])
   for exact, rounded in zip(*updates, strict=True):
