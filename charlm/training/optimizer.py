@@ -136,14 +136,13 @@ class Muon(Adam):
     # Each replica computes some of the parts; the sum gives all to every one.
     flat = tf.nest.flatten(parts)
     own = [i for i in range(len(flat)) if i % replicas == index]
-    updates = [tf.zeros_like(part) for part in flat]
-    for i, update in zip(
-      own, self._all_orthogonal([flat[i] for i in own]), strict=True
-    ):
-      updates[i] = update
-    updates = tf.nest.pack_sequence_as(
-      parts, context.all_reduce("SUM", updates)
-    )
+    made = self._all_orthogonal({i: flat[i] for i in own})
+    updates = [
+      made[i] if i in made else tf.zeros_like(part)
+      for i, part in enumerate(flat)
+    ]
+    updates = context.all_reduce("SUM", updates)
+    updates = tf.nest.pack_sequence_as(parts, updates)
     for (_, variable), update in zip(matrices, updates, strict=True):
       self._decay(variable, rate)
       _subtract(variable, rate * tf.concat(update, axis=1))
@@ -161,18 +160,19 @@ class Muon(Adam):
     _subtract(momentum, (1 - b) * momentum - gradient)
     return b * momentum + gradient
 
-  def _all_orthogonal(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+  def _all_orthogonal(
+    self, parts: Mapping[int, tf.Tensor]
+  ) -> dict[int, tf.Tensor]:
     """Makes parts of updates nearly orthogonal."""
     if not MUON_TOGETHER.here:
-      return [self._orthogonal(part) for part in parts]
+      return {i: self._orthogonal(part) for i, part in parts.items()}
     # Those of a shape as one tensor `[P, N, M]`.
     made: dict[int, tf.Tensor] = {}
-    shapes = [tuple(part.shape) for part in parts]
-    for shape in dict.fromkeys(shapes):
-      group = [i for i, other in enumerate(shapes) if other == shape]
+    for shape in dict.fromkeys(tuple(part.shape) for part in parts.values()):
+      group = [i for i, part in parts.items() if tuple(part.shape) == shape]
       stacked = self._orthogonal(tf.stack([parts[i] for i in group]))
       made |= dict(zip(group, tf.unstack(stacked), strict=True))
-    return [made[i] for i in range(len(parts))]
+    return made
 
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
     """Makes a part of an update nearly orthogonal, by Newton-Schulz.

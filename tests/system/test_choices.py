@@ -121,9 +121,11 @@ def test_muon_computes_the_same_part_by_part_and_together(
   for together in (False, True):
     choice = choices.MUON_TOGETHER._replace(cpu=together)
     monkeypatch.setattr(optimizer_module, "MUON_TOGETHER", choice)
-    results.append(optimizer._all_orthogonal(parts))
-  for mine, other in zip(*results, strict=True):
-    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
+    results.append(optimizer._all_orthogonal(dict(enumerate(parts))))
+  one_by_one, joined = results
+  assert joined.keys() == one_by_one.keys()
+  for i, part in one_by_one.items():
+    np.testing.assert_allclose(joined[i], part, rtol=0, atol=1e-5)
 
 
 def test_replicas_are_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
