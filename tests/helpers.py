@@ -74,17 +74,16 @@ EXPERIMENT = experiment_of(
 def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
   """Lowers `MAX_LOGITS`; returns a list to which each chunk adds its logits."""
   held = []
-  original = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits
+  name = "sparse_softmax_cross_entropy_with_logits"
+  original = getattr(tf.nn, name)
 
-  def cross_entropy(features: tf.Tensor, labels: tf.Tensor) -> Any:
-    held.append(features.shape.num_elements())
-    return original(features=features, labels=labels)
+  def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    held.append(logits.shape.num_elements())
+    return original(labels, logits)
 
   monkeypatch.setattr(language_model, "MAX_LOGITS", max_logits)
   monkeypatch.setattr(output, "MAX_LOGITS", max_logits)
-  monkeypatch.setattr(
-    tf.raw_ops, "SparseSoftmaxCrossEntropyWithLogits", cross_entropy
-  )
+  monkeypatch.setattr(tf.nn, name, cross_entropy)
   return held
 
 

@@ -70,7 +70,7 @@ def describe_training(
     f"{start['step']:,}\n"
     f"devices  {_describe_devices(start, options)}\n"
     f"layer    {_describe_layer(trainer)}\n"
-    f"products {_describe_precision(options)}\n"
+    f"products {_describe_precision(options, trainer)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
     f"run      {run.path}"
   )
@@ -99,14 +99,20 @@ def _describe_layer(trainer: Trainer) -> str:
   """Returns which recurrent layer computes, and why."""
   layer = trainer.model.recurrent_layers[0]
   words = layer.reason or f"{type(layer).__name__} (--layer)"
-  if trainer.uses_xla:
-    words += "; compiled by XLA, for few windows"
+  if trainer.reason_for_xla:
+    words += f"; compiled by XLA, {trainer.reason_for_xla}"
   return words
 
 
-def _describe_precision(options: TrainOptions) -> str:
+def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
   """Returns the precision of the matrix products, and why."""
-  tf32 = choices.TENSOR_FLOAT_32
-  if options.precision == "float32" and tf32.here and not options.deterministic:
-    return f"TensorFloat-32 if the GPU has it ({tf32.reason})"
-  return f"{options.precision} (--precision)"
+  asked, tf32 = f"{options.precision} (--precision)", choices.TENSOR_FLOAT_32
+  rounded = options.precision != "float32"
+  if rounded and "precision" in trainer.model.recurrent_layers[0].options:
+    return asked
+  products = "float32" if rounded else asked
+  if tf32.here and not options.deterministic:
+    products = f"TensorFloat-32 if the GPU has it ({tf32.reason})"
+  if rounded and options.optimizer == "muon":
+    products += f"; Muon's in {asked}"
+  return products
