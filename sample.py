@@ -70,9 +70,11 @@ def sample(options: SampleOptions) -> int:
   from charlm.runs.trained_model import load_model
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
+  from charlm.system.choices import FEW_TEXTS
   from charlm.system.devices import choose_device
 
-  choose_device(options.device)
+  few = options.num_samples <= FEW_TEXTS
+  choose_device("cpu" if few and options.device == "auto" else options.device)
   model, _ = load_model(run, options.checkpoint)
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.

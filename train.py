@@ -4,6 +4,7 @@ import sys
 
 from charlm.data.corpus import load_texts
 from charlm.system import process
+from charlm.system.cuda import repeat_cublas
 from charlm.training.train_options import TrainOptions
 
 
@@ -22,6 +23,8 @@ def train(options: TrainOptions) -> int:
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
   corpus, split = load_texts(options.config, options.corpus_cache)
+  if options.deterministic:
+    repeat_cublas()
   process.import_quietly("tensorflow", "keras")
   from charlm.training import start
 
