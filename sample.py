@@ -21,6 +21,11 @@ from charlm.system import process
 class SampleOptions(Request, ModelOptions):
   """The flags."""
 
+  device: str = option(
+    "auto",
+    "cpu, gpu, or auto: a GPU if found, for more than 8 texts",
+    one_of("auto", "cpu", "gpu"),
+  )
   prefix_file: str | None = option(
     None,
     "file of the prefix or, with --per_line, of a prefix per line; - for stdin",

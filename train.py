@@ -20,6 +20,7 @@ def train(options: TrainOptions) -> int:
     InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
+    HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
   corpus, split = load_texts(options.config, options.corpus_cache)

@@ -40,8 +40,8 @@ class Replicas:
   def check_start(self) -> None:
     """Checks that replicas sum correctly, and begin with equal values.
 
-    The sums, and copies between GPUs, are of test tensors of the gradients'
-    shapes, which are known; the values are the weights and the optimizer's.
+    The sums, and copies between GPUs, are of known numbers in the gradients'
+    shapes. The values are the weights and the optimizer's.
 
     Raises:
       InputError: a copy or a sum is wrong, or values differ.
@@ -85,7 +85,7 @@ class Replicas:
     """Returns the names of the replicas that find wrong numbers."""
     # Other numbers the second time: a stale buffer could hold the first ones.
     for offset in (1.0, 2.0):
-      mine = [int(count) for count in self._local(compiled_wrong(offset))]
+      mine = self._local(compiled_wrong(offset))
       counts = [x for theirs in self._cluster.exchange(mine) for x in theirs]
       pairs = zip(self._names(), counts, strict=True)
       if bad := [name for name, count in pairs if count]:
@@ -102,7 +102,7 @@ class Replicas:
     def add() -> None:
       # An error is met again, and told, by the check of the sums.
       with contextlib.suppress(Exception):
-        self._compiled_sums(0.0)
+        self._local(self._compiled_sums(0.0))
       answered.set()
 
     # A call of NCCL that hangs cannot be ended: it is left behind.
@@ -151,7 +151,7 @@ class Replicas:
   def _different(self) -> str:
     """Names two replicas whose weights or optimizer differ, if any do."""
     # Not the weights themselves, which would take long to exchange.
-    mine = [int(number) for number in self._local(self._compiled_checksums())]
+    mine = self._local(self._compiled_checksums())
     checksums = [x for theirs in self._cluster.exchange(mine) for x in theirs]
     names = self._names()
     pairs = zip(names, checksums, strict=True)
@@ -161,8 +161,7 @@ class Replicas:
   def _checksums(self) -> tf.distribute.DistributedValues:
     """Returns a number for each replica's copy of weights and optimizer.
 
-    A change of one number always changes it, and other changes but for a chance
-    of 1 in 2**64.
+    A change of one number always changes it, and any other almost surely.
     """
     trainer = self._trainer
     variables = [*trainer.model.variables, *trainer.optimizer.variables]
@@ -178,14 +177,10 @@ class Replicas:
 
     return self._cluster.strategy.run(checksum)
 
-  def _local(
-    self, values: tf.distribute.DistributedValues
-  ) -> tuple[tf.Tensor, ...]:
-    """Returns the values of this worker's replicas."""
-    local: tuple[tf.Tensor, ...] = (
-      self._cluster.strategy.experimental_local_results(values)
-    )
-    return local
+  def _local(self, numbers: tf.distribute.DistributedValues) -> list[int]:
+    """Returns the numbers of this worker's replicas, once they have them."""
+    results = self._cluster.strategy.experimental_local_results(numbers)
+    return [int(number) for number in results]
 
   def _names(self) -> list[str]:
     """Returns what a message calls the replicas of all workers."""

@@ -67,6 +67,7 @@ def train(
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: nothing can be saved, the folder was taken away, or a worker
       was lost.
+    HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
   if layer:
