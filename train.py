@@ -4,6 +4,7 @@ import sys
 
 from charlm.data.corpus import load_texts
 from charlm.system import process
+from charlm.system.cuda import repeat_cublas
 from charlm.training.train_options import TrainOptions
 
 
@@ -19,9 +20,12 @@ def train(options: TrainOptions) -> int:
     InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
+    HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
   corpus, split = load_texts(options.config, options.corpus_cache)
+  if options.deterministic:
+    repeat_cublas()
   process.import_quietly("tensorflow", "keras")
   from charlm.training import start
 

@@ -189,8 +189,8 @@ def load(
   Args:
     run_dir: folder of the run.
     checkpoint: `latest`, `best`, or a step.
-    device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
-      calls cannot change it.
+    device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one; for
+      a few texts at a time, `cpu` is faster. Later calls cannot change it.
     layer: the class of the run's layer, where it is not charlm's.
 
   Raises:

@@ -97,6 +97,51 @@ def in_a_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
   return lambda ids: predict(ids.astype(np.int32))
 
 
+class Gpus:
+  """GPUs of some compute capabilities that TensorFlow lists."""
+
+  def __init__(self, *capabilities: tuple[int, int]) -> None:
+    self._capabilities = capabilities
+    self.physical = [
+      tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU")
+      for i in range(len(capabilities))
+    ]
+    self.visible = self.physical
+    self.starts = True
+
+  def list_visible(self, kind: str) -> list[tf.config.PhysicalDevice]:
+    return self.visible if kind == "GPU" else []
+
+  def list_physical(self, kind: str) -> list[tf.config.PhysicalDevice]:
+    return self.physical if kind == "GPU" else []
+
+  def see(self, gpus: list[tf.config.PhysicalDevice], kind: str) -> None:
+    self.visible = gpus
+
+  def details(self, gpu: tf.config.PhysicalDevice) -> dict:
+    index = self.physical.index(gpu)
+    capability = self._capabilities[index]
+    return {"device_name": f"GPU {index}", "compute_capability": capability}
+
+  def start(self, kind: str) -> None:
+    if self.visible and not self.starts:
+      raise tf.errors.InternalError(None, None, "cudaGetDevice() failed")
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
+  """Lets TensorFlow list these GPUs."""
+  built = {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]}
+  monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: built)
+  monkeypatch.setattr(tf.config, "get_visible_devices", gpus.list_visible)
+  monkeypatch.setattr(tf.config, "list_physical_devices", gpus.list_physical)
+  monkeypatch.setattr(tf.config, "set_visible_devices", gpus.see)
+  monkeypatch.setattr(tf.config, "list_logical_devices", gpus.start)
+  experimental = tf.config.experimental
+  monkeypatch.setattr(experimental, "get_device_details", gpus.details)
+  for name in ("set_memory_growth", "enable_tensor_float_32_execution"):
+    monkeypatch.setattr(experimental, name, lambda *_: None)
+
+
 def score_of(
   nats: np.ndarray,
   unknown: np.ndarray | bool = False,

@@ -51,6 +51,10 @@ LINEAR_SCAN = Choice(
 )
 COLLECTIVES = Choice("RING", "NCCL", "NCCL is faster, but for GPUs alone")
 
+CHECKPOINT_STEPS = Choice(
+  1, 100, "a GPU can take a quarter of an epoch in less time than a save"
+)
+
 # Up to this many windows a step, one replica on all cores of a CPU is fastest:
 # a step is many small operations, which each replica would repeat. XLA, which
 # only one replica can use, fuses them: with it, one is fastest up to the second
@@ -66,6 +70,9 @@ MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # a table's gradient is a product with one-hot rows, whose cost grows with the
 # vocabulary (BUILD.md).
 MAX_TABLE = 400
+# `sample.py` draws up to this many texts on the CPU: a character is a chain of
+# small operations, each of which takes a GPU longer.
+FEW_TEXTS = 8
 # Above this many logits, nats are computed in chunks, in bounded memory.
 MAX_LOGITS = 2**25  # 128 MiB
 

@@ -1,6 +1,7 @@
 """The devices that a process computes on, and the strategy over them."""
 
 import contextlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -17,6 +18,8 @@ from charlm.system.process import warn
 
 _CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
 
+_deterministic = False  # as `choose_device` was last told
+
 
 def choose_device(
   device: str, deterministic: bool = False, start: bool = True
@@ -29,6 +32,8 @@ def choose_device(
     deterministic: ask a GPU for equal bits each time, at the cost of speed.
     start: whether TensorFlow starts the GPUs here. If not, `create_cluster` has
       to: workers are connected before.
+
+  Scores and samples are computed in float32; `tensor_float_32` is for training.
 
   Raises InputError: an unknown device; `gpu`, if TensorFlow can use none, or
     this process has chosen the CPU; `cpu`, if TensorFlow has started with a
@@ -50,10 +55,10 @@ def choose_device(
       f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
       f"{_reason_for_none()}. {_CPU_INSTEAD}"
     )
+  global _deterministic
+  _deterministic = deterministic
   if deterministic:
     tf.config.experimental.enable_op_determinism()
-    # Only some GPUs have TensorFloat-32: with it, kinds of GPUs would differ.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
   if start:
     _start_gpus()
 
@@ -88,7 +93,25 @@ def _set_up_gpus(device: str) -> None:
       for gpu in usable:
         # Else it takes all memory of the GPU, and leaves none for a sampler.
         tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@contextlib.contextmanager
+def tensor_float_32() -> Iterator[None]:
+  """Lets GPUs multiply in TensorFloat-32 while the block runs.
+
+  Not if `choose_device` was asked for equal bits: only some kinds of GPUs have
+  it.
+  """
+  if _deterministic or not TENSOR_FLOAT_32.here:
+    yield
+    return
+  enable = tf.config.experimental.enable_tensor_float_32_execution
+  enable(True)
+  try:
+    yield
+  finally:
+    enable(False)
 
 
 def _lack_of_code(gpu: tf.config.PhysicalDevice) -> str:
@@ -148,9 +171,10 @@ def create_strategy(
   """
   gpus = tf.config.get_visible_devices("GPU")
   asked = num_replicas
-  num_replicas = asked or largest_divisor(batch_size, most_replicas())
+  num_replicas = asked or largest_divisor(batch_size, len(gpus) or num_cores())
   check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
   if gpus:
+    use_first_gpus(num_replicas)
     _start_gpus()
     devices = [f"GPU:{i}" for i in range(num_replicas)]
     return tf.distribute.MirroredStrategy(devices)
@@ -200,9 +224,28 @@ def check_replicas(
     )
 
 
+def gpu_names() -> list[str]:
+  """Returns the names of the GPUs that TensorFlow uses."""
+  details = tf.config.experimental.get_device_details
+  gpus = tf.config.get_visible_devices("GPU")
+  return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+
+
+def use_first_gpus(number: int) -> None:
+  """Hides all other GPUs: TensorFlow would take memory of each."""
+  # Once TensorFlow has started, as after `charlm.load`, it is too late.
+  with contextlib.suppress(RuntimeError):
+    gpus = tf.config.get_visible_devices("GPU")
+    tf.config.set_visible_devices(gpus[:number], "GPU")
+
+
 def most_replicas() -> int:
   """Returns the largest number of replicas by default: GPUs, or cores."""
-  return len(tf.config.get_visible_devices("GPU")) or num_cores()
+  if not tf.config.get_visible_devices("GPU"):
+    return num_cores()
+  # Also those that are hidden because they are not used.
+  gpus = tf.config.list_physical_devices("GPU")
+  return len([gpu for gpu in gpus if not _lack_of_code(gpu)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.errors import DivergedError, HungError, InputError, LostRunError
 from charlm.system.cuda import preload
 from charlm.system.flags import OptionsT, define_flags, help_text, options_from
 
@@ -57,6 +57,8 @@ def run_command(
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
     return fail(name, error)
+  except HungError as error:
+    os._exit(fail(name, error))
   except BrokenPipeError:  # nobody reads on, as in `| head`
     flush_or_drop_output()
     return 128 + signal.SIGPIPE

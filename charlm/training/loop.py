@@ -1,10 +1,14 @@
 """The training loop: steps, and what is due between and after them."""
 
+import contextlib
 import dataclasses
 import math
 
+import numpy as np
+
 from charlm.data.corpus import Split
 from charlm.data.text import readable
+from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
@@ -13,6 +17,7 @@ from charlm.runs.metrics import Metrics
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 from charlm.sampling.sample import SEPARATOR
+from charlm.system.choices import kind_of_device
 from charlm.system.cluster import Cluster
 from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.system.signals import StopRequest
@@ -72,6 +77,8 @@ class TrainingLoop:
     trainer, periods = self.trainer, self.periods
     step, end = trainer.step, trainer.last_step
     with self._stop:
+      if step < end and kind_of_device() == "GPU":
+        self._compile()
       reached = step > 0 and (step % periods.evaluation == 0 or step == end)
       if reached or step in self.metrics.losses:
         self._evaluate(step)
@@ -100,6 +107,22 @@ class TrainingLoop:
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
     return self._end(step, saved)
+
+  def _compile(self) -> None:
+    """Lets the GPUs compile all that is to run, and leaves no other trace.
+
+    So it takes no time of what is measured, and what lacks memory fails now.
+    """
+    trainer = self.trainer
+    before = [np.asarray(each).copy() for each in trainer.variables]
+    trainer.take_steps(1)
+    trainer.take_metrics()  # with the time that this has taken
+    for variable, value in zip(trainer.variables, before, strict=True):
+      variable.assign(value)
+    # The shapes of an evaluation, whatever the length of a text.
+    with contextlib.suppress(_GivenUp):
+      self._evaluator.stream(np.full(2, PADDING_ID))
+    self._generator.sample(Request(prefix="\n\n", num_chars=1))
 
   def _end(self, step: int, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""

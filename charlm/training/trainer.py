@@ -20,6 +20,7 @@ from charlm.model.language_model import (
 )
 from charlm.model.layers import RecurrentLayer
 from charlm.system.choices import kind_of_device, reason_for_xla
+from charlm.system.devices import tensor_float_32
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import Adam, build_optimizer
 
@@ -160,7 +161,8 @@ class Trainer:
     """
     step, start = self.step, time.perf_counter()
     # What a profile shows as a step: a call, with the step that it begins at.
-    with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
+    trace = tf.profiler.experimental.Trace("train", step_num=step, _r=1)
+    with trace, tensor_float_32():
       loss = self._run_steps(step, step + num_steps)
     seconds = time.perf_counter() - start
     # The first call also traces, so that the first estimate is too low.

@@ -77,7 +77,7 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
 def test_few_windows_are_trained_by_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr("charlm.system.devices.most_replicas", lambda: 2)
+  monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
   for size, num_replicas in ((16, 1), (24, 2)):
     run = tmp_path / str(size)
     args = [*train_args, f"--run_dir={run}", "--num_replicas=0", "--epochs=0"]

@@ -578,7 +578,7 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   assert choices.reason_for_one_replica(config, "keras") == fewest
   assert bool(choices.reason_for_xla(config, 1)) is xla
   if kind == "CPU":
-    monkeypatch.setattr("charlm.system.devices.most_replicas", lambda: 2)
+    monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
     strategy = create_strategy(1 if reason else 0, config.batch_size)
     largest = largest_divisor(config.batch_size, 2)
     assert strategy.num_replicas_in_sync == (1 if reason else largest)
