@@ -261,7 +261,7 @@ class Trainer:
       seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
-      before = self._states_before(states, step, seed)[:, first : first + rows]
+      before = self._states_before(states, seed)[:, first : first + rows]
       before = self.model.unpack(before)
     masks = self.model.dropout_masks(mine[:, :-1], seed)
     loss, gradients, after = self._loss_and_gradients(mine, before, masks)
@@ -300,11 +300,9 @@ class Trainer:
     # more than once, which a norm would not add up.
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
-  def _states_before(
-    self, states: tf.Tensor, step: tf.Tensor, seed: tf.Tensor
-  ) -> tf.Tensor:
+  def _states_before(self, states: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns the states of all rows, the initial one in rows to be reset."""
-    begins = step % self.batches.steps_per_epoch == 0
+    begins = seed[1] % self.batches.steps_per_epoch == 0
     uniform = uniform_numbers([1, states.shape[1], 1], seed, _RESETS)
     # An epoch begins elsewhere in the text, where no state goes on.
     reset = begins | (uniform < self._config.reset_rate)
