@@ -5,7 +5,9 @@ Only hardware can tell that it computes the right numbers, and how fast.
 
 import dataclasses
 import importlib
+import types
 from collections.abc import Iterator
+from typing import cast
 
 import graphs
 import numpy as np
@@ -21,8 +23,10 @@ from charlm.model.language_model import LanguageModel, model_of
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.gumbel import numbers_of_texts
 from charlm.sampling.request import Limits
+from charlm.system.cluster import Cluster
 from charlm.system.flags import define_flags, options_from
 from charlm.training import trainer as trainer_module
+from charlm.training.replica_checks import Replicas
 from charlm.training.train_options import TrainOptions
 from charlm.training.trainer import Trainer, build_trainer
 
@@ -182,6 +186,20 @@ def test_a_step_sums_gradients_and_loss_then_states_then_updates(
   steps = _steps(_trainer(_config(recipe), strategy=strategy))
   sums = graphs.operations(steps)["CollectiveReduceV2"]
   assert sums == number * len(_GPUS)
+
+
+def test_each_operation_of_the_checks_of_replicas_has_a_kernel() -> None:
+  strategy = tf.distribute.MirroredStrategy(_GPUS)
+  cluster = types.SimpleNamespace(strategy=strategy)
+  trainer = _trainer(_config("fast"), strategy=strategy)
+  replicas = Replicas(cast("Cluster", cluster), trainer)
+  for compiled, number in (
+    (replicas._compiled_checksums, []),
+    (replicas._compiled_copies, [1.0]),
+    (replicas._compiled_sums, [1.0]),
+  ):
+    function = compiled.get_concrete_function(*map(tf.constant, number))
+    assert graphs.without_kernel(function) == set()
 
 
 def test_gradients_lower_to_hlo_for_a_gpu() -> None:
