@@ -31,7 +31,7 @@ import train
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.text_to_ids import encode_text
-from charlm.evaluation import evaluator
+from charlm.evaluation import dynamic, evaluator
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
@@ -222,7 +222,8 @@ def evaluating_quickly() -> Iterator[pytest.MonkeyPatch]:
   """
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
-    patch.setattr(evaluator, "XLA_FOR_SCORES", Choice(False, False, ""))
+    for module in (evaluator, dynamic):
+      patch.setattr(module, "XLA_FOR_SCORES", Choice(False, False, ""))
     yield patch
 
 
