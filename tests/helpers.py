@@ -31,6 +31,7 @@ import train
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.text_to_ids import encode_text
+from charlm.evaluation import dynamic, evaluator
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
@@ -39,6 +40,8 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
 from charlm.runs.run import experiment_of
 from charlm.runs.run_dir import RunDir
+from charlm.system.choices import Choice
+from charlm.training.loop import TrainingLoop
 from charlm.training.trainer import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -252,6 +255,20 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
     yield
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def evaluating_quickly() -> Iterator[pytest.MonkeyPatch]:
+  """Draws no samples in evaluations, and scores without XLA, as on a GPU.
+
+  Both take longer than a small training. Yields what patches more, until the
+  end of the block.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
+    for module in (evaluator, dynamic):
+      patch.setattr(module, "XLA_FOR_SCORES", Choice(False, False, ""))
+    yield patch
 
 
 PROGRAMS = {

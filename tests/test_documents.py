@@ -162,6 +162,7 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
     return _main(script, *args)
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_walk_through_readme_and_guide(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
