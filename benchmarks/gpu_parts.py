@@ -34,7 +34,7 @@ from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.evaluation.dynamic import DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.language_model import model_of
+from charlm.model.language_model import LanguageModel, model_of
 from charlm.runs.metrics import read_records
 from charlm.runs.provenance import describe_start
 from charlm.runs.run_dir import RunDir
@@ -90,8 +90,8 @@ def graphs(check: Check) -> Iterator[Row]:
   ids = text.eval_ids[:400]
   for name, flags in _recipes(check).items():
     model = model_of(_config(_sized(check, flags)), len(text.vocab))
-    yield _tried(f"evaluation of {name}", Evaluator(model).stream, ids)
-    yield _tried(f"dynamic evaluation of {name}", DynamicEvaluator, model, ids)
+    yield _tried(f"evaluation of {name}", _score, model, ids)
+    yield _tried(f"dynamic evaluation of {name}", _adapt, model, ids)
   generator = GenerativeModel(model, text.vocab)
   for request in (Request(num_chars=9), Request(num_samples=16, top_p=0.9)):
     name = f"sampling of {request.num_samples}, top_p {request.top_p:g}"
@@ -171,7 +171,8 @@ def loss(check: Check) -> Iterator[Row]:
   losses = []
   for device in ("gpu", "cpu"):
     run = RunDir(pathlib.Path(check.folder, device))
-    flags = [f"--device={device}", "--max_steps=300"]
+    # Not the default sizes, with which a small CPU takes minutes.
+    flags = [f"--device={device}", "--rnn_units=256", "--max_steps=300"]
     _finish(check, run, flags)
     losses.append(_last_loss(run))
     yield Row(f"after 300 steps on the {device.upper()}", losses[-1])
@@ -330,6 +331,16 @@ def _tools_of_xla() -> str:
 def _multiply(device: str) -> None:
   with tf.device(device):
     tf.linalg.matmul(tf.eye(99), tf.eye(99)).numpy()
+
+
+def _score(model: LanguageModel, ids: np.ndarray) -> None:
+  with tf.device(f"{kind_of_device()}:0"):
+    Evaluator(model).stream(ids)
+
+
+def _adapt(model: LanguageModel, ids: np.ndarray) -> None:
+  with tf.device(f"{kind_of_device()}:0"):
+    DynamicEvaluator(model, ids)
 
 
 def _train(check: Check, flags: list[str]) -> None:
