@@ -83,8 +83,6 @@ class Expectation(NamedTuple):
   row: str
   at_most: float = math.inf
   at_least: float = -math.inf
-  # Of the full sizes on a GPU; the others hold everywhere.
-  is_speed: bool = False
 
   def __str__(self) -> str:
     if self.at_most == math.inf:
@@ -92,23 +90,21 @@ class Expectation(NamedTuple):
     return f"at most {self.at_most:g}"
 
 
-def _speed(
-  part: str, row: str, at_most: float = math.inf, at_least: float = -math.inf
-) -> Expectation:
-  return Expectation(part, row, at_most, at_least, is_speed=True)
-
-
-# All are estimated, and were never measured on hardware.
-EXPECTATIONS = (
-  _speed("steps", "step of default, cuDNN", at_most=10),
-  _speed("steps", "step of fast.flags, cuDNN", at_most=10),
-  _speed("steps", "step of best.flags, fused, XLA", at_most=60),
-  _speed("evaluation", "evaluation, charlm", at_least=100_000),
-  _speed("sampling", "1 text on the CPU", at_most=60),
-  _speed("sampling", "64 texts", at_most=20),
-  _speed("replicas", "speed-up of 2 replicas", at_least=1.3),
-  _speed("memory", "peak of a step of default", at_most=1024),
-  _speed("memory", "peak of a step of best.flags", at_most=4096),
+# All are estimated, and were never measured on hardware. Speed and memory are
+# those of the full sizes on a GPU.
+SPEEDS = (
+  Expectation("steps", "step of default, cuDNN", at_most=10),
+  Expectation("steps", "step of fast.flags, cuDNN", at_most=10),
+  Expectation("steps", "step of best.flags, fused, XLA", at_most=60),
+  Expectation("evaluation", "evaluation, charlm", at_least=100_000),
+  Expectation("sampling", "1 text on the CPU", at_most=60),
+  Expectation("sampling", "64 texts", at_most=20),
+  Expectation("replicas", "speed-up of 2 replicas", at_least=1.3),
+  Expectation("memory", "peak of a step of default", at_most=1024),
+  Expectation("memory", "peak of a step of best.flags", at_most=4096),
+)
+# These hold everywhere.
+RESULTS = (
   Expectation("loss", "GPU and CPU differ", at_most=0.02),
   Expectation("dropout", "numbers unlike the CPU's", at_most=0),
   Expectation("dropout", "loss with XLA differs", at_most=0.01),
@@ -181,8 +177,8 @@ def _compared(
   outcomes: dict[str, Outcome], with_speed: bool
 ) -> Iterator[tuple[Expectation, float | None]]:
   """Yields the expectations of these parts, each with the value, if any."""
-  for expected in EXPECTATIONS:
-    if expected.part in outcomes and (with_speed or not expected.is_speed):
+  for expected in (*(SPEEDS if with_speed else ()), *RESULTS):
+    if expected.part in outcomes:
       values = {row.name: row.value for row in outcomes[expected.part].rows}
       value = values.get(expected.row)
       yield expected, None if isinstance(value, str) else value

@@ -59,6 +59,7 @@ _FAST, _BEST = (
   [f"--flagfile={_ROOT}/recipes/{name}.flags"] for name in ("fast", "best")
 )
 _TOY = {"batch_size": 4, "seq_length": 8, "embedding_dim": 4, "rnn_units": 8}
+_STEP = "gpu_parts.build_step"
 _MANY_WINDOWS = 256  # of a batch that several GPUs share
 _NO_GPU = "no GPU: left out"
 
@@ -101,19 +102,20 @@ def graphs(check: Check) -> Iterator[Row]:
 def steps(check: Check) -> Iterator[Row]:
   """Times training steps, beside those of Keras and PyTorch."""
   for recipe, flags in _recipes(check).items():
+    options = {"flags": _sized(check, flags)}
+    fused = options | {"gru": "fused"}
     ways = {
-      "fused": _step(check, flags, gru="fused", xla=False),
-      "fused, XLA": _step(check, flags, gru="fused", xla=True),
+      "fused": _task(check, _STEP, fused | {"xla": False}),
+      "fused, XLA": _task(check, _STEP, fused | {"xla": True}),
     }
     if kind_of_device() == "GPU" and not _config(flags).layer_norm:
-      ways["cuDNN"] = _step(check, flags, gru="keras")
+      ways["cuDNN"] = _task(check, _STEP, options | {"gru": "keras"})
     if recipe == "default":
       ways["Keras fit"] = _task(check, "reference.build_step")
       if importlib.util.find_spec("torch"):
         ways["PyTorch nn.GRU"] = _task(check, "pytorch.build_step")
     tasks = {f"step of {recipe}, {way}": task for way, task in ways.items()}
-    for name, seconds in _measure(check, tasks).items():
-      yield _row(name, seconds, lambda s: 1000 * s, "ms")
+    yield from _measure(check, tasks, "ms", lambda seconds: 1000 * seconds)
 
 
 def evaluation(check: Check) -> Iterator[Row]:
@@ -122,8 +124,9 @@ def evaluation(check: Check) -> Iterator[Row]:
     f"evaluation, {name}": _task(check, f"{module}.build_evaluation")
     for name, module in (("charlm", "ours"), ("Keras predict", "reference"))
   }
-  for name, seconds in _measure(check, tasks).items():
-    yield _row(name, seconds, lambda s: BLOCK_CHARS / s, "characters/s")
+  yield from _measure(
+    check, tasks, "characters/s", lambda seconds: BLOCK_CHARS / seconds
+  )
 
 
 def sampling(check: Check) -> Iterator[Row]:
@@ -134,10 +137,9 @@ def sampling(check: Check) -> Iterator[Row]:
     (64, "auto", "64 texts"),
   ):
     options = {"num_streams": number, "device": device}
-    task = _task(check, "ours.build_sampling", options)
-    (seconds,) = _measure(check, {name: task}).values()
-    per_character = 1e6 / (number * SAMPLE_CHARS)
-    yield _row(name, seconds, per_character.__mul__, "us a character")
+    tasks = {name: _task(check, "ours.build_sampling", options)}
+    microseconds = 1e6 / (number * SAMPLE_CHARS)
+    yield from _measure(check, tasks, "us a character", microseconds.__mul__)
 
 
 def replicas(check: Check) -> Iterator[Row]:
@@ -150,17 +152,15 @@ def replicas(check: Check) -> Iterator[Row]:
     return
   flags = _sized(check, [f"--batch_size={batch_size}"])
   yield _tried("their checks", _check_replicas, check, flags, counts[-1])
-  alone = 0.0
+  rates: list[float] = []
   for count in counts:
-    task = _step(check, flags, num_replicas=count)
-    (seconds,) = _measure(check, {"": task}).values()
-    yield _row(f"{count} replicas", seconds, lambda s: 1 / s, "steps/s")
-    if isinstance(seconds, str):
-      continue
-    if count == 1:
-      alone = seconds
-    elif alone:
-      yield Row(f"speed-up of {count} replicas", alone / seconds)
+    options = {"flags": flags, "num_replicas": count}
+    tasks = {f"{count} replicas": _task(check, _STEP, options)}
+    (row,) = _measure(check, tasks, "steps/s", lambda seconds: 1 / seconds)
+    yield row
+    if not isinstance(row.value, str):
+      rates.append(row.value)
+      yield Row(f"speed-up of {count} replicas", row.value / rates[0])
 
 
 def loss(check: Check) -> Iterator[Row]:
@@ -364,47 +364,23 @@ def _task(
   return Task(builder, options or {}, sizes, check.folder)
 
 
-def _step(
+def _measure(
   check: Check,
-  flags: list[str],
-  *,
-  gru: str = "auto",
-  xla: bool | None = None,
-  num_replicas: int = 1,
-) -> Task:
-  """Returns the task of training steps."""
-  options = {
-    "flags": _sized(check, flags),
-    "gru": gru,
-    "xla": xla,
-    "num_replicas": num_replicas,
-  }
-  return _task(check, "gpu_parts.build_step", options)
-
-
-def _measure(check: Check, tasks: dict[str, Task]) -> dict[str, float | str]:
-  """Returns seconds per unit of work, or why there are none."""
+  tasks: dict[str, Task],
+  unit: str,
+  convert: Callable[[float], float],
+) -> Iterator[Row]:
+  """Measures tasks side by side; converts their seconds per unit of work."""
   timings = pool.measure(
     tasks,
     num_rounds=1 if check.toy else 3,
     seconds_per_turn=0.01 if check.toy else 0.5,
   )
-  return {
-    name: f"{FAILED}: {timing.error}" if timing.error else timing.median
-    for name, timing in timings.items()
-  }
-
-
-def _row(
-  name: str,
-  seconds: float | str,
-  convert: Callable[[float], float],
-  unit: str,
-) -> Row:
-  """Returns a row of what `_measure` returned."""
-  if isinstance(seconds, str):
-    return Row(name, seconds)
-  return Row(name, convert(seconds), unit)
+  for name, timing in timings.items():
+    if timing.error:
+      yield Row(name, f"{FAILED}: {timing.error}")
+    else:
+      yield Row(name, convert(timing.median), unit)
 
 
 def _start(*flags: str) -> subprocess.Popen[bytes]:
