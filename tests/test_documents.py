@@ -41,6 +41,7 @@ SECTIONS = {
 FOREIGN_FLAGS = {"flagfile", "logdir"}
 FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
 FLAGS_OF_BENCHMARKS |= {"only", "batch_sizes", "workers", "rounds"}
+FLAGS_OF_BENCHMARKS |= {"toy", "limit"}
 # Of SLURM.
 FLAGS_OF_BENCHMARKS |= {"nodes", "time", "signal", "requeue"}
 # Files that a command writes, or that a reader has.
