@@ -16,9 +16,9 @@ from charlm.model.gru_loop import recurrence
 from charlm.model.layers import RecurrentLayer
 from charlm.system.choices import (
   GRU_KIND,
-  GRU_KIND_WITH_LAYER_NORM,
   KERAS_FOR_BFLOAT16,
   MAX_TABLE,
+  ONLY_FUSED,
 )
 
 # As in Keras, a state may be a list of one.
@@ -268,8 +268,9 @@ def build_gru(
     )
   kind, reason = gru, "--gru"
   if gru == "auto":
-    choice = GRU_KIND_WITH_LAYER_NORM if layer_norm else GRU_KIND
-    kind, reason = choice.here, choice.reason
+    kind, reason = GRU_KIND.here, GRU_KIND.reason
+    if layer_norm:
+      kind, reason = "fused", ONLY_FUSED
   layer: KerasGRU
   if kind == "fused":
     layer = FusedGRU(units, precision, layer_norm, name=name)

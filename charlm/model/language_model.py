@@ -79,7 +79,7 @@ class LanguageModel(keras.Model):
 
   @property
   def fast_with_xla(self) -> bool:
-    """What the layers say of XLA."""
+    """Whether XLA makes the layers, all of one kind, faster."""
     return self.recurrent_layers[0].fast_with_xla
 
   def build(self, input_shape: Sequence[int | None]) -> None:
@@ -98,16 +98,16 @@ class LanguageModel(keras.Model):
 
   def pack(self, states: State) -> tf.Tensor:
     """Returns a state as one tensor `[num_layers, B, S]`."""
-    rows = [
+    by_layer = [
       [tf.reshape(x, [-1, x.shape[1:].num_elements()]) for x in leaves]
       for leaves in map(tf.nest.flatten, states)
     ]
-    return tf.stack([tf.concat(leaves, axis=1) for leaves in rows])
+    return tf.stack([tf.concat(leaves, axis=1) for leaves in by_layer])
 
   def unpack(self, packed: tf.Tensor) -> State:
     """Returns the state that `pack` packed, or some rows of it."""
     states = []
-    for state, row in zip(
+    for state, packed_layer in zip(
       self.initial_states(1), tf.unstack(packed), strict=True
     ):
       shapes = [leaf.shape[1:] for leaf in tf.nest.flatten(state)]
@@ -115,7 +115,7 @@ class LanguageModel(keras.Model):
       leaves = [
         tf.reshape(leaf, [-1, *shape])
         for leaf, shape in zip(
-          tf.split(row, sizes, axis=1), shapes, strict=True
+          tf.split(packed_layer, sizes, axis=1), shapes, strict=True
         )
       ]
       states.append(tf.nest.pack_sequence_as(state, leaves))

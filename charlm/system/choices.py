@@ -31,14 +31,13 @@ class Choice(NamedTuple, Generic[_Value]):
 GRU_KIND = Choice(
   "fused", "keras", "Keras' layer calls cuDNN on a GPU, and is slower elsewhere"
 )
-GRU_KIND_WITH_LAYER_NORM = Choice(
-  "fused", "fused", "Keras' layer has no layer normalisation"
-)
-# Whether Keras' layer will do where bfloat16 is asked for.
+ONLY_FUSED = "Keras' layer has no layer normalisation"
+# Whether Keras' layer may replace the fused one for bfloat16.
 KERAS_FOR_BFLOAT16 = Choice(
   False, True, "in TensorFloat-32 or float32, which round less than bfloat16"
 )
-# Of layers that are not `fast_with_xla`; those that are, XLA always compiles.
+# Whether XLA compiles scores by a layer that is not `fast_with_xla`. It always
+# compiles those of the others.
 XLA_FOR_SCORES = Choice(True, False, "XLA is faster, but cannot call cuDNN")
 MUON_TOGETHER = Choice(
   False, True, "products of one shape as one: fewer kernels, slower on a CPU"
@@ -50,15 +49,15 @@ LINEAR_SCAN = Choice(
   "loop", "scan", "a scan is logarithmic in depth, but computes more"
 )
 COLLECTIVES = Choice("RING", "NCCL", "NCCL is faster, but for GPUs alone")
-
-CHECKPOINT_STEPS = Choice(
+# The fewest steps between two checkpoints by default.
+LEAST_CHECKPOINT_STEPS = Choice(
   1, 100, "a GPU can take a quarter of an epoch in less time than a save"
 )
 
-# Up to this many windows a step, one replica on all cores of a CPU is fastest:
-# a step is many small operations, which each replica would repeat. XLA, which
-# only one replica can use, fuses them: with it, one is fastest up to the second
-# bound (benchmarks/README.md).
+# On a CPU a step is many small operations, which each replica would repeat. Up
+# to this many windows a step, one replica on all cores is fastest. Compiled by
+# XLA, which needs a single replica, it is so up to the second number
+# (benchmarks/README.md).
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many units on, one replica keeps all cores of a CPU

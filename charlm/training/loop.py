@@ -1,4 +1,4 @@
-"""The training loop: steps, and what is due between and after them."""
+"""The training loop: when to take steps, and what is due between them."""
 
 import contextlib
 import dataclasses
@@ -111,13 +111,14 @@ class TrainingLoop:
   def _compile(self) -> None:
     """Lets the GPUs compile all that is to run, and leaves no other trace.
 
-    So it takes no time of what is measured, and what lacks memory fails now.
+    Compilation is then not in the measured speed, and too little memory shows
+    now.
     """
     trainer = self.trainer
-    before = [np.asarray(each).copy() for each in trainer.variables]
+    values = [np.asarray(each).copy() for each in trainer.variables]
     trainer.take_steps(1)
     trainer.take_metrics()  # with the time that this has taken
-    for variable, value in zip(trainer.variables, before, strict=True):
+    for variable, value in zip(trainer.variables, values, strict=True):
       variable.assign(value)
     # The shapes of an evaluation, whatever the length of a text.
     with contextlib.suppress(_GivenUp):

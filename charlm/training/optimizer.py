@@ -39,14 +39,14 @@ class Adam(keras.optimizers.Adam):
   ) -> None:
     """Updates the variables as `apply` does, each by one operation.
 
-    A weight decay is one more. Call it on each replica with the same gradients:
-    `apply` would sum them over the replicas. The number of the step is that of
-    `iterations`, which a GPU holds: there, a schedule with a condition would
-    have to wait for it.
+    A weight decay takes one more operation. Call it on each replica with the
+    same gradients: `apply` would sum them over the replicas. `step` equals
+    `iterations`, but is on the host: a schedule with a condition would wait for
+    the GPU, which has `iterations`.
     """
     rate = self._rate(step)
-    step = tf.cast(self.iterations.value + 1, rate.dtype)
-    beta1_power, beta2_power = self.beta_1**step, self.beta_2**step
+    count = tf.cast(self.iterations.value + 1, rate.dtype)
+    beta1_power, beta2_power = self.beta_1**count, self.beta_2**count
     for gradient, variable in zip(gradients, variables, strict=True):
       index = self._get_variable_index(variable)
       self._decay(variable, rate)

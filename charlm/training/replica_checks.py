@@ -30,11 +30,13 @@ class Replicas:
     """Takes this worker's trainer; all workers make each call together."""
     self._cluster, self._trainer = cluster, trainer
     self._several = cluster.strategy.num_replicas_in_sync > 1
-    number = [tf.TensorSpec([], tf.float32)]
+    signature = [tf.TensorSpec([], tf.float32)]
     self._compiled_copies = tf.function(
-      self._wrong_copies, number, autograph=False
+      self._wrong_copies, signature, autograph=False
     )
-    self._compiled_sums = tf.function(self._wrong_sums, number, autograph=False)
+    self._compiled_sums = tf.function(
+      self._wrong_sums, signature, autograph=False
+    )
     self._compiled_checksums = tf.function(self._checksums, [], autograph=False)
 
   def check_start(self) -> None:
@@ -51,8 +53,8 @@ class Replicas:
       return
     names = self._names()
     if kind_of_device() == "GPU":
-      # First, so that all but the sum itself is compiled, which may take a GPU
-      # minutes, before the sum has to answer.
+      # Copies first: they compile all but the sum, which may take minutes, and
+      # the sum then has 60 seconds.
       if bad := self._with_wrong_numbers(self._compiled_copies):
         raise InputError(
           f"{', '.join(bad)} got a wrong copy of another GPU's numbers: "
@@ -64,17 +66,17 @@ class Replicas:
         f"{', '.join(bad)} got a wrong sum over the replicas "
         f"{', '.join(names)}: {_REMEDY}"
       )
-    if pair := self._different():
-      raise InputError(f"{pair} begin with different values: {_REMEDY}")
+    if different := self._different():
+      raise InputError(f"{different} begin with different values: {_REMEDY}")
 
   def check_weights(self) -> None:
     """Checks that weights and optimizer are the same on all replicas.
 
     Raises DivergedError: they are not.
     """
-    if self._several and (pair := self._different()):
+    if self._several and (different := self._different()):
       raise DivergedError(
-        f"the weights or the optimizer of {pair} differ after step "
+        f"the weights or the optimizer of {different} differ after step "
         f"{self._trainer.step}, which is not saved: {_REMEDY}; the next "
         "start resumes the run"
       )
@@ -85,10 +87,12 @@ class Replicas:
     """Returns the names of the replicas that find wrong numbers."""
     # Other numbers the second time: a stale buffer could hold the first ones.
     for offset in (1.0, 2.0):
-      mine = self._local(compiled_wrong(offset))
-      counts = [x for theirs in self._cluster.exchange(mine) for x in theirs]
-      pairs = zip(self._names(), counts, strict=True)
-      if bad := [name for name, count in pairs if count]:
+      counts_here = self._local(compiled_wrong(offset))
+      counts = [
+        x for theirs in self._cluster.exchange(counts_here) for x in theirs
+      ]
+      named = zip(self._names(), counts, strict=True)
+      if bad := [name for name, count in named if count]:
         return bad
     return []
 

@@ -25,7 +25,7 @@ from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Run, create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.choices import (
-  CHECKPOINT_STEPS,
+  LEAST_CHECKPOINT_STEPS,
   kind_of_device,
   reason_for_one_replica,
 )
@@ -166,7 +166,7 @@ def _start(
     bar = ProgressBar(trainer.last_step, steps_per_epoch, step)
     bar.log(describe_training(run_dir, trainer, start, options))
     return TrainingLoop(
-      periods=Periods(options, steps_per_epoch, CHECKPOINT_STEPS.here),
+      periods=Periods(options, steps_per_epoch, LEAST_CHECKPOINT_STEPS.here),
       trainer=trainer,
       split=split,
       vocab=vocab,

@@ -46,7 +46,7 @@ class TrainOptions(RunOptions, Config):
   gru: str = option(
     "auto",
     "GRU layer: fused (charlm's), keras (cuDNN on a GPU), or auto: keras "
-    "on a GPU, else fused, and always fused for bfloat16 and --layer_norm",
+    "on a GPU without --layer_norm, else fused",
     one_of("auto", "fused", "keras"),
   )
   profile_port: int = option(

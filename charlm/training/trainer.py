@@ -1,4 +1,4 @@
-"""The training loop: a gradient step inside `tf.function` under a strategy."""
+"""Training steps: gradients inside `tf.function`, under a strategy."""
 
 import time
 from typing import NamedTuple
@@ -141,9 +141,9 @@ class Trainer:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
-  def train(self, num_steps: int) -> None:
-    """Trains until step `num_steps`; writes, saves and evaluates nothing."""
-    while (left := num_steps - self.step) > 0:
+  def train(self, until_step: int) -> None:
+    """Trains until a step; writes, saves and evaluates nothing."""
+    while (left := until_step - self.step) > 0:
       self.take_steps(self.steps_per_call(left))
 
   def steps_per_call(self, at_most: int) -> int:
@@ -210,12 +210,12 @@ class Trainer:
   def _train_steps(
     self, windows: tf.Tensor, states: tf.Tensor, start: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes one step for each of S batches `[S, rows, T + 1]`.
+    """Takes one step for each of N batches `[N, rows, T + 1]`.
 
     The rows are those of this worker; `start` is the number of the first step.
 
-    Returns loss and gradient norm of each step, `[S]` each, and the
-      states `[num_layers, B, H]` that the next step goes on from.
+    Returns loss and gradient norm of each step, `[N]` each, and the
+      states `[num_layers, B, S]` that the next step goes on from.
     """
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
 
@@ -248,7 +248,7 @@ class Trainer:
     """Takes a replica's part in one step: loss, gradient, and update.
 
     Takes the windows `[rows of this worker, T + 1]`, the states of all rows
-    `[num_layers, B, H]`, and the number of the step. Returns loss and gradient
+    `[num_layers, B, S]`, and the number of the step. Returns loss and gradient
     norm of the whole batch, and the states after the step.
     """
     context = tf.distribute.get_replica_context()
@@ -275,8 +275,8 @@ class Trainer:
     self.optimizer.apply_sums(gradients, variables, step)
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
-      others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
-      after = tf.pad(self.model.pack(after), others)
+      padding = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
+      after = tf.pad(self.model.pack(after), padding)
       states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
     return loss, norm, states
 

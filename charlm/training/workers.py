@@ -19,8 +19,15 @@ from charlm.runs.provenance import describe_start
 from charlm.system.cluster import Cluster
 from charlm.training.train_options import TrainOptions
 
-# These options may differ between workers.
-_OWN = ("run_dir", "corpus", "corpus_cache", "init_from", "profile_port")
+# These may differ between workers. `from_flag_file` says how options are given.
+_OWN = (
+  "run_dir",
+  "corpus",
+  "corpus_cache",
+  "init_from",
+  "profile_port",
+  "from_flag_file",
+)
 # These paths may differ, but all workers must give them or none: the parts of
 # the text depend on that.
 _PATHS = ("eval_corpus", "valid_corpus")
