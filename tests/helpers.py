@@ -40,7 +40,6 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
 from charlm.runs.run import experiment_of
 from charlm.runs.run_dir import RunDir
-from charlm.system.choices import Choice
 from charlm.training.loop import TrainingLoop
 from charlm.training.trainer import TrainState
 
@@ -267,7 +266,7 @@ def evaluating_quickly() -> Iterator[pytest.MonkeyPatch]:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
     for module in (evaluator, dynamic):
-      patch.setattr(module, "XLA_FOR_SCORES", Choice(False, False, ""))
+      patch.setattr(module, "xla_compiles_scores", lambda _: False)
     yield patch
 
 

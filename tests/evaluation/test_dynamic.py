@@ -16,7 +16,6 @@ from charlm.evaluation.dynamic import (
 )
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import GRULM, State
-from charlm.system.choices import XLA_FOR_SCORES
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +141,8 @@ def test_steps_follow_the_rule(
   xla: bool,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  choice = XLA_FOR_SCORES._replace(cpu=xla)
-  monkeypatch.setattr("charlm.evaluation.dynamic.XLA_FOR_SCORES", choice)
+  name = "charlm.evaluation.dynamic.xla_compiles_scores"
+  monkeypatch.setattr(name, lambda _: xla)
   keras.utils.set_random_seed(5)
   model = build_model(vocab_size, embedding_dim, 10, num_layers=num_layers)
   # As many segments as it takes to see the way back to the trained weights.
