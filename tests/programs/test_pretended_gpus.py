@@ -101,13 +101,12 @@ def test_a_training_on_gpus(
   assert traces(loop) == traces_before
   first = ["_run_steps", "_stream", "sample", "compiled", "_run_steps"]
   assert [name for name, _ in calls][:5] == first
-  here, there = (
-    [record for record in numbers(run) if record["split"] == "train"]
+  # XLA compiles the fused layer's gradients, and rounds otherwise.
+  losses, on_cpus = (
+    [record["loss"] for record in numbers(run) if record["split"] == "train"]
     for run in (run_dir, on_cpu)
   )
-  # XLA compiles the fused layer's gradients, and rounds otherwise.
-  for record, other in zip(here, there, strict=True):
-    assert record == pytest.approx(other, rel=1e-6)
+  assert losses == pytest.approx(on_cpus, rel=1e-6)
   # TensorFloat-32 is for training alone.
   assert all(in_tf32 == (name == "_run_steps") for name, in_tf32 in calls)
 
