@@ -78,7 +78,8 @@ def sample(options: SampleOptions) -> int:
   from charlm.system.choices import FEW_TEXTS
   from charlm.system.devices import choose_device
 
-  few = options.num_samples <= FEW_TEXTS
+  # --stream draws one text after the other.
+  few = options.stream or options.num_samples <= FEW_TEXTS
   choose_device("cpu" if few and options.device == "auto" else options.device)
   model, _ = load_model(run, options.checkpoint)
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,

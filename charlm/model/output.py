@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from charlm.system.choices import MAX_LOGITS
+from charlm.system.choices import MAX_LOGITS, kind_of_device
 
 
 def chunked_nats(
@@ -43,22 +43,25 @@ def _nats(
 ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor | None, ...]]]:
   """Returns the nats `[R]` of one chunk; its gradient recomputes the logits."""
 
-  def cross_entropy(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the nats of logits `[R, V]`, deterministic where that is asked.
-
-    Not the raw operation, whose GPU kernel fails under `--deterministic`.
-    """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-
   def gradient(d_nats: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
     """Returns the gradients of the arguments."""
     logits = tf.matmul(x, kernel) + bias
     with tf.GradientTape() as tape:
       tape.watch(logits)
-      nats = cross_entropy(logits)
+      nats = _cross_entropy(logits, targets)
     d_logits = tape.gradient(nats, logits, output_gradients=d_nats)
     d_x = tf.matmul(d_logits, kernel, transpose_b=True)
     d_kernel = tf.matmul(x, d_logits, transpose_a=True)
     return d_x, d_kernel, tf.reduce_sum(d_logits, axis=0), None
 
-  return cross_entropy(tf.matmul(x, kernel) + bias), gradient
+  return _cross_entropy(tf.matmul(x, kernel) + bias, targets), gradient
+
+
+def _cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+  """Returns the nats `[R]` of targets, given logits `[R, V]`."""
+  if kind_of_device() == "CPU":
+    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+      features=logits, labels=targets
+    ).loss
+  # The kernel of that operation fails on a GPU under `--deterministic`.
+  return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)

@@ -49,7 +49,10 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
   before, now = (
     {**s["versions"], **s.get("gpus", {}), **s} for s in (earlier, start)
   )
-  compared = {n: value for n, value in now.items() if n not in _NOT_COMPARED}
+  left_out = set(_NOT_COMPARED)
+  if "gpus" not in earlier:  # of an older version
+    left_out |= start.get("gpus", {}).keys()
+  compared = {n: value for n, value in now.items() if n not in left_out}
   return list(differences(before, compared).values())
 
 

@@ -1,21 +1,28 @@
 """The devices that a process computes on, and the strategy over them."""
 
+import concurrent.futures
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import tensorflow as tf
 
-from charlm.errors import InputError
-from charlm.system.choices import TENSOR_FLOAT_32
+from charlm.errors import HungError, InputError
+from charlm.system.choices import TENSOR_FLOAT_32, kind_of_device
 from charlm.system.cuda import (
   driver_problem,
   has_code,
   nvidia_device,
   reason_for_no_gpu,
+  repeat_cublas,
 )
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
 
+NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
+BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
+_ANSWER_SECONDS = 60.0  # that a first sum over GPUs may take
 _CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
 
 _deterministic = False  # as `choose_device` was last told
@@ -58,6 +65,7 @@ def choose_device(
   global _deterministic
   _deterministic = deterministic
   if deterministic:
+    repeat_cublas()
     tf.config.experimental.enable_op_determinism()
   if start:
     _start_gpus()
@@ -222,6 +230,36 @@ def check_replicas(
       f"the number of replicas, {total}, does not divide the batch size "
       f"{batch_size}: change one of the two"
     )
+
+
+_Result = TypeVar("_Result")
+
+
+def first_sum(add: Callable[[], _Result], over: str) -> _Result:
+  """Returns the result of the first sum over some devices, which may hang.
+
+  Raises HungError: GPUs do not answer within a minute.
+  """
+  if kind_of_device() == "CPU":
+    return add()
+  future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+  def run() -> None:
+    try:
+      future.set_result(add())
+    except BaseException as error:  # raised again below
+      future.set_exception(error)
+
+  # A call of NCCL that hangs cannot be ended: it is left behind.
+  threading.Thread(target=run, daemon=True).start()
+  try:
+    return future.result(_ANSWER_SECONDS)
+  except TimeoutError as error:
+    raise HungError(
+      f"the first sum over {over} did not come within {_ANSWER_SECONDS:g} "
+      f"seconds: {NCCL_REMEDY}, or {BIOS_REMEDY}, or train on one GPU, "
+      "with --num_replicas=1"
+    ) from error
 
 
 def gpu_names() -> list[str]:

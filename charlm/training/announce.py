@@ -113,7 +113,7 @@ def _describe_gpus(
   lines = [f"gpus     {', '.join(words)}"]
   num_replicas = len(trainer.devices) * start["workers"]
   windows = options.batch_size // num_replicas
-  if num_replicas > 1 and windows < _FEW_WINDOWS:
+  if len(trainer.devices) > 1 and windows < _FEW_WINDOWS:
     lines.append(
       f"windows  {windows} for each GPU: one GPU is probably as fast: "
       "--num_replicas=1, or a larger --batch_size"

@@ -1,20 +1,16 @@
 """Whether the replicas compute what they must: exact sums, equal weights."""
 
-import contextlib
-import threading
-
 import numpy as np
 import tensorflow as tf
 
-from charlm.errors import DivergedError, HungError, InputError
+from charlm.errors import DivergedError, InputError
 from charlm.system.choices import kind_of_device
 from charlm.system.cluster import Cluster
+from charlm.system.devices import BIOS_REMEDY, NCCL_REMEDY, first_sum
 from charlm.training.trainer import WRONG_SUMS_REMEDY, Trainer
 
 _ONE = "train with one worker and --num_replicas=1"
 _REMEDY = f"{_ONE}, or {WRONG_SUMS_REMEDY}"
-_BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
-_ANSWER_SECONDS = 60.0  # which the first sum may take
 # The test tensors repeat 1 to 31: with up to 1,024 replicas, their sums stay
 # below 2**24, and so are exact in float32.
 _PERIOD = 31
@@ -58,9 +54,9 @@ class Replicas:
       if bad := self._with_wrong_numbers(self._compiled_copies):
         raise InputError(
           f"{', '.join(bad)} got a wrong copy of another GPU's numbers: "
-          f"{_BIOS_REMEDY}, or {_ONE}"
+          f"{BIOS_REMEDY}, or {_ONE}"
         )
-      self._wait_for_a_sum()
+      self._make_first_sum()
     if bad := self._with_wrong_numbers(self._compiled_sums):
       raise InputError(
         f"{', '.join(bad)} got a wrong sum over the replicas "
@@ -96,27 +92,23 @@ class Replicas:
         return bad
     return []
 
-  def _wait_for_a_sum(self) -> None:
-    """Waits for the first sum over the GPUs.
+  def _make_first_sum(self) -> None:
+    """Makes the first sum over the GPUs of this process.
 
-    Raises HungError: it does not come.
+    Raises:
+      InputError: it fails.
+      HungError: it does not come.
     """
-    answered = threading.Event()
-
-    def add() -> None:
-      # An error is met again, and told, by the check of the sums.
-      with contextlib.suppress(Exception):
-        self._local(self._compiled_sums(0.0))
-      answered.set()
-
-    # A call of NCCL that hangs cannot be ended: it is left behind.
-    threading.Thread(target=add, daemon=True).start()
-    if not answered.wait(_ANSWER_SECONDS):
-      raise HungError(
-        f"the first sum over {', '.join(self._names())} did not come within "
-        f"{_ANSWER_SECONDS:g} seconds: set NCCL_P2P_DISABLE=1 in the "
-        f"environment, or {_BIOS_REMEDY}, or {_ONE}"
-      )
+    names = ", ".join(self._names())
+    try:
+      first_sum(lambda: self._local(self._compiled_sums(0.0)), names)
+    except tf.errors.OpError as error:
+      if self._cluster.num_workers > 1:  # a worker may be lost
+        raise
+      raise InputError(
+        f"the first sum over {names} failed ({error.message}): {NCCL_REMEDY}, "
+        f"or {_ONE}"
+      ) from error
 
   def _wrong_copies(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
     """Returns how many wrong numbers each replica gets of the first device."""
@@ -212,6 +204,8 @@ def _pattern(shape: tf.TensorShape) -> tf.Tensor:
 
 def _checksum(numbers: tf.Tensor, seed: int) -> tf.Tensor:
   """Returns a sum of the bits of numbers, as integers, by random factors."""
+  if numbers.dtype == tf.bool:
+    numbers = tf.cast(numbers, tf.uint8)
   bits = tf.cast(tf.bitcast(numbers, _BITS[numbers.dtype.size]), tf.int64)
   rows = tf.reshape(bits, [-1, bits.shape[-1] if bits.shape.rank else 1])
   by_row = tf.reduce_sum(rows * _odd_numbers(rows.shape[1], 2 * seed), 1)

@@ -20,7 +20,7 @@ from charlm.model.language_model import (
 )
 from charlm.model.layers import RecurrentLayer
 from charlm.system.choices import kind_of_device, reason_for_xla
-from charlm.system.devices import tensor_float_32
+from charlm.system.devices import NCCL_REMEDY, tensor_float_32
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import Adam, build_optimizer
 
@@ -33,8 +33,8 @@ DIVERGED_REMEDY = (
   "lower --learning_rate, or raise --weight_decay, and give a new --run_dir"
 )
 WRONG_SUMS_REMEDY = (
-  "set NCCL_P2P_DISABLE=1 in the environment: GPUs without a working "
-  "peer-to-peer connection return wrong sums"
+  f"{NCCL_REMEDY}: GPUs without a working peer-to-peer connection return wrong "
+  "sums"
 )
 
 

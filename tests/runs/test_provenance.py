@@ -15,5 +15,4 @@ def test_other_gpus_and_drivers_are_told() -> None:
   assert start_differences(first, first) == []
   assert start_differences(first, second) == told
   assert start_differences(first, on_cpu) == []  # the devices tell it
-  told = ["gpu (None before, 1 x H100 now)", "driver (None before, 550 now)"]
-  assert start_differences(older, second) == told
+  assert start_differences(older, second) == []  # which GPU it had is unknown

@@ -15,6 +15,7 @@ import train
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, HungError, InputError
+from charlm.system import devices
 from charlm.system.cluster import Cluster
 from charlm.training import replica_checks
 from charlm.training.replica_checks import Replicas
@@ -131,8 +132,12 @@ def test_a_wrong_sum_is_refused(fault: Callable[..., Any]) -> None:
 @pytest.fixture
 def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
   """Pretends that the replicas are GPUs."""
-  for module in ("replica_checks", "trainer"):
-    name = f"charlm.training.{module}.kind_of_device"
+  for module in (
+    "training.replica_checks",
+    "training.trainer",
+    "system.devices",
+  ):
+    name = f"charlm.{module}.kind_of_device"
     monkeypatch.setattr(name, lambda: "GPU")
 
 
@@ -166,13 +171,25 @@ def test_a_wrong_copy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_gpus")
 def test_a_sum_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setattr(replica_checks, "_ANSWER_SECONDS", 0.1)
+  monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
   replicas, _ = _replicas(_hangs)
   with pytest.raises(HungError, match="CPU:0, CPU:1 did not come") as error:
     replicas.check_start()
   assert error.value.exit_code == 2
   for remedy in ("NCCL_P2P_DISABLE=1", "IOMMU", "ACS", "--num_replicas=1"):
     assert remedy in str(error.value)
+
+
+@pytest.mark.usefixtures("on_gpus")
+def test_a_sum_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+  replicas, _ = _replicas(_right)
+
+  def fail(offset: float) -> None:
+    raise tf.errors.InternalError(None, None, "unhandled system error")
+
+  monkeypatch.setattr(replicas, "_compiled_sums", fail)
+  with pytest.raises(InputError, match=r"unhandled system error.*NCCL_P2P"):
+    replicas.check_start()
 
 
 # The lowest bit, and the sign, in which 0.0 and -0.0 differ.
@@ -210,6 +227,11 @@ def test_any_bit_changes_the_checksum() -> None:
       changed[bit % 3, bit % 5] ^= of_bits(1 << bit)
       found.add(checksum(changed))
     assert len(found) == 3 + width
+  one, other = (
+    int(replica_checks._checksum(tf.constant(each), seed=1))
+    for each in ([True, False], [False, True])
+  )
+  assert one != other
 
 
 def _flip(of: Any, bits: int = 1) -> None:
