@@ -15,7 +15,8 @@ CUDA ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-sm
 endif
 WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 
-.PHONY: train test check-all bench quality results soak compare format lock
+.PHONY: train test check-all bench gpu-check quality results soak compare format
+.PHONY: lock
 .DEFAULT_GOAL := train
 
 train: .venv/installed $(WITH_CUDA)
@@ -33,6 +34,9 @@ check-all: .venv/installed
 bench: .venv/installed $(WITH_CUDA)
 	$(if $(findstring --only=devices,$(ARGS)),,$(ADD_BENCH))
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+gpu-check: .venv/installed $(WITH_CUDA)
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 quality: .venv/installed
 	$(ADD_BENCH)

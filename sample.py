@@ -21,6 +21,11 @@ from charlm.system import process
 class SampleOptions(Request, ModelOptions):
   """The flags."""
 
+  device: str = option(
+    "auto",
+    "cpu, gpu, or auto: a GPU if found, for more than 8 texts",
+    one_of("auto", "cpu", "gpu"),
+  )
   prefix_file: str | None = option(
     None,
     "file of the prefix or, with --per_line, of a prefix per line; - for stdin",
@@ -70,9 +75,12 @@ def sample(options: SampleOptions) -> int:
   from charlm.runs.trained_model import load_and_say
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
+  from charlm.system.choices import FEW_TEXTS
   from charlm.system.devices import choose_device
 
-  choose_device(options.device)
+  # --stream draws one text after the other.
+  few = options.stream or options.num_samples <= FEW_TEXTS
+  choose_device("cpu" if few and options.device == "auto" else options.device)
   model, _ = load_and_say(run, options.checkpoint)
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.

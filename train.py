@@ -3,6 +3,7 @@
 import sys
 
 from charlm.system import process
+from charlm.system.cuda import repeat_cublas
 from charlm.system.flags import Given
 from charlm.training.prepare import prepare
 from charlm.training.train_options import TrainOptions
@@ -20,9 +21,12 @@ def train(given: Given) -> int:
     InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: the folder was taken away, or a worker was lost.
+    HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
   options, corpus, split = prepare(given.values, given.in_files)
+  if options.deterministic:
+    repeat_cublas()
   process.import_quietly("tensorflow", "keras")
   from charlm.training import start
 

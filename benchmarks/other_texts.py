@@ -27,7 +27,7 @@ from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.reporting.ngram import baselines
 from charlm.system.files import write_atomically
-from charlm.system.flags import define_flags, given_flags
+from charlm.system.flags import parse
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 OTHER = _ROOT / "results" / "other"
@@ -131,9 +131,7 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
     write_atomically(path, make(folder))
   run_dir = folder / "runs" / name
   flags = [f"--corpus={path}", *flags]
-  values, argv = define_flags(Config), ["train.py", *flags]
-  values(argv)
-  config = Config(**given_flags(values, Config, argv).values)
+  config = Config(**parse(flags, Config))
   start = time.perf_counter()
   # In a new folder: else it would open ids that an earlier call has kept.
   with tempfile.TemporaryDirectory(dir=folder) as new:

@@ -63,8 +63,11 @@ def build_input(sizes: Sizes, text: Text) -> Run:
   return timed(gather)
 
 
-def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
+def build_sampling(
+  sizes: Sizes, text: Text, num_streams: int, device: str = "auto"
+) -> Run:
   """Texts of `SAMPLE_CHARS` characters in each of some streams."""
+  choose_device(device)
   generator = GenerativeModel(_model(sizes), text.vocab)
 
   def sample(num_texts: int) -> None:
@@ -78,6 +81,7 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
   """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
+  choose_device("auto")
   evaluator = Evaluator(_model(sizes))
   ids = text.eval_ids
   return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))

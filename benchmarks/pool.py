@@ -16,6 +16,12 @@ from benchmarks.task import Task
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_TO_END = 10.0
+# All are alive at once: none may take all memory of a GPU.
+_ENVIRONMENT = {
+  "TF_CPP_MIN_LOG_LEVEL": "3",
+  "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+  "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 
 
 class WorkerError(RuntimeError):
@@ -57,7 +63,7 @@ class Worker:
       stderr=log,
       text=True,
       cwd=_ROOT,
-      env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+      env=os.environ | _ENVIRONMENT,
     )
     # Pipes were asked for, so both are there.
     self._input = cast(IO[str], self._process.stdin)

@@ -30,15 +30,16 @@ class CharacterModel(nn.Module):
 def build_step(sizes: Sizes, text: Text, bfloat16: bool = False) -> Run:
   """Training steps, with products in float32 or in bfloat16."""
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
-  model = CharacterModel(sizes)
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  model = CharacterModel(sizes).to(device)
   optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
   step = 0
 
   def take_steps(num_steps: int) -> None:
     nonlocal step
     for _ in range(num_steps):
-      windows = torch.from_numpy(batches.batch(step)).long()
-      with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+      windows = torch.from_numpy(batches.batch(step)).to(device).long()
+      with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
         logits = model(windows[:, :-1])
       loss = nn.functional.cross_entropy(
         logits.float().flatten(0, 1), windows[:, 1:].flatten()
@@ -47,5 +48,6 @@ def build_step(sizes: Sizes, text: Text, bfloat16: bool = False) -> Run:
       loss.backward()
       optimizer.step()
       step += 1
+    loss.item()  # a GPU computes while the calls return
 
   return timed(take_steps)

@@ -22,7 +22,7 @@ _WARM_UP_RUNS = 2
 
 def main() -> None:
   """Prepares the task given as the only argument and serves it."""
-  answers = _take_stdout()
+  answers = take_stdout()
   task = Task.from_json(sys.argv[1])
   module, _, function = task.builder.rpartition(".")
   build = getattr(importlib.import_module(f"benchmarks.{module}"), function)
@@ -35,7 +35,7 @@ def main() -> None:
     print(json.dumps(answer), file=answers, flush=True)
 
 
-def _take_stdout() -> TextIO:
+def take_stdout() -> TextIO:
   """Sends what the frameworks print to stderr: stdout is for the answers."""
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)

@@ -18,3 +18,12 @@ class LostRunError(RuntimeError):
   """A training cannot save, or lost a worker; what is saved is whole."""
 
   exit_code = 4
+
+
+class HungError(RuntimeError):
+  """GPUs do not answer, and the call to them cannot be ended.
+
+  A program has to end by `os._exit`: the interpreter would wait for the call.
+  """
+
+  exit_code = 2

@@ -6,7 +6,7 @@ A start is one execution of train.py.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from charlm.config import Config
 from charlm.errors import InputError
@@ -31,6 +31,9 @@ class Start(TypedDict):
   cores: int
   intra_op_threads: int  # 0: TensorFlow decides
   inter_op_threads: int
+  # The models of the GPUs, as `gpu`, and versions by the name of a library.
+  # Without a GPU it is empty. Older starts lack it.
+  gpus: NotRequired[dict[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -190,8 +190,8 @@ def load(
     run_dir: folder of the run.
     checkpoint: `latest`, `best`, or a step; `auto` is the best one if the run
       has a valid text, else the latest.
-    device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one. Later
-      calls cannot change it.
+    device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one; for
+      a few texts at a time, `cpu` is faster. Later calls cannot change it.
     layer: the class of the run's layer, where it is not charlm's.
 
   Raises:

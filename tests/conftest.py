@@ -28,11 +28,11 @@ from helpers import (
   VOCAB,
   WORDS,
   Once,
+  evaluating_quickly,
 )
 
 from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
-from charlm.training.loop import TrainingLoop
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
@@ -110,15 +110,17 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
   """Trains a run, once for all workers, with more flags; only to be read.
 
   What goes on from it goes on from a copy, which is the same run. What was
-  printed is in a file beside it, NAME.out.
+  printed is in a file beside it, NAME.out. It evaluates as a user's run does
+  if asked to, or else quickly.
   """
 
-  def make(name: str, *flags: str) -> pathlib.Path:
+  def make(name: str, *flags: str, whole: bool = False) -> pathlib.Path:
     def train(path: pathlib.Path) -> None:
       args = [*train_args, f"--run_dir={path}", *flags]
       with (
         path.with_name(f"{name}.out").open("w") as file,
         contextlib.redirect_stdout(file),
+        contextlib.nullcontext() if whole else evaluating_quickly(),
       ):
         assert PROGRAMS["train.py"].main(args) == 0
 
@@ -130,13 +132,13 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
 @pytest.fixture(scope="session")
 def trained_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run of three epochs; only to be read."""
-  return trained("trained", "--epochs=3")
+  return trained("trained", "--epochs=3", whole=True)
 
 
 @pytest.fixture(scope="session")
 def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run of one epoch, which may be extended; only to be copied."""
-  return trained("short")
+  return trained("short", whole=True)
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +174,7 @@ def run(tmp_path: pathlib.Path) -> RunDir:
 
 
 @pytest.fixture
-def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Trains without drawing samples, which takes longer than the steps."""
-  monkeypatch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
+def quick_evaluations() -> Iterator[None]:
+  """As `evaluating_quickly` says."""
+  with evaluating_quickly():
+    yield

@@ -31,6 +31,7 @@ import train
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.text_to_ids import encode_text
+from charlm.evaluation import dynamic, evaluator
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
@@ -39,6 +40,7 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
 from charlm.runs.run import experiment_of
 from charlm.runs.run_dir import RunDir
+from charlm.training.loop import TrainingLoop
 from charlm.training.trainer import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -74,17 +76,15 @@ EXPERIMENT = experiment_of(
 def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
   """Lowers `MAX_LOGITS`; returns a list to which each chunk adds its logits."""
   held = []
-  original = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits
+  original = output._cross_entropy
 
-  def cross_entropy(features: tf.Tensor, labels: tf.Tensor) -> Any:
-    held.append(features.shape.num_elements())
-    return original(features=features, labels=labels)
+  def cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    held.append(logits.shape.num_elements())
+    return original(logits, targets)
 
   monkeypatch.setattr(language_model, "MAX_LOGITS", max_logits)
   monkeypatch.setattr(output, "MAX_LOGITS", max_logits)
-  monkeypatch.setattr(
-    tf.raw_ops, "SparseSoftmaxCrossEntropyWithLogits", cross_entropy
-  )
+  monkeypatch.setattr(output, "_cross_entropy", cross_entropy)
   return held
 
 
@@ -96,6 +96,51 @@ def in_a_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
   spec = [tf.TensorSpec([None, None], tf.int32)]
   predict = tf.function(model, spec, autograph=False)
   return lambda ids: predict(ids.astype(np.int32))
+
+
+class Gpus:
+  """GPUs of some compute capabilities that TensorFlow lists."""
+
+  def __init__(self, *capabilities: tuple[int, int]) -> None:
+    self._capabilities = capabilities
+    self.physical = [
+      tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU")
+      for i in range(len(capabilities))
+    ]
+    self.visible = self.physical
+    self.starts = True
+
+  def list_visible(self, kind: str) -> list[tf.config.PhysicalDevice]:
+    return self.visible if kind == "GPU" else []
+
+  def list_physical(self, kind: str) -> list[tf.config.PhysicalDevice]:
+    return self.physical if kind == "GPU" else []
+
+  def see(self, gpus: list[tf.config.PhysicalDevice], kind: str) -> None:
+    self.visible = gpus
+
+  def details(self, gpu: tf.config.PhysicalDevice) -> dict:
+    index = self.physical.index(gpu)
+    capability = self._capabilities[index]
+    return {"device_name": f"GPU {index}", "compute_capability": capability}
+
+  def start(self, kind: str) -> None:
+    if self.visible and not self.starts:
+      raise tf.errors.InternalError(None, None, "cudaGetDevice() failed")
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
+  """Lets TensorFlow list these GPUs."""
+  built = {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]}
+  monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: built)
+  monkeypatch.setattr(tf.config, "get_visible_devices", gpus.list_visible)
+  monkeypatch.setattr(tf.config, "list_physical_devices", gpus.list_physical)
+  monkeypatch.setattr(tf.config, "set_visible_devices", gpus.see)
+  monkeypatch.setattr(tf.config, "list_logical_devices", gpus.start)
+  experimental = tf.config.experimental
+  monkeypatch.setattr(experimental, "get_device_details", gpus.details)
+  for name in ("set_memory_growth", "enable_tensor_float_32_execution"):
+    monkeypatch.setattr(experimental, name, lambda *_: None)
 
 
 def score_of(
@@ -208,6 +253,20 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
     yield
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def evaluating_quickly() -> Iterator[pytest.MonkeyPatch]:
+  """Draws no samples in evaluations, and scores without XLA, as on a GPU.
+
+  Both take longer than a small training. Yields what patches more, until the
+  end of the block.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
+    for module in (evaluator, dynamic):
+      patch.setattr(module, "xla_compiles_scores", lambda _: False)
+    yield patch
 
 
 PROGRAMS = {

@@ -8,7 +8,7 @@ from helpers import ROOT
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.experiment import Experiment
-from charlm.system.flags import flags_of_file
+from charlm.system.flags import parse
 
 SHA256 = "0" * 64
 OF_FILES = ("2" * 64, "3" * 64, "4" * 64)
@@ -146,6 +146,6 @@ def test_a_setting_is_all_but_the_seed_and_where_texts_are() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")))
 def test_recipes_are_valid(recipe: pathlib.Path) -> None:
-  config = Config(**flags_of_file(str(recipe), Config))
+  config = Config(**parse([f"--flagfile={recipe}"], Config))
   if recipe.stem == "reference":
     assert config == Config()

@@ -41,6 +41,7 @@ SECTIONS = {
 FOREIGN_FLAGS = {"flagfile", "logdir"}
 FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
 FLAGS_OF_BENCHMARKS |= {"only", "batch_sizes", "workers", "rounds"}
+FLAGS_OF_BENCHMARKS |= {"toy", "limit"}
 # Of SLURM.
 FLAGS_OF_BENCHMARKS |= {"nodes", "time", "signal", "requeue"}
 # Files that a command writes, or that a reader has.
@@ -162,6 +163,7 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
     return _main(script, *args)
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_walk_through_readme_and_guide(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,

@@ -20,6 +20,7 @@ def model(trained_run: pathlib.Path) -> "charlm.loaded.LoadedModel":
   return charlm.load(trained_run)
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 @pytest.mark.parametrize("flags", [["--lowercase"], ["--unit=byte"]])
 def test_scores_are_those_of_the_program(
   flags: list[str],

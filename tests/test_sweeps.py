@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import PROGRAMS, ROOT
 
 SMALL = "--eval_lines=50 --seq_length=20 --batch_size=24 --embedding_dim=8 "
 SMALL += "--rnn_units=16 --num_replicas=1"
@@ -19,23 +19,33 @@ SMALLER = {
 }
 
 
+# Writes its arguments, each with a NUL at its end, and another one after all.
+_PYTHON = 'python() { printf "%s\\0" "$@" "" >> commands; }'
+
+
+@pytest.mark.usefixtures("quick_evaluations")
 def test_the_loop_ends_in_a_report(
-  corpus_path: pathlib.Path, tmp_path: pathlib.Path
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+  monkeypatch.chdir(tmp_path)
   (tmp_path / "my.txt").write_bytes(corpus_path.read_bytes())
   page = (ROOT / "docs" / "sweeps.md").read_text()
   blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-  script = "\n".join(["set -euo pipefail", *blocks])
+  script = "\n".join(["set -euo pipefail", _PYTHON, *blocks])
   for large, small in SMALLER.items():
     assert large in script
     script = script.replace(large, small)
-  script = script.replace(".venv/bin/", f"{sys.prefix}/bin/")
-  script = re.sub(r" (\w+\.py) ", rf" {ROOT}/\1 ", script)
+  script = script.replace(".venv/bin/python", "python")
   script = script.replace("train.py ", f"train.py {SMALL} ")
-  result = subprocess.run(
-    ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True
-  )
-  assert result.returncode == 0, result.stderr
+  subprocess.run(["bash", "-c", script], check=True)
+  *commands, end = (tmp_path / "commands").read_text().split("\0\0")
+  assert not end
+  *programs, last = [command.split("\0") for command in commands]
+  for name, *args in programs:
+    assert PROGRAMS[name].main([name, *args]) == 0
+  printed = subprocess.check_output([sys.executable, *last], text=True)
   (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
   first, second = group["runs"]
   assert {first["seed"], second["seed"]} == {0, 1}
@@ -48,7 +58,7 @@ def test_the_loop_ends_in_a_report(
   names = ["rate-0.01-0", "rate-0.01-1"]
   assert [setting["runs"] for setting in group["settings"]] == [names]
   mean, error = sum(losses) / 2, (losses[1] - losses[0]) / 2
-  *_, line, listed = result.stdout.splitlines()
+  line, listed = printed.splitlines()
   found, found_error, best = line.split(maxsplit=2)
   assert float(found) == pytest.approx(mean)
   assert float(found_error) == pytest.approx(error)

@@ -14,7 +14,7 @@ from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import LanguageModel, State
-from charlm.system.choices import XLA_FOR_SCORES
+from charlm.system.choices import xla_compiles_scores
 
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
@@ -42,9 +42,8 @@ class DynamicEvaluator:
     self._weights = [v.value for v in model.trainable_variables]
     self._trained = [tf.identity(weight) for weight in self._weights]
     self.mean_squares = [tf.Variable(tf.zeros_like(w)) for w in self._weights]
-    self._compiled_step = tf.function(
-      self._step, jit_compile=XLA_FOR_SCORES.here
-    )
+    xla = xla_compiles_scores(model.fast_with_xla)
+    self._compiled_step = tf.function(self._step, jit_compile=xla)
     valid_ids = valid_ids[-_MAX_VALID:]
     # A rate of 0 takes no step, and sums the squares of the gradients.
     self._pass(valid_ids, learning_rate=0.0)

@@ -10,7 +10,7 @@ from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import LanguageModel
-from charlm.system.choices import XLA_FOR_SCORES
+from charlm.system.choices import xla_compiles_scores
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
@@ -43,8 +43,9 @@ class Evaluator:
     """
     self._model, self._piece_length = model, piece_length
     self._before_piece = before_piece
+    xla = xla_compiles_scores(model.fast_with_xla)
     self._compiled_nats = tf.function(
-      model.nats, jit_compile=XLA_FOR_SCORES.here, autograph=False
+      model.nats, jit_compile=xla, autograph=False
     )
 
   def stream(self, ids: np.ndarray) -> Score:

@@ -14,7 +14,12 @@ from charlm.errors import InputError
 from charlm.model.gru_equation import next_state
 from charlm.model.gru_loop import recurrence
 from charlm.model.layers import RecurrentLayer
-from charlm.system.choices import GRU_KIND, MAX_TABLE, ONLY_FUSED
+from charlm.system.choices import (
+  GRU_KIND,
+  KERAS_FOR_BFLOAT16,
+  MAX_TABLE,
+  ONLY_FUSED,
+)
 
 # As in Keras, a state may be a list of one.
 _State: TypeAlias = "tf.Tensor | Sequence[tf.Tensor] | None"
@@ -116,8 +121,7 @@ class FusedGRU(KerasGRU):
 
     Raises ValueError: another precision.
     """
-    if precision not in ("float32", "bfloat16"):
-      raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")
+    _check_precision(precision)
     keras.layers.GRU.__init__(
       self,
       units,
@@ -244,7 +248,8 @@ def build_gru(
 ) -> KerasGRU:
   """Returns the layer that `gru` names: `fused`, `keras`, or `auto`.
 
-  `auto` is Keras' layer on a GPU, unless an option needs the fused one.
+  `auto` is Keras' layer on a GPU, unless there is layer normalisation. There,
+  that layer also serves bfloat16: it rounds less.
 
   Raises:
     ValueError: another `gru` or `precision`.
@@ -252,21 +257,32 @@ def build_gru(
   """
   if gru not in ("auto", "fused", "keras"):
     raise ValueError(f"gru is {gru!r}: give auto, fused or keras")
-  only_fused = precision != "float32" or layer_norm
-  if gru == "keras" and only_fused:
+  _check_precision(precision)
+  rounded = precision != "float32"
+  if gru == "keras" and (
+    layer_norm or (rounded and not KERAS_FOR_BFLOAT16.here)
+  ):
     raise InputError(
-      "--gru=keras supports neither --precision=bfloat16 nor --layer_norm: "
-      "give --gru=fused, or leave those out"
+      "--gru=keras supports no --layer_norm, and without a GPU no "
+      "--precision=bfloat16: give --gru=fused, or leave those out"
     )
   kind, reason = gru, "--gru"
   if gru == "auto":
     kind, reason = GRU_KIND.here, GRU_KIND.reason
-    if only_fused and kind == "keras":
+    if layer_norm:
       kind, reason = "fused", ONLY_FUSED
   layer: KerasGRU
   if kind == "fused":
     layer = FusedGRU(units, precision, layer_norm, name=name)
   else:
     layer = KerasGRU(units, name=name)
+    if rounded:
+      reason += f"; {KERAS_FOR_BFLOAT16.reason}"
   layer.reason = f"{kind} ({reason})"
   return layer
+
+
+def _check_precision(precision: str) -> None:
+  """Raises ValueError for another precision than there is."""
+  if precision not in ("float32", "bfloat16"):
+    raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")

@@ -23,8 +23,9 @@ from charlm.system.choices import MAX_LOGITS
 LAYERS: dict[str, type[RecurrentLayer]] = {"lstm": LSTM, "mingru": MinGRU}
 
 State = tuple[LayerState, ...]
-# `[2]` integers, which determine dropout masks.
-_Seed: TypeAlias = tf.Tensor | None
+# What dropout keeps: of the embedding's output, then of each layer's, booleans
+# `[B, T, D]` and `[B, T, H]`.
+Masks: TypeAlias = Sequence[tf.Tensor]
 
 
 class LanguageModel(keras.Model):
@@ -74,6 +75,11 @@ class LanguageModel(keras.Model):
     """The recurrent layers in their order."""
     return [getattr(self, name) for name in self._layer_names]
 
+  @property
+  def fast_with_xla(self) -> bool:
+    """Whether XLA makes the layers, all of one kind, faster."""
+    return self.recurrent_layers[0].fast_with_xla
+
   def build(self, input_shape: Sequence[int | None]) -> None:
     """Makes the weights; Keras calls this with the shape of the ids."""
     self.embedding.build(input_shape)
@@ -90,16 +96,16 @@ class LanguageModel(keras.Model):
 
   def pack(self, states: State) -> tf.Tensor:
     """Returns a state as one tensor `[num_layers, B, S]`."""
-    rows = [
+    by_layer = [
       [tf.reshape(x, [-1, x.shape[1:].num_elements()]) for x in leaves]
       for leaves in map(tf.nest.flatten, states)
     ]
-    return tf.stack([tf.concat(leaves, axis=1) for leaves in rows])
+    return tf.stack([tf.concat(leaves, axis=1) for leaves in by_layer])
 
   def unpack(self, packed: tf.Tensor) -> State:
     """Returns the state that `pack` packed, or some rows of it."""
     states = []
-    for state, row in zip(
+    for state, packed_layer in zip(
       self.initial_states(1), tf.unstack(packed), strict=True
     ):
       shapes = [leaf.shape[1:] for leaf in tf.nest.flatten(state)]
@@ -107,7 +113,7 @@ class LanguageModel(keras.Model):
       leaves = [
         tf.reshape(leaf, [-1, *shape])
         for leaf, shape in zip(
-          tf.split(row, sizes, axis=1), shapes, strict=True
+          tf.split(packed_layer, sizes, axis=1), shapes, strict=True
         )
       ]
       states.append(tf.nest.pack_sequence_as(state, leaves))
@@ -119,7 +125,7 @@ class LanguageModel(keras.Model):
     states: State | None = None,
     return_state: bool = False,
     training: bool = False,
-    dropout_seed: tf.Tensor | None = None,
+    dropout_masks: Masks | None = None,
   ) -> tf.Tensor | tuple[tf.Tensor, State]:
     """Predicts each next character.
 
@@ -128,13 +134,13 @@ class LanguageModel(keras.Model):
       states: the state before the first character; zero if None.
       return_state: also return the state after the last character.
       training: whether dropout and bfloat16 act.
-      dropout_seed: `[2]` integers that determine the dropout masks; drawn from
-        TensorFlow's global generator if None.
+      dropout_masks: what `dropout_masks` returns; if None, of a seed from
+        TensorFlow's global generator.
 
     Returns log-probabilities `[B, T, V]`, and the state if asked for.
     """
     x, states = self.outputs(
-      inputs, states, training=training, dropout_seed=dropout_seed
+      inputs, states, training=training, dropout_masks=dropout_masks
     )
     log_probs = self.dense(x)  # [B, T, V]
     return (log_probs, states) if return_state else log_probs
@@ -145,7 +151,7 @@ class LanguageModel(keras.Model):
     targets: tf.Tensor,
     states: State | None = None,
     training: bool = False,
-    dropout_seed: tf.Tensor | None = None,
+    dropout_masks: Masks | None = None,
   ) -> tuple[tf.Tensor, State]:
     """Returns the negative log-likelihood of targets in nats, and the state.
 
@@ -154,7 +160,7 @@ class LanguageModel(keras.Model):
     `MAX_LOGITS` logits are held at a time, but at least one character's.
     """
     x, states = self.outputs(
-      inputs, states, training=training, dropout_seed=dropout_seed
+      inputs, states, training=training, dropout_masks=dropout_masks
     )
     targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
@@ -173,7 +179,7 @@ class LanguageModel(keras.Model):
     inputs: tf.Tensor,
     states: State | None = None,
     training: bool = False,
-    dropout_seed: _Seed = None,
+    dropout_masks: Masks | None = None,
   ) -> tuple[tf.Tensor, State]:
     """Returns what the dense layer reads, `[B, T, H]`, and the state after.
 
@@ -181,17 +187,18 @@ class LanguageModel(keras.Model):
     """
     if states is None:
       states = self.initial_states(tf.shape(inputs)[0])
-    rate = self._dropout_rate if training else 0.0
-    # Keras' `fit` gives no seed; the trainer gives one for each step.
-    seed = dropout_seed
-    if rate and seed is None:
-      seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+    masks: Masks = ()
+    if training and self._dropout_rate:
+      # Keras' `fit` gives none; the trainer gives those of each step.
+      masks = dropout_masks or self.dropout_masks(
+        inputs, tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+      )
     x, new_states = inputs, []
     for i, (layer, state) in enumerate(
       zip(self.recurrent_layers, states, strict=True)
     ):
       # Dropout on the embeddings needs the embedding of each position.
-      if i == 0 and not rate:
+      if i == 0 and not masks:
         x, state = layer.call_ids(
           ids=inputs,
           embeddings=self.embedding.embeddings,
@@ -200,12 +207,37 @@ class LanguageModel(keras.Model):
         )
       else:
         if i == 0:
-          x = self.embedding(x)  # [B, T, D]
-          x = _dropout(x=x, rate=rate, seed=seed, layer=0)
+          x = self._drop(self.embedding(x), masks[0])  # [B, T, D]
         x, state = layer(x, initial_state=state, training=training)
-      x = _dropout(x=x, rate=rate, seed=seed, layer=i + 1)  # [B, T, H]
+      x = self._drop(x, masks[i + 1]) if masks else x  # [B, T, H]
       new_states.append(state)
     return x, tuple(new_states)
+
+  def dropout_masks(self, inputs: tf.Tensor, seed: tf.Tensor) -> Masks:
+    """Draws what dropout keeps of the outputs for ids `[B, T]`.
+
+    The seed, `[2]` integers, determines the masks. Under a strategy they are
+    drawn for the global batch, and each replica takes those of its own rows, so
+    that any number of replicas trains the same model. Draw them outside of what
+    XLA compiles: it may draw other numbers. Without dropout there are none.
+    """
+    if not self._dropout_rate:
+      return []
+    context = tf.distribute.get_replica_context()
+    rows, length = tf.shape(inputs)[0], inputs.shape[1] or tf.shape(inputs)[1]
+    first = context.replica_id_in_sync_group * rows
+    total = rows * context.num_replicas_in_sync
+    sizes = [self.embedding.output_dim]
+    sizes += [layer.units for layer in self.recurrent_layers]
+    numbers = [
+      uniform_numbers([total, length, size], seed, place)
+      for place, size in enumerate(sizes)
+    ]
+    return [x[first : first + rows] >= self._dropout_rate for x in numbers]
+
+  def _drop(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Applies dropout to outputs."""
+    return tf.where(mask, x / (1 - self._dropout_rate), 0.0)
 
   def input_table(self) -> tf.Tensor:
     """Returns what the first layer computes of each character, `[V, P]`."""
@@ -259,9 +291,10 @@ class GRULM(LanguageModel):
       num_layers: number of GRU layers.
       dropout_rate: share of the outputs dropped in training, in [0, 1).
       gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, `keras` on a GPU unless `precision` or
-        `layer_norm` needs `fused`, and else `fused`. The weights are the same.
+        cuDNN's on a GPU; `auto`, `keras` on a GPU without `layer_norm`, and
+        else `fused`. The weights are the same.
       precision: of the fused layer's matrix products, `float32` or `bfloat16`.
+        Keras' layer takes `bfloat16` on a GPU, but rounds less.
       layer_norm: whether the fused layer normalises what the state adds to its
         gates.
       **kwargs: of `keras.Model`.
@@ -389,20 +422,12 @@ def num_weights(
     return int(model_of(config, vocab_size, layer=layer).count_params())
 
 
-def _dropout(
-  *, x: tf.Tensor, rate: float, seed: _Seed, layer: int
+def uniform_numbers(
+  shape: Sequence[int | tf.Tensor], seed: tf.Tensor, use: int
 ) -> tf.Tensor:
-  """Applies dropout to `x` `[B, T, D]`; (seed, layer) determine the mask.
-
-  Under a strategy the mask is drawn for the global batch and each replica takes
-  its own rows, so that any number of replicas trains the same model.
-  """
-  if not rate:
-    return x
-  context = tf.distribute.get_replica_context()
-  rows = tf.shape(x)[0]
-  first = context.replica_id_in_sync_group * rows
-  shape = tf.concat([[rows * context.num_replicas_in_sync], tf.shape(x)[1:]], 0)
-  seed = tf.random.experimental.stateless_fold_in(seed, layer)
-  uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
-  return tf.where(uniform[first : first + rows] >= rate, x / (1 - rate), 0.0)
+  """Draws numbers in [0, 1) that a seed `[2]` and their use determine."""
+  # On the host, where its kernel reads the seed: a GPU would have to wait.
+  with tf.device("CPU:0"):
+    seed = tf.random.experimental.stateless_fold_in(seed, use)
+  # By name, since devices have different defaults.
+  return tf.random.stateless_uniform(shape, seed, alg="philox")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from charlm.system.choices import MAX_LOGITS
+from charlm.system.choices import MAX_LOGITS, kind_of_device
 
 
 def chunked_nats(
@@ -21,9 +21,12 @@ def chunked_nats(
   rows = max(1, MAX_LOGITS // kernel.shape[1])
   num_chunks = -(-num_targets // rows)
   rows = -(-num_targets // num_chunks)  # evened out: the last is nearly full
-  filler = [[0, num_chunks * rows - num_targets]]
-  x = tf.reshape(tf.pad(x, [*filler, [0, 0]]), [num_chunks, rows, x.shape[1]])
-  targets = tf.reshape(tf.pad(targets, filler), [num_chunks, rows])
+  filler = num_chunks * rows - num_targets
+  x = tf.pad(x, [[0, filler], [0, 0]])
+  x = tf.reshape(x, [num_chunks, rows, x.shape[1]])
+  # No `tf.pad`, which a GPU has no kernel for: these are integers.
+  targets = tf.concat([targets, tf.zeros([filler], targets.dtype)], axis=0)
+  targets = tf.reshape(targets, [num_chunks, rows])
   nats = tf.map_fn(
     # By position: in a graph a custom gradient takes no other arguments.
     lambda chunk: _nats(chunk[0], kernel, bias, chunk[1]),
@@ -40,17 +43,25 @@ def _nats(
 ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor | None, ...]]]:
   """Returns the nats `[R]` of one chunk; its gradient recomputes the logits."""
 
-  def cross_entropy() -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the nats, and their gradients with respect to the logits."""
-    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-      features=tf.matmul(x, kernel) + bias, labels=targets
-    )
-
   def gradient(d_nats: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
     """Returns the gradients of the arguments."""
-    d_logits = cross_entropy()[1] * d_nats[:, None]
+    logits = tf.matmul(x, kernel) + bias
+    with tf.GradientTape() as tape:
+      tape.watch(logits)
+      nats = _cross_entropy(logits, targets)
+    d_logits = tape.gradient(nats, logits, output_gradients=d_nats)
     d_x = tf.matmul(d_logits, kernel, transpose_b=True)
     d_kernel = tf.matmul(x, d_logits, transpose_a=True)
     return d_x, d_kernel, tf.reduce_sum(d_logits, axis=0), None
 
-  return cross_entropy()[0], gradient
+  return _cross_entropy(tf.matmul(x, kernel) + bias, targets), gradient
+
+
+def _cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+  """Returns the nats `[R]` of targets, given logits `[R, V]`."""
+  if kind_of_device() == "CPU":
+    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+      features=logits, labels=targets
+    ).loss
+  # The kernel of that operation fails on a GPU under `--deterministic`.
+  return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)

@@ -1,5 +1,6 @@
 """How and where a start runs: what one needs to know to repeat it."""
 
+import collections
 import datetime
 import os
 import platform
@@ -11,11 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.experiment import Start, differences
+from charlm.system import cuda
+from charlm.system.devices import gpu_names
 from charlm.system.machine import num_cores, processor
 
 # Fields that are not compared. A commit can change results, but most do not.
-# The entries of `versions` are compared one by one.
-_NOT_COMPARED = {"time", "step", "command", "commit", "versions"}
+# The entries of `versions` and `gpus` are compared one by one.
+_NOT_COMPARED = {"time", "step", "command", "commit", "versions", "gpus"}
 
 
 def describe_start(step: int, devices: list[str], workers: int = 1) -> Start:
@@ -34,6 +37,7 @@ def describe_start(step: int, devices: list[str], workers: int = 1) -> Start:
     "cores": num_cores(),
     "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
     "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+    "gpus": _describe_gpus(),
   }
 
 
@@ -42,9 +46,24 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
 
   It compares only what the last bits of the results depend on.
   """
-  before, now = ({**s["versions"], **s} for s in (earlier, start))
-  compared = {n: value for n, value in now.items() if n not in _NOT_COMPARED}
+  before, now = (
+    {**s["versions"], **s.get("gpus", {}), **s} for s in (earlier, start)
+  )
+  left_out = set(_NOT_COMPARED)
+  if "gpus" not in earlier:  # of an older version
+    left_out |= start.get("gpus", {}).keys()
+  compared = {n: value for n, value in now.items() if n not in left_out}
   return list(differences(before, compared).values())
+
+
+def _describe_gpus() -> dict[str, str]:
+  """Returns the models of the GPUs and the versions of CUDA, if it is used."""
+  if not (names := gpu_names()):
+    return {}
+  built_for = tf.sysconfig.get_build_info()
+  models = collections.Counter(names).items()
+  words = ", ".join(f"{number} x {name}" for name, number in models)
+  return {"gpu": words, **cuda.versions(built_for)}
 
 
 def _git_commit() -> str | None:

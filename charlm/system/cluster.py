@@ -20,7 +20,11 @@ import tensorflow as tf
 
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
-from charlm.system.devices import check_replicas, create_strategy
+from charlm.system.devices import (
+  check_replicas,
+  create_strategy,
+  use_first_gpus,
+)
 from charlm.system.process import say
 from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
 
@@ -337,4 +341,4 @@ def _choose_gpus(num_replicas: int, batch_size: int, num_workers: int) -> None:
     num_workers=num_workers,
   )
   if num_replicas and gpus:
-    tf.config.set_visible_devices(gpus[:num_replicas], "GPU")
+    use_first_gpus(num_replicas)

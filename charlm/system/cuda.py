@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 # Where the driver shows its devices: Linux, and Linux inside Windows.
@@ -25,6 +25,13 @@ _LIBRARIES = {
   "cusparse": "libcusparse.so.12",
   "cusolver": "libcusolver.so.11",
   "cudnn": "libcudnn.so.9",
+}
+# Whose versions a start notes: their wheels, and what TensorFlow calls the
+# version that it was built for.
+_WHEELS = {
+  "cuda": ("nvidia-cuda-runtime-cu12", "cuda_version"),
+  "cudnn": ("nvidia-cudnn-cu12", "cudnn_version"),
+  "nccl": ("nvidia-nccl-cu12", ""),
 }
 
 
@@ -114,6 +121,40 @@ def driver_problem() -> str:
     f"the driver's cuInit says '{said}' (error {status}{given}): check it with "
     "nvidia-smi"
   )
+
+
+def repeat_cublas() -> None:
+  """Asks cuBLAS for equal bits each time; call it before it is loaded."""
+  # Its documentation gives two values. This one keeps more memory for speed.
+  os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def versions(built_for: Mapping[str, str]) -> dict[str, str]:
+  """Returns the versions of the driver and of CUDA's libraries.
+
+  Where a library's wheel is not installed, its version is the one in
+  `built_for`, TensorFlow's build information.
+  """
+  found = {"driver": _driver_version()}
+  for name, (wheel, field) in _WHEELS.items():
+    try:
+      found[name] = importlib.metadata.version(wheel)
+    except importlib.metadata.PackageNotFoundError:
+      built = built_for.get(field)
+      found[name] = f"{built} or later" if built else "unknown"
+  return found
+
+
+def _driver_version() -> str:
+  version = ctypes.create_string_buffer(80)
+  try:
+    library = ctypes.CDLL("libnvidia-ml.so.1")
+  except OSError:
+    return "unknown"
+  if library.nvmlInit_v2():
+    return "unknown"
+  library.nvmlSystemGetDriverVersion(version, len(version))
+  return version.value.decode() or "unknown"
 
 
 def _library_problem() -> str:

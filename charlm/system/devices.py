@@ -1,21 +1,31 @@
 """The devices that a process computes on, and the strategy over them."""
 
+import concurrent.futures
 import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import tensorflow as tf
 
-from charlm.errors import InputError
-from charlm.system.choices import TENSOR_FLOAT_32
+from charlm.errors import HungError, InputError
+from charlm.system.choices import TENSOR_FLOAT_32, kind_of_device
 from charlm.system.cuda import (
   driver_problem,
   has_code,
   nvidia_device,
   reason_for_no_gpu,
+  repeat_cublas,
 )
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
 
+NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
+BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
+_ANSWER_SECONDS = 60.0  # that a first sum over GPUs may take
 _CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
+
+_deterministic = False  # as `choose_device` was last told
 
 
 def choose_device(
@@ -29,6 +39,8 @@ def choose_device(
     deterministic: ask a GPU for equal bits each time, at the cost of speed.
     start: whether TensorFlow starts the GPUs here. If not, `create_cluster` has
       to: workers are connected before.
+
+  Scores and samples are computed in float32; `tensor_float_32` is for training.
 
   Raises InputError: an unknown device; `gpu`, if TensorFlow can use none, or
     this process has chosen the CPU; `cpu`, if TensorFlow has started with a
@@ -50,10 +62,11 @@ def choose_device(
       f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
       f"{_reason_for_none()}. {_CPU_INSTEAD}"
     )
+  global _deterministic
+  _deterministic = deterministic
   if deterministic:
+    repeat_cublas()
     tf.config.experimental.enable_op_determinism()
-    # Only some GPUs have TensorFloat-32: with it, kinds of GPUs would differ.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
   if start:
     _start_gpus()
 
@@ -88,7 +101,25 @@ def _set_up_gpus(device: str) -> None:
       for gpu in usable:
         # Else it takes all memory of the GPU, and leaves none for a sampler.
         tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_tensor_float_32_execution(TENSOR_FLOAT_32.gpu)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@contextlib.contextmanager
+def tensor_float_32() -> Iterator[None]:
+  """Lets GPUs multiply in TensorFloat-32 while the block runs.
+
+  Not if `choose_device` was asked for equal bits: only some kinds of GPUs have
+  it.
+  """
+  if _deterministic or not TENSOR_FLOAT_32.here:
+    yield
+    return
+  enable = tf.config.experimental.enable_tensor_float_32_execution
+  enable(True)
+  try:
+    yield
+  finally:
+    enable(False)
 
 
 def _lack_of_code(gpu: tf.config.PhysicalDevice) -> str:
@@ -148,9 +179,10 @@ def create_strategy(
   """
   gpus = tf.config.get_visible_devices("GPU")
   asked = num_replicas
-  num_replicas = asked or largest_divisor(batch_size, most_replicas())
+  num_replicas = asked or largest_divisor(batch_size, len(gpus) or num_cores())
   check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
   if gpus:
+    use_first_gpus(num_replicas)
     _start_gpus()
     devices = [f"GPU:{i}" for i in range(num_replicas)]
     return tf.distribute.MirroredStrategy(devices)
@@ -200,9 +232,58 @@ def check_replicas(
     )
 
 
+_Result = TypeVar("_Result")
+
+
+def first_sum(add: Callable[[], _Result], over: str) -> _Result:
+  """Returns the result of the first sum over some devices, which may hang.
+
+  Raises HungError: GPUs do not answer within a minute.
+  """
+  if kind_of_device() == "CPU":
+    return add()
+  future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+  def run() -> None:
+    try:
+      future.set_result(add())
+    except BaseException as error:  # raised again below
+      future.set_exception(error)
+
+  # A call of NCCL that hangs cannot be ended: it is left behind.
+  threading.Thread(target=run, daemon=True).start()
+  try:
+    return future.result(_ANSWER_SECONDS)
+  except TimeoutError as error:
+    raise HungError(
+      f"the first sum over {over} did not come within {_ANSWER_SECONDS:g} "
+      f"seconds: {NCCL_REMEDY}, or {BIOS_REMEDY}, or train on one GPU, "
+      "with --num_replicas=1"
+    ) from error
+
+
+def gpu_names() -> list[str]:
+  """Returns the names of the GPUs that TensorFlow uses."""
+  details = tf.config.experimental.get_device_details
+  gpus = tf.config.get_visible_devices("GPU")
+  return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+
+
+def use_first_gpus(number: int) -> None:
+  """Hides all other GPUs: TensorFlow would take memory of each."""
+  # Once TensorFlow has started, as after `charlm.load`, it is too late.
+  with contextlib.suppress(RuntimeError):
+    gpus = tf.config.get_visible_devices("GPU")
+    tf.config.set_visible_devices(gpus[:number], "GPU")
+
+
 def most_replicas() -> int:
   """Returns the largest number of replicas by default: GPUs, or cores."""
-  return len(tf.config.get_visible_devices("GPU")) or num_cores()
+  if not tf.config.get_visible_devices("GPU"):
+    return num_cores()
+  # Also those that are hidden because they are not used.
+  gpus = tf.config.list_physical_devices("GPU")
+  return len([gpu for gpu in gpus if not _lack_of_code(gpu)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:

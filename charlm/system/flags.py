@@ -70,12 +70,12 @@ def given_flags(
   return Given(found, found.keys() - _names(argv) - on_the_line)
 
 
-def flags_of_file(path: str, options: type[Options]) -> dict[str, Any]:
-  """Returns the values, by name, of the flags that a flag file gives.
+def parse(flags_given: Sequence[str], options: type[Options]) -> dict[str, Any]:
+  """Returns the values, by name, that some flags of an options class give.
 
-  Raises absl's errors: no such file, or an unknown flag.
+  Raises absl's errors: an unknown flag, or no such flag file.
   """
-  values, argv = define_flags(options), ["", f"--flagfile={path}"]
+  values, argv = define_flags(options), ["", *flags_given]
   values(argv)
   return given_flags(values, options, argv).values
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.errors import DivergedError, HungError, InputError, LostRunError
 from charlm.options import Options
 from charlm.system.cuda import preload
 from charlm.system.flags import Given, define_flags, given_flags, help_text
@@ -73,6 +73,8 @@ def run_with_flags(
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
     return fail(name, error)
+  except HungError as error:
+    os._exit(fail(name, error))
   except BrokenPipeError:  # nobody reads on, as in `| head`
     flush_or_drop_output()
     return 128 + signal.SIGPIPE

@@ -14,6 +14,10 @@ from charlm.training.train_options import TrainOptions
 from charlm.training.trainer import Trainer
 
 _MAX_HASHED = 2**28  # characters of a train text
+_FEW_WINDOWS = 64  # a step: fewer leave a GPU waiting for the next operation
+COMPILES = (
+  "compiles for the GPU: a first start on a kind of card can take minutes"
+)
 
 
 def describe_text(
@@ -73,8 +77,9 @@ def describe_training(
     f"{batches.characters_per_step:,} characters each, from step "
     f"{start['step']:,}\n"
     f"devices  {_describe_devices(start, options)}\n"
+    f"{_describe_gpus(trainer, start, options)}"
     f"layer    {_describe_layer(trainer)}\n"
-    f"products {_describe_precision(options)}\n"
+    f"products {_describe_precision(options, trainer)}\n"
     f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
     f"run      {run.path}"
   )
@@ -99,18 +104,48 @@ def _describe_devices(start: Start, options: TrainOptions) -> str:
   return f"{devices} ({reason}; intra-op threads: {threads})"
 
 
+def _describe_gpus(
+  trainer: Trainer, start: Start, options: TrainOptions
+) -> str:
+  """Returns lines that only a training on GPUs needs."""
+  if not (gpus := start.get("gpus")):
+    return ""
+  words = [
+    value if name == "gpu" else f"{name} {value}"
+    for name, value in gpus.items()
+  ]
+  lines = [f"gpus     {', '.join(words)}"]
+  num_replicas = len(trainer.devices) * start["workers"]
+  windows = options.batch_size // num_replicas
+  if len(trainer.devices) > 1 and windows < _FEW_WINDOWS:
+    lines.append(
+      f"windows  {windows} for each GPU: one GPU is probably as fast: "
+      "--num_replicas=1, or a larger --batch_size"
+    )
+  if options.deterministic:
+    lines.append("repeats  not verified of cuDNN's RNN (--deterministic)")
+  return "".join(f"{line}\n" for line in lines)
+
+
 def _describe_layer(trainer: Trainer) -> str:
   """Returns which recurrent layer computes, and why."""
   layer = trainer.model.recurrent_layers[0]
   words = layer.reason or f"{type(layer).__name__} (--layer)"
-  if trainer.uses_xla:
-    words += "; compiled by XLA, for few windows"
+  if trainer.reason_for_xla:
+    words += f"; compiled by XLA, {trainer.reason_for_xla}"
   return words
 
 
-def _describe_precision(options: TrainOptions) -> str:
+def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
   """Returns the precision of the matrix products, and why."""
-  tf32 = choices.TENSOR_FLOAT_32
-  if options.precision == "float32" and tf32.here and not options.deterministic:
-    return f"TensorFloat-32 if the GPU has it ({tf32.reason})"
-  return f"{options.precision} (--precision)"
+  asked, tf32 = f"{options.precision} (--precision)", choices.TENSOR_FLOAT_32
+  rounded = options.precision != "float32"
+  if rounded and "precision" in trainer.model.recurrent_layers[0].options:
+    return asked
+  products = "float32" if rounded else asked
+  if tf32.here and not options.deterministic:
+    where = "in training, if the GPU has it; scores are float32"
+    products = f"TensorFloat-32 {where} ({tf32.reason})"
+  if rounded and options.optimizer == "muon":
+    products += f"; Muon's in {asked}"
+  return products

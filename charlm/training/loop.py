@@ -1,12 +1,16 @@
-"""The training loop: steps, and what is due between and after them."""
+"""The training loop: when to take steps, and what is due between them."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from charlm.data.corpus import Split
 from charlm.data.text import readable
+from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import DivergedError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
@@ -15,6 +19,7 @@ from charlm.runs.metrics import Metrics, Record
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 from charlm.sampling.sample import SEPARATOR
+from charlm.system.choices import kind_of_device
 from charlm.system.cluster import Cluster
 from charlm.system.process import DONE, INCOMPLETE, warn
 from charlm.system.signals import StopRequest
@@ -75,6 +80,8 @@ class TrainingLoop:
     trainer, periods = self.trainer, self.periods
     step, end = trainer.step, trainer.last_step
     with self._stop:
+      if step < end and kind_of_device() == "GPU":
+        self._compile()
       reached = step > 0 and (step % periods.evaluation == 0 or step == end)
       if reached or step in self.metrics.losses:
         self._evaluate(step)
@@ -103,6 +110,23 @@ class TrainingLoop:
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
     return self._end(step, saved)
+
+  def _compile(self) -> None:
+    """Lets the GPUs compile all that is to run, and leaves no other trace.
+
+    Compilation is then not in the measured speed, and too little memory shows
+    now.
+    """
+    trainer = self.trainer
+    values = [np.asarray(each).copy() for each in trainer.variables]
+    trainer.take_steps(1)
+    trainer.take_metrics()  # with the time that this has taken
+    for variable, value in zip(trainer.variables, values, strict=True):
+      variable.assign(value)
+    # The shapes of an evaluation, whatever the length of a text.
+    with contextlib.suppress(_GivenUp):
+      self._evaluator.stream(np.full(2, PADDING_ID))
+    self._generator.sample(Request(prefix="\n\n", num_chars=1))
 
   def _end(self, step: int, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""

@@ -1,6 +1,5 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -10,6 +9,7 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
+from charlm.system.choices import MUON_TOGETHER
 
 # Of Muon. The momentum and the coefficients of the quintic Newton-Schulz
 # iteration are its author's, and so is the rise of the momentum (in
@@ -32,16 +32,21 @@ class Adam(keras.optimizers.Adam):
   _faster: Sequence[str] = ()
 
   def apply_sums(
-    self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    self,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    step: tf.Tensor,
   ) -> None:
     """Updates the variables as `apply` does, each by one operation.
 
-    A weight decay is one more. Call it on each replica with the same gradients:
-    `apply` would sum them over the replicas.
+    A weight decay takes one more operation. Call it on each replica with the
+    same gradients: `apply` would sum them over the replicas. `step` equals
+    `iterations`, but is on the host: a schedule with a condition would wait for
+    the GPU, which has `iterations`.
     """
-    rate = tf.convert_to_tensor(self.learning_rate)
-    step = tf.cast(self.iterations.value + 1, rate.dtype)
-    beta1_power, beta2_power = self.beta_1**step, self.beta_2**step
+    rate = self._rate(step)
+    count = tf.cast(self.iterations.value + 1, rate.dtype)
+    beta1_power, beta2_power = self.beta_1**count, self.beta_2**count
     for gradient, variable in zip(gradients, variables, strict=True):
       index = self._get_variable_index(variable)
       self._decay(variable, rate)
@@ -59,6 +64,14 @@ class Adam(keras.optimizers.Adam):
         grad=gradient,
       )
     self.iterations.assign_add(1)
+
+  def _rate(self, step: tf.Tensor) -> tf.Tensor:
+    """Returns the learning rate of a step, whose number is on the host."""
+    rate = self._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+      with tf.device("CPU:0"):
+        rate = rate(step)
+    return tf.convert_to_tensor(rate)
 
   def _decay(self, variable: keras.Variable, rate: tf.Tensor) -> None:
     if self.weight_decay and self._use_weight_decay(variable):
@@ -106,10 +119,13 @@ class Muon(Adam):
     }
 
   def apply_sums(
-    self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    self,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    step: tf.Tensor,
   ) -> None:
     """Updates the variables, as `Adam.apply_sums` does."""
-    rate = tf.convert_to_tensor(self.learning_rate)
+    rate = self._rate(step)
     pairs = list(zip(gradients, variables, strict=True))
     gates = self._matrices
     matrices = [(g, v) for g, v in pairs if v.path in gates]
@@ -118,21 +134,25 @@ class Muon(Adam):
     # A number, not a tensor: each replica is traced by itself, and has in its
     # graph the products of its own parts alone.
     index = tf.get_static_value(context.replica_id_in_sync_group)
-    replicas = range(context.num_replicas_in_sync)
-    mine = itertools.cycle(i == index for i in replicas)
-    # Each replica computes some of the parts; the sum gives all to every one.
-    updates = [
-      [
-        self._orthogonal(part) if next(mine) else tf.zeros_like(part)
-        for part in _parts(self._momentum(gradient, matrix), gates[matrix.path])
-      ]
+    replicas = context.num_replicas_in_sync
+    parts = [
+      _parts(self._momentum(gradient, matrix), gates[matrix.path])
       for gradient, matrix in matrices
     ]
+    # Each replica computes some of the parts; the sum gives all to every one.
+    flat = tf.nest.flatten(parts)
+    own = [i for i in range(len(flat)) if i % replicas == index]
+    made = self._all_orthogonal({i: flat[i] for i in own})
+    updates = [
+      made[i] if i in made else tf.zeros_like(part)
+      for i, part in enumerate(flat)
+    ]
     updates = context.all_reduce("SUM", updates)
+    updates = tf.nest.pack_sequence_as(parts, updates)
     for (_, variable), update in zip(matrices, updates, strict=True):
       self._decay(variable, rate)
       _subtract(variable, rate * tf.concat(update, axis=1))
-    super().apply_sums([g for g, _ in others], [v for _, v in others])
+    super().apply_sums([g for g, _ in others], [v for _, v in others], step)
 
   def _momentum(self, gradient: tf.Tensor, matrix: keras.Variable) -> tf.Tensor:
     """Sets m to b m + g; returns b m + g with the new m (Nesterov).
@@ -146,10 +166,29 @@ class Muon(Adam):
     _subtract(momentum, (1 - b) * momentum - gradient)
     return b * momentum + gradient
 
+  def _all_orthogonal(
+    self, parts: Mapping[int, tf.Tensor]
+  ) -> dict[int, tf.Tensor]:
+    """Makes parts of updates nearly orthogonal."""
+    if not MUON_TOGETHER.here:
+      return {i: self._orthogonal(part) for i, part in parts.items()}
+    # Those of a shape as one tensor `[P, N, M]`.
+    made: dict[int, tf.Tensor] = {}
+    for shape in dict.fromkeys(tuple(part.shape) for part in parts.values()):
+      group = [i for i, part in parts.items() if tuple(part.shape) == shape]
+      stacked = self._orthogonal(tf.stack([parts[i] for i in group]))
+      made |= dict(zip(group, tf.unstack(stacked), strict=True))
+    return made
+
   def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-    """Makes a part of an update nearly orthogonal, by Newton-Schulz."""
-    x = tf.cast(matrix / (tf.norm(matrix) + 1e-7), self._product_dtype)
-    tall = matrix.shape[0] > matrix.shape[1]
+    """Makes a part of an update nearly orthogonal, by Newton-Schulz.
+
+    Or several of one shape, `[P, N, M]`.
+    """
+    norm = tf.norm(matrix, axis=[-2, -1], keepdims=True)
+    x = tf.cast(matrix / (norm + 1e-7), self._product_dtype)
+    *_, rows, columns = matrix.shape
+    tall = rows > columns
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
       # The smaller Gram matrix: of the columns if x is tall, else of the rows.
@@ -157,7 +196,7 @@ class Muon(Adam):
       # No sum of three terms: TensorFlow would rewrite it (see `_momentum`).
       factor = b * gram + c * tf.matmul(gram, gram)
       x = a * x + (tf.matmul(x, factor) if tall else tf.matmul(factor, x))
-    return tf.cast(x, matrix.dtype) * (_SCALE * max(matrix.shape) ** 0.5)
+    return tf.cast(x, matrix.dtype) * (_SCALE * max(rows, columns) ** 0.5)
 
 
 def _parts(update: tf.Tensor, num_gates: int) -> list[tf.Tensor]:

@@ -22,7 +22,7 @@ from charlm.data.text_to_ids import Corpus
 from charlm.errors import InputError
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
-from charlm.system.flags import flags_of_file
+from charlm.system.flags import parse
 from charlm.system.process import say
 from charlm.training.train_options import TrainOptions
 
@@ -104,7 +104,7 @@ def _read(recipe: str) -> dict[str, Any]:
   if not path.is_file():
     names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
     raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")
-  return flags_of_file(str(path), Config)
+  return parse([f"--flagfile={path}"], Config)
 
 
 def _without_parts(

@@ -1,17 +1,22 @@
 """Whether the replicas compute what they must: exact sums, equal weights."""
 
-import hashlib
-
+import numpy as np
 import tensorflow as tf
 
 from charlm.errors import DivergedError, InputError
+from charlm.system.choices import kind_of_device
 from charlm.system.cluster import Cluster
+from charlm.system.devices import BIOS_REMEDY, NCCL_REMEDY, first_sum
 from charlm.training.trainer import WRONG_SUMS_REMEDY, Trainer
 
-_REMEDY = f"train with one worker and --num_replicas=1, or {WRONG_SUMS_REMEDY}"
+_ONE = "train with one worker and --num_replicas=1"
+_REMEDY = f"{_ONE}, or {WRONG_SUMS_REMEDY}"
 # The test tensors repeat 1 to 31: with up to 1,024 replicas, their sums stay
 # below 2**24, and so are exact in float32.
 _PERIOD = 31
+# By the bytes of a number: the type whose bits are summed. A GPU has kernels
+# for these, but keeps int32 in the memory of the host.
+_BITS = {1: tf.uint8, 2: tf.uint16, 4: tf.uint32, 8: tf.int64}
 
 
 class Replicas:
@@ -21,77 +26,157 @@ class Replicas:
     """Takes this worker's trainer; all workers make each call together."""
     self._cluster, self._trainer = cluster, trainer
     self._several = cluster.strategy.num_replicas_in_sync > 1
+    signature = [tf.TensorSpec([], tf.float32)]
+    self._compiled_copies = tf.function(
+      self._wrong_copies, signature, autograph=False
+    )
+    self._compiled_sums = tf.function(
+      self._wrong_sums, signature, autograph=False
+    )
+    self._compiled_checksums = tf.function(self._checksums, [], autograph=False)
 
   def check_start(self) -> None:
-    """Checks that replicas sum correctly and begin with equal values.
+    """Checks that replicas sum correctly, and begin with equal values.
 
-    The sums are of test tensors of the gradients' shapes, whose sums are known;
-    the values are the weights and the optimizer's.
+    The sums, and copies between GPUs, are of known numbers in the gradients'
+    shapes. The values are the weights and the optimizer's.
 
-    Raises InputError: a sum is wrong, or values differ.
+    Raises:
+      InputError: a copy or a sum is wrong, or values differ.
+      HungError: the GPUs do not answer.
     """
     if not self._several:
       return
     names = self._names()
-    compiled_wrong = tf.function(self._wrong, [tf.TensorSpec([], tf.float32)])
-    # Other numbers the second time: a stale buffer could hold the first sum.
-    for offset in (1.0, 2.0):
-      wrong = compiled_wrong(offset)
-      results = self._cluster.strategy.experimental_local_results(wrong)
-      mine = [int(count) for count in results]
-      counts = [x for theirs in self._cluster.exchange(mine) for x in theirs]
-      if bad := [n for n, count in zip(names, counts, strict=True) if count]:
+    if kind_of_device() == "GPU":
+      # Copies first: they compile all but the sum, which may take minutes, and
+      # the sum then has 60 seconds.
+      if bad := self._with_wrong_numbers(self._compiled_copies):
         raise InputError(
-          f"{', '.join(bad)} got a wrong sum over the replicas "
-          f"{', '.join(names)}: {_REMEDY}"
+          f"{', '.join(bad)} got a wrong copy of another GPU's numbers: "
+          f"{BIOS_REMEDY}, or {_ONE}"
         )
-    if pair := self._different():
-      raise InputError(f"{pair} begin with different values: {_REMEDY}")
+      self._make_first_sum()
+    if bad := self._with_wrong_numbers(self._compiled_sums):
+      raise InputError(
+        f"{', '.join(bad)} got a wrong sum over the replicas "
+        f"{', '.join(names)}: {_REMEDY}"
+      )
+    if different := self._different():
+      raise InputError(f"{different} begin with different values: {_REMEDY}")
 
   def check_weights(self) -> None:
     """Checks that weights and optimizer are the same on all replicas.
 
     Raises DivergedError: they are not.
     """
-    if self._several and (pair := self._different()):
+    if self._several and (different := self._different()):
       raise DivergedError(
-        f"the weights or the optimizer of {pair} differ after step "
+        f"the weights or the optimizer of {different} differ after step "
         f"{self._trainer.step}, which is not saved: {_REMEDY}; the next "
         "start resumes the run"
       )
 
-  def _wrong(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
+  def _with_wrong_numbers(
+    self, compiled_wrong: tf.types.experimental.GenericFunction
+  ) -> list[str]:
+    """Returns the names of the replicas that find wrong numbers."""
+    # Other numbers the second time: a stale buffer could hold the first ones.
+    for offset in (1.0, 2.0):
+      counts_here = self._local(compiled_wrong(offset))
+      counts = [
+        x for theirs in self._cluster.exchange(counts_here) for x in theirs
+      ]
+      named = zip(self._names(), counts, strict=True)
+      if bad := [name for name, count in named if count]:
+        return bad
+    return []
+
+  def _make_first_sum(self) -> None:
+    """Makes the first sum over the GPUs of this process.
+
+    Raises:
+      InputError: it fails.
+      HungError: it does not come.
+    """
+    names = ", ".join(self._names())
+    try:
+      first_sum(lambda: self._local(self._compiled_sums(0.0)), names)
+    except tf.errors.OpError as error:
+      if self._cluster.num_workers > 1:  # a worker may be lost
+        raise
+      raise InputError(
+        f"the first sum over {names} failed ({error.message}): {NCCL_REMEDY}, "
+        f"or {_ONE}"
+      ) from error
+
+  def _wrong_copies(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
+    """Returns how many wrong numbers each replica gets of the first device."""
+    strategy = self._cluster.strategy
+    with tf.device(strategy.extended.worker_devices[0]):
+      sent = [offset * x for x in self._patterns()]
+
+    def count(copies: list[tf.Tensor]) -> tf.Tensor:
+      """Returns how many numbers of one replica's copies are wrong."""
+      mine = [offset * x for x in self._patterns()]
+      return _count_different(copies, mine)
+
+    return strategy.run(count, (sent,))
+
+  def _wrong_sums(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
     """Returns, for each replica, how many numbers of test sums are wrong."""
-    shapes = [v.shape for v in self._trainer.model.trainable_variables]
 
     def count() -> tf.Tensor:
       """Returns how many numbers of one replica's sums are wrong."""
       context = tf.distribute.get_replica_context()
       total = context.num_replicas_in_sync
       mine = tf.cast(context.replica_id_in_sync_group, tf.float32) + offset
-      patterns = [_pattern(shape) for shape in shapes]
+      patterns = self._patterns()
       # Integers below 2**24, whose sums are exact in any order.
       sums = context.all_reduce("SUM", [mine * x for x in patterns])
       factor = total * (total - 1) / 2 + total * offset
-      wrong = [s != factor * x for s, x in zip(sums, patterns, strict=True)]
-      return tf.add_n([tf.math.count_nonzero(each) for each in wrong])
+      return _count_different(sums, [factor * x for x in patterns])
 
     return self._cluster.strategy.run(count)
 
+  def _patterns(self) -> list[tf.Tensor]:
+    """Returns 1 to 31 over and over, float32, in the gradients' shapes."""
+    shapes = [v.shape for v in self._trainer.model.trainable_variables]
+    return [_pattern(shape) for shape in shapes]
+
   def _different(self) -> str:
     """Names two replicas whose weights or optimizer differ, if any do."""
-    strategy, trainer = self._cluster.strategy, self._trainer
     # Not the weights themselves, which would take long to exchange.
-    hashes = [hashlib.sha256() for _ in trainer.devices]
-    for variable in trainer.model.variables + trainer.optimizer.variables:
-      copies = strategy.experimental_local_results(variable.value)
-      for digest, copy in zip(hashes, copies, strict=True):
-        digest.update(copy.numpy().tobytes())
-    mine = [digest.hexdigest() for digest in hashes]
-    digests = [x for theirs in self._cluster.exchange(mine) for x in theirs]
+    mine = self._local(self._compiled_checksums())
+    checksums = [x for theirs in self._cluster.exchange(mine) for x in theirs]
     names = self._names()
-    others = [n for n, d in zip(names, digests, strict=True) if d != digests[0]]
+    pairs = zip(names, checksums, strict=True)
+    others = [name for name, number in pairs if number != checksums[0]]
     return f"{names[0]} and {others[0]}" if others else ""
+
+  def _checksums(self) -> tf.distribute.DistributedValues:
+    """Returns a number for each replica's copy of weights and optimizer.
+
+    A change of one number always changes it, and any other almost surely.
+    """
+    trainer = self._trainer
+    variables = [*trainer.model.variables, *trainer.optimizer.variables]
+
+    def checksum() -> tf.Tensor:
+      """Returns the checksum `[]` of one replica's copies, int64."""
+      return tf.add_n(
+        [
+          _checksum(tf.convert_to_tensor(variable.value), seed)
+          for seed, variable in enumerate(variables)
+        ]
+      )
+
+    return self._cluster.strategy.run(checksum)
+
+  def _local(self, numbers: tf.distribute.DistributedValues) -> list[int]:
+    """Returns the numbers of this worker's replicas, once they have them."""
+    results = self._cluster.strategy.experimental_local_results(numbers)
+    return [int(number) for number in results]
 
   def _names(self) -> list[str]:
     """Returns what a message calls the replicas of all workers."""
@@ -102,7 +187,36 @@ class Replicas:
     return [f"{device} of {name}" for name in names for device in devices]
 
 
+def _count_different(
+  ones: list[tf.Tensor], others: list[tf.Tensor]
+) -> tf.Tensor:
+  """Returns in how many numbers tensors differ from others."""
+  pairs = zip(ones, others, strict=True)
+  return tf.add_n([tf.math.count_nonzero(x != y) for x, y in pairs])
+
+
 def _pattern(shape: tf.TensorShape) -> tf.Tensor:
   """Returns 1 to 31 over and over, float32, the same everywhere."""
-  numbers = tf.range(shape.num_elements()) % _PERIOD + 1
-  return tf.reshape(tf.cast(numbers, tf.float32), shape)
+  numbers = tf.range(1.0, _PERIOD + 1)
+  size = shape.num_elements()
+  return tf.reshape(tf.tile(numbers, [size // _PERIOD + 1])[:size], shape)
+
+
+def _checksum(numbers: tf.Tensor, seed: int) -> tf.Tensor:
+  """Returns a sum of the bits of numbers, as integers, by random factors."""
+  if numbers.dtype == tf.bool:
+    numbers = tf.cast(numbers, tf.uint8)
+  bits = tf.cast(tf.bitcast(numbers, _BITS[numbers.dtype.size]), tf.int64)
+  rows = tf.reshape(bits, [-1, bits.shape[-1] if bits.shape.rank else 1])
+  by_row = tf.reduce_sum(rows * _odd_numbers(rows.shape[1], 2 * seed), 1)
+  return tf.reduce_sum(by_row * _odd_numbers(rows.shape[0], 2 * seed + 1))
+
+
+def _odd_numbers(size: int, seed: int) -> np.ndarray:
+  """Returns random odd numbers `[size]`, int64, the same everywhere.
+
+  Modulo 2**64, their product with another number than zero is not zero.
+  """
+  limits = np.iinfo(np.int64)
+  random = np.random.default_rng(seed)
+  return random.integers(limits.min, limits.max, size) | 1

@@ -24,12 +24,17 @@ from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Run, create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
-from charlm.system.choices import kind_of_device, reason_for_one_replica
+from charlm.system.choices import (
+  LEAST_CHECKPOINT_STEPS,
+  kind_of_device,
+  reason_for_one_replica,
+)
 from charlm.system.cluster import Cluster, create_cluster
 from charlm.system.devices import choose_device
 from charlm.system.machine import has_bfloat16
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.announce import (
+  COMPILES,
   describe_text,
   describe_training,
   warn_of_files,
@@ -62,6 +67,7 @@ def train(
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
     LostRunError: nothing can be saved, the folder was taken away, or a worker
       was lost.
+    HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
   if layer:
@@ -117,6 +123,8 @@ def _start(
       vocab, initial, new_characters = _vocabulary_and_initial(
         run_dir=run_dir, run=run, corpus=corpus, config=config, layer=layer
       )
+    if kind_of_device() == "GPU":
+      say(f"{COMPILES}\n")
     # The chief's, since only it has the initial run.
     vocab = cluster.exchange(vocab)[0]
     trainer = _build_trainer(
@@ -158,7 +166,7 @@ def _start(
     bar = ProgressBar(trainer.last_step, steps_per_epoch, step)
     bar.log(describe_training(run_dir, trainer, start, options))
     return TrainingLoop(
-      periods=Periods(options, steps_per_epoch),
+      periods=Periods(options, steps_per_epoch, LEAST_CHECKPOINT_STEPS.here),
       trainer=trainer,
       split=split,
       vocab=vocab,

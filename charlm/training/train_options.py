@@ -32,7 +32,10 @@ class TrainOptions(RunOptions, Config):
     0, "steps between two evaluations; 0: an epoch", between(0)
   )
   checkpoint_every_steps: int = option(
-    0, "steps between two checkpoints; 0: a quarter of an epoch", between(0)
+    0,
+    "steps between two checkpoints; 0: a quarter of an epoch, and 100 at least "
+    "on a GPU",
+    between(0),
   )
   summary_every_steps: int = option(
     0,
@@ -43,7 +46,7 @@ class TrainOptions(RunOptions, Config):
   gru: str = option(
     "auto",
     "GRU layer: fused (charlm's), keras (cuDNN on a GPU), or auto: keras "
-    "on a GPU, else fused, and always fused for bfloat16 and --layer_norm",
+    "on a GPU without --layer_norm, else fused",
     one_of("auto", "fused", "keras"),
   )
   profile_port: int = option(
@@ -68,12 +71,19 @@ class TrainOptions(RunOptions, Config):
 class Periods:
   """Periods in steps: of metrics, of evaluations, and of checkpoints."""
 
-  def __init__(self, options: TrainOptions, steps_per_epoch: int) -> None:
+  def __init__(
+    self,
+    options: TrainOptions,
+    steps_per_epoch: int,
+    least_checkpoint: int = 1,
+  ) -> None:
+    """Takes flags, and the fewest steps between two checkpoints by default."""
     # Enough points for a curve, but a mean of few steps is noise.
     self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
     self.evaluation = options.eval_every_steps or steps_per_epoch
     # What a kill can cost at most.
-    self.checkpoint = options.checkpoint_every_steps or -(-steps_per_epoch // 4)
+    quarter = max(-(-steps_per_epoch // 4), least_checkpoint)
+    self.checkpoint = options.checkpoint_every_steps or quarter
 
   def next_due(self, step: int) -> int:
     """Returns the next step at which one of them ends."""

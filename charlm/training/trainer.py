@@ -1,4 +1,4 @@
-"""The training loop: a gradient step inside `tf.function` under a strategy."""
+"""Training steps: gradients inside `tf.function`, under a strategy."""
 
 import time
 from typing import NamedTuple
@@ -12,12 +12,15 @@ from charlm.data.batches import Batches
 from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import (
   LanguageModel,
+  Masks,
   State,
   model_of,
   num_weights,
+  uniform_numbers,
 )
 from charlm.model.layers import RecurrentLayer
-from charlm.system.choices import kind_of_device, xla_compiles_steps
+from charlm.system.choices import kind_of_device, reason_for_xla
+from charlm.system.devices import NCCL_REMEDY, tensor_float_32
 from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import Adam, build_optimizer
 
@@ -30,8 +33,8 @@ DIVERGED_REMEDY = (
   "lower --learning_rate, or raise --weight_decay, and give a new --run_dir"
 )
 WRONG_SUMS_REMEDY = (
-  "set NCCL_P2P_DISABLE=1 in the environment: GPUs without a working "
-  "peer-to-peer connection return wrong sums"
+  f"{NCCL_REMEDY}: GPUs without a working peer-to-peer connection return wrong "
+  "sums"
 )
 
 
@@ -109,16 +112,20 @@ class Trainer:
     # One trace serves any number of steps: tracing takes seconds.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
-    specs = [windows, tf.TensorSpec(self.train_state.states.shape)]
+    states = tf.TensorSpec(self.train_state.states.shape)
+    specs = [windows, states, tf.TensorSpec([], tf.int32)]
     # AutoGraph's conversion would delay the first step by a second.
     self._compiled = tf.function(self._train_steps, specs, autograph=False)
-    # Several replicas that XLA compiled would wait for each other.
-    alone = strategy.num_replicas_in_sync == 1
-    fast = model.recurrent_layers[0].fast_with_xla
-    self.uses_xla = alone and fast and xla_compiles_steps(config)
-    # A graph of its own for XLA, or traced as a part of `_train_steps`.
-    with_xla = tf.function(self._gradients, autograph=False, jit_compile=True)
-    self._loss_and_gradients = with_xla if self.uses_xla else self._gradients
+    # Empty if XLA does not compile the gradients.
+    self.reason_for_xla = ""
+    self._loss_and_gradients = self._gradients  # traced in `_train_steps`
+    if model.fast_with_xla:
+      num_replicas = strategy.num_replicas_in_sync
+      self.reason_for_xla = reason_for_xla(config, num_replicas)
+    if self.reason_for_xla:  # a graph of its own
+      self._loss_and_gradients = tf.function(
+        self._gradients, autograph=False, jit_compile=True
+      )
     # Now, so that a checkpoint can be restored into its variables.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
@@ -134,9 +141,9 @@ class Trainer:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
-  def train(self, num_steps: int) -> None:
-    """Trains until step `num_steps`; writes, saves and evaluates nothing."""
-    while (left := num_steps - self.step) > 0:
+  def train(self, until_step: int) -> None:
+    """Trains until a step; writes, saves and evaluates nothing."""
+    while (left := until_step - self.step) > 0:
       self.take_steps(self.steps_per_call(left))
 
   def steps_per_call(self, at_most: int) -> int:
@@ -154,7 +161,8 @@ class Trainer:
     """
     step, start = self.step, time.perf_counter()
     # What a profile shows as a step: a call, with the step that it begins at.
-    with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
+    trace = tf.profiler.experimental.Trace("train", step_num=step, _r=1)
+    with trace, tensor_float_32():
       loss = self._run_steps(step, step + num_steps)
     seconds = time.perf_counter() - start
     # The first call also traces, so that the first estimate is too low.
@@ -182,7 +190,7 @@ class Trainer:
     """Runs the steps `start` to `stop` in one call; returns the mean loss."""
     windows = np.stack([self.batches.batch(i) for i in range(start, stop)])
     before = self.train_state.states.read_value()
-    losses, norms, states = self._compiled(windows, before)
+    losses, norms, states = self._compiled(windows, before, tf.constant(start))
     losses, norms = losses.numpy(), norms.numpy()  # [stop - start] each
     if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
       step = start + int(np.argmin(finite))
@@ -200,14 +208,14 @@ class Trainer:
     return float(losses.mean(dtype=np.float64))
 
   def _train_steps(
-    self, windows: tf.Tensor, states: tf.Tensor
+    self, windows: tf.Tensor, states: tf.Tensor, start: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes one step for each of S batches `[S, rows, T + 1]`.
+    """Takes one step for each of N batches `[N, rows, T + 1]`.
 
-    The rows are those of this worker.
+    The rows are those of this worker; `start` is the number of the first step.
 
-    Returns loss and gradient norm of each step, `[S]` each, and the
-      states `[num_layers, B, H]` that the next step goes on from.
+    Returns loss and gradient norm of each step, `[N]` each, and the
+      states `[num_layers, B, S]` that the next step goes on from.
     """
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
 
@@ -218,12 +226,14 @@ class Trainer:
       norms: tf.TensorArray,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
       """Takes the step of batch `i` on all replicas."""
-      loss, norm, after = strategy.run(self._replica_step, (windows[i], states))
-      losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
-      norms = norms.write(i, strategy.reduce("MEAN", norm, axis=None))
-      # All replicas have the states of all rows.
-      states, *_ = strategy.experimental_local_results(after)
-      return i + 1, states, losses, norms
+      with tf.device("CPU:0"):  # what needs it reads it there
+        number = tf.cast(start + i, tf.int64)
+      results = strategy.run(self._replica_step, (windows[i], states, number))
+      # All replicas have the same.
+      loss, norm, states = (
+        strategy.experimental_local_results(result)[0] for result in results
+      )
+      return i + 1, states, losses.write(i, loss), norms.write(i, norm)
 
     losses = tf.TensorArray(tf.float32, num_steps)
     norms = tf.TensorArray(tf.float32, num_steps)
@@ -233,13 +243,13 @@ class Trainer:
     return losses.stack(), norms.stack(), states
 
   def _replica_step(
-    self, windows: tf.Tensor, states: tf.Tensor
+    self, windows: tf.Tensor, states: tf.Tensor, step: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes a replica's part in one step: loss, gradient, and update.
 
-    Takes the windows `[rows of this worker, T + 1]`, and the states of all rows
-    `[num_layers, B, H]`. Returns its rows' share of the loss, the norm of the
-    whole gradient, and the states after the step.
+    Takes the windows `[rows of this worker, T + 1]`, the states of all rows
+    `[num_layers, B, S]`, and the number of the step. Returns loss and gradient
+    norm of the whole batch, and the states after the step.
     """
     context = tf.distribute.get_replica_context()
     rows = tf.shape(windows)[0] // len(self.devices)  # of this replica
@@ -247,28 +257,31 @@ class Trainer:
     here = first - self.batches.rows.start
     # Windows come in the smallest type that holds the ids, and are cast here.
     mine = tf.cast(windows[here : here + rows], tf.int64)  # [rows, T + 1]
-    step = tf.cast(self.optimizer.iterations.value, tf.int64)
-    seed = tf.stack([self._config.seed, step])
+    with tf.device("CPU:0"):
+      seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
       before = self._states_before(states, seed)[:, first : first + rows]
       before = self.model.unpack(before)
-    loss, gradients, after = self._loss_and_gradients(mine, before, seed)
-    gradients = context.all_reduce("SUM", gradients)
+    masks = self.model.dropout_masks(mine[:, :-1], seed)
+    loss, gradients, after = self._loss_and_gradients(mine, before, masks)
+    # Together: a sum over GPUs takes mostly the time of its start.
+    loss, *gradients = context.all_reduce("SUM", [loss, *gradients])
     norm = tf.linalg.global_norm(gradients)
     # A larger limit clips nothing, and its inverse underflows in float32.
     if 0 < (clip_norm := self._config.clip_norm) < 1e37:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
-    self.optimizer.apply_sums(gradients, self.model.trainable_variables)
+    variables = self.model.trainable_variables
+    self.optimizer.apply_sums(gradients, variables, step)
     if self._config.carry_state:
       # Zeros in the place of the other replicas' rows: the sum joins them all.
-      others = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
-      after = tf.pad(self.model.pack(after), others)
+      padding = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
+      after = tf.pad(self.model.pack(after), padding)
       states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
     return loss, norm, states
 
   def _gradients(
-    self, windows: tf.Tensor, before: State | None, seed: tf.Tensor
+    self, windows: tf.Tensor, before: State | None, masks: Masks
   ) -> tuple[tf.Tensor, list[tf.Tensor], State]:
     """Returns loss and gradient of windows `[rows, T + 1]`, and their states.
 
@@ -278,7 +291,7 @@ class Trainer:
     with tf.GradientTape() as tape:
       inputs, targets = windows[:, :-1], windows[:, 1:]
       nats, after = self.model.nats(  # [rows, T]
-        inputs, targets, before, training=True, dropout_seed=seed
+        inputs, targets, before, training=True, dropout_masks=masks
       )
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     variables = [v.value for v in self.model.trainable_variables]
@@ -290,9 +303,7 @@ class Trainer:
   def _states_before(self, states: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns the states of all rows, the initial one in rows to be reset."""
     begins = seed[1] % self.batches.steps_per_epoch == 0
-    seed = tf.random.experimental.stateless_fold_in(seed, _RESETS)
-    shape = [1, states.shape[1], 1]
-    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+    uniform = uniform_numbers([1, states.shape[1], 1], seed, _RESETS)
     # An epoch begins elsewhere in the text, where no state goes on.
     reset = begins | (uniform < self._config.reset_rate)
     return tf.where(reset, self._initial, states)

@@ -17,10 +17,18 @@ from charlm.errors import InputError
 from charlm.experiment import differences
 from charlm.runs.provenance import describe_start
 from charlm.system.cluster import Cluster
+from charlm.system.devices import first_sum
 from charlm.training.train_options import TrainOptions
 
-# These options may differ between workers.
-_OWN = ("run_dir", "corpus", "corpus_cache", "init_from", "profile_port")
+# These may differ between workers. `from_flag_file` says how options are given.
+_OWN = (
+  "run_dir",
+  "corpus",
+  "corpus_cache",
+  "init_from",
+  "profile_port",
+  "from_flag_file",
+)
 # These paths may differ, but all workers must give them or none: the parts of
 # the text depend on that.
 _PATHS = ("eval_corpus", "valid_corpus")
@@ -31,7 +39,9 @@ def check_alike(
 ) -> None:
   """Checks that all workers were started alike.
 
-  Raises InputError: it names what differs, and on which worker.
+  Raises:
+    InputError: it names what differs, and on which worker.
+    HungError: GPUs do not answer.
   """
   if cluster.num_workers == 1:
     return
@@ -45,7 +55,8 @@ def check_alike(
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}
   # Every worker gets the facts of all, so all raise the same error.
-  chiefs, *others = cluster.exchange(facts)
+  over = ", ".join(map(cluster.name, range(cluster.num_workers)))
+  chiefs, *others = first_sum(lambda: cluster.exchange(facts), over)
   for index, theirs in enumerate(others, 1):
     words = f"on {cluster.name(0)}", f"on {cluster.name(index)}"
     if found := differences(chiefs, theirs, words):

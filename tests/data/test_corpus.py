@@ -12,7 +12,7 @@ from charlm.data import corpus, shakespeare
 from charlm.data.cleaning import clean_pieces
 from charlm.data.text_to_ids import encode_text
 from charlm.errors import InputError
-from charlm.system.flags import flags_of_file
+from charlm.system.flags import parse
 
 
 class Parts(NamedTuple):
@@ -210,7 +210,9 @@ def test_splits_of_the_literature(recipe: str, tmp_path: pathlib.Path) -> None:
   least, most = (97, 123) if recipe == "text8" else (0, 256)
   data = rng.integers(least, most, 10**7, dtype=np.uint8).tobytes() + b"abc"
   (tmp_path / recipe).write_bytes(data)
-  config = Config(**flags_of_file(f"{ROOT}/recipes/{recipe}.flags", Config))
+  config = Config(
+    **parse([f"--flagfile={ROOT}/recipes/{recipe}.flags"], Config)
+  )
   text = corpus.load_corpus(config, str(tmp_path / recipe)).text
   split = corpus.split_text(text, config)
   parts = split.train, split.valid, split.eval
@@ -225,7 +227,7 @@ def test_the_split_of_the_penn_treebank(
     text = f" aer banknote <unk> of {name} \n N million \n" * 20
     (tmp_path / f"ptb.{name}.txt").write_text(text)
   monkeypatch.chdir(tmp_path)
-  config = Config(**flags_of_file(f"{ROOT}/recipes/ptb.flags", Config))
+  config = Config(**parse([f"--flagfile={ROOT}/recipes/ptb.flags"], Config))
   text = corpus.load_corpus(config, config.corpus).text
   split = corpus.split_text(text, config)
   for name, part in (

@@ -63,6 +63,7 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
     np.testing.assert_array_equal(old, new)
   again = dynamic.stream(ids)
   np.testing.assert_array_equal(score.nats, again.nats)
+  assert np.isfinite(dynamic.stream(ids[:2]).log_perplexity)
   for length in (0, 1):
     with pytest.raises(InputError, match="the text has fewer than two"):
       dynamic.stream(ids[:length])
@@ -127,16 +128,23 @@ def test_a_model_that_diverges_is_refused(
 
 
 @pytest.mark.parametrize(
-  ("vocab_size", "embedding_dim", "period"),
+  ("vocab_size", "embedding_dim", "num_layers", "period", "xla"),
   # In the second, one weight of the embedding is the only one that is used, so
   # that its scale is 2,000 times the mean: it goes all the way back.
-  [(12, 6, 7), (2000, 1, 1)],
+  [(12, 6, 2, 7, False), (2000, 1, 1, 1, True)],
 )
 def test_steps_follow_the_rule(
-  vocab_size: int, embedding_dim: int, period: int
+  vocab_size: int,
+  embedding_dim: int,
+  num_layers: int,
+  period: int,
+  xla: bool,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+  name = "charlm.evaluation.dynamic.xla_compiles_scores"
+  monkeypatch.setattr(name, lambda _: xla)
   keras.utils.set_random_seed(5)
-  model = build_model(vocab_size, embedding_dim, 10, num_layers=2)
+  model = build_model(vocab_size, embedding_dim, 10, num_layers=num_layers)
   # As many segments as it takes to see the way back to the trained weights.
   # The last segments are short: what fills them up teaches nothing.
   ids = _repetitive(32 * 5 + 6, period)

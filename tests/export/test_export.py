@@ -25,7 +25,12 @@ import numpy as np
 import tensorflow as tf
 
 for path in sys.argv[1:]:
-  {load}
+  if path.endswith(".keras"):
+    import keras  # which a SavedModel does not need
+    step = keras.models.load_model(path)
+  else:
+    model = tf.saved_model.load(path)
+    step = model.serve
   with np.load(path + ".inputs.npz") as file:
     ids, *states = file.values()
   outputs = []
@@ -37,8 +42,6 @@ for path in sys.argv[1:]:
   np.savez(path + ".outputs.npz", *[output.numpy() for output in outputs])
 assert "charlm" not in sys.modules
 """
-_LOAD_SAVED_MODEL = "model = tf.saved_model.load(path); step = model.serve"
-_LOAD_KERAS = "import keras; step = keras.models.load_model(path)"
 
 
 @pytest.fixture(scope="module")
@@ -76,42 +79,31 @@ def _vocabulary(file: pathlib.Path) -> list[str]:
   return vocabulary_from_json(json.loads(file.read_text()))
 
 
-def test_a_saved_model_is_stepped_by_tensorflow_alone(
+def test_models_are_stepped_without_charlm(
   short_run: pathlib.Path,
+  two_layers: pathlib.Path,
   layer_norm_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  runs = [short_run, layer_norm_run]
-  paths = [tmp_path / "new folder" / run.name for run in runs]
-  for run, path in zip(runs, paths, strict=True):
+  exported = []
+  for run in (short_run, layer_norm_run):
+    path = tmp_path / "new folder" / run.name
     _export(run, path, "saved_model")
     assert capsys.readouterr().out == f"{path}\n"
-    assert _vocabulary(path / "vocabulary.json") == open_run(run).vocab
-    _write_inputs(run, path)
-  code = _USE.format(load=_LOAD_SAVED_MODEL)
-  subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=tmp_path)
-  for run, path in zip(runs, paths, strict=True):
-    _assert_outputs(run, path)
-
-
-def test_a_keras_file_is_stepped_by_keras_alone(
-  short_run: pathlib.Path,
-  two_layers: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  runs = [short_run, two_layers]
-  paths = [tmp_path / f"{run.name}.keras" for run in runs]
-  for run, path in zip(runs, paths, strict=True):
+    exported.append((run, path, path / "vocabulary.json"))
+  for run in (short_run, two_layers):
+    path = tmp_path / f"{run.name}.keras"
     _export(run, path, "keras")
     vocabulary = path.with_suffix(".vocabulary.json")
     assert capsys.readouterr().out == f"{path}\n{vocabulary}\n"
+    exported.append((run, path, vocabulary))
+  for run, path, vocabulary in exported:
     assert _vocabulary(vocabulary) == open_run(run).vocab
     _write_inputs(run, path)
-  code = _USE.format(load=_LOAD_KERAS)
-  subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=tmp_path)
-  for run, path in zip(runs, paths, strict=True):
+  paths = [path for _, path, _ in exported]
+  subprocess.run([sys.executable, "-c", _USE, *paths], check=True, cwd=tmp_path)
+  for run, path, _ in exported:
     _assert_outputs(run, path)
 
 

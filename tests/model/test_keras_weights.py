@@ -13,7 +13,7 @@ import eval as eval_program
 import train as train_program
 from charlm.data.vocabulary import encode, vocabulary_from_json
 
-pytestmark = pytest.mark.usefixtures("unsampled")
+pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 # What the model below saved in Keras 2, with a vocabulary of the tests' corpus.
 _KERAS_2 = pathlib.Path(__file__).parent / "keras_2" / "model"

@@ -12,7 +12,7 @@ import charlm
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU
 from charlm.model.keras_weights import _weight_specs
-from charlm.model.language_model import _dropout, model_of
+from charlm.model.language_model import model_of
 
 
 @pytest.fixture(
@@ -148,8 +148,10 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
   ids = _ids(3, 5)
 
   def train(seed: list[int] | None) -> np.ndarray:
-    seed = None if seed is None else tf.constant(seed)
-    return model(ids, training=True, dropout_seed=seed).numpy()
+    masks = None
+    if seed:
+      masks = model.dropout_masks(ids, tf.constant(seed))
+    return model(ids, training=True, dropout_masks=masks).numpy()
 
   np.testing.assert_array_equal(model(ids), model(ids))
   np.testing.assert_array_equal(train([0, 1]), train([0, 1]))
@@ -160,13 +162,13 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
 
 
 def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
-  ones, seed = tf.ones([40, 50, 20]), tf.constant([1, 2])
-  x = _dropout(x=ones, rate=0.3, seed=seed, layer=0).numpy()
+  model = build_model(12, 20, 20, dropout_rate=0.3)
+  masks = model.dropout_masks(_ids(40, 50), tf.constant([1, 2]))
+  x = model._drop(tf.ones([40, 50, 20]), masks[0]).numpy()
   np.testing.assert_allclose(x[x != 0], 1 / 0.7, rtol=1e-6)
   # 40,000 draws: four standard deviations are 0.0092.
   assert abs((x == 0).mean() - 0.3) < 0.01
-  other = _dropout(x=ones, rate=0.3, seed=seed, layer=1)
-  assert ((x == 0) != (other.numpy() == 0)).any()
+  assert (masks[0] != masks[1]).numpy().any()
 
 
 def test_a_reader_may_compile_and_fit(lines: list[str]) -> None:

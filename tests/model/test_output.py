@@ -23,7 +23,7 @@ def _gradients(
       ids[:, 1:],
       states,
       training=True,
-      dropout_seed=tf.constant([1, 2]),
+      dropout_masks=model.dropout_masks(ids[:, :-1], tf.constant([1, 2])),
     )
     loss = tf.reduce_sum(nats * weights)
   gradients = tape.gradient(loss, [*variables, carried])

@@ -38,17 +38,18 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
   args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
   # Lines have the first character and a newline at the end, too.
   for protocol, number, num_bytes in (("stream", 16, 18), ("lines", 18, 20)):
-    more = [f"--protocol={protocol}"]
-    assert eval_program.main([*args, *more]) == 0
-    out, err = capsys.readouterr()
-    assert f"{number}, 2 of them unknown" in out
-    assert "without unknown     " in out
-    assert err.endswith(": 'î' 'ï'\n")
-    assert eval_program.main([*args, *more, "--json"]) == 0
+    assert eval_program.main([*args, f"--protocol={protocol}", "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
+    assert score["num_characters"] == number
     assert score["num_unknown"] == 2
     assert score["log_perplexity_known"] < score["log_perplexity"]
     assert score["unit"] == "character"
     expected = pytest.approx(score["bits_per_character"] * number / num_bytes)
     assert score["bits_per_byte"] == expected
-    assert f"\nbits per byte       {score['bits_per_byte']:.4f}\n" in out
+  # As it was scored last.
+  assert eval_program.main([*args, "--protocol=lines"]) == 0
+  out, err = capsys.readouterr()
+  assert err.endswith(": 'î' 'ï'\n")
+  assert "18, 2 of them unknown" in out
+  assert "without unknown     " in out
+  assert f"\nbits per byte       {score['bits_per_byte']:.4f}\n" in out

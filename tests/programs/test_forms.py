@@ -31,6 +31,7 @@ def _json(args: list[str], capsys: pytest.CaptureFixture) -> dict:
   return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_any_script_trains_scores_and_samples(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -118,7 +119,7 @@ def test_a_run_is_the_same_in_any_form(
   assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.usefixtures("unsampled")
+@pytest.mark.usefixtures("quick_evaluations")
 def test_max_steps_can_be_raised_but_not_under_a_schedule(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
@@ -144,7 +145,7 @@ def test_eval_and_valid_texts_may_be_files(
   (tmp_path / "valid").write_text("of night\n")
   args = [*train_args, f"--eval_corpus={tmp_path}/eval", "--min_count=2"]
   args += [f"--valid_corpus={tmp_path}/valid", f"--run_dir={tmp_path}/run"]
-  args.append("--epochs=0")
+  args.append("--max_steps=1")
   assert train_program.main(args) == 0
   warned = capsys.readouterr().err.splitlines()
   assert len(warned) == 2  # a line in both texts, and characters not in one
@@ -152,13 +153,11 @@ def test_eval_and_valid_texts_may_be_files(
   assert eval_text == "the king\nzzz yyy\n" + lines[0]
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 3
   # The continuation begins with the text itself, not with "[UNK]".
-  args[args.index("--epochs=0")] = "--max_steps=1"
-  assert train_program.main([*args, f"--run_dir={tmp_path}/trained"]) == 0
-  record = metrics(tmp_path / "trained", "eval")[-1]
+  record = metrics(tmp_path / "run", "eval")[-1]
   assert record["continuation"].startswith(eval_text[:100])
 
 
-@pytest.mark.usefixtures("unsampled")
+@pytest.mark.usefixtures("quick_evaluations")
 def test_rare_characters_are_read_as_unknown(
   train_args: list[str],
   lines: list[str],

@@ -19,7 +19,7 @@ from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 
-pytestmark = pytest.mark.usefixtures("unsampled")
+pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 
 def _train(args: list[str], run_dir: pathlib.Path, *more: str) -> pathlib.Path:
@@ -139,7 +139,7 @@ def test_protocols(
   )
 
 
-@pytest.mark.parametrize("how", [[], ["--protocol=lines"], ["--dynamic"]])
+@pytest.mark.parametrize("how", [[], ["--protocol=lines"]])
 def test_texts_of_two_characters_have_a_score(
   how: list[str],
   valid_run: pathlib.Path,

@@ -69,6 +69,7 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
   assert _files(tmp_path) == before
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_damaged_checkpoint_is_one_line_and_no_more(
   args: list[str],
   valid_run: pathlib.Path,

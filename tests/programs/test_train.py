@@ -73,11 +73,11 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   assert {"command", "commit", "cores", "intra_op_threads"} <= start.keys()
 
 
-@pytest.mark.usefixtures("unsampled")
+@pytest.mark.usefixtures("quick_evaluations")
 def test_few_windows_are_trained_by_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr("charlm.system.devices.most_replicas", lambda: 2)
+  monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
   for size, num_replicas in ((16, 1), (24, 2)):
     run = tmp_path / str(size)
     args = [*train_args, f"--run_dir={run}", "--num_replicas=0", "--epochs=0"]
@@ -114,7 +114,7 @@ def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
   assert numbers(tmp_path / "run") == numbers(short_run)
 
 
-@pytest.mark.usefixtures("unsampled")
+@pytest.mark.usefixtures("quick_evaluations")
 def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -133,6 +133,7 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
   assert "loss after step 30 is not finite" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -156,6 +157,7 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
   assert steps == {"ckpt-9", "ckpt-12", "ckpt-15"}
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 @pytest.mark.parametrize(
   ("data", "chars"),
   [

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import pytest
 from helpers import Program
 
 import train as train_program
@@ -40,6 +41,7 @@ def _newest(run: pathlib.Path) -> int:
   return max((int(path.stem.split("-")[1]) for path in paths), default=0)
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
   train_args: list[str],
   tmp_path: pathlib.Path,

@@ -77,7 +77,7 @@ def test_no_other_folder_matches_the_name(tmp_path: pathlib.Path) -> None:
   assert [_files(other.latest) for other in others] == before
 
 
-@pytest.mark.usefixtures("unsampled")
+@pytest.mark.usefixtures("quick_evaluations")
 def test_all_programs_work_there(
   train_args: list[str],
   tmp_path: pathlib.Path,

@@ -54,12 +54,6 @@ def generator(model: GRULM) -> GenerativeModel:
 
 
 @pytest.fixture(scope="module")
-def cooler(model: GRULM) -> GenerativeModel:
-  """One at temperature 0.8."""
-  return GenerativeModel(model, VOCAB, 0.8)
-
-
-@pytest.fixture(scope="module")
 def greedy(model: GRULM) -> GenerativeModel:
   """One that draws the likeliest characters."""
   return GenerativeModel(model, VOCAB, temperature=0)
@@ -71,12 +65,12 @@ def _ask(
   prefix: str,
   num_samples: int = 1,
   seed: int = 0,
-  stop: str = "",
+  **others: Any,
 ) -> Request:
   """Returns a request at the temperature and limits of a generator."""
-  text = {"prefix": prefix, "stop": stop, "num_chars": num_chars}
+  text = {"prefix": prefix, "num_chars": num_chars}
   numbers = {"num_samples": num_samples, "seed": seed}
-  return dataclasses.replace(generator._request, **text, **numbers)
+  return dataclasses.replace(generator._request, **text, **numbers, **others)
 
 
 def _texts(generator: GenerativeModel, *args: Any, **kwargs: Any) -> list[str]:
@@ -429,16 +423,6 @@ def test_impossible_options_are_refused(
     GenerativeModel(model, VOCAB, **options)
 
 
-def test_the_outermost_options_draw_characters(model: GRULM) -> None:
-  for temperature, outermost in (
-    (0.001, {"top_k": 10**6, "top_p": 1e-6}),
-    (1000.0, {"top_k": 10**6, "min_p": 1.0}),
-    (1000.0, {"top_p": 1e-6}),
-  ):
-    generator = GenerativeModel(model, VOCAB, temperature, **outermost)
-    assert set(_texts(generator, 99, "a")[0]) <= set(VOCAB[2:])
-
-
 def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
   for prefix in ("a", "abc"):
     assert generator.generate_n_chars(0, prefix) == prefix
@@ -457,21 +441,33 @@ def test_without_a_prefix_a_text_starts_a_line(
   assert [generator.generate_n_chars(30, "")] == expected
 
 
+@pytest.mark.parametrize(
+  "only",
+  [
+    {"top_k": 1},
+    {"top_k": 10**6, "top_p": 1e-6},
+    {"top_k": 10**6, "min_p": 1.0},
+  ],
+)
 def test_the_likeliest_alone_is_greedy(
-  model: GRULM, greedy: GenerativeModel
+  model: GRULM, greedy: GenerativeModel, only: dict[str, Any]
 ) -> None:
   expected = _texts(greedy, 60, "The ")
-  for only in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
-    generator = GenerativeModel(model, VOCAB, 0.7, **only)
-    assert _texts(generator, 60, "The ") == expected
+  generator = GenerativeModel(model, VOCAB, 0.7, **only)
+  assert _texts(generator, 60, "The ") == expected
+  for outermost in (0.001, 1000.0):
+    assert _texts(generator, 60, "The ", temperature=outermost) == expected
 
 
 def test_limits_that_limit_nothing_change_nothing(
   model: GRULM, generator: GenerativeModel
 ) -> None:
-  free = _texts(generator, 200, "The ")
   limits = {"top_k": 10**6, "top_p": 1.0, "min_p": 0.0}
-  assert _texts(GenerativeModel(model, VOCAB, **limits), 200, "The ") == free
+  unlimited = GenerativeModel(model, VOCAB, **limits)
+  for temperature in (0.001, 1.0, 1000.0):
+    free = _texts(generator, 200, "The ", temperature=temperature)
+    assert _texts(unlimited, 200, "The ", temperature=temperature) == free
+    assert set(free[0]) <= set(VOCAB[2:])
 
 
 @pytest.mark.parametrize("num_numbers", [1, 82 * 7, 2**17])
@@ -506,23 +502,24 @@ def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
 
 @pytest.mark.parametrize("stop", ["", "e", "th", "zzzz"])
 def test_a_streamed_sample_is_the_same(
-  cooler: GenerativeModel, stop: str
+  generator: GenerativeModel, stop: str
 ) -> None:
-  request = _ask(cooler, 1300, "The ", seed=5, stop=stop)
-  (sample,) = cooler.sample(request)
-  whole = join_pieces(list(cooler.stream(request)))
+  request = _ask(generator, 1300, "The ", seed=5, stop=stop, temperature=0.8)
+  (sample,) = generator.sample(request)
+  whole = join_pieces(list(generator.stream(request)))
   assert (whole.text, whole.stopped) == (sample.text, sample.stopped)
   np.testing.assert_array_equal(whole.log_probs, sample.log_probs)
 
 
 def test_a_text_ends_before_the_string_that_stops_it(
-  cooler: GenerativeModel,
+  generator: GenerativeModel,
 ) -> None:
-  whole = cooler.sample(_ask(cooler, 2000, "The ", 9))
+  request = _ask(generator, 2000, "The ", 9, temperature=0.8)
+  whole = generator.sample(request)
   for size in (1, 2, 3):
     # Such that it lies across two pieces in one of them.
     stop = whole[0].text[64 - size + 1 : 65]
-    cut = cooler.sample(_ask(cooler, 2000, "The ", 9, stop=stop))
+    cut = generator.sample(dataclasses.replace(request, stop=stop))
     for sample, text in zip(
       cut, (sample.text for sample in whole), strict=True
     ):

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import importlib.metadata
 import pathlib
 
 import pytest
@@ -161,3 +162,31 @@ def test_the_generations_that_the_wheel_has_code_for(
     usable or capability[0] >= 10
   )
   assert not cuda.has_code((8, 6), ["sm_89"])
+
+
+class ManagementLibrary:
+  """What `libnvidia-ml.so.1` offers of itself."""
+
+  def nvmlInit_v2(self) -> int:
+    return 0
+
+  def nvmlSystemGetDriverVersion(self, version: ctypes.Array, size: int) -> int:
+    version.value = b"570.86.10"
+    return 0
+
+
+def test_the_versions_that_a_start_notes(
+  machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def version(wheel: str) -> str:
+    if wheel != "nvidia-nccl-cu12":
+      raise importlib.metadata.PackageNotFoundError(wheel)
+    return "2.32.3"
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  built_for = {"cuda_version": "12.5.1"}
+  expected = {"cuda": "12.5.1 or later", "cudnn": "unknown", "nccl": "2.32.3"}
+  assert cuda.versions(built_for) == {"driver": "unknown", **expected}
+  library = ManagementLibrary()
+  monkeypatch.setattr(ctypes, "CDLL", {"libnvidia-ml.so.1": library}.get)
+  assert cuda.versions(built_for) == {"driver": "570.86.10", **expected}

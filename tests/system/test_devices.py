@@ -5,8 +5,9 @@ import pathlib
 import keras
 import pytest
 import tensorflow as tf
-from helpers import build_model
+from helpers import Gpus, build_model, pretend_gpus
 
+import sample as sample_program
 import train as train_program
 from charlm.errors import InputError
 from charlm.model.gru import FusedGRU
@@ -125,55 +126,11 @@ def test_gpus_that_are_hidden_are_no_surprise(
     choose_device("gpu")
 
 
-class Gpus:
-  """GPUs of some compute capabilities that TensorFlow lists."""
-
-  def __init__(self, *capabilities: tuple[int, int]) -> None:
-    self._capabilities = capabilities
-    self.physical = [
-      tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU")
-      for i in range(len(capabilities))
-    ]
-    self.visible = self.physical
-    self.starts = True
-
-  def list_visible(self, kind: str) -> list[tf.config.PhysicalDevice]:
-    return self.visible if kind == "GPU" else []
-
-  def list_physical(self, kind: str) -> list[tf.config.PhysicalDevice]:
-    return self.physical if kind == "GPU" else []
-
-  def see(self, gpus: list[tf.config.PhysicalDevice], kind: str) -> None:
-    self.visible = gpus
-
-  def details(self, gpu: tf.config.PhysicalDevice) -> dict:
-    index = self.physical.index(gpu)
-    capability = self._capabilities[index]
-    return {"device_name": f"GPU {index}", "compute_capability": capability}
-
-  def start(self, kind: str) -> None:
-    if self.visible and not self.starts:
-      raise tf.errors.InternalError(None, None, "cudaGetDevice() failed")
-
-
-def _pretend(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
-  built = {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]}
-  monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: built)
-  monkeypatch.setattr(tf.config, "get_visible_devices", gpus.list_visible)
-  monkeypatch.setattr(tf.config, "list_physical_devices", gpus.list_physical)
-  monkeypatch.setattr(tf.config, "set_visible_devices", gpus.see)
-  monkeypatch.setattr(tf.config, "list_logical_devices", gpus.start)
-  experimental = tf.config.experimental
-  monkeypatch.setattr(experimental, "get_device_details", gpus.details)
-  for name in ("set_memory_growth", "enable_tensor_float_32_execution"):
-    monkeypatch.setattr(experimental, name, lambda *_: None)
-
-
 def test_a_card_that_tensorflow_has_no_code_for_leaves_the_cpu(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   gpus = Gpus((12, 0))
-  _pretend(monkeypatch, gpus)
+  pretend_gpus(monkeypatch, gpus)
   with pytest.raises(InputError, match=r"for GPU 0, .* 12\.0: give --device"):
     choose_device("gpu")
   choose_device("auto")
@@ -186,7 +143,7 @@ def test_the_other_cards_remain(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   gpus = Gpus((12, 0), (8, 9), (9, 0))
-  _pretend(monkeypatch, gpus)
+  pretend_gpus(monkeypatch, gpus)
   choose_device("gpu")
   assert gpus.visible == gpus.physical[1:]
   (line,) = capsys.readouterr().err.splitlines()
@@ -203,7 +160,7 @@ def test_a_gpu_that_cannot_be_started_is_one_line(
 ) -> None:
   gpus = Gpus((8, 9))
   gpus.starts = False
-  _pretend(monkeypatch, gpus)
+  pretend_gpus(monkeypatch, gpus)
   monkeypatch.setattr(devices, "driver_problem", str)
   assert train_program.main([*train_args, f"--run_dir={trained_run}"]) == 2
   (line,) = capsys.readouterr().err.splitlines()
@@ -216,7 +173,39 @@ def test_a_gpu_whose_driver_is_too_old_is_told_so(
 ) -> None:
   gpus = Gpus((8, 9))
   gpus.starts = False
-  _pretend(monkeypatch, gpus)
+  pretend_gpus(monkeypatch, gpus)
   monkeypatch.setattr(devices, "driver_problem", lambda: "install driver 525")
   with pytest.raises(InputError, match="install driver 525, or give"):
     choose_device("auto")
+
+
+def test_only_the_gpus_that_are_used_are_opened(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  for batch_size, num_replicas, used in ((6, 0, 3), (8, 0, 2), (8, 1, 1)):
+    gpus = Gpus((8, 9), (8, 9), (8, 9))
+    pretend_gpus(monkeypatch, gpus)
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
+    strategy = devices.create_strategy(num_replicas, batch_size)
+    assert strategy == ["GPU:0", "GPU:1", "GPU:2"][:used]
+    assert gpus.visible == gpus.physical[:used]
+    assert devices.most_replicas() == 3
+
+
+@pytest.mark.parametrize(
+  ("texts", "device", "chosen"),
+  [(8, "auto", "cpu"), (9, "auto", "auto"), (1, "gpu", "gpu")],
+)
+def test_few_texts_are_sampled_on_the_cpu(
+  texts: int,
+  device: str,
+  chosen: str,
+  trained_run: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  asked = []
+  monkeypatch.setattr(devices, "choose_device", asked.append)
+  args = ["sample.py", f"--run_dir={trained_run}", f"--device={device}"]
+  args += [f"--num_samples={texts}", "--num_chars=1"]
+  assert sample_program.main(args) == 0
+  assert asked == [chosen]

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import subprocess
 import sys
 
 import pytest
@@ -29,3 +30,26 @@ def test_the_garbage_collector_is_on_after_a_failed_import() -> None:
   with pytest.raises(ModuleNotFoundError):
     import_quietly("no_such_module")
   assert gc.isenabled()
+
+
+_HANGS = """
+import sys, threading
+from charlm.errors import HungError
+from charlm.options import RunOptions
+from charlm.system.process import run_command
+
+def command(options):
+  print("printed")
+  threading.Thread(target=threading.Event().wait).start()
+  raise HungError("no answer: turn it off")
+
+sys.exit(run_command(command, RunOptions, ["train.py"], ""))
+"""
+
+
+def test_a_call_that_hangs_does_not_keep_the_program() -> None:
+  program = [sys.executable, "-c", _HANGS]
+  done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+  assert done.returncode == 2
+  assert done.stdout == "printed\n"
+  assert done.stderr == "train.py: no answer: turn it off\n"

@@ -5,16 +5,15 @@ its end: a copy is what a kill would have left. Gone on from, each must end as
 the run that nothing disturbed.
 """
 
-import contextlib
 import pathlib
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import soak
 import tensorflow as tf
-from helpers import Once
+from helpers import Once, evaluating_quickly
 
 import train as train_program
 from charlm.runs import metrics as metrics_module
@@ -32,14 +31,6 @@ def args(train_args: list[str]) -> list[str]:
 
 def _train(args: list[str], run_dir: pathlib.Path) -> int:
   return train_program.main([*args, f"--run_dir={run_dir}"])
-
-
-@contextlib.contextmanager
-def _quick() -> Iterator[pytest.MonkeyPatch]:
-  """Draws no samples, which take longer than the rest."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
-    yield patch
 
 
 def _copy_instants(
@@ -79,7 +70,7 @@ def _copy_instants(
       shutil.copytree(run_dir, folder / "saved", dirs_exist_ok=True)
     return done
 
-  with _quick() as patch:
+  with evaluating_quickly() as patch:
     patch.setattr(Metrics, "write", writing)
     patch.setattr(tf.train.CheckpointManager, "save", saving)
     patch.setattr(Checkpoints, "save_if_best", keeping)
@@ -95,7 +86,7 @@ def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
       signal.raise_signal(signal.SIGTERM)
     evaluate(loop, step)
 
-  with _quick() as patch:
+  with evaluating_quickly() as patch:
     patch.setattr(TrainingLoop, "_write_evaluation", stopped)
     assert _train(args, run_dir) == 128 + signal.SIGTERM
 
@@ -169,7 +160,7 @@ def test_a_kill_is_made_up_for(
 ) -> None:
   run_dir = shutil.copytree(instants / step / instant, tmp_path / "run")
   damage(run_dir)
-  with _quick():
+  with evaluating_quickly():
     assert _train(args, run_dir) == 0
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
@@ -204,11 +195,11 @@ def test_a_full_disk_is_code_4_and_made_up_for(
     save(manager, checkpoint_number=checkpoint_number)
 
   run_dir = shutil.copytree(instants / start, tmp_path / "run")
-  with _quick() as patch:
+  with evaluating_quickly() as patch:
     patch.setattr(metrics_module, "append_lines", appending)
     patch.setattr(tf.train.CheckpointManager, "save", saving)
     assert _train(args, run_dir) == 4
-  with _quick():
+  with evaluating_quickly():
     assert _train(args, run_dir) == 0
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
@@ -221,7 +212,7 @@ def test_lost_metrics_leave_the_best_checkpoint(
 ) -> None:
   run_dir = shutil.copytree(instants / "stopped", tmp_path / "run")
   (run_dir / "metrics.jsonl").unlink()
-  with _quick():
+  with evaluating_quickly():
     assert _train(args, run_dir) == 0
   assert capsys.readouterr().err.count("\n") == 1
   for name in ("checkpoints", "best"):

@@ -1,6 +1,7 @@
 """Replicas that compute something else are found before it does harm."""
 
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import metrics
+from tensorflow.python.distribute.values import PerReplica
 
 import train
 from charlm.config import Config
 from charlm.data.batches import Batches
-from charlm.errors import DivergedError, InputError
+from charlm.errors import DivergedError, HungError, InputError
+from charlm.system import devices
 from charlm.system.cluster import Cluster
+from charlm.training import replica_checks
 from charlm.training.replica_checks import Replicas
 from charlm.training.trainer import Trainer, build_trainer
 
@@ -91,6 +95,16 @@ def _right(value: Any, result: Any) -> Any:
   return result
 
 
+def _hangs(value: Any, result: Any) -> Any:
+  def sleep(copy: np.ndarray) -> np.ndarray:
+    time.sleep(0.5)
+    return copy
+
+  return _map(
+    lambda i, copy: tf.numpy_function(sleep, [copy], tf.float32), result
+  )
+
+
 def _replicas(fault: Callable[..., Any]) -> tuple[Replicas, Trainer]:
   strategy = tf.distribute.MirroredStrategy(
     _DEVICES, cross_device_ops=_Faulty(fault)
@@ -115,10 +129,67 @@ def test_a_wrong_sum_is_refused(fault: Callable[..., Any]) -> None:
   assert "--num_replicas=1" in text
 
 
+@pytest.fixture
+def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Pretends that the replicas are GPUs."""
+  for module in (
+    "training.replica_checks",
+    "training.trainer",
+    "system.devices",
+  ):
+    name = f"charlm.{module}.kind_of_device"
+    monkeypatch.setattr(name, lambda: "GPU")
+
+
+@pytest.mark.usefixtures("on_gpus")
 def test_right_sums_and_equal_weights_pass() -> None:
   replicas, _ = _replicas(_right)
   replicas.check_start()
   replicas.check_weights()
+
+
+@pytest.mark.usefixtures("on_gpus")
+def test_a_wrong_copy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+  replicas, _ = _replicas(_right)
+  run = tf.distribute.MirroredStrategy.run
+
+  def corrupting(
+    strategy: tf.distribute.Strategy, step: Callable, args: tuple = ()
+  ) -> Any:
+    """Changes one number of the last tensor that the second replica gets."""
+    if not args:
+      return run(strategy, step)
+    ((*first, last),) = args
+    indices = [[size - 1 for size in last.shape]]
+    wrong = tf.tensor_scatter_nd_add(last, indices, [1.0])
+    return run(strategy, step, args=([*first, PerReplica([last, wrong])],))
+
+  monkeypatch.setattr(tf.distribute.MirroredStrategy, "run", corrupting)
+  with pytest.raises(InputError, match=r"^CPU:1 got a wrong copy.*IOMMU"):
+    replicas.check_start()
+
+
+@pytest.mark.usefixtures("on_gpus")
+def test_a_sum_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
+  replicas, _ = _replicas(_hangs)
+  with pytest.raises(HungError, match="CPU:0, CPU:1 did not come") as error:
+    replicas.check_start()
+  assert error.value.exit_code == 2
+  for remedy in ("NCCL_P2P_DISABLE=1", "IOMMU", "ACS", "--num_replicas=1"):
+    assert remedy in str(error.value)
+
+
+@pytest.mark.usefixtures("on_gpus")
+def test_a_sum_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+  replicas, _ = _replicas(_right)
+
+  def fail(offset: float) -> None:
+    raise tf.errors.InternalError(None, None, "unhandled system error")
+
+  monkeypatch.setattr(replicas, "_compiled_sums", fail)
+  with pytest.raises(InputError, match=r"unhandled system error.*NCCL_P2P"):
+    replicas.check_start()
 
 
 # The lowest bit, and the sign, in which 0.0 and -0.0 differ.
@@ -133,6 +204,34 @@ def test_one_bit_of_one_number_is_found(of: str, bits: int) -> None:
   with pytest.raises(DivergedError, match="CPU:0 and CPU:1 differ") as error:
     replicas.check_weights()
   assert "NCCL_P2P_DISABLE=1" in str(error.value)
+
+
+def test_any_bit_changes_the_checksum() -> None:
+  rng = np.random.default_rng(0)
+  for dtype, of_bits in (
+    (tf.float32, np.uint32),
+    (tf.bfloat16, np.uint16),
+    (tf.int64, np.uint64),
+    (tf.uint8, np.uint8),
+  ):
+    width = np.iinfo(of_bits).bits
+    bits = rng.integers(0, 2**width, [3, 5], of_bits)
+
+    def checksum(bits: np.ndarray, dtype: tf.DType = dtype) -> int:
+      numbers = tf.bitcast(tf.constant(bits), dtype)
+      return int(replica_checks._checksum(numbers, seed=1))
+
+    found = {checksum(bits), checksum(np.roll(bits, 1)), checksum(bits[::-1])}
+    for bit in range(width):
+      changed = bits.copy()
+      changed[bit % 3, bit % 5] ^= of_bits(1 << bit)
+      found.add(checksum(changed))
+    assert len(found) == 3 + width
+  one, other = (
+    int(replica_checks._checksum(tf.constant(each), seed=1))
+    for each in ([True, False], [False, True])
+  )
+  assert one != other
 
 
 def _flip(of: Any, bits: int = 1) -> None:
@@ -170,14 +269,14 @@ def test_replicas_that_drift_apart_are_not_saved(
 
 
 def test_a_loss_that_is_not_finite_on_gpus_names_their_connection(
-  monkeypatch: pytest.MonkeyPatch,
+  request: pytest.FixtureRequest,
 ) -> None:
   _, trainer = _replicas(_right)
   trainer.model.dense.bias.assign(np.full(9, np.nan))
   with pytest.raises(DivergedError) as error:
     trainer.train(2)
   assert "NCCL" not in str(error.value)
-  monkeypatch.setattr("charlm.training.trainer.kind_of_device", lambda: "GPU")
+  request.getfixturevalue("on_gpus")
   with pytest.raises(DivergedError, match="NCCL_P2P_DISABLE=1") as error:
     trainer.train(3)
   assert "--learning_rate" in str(error.value)

@@ -16,6 +16,7 @@ from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
 from charlm.system import choices
 from charlm.system.devices import create_strategy, largest_divisor
+from charlm.training import trainer as trainer_module
 from charlm.training.optimizer import build_optimizer
 from charlm.training.trainer import Trainer, TrainMetrics, build_trainer
 
@@ -84,10 +85,14 @@ EVERYTHING = {
 @pytest.mark.parametrize(
   ("config", "replicas", "tolerance"),
   [
-    (EVERYTHING | {"layer_norm": True}, (1, 4), 1e-5),
+    (EVERYTHING | {"layer_norm": True, "num_layers": 1}, (1, 4), 1e-5),
     (EVERYTHING | {"optimizer": "muon"}, (1, 2), 1e-6),
-    (EVERYTHING | {"optimizer": "muon", "layer": "lstm"}, (1, 2), 1e-6),
-    (EVERYTHING | {"optimizer": "muon", "layer": "mingru"}, (1, 4), 1e-6),
+    (
+      EVERYTHING | {"optimizer": "muon", "layer": "lstm", "num_layers": 1},
+      (1, 2),
+      1e-6,
+    ),
+    (EVERYTHING | {"optimizer": "muon", "layer": "mingru"}, (1, 2), 1e-6),
   ],
 )
 def test_replica_counts_train_the_same_model(
@@ -235,7 +240,8 @@ def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
     variables = one.model.trainable_variables
     rng = np.random.default_rng(0)
     gradients = [rng.normal(size=v.shape).astype(np.float32) for v in variables]
-    one.optimizer.apply_sums([*map(tf.constant, gradients)], variables)
+    tensors = [*map(tf.constant, gradients)]
+    one.optimizer.apply_sums(tensors, variables, one.optimizer.iterations.value)
     kernels = [v for v in variables if v.path.endswith("kernel")]
     updates.append([v.numpy() for v in kernels if "gru_cell" in v.path])
   for exact, rounded in zip(*updates, strict=True):
@@ -508,21 +514,23 @@ def test_a_gradient_that_is_not_finite_on_one_replica_stops_it_too() -> None:
     one.train(10)
 
 
-def test_few_windows_train_the_same_model_with_and_without_xla(
-  few_windows: int, monkeypatch: pytest.MonkeyPatch
+def test_xla_trains_the_same_model_on_each_replica(
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  options = EVERYTHING | {"layer_norm": True, "dropout_rate": 0.0}
-  results, counts = [], []
-  for most in (few_windows, 0):
-    monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", most)
-    one = trainer(1, rnn_units=64, **options)
-    counts.append(one.uses_xla)
+  options = EVERYTHING | {"layer_norm": True}  # dropout, too: equal masks
+  results = []
+  for reason in ("as on a GPU", ""):
+    monkeypatch.setattr(
+      trainer_module, "reason_for_xla", lambda *_, r=reason, **__: r
+    )
+    one = trainer(2, rnn_units=64, **options)
+    assert one.reason_for_xla == reason
     # No small sums, whose rounding layer normalisation would scale up.
     start = [4 * array if array.ndim > 1 else array for array in weights(one)]
     one.model.set_weights(start)
     one.train(10)
+    _assert_replicas_hold_the_same_weights(one, 2)
     results.append([*weights(one), one.train_state.states.numpy()])
-  assert counts == [True, False]
   for mine, other in zip(*results, strict=True):
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
   moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
@@ -533,8 +541,8 @@ def test_xla_is_for_one_replica(
   few_windows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", few_windows)
-  assert trainer(1).uses_xla
-  assert not trainer(2).uses_xla
+  assert trainer(1).reason_for_xla
+  assert not trainer(2).reason_for_xla
 
 
 def test_replicas_default_to_a_divisor_of_the_batch() -> None:
@@ -553,7 +561,7 @@ def test_replicas_default_to_a_divisor_of_the_batch() -> None:
     ((5, 512, "float32", 0.1), "CPU", "", False),
     ((64, 1024, "float32", 0.0), "CPU", "many units", False),
     ((64, 2047, "bfloat16", 0.0), "CPU", "", False),
-    ((1, 2**16, "float32", 0.0), "GPU", "", False),
+    ((1, 2**16, "float32", 0.0), "GPU", "", True),
   ],
 )
 def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
@@ -572,9 +580,9 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   # Nothing compiles Keras' layer.
   fewest = reason if not xla else ""
   assert choices.reason_for_one_replica(config, "keras") == fewest
-  assert choices.xla_compiles_steps(config) is xla
+  assert bool(choices.reason_for_xla(config, 1)) is xla
   if kind == "CPU":
-    monkeypatch.setattr("charlm.system.devices.most_replicas", lambda: 2)
+    monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
     strategy = create_strategy(1 if reason else 0, config.batch_size)
     largest = largest_divisor(config.batch_size, 2)
     assert strategy.num_replicas_in_sync == (1 if reason else largest)

@@ -1,0 +1,125 @@
+"""A training that takes its CPU devices for GPUs."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from helpers import Gpus, pretend_gpus
+from soak import numbers
+
+import train as train_program
+from charlm.evaluation.evaluator import Evaluator
+from charlm.runs.run_dir import checkpoint_steps
+from charlm.sampling.generator import GenerativeModel
+from charlm.system import cuda
+from charlm.system.cluster import Cluster
+from charlm.training import start
+from charlm.training.loop import TrainingLoop
+from charlm.training.trainer import Trainer
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Pretends that two CPU devices are GPUs."""
+  enable = tf.config.experimental.enable_tensor_float_32_execution
+  pretend_gpus(monkeypatch, Gpus((8, 9), (8, 9)))
+  name = "enable_tensor_float_32_execution"
+  monkeypatch.setattr(tf.config.experimental, name, enable)
+  monkeypatch.setattr(cuda, "_driver_version", lambda: "570.1")
+  strategy = tf.distribute.MirroredStrategy(
+    ["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()
+  )
+  monkeypatch.setattr(start, "choose_device", lambda *_, **__: enable(False))
+  monkeypatch.setattr(start, "create_cluster", lambda *_: Cluster(strategy))
+
+
+def _note_calls(
+  monkeypatch: pytest.MonkeyPatch,
+) -> list[tuple[str, bool]]:
+  """Returns a list that gets what is called, and whether it is in TF32."""
+  calls = []
+
+  def note(owner: type, name: str) -> None:
+    original = getattr(owner, name)
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+      in_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+      calls.append((name, in_tf32))
+      return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, noted)
+
+  note(Trainer, "_run_steps")
+  note(Evaluator, "_stream")
+  note(GenerativeModel, "sample")
+  return calls
+
+
+def test_a_training_on_gpus(
+  train_args: list[str],
+  trained: Callable[..., pathlib.Path],
+  tmp_path: pathlib.Path,
+  request: pytest.FixtureRequest,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  flags = ["--gru=fused", "--num_replicas=2"]
+  on_cpu = trained("replicas", *flags)
+  request.getfixturevalue("gpus")
+  calls, compiled = _note_calls(monkeypatch), []
+  compile_all = TrainingLoop._compile
+
+  def traces(loop: TrainingLoop) -> list[int]:
+    functions = (
+      loop.trainer._compiled,
+      loop._evaluator._compiled_nats,
+      loop._generator._compiled_draw,
+      loop._generator._compiled_read,
+    )
+    return [each.experimental_get_tracing_count() for each in functions]
+
+  def note_loop(loop: TrainingLoop) -> None:
+    compile_all(loop)
+    calls.append(("compiled", False))
+    compiled.extend([loop, traces(loop)])
+
+  monkeypatch.setattr(TrainingLoop, "_compile", note_loop)
+  # Set first, so that the training's value does not remain.
+  monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+  monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+  run_dir = tmp_path / "run"
+  args = [*train_args, *flags, f"--run_dir={run_dir}", "--deterministic"]
+  assert train_program.main(args) == 0
+
+  # All is compiled before the first step, and nothing remains of it.
+  loop, traces_before = compiled
+  assert traces_before == [1, 1, 1, 1]
+  assert traces(loop) == traces_before
+  first = ["_run_steps", "_stream", "sample", "compiled", "_run_steps"]
+  assert [name for name, _ in calls][:5] == first
+  # XLA compiles the fused layer's gradients, and rounds otherwise.
+  losses, on_cpus = (
+    [record["loss"] for record in numbers(run) if record["split"] == "train"]
+    for run in (run_dir, on_cpu)
+  )
+  assert losses == pytest.approx(on_cpus, rel=1e-6)
+  # TensorFloat-32 is for training alone.
+  assert all(in_tf32 == (name == "_run_steps") for name, in_tf32 in calls)
+
+  # Saves are at least 100 steps apart.
+  assert checkpoint_steps(on_cpu / "checkpoints") == [6, 9, 12]
+  assert checkpoint_steps(run_dir / "checkpoints") == [0, 12]
+  (line,) = (run_dir / "starts.jsonl").read_text().splitlines()
+  gpus = json.loads(line)["gpus"]
+  assert gpus["gpu"] == "1 x GPU 0, 1 x GPU 1"
+  assert gpus["driver"] == "570.1"
+  assert gpus.keys() == {"gpu", "driver", "cuda", "cudnn", "nccl"}
+  printed = capsys.readouterr().out
+  assert "12 for each GPU: one GPU is probably as fast" in printed
+  assert "not verified of cuDNN" in printed
+  assert printed.count("a first start on a kind of card can take minutes") == 1
+  assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -1,0 +1,135 @@
+"""What is chosen for a CPU and for a GPU: layer, precision, XLA, replicas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from charlm.config import Config
+from charlm.data.batches import build_batches
+from charlm.errors import InputError
+from charlm.evaluation.evaluator import Evaluator
+from charlm.model.gru import build_gru
+from charlm.model.language_model import model_of
+from charlm.system import choices
+from charlm.system.devices import create_strategy
+from charlm.training import announce
+from charlm.training import optimizer as optimizer_module
+from charlm.training.optimizer import build_optimizer
+from charlm.training.train_options import TrainOptions
+from charlm.training.trainer import Trainer, build_trainer
+
+_BFLOAT16 = {"precision": "bfloat16"}
+_LAYER_NORM = {"layer_norm": True}
+_FEW = {"batch_size": 16}
+_TF32 = "TensorFloat-32"
+_KERAS = ("KerasGRU", "", False)
+_FUSED = ("FusedGRU", "for fewer kernels", True)
+
+
+def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
+  config = options.config
+  ids = np.random.default_rng(0).integers(2, 9, 3000, np.uint8)
+  batches = build_batches(ids, config)
+  strategy = create_strategy(num_replicas, config.batch_size)
+  return build_trainer(config, 9, batches, strategy, gru=options.gru)
+
+
+@pytest.mark.parametrize(
+  ("kind", "changes", "num_replicas", "layer_and_xla", "products"),
+  [
+    ("CPU", {}, 1, ("FusedGRU", "", True), "float32 (--precision)"),
+    ("CPU", _FEW, 1, ("FusedGRU", "for few windows", True), "float32"),
+    ("CPU", _FEW, 2, ("FusedGRU", "", True), "float32"),
+    ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", "", True), "bfloat16"),
+    ("CPU", _FEW | {"dropout_rate": 0.1}, 1, ("FusedGRU", "", True), "float32"),
+    ("CPU", _FEW | {"layer": "lstm"}, 1, ("LSTM", "", True), "float32"),
+    ("CPU", {"gru": "keras"}, 1, ("KerasGRU", "", True), "float32"),
+    ("GPU", {}, 1, _KERAS, _TF32),
+    ("GPU", _BFLOAT16, 1, _KERAS, _TF32),
+    ("GPU", _BFLOAT16 | {"deterministic": True}, 1, _KERAS, "float32"),
+    ("GPU", {"dropout_rate": 0.1}, 2, _KERAS, _TF32),
+    ("GPU", _LAYER_NORM, 1, _FUSED, _TF32),
+    ("GPU", _LAYER_NORM | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
+    ("GPU", _LAYER_NORM | _BFLOAT16, 2, _FUSED, "bfloat16 (--precision)"),
+    ("GPU", {"gru": "fused"}, 1, _FUSED, _TF32),
+    ("GPU", {"layer": "lstm"}, 1, ("LSTM", "", False), _TF32),
+    ("GPU", {"layer": "mingru"}, 1, ("MinGRU", "", False), _TF32),
+  ],
+)
+def test_layer_precision_and_xla(
+  kind: str,
+  changes: dict,
+  num_replicas: int,
+  layer_and_xla: tuple[str, str, bool],
+  products: str,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  sizes = {"seq_length": 9, "embedding_dim": 4, "rnn_units": 6}
+  options = TrainOptions(**(sizes | changes))
+  monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
+  trainer = _trainer(options, num_replicas)
+  layer, reason, xla_scores = layer_and_xla
+  (used,) = {type(each).__name__ for each in trainer.model.recurrent_layers}
+  assert used == layer
+  assert trainer.reason_for_xla == reason
+  assert Evaluator(trainer.model)._compiled_nats._jit_compile is xla_scores
+  assert announce._describe_precision(options, trainer).startswith(products)
+  # What scores later, without the training's options, has the same layer.
+  if options.gru == "auto":
+    scoring = model_of(options.config, 9).recurrent_layers[0]
+    assert type(scoring).__name__ == layer
+
+
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
+  kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
+  with pytest.raises(InputError, match="supports no --layer_norm"):
+    build_gru(4, name="gru", gru="keras", layer_norm=True)
+  with pytest.raises(ValueError, match="give float32 or bfloat16"):
+    build_gru(4, name="gru", precision="float16")
+  if kind == "CPU":
+    with pytest.raises(InputError, match="no --precision=bfloat16"):
+      build_gru(4, name="gru", gru="keras", precision="bfloat16")
+  else:
+    layer = build_gru(4, name="gru", precision="bfloat16")
+    assert "which round less than bfloat16" in layer.reason
+
+
+def test_muon_says_what_its_products_are(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
+  options = TrainOptions(
+    seq_length=9, embedding_dim=4, rnn_units=6, optimizer="muon", **_BFLOAT16
+  )
+  words = announce._describe_precision(options, _trainer(options, 1))
+  assert words.startswith(_TF32)
+  assert words.endswith("; Muon's in bfloat16 (--precision)")
+
+
+def test_muon_computes_the_same_part_by_part_and_together(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  config = Config(optimizer="muon", embedding_dim=4, rnn_units=6)
+  optimizer = build_optimizer(config, 9, model_of(config, 9))
+  rng = np.random.default_rng(0)
+  shapes = [(4, 6)] * 3 + [(6, 3)] * 2 + [(4, 6)]
+  parts = [tf.constant(rng.normal(size=x), tf.float32) for x in shapes]
+  results = []
+  for together in (False, True):
+    choice = choices.MUON_TOGETHER._replace(cpu=together)
+    monkeypatch.setattr(optimizer_module, "MUON_TOGETHER", choice)
+    results.append(optimizer._all_orthogonal(dict(enumerate(parts))))
+  one_by_one, joined = results
+  assert joined.keys() == one_by_one.keys()
+  for i, part in one_by_one.items():
+    np.testing.assert_allclose(joined[i], part, rtol=0, atol=1e-5)
+
+
+def test_replicas_are_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+  config = Config(batch_size=4)
+  assert choices.reason_for_one_replica(config, "auto") == "few windows"
+  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
+  assert choices.reason_for_one_replica(config, "auto") == ""
