@@ -102,14 +102,18 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.event_files import EventFile, metrics_event
-  from charlm.runs.trained_model import follow_checkpoints, load_and_say
+  from charlm.runs.trained_model import (
+    follow_checkpoints,
+    load_model,
+    say_if_best,
+  )
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
   if options.follow:
     models = follow_checkpoints(run, options.idle_timeout)
   else:
-    models = iter([load_and_say(run, options.checkpoint)])
+    models = iter([load_model(run, options.checkpoint)])
   if options.text is None:
     name, text = str(run.dir.eval_path), run.eval_text()
   else:
@@ -139,6 +143,8 @@ def evaluate(options: EvalOptions) -> int:
       )
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = score.in_words(step, protocol)
+    if not options.follow:
+      say_if_best(run, options.checkpoint, step)
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:

@@ -113,7 +113,7 @@ def _make(words: list[str]) -> str:
   assert result.returncode == 0, result.stderr
   for word in variables:
     name, _, value = word.partition("=")
-    assert name in ("ARGS", "BASE", "ONLY", "PYTHON")
+    assert name in ("ARGS", "BASE", "CORPUS", "ONLY", "PYTHON")
     assert value in result.stdout
   return target
 
@@ -179,10 +179,9 @@ def test_a_walk_through_readme_and_guide(
     left, _, right = command.rpartition(" | ")
     words = shlex.split(right)
     if words[:2] == ["make", "train"]:
-      flags = [word for a in words[2:] for word in shlex.split(a)]
-      flags = [word.removeprefix("ARGS=") for word in flags]
-      fast = "--flagfile=recipes/fast.flags"
-      words = ["python", "train.py", fast, *flags]
+      make = ["make", "-n", "--no-print-directory", "-C", ROOT, *words[1:]]
+      steps = subprocess.run(make, capture_output=True, text=True).stdout
+      words = shlex.split(steps.splitlines()[-1])
     elif words[0] != ".venv/bin/python" or words[1] == "-c":
       continue
     if any(f"runs/{name}" in word for word in words for name in NOT_TRAINED):

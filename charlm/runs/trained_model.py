@@ -46,12 +46,10 @@ def load_model(
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
 
 
-def load_and_say(run: Run, which: str) -> tuple[LanguageModel, int]:
-  """Does as `load_model`; says on stderr what `auto` stood for."""
-  model, step = load_model(run, which)
-  if which == "auto":
-    warn(f"{run.which_checkpoint(which)} checkpoint: step {step:,}")
-  return model, step
+def say_if_best(run: Run, which: str, step: int) -> None:
+  """Says on stderr that `auto` has taken the best checkpoint."""
+  if which == "auto" and run.which_checkpoint(which) == "best":
+    warn(f"the best checkpoint, step {step:,} (--checkpoint)")
 
 
 def follow_checkpoints(

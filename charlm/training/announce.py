@@ -21,7 +21,7 @@ COMPILES = (
 
 
 def describe_text(
-  config: Config,
+  options: TrainOptions,
   corpus: Corpus,
   split: Split,
   vocab: list[str],
@@ -31,6 +31,7 @@ def describe_text(
 
   `new_characters` names those that the initial run lacks.
   """
+  config = options.config
   num_bytes = corpus.text.num_bytes(corpus.counts)
   size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
@@ -42,6 +43,12 @@ def describe_text(
     if part is not split.train or len(part) <= _MAX_HASHED:
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
+  if config.recipe:
+    size = f"{len(split.train):,} characters of train text"
+    lines.append(f"recipe   {config.recipe}, with {size} (--recipe)")
+  elif not options.from_flag_file:
+    advice = "--recipe=auto chooses settings by the size of a text"
+    lines.append(f"recipe   none: {advice}")
   if not config.keeps_text:
     lines.append("lines    stripped, and empty ones dropped (--raw keeps both)")
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))

@@ -23,13 +23,12 @@ from charlm.errors import InputError
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.flags import parse
-from charlm.system.process import say
 from charlm.training.train_options import TrainOptions
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
 # What `--recipe=auto` chooses, by the largest number of characters of the train
 # text that it is for (recipes/LOG.md).
-_AUTO = ((2**63, "fast"),)
+_AUTO = ((3_000_000, "small"), (2**63, "fast"))
 
 
 class Prepared(NamedTuple):
@@ -78,8 +77,6 @@ def prepare(
     settings = _without_parts(_read(recipe), values)
     dropped |= settings.keys() - values.keys()
     values = settings | values | {"recipe": recipe}
-  elif not run_dir.exists() and not in_files:
-    say("recipe   none: --recipe=auto chooses settings by the size of a text\n")
   options = TrainOptions(**values, from_flag_file=tuple(sorted(dropped)))
   return Prepared(options, *load_texts(options.config, options.corpus_cache))
 
@@ -90,9 +87,7 @@ def _choose(values: Mapping[str, Any]) -> str:
   config = Config.of_texts({**kept_apart, **values})
   _, split = load_texts(config, values.get("corpus_cache", ""))
   size = len(split.train)
-  recipe = next(name for at_most, name in _AUTO if size <= at_most)
-  say(f"recipe   {recipe}, for {size:,} characters of train text\n")
-  return recipe
+  return next(name for at_most, name in _AUTO if size <= at_most)
 
 
 def _read(recipe: str) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _start(
         stack.enter_context(run_dir.locked())
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
-      say(describe_text(config, corpus, split, vocab, new_characters))
+      say(describe_text(options, corpus, split, vocab, new_characters))
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,

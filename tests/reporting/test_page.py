@@ -123,7 +123,7 @@ def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
   """Has runs that have a checkpoint reported on, without their models."""
 
   def score(run: Run, name: str, checkpoint: str) -> Result:
-    run.dir.find_checkpoint(checkpoint)
+    run.dir.find_checkpoint(run.which_checkpoint(checkpoint))
     return result_of(name, [1, 3])
 
   monkeypatch.setattr(result, "score_run", score)
