@@ -6,13 +6,17 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import soak
 import tensorflow as tf
+from helpers import score_of
 from soak import numbers
 
 import train as train_program
 from charlm.runs.checkpoints import Checkpoints
+from charlm.runs.run import open_run
+from charlm.runs.trained_model import load_model
 from charlm.training.loop import TrainingLoop
 from charlm.training.trainer import Trainer, TrainMetrics
 
@@ -216,3 +220,29 @@ def test_a_loss_that_explodes_is_told_once(
   (line,) = capsys.readouterr().err.splitlines()
   assert "the steps up to 8 is 2.1, but the lowest was 1: " in line
   assert "lower --learning_rate" in line
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  losses = iter([3.0, 2.0, 2.1, 2.2, 2.3, 2.4])
+  monkeypatch.setattr(
+    TrainingLoop, "_score_valid", lambda _: score_of(np.full(9, next(losses)))
+  )
+  run_dir = tmp_path / "run"
+  flags = ["--valid_lines=30", "--eval_every_steps=2", f"--run_dir={run_dir}"]
+  assert train_program.main([*train_args, *flags]) == 0
+  printed = capsys.readouterr()
+  assert printed.err == (
+    "the valid loss has risen 3 times in a row: it was lowest at step 4, whose "
+    "model is in best/\n"
+  )
+  assert "best     step 4: valid log perplexity 2.0000, eval " in printed.out
+  assert "latest   step 11: valid log perplexity 2.4000, eval " in printed.out
+  run = open_run(run_dir)
+  assert load_model(run, "auto")[1] == 4
+  assert load_model(run, "latest")[1] == 11
