@@ -69,7 +69,9 @@ class EvalOptions(ModelOptions):
       raise InputError("--dynamic needs --protocol=stream: give it")
     if self.name and not self.follow:
       raise InputError("--name needs --follow: give it")
-    if self.follow and (self.dynamic or self.checkpoint != "auto"):
+    if self.follow and (
+      self.dynamic or self.checkpoint not in ("auto", "latest")
+    ):
       raise InputError(
         "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )

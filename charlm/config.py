@@ -77,7 +77,7 @@ class Config(Options):
   valid_lines: int = option(
     0,
     "lines before the eval text that are the valid text: it chooses the best "
-    "checkpoint, and is not trained on; -1: half as many as the eval text has; "
+    "checkpoint, and is not trained on; -1: half as many as --eval_lines; "
     "without one, the eval text chooses it",
     between(-1),
   )
@@ -195,9 +195,15 @@ class Config(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
-      raise InputError("warmup_steps: give --schedule=cosine or linear, too")
+      raise InputError(
+        "warmup_steps: give --schedule=cosine or linear, too, or "
+        "--warmup_steps=0"
+      )
     if self.reset_rate and not self.carry_state:
-      raise InputError("reset_rate needs a state to reset: give --carry_state")
+      raise InputError(
+        "reset_rate needs a state to reset: give --carry_state, or "
+        "--reset_rate=0"
+      )
     # A second reader would find standard input at its end.
     texts = ",".join([self.corpus, self.eval_corpus, self.valid_corpus])
     if texts.split(",").count("-") > 1:
@@ -210,7 +216,6 @@ class Config(Options):
         "with unit byte there are no fields and no letters, and no byte is "
         "unknown: leave out --field, --lowercase and --min_count"
       )
-    # eval_lines always has a value, so whether it was given cannot be told.
     if self.eval_corpus and self.eval_chars:
       raise InputError(
         "the eval text is given twice: leave out --eval_corpus or --eval_chars"

@@ -52,6 +52,9 @@ class Experiment:
     # At a constant learning rate, more epochs only extend the run; any other
     # schedule depends, at every step, on the number of steps.
     ignored = {n for n in _PATHS if bool(before[n]) == bool(fields[n])}
+    ignored.add("recipe")  # whose settings are fields, too
+    if self.hashes == other.hashes:
+      ignored.update(_SIZES_OF_PARTS)
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
     why = ", on which the schedule depends"
@@ -67,7 +70,9 @@ class Experiment:
   def setting(self) -> tuple[object, ...]:
     """What runs that differ in the seed alone have in common."""
     fields = self._fields()
-    del fields["seed"]
+    # The hashes of the parts say what their sizes lead to.
+    for name in ("seed", "recipe", *_SIZES_OF_PARTS):
+      del fields[name]
     fields |= {name: bool(fields[name]) for name in _PATHS}
     return tuple(fields.items())
 
@@ -112,6 +117,7 @@ class Experiment:
 # The hash identifies a text, not the path: files may be moved. But whether a
 # part has a file of its own decides the split.
 _PATHS = ("corpus", "eval_corpus", "valid_corpus")
+_SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
 
 

@@ -10,6 +10,7 @@ from charlm.model.layers import RecurrentLayer
 from charlm.runs.run import Run, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import load_model
+from charlm.system.process import say
 
 
 def open_initial(run_dir: RunDir, config: Config) -> Run | None:
@@ -50,5 +51,7 @@ def load_initial(
         f"{name} is {here}, but {there} in {initial.dir.path}: give "
         f"--{name}={there}"
       )
-  model, _ = load_model(initial, "auto", layer)
+  model, step = load_model(initial, "auto", layer)
+  which = initial.which_checkpoint("auto")
+  say(f"initial  {initial.dir.path}: the {which} checkpoint, step {step:,}\n")
   return model

@@ -26,10 +26,12 @@ def describe_text(
   split: Split,
   vocab: list[str],
   new_characters: str,
+  new: bool,
 ) -> str:
   """Describes the corpus, its parts, and the vocabulary.
 
-  `new_characters` names those that the initial run lacks.
+  `new_characters` names those that the initial run lacks; `new` tells whether
+  the run begins.
   """
   config = options.config
   num_bytes = corpus.text.num_bytes(corpus.counts)
@@ -46,7 +48,7 @@ def describe_text(
   if config.recipe:
     size = f"{len(split.train):,} characters of train text"
     lines.append(f"recipe   {config.recipe}, with {size} (--recipe)")
-  elif not options.from_flag_file:
+  elif new and not options.from_flag_file:
     advice = "--recipe=auto chooses settings by the size of a text"
     lines.append(f"recipe   none: {advice}")
   if not config.keeps_text:

@@ -29,6 +29,8 @@ _RECIPES = Path(__file__).parents[2] / "recipes"
 # What `--recipe=auto` chooses, by the largest number of characters of the train
 # text that it is for (recipes/LOG.md).
 _AUTO = ((3_000_000, "small"), (2**63, "fast"))
+# How a recipe of `auto` takes the valid text.
+_KEPT_APART = {"valid_lines": -1}
 
 
 class Prepared(NamedTuple):
@@ -64,30 +66,38 @@ def prepare(
       raise InputError(
         f"the run in {run_dir.path} began with {config.recipe or 'no'} recipe, "
         f"not {recipe}: to train its model by that, begin a new run, train.py "
-        f"--init_from={run_dir.path} --recipe={recipe} --run_dir=another/folder"
+        f"--init_from={run_dir.path} --corpus={config.corpus} "
+        f"--recipe={recipe} --run_dir=another/folder"
       )
-    values = vars(config) | values | {"recipe": config.recipe}
+    stored = dict(vars(config))
+    if values.get("epochs", config.epochs) != config.epochs:
+      del stored["max_steps"]  # more epochs extend the run beyond it
+    values = stored | values | {"recipe": config.recipe}
     recipe = ""
   elif os.path.isdir(initial):
     config = open_run(initial).config
     values = {name: getattr(config, name) for name in OF_INITIAL_RUN} | values
+  texts = None
   if recipe == "auto":
-    recipe = _choose(values)
+    config = Config.of_texts({**_without_parts(_KEPT_APART, values), **values})
+    texts = load_texts(config, values.get("corpus_cache", ""))
+    size = len(texts[1].train)
+    recipe = next(name for at_most, name in _AUTO if size <= at_most)
   if recipe:
     settings = _without_parts(_read(recipe), values)
     dropped |= settings.keys() - values.keys()
     values = settings | values | {"recipe": recipe}
   options = TrainOptions(**values, from_flag_file=tuple(sorted(dropped)))
-  return Prepared(options, *load_texts(options.config, options.corpus_cache))
-
-
-def _choose(values: Mapping[str, Any]) -> str:
-  """Returns the recipe that suits the size of the train text."""
-  kept_apart = _without_parts({"valid_lines": -1}, values)
-  config = Config.of_texts({**kept_apart, **values})
-  _, split = load_texts(config, values.get("corpus_cache", ""))
-  size = len(split.train)
-  return next(name for at_most, name in _AUTO if size <= at_most)
+  try:
+    texts = texts or load_texts(options.config, options.corpus_cache)
+  except InputError as error:
+    if run_dir.exists() and "corpus" not in given:
+      raise InputError(
+        f"{error} (the path is from {run_dir.config_path}: if the text was "
+        "moved, give --corpus)"
+      ) from error
+    raise
+  return Prepared(options, *texts)
 
 
 def _read(recipe: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from charlm.data.corpus import load_texts
 from charlm.errors import InputError
 from charlm.runs.run import create_run, experiment_of
 from charlm.runs.run_dir import RunDir
@@ -45,11 +46,10 @@ def begin(run_dir: str, **given: Any) -> None:
 
 
 def test_auto_chooses_by_the_size_of_the_train_text(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+  tmp_path: pathlib.Path,
 ) -> None:
   options = options_of(recipe="auto")
   assert (options.recipe, options.rnn_units) == ("small", 8)
-  assert capsys.readouterr().out.startswith("recipe   small, for 2,0")
   (tmp_path / "my.txt").write_text(TEXT * 9)
   assert options_of(recipe="auto").rnn_units == 16
 
@@ -73,7 +73,7 @@ def test_a_run_is_resumed_with_its_own_settings() -> None:
     assert (options.seed, options.rnn_units) == (7, 8)
     assert options.recipe == "small"
     assert options.epochs == more.get("epochs", 3)
-  with pytest.raises(InputError, match="--init_from=run --recipe=large"):
+  with pytest.raises(InputError, match=r"--init_from=run .*--recipe=large"):
     prepare({"run_dir": "run", "recipe": "large"})
 
 
@@ -88,3 +88,30 @@ def test_an_initial_run_gives_its_sizes() -> None:
 def test_what_a_layer_lacks_of_a_recipe_may_be_left_out() -> None:
   options = options_of(recipe="large", layer="lstm")
   assert options.from_flag_file == ("layer_norm", "rnn_units")
+
+
+def test_more_epochs_go_beyond_the_largest_step() -> None:
+  begin("run", max_steps=3, epochs=2)
+  assert prepare({"run_dir": "run", "epochs": 2}).options.max_steps == 3
+  assert prepare({"run_dir": "run", "epochs": 4}).options.max_steps == 0
+
+
+def test_a_corpus_that_was_moved_is_asked_for(tmp_path: pathlib.Path) -> None:
+  begin("run")
+  (tmp_path / "my.txt").rename(tmp_path / "moved.txt")
+  with pytest.raises(InputError, match=r"config.json.*give --corpus"):
+    prepare({"run_dir": "run"})
+  moved = {"run_dir": "run", "corpus": "moved.txt"}
+  assert str(prepare(moved).corpus.text).startswith("line 0")
+
+
+def test_auto_reads_a_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+  calls = []
+
+  def load(*args: Any) -> Any:
+    calls.append(args)
+    return load_texts(*args)
+
+  monkeypatch.setattr(module, "load_texts", load)
+  assert options_of(recipe="auto").valid_lines == -1
+  assert len(calls) == 1  # standard input could not be read again
