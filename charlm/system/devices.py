@@ -245,6 +245,7 @@ def first_sum(add: Callable[[], _Result], over: str) -> _Result:
   future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
 
   def run() -> None:
+    """Adds, and keeps the sum or the error."""
     try:
       future.set_result(add())
     except BaseException as error:  # raised again below

@@ -217,6 +217,26 @@ def test_scores_of_the_fused_layer_lower_to_hlo_for_a_gpu() -> None:
   assert "while" in graphs.lower(compiled, tf.nest.flatten(arguments))
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_dynamic_evaluation_lowers_to_hlo_for_a_gpu(
+  rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(DynamicEvaluator, "_pass", lambda *_, **__: np.zeros(1))
+  model = build_model(_V, 8, 16, layer_norm=True)
+  evaluator, updates = DynamicEvaluator(model, np.zeros(9)), []
+  # Without a device XLA takes no variables: what is assigned is returned.
+  for kind in {type(v) for v in [*evaluator._weights, *evaluator.mean_squares]}:
+    monkeypatch.setattr(kind, "assign_add", lambda _, x: updates.append(x))
+
+  def step(segment: tf.Tensor, states: tf.Tensor) -> list:
+    return [evaluator._step(segment, states, rate), updates]
+
+  arguments = [tf.zeros([1, 33], tf.int32), model.initial_states(1)]
+  traced = tf.function(step, autograph=False).get_concrete_function(*arguments)
+  assert len(updates) == len(evaluator._weights)
+  assert "while" in graphs.lower(traced, tf.nest.flatten(arguments))
+
+
 @pytest.mark.parametrize("limits", [Limits(), Limits(3, 0.9, 0.05)])
 def test_sampling_lowers_to_hlo_for_a_gpu(limits: Limits) -> None:
   model = build_model(_V, 8, 16)
