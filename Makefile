@@ -3,9 +3,10 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
-# Of `make train`: with CORPUS=my.txt, those that suit its size, in runs/my.
-SETTINGS = $(if $(CORPUS),--recipe=auto --corpus=$(CORPUS) \
-  --run_dir=runs/$(basename $(notdir $(CORPUS:/=))),--flagfile=recipes/fast.flags)
+# Of `make train`: with CORPUS=my.txt, settings that suit its size, in runs/my.
+# For several files, ARGS gives the folder: it comes later, and counts.
+SETTINGS = $(if $(CORPUS),--recipe=auto --corpus='$(CORPUS)' \
+  --run_dir='runs/$(basename $(notdir $(CORPUS:/=)))',--flagfile=recipes/fast.flags)
 # Torch and JAX come beside what is installed, and change nothing of it.
 ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
   --no-build-isolation --editable '.[bench]'

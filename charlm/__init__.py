@@ -19,7 +19,6 @@ _MODULE_OF = {
   "LoadedModel": "loaded",
   "train": "training.start",
   "TrainOptions": "training.train_options",
-  "prepare": "training.prepare",
   "RecurrentLayer": "model.layers",
   "LanguageModel": "model.language_model",
   "Config": "config",

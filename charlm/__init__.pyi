@@ -20,6 +20,5 @@ from charlm.sampling.gumbel import (
   temperature_random_sampling as temperature_random_sampling,
 )
 from charlm.training.optimizer import compile_model as compile_model
-from charlm.training.prepare import prepare as prepare
 from charlm.training.start import train as train
 from charlm.training.train_options import TrainOptions as TrainOptions

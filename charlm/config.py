@@ -1,9 +1,6 @@
 """What defines a run."""
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
-from typing import Any
 
 from charlm.errors import InputError
 from charlm.options import (
@@ -21,7 +18,7 @@ from charlm.options import (
 )
 
 # What a run has in common with the one that it begins with.
-OF_INITIAL_RUN = (
+SAME_AS_INITIAL = (
   "unit",
   "layer",
   "embedding_dim",
@@ -77,8 +74,8 @@ class Config(Options):
   valid_lines: int = option(
     0,
     "lines before the eval text that are the valid text: it chooses the best "
-    "checkpoint, and is not trained on; -1: half as many as --eval_lines; "
-    "without one, the eval text chooses it",
+    "checkpoint, and is not trained on; -1: half the size of the eval text; "
+    "0: no valid text, and the eval text chooses the best checkpoint",
     between(-1),
   )
   valid_chars: int = option(
@@ -97,11 +94,14 @@ class Config(Options):
     "",
     "settings that are not given: a file of recipes/, or auto, which chooses "
     "by the size of the train text; by default the reference's",
-    group="The model",
+    group="The recipe",
   )
   # Sizes and training are by default the reference's (benchmarks/README.md).
   embedding_dim: int = option(
-    256, "size of a character's embedding", between(1, 2**16)
+    256,
+    "size of a character's embedding",
+    between(1, 2**16),
+    group="The model",
   )
   layer: str = option(
     "gru",
@@ -225,13 +225,6 @@ class Config(Options):
         "the valid text is given twice: leave out --valid_corpus, or both "
         "--valid_lines and --valid_chars"
       )
-
-  @classmethod
-  def of_texts(cls, values: Mapping[str, Any]) -> "Config":
-    """Returns a config with the values that say what the texts are."""
-    names = (field.name for field in dataclasses.fields(cls))
-    of_texts = set(itertools.takewhile(lambda name: name != "recipe", names))
-    return cls(**{n: value for n, value in values.items() if n in of_texts})
 
   @property
   def keeps_text(self) -> bool:

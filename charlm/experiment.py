@@ -52,7 +52,7 @@ class Experiment:
     # At a constant learning rate, more epochs only extend the run; any other
     # schedule depends, at every step, on the number of steps.
     ignored = {n for n in _PATHS if bool(before[n]) == bool(fields[n])}
-    ignored.add("recipe")  # whose settings are fields, too
+    ignored.add("recipe")  # its settings are compared one by one
     if self.hashes == other.hashes:
       ignored.update(_SIZES_OF_PARTS)
     if self.config.schedule == "constant":
@@ -70,7 +70,7 @@ class Experiment:
   def setting(self) -> tuple[object, ...]:
     """What runs that differ in the seed alone have in common."""
     fields = self._fields()
-    # The hashes of the parts say what their sizes lead to.
+    # The hashes tell the parts apart.
     for name in ("seed", "recipe", *_SIZES_OF_PARTS):
       del fields[name]
     fields |= {name: bool(fields[name]) for name in _PATHS}

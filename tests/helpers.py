@@ -174,6 +174,7 @@ def result_of(
       "name": name,
       "seed": seed,
       "step": 1,
+      "checkpoint": "latest",
       "num_weights": 1,
       "scores": {"stream": scores["eval"].to_dict()},
       "valid_score": scores["valid"].to_dict() if valid else None,

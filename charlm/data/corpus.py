@@ -100,9 +100,9 @@ def split_text(
   The eval text is the last `eval_chars` characters or, if that is 0, the last
   `eval_lines` lines; the valid text, the `valid_chars` characters or
   `valid_lines` lines before it; and the train text, what is left. If both
-  numbers of the eval text are 0, it has a tenth of the lines, 1,000 at most, or
-  of the characters of a text of fewer than ten lines. With -1 `valid_lines` the
-  valid text has half as many. The newline before a
+  numbers of the eval text are 0, it has a tenth of the lines, 1,000 at most. Of
+  a text of fewer than ten lines, it has a tenth of the characters. If
+  `valid_lines` is -1, the valid text is half as large. The newline before a
   part that is taken by lines belongs to no part. For `eval_corpus` and
   `valid_corpus` nothing is cut off: `load` loads them, by default as
   `load_corpus` does.
@@ -144,23 +144,20 @@ def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
     flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
     flag = next((flag for flag in flags if getattr(config, flag)), flags[-1])
     sizes[name] = flag, getattr(config, flag)
-  share = _default_size(text)
+  measure, number = _default_size(text)
   if sizes["eval"] == ("eval_lines", 0):
-    sizes["eval"] = f"eval_{share[0]}", share[1]
+    sizes["eval"] = f"eval_{measure}", number
   if sizes["valid"] == ("valid_lines", -1):
-    flag, value = sizes["eval"]
-    unit, number = flag.partition("_")[2], value
-    if unit == "corpus":
-      unit, number = share
-    sizes["valid"] = (
-      f"valid_{unit}",
-      max(2 if unit == "chars" else 1, number // 2),
-    )
+    if not config.eval_corpus:
+      flag, number = sizes["eval"]
+      measure = flag.removeprefix("eval_")
+    least = 2 if measure == "chars" else 1
+    sizes["valid"] = f"valid_{measure}", max(least, number // 2)
   return sizes
 
 
 def _default_size(text: Text) -> tuple[str, int]:
-  """Returns the unit and the size of the eval text by default."""
+  """Returns the size of the eval text by default: lines or chars, a number."""
   end = len(text) - text.ends_with("\n")
   if text.nth_from_end("\n", 10 * _MAX_EVAL_LINES, end) >= 0:
     return "lines", _MAX_EVAL_LINES  # without counting all lines

@@ -92,7 +92,7 @@ def _ranking(group: RunGroup) -> str:
         f"{stream['bits_per_character']:.4f}",
         on_valid,
         str(run["seed"]),
-        f"{run['step']:,}",
+        f"{run['step']:,} ({run['checkpoint']})",
         f"{run['num_weights']:,}",
       ]
     )

@@ -78,6 +78,7 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
       "name": name,
       "seed": config.seed,
       "step": step,
+      "checkpoint": checkpoint,
       "num_weights": model.count_params(),
       "scores": {key: score.to_dict() for key, score in by_protocol.items()},
       "valid_score": scores["valid"].to_dict() if "valid" in scores else None,

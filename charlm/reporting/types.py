@@ -58,6 +58,7 @@ class Run(TypedDict):
   name: str
   seed: int
   step: int
+  checkpoint: str  # `best`, `latest`, or the step
   num_weights: int
   scores: dict[str, ScoreNumbers]  # of the eval text, by protocol
   valid_score: ScoreNumbers | None  # by `stream`; None: no valid text

@@ -2,7 +2,7 @@
 
 import os
 
-from charlm.config import OF_INITIAL_RUN, Config
+from charlm.config import SAME_AS_INITIAL, Config
 from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import LanguageModel
@@ -44,14 +44,14 @@ def load_initial(
     return None
   if initial is None:
     return load_keras_weights(config.init_from, config, vocab_size)
-  for name in OF_INITIAL_RUN:
+  for name in SAME_AS_INITIAL:
     here, there = getattr(config, name), getattr(initial.config, name)
     if here != there:
       raise InputError(
         f"{name} is {here}, but {there} in {initial.dir.path}: give "
         f"--{name}={there}"
       )
-  model, step = load_model(initial, "auto", layer)
   which = initial.which_checkpoint("auto")
+  model, step = load_model(initial, which, layer)
   say(f"initial  {initial.dir.path}: the {which} checkpoint, step {step:,}\n")
   return model

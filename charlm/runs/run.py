@@ -76,8 +76,8 @@ class Run:
     """
     if changes := self.experiment.changes(experiment):
       raise InputError(
-        f"{self.dir.path} holds another run: {', '.join(changes)}; give the "
-        "same flags and the same corpus, or a new --run_dir"
+        f"{self.dir.path} holds another run: {', '.join(changes)}; leave out "
+        "what differs, which is then as before, or give a new --run_dir"
       )
     # These compare the files' hashes.
     self.eval_text()

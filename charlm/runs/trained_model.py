@@ -22,14 +22,19 @@ def load_model(
 ) -> tuple[LanguageModel, int]:
   """Returns the model of a checkpoint, and its step.
 
-  `layer` is the class of a layer that is not charlm's.
+  Says so if `auto` takes the best one.
+
+  Args:
+    run: the run.
+    which: the checkpoint: `auto`, `best`, `latest`, or a step.
+    layer: the class of a layer that is not charlm's.
 
   Raises:
     InputError: no such checkpoint, or one that is damaged, has weights that are
       not finite, or is not of this run's model; or a layer that is unknown.
     OSError: the system cannot read it, as for lack of permission.
   """
-  which = run.which_checkpoint(which)
+  asked, which = which, run.which_checkpoint(which)
   model = model_of(run.config, len(run.vocab), layer=layer)
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
@@ -40,16 +45,13 @@ def load_model(
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
         check_finite(model)
+      if asked == "auto" and which == "best":
+        taken = f"the best checkpoint, step {step:,} (--checkpoint=auto)"
+        warn(f"{run.dir.path}: {taken}")
       return model, step
     except DamagedError as error:
       why = error
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
-
-
-def say_if_best(run: Run, which: str, step: int) -> None:
-  """Says on stderr that `auto` has taken the best checkpoint."""
-  if which == "auto" and run.which_checkpoint(which) == "best":
-    warn(f"the best checkpoint, step {step:,} (--checkpoint)")
 
 
 def follow_checkpoints(

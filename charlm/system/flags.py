@@ -66,8 +66,9 @@ def given_flags(
       # A path that exists is kept: older versions made a folder named `~`.
       value = value if os.path.exists(value) else os.path.expanduser(value)
     found[field.name] = value
-  on_the_line = {name.removeprefix("no") for name in _names(argv)}
-  return Given(found, found.keys() - _names(argv) - on_the_line)
+  on_the_line = _names(argv)
+  without_no = {name.removeprefix("no") for name in on_the_line}
+  return Given(found, found.keys() - on_the_line - without_no)
 
 
 def parse(flags_given: Sequence[str], options: type[Options]) -> dict[str, Any]:

@@ -21,19 +21,16 @@ COMPILES = (
 
 
 def describe_text(
-  options: TrainOptions,
+  config: Config,
   corpus: Corpus,
   split: Split,
   vocab: list[str],
   new_characters: str,
-  new: bool,
 ) -> str:
   """Describes the corpus, its parts, and the vocabulary.
 
-  `new_characters` names those that the initial run lacks; `new` tells whether
-  the run begins.
+  `new_characters` names those that the initial run lacks.
   """
-  config = options.config
   num_bytes = corpus.text.num_bytes(corpus.counts)
   size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
@@ -45,14 +42,11 @@ def describe_text(
     if part is not split.train or len(part) <= _MAX_HASHED:
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
-  if config.recipe:
-    size = f"{len(split.train):,} characters of train text"
-    lines.append(f"recipe   {config.recipe}, with {size} (--recipe)")
-  elif new and not options.from_flag_file:
-    advice = "--recipe=auto chooses settings by the size of a text"
-    lines.append(f"recipe   none: {advice}")
   if not config.keeps_text:
-    lines.append("lines    stripped, and empty ones dropped (--raw keeps both)")
+    lines.append(
+      "lines    without blanks at their ends, and without empty lines; --raw "
+      "keeps them"
+    )
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
   rare = [counts[char] for char in counts.keys() - set(vocab)]
   words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"

@@ -208,7 +208,7 @@ class TrainingLoop:
       lowest = min(losses, key=losses.__getitem__)
       warn(
         f"the valid loss has risen {_RISES} times in a row: it was lowest at "
-        f"step {lowest:,}, whose model is in best/"
+        f"step {lowest:,}, whose model is in best/ (Ctrl-C ends the training)"
       )
 
   def _score(self) -> Score:
@@ -239,19 +239,20 @@ def _rises_at_end(losses: list[float]) -> int:
 
 
 def _describe_best(evaluations: Mapping[int, Record]) -> str:
-  """Describes the scores of the best and of the latest checkpoint."""
+  """Describes the scores of the best and of the latest evaluation."""
   latest = max(evaluations)
   best = min(evaluations, key=lambda step: evaluations[step]["valid_loss"])
   lines = []
-  for name, step in (("best", best), ("latest", latest)):
+  for name, step in (("latest", latest), ("best", best)):
     record = evaluations[step]
     lines.append(
       f"{name:<8} step {step:,}: valid log perplexity "
       f"{record['valid_loss']:.4f}, eval {record['loss']:.4f}"
     )
-  if best != latest:
-    lines.append(f"best/ has the model of step {best:,}, the better one")
-  return "\n".join(lines)
+  if best == latest:
+    return f"{lines[1]}; it is the latest, too"
+  why = "the valid loss was lowest"
+  return "\n".join([*lines, f"{why} at step {best:,}: best/ has that model"])
 
 
 def _describe_scores(step: int, score: Score, valid: Score | None) -> str:

@@ -12,25 +12,26 @@ TensorFlow is not needed yet, so wrong flags and paths are refused at once.
 """
 
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from charlm.config import OF_INITIAL_RUN, Config
+from charlm.config import SAME_AS_INITIAL, Config
 from charlm.data.corpus import Split, load_texts
 from charlm.data.text_to_ids import Corpus
 from charlm.errors import InputError
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.flags import parse
+from charlm.system.process import say
 from charlm.training.train_options import TrainOptions
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
 # What `--recipe=auto` chooses, by the largest number of characters of the train
-# text that it is for (recipes/LOG.md).
-_AUTO = ((3_000_000, "small"), (2**63, "fast"))
-# How a recipe of `auto` takes the valid text.
-_KEPT_APART = {"valid_lines": -1}
+# text that it is for (recipes/LOG.md). All of them split a text alike.
+_AUTO = ((3_000_000, "small"), (2**63, "large"))
+_OF_TEXT = ("corpus", "field", "skip_bad", "raw", "lowercase", "min_count")
 
 
 class Prepared(NamedTuple):
@@ -57,47 +58,82 @@ def prepare(
     OSError: the ids of the corpus cannot be written.
   """
   run_dir = RunDir(given.get("run_dir", TrainOptions.run_dir))
-  recipe = given.get("recipe", "")
-  initial = os.path.expanduser(given.get("init_from", ""))
-  values, dropped = dict(given), set(in_files)
   if run_dir.exists():
-    config = open_run(run_dir.path).config
-    if recipe not in ("", "auto", config.recipe):
-      raise InputError(
-        f"the run in {run_dir.path} began with {config.recipe or 'no'} recipe, "
-        f"not {recipe}: to train its model by that, begin a new run, train.py "
-        f"--init_from={run_dir.path} --corpus={config.corpus} "
-        f"--recipe={recipe} --run_dir=another/folder"
-      )
-    stored = dict(vars(config))
-    if values.get("epochs", config.epochs) != config.epochs:
-      del stored["max_steps"]  # more epochs extend the run beyond it
-    values = stored | values | {"recipe": config.recipe}
-    recipe = ""
-  elif os.path.isdir(initial):
-    config = open_run(initial).config
-    values = {name: getattr(config, name) for name in OF_INITIAL_RUN} | values
-  texts = None
+    return _resume(given, in_files, run_dir)
+  values, recipe = dict(given), given.get("recipe", "")
+  initial = os.path.expanduser(given.get("init_from", ""))
+  if os.path.isdir(initial):
+    config = vars(open_run(initial).config)
+    values = {name: config[name] for name in SAME_AS_INITIAL} | values
   if recipe == "auto":
-    config = Config.of_texts({**_without_parts(_KEPT_APART, values), **values})
-    texts = load_texts(config, values.get("corpus_cache", ""))
-    size = len(texts[1].train)
+    first = _with_recipe(_AUTO[0][1], values, in_files)
+    corpus, split = load_texts(first.config, first.corpus_cache)
+    size = len(split.train)
     recipe = next(name for at_most, name in _AUTO if size <= at_most)
-  if recipe:
-    settings = _without_parts(_read(recipe), values)
-    dropped |= settings.keys() - values.keys()
-    values = settings | values | {"recipe": recipe}
-  options = TrainOptions(**values, from_flag_file=tuple(sorted(dropped)))
+    why = f"--recipe=auto: the train text has {size:,} characters"
+    say(f"recipe   {recipe} ({why})\n")
+    return Prepared(_with_recipe(recipe, values, in_files), corpus, split)
+  if not recipe and not in_files:
+    say("recipe   none: --recipe=auto chooses one by the size of the text\n")
+  options = _with_recipe(recipe, values, in_files)
+  corpus, split = load_texts(options.config, options.corpus_cache)
+  return Prepared(options, corpus, split)
+
+
+def _resume(
+  given: Mapping[str, Any], in_files: Collection[str], run_dir: RunDir
+) -> Prepared:
+  """Completes the options by the config of the run that is resumed."""
+  config = open_run(run_dir.path).config
+  recipe = given.get("recipe", "auto")
+  if recipe not in ("auto", config.recipe):
+    of_text = " ".join(
+      f"--{name}={shlex.quote(str(value))}"
+      for name, value in vars(config).items()
+      if name in _OF_TEXT and value != getattr(Config, name)
+    )
+    raise InputError(
+      f"the run in {run_dir.path} began with {config.recipe or 'no'} recipe, "
+      f"not {recipe}: to train its model by that, begin a new run, train.py "
+      f"--init_from={run_dir.path} {of_text} --recipe={recipe} "
+      "--run_dir=another/folder"
+    )
+  stored = dict(vars(config))
+  if given.get("epochs", 0) > config.epochs:
+    del stored["max_steps"]  # else it would end the longer run
+  values = stored | dict(given) | {"recipe": config.recipe}
+  options = TrainOptions(**values, may_be_dropped=tuple(sorted(in_files)))
   try:
-    texts = texts or load_texts(options.config, options.corpus_cache)
+    corpus, split = load_texts(options.config, options.corpus_cache)
   except InputError as error:
-    if run_dir.exists() and "corpus" not in given:
-      raise InputError(
-        f"{error} (the path is from {run_dir.config_path}: if the text was "
-        "moved, give --corpus)"
-      ) from error
-    raise
-  return Prepared(options, *texts)
+    if "corpus" in given:
+      raise
+    raise InputError(
+      f"{error} (the path is from {run_dir.config_path}: if the text was "
+      "moved, give --corpus)"
+    ) from error
+  return Prepared(options, corpus, split)
+
+
+def _with_recipe(
+  recipe: str, values: Mapping[str, Any], in_files: Collection[str]
+) -> TrainOptions:
+  """Returns options with what a recipe, if there is one, adds to `values`."""
+  settings = _read(recipe) if recipe else {}
+  # What the values decide otherwise, or what has no meaning beside them.
+  ignored = set(values)
+  for part in ("eval", "valid"):
+    names = {f"{part}_lines", f"{part}_chars", f"{part}_corpus"}
+    ignored |= names if names & values.keys() else set()
+  if values.get("schedule") == "constant":
+    ignored.add("warmup_steps")
+  if values.get("carry_state") is False:
+    ignored.add("reset_rate")
+  added = {n: value for n, value in settings.items() if n not in ignored}
+  return TrainOptions(
+    **(added | dict(values) | {"recipe": recipe}),
+    may_be_dropped=tuple(sorted({*in_files, *added})),
+  )
 
 
 def _read(recipe: str) -> dict[str, Any]:
@@ -110,15 +146,3 @@ def _read(recipe: str) -> dict[str, Any]:
     names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
     raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")
   return parse([f"--flagfile={path}"], Config)
-
-
-def _without_parts(
-  settings: dict[str, Any], values: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Leaves out how a part of the text is chosen, if `values` say that."""
-  kept = dict(settings)
-  for part in ("eval", "valid"):
-    names = {f"{part}_lines", f"{part}_chars", f"{part}_corpus"}
-    if names & values.keys():
-      kept = {name: x for name, x in kept.items() if name not in names}
-  return kept

@@ -9,7 +9,7 @@ import time
 from charlm.system.process import say
 
 _SECONDS_BETWEEN_LINES = 10.0  # in a log, where each line stays
-_SECONDS_UNTIL_ESTIMATE = 5.0  # of training, before it says how long it takes
+_SECONDS_BEFORE_ESTIMATE = 5.0  # of steps, without the first, which compiles
 
 
 class ProgressBar:
@@ -18,7 +18,7 @@ class ProgressBar:
   def __init__(self, num_steps: int, steps_per_epoch: int, step: int) -> None:
     self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
     self._start = step, time.monotonic()
-    self._first, self._estimated = True, False
+    self._is_first, self._estimate_due = True, True
     self._last_line = float("-inf")
     self._on_terminal = sys.stdout.isatty()
 
@@ -37,11 +37,6 @@ class ProgressBar:
       f"{self._time_left(step)} left"
     )
     now = time.monotonic()
-    long = now > self._start[1] + _SECONDS_UNTIL_ESTIMATE
-    if long and not (self._first or self._estimated):
-      minutes = math.ceil(self._time_left(step).total_seconds() / 60)
-      self.log(f"time     about {minutes:,} min left")
-      self._estimated = True
     due = now - self._last_line >= _SECONDS_BETWEEN_LINES
     if self._on_terminal:
       filled = 20 * (index + 1) // self._steps_per_epoch
@@ -51,8 +46,13 @@ class ProgressBar:
     elif due or step == self._num_steps:
       say(text + "\n")
       self._last_line = now
-    if self._first:  # it compiled: the time left is better told without it
-      self._start, self._first = (step, now), False
+    if self._is_first:  # it compiled: the time left is told without it
+      self._start, self._is_first = (step, now), False
+    elif self._estimate_due and now > self._start[1] + _SECONDS_BEFORE_ESTIMATE:
+      minutes = self._time_left(step).total_seconds() / 60
+      if minutes > 1:
+        self.log(f"time     about {math.ceil(minutes):,} min left")
+      self._estimate_due = False
 
   def log(self, text: str) -> None:
     """Writes a line that stays."""

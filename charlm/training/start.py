@@ -89,14 +89,14 @@ def train(
 def _without_what_the_layer_lacks(
   options: TrainOptions, layer: type[RecurrentLayer] | None
 ) -> TrainOptions:
-  """Returns options that a flag file, which suits the GRU, may have given."""
+  """Returns the options; what a recipe gives may suit the GRU alone."""
   defaults = {}
   for name in lacking_options(options.config, options.gru, layer):
-    if name in options.from_flag_file:
+    if name in options.may_be_dropped:
       defaults[name] = getattr(TrainOptions, name)
       say(
         f"default  --{name}={defaults[name]}: --layer={options.layer} lacks "
-        "what the flag file gives\n"
+        "what the recipe or the flag file gives\n"
       )
   return dataclasses.replace(options, **defaults)
 
@@ -134,7 +134,6 @@ def _start(
     replicas = Replicas(cluster, trainer)
     with cluster.together():
       experiment = experiment_of(config, corpus, vocab, split)
-      resumed = run is not None
       if run:
         run = run.resume(experiment, steps_per_epoch)
       else:
@@ -143,16 +142,7 @@ def _start(
         stack.enter_context(run_dir.locked())
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
-      say(
-        describe_text(
-          options=options,
-          corpus=corpus,
-          split=split,
-          vocab=vocab,
-          new_characters=new_characters,
-          new=not resumed,
-        )
-      )
+      say(describe_text(config, corpus, split, vocab, new_characters))
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,

@@ -200,7 +200,8 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   code, _, err = run("export.py", f"--output={tmp_path}/saved")
   assert code == 0
   # The valid text chose it; scores and samples above are of the same one.
-  assert err == f"the best checkpoint, step {model.step} (--checkpoint)\n"
+  which = f"the best checkpoint, step {model.step} (--checkpoint=auto)"
+  assert f"{run_dir}: {which}\n" in err
   saved = tf.saved_model.load(str(tmp_path / "saved"))
   log_probs, *_ = saved.serve([ids, *state])
   np.testing.assert_allclose(np.exp(log_probs[0, -1]), probs, atol=1e-6)

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from charlm.config import Config
 from charlm.data.corpus import load_texts
 from charlm.errors import InputError
 from charlm.runs.run import create_run, experiment_of
 from charlm.runs.run_dir import RunDir
+from charlm.system.flags import parse
 from charlm.training import prepare as module
 from charlm.training.prepare import prepare
 from charlm.training.train_options import TrainOptions
@@ -23,7 +25,8 @@ def recipes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   folder.mkdir()
   small = "--rnn_units=8\n--epochs=3\n--valid_lines=-1\n"
   (folder / "small.flags").write_text(small)
-  (folder / "large.flags").write_text("--rnn_units=16\n--layer_norm\n")
+  large = "--rnn_units=16\n--layer_norm\n--valid_lines=-1\n"
+  (folder / "large.flags").write_text(large)
   (tmp_path / "my.txt").write_text(TEXT)
   monkeypatch.setattr(module, "_RECIPES", folder)
   monkeypatch.setattr(module, "_AUTO", ((3_000, "small"), (9**9, "large")))
@@ -82,12 +85,14 @@ def test_an_initial_run_gives_its_sizes() -> None:
   options = options_of(init_from="initial", recipe="small")
   assert (options.rnn_units, options.layer_norm) == (24, True)
   assert (options.epochs, options.dropout_rate) == (3, 0.0)
-  assert options_of(init_from="initial", rnn_units=9).rnn_units == 9  # refused
+  # A start refuses this, by name.
+  assert options_of(init_from="initial", rnn_units=9).rnn_units == 9
 
 
 def test_what_a_layer_lacks_of_a_recipe_may_be_left_out() -> None:
   options = options_of(recipe="large", layer="lstm")
-  assert options.from_flag_file == ("layer_norm", "rnn_units")
+  added = ("layer_norm", "rnn_units", "valid_lines")
+  assert options.may_be_dropped == added
 
 
 def test_more_epochs_go_beyond_the_largest_step() -> None:
@@ -115,3 +120,27 @@ def test_auto_reads_a_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(module, "load_texts", load)
   assert options_of(recipe="auto").valid_lines == -1
   assert len(calls) == 1  # standard input could not be read again
+
+
+def test_the_recipes_of_auto_split_a_text_alike(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.undo()  # the recipes of charlm
+  splits = []
+  for _, name in module._AUTO:
+    options = TrainOptions(
+      **parse([f"--flagfile=recipes/{name}.flags"], Config)
+    )
+    sizes = (options.eval_lines, options.eval_chars, options.valid_chars)
+    splits.append((options.valid_lines, *sizes))
+  assert set(splits) == {(-1, 0, 0, 0)}
+
+
+def test_what_has_no_meaning_beside_the_flags_is_left_out(
+  tmp_path: pathlib.Path,
+) -> None:
+  cosine = "--schedule=cosine\n--warmup_steps=5\n"
+  carried = "--carry_state\n--reset_rate=0.1\n"
+  (tmp_path / "recipes" / "full.flags").write_text(cosine + carried)
+  options = options_of(recipe="full", schedule="constant", carry_state=False)
+  assert (options.warmup_steps, options.reset_rate) == (0, 0.0)
