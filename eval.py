@@ -104,7 +104,11 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs.event_files import EventFile, metrics_event
-  from charlm.runs.trained_model import follow_checkpoints, load_model
+  from charlm.runs.trained_model import (
+    follow_checkpoints,
+    load_model,
+    say_if_best,
+  )
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
@@ -141,6 +145,8 @@ def evaluate(options: EvalOptions) -> int:
       )
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = score.in_words(step, protocol)
+    if not options.follow:
+      say_if_best(run, options.checkpoint, step)
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:

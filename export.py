@@ -65,17 +65,18 @@ def export(options: ExportOptions) -> int:
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
-  from charlm.runs.trained_model import load_model
+  from charlm.runs.trained_model import load_model, say_if_best
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
-  model, _ = load_model(run, options.checkpoint)
+  model, step = load_model(run, options.checkpoint)
   save = {
     "saved_model": save_saved_model,
     "keras": save_keras,
     "npz": save_numpy,
   }
   save[options.format](model, run.vocab, options.path)
+  say_if_best(run, options.checkpoint, step)
   print(options.path)
   if options.format == "keras":
     print(options.path.with_suffix(".vocabulary.json"))

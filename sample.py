@@ -72,7 +72,7 @@ def sample(options: SampleOptions) -> int:
   run = open_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
-  from charlm.runs.trained_model import load_model
+  from charlm.runs.trained_model import load_model, say_if_best
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
   from charlm.system.choices import FEW_TEXTS
@@ -81,7 +81,7 @@ def sample(options: SampleOptions) -> int:
   # --stream draws one text after the other.
   few = options.stream or options.num_samples <= FEW_TEXTS
   choose_device("cpu" if few and options.device == "auto" else options.device)
-  model, _ = load_model(run, options.checkpoint)
+  model, step = load_model(run, options.checkpoint)
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.
   process.set_output_encoding(config.encoding)
@@ -103,6 +103,7 @@ def sample(options: SampleOptions) -> int:
     format=options.format,
     trained_on=trained_on,
   )
+  say_if_best(run, options.checkpoint, step)
   if not options.per_line:
     writer.write(request, options.stream)
     return process.DONE

@@ -22,8 +22,6 @@ def load_model(
 ) -> tuple[LanguageModel, int]:
   """Returns the model of a checkpoint, and its step.
 
-  Says so if `auto` takes the best one.
-
   Args:
     run: the run.
     which: the checkpoint: `auto`, `best`, `latest`, or a step.
@@ -34,7 +32,7 @@ def load_model(
       not finite, or is not of this run's model; or a layer that is unknown.
     OSError: the system cannot read it, as for lack of permission.
   """
-  asked, which = which, run.which_checkpoint(which)
+  which = run.which_checkpoint(which)
   model = model_of(run.config, len(run.vocab), layer=layer)
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
@@ -45,13 +43,17 @@ def load_model(
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
         check_finite(model)
-      if asked == "auto" and which == "best":
-        taken = f"the best checkpoint, step {step:,} (--checkpoint=auto)"
-        warn(f"{run.dir.path}: {taken}")
       return model, step
     except DamagedError as error:
       why = error
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
+
+
+def say_if_best(run: Run, which: str, step: int) -> None:
+  """Says on stderr that `auto` has taken the best checkpoint."""
+  if which == "auto" and run.which_checkpoint(which) == "best":
+    taken = f"the best checkpoint, step {step:,} (--checkpoint=auto)"
+    warn(f"{run.dir.path}: {taken}")
 
 
 def follow_checkpoints(

@@ -24,7 +24,6 @@ from charlm.errors import InputError
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.flags import parse
-from charlm.system.process import say
 from charlm.training.train_options import TrainOptions
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
@@ -70,11 +69,7 @@ def prepare(
     corpus, split = load_texts(first.config, first.corpus_cache)
     size = len(split.train)
     recipe = next(name for at_most, name in _AUTO if size <= at_most)
-    why = f"--recipe=auto: the train text has {size:,} characters"
-    say(f"recipe   {recipe} ({why})\n")
     return Prepared(_with_recipe(recipe, values, in_files), corpus, split)
-  if not recipe and not in_files:
-    say("recipe   none: --recipe=auto chooses one by the size of the text\n")
   options = _with_recipe(recipe, values, in_files)
   corpus, split = load_texts(options.config, options.corpus_cache)
   return Prepared(options, corpus, split)

@@ -134,6 +134,7 @@ def _start(
     replicas = Replicas(cluster, trainer)
     with cluster.together():
       experiment = experiment_of(config, corpus, vocab, split)
+      resumed = run is not None
       if run:
         run = run.resume(experiment, steps_per_epoch)
       else:
@@ -142,7 +143,16 @@ def _start(
         stack.enter_context(run_dir.locked())
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
-      say(describe_text(config, corpus, split, vocab, new_characters))
+      say(
+        describe_text(
+          config=config,
+          corpus=corpus,
+          split=split,
+          vocab=vocab,
+          new_characters=new_characters,
+          resumed=resumed,
+        )
+      )
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,
