@@ -80,7 +80,7 @@ def _resume(
 ) -> Prepared:
   """Completes the options by the config of the run that is resumed."""
   config = open_run(run_dir.path).config
-  recipe = given.get("recipe", "auto")
+  recipe = given.get("recipe") or "auto"
   if recipe not in ("auto", config.recipe):
     of_text = " ".join(
       f"--{name}={shlex.quote(str(value))}"
