@@ -269,7 +269,7 @@ def main(argv: list[str]) -> int:
   recipes = sorted(
     path.stem
     for path in _RECIPES.glob("*.flags")
-    if path.stem not in _SPLITS_ALONE
+    if path.stem not in _SPLITS_ALONE and not path.stem.startswith("text-")
   )
   parser = argparse.ArgumentParser("results.py", description=__doc__)
   parser.add_argument("--only", nargs="*", choices=recipes, default=recipes)

@@ -29,7 +29,12 @@ from charlm.training.train_options import TrainOptions
 _RECIPES = Path(__file__).parents[2] / "recipes"
 # What `--recipe=auto` chooses, by the largest number of characters of the train
 # text that it is for (recipes/LOG.md). All of them split a text alike.
-_AUTO = ((3_000_000, "small"), (2**63, "large"))
+_AUTO = (
+  (200_000, "text-100k"),
+  (600_000, "text-300k"),
+  (3_000_000, "text-1M"),
+  (2**63, "text-10M"),
+)
 _OF_TEXT = ("corpus", "field", "skip_bad", "raw", "lowercase", "min_count")
 
 
