@@ -35,7 +35,11 @@ _AUTO = (
   (3_000_000, "text-1M"),
   (2**63, "text-10M"),
 )
-_OF_TEXT = ("corpus", "field", "skip_bad", "raw", "lowercase", "min_count")
+_OF_TEXT = (
+  *("corpus", "field", "skip_bad", "raw", "lowercase", "min_count"),
+  *("eval_lines", "eval_chars", "eval_corpus"),
+  *("valid_lines", "valid_chars", "valid_corpus"),
+)
 
 
 class Prepared(NamedTuple):
@@ -87,16 +91,17 @@ def _resume(
   config = open_run(run_dir.path).config
   recipe = given.get("recipe") or "auto"
   if recipe not in ("auto", config.recipe):
-    of_text = " ".join(
-      f"--{name}={shlex.quote(str(value))}"
+    command = [
+      f"--{name}={value}"
       for name, value in vars(config).items()
       if name in _OF_TEXT and value != getattr(Config, name)
-    )
+    ]
+    command.insert(0, f"--init_from={run_dir.path}")
+    command += [f"--recipe={recipe}", "--run_dir=another/folder"]
     raise InputError(
       f"the run in {run_dir.path} began with {config.recipe or 'no'} recipe, "
       f"not {recipe}: to train its model by that, begin a new run, train.py "
-      f"--init_from={run_dir.path} {of_text} --recipe={recipe} "
-      "--run_dir=another/folder"
+      f"{shlex.join(command)}"
     )
   stored = dict(vars(config))
   if given.get("epochs", 0) > config.epochs:
@@ -106,11 +111,9 @@ def _resume(
   try:
     corpus, split = load_texts(options.config, options.corpus_cache)
   except InputError as error:
-    if "corpus" in given:
-      raise
     raise InputError(
-      f"{error} (the path is from {run_dir.config_path}: if the text was "
-      "moved, give --corpus)"
+      f"{error} (paths that are not given are those of {run_dir.config_path}: "
+      "if a text was moved, give --corpus, --eval_corpus or --valid_corpus)"
     ) from error
   return Prepared(options, corpus, split)
 
@@ -145,4 +148,9 @@ def _read(recipe: str) -> dict[str, Any]:
   if not path.is_file():
     names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
     raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")
-  return parse([f"--flagfile={path}"], Config)
+  try:
+    return parse([f"--flagfile={path}"], Config)
+  except Exception as error:  # the flags module's own
+    raise InputError(
+      f"{path}: {error}: give flags that define a run"
+    ) from error
