@@ -77,8 +77,8 @@ class Run:
     if changes := self.experiment.changes(experiment):
       raise InputError(
         f"{self.dir.path} holds another run: {', '.join(changes)}; leave out "
-        "what differs, restore a text that has changed, or begin another run in "
-        "a new --run_dir"
+        "what differs, restore a text that has changed, or begin another run: "
+        "give a new --run_dir"
       )
     # These compare the files' hashes.
     self.eval_text()
