@@ -103,19 +103,15 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
+  from charlm.runs import trained_model
   from charlm.runs.event_files import EventFile, metrics_event
-  from charlm.runs.trained_model import (
-    follow_checkpoints,
-    load_model,
-    say_if_best,
-  )
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
   if options.follow:
-    models = follow_checkpoints(run, options.idle_timeout)
+    models = trained_model.follow_checkpoints(run, options.idle_timeout)
   else:
-    models = iter([load_model(run, options.checkpoint)])
+    models = iter([trained_model.load_model(run, options.checkpoint)])
   if options.text is None:
     name, text = str(run.dir.eval_path), run.eval_text()
   else:
@@ -146,7 +142,7 @@ def evaluate(options: EvalOptions) -> int:
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = score.in_words(step, protocol)
     if not options.follow:
-      say_if_best(run, options.checkpoint, step)
+      trained_model.say_if_best(run, options.checkpoint, step)
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:

@@ -26,9 +26,8 @@ def describe_text(
   split: Split,
   vocab: list[str],
   new_characters: str,
-  resumed: bool,
 ) -> str:
-  """Describes the corpus, its parts, the recipe, and the vocabulary.
+  """Describes the corpus, its parts, and the vocabulary.
 
   `new_characters` names those that the initial run lacks.
   """
@@ -43,14 +42,6 @@ def describe_text(
     if part is not split.train or len(part) <= _MAX_HASHED:
       line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
-  if config.recipe and resumed:
-    lines.append(f"recipe   {config.recipe}, by which the run began")
-  elif config.recipe:
-    why = f"the train text has {len(split.train):,} characters"
-    lines.append(f"recipe   {config.recipe}: {why}")
-  elif not resumed and config == Config(corpus=config.corpus):
-    why = "--recipe=auto chooses one by the size of the text"
-    lines.append(f"recipe   none, but the reference's settings: {why}")
   if not config.keeps_text:
     lines.append(
       "lines    without blanks at their ends, and without empty lines; --raw "
@@ -63,6 +54,16 @@ def describe_text(
   if new_characters:
     lines.append(f"new      {new_characters}: not in {config.init_from}")
   return "\n".join(lines) + "\n"
+
+
+def describe_recipe(config: Config, split: Split) -> str:
+  """Describes the recipe of a new run, or says that there is a choice."""
+  if config.recipe:
+    size = f"{len(split.train):,} characters of train text"
+    return f"recipe   {config.recipe}, with {size}\n"
+  if config == Config(corpus=config.corpus):
+    return "recipe   none: --recipe=auto chooses one by the size of the text\n"
+  return ""
 
 
 def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:

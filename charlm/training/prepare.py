@@ -35,10 +35,20 @@ _AUTO = (
   (3_000_000, "text-1M"),
   (2**63, "text-10M"),
 )
+# What says which text a run has, and how it is split.
 _OF_TEXT = (
-  *("corpus", "field", "skip_bad", "raw", "lowercase", "min_count"),
-  *("eval_lines", "eval_chars", "eval_corpus"),
-  *("valid_lines", "valid_chars", "valid_corpus"),
+  "corpus",
+  "field",
+  "skip_bad",
+  "raw",
+  "lowercase",
+  "min_count",
+  "eval_lines",
+  "eval_chars",
+  "eval_corpus",
+  "valid_lines",
+  "valid_chars",
+  "valid_corpus",
 )
 
 

@@ -35,6 +35,7 @@ from charlm.system.machine import has_bfloat16
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
+  describe_recipe,
   describe_text,
   describe_training,
   warn_of_files,
@@ -134,7 +135,6 @@ def _start(
     replicas = Replicas(cluster, trainer)
     with cluster.together():
       experiment = experiment_of(config, corpus, vocab, split)
-      resumed = run is not None
       if run:
         run = run.resume(experiment, steps_per_epoch)
       else:
@@ -143,16 +143,8 @@ def _start(
         stack.enter_context(run_dir.locked())
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
-      say(
-        describe_text(
-          config=config,
-          corpus=corpus,
-          split=split,
-          vocab=vocab,
-          new_characters=new_characters,
-          resumed=resumed,
-        )
-      )
+        say(describe_recipe(config, split))
+      say(describe_text(config, corpus, split, vocab, new_characters))
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,

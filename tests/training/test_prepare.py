@@ -144,3 +144,15 @@ def test_what_has_no_meaning_beside_the_flags_is_left_out(
   (tmp_path / "recipes" / "full.flags").write_text(cosine + carried)
   options = options_of(recipe="full", schedule="constant", carry_state=False)
   assert (options.warmup_steps, options.reset_rate) == (0, 0.0)
+
+
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "recipes" / "mine.flags").write_text("--epochs=2x\n")
+  with pytest.raises(InputError, match=r"mine\.flags: .*epochs"):
+    options_of(recipe="mine")
+
+
+def test_the_command_for_another_recipe_keeps_the_split() -> None:
+  begin("a run", eval_chars=200, recipe="small")
+  with pytest.raises(InputError, match=r"'--init_from=a run' .*eval_chars=200"):
+    prepare({"run_dir": "a run", "recipe": "large"})
