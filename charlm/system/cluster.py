@@ -172,11 +172,9 @@ class Cluster:
     try:
       yield
       self.sum([0])
-    except (InputError, DivergedError):
-      # All raise it. One may have the sum that says so while another fetches it
-      # from there: once a second sum returns, all have the first one's.
-      with contextlib.suppress(tf.errors.OpError):
-        self.sum([0])
+      self._let_others_fetch()
+    except (InputError, DivergedError):  # all raise it
+      self._let_others_fetch()
       raise
     except _LOST as error:
       if self.num_workers == 1:
@@ -190,6 +188,15 @@ class Cluster:
         f"{name} was lost: what is saved is whole; start all workers again to "
         "go on"
       ) from error
+
+  def _let_others_fetch(self) -> None:
+    """Returns when the others have the last sum, or end.
+
+    A worker may have a sum while another still fetches it from there: once one
+    more returns, all have the last one's.
+    """
+    with contextlib.suppress(tf.errors.OpError):
+      self.sum([0])
 
 
 def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
