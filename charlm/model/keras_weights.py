@@ -48,7 +48,7 @@ def load_keras_weights(
   if config.layer_norm:
     raise InputError(
       f"--init_from={path} has weights of Keras, whose GRU has no layer "
-      "normalisation: leave out --layer_norm"
+      "normalisation: give --nolayer_norm"
     )
   read = _read_h5 if path.endswith(".h5") else _read_ckpt
   try:
