@@ -57,12 +57,12 @@ LEAST_CHECKPOINT_STEPS = Choice(
 # On a CPU a step is many small operations, which each replica would repeat. Up
 # to this many windows a step, one replica on all cores is fastest. Compiled by
 # XLA, which needs a single replica, it is so up to the second number
-# (benchmarks/README.md).
+# (recipes/LOG.md).
 FEW_WINDOWS = 4
 FEW_WINDOWS_FOR_XLA = 16
 # By precision: from this many units on, one replica keeps all cores of a CPU
 # busy. More replicas take more memory, for a copy of the weights each, and
-# mostly no less time (benchmarks/README.md).
+# mostly no less time (recipes/LOG.md).
 MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
 # Up to this many entries of the vocabulary the fused layer projects each entry
 # once, into a table, and looks positions up. Above, it projects each position:
