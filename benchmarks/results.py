@@ -59,7 +59,7 @@ best one on the `--valid_lines`. *Characters* counts those of all training
 steps. The hours are wall time, so whatever else the machine did meanwhile is in
 them; those of the recipes with a valid text, measured before 28 November 2026,
 leave the evaluations out.
-[The guide](../docs/guide.md#evaluate) describes the protocols.
+[Protocols](../docs/reference.md#protocols) describes how a text is scored.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz, both given all text before it, also the `--valid_lines`. Their last column

@@ -86,7 +86,7 @@ def _stepwise(
 
 
 def save_numpy(model: LanguageModel, vocab: list[str], file: Path) -> None:
-  """Writes the weights and the vocabulary; docs/guide.md shows their use.
+  """Writes the weights and the vocabulary; docs/reference.md shows their use.
 
   Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,
   `dense_bias` `[V]`; for each layer i, from 0 on, its weights by their names.

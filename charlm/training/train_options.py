@@ -25,7 +25,7 @@ class TrainOptions(RunOptions, Config):
   num_replicas: int = option(
     0,
     "GPUs of each worker or, without a GPU, CPU devices; 0: by --batch_size, "
-    "--rnn_units, and number of GPUs or cores, as docs/guide.md says",
+    "--rnn_units, and number of GPUs or cores, as docs/reference.md says",
     between(0, 1024),
   )
   eval_every_steps: int = option(

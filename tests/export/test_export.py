@@ -17,8 +17,8 @@ from charlm.data.vocabulary import vocabulary_from_json
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 
-# The call of the guide, whose ids are a NumPy array: a text in two parts, the
-# second from the states after the first.
+# The call of docs/reference.md, whose ids are a NumPy array: a text in two
+# parts, the second from the states after the first.
 _USE = """
 import sys
 import numpy as np
@@ -108,7 +108,7 @@ def test_models_are_stepped_without_charlm(
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_code_in_the_guide_scores_with_numpy_alone(
+def test_the_code_in_the_documents_scores_with_numpy_alone(
   layers: int,
   short_run: pathlib.Path,
   layer_norm_run: pathlib.Path,
@@ -116,10 +116,10 @@ def test_the_code_in_the_guide_scores_with_numpy_alone(
 ) -> None:
   path = short_run if layers == 1 else layer_norm_run
   _export(path, tmp_path / "model.npz", "npz")
-  guide = (ROOT / "docs" / "guide.md").read_text()
+  page = (ROOT / "docs" / "reference.md").read_text()
   (code,) = re.findall(
     r"```python\n(import json\n\nimport numpy as np\n\nwith.*?)```",
-    guide,
+    page,
     re.DOTALL,
   )
   code += "import sys\nassert not {'tensorflow', 'charlm'} & set(sys.modules)\n"
