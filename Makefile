@@ -44,7 +44,6 @@ quality: .venv/installed
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 results: .venv/installed
-	$(ADD_BENCH)
 	$(BIN)/python -m benchmarks.results $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 soak: .venv/installed
