@@ -241,7 +241,8 @@ def build_optimizer(
 
   A schedule that falls reaches zero at `num_steps`, the end of the run.
 
-  Raises InputError: a warm-up that takes the whole run.
+  Raises InputError: a warm-up that takes the whole run, or Muon for layers
+    without matrices.
   """
   if 0 < num_steps <= config.warmup_steps:
     raise InputError(
@@ -265,9 +266,15 @@ def build_optimizer(
   decay = min(config.weight_decay, most) or None
   excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
   if config.optimizer == "muon":
+    matrices = {matrix.path: gates for matrix, gates in model.matrices()}
+    if not matrices:
+      raise InputError(
+        f"optimizer is muon, but the layer {config.layer} names no matrices: "
+        "write its method matrices, or give --optimizer=adam"
+      )
     optimizer = Muon(
       product_dtype=config.precision,
-      matrices={matrix.path: gates for matrix, gates in model.matrices()},
+      matrices=matrices,
       faster=[weight.path for weight in model.dense.weights],
       learning_rate=learning_rate,
       weight_decay=decay,
