@@ -45,7 +45,7 @@ def test_the_wheel_holds_the_package_alone(wheel: pathlib.Path) -> None:
 
 
 @pytest.mark.release
-def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
+def test_the_wheel_works_in_an_empty_folder(
   wheel: pathlib.Path, trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -58,6 +58,7 @@ def test_a_model_is_loaded_from_the_wheel_in_an_empty_folder(
   code = (
     "import sys; sys.path.insert(0, sys.argv[1]); import charlm\n"
     "assert charlm.__file__.startswith(sys.argv[1])\n"
+    "assert all(hasattr(charlm, name) for name in charlm.__all__)\n"
     "model = charlm.load(sys.argv[2])\n"
     "print(model, model.score(['the king'])[0].num_characters)\n"
     "import gc; assert not gc.get_freeze_count()"

@@ -1,6 +1,7 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,15 +22,50 @@ _ITERATIONS, _SCALE = 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
 
 
-class Adam(keras.optimizers.Adam):
-  """Keras' Adam, with a faster update for gradients that are sums already.
+class Adam(keras.optimizers.Optimizer):
+  """Adam for gradients that are sums over the replicas already.
 
-  Variables and checkpoints are Keras' own.
+  Variables and checkpoints are those of Keras' Adam, and so are the constants.
   """
 
+  beta_1, beta_2, epsilon = 0.9, 0.999, 1e-7
   # The paths of variables with twice the learning rate, though not twice the
   # decay.
   _faster: Sequence[str] = ()
+
+  def __init__(
+    self,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    undecayed: Sequence[str] = (),
+    **kwargs: object,
+  ) -> None:
+    """Makes the optimizer of a model.
+
+    Args:
+      learning_rate: a number, or a schedule.
+      undecayed: parts of names of variables that the weight decay leaves out.
+      **kwargs: other arguments of Keras' optimizers.
+    """
+    super().__init__(learning_rate=learning_rate, **kwargs)
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    self._schedule = (
+      learning_rate if isinstance(learning_rate, schedule) else None
+    )
+    self._undecayed = undecayed
+
+  def get_config(self) -> dict[str, object]:
+    """Returns the arguments, for Keras' `from_config`."""
+    return super().get_config() | {"undecayed": list(self._undecayed)}
+
+  def build(self, variables: Sequence[keras.Variable]) -> None:
+    """Makes the means of gradients and of their squares; Keras calls this."""
+    if self.built:
+      return
+    super().build(variables)
+    self._momentums, self._velocities = self.add_optimizer_variables(
+      variables, ["momentum", "velocity"]
+    )
+    self._ids = [id(variable) for variable in variables]  # names may be equal
 
   def apply_sums(
     self,
@@ -37,18 +73,18 @@ class Adam(keras.optimizers.Adam):
     variables: Sequence[keras.Variable],
     step: tf.Tensor,
   ) -> None:
-    """Updates the variables as `apply` does, each by one operation.
+    """Updates the variables, each by one operation.
 
     A weight decay takes one more operation. Call it on each replica with the
-    same gradients: `apply` would sum them over the replicas. `step` equals
-    `iterations`, but is on the host: a schedule with a condition would wait for
-    the GPU, which has `iterations`.
+    same gradients: Keras' `apply` would sum them over the replicas. `step`
+    equals `iterations`, but is on the host: a schedule with a condition would
+    wait for the GPU, which has `iterations`.
     """
     rate = self._rate(step)
     count = tf.cast(self.iterations.value + 1, rate.dtype)
     beta1_power, beta2_power = self.beta_1**count, self.beta_2**count
     for gradient, variable in zip(gradients, variables, strict=True):
-      index = self._get_variable_index(variable)
+      index = self._ids.index(id(variable))
       self._decay(variable, rate)
       # On a replica, a handle is that of the replica's own copy.
       tf.raw_ops.ResourceApplyAdam(
@@ -67,14 +103,14 @@ class Adam(keras.optimizers.Adam):
 
   def _rate(self, step: tf.Tensor) -> tf.Tensor:
     """Returns the learning rate of a step, whose number is on the host."""
-    rate = self._learning_rate
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-      with tf.device("CPU:0"):
-        rate = rate(step)
-    return tf.convert_to_tensor(rate)
+    if self._schedule is None:
+      return tf.convert_to_tensor(self.learning_rate)
+    with tf.device("CPU:0"):
+      return tf.convert_to_tensor(self._schedule(step))
 
   def _decay(self, variable: keras.Variable, rate: tf.Tensor) -> None:
-    if self.weight_decay and self._use_weight_decay(variable):
+    left_out = any(part in variable.name for part in self._undecayed)
+    if self.weight_decay and not left_out:
       _subtract(variable, rate * self.weight_decay * variable.value)
 
 
@@ -93,7 +129,7 @@ class Muon(Adam):
     product_dtype: str,
     matrices: Mapping[str, int],
     faster: Sequence[str],
-    **kwargs: object,
+    **kwargs: Any,
   ) -> None:
     """Makes the optimizer of a model.
 
@@ -101,17 +137,14 @@ class Muon(Adam):
       product_dtype: the type of the factors of products.
       matrices: by the path of a matrix, its number of gates.
       faster: the paths of the weights with twice the learning rate.
-      **kwargs: Adam's arguments.
+      **kwargs: the arguments of `Adam`.
     """
     super().__init__(**kwargs)
     self._product_dtype, self._faster = product_dtype, faster
     self._matrices = matrices
 
   def get_config(self) -> dict[str, object]:
-    """Returns the arguments, for Keras' `from_config`.
-
-    As with Keras, what the weight decay leaves out is not among them.
-    """
+    """Returns the arguments, for Keras' `from_config`."""
     return super().get_config() | {
       "product_dtype": self._product_dtype,
       "matrices": dict(self._matrices),
@@ -159,7 +192,7 @@ class Muon(Adam):
 
     b rises from 0.85 to 0.95 in the first 300 steps.
     """
-    momentum = self._momentums[self._get_variable_index(matrix)]
+    momentum = self._momentums[self._ids.index(id(matrix))]
     # From a table: TensorFlow would rewrite a formula in the graphs of some
     # replicas alone, whose results would then differ in their last bits.
     b = tf.gather(_RISE, tf.minimum(self.iterations.value, len(_RISE) - 1))
@@ -264,26 +297,24 @@ def build_optimizer(
     learning_rate = LinearDecay(learning_rate, config.warmup_steps, num_steps)
   # AdamW, if there is a decay: it is not part of the gradient.
   decay = min(config.weight_decay, most) or None
-  excluded = ["bias", "gain"]  # they only shift and scale, and hardly overfit
-  if config.optimizer == "muon":
-    matrices = {matrix.path: gates for matrix, gates in model.matrices()}
-    if not matrices:
-      raise InputError(
-        f"optimizer is muon, but the layer {config.layer} names no matrices: "
-        "write its method matrices, or give --optimizer=adam"
-      )
-    optimizer = Muon(
-      product_dtype=config.precision,
-      matrices=matrices,
-      faster=[weight.path for weight in model.dense.weights],
-      learning_rate=learning_rate,
-      weight_decay=decay,
+  undecayed = ["bias", "gain"]  # they only shift and scale: hardly overfit
+  if config.optimizer == "adam":
+    return Adam(learning_rate, undecayed, weight_decay=decay)
+  matrices = {matrix.path: gates for matrix, gates in model.matrices()}
+  if not matrices:
+    raise InputError(
+      f"optimizer is muon, but the layer {config.layer} names no matrices: "
+      "write its method matrices, or give --optimizer=adam"
     )
-    excluded.append("embeddings")  # kernels need a decay too large for these
-  else:
-    optimizer = Adam(learning_rate=learning_rate, weight_decay=decay)
-  optimizer.exclude_from_weight_decay(var_names=excluded)
-  return optimizer
+  return Muon(
+    product_dtype=config.precision,
+    matrices=matrices,
+    faster=[weight.path for weight in model.dense.weights],
+    learning_rate=learning_rate,
+    # Kernels need a decay that is too large for embeddings.
+    undecayed=[*undecayed, "embeddings"],
+    weight_decay=decay,
+  )
 
 
 def compile_model(model: keras.Model) -> keras.Model:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import kernels, op_def_registry
 from tensorflow.python.framework.convert_to_constants import (
   convert_variables_to_constants_v2,
@@ -29,8 +28,10 @@ _FREE = {
   *_LOOPS,
 }
 # Their kernels hold them on the host, whatever kernel it is.
-_HOST_TYPES = (types_pb2.DT_INT32, types_pb2.DT_RESOURCE, types_pb2.DT_STRING)
-_HOST_TYPES += (types_pb2.DT_VARIANT,)
+_HOST_TYPES = {
+  dtype.as_datatype_enum
+  for dtype in (tf.int32, tf.resource, tf.string, tf.variant)
+}
 
 
 class Node(NamedTuple):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import metrics
-from tensorflow.python.distribute.values import PerReplica
 
 import train
 from charlm.config import Config
@@ -162,7 +161,10 @@ def test_a_wrong_copy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ((*first, last),) = args
     indices = [[size - 1 for size in last.shape]]
     wrong = tf.tensor_scatter_nd_add(last, indices, [1.0])
-    return run(strategy, step, args=([*first, PerReplica([last, wrong])],))
+    copies = strategy.experimental_distribute_values_from_function(
+      lambda context: [last, wrong][context.replica_id_in_sync_group]
+    )
+    return run(strategy, step, args=([*first, copies],))
 
   monkeypatch.setattr(tf.distribute.MirroredStrategy, "run", corrupting)
   with pytest.raises(InputError, match=r"^CPU:1 got a wrong copy.*IOMMU"):
