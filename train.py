@@ -24,13 +24,13 @@ def train(given: Given) -> int:
     HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
-  options, corpus, split = prepare(given.values, given.in_files)
-  if options.deterministic:
+  prepared = prepare(given.values, given.in_files)
+  if prepared.options.deterministic:
     repeat_cublas()
   process.import_quietly("tensorflow", "keras")
-  from charlm.training import start
+  from charlm.training.start import start
 
-  exit_code = start.train(options, corpus, split)
+  exit_code = start(prepared)
   # Output that cannot be printed must not make a saved run an error.
   process.flush_or_drop_output()
   return exit_code

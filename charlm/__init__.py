@@ -18,7 +18,6 @@ _MODULE_OF = {
   "load": "loaded",
   "LoadedModel": "loaded",
   "train": "training.start",
-  "TrainOptions": "training.train_options",
   "RecurrentLayer": "model.layers",
   "LanguageModel": "model.language_model",
   "Config": "config",

@@ -21,4 +21,3 @@ from charlm.sampling.gumbel import (
 )
 from charlm.training.optimizer import compile_model as compile_model
 from charlm.training.start import train as train
-from charlm.training.train_options import TrainOptions as TrainOptions

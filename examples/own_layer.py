@@ -47,11 +47,9 @@ class IndRNN(charlm.RecurrentLayer):
 
 
 def main(corpus: str, run_dir: str) -> None:
-  options = charlm.TrainOptions(
-    corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
+  charlm.train(
+    layer=IndRNN, corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
   )
-  text, split = charlm.load_texts(options.config)
-  charlm.train(options, text, split, layer=IndRNN)
   model = charlm.load(run_dir, layer=IndRNN)
   print(model.score(["To be, or not to be"]))
   print(model.generate("The ", num_chars=100)[0].text)

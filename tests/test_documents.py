@@ -211,7 +211,7 @@ def test_a_walk_through_the_pages_for_users(
     ):
       exec(compile(_with_small_sizes(block), name, "exec"), names)
       num_blocks += 1
-  assert num_blocks == 5
+  assert num_blocks == 6
 
 
 def _with_small_sizes(code: str) -> str:

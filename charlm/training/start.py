@@ -6,6 +6,7 @@ it, each with a folder of its own; the chief's is the run's.
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -41,6 +42,7 @@ from charlm.training.announce import (
   warn_of_files,
 )
 from charlm.training.loop import TrainingLoop
+from charlm.training.prepare import Prepared, prepare
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replica_checks import Replicas
 from charlm.training.train_options import Periods, TrainOptions
@@ -48,20 +50,22 @@ from charlm.training.trainer import Trainer, build_trainer
 from charlm.training.workers import check_alike, writing_nowhere
 
 
-def train(
-  options: TrainOptions,
-  corpus: Corpus,
-  split: Split,
-  *,
-  layer: type[RecurrentLayer] | None = None,
-) -> int:
+def train(*, layer: type[RecurrentLayer] | None = None, **flags: Any) -> int:
   """Trains as `train.py` does; returns the exit code.
 
   Args:
-    options: the flags.
-    corpus: the text.
-    split: its parts.
     layer: the class of a layer of your own, whose name is then `--layer`.
+    **flags: those of `train.py`: `corpus="my.txt", recipe="auto"`.
+
+  Raises:
+    TypeError: there is no such flag.
+    Otherwise as `start`.
+  """
+  return start(prepare(flags), layer)
+
+
+def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
+  """Trains with what was prepared; returns the exit code.
 
   Raises:
     InputError: bad input, or replicas whose sums are wrong.
@@ -71,6 +75,7 @@ def train(
     HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
+  options, corpus, split = prepared
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)
   options = _without_what_the_layer_lacks(options, layer)

@@ -18,7 +18,6 @@ from charlm.model import mingru
 from charlm.model.language_model import LanguageModel, model_of, num_weights
 from charlm.model.layers import RecurrentLayer
 from charlm.system import choices
-from charlm.training.prepare import prepare
 
 _V, _D, _H = 7, 3, 4
 _CONFIG = Config(embedding_dim=_D, rnn_units=_H, num_layers=2)
@@ -241,15 +240,13 @@ def test_a_layer_of_ones_own(
   example["main"](str(tmp_path / "text.txt"), str(run_dir))
   assert "IndRNN (--layer)" in capsys.readouterr().out
   # It names no weights that Muon could update.
-  options, split_text, split = prepare(
-    {
-      "corpus": str(tmp_path / "text.txt"),
-      "recipe": "auto",
-      "run_dir": str(tmp_path / "muon"),
-    }
-  )
   with pytest.raises(InputError, match="names no matrices"):
-    charlm.train(options, split_text, split, layer=example["IndRNN"])
+    charlm.train(
+      layer=example["IndRNN"],
+      corpus=str(tmp_path / "text.txt"),
+      recipe="auto",
+      run_dir=str(tmp_path / "muon"),
+    )
   assert PROGRAMS["eval.py"].main(["eval.py", f"--run_dir={run_dir}"]) == 2
   assert "docs/your-model.md" in capsys.readouterr().err
   with pytest.raises(InputError, match="of your own needs Python"):
