@@ -45,7 +45,8 @@ def test_the_loop_ends_in_a_report(
   for name, *args in programs:
     assert PROGRAMS[name].main([name, *args]) == 0
   printed = subprocess.check_output([sys.executable, *last], text=True)
-  (group,) = json.loads((tmp_path / "runs" / "rates.json").read_text())["groups"]
+  report = json.loads((tmp_path / "runs" / "rates.json").read_text())
+  (group,) = report["groups"]
   first, second = group["runs"]
   assert {first["seed"], second["seed"]} == {0, 1}
   # Each is scored as at its end, and the mean is printed.
