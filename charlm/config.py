@@ -165,7 +165,7 @@ class Config(Options):
   )
   learning_rate: float = option(
     0.00125,
-    "learning rate, or its peak; usually 0.0005 to 0.005, muon up to 0.008",
+    "learning rate, or its peak; usually 0.0005 to 0.005, muon up to 0.012",
     POSITIVE,
   )
   schedule: str = option(
