@@ -33,7 +33,8 @@ _AUTO = (
   (200_000, "text-100k"),
   (600_000, "text-300k"),
   (3_000_000, "text-1M"),
-  (2**63, "text-10M"),
+  (30_000_000, "text-10M"),
+  (2**63, "text-100M"),
 )
 # What says which text a run has, and how it is split.
 _OF_TEXT = (
