@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable
 
 from charlm.config import Config
 from charlm.data.cleaning import decode_chunks
 from charlm.data.corpus import load_corpus, train_text
+from charlm.data.passages import TRAIN_TEXT
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
@@ -95,7 +97,7 @@ def sample(options: SampleOptions) -> int:
     )
   generator = GenerativeModel(model, run.vocab)
   # Before anything is drawn: the corpus may be refused.
-  trained_on = _train_text(run, options.memorised)
+  trained_on = _trained_on(run, options.memorised)
   writer = Writer(
     generator=generator,
     vocab=run.vocab,
@@ -134,18 +136,38 @@ def _continuing(
   return dataclasses.replace(request, prefix=config.lowered(prefix))
 
 
-def _train_text(run: Run, corpus: str) -> Text | None:
-  """Returns the part of a corpus that a run was trained on; None if not given.
+def _trained_on(run: Run, corpus: str) -> dict[str, Text]:
+  """Returns the text that a run was trained on, if its corpus is given.
+
+  The text of its initial run comes second, if both are still there. The keys
+  are what a reader calls them.
+  """
+  if not corpus:
+    return {}
+  texts = {TRAIN_TEXT: _train_text(run, corpus)}
+  if os.path.isdir(run.config.init_from):
+    try:
+      initial = open_run(run.config.init_from)
+      if "-" in initial.config.corpus.split(","):
+        raise InputError("it came from standard input")
+      text = _train_text(initial, initial.config.corpus)
+    except InputError as error:
+      process.warn(f"the initial run's text is not searched: {error}")
+    else:
+      texts[f"{TRAIN_TEXT} of {initial.dir.path}"] = text
+  return texts
+
+
+def _train_text(run: Run, corpus: str) -> Text:
+  """Returns the part of a corpus that a run was trained on.
 
   For another corpus than the run's, warns, and returns the same part of it, or
   all of it where it is too short for that.
   """
-  if not corpus:
-    return None
   loaded = load_corpus(run.config, corpus)
   # No error: passages of another text may be looked for, too.
   if loaded.sha256 != run.experiment.corpus_sha256:
-    process.warn(f"{corpus} is not the run's corpus: give that by --memorised")
+    process.warn(f"{corpus} is not the corpus of {run.dir.path}")
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, run.config)
   return loaded.text

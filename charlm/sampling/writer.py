@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 from charlm.config import Config
-from charlm.data.passages import Found, find_passages
+from charlm.data.passages import TRAIN_TEXT, Found, find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.sampling.generator import GenerativeModel
@@ -21,7 +22,8 @@ class Writer:
   vocab: list[str]
   config: Config  # of the run
   format: str
-  trained_on: Text | None  # to be searched for passages of the texts
+  # To be searched for passages of the texts, by what a reader calls them.
+  trained_on: Mapping[str, Text]
 
   def write(self, request: Request, as_drawn: bool, line: int = 0) -> None:
     """Prints the texts of a request.
@@ -52,10 +54,13 @@ class Writer:
 
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
     samples = self.generator.sample(request)
-    found = self._found([sample.text for sample in samples])
+    found = self._find([sample.text for sample in samples])
     for i, sample in enumerate(samples):
       start = fields | {"sample": i, "prefix": request.prefix}
-      end = {"memorised": found[i].to_dict()} if found else {}
+      end = {}
+      for name, passages in found.items():
+        key = "memorised" if name == TRAIN_TEXT else "memorised_of_initial"
+        end[key] = passages[i].to_dict()
       print(json.dumps({**start, **sample.to_dict(), **end}), flush=True)
 
   def _print_as_drawn(self, request: Request, sample: int, where: str) -> None:
@@ -68,14 +73,18 @@ class Writer:
     self._tell_memorised([text], where, sample)
 
   def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
-    pairs = zip(texts, self._found(texts), strict=False)
-    for i, (text, found) in enumerate(pairs, first):
-      for line in found.in_words(text, self.config.encoding):
-        warn(f"{where}sample {i}: {line}")
+    found = self._find(texts)
+    for i, text in enumerate(texts):
+      for name, passages in found.items():
+        for line in passages[i].in_words(text, name, self.config.encoding):
+          warn(f"{where}sample {first + i}: {line}")
 
-  def _found(self, texts: list[str]) -> list[Found]:
-    """Finds passages of all texts in one scan of the train text, if given."""
-    return find_passages(texts, self.trained_on) if self.trained_on else []
+  def _find(self, texts: list[str]) -> dict[str, list[Found]]:
+    """Finds passages of all texts in one scan of each text trained on."""
+    return {
+      name: find_passages(texts, searched)
+      for name, searched in self.trained_on.items()
+    }
 
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):

@@ -4,11 +4,13 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import sys
 
 import pytest
 
 import sample as sample_program
+import train as train_program
 
 
 def _ran(
@@ -86,3 +88,45 @@ def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
   flags = ["--per_line", f"--prefix_file={tmp_path}/prefixes.txt"]
   _, err = _ran([*args[:3], *flags, "--memorised=-"], capsys)
   assert err[0].startswith("line 1: sample 0: ")
+
+
+def test_the_text_of_the_initial_run_is_searched_too(
+  args: list[str],
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  out, _ = _ran([*args, "--format=jsonl"], capsys)
+  text = json.loads(out.splitlines()[1])["text"]
+  part = re.search(r"\S.{38}\S", text)[0]
+  # The initial run's corpus now has a part of the sample, and begins with it.
+  corpus = tmp_path / "initial.txt"
+  corpus.write_text("\n".join([part, *["a line"] * 60]))
+  initial, run_dir = tmp_path / "initial", tmp_path / "run"
+  shutil.copytree(trained_run, initial)
+  config = json.loads((initial / "config.json").read_text())
+  (initial / "config.json").write_text(
+    json.dumps(config | {"corpus": str(corpus)})
+  )
+  flags = [f"--init_from={initial}", f"--run_dir={run_dir}", "--epochs=0"]
+  assert train_program.main([*train_args, *flags]) == 0
+  own = next(f.partition("=")[2] for f in train_args if "--corpus" in f)
+  args = [*args, f"--run_dir={run_dir}", f"--memorised={own}"]
+  capsys.readouterr()
+
+  out, err = _ran([*args, "--format=jsonl"], capsys)
+  second = json.loads(out.splitlines()[1])
+  assert second["memorised"]["share"] == 0
+  (passage,) = second["memorised_of_initial"]["passages"]
+  assert (passage["length"], passage["place"]) == (40, 0)
+  assert err == [f"{corpus} is not the corpus of {initial}"]
+  _, err = _ran(args, capsys)
+  assert err[-1].endswith(
+    f"40 characters at 0 of the train text of {initial}: {part!r}"
+  )
+
+  corpus.unlink()
+  out, err = _ran([*args, "--format=jsonl"], capsys)
+  assert "memorised_of_initial" not in out
+  assert len(err) == 1
