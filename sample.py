@@ -167,7 +167,9 @@ def _train_text(run: Run, corpus: str) -> Text:
   loaded = load_corpus(run.config, corpus)
   # No error: passages of another text may be looked for, too.
   if loaded.sha256 != run.experiment.corpus_sha256:
-    process.warn(f"{corpus} is not the corpus of {run.dir.path}")
+    process.warn(
+      f"{corpus} is not the corpus of {run.dir.path}: passages may be missed"
+    )
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, run.config)
   return loaded.text
