@@ -45,6 +45,9 @@ class IndRNN(charlm.RecurrentLayer):
   def next_state(self, state: tf.Tensor, projected: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(projected + self.recurrent * state)
 
+  def matrices(self) -> list[tuple[tf.Variable, int]]:
+    return [(self.kernel, 1)]  # no gates
+
 
 def main(corpus: str, run_dir: str) -> None:
   charlm.train(

@@ -232,17 +232,22 @@ def test_a_layer_of_ones_own(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  example = runpy.run_path(str(ROOT / "examples" / "own_layer.py"))
+  program = ROOT / "examples" / "own_layer.py"
+  example = runpy.run_path(str(program))
   # The text has fewer lines than the eval text by default.
   text = corpus_path.read_text() * 5
   (tmp_path / "text.txt").write_text(text)
   run_dir = tmp_path / "run"
   example["main"](str(tmp_path / "text.txt"), str(run_dir))
   assert "IndRNN (--layer)" in capsys.readouterr().out
-  # It names no weights that Muon could update.
+  page = (ROOT / "docs" / "your-model.md").read_text()
+  _, layer, _ = program.read_text().split("\n\n\n", 2)
+  assert layer in page
+  # Muon could update nothing of it.
+  bare = {"matrices": charlm.RecurrentLayer.matrices}
   with pytest.raises(InputError, match="names no matrices"):
     charlm.train(
-      layer=example["IndRNN"],
+      layer=type("Bare", (example["IndRNN"],), bare),
       corpus=str(tmp_path / "text.txt"),
       recipe="auto",
       run_dir=str(tmp_path / "muon"),
