@@ -46,7 +46,7 @@ class IndRNN(charlm.RecurrentLayer):
     return tf.nn.relu(projected + self.recurrent * state)
 
   def matrices(self) -> list[tuple[tf.Variable, int]]:
-    return [(self.kernel, 1)]  # no gates
+    return [(self.kernel, 1)]  # for Muon: one gate
 
 
 def main(corpus: str, run_dir: str) -> None:
