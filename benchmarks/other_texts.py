@@ -1,21 +1,23 @@
-"""Trains on texts of other kinds, sizes and writing systems, and scores them.
+"""Trains on texts of other kinds, sizes, and writing systems; scores them.
 
-    .venv/bin/python -m benchmarks.other_texts --only kjv quran
+    .venv/bin/python -m benchmarks.other_texts --only kjv-100k quran-300k
 
-The texts are two wheels of PyPI, the standard library of this Python, and
-Debian's `linux-source`. What was measured of each is kept as
-JSON in `results/other/`, for the table of `results/README.md`.
+The texts are two wheels of PyPI, the standard library of this Python, and two
+packages of Debian: a dictionary of English of 1913 and the source of Linux. A
+text of 100k is cut so that 100,000 characters are left to train on. Each is
+trained by `--recipe=auto`, by the defaults of `train.py`, and by the settings
+that were the best of the trials in `recipes/LOG.md`. What was measured is kept
+as JSON in `results/other/`, for the table of `results/README.md`.
 """
 
 import argparse
+import gzip
 import itertools
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +25,11 @@ from typing import Any
 
 from benchmarks import machine
 from charlm.config import Config
-from charlm.data.corpus import load_corpus, split_text
+from charlm.data.corpus import load_texts
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.reporting.ngram import baselines
+from charlm.runs.run import open_run
 from charlm.system.files import write_atomically
-from charlm.system.flags import parse
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 OTHER = _ROOT / "results" / "other"
@@ -65,7 +67,8 @@ def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the modules of Python's standard library, one after the other."""
   library = pathlib.Path(sysconfig.get_path("stdlib"))
   for path in sorted(library.rglob("*.py")):
-    if "site-packages" not in path.parts:
+    # Before this one are mostly modules for Python's own use.
+    if path >= library / "argparse.py" and "site-packages" not in path.parts:
       data = path.read_bytes()
       # Some files of tests are binary, or in other encodings.
       if b"\0" not in data and _is_utf8(data):
@@ -106,78 +109,103 @@ def _first(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield chunk
 
 
-_FAST = ["--flagfile=recipes/fast.flags"]
-TEXTS: dict[str, tuple[Callable[[pathlib.Path], Iterable[bytes]], list[str]]]
-TEXTS = {
-  "kjv": (_kjv, [*_FAST, "--eval_chars=200000"]),
-  "quran": (_quran, [*_FAST, "--eval_chars=50000"]),
-  "stdlib": (_stdlib, [*_FAST, "--raw", "--eval_chars=500000"]),
-  "linux-100MB": (
-    lambda folder: _first(_linux(folder)),
-    [*_FAST, "--raw", "--eval_chars=1000000"],
-  ),
-  "linux": (
-    _linux,
-    [*_FAST, "--raw", "--eval_chars=1000000", "--max_steps=2000"],
-  ),
+def _dictionary(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields a dictionary of English, without its preface."""
+  commands = "apt-get download dict-gcide && dpkg-deb -x dict-gcide_*.deb ."
+  subprocess.run(commands, shell=True, cwd=folder, check=True)
+  packed = (folder / "usr/share/dictd/gcide.dict.dz").read_bytes()
+  # Some bytes of it are not UTF-8.
+  text = gzip.decompress(packed).decode(errors="replace")
+  yield text[text.index("Abjuratory") :].encode()
+
+
+_TEXTS: dict[str, Callable[[pathlib.Path], Iterable[bytes]]] = {
+  "kjv": _kjv,
+  "quran": _quran,
+  "stdlib": _stdlib,
+  "dictionary": _dictionary,
+  "linux": lambda folder: _first(_linux(folder)),
 }
+# By the name of a size: the characters to train on, and texts that have them
+# or, if they are shorter, are taken whole.
+_SIZES = {
+  "100k": (100_000, ("kjv", "stdlib", "quran")),
+  "300k": (300_000, ("kjv", "stdlib", "quran")),
+  "1M": (1_000_000, ("kjv", "stdlib", "quran", "dictionary")),
+  "10M": (10_000_000, ("kjv", "stdlib", "dictionary", "linux")),
+  "100M": (100_000_000, ("linux",)),
+}
+NAMES = [
+  f"{text}-{size}" for size, (_, texts) in _SIZES.items() for text in texts
+]
+# The best settings of the trials, where they are not the recipe's.
+_BEST_FOUND: dict[str, str] = {}
+_MULTIPLE = 50  # of lines
+
+
+def cut(text: str, size: int) -> str:
+  """Returns the first lines of a text, cleaned, or all.
+
+  They leave `size` characters of train text beside the valid and the eval text
+  of `--recipe=auto`.
+  """
+  lines = [line for line in map(str.strip, text.split("\n")) if line]
+  ends = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
+  for num_lines in range(_MULTIPLE, len(lines), _MULTIPLE):
+    num_eval = min(1000, num_lines // 10)
+    if ends[num_lines - num_eval - num_eval // 2] >= size:
+      return "\n".join(lines[:num_lines]) + "\n"
+  return "\n".join(lines) + "\n"
 
 
 def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
-  """Prepares, encodes, trains and scores a text; returns what came of it."""
-  make, flags = TEXTS[name]
-  path = folder / f"{name}.txt"
+  """Cuts, trains on, and scores a text; returns what came of it."""
+  text_name, _, size = name.partition("-")
+  whole, path = folder / f"{text_name}.txt", folder / f"{name}.txt"
+  if not whole.exists():
+    write_atomically(whole, _TEXTS[text_name](folder))
   if not path.exists():
-    write_atomically(path, make(folder))
-  run_dir = folder / "runs" / name
-  flags = [f"--corpus={path}", *flags]
-  config = Config(**parse(flags, Config))
-  start = time.perf_counter()
-  # In a new folder: else it would open ids that an earlier call has kept.
-  with tempfile.TemporaryDirectory(dir=folder) as new:
-    load_corpus(config, str(path), new)
-  seconds = time.perf_counter() - start
-  corpus = load_corpus(config, str(path))
-  num_bytes = corpus.text.num_bytes(corpus.counts)
-  peak = _train(f"--run_dir={run_dir}", *flags)
-  score = json.loads(call("eval.py", f"--run_dir={run_dir}", "--json"))
-  split = split_text(corpus.text, config)
-  size = len(split.train)
-  train = str(split.train.part(max(0, size - _READ_BY_BASELINES), size))
+    text = cut(whole.read_text(encoding="utf-8"), _SIZES[size][0])
+    write_atomically(path, [text.encode()])
+  settings = {"auto": "--recipe=auto"}
+  if size != "100M":  # ten epochs would take most of a day
+    settings["defaults"] = "--valid_lines=0"
+  if name in _BEST_FOUND:
+    settings["best_found"] = f"--valid_lines=-1 {_BEST_FOUND[name]}"
+  runs = {}
+  for setting, flags in settings.items():
+    run_dir = f"--run_dir={folder / 'runs' / name / setting}"
+    start = time.perf_counter()
+    call("train.py", f"--corpus={path}", run_dir, *flags.split())
+    minutes = (time.perf_counter() - start) / 60
+    score = json.loads(call("eval.py", run_dir, "--json"))
+    runs[setting] = {
+      "flags": flags,
+      "recipe": open_run(folder / "runs" / name / setting).config.recipe,
+      "minutes": minutes,
+      "score": score,
+    }
+  config = Config(corpus=str(path), valid_lines=-1)
+  corpus, split = load_texts(config)
+  num_characters = len(split.train)
+  first = max(0, num_characters - _READ_BY_BASELINES)
   vocab = extend_vocab(SPECIAL, corpus.text.characters)
   scored = baselines(
-    train, str(split.eval), vocab=vocab, encoding=split.train.encoding
+    str(split.train.part(first, num_characters)),
+    str(split.eval),
+    vocab=vocab,
+    encoding=split.train.encoding,
   )
-  best = min(scored[:-1], key=lambda baseline: baseline["nats"])
+  ngram = min(scored[:-1], key=lambda baseline: baseline["nats"])
   return {
+    "name": name,
     "machine": machine.describe(),
-    "flags": " ".join(flags[1:]),
-    "units": config.rnn_units,
-    "num_bytes": num_bytes,
-    "num_characters": len(corpus.text),
+    "num_characters": num_characters,
     "vocabulary": len(vocab),
-    "megabytes_per_second": num_bytes / 1e6 / seconds,
-    "peak_bytes": peak,
-    "score": score,
-    "ngram": [best["name"], best["nats"]],
+    "settings": runs,
+    "ngram": [ngram["name"], ngram["nats"]],
     "xz": scored[-1]["nats"],
-    "num_read_by_baselines": len(train),
   }
-
-
-def _train(*args: str) -> int:
-  """Trains; returns the most memory that the process had, in bytes."""
-  command = [sys.executable, str(_ROOT / "train.py"), *args]
-  process, peak = subprocess.Popen(command, cwd=_ROOT), 0
-  while process.poll() is None:
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    # The largest so far; none of a process that has ended.
-    peaks = re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    peak = max(peak, *(1024 * int(kilobytes) for kilobytes in peaks), 0)
-    time.sleep(0.2)
-  if process.returncode:
-    raise subprocess.CalledProcessError(process.returncode, command)
-  return peak
 
 
 def call(script: str, *args: str) -> str:
@@ -192,7 +220,7 @@ def call(script: str, *args: str) -> str:
 def main(argv: list[str]) -> int:
   """Measures and writes; returns the exit code."""
   parser = argparse.ArgumentParser("other_texts.py", description=__doc__)
-  parser.add_argument("--only", nargs="*", choices=TEXTS, default=list(TEXTS))
+  parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
   parser.add_argument(
     "--folder", type=pathlib.Path, default=_ROOT / "runs" / "texts"
   )

@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from charlm.system.process import import_quietly
@@ -21,7 +22,7 @@ import_quietly("tensorflow", "keras")
 from matplotlib.figure import Figure
 
 from benchmarks import machine
-from benchmarks.other_texts import OTHER, call
+from benchmarks.other_texts import NAMES, OTHER, call
 from benchmarks.tables import table
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
@@ -65,25 +66,25 @@ The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz, both given all text before it, also the `--valid_lines`. Their last column
 is the memory that each must keep: the tables of counts, or the text itself."""
 _OTHERS = """\
-`.venv/bin/python -m benchmarks.other_texts` fetches these texts and trains
-`recipes/fast.flags` on each, with the flags of the table. Rows with 512 units
-are of the recipe of 28 November 2026. *Encoding* is one pass over the file,
-*memory* the largest resident memory of the training. Score, best n-gram model
-(its order in parentheses) and xz are of the eval text; n-grams and xz were
-given the last 20 million characters before it, or all if there are fewer. The
-last three columns are bits per byte."""
+`.venv/bin/python -m benchmarks.other_texts` makes these texts, of which the
+trials behind `--recipe=auto` ([LOG.md](../recipes/LOG.md)) chose the recipes by
+the valid text alone. The table gives nats per character of the eval text, with
+one seed: by the defaults of `train.py`, by `--recipe=auto`, by the best settings
+found for this text, by the best n-gram model (its order in parentheses), and by
+xz. N-grams and xz were given the train text, or its last 20 million characters.
+*Characters* counts the train text; *minutes* are those of `auto` on two cores,
+from the start of `train.py` to its end."""
 _OTHER_HEADER = (
   "text",
-  "units",
-  "size",
+  "characters",
   "vocabulary",
-  "encoding",
-  "memory",
-  "nats per character",
-  "bits per character",
-  "bits per byte",
+  "defaults",
+  "auto",
+  "best found",
   "n-grams",
   "xz",
+  "recipe",
+  "minutes",
 )
 _CURVES = """\
 Solid lines are the losses of the eval text, dotted lines the mean training
@@ -165,7 +166,9 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
 
 
 def to_markdown(
-  results: dict[str, Any], scored: dict[str, list[Baseline]]
+  results: dict[str, Any],
+  scored: dict[str, list[Baseline]],
+  others: Sequence[dict[str, Any]],
 ) -> str:
   """Returns the text of `results/README.md`."""
   lines = ["# Results of the recipes", "", _INTRODUCTION]
@@ -181,21 +184,21 @@ def to_markdown(
     cells = [cells_of(baseline) for baseline in scored[corpus]]
     lines += [table(header, rows), ""]
     lines += [table(("baseline", "nats", "bits", "MiB"), cells)]
-  others = {
-    path.stem: json.loads(path.read_text()) for path in sorted(OTHER.glob("*"))
-  }
   lines += [
     "",
     "## Other texts",
     "",
     _OTHERS,
     "",
-    table(_OTHER_HEADER, map(_other_row, others.items())),
+    table(_OTHER_HEADER, map(_other_row, others)),
+    "",
+    "![Loss against size](sizes.svg)",
   ]
   measured: dict[str, list[str]] = {}
-  for name, result in (results | others).items():
-    words = machine.in_words(result["machine"])
-    measured.setdefault(words, []).append(f"`{name}`")
+  machines = {name: result["machine"] for name, result in results.items()}
+  machines |= {text["name"]: text["machine"] for text in others}
+  for name, described in machines.items():
+    measured.setdefault(machine.in_words(described), []).append(f"`{name}`")
   lines += ["", "## Learning curves", "", _CURVES, ""]
   lines += ["![Learning curves](curves.svg)", ""]
   lines += ["## Measured on", ""]
@@ -203,25 +206,30 @@ def to_markdown(
   return "\n".join(lines) + "\n"
 
 
-def _other_row(item: tuple[str, dict[str, Any]]) -> list[str]:
-  name, text = item
-  score = text["score"]
-  # Bits per byte of what is given in nats per character.
-  per_nat = score["bits_per_byte"] / score["log_perplexity"]
-  (order, ngram), xz = text["ngram"], text["xz"]
+def read_others() -> list[dict[str, Any]]:
+  """Returns what was measured of other texts, in the order of their sizes."""
+  found = [json.loads(path.read_text()) for path in OTHER.glob("*.json")]
+  return sorted(found, key=lambda text: NAMES.index(text["name"]))
+
+
+def _other_row(text: dict[str, Any]) -> list[str]:
+  order = text["ngram"][0].rpartition(" ")[2]
+  auto = text["settings"]["auto"]
   return [
-    f"{name} (`{text['flags']}`)",
-    f"{text['units']}",
-    f"{text['num_bytes'] / 1e6:,.1f} MB",
+    text["name"],
+    f"{text['num_characters']:,}",
     f"{text['vocabulary']:,}",
-    f"{text['megabytes_per_second']:.0f} MB/s",
-    f"{text['peak_bytes'] / 2**30:.2f} GiB",
-    f"{score['log_perplexity']:.4f}",
-    f"{score['bits_per_character']:.4f}",
-    f"{score['bits_per_byte']:.4f}",
-    f"{ngram * per_nat:.4f} ({order.rpartition(' ')[2]})",
-    f"{xz * per_nat:.4f}",
+    *(_nats(text, name) for name in ("defaults", "auto", "best_found")),
+    f"{text['ngram'][1]:.4f} ({order})",
+    f"{text['xz']:.4f}",
+    f"`{auto['recipe']}`",
+    f"{auto['minutes']:.1f}",
   ]
+
+
+def _nats(text: dict[str, Any], setting: str) -> str:
+  run = text["settings"].get(setting)
+  return f"{run['score']['log_perplexity']:.4f}" if run else ""
 
 
 def _row(recipe: str, result: dict[str, Any]) -> list[str]:
@@ -242,6 +250,38 @@ def _score(runs: list[dict[str, Any]], protocol: str) -> str:
     return f"{mean}, spread {max(values) - min(values):.4f}"
   low, high = scores[0]["interval"]
   return f"{mean} ({low:.3f} to {high:.3f})"
+
+
+def plot_sizes(others: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+  """Draws the losses of each text over the size of its train text."""
+  figure = Figure(figsize=(9, 5), layout="constrained")
+  axes = figure.subplots()
+  styles = {"auto": "o-", "defaults": "x--", "n-grams": ".:"}
+  for kind in dict.fromkeys(text["name"].partition("-")[0] for text in others):
+    color = None
+    for name, style in styles.items():
+      points = [
+        (text["num_characters"], _loss(text, name))
+        for text in others
+        if text["name"].startswith(f"{kind}-")
+      ]
+      points = [point for point in points if point[1]]
+      label = kind if name == "auto" else None
+      x, y = zip(*points, strict=True)
+      (line,) = axes.plot(x, y, style, color=color, label=label)
+      color = line.get_color()
+  axes.set_xscale("log")
+  axes.set_xlabel("characters of the train text")
+  label_losses(axes, axes, "character of the eval text")
+  axes.set_title("auto solid, defaults dashed, n-grams dotted")
+  figure.savefig(path)
+
+
+def _loss(text: dict[str, Any], name: str) -> float | None:
+  if name == "n-grams":
+    return float(text["ngram"][1])
+  run = text["settings"].get(name)
+  return float(run["score"]["log_perplexity"]) if run else None
 
 
 def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
@@ -308,7 +348,9 @@ def _write(data: pathlib.Path) -> None:
       for corpus in {result["corpus"] for result in results.values()}
     }
     plot_curves(results, _FOLDER / "curves.svg")
-    (_FOLDER / "README.md").write_text(to_markdown(results, scored))
+    others = read_others()
+    plot_sizes(others, _FOLDER / "sizes.svg")
+    (_FOLDER / "README.md").write_text(to_markdown(results, scored, others))
 
 
 if __name__ == "__main__":
