@@ -69,11 +69,12 @@ _OTHERS = """\
 `.venv/bin/python -m benchmarks.other_texts` makes these texts, of which the
 trials behind `--recipe=auto` ([LOG.md](../recipes/LOG.md)) chose the recipes by
 the valid text alone. The table gives nats per character of the eval text, with
-one seed: by the defaults of `train.py`, by `--recipe=auto`, by the best settings
+one seed: by the defaults of `train.py`, by `--recipe=auto`, by the best setting
 found for this text, by the best n-gram model (its order in parentheses), and by
 xz. N-grams and xz were given the train text, or its last 20 million characters.
-*Characters* counts the train text; *minutes* are those of `auto` on two cores,
-from the start of `train.py` to its end."""
+*Characters* counts the train text. The losses are of trainings on one core;
+*minutes* are those of `auto` on two cores, from the start of `train.py` to its
+end, for one text of each size."""
 _OTHER_HEADER = (
   "text",
   "characters",
@@ -83,7 +84,6 @@ _OTHER_HEADER = (
   "best found",
   "n-grams",
   "xz",
-  "recipe",
   "minutes",
 )
 _CURVES = """\
@@ -214,7 +214,6 @@ def read_others() -> list[dict[str, Any]]:
 
 def _other_row(text: dict[str, Any]) -> list[str]:
   order = text["ngram"][0].rpartition(" ")[2]
-  auto = text["settings"]["auto"]
   return [
     text["name"],
     f"{text['num_characters']:,}",
@@ -222,14 +221,20 @@ def _other_row(text: dict[str, Any]) -> list[str]:
     *(_nats(text, name) for name in ("defaults", "auto", "best_found")),
     f"{text['ngram'][1]:.4f} ({order})",
     f"{text['xz']:.4f}",
-    f"`{auto['recipe']}`",
-    f"{auto['minutes']:.1f}",
+    f"{text['minutes']:.1f}" if "minutes" in text else "",
   ]
 
 
 def _nats(text: dict[str, Any], setting: str) -> str:
+  loss = _loss(text, setting)
+  return "" if loss is None else f"{loss:.4f}"
+
+
+def _loss(text: dict[str, Any], setting: str) -> float | None:
+  if setting == "n-grams":
+    return float(text["ngram"][1])
   run = text["settings"].get(setting)
-  return f"{run['score']['log_perplexity']:.4f}" if run else ""
+  return float(run["loss"]) if run else None
 
 
 def _row(recipe: str, result: dict[str, Any]) -> list[str]:
@@ -263,9 +268,8 @@ def plot_sizes(others: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
       points = [
         (text["num_characters"], _loss(text, name))
         for text in others
-        if text["name"].startswith(f"{kind}-")
+        if text["name"].startswith(f"{kind}-") and _loss(text, name)
       ]
-      points = [point for point in points if point[1]]
       label = kind if name == "auto" else None
       x, y = zip(*points, strict=True)
       (line,) = axes.plot(x, y, style, color=color, label=label)
@@ -275,13 +279,6 @@ def plot_sizes(others: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
   label_losses(axes, axes, "character of the eval text")
   axes.set_title("auto solid, defaults dashed, n-grams dotted")
   figure.savefig(path)
-
-
-def _loss(text: dict[str, Any], name: str) -> float | None:
-  if name == "n-grams":
-    return float(text["ngram"][1])
-  run = text["settings"].get(name)
-  return float(run["score"]["log_perplexity"]) if run else None
 
 
 def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
