@@ -65,6 +65,28 @@ leave the evaluations out.
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz, both given all text before it, also the `--valid_lines`. Their last column
 is the memory that each must keep: the tables of counts, or the text itself."""
+# Where each text comes from, and with what its rows may be compared.
+_TEXTS = {
+  "shakespeare.txt": """\
+The text of the reference's notebook. It is not part of this repository, and no
+place is known from which it can be fetched: without it, these rows cannot be
+repeated. Its SHA-256 is
+`923792ec444f566c378459a416840e8daed040674b77e6867002c5c4c112bc0f`.
+The eval text is its last 1,000 lines.""",
+  "tinyshakespeare.txt": """\
+The file `input.txt` of karpathy/char-rnn, as in the guide under [Repeat a
+result](../docs/guide.md#repeat-a-result). Its SHA-256 is
+`86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed`.
+The eval text is its last 111,540 characters, as in nanoGPT.
+
+Published losses of transformers on this eval text, predicted in windows of 256
+characters, are 1.4697 ([nanoGPT](https://github.com/karpathy/nanoGPT), 10.65 M
+weights), 1.4645
+([nanogpt-modernization](https://github.com/Ridwan1642/nanogpt-modernization),
+10.67 M) and 1.432 (zenith, 10.7 M, in disjoint windows). Each is the lowest of
+a training, chosen on the eval text itself. Only the column *windows of 256* can
+be compared with them.""",
+}
 _OTHERS = """\
 `.venv/bin/python -m benchmarks.other_texts` makes these texts, of which the
 trials behind `--recipe=auto` ([LOG.md](../recipes/LOG.md)) chose the recipes by
@@ -173,7 +195,7 @@ def to_markdown(
   """Returns the text of `results/README.md`."""
   lines = ["# Results of the recipes", "", _INTRODUCTION]
   for corpus in sorted({r["corpus"] for r in results.values()}):
-    lines += ["", f"## {corpus}", ""]
+    lines += ["", f"## {corpus}", "", _TEXTS[corpus], ""]
     header = ["recipe", "weights", "characters", "hours", "seeds"]
     header += ["checkpoint", *_PROTOCOLS]
     rows = [
