@@ -46,25 +46,26 @@ _PROTOCOLS = {
   "dynamic": ["--dynamic"],
 }
 _INTRODUCTION = """\
-`make results` ([BUILD.md](../BUILD.md#commands)) trains the recipes, which
-takes hours, writes the JSON files beside this page, and this page from them.
+`make results` trains the recipes, which takes hours. It writes the JSON files
+beside this page, and then this page. [BUILD.md](../BUILD.md#commands) has the
+commands.
 
-A score is the log perplexity of the eval text in nats per character (a nat is
-1.4427 bits), with its 95 % confidence interval in parentheses. For several
-seeds the table gives the mean of the scores and, in place of the interval, the
-spread, which is the largest difference between two seeds; the hours are those
-of the first. The protocol `lines` counts a line of a few characters as much as
-a long one, and tinyshakespeare.txt has many.
-The column *checkpoint* says whether the latest checkpoint was scored or the
-best one on the `--valid_lines`. *Characters* counts those of all training
-steps. The hours are wall time, so whatever else the machine did meanwhile is in
-them; those of the recipes with a valid text, measured before 28 November 2026,
-leave the evaluations out.
-[Protocols](../docs/reference.md#protocols) describes how a text is scored.
+A score is the log perplexity of the eval text, in nats per character. A nat is
+1.4427 bits. [Protocols](../docs/reference.md#protocols) describes how a text is
+scored. The protocol `lines` counts a line of a few characters as much as a long
+one, and tinyshakespeare.txt has many short lines.
+
+| column | content |
+| --- | --- |
+| characters | those of all training steps |
+| hours | wall time of the first seed on two cores, beside whatever else the machine did |
+| checkpoint | `best`: the one with the lowest loss on the valid lines. `latest`: the recipe has no valid lines |
+| scores | of one seed: the score and its 95 % confidence interval. Of several seeds: their mean, and the largest difference between two of them |
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
-xz, both given all text before it, also the `--valid_lines`. Their last column
-is the memory that each must keep: the tables of counts, or the text itself."""
+xz. Both know all text before the eval text, also the valid lines. Their last
+column is the memory that each must keep: the tables of counts, or the text
+itself."""
 # Where each text comes from, and with what its rows may be compared.
 _TEXTS = {
   "shakespeare.txt": """\
