@@ -55,12 +55,13 @@ A score is the log perplexity of the eval text, in nats per character. A nat is
 scored. The protocol `lines` counts a line of a few characters as much as a long
 one, and tinyshakespeare.txt has many short lines.
 
-| column | content |
-| --- | --- |
-| characters | those of all training steps |
-| hours | wall time of the first seed on two cores, beside whatever else the machine did |
-| checkpoint | `best`: the one with the lowest loss on the valid lines. `latest`: the recipe has no valid lines |
-| scores | of one seed: the score and its 95 % confidence interval. Of several seeds: their mean, and the largest difference between two of them |
+- *characters*: those of all training steps.
+- *hours*: of the first seed, on two cores, beside whatever else the machine did.
+  Rows with the checkpoint `best` leave the evaluations out.
+- *checkpoint*: `best` is the one with the lowest loss on the valid lines. A
+  recipe without valid lines has only the `latest`.
+- scores: of one seed, the score and its 95 % confidence interval; of several
+  seeds, their mean and the *spread*, the largest difference between two.
 
 The baselines score the same text by Kneser-Ney n-grams and by the compressor
 xz. Both know all text before the eval text, also the valid lines. Their last
