@@ -56,7 +56,7 @@ scored. The protocol `lines` counts a line of a few characters as much as a long
 one, and tinyshakespeare.txt has many short lines.
 
 - *characters*: those of all training steps.
-- *hours*: of the first seed, on two cores, beside whatever else the machine did.
+- *hours*: of the first seed, on two cores, beside other work of the machine.
   Rows with the checkpoint `best` leave the evaluations out.
 - *checkpoint*: `best` is the one with the lowest loss on the valid lines. A
   recipe without valid lines has only the `latest`.
