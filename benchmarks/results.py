@@ -285,23 +285,26 @@ def plot_sizes(others: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
   """Draws the losses of each text over the size of its train text."""
   figure = Figure(figsize=(9, 5), layout="constrained")
   axes = figure.subplots()
-  styles = {"auto": "o-", "defaults": "x--", "n-grams": ".:"}
-  for kind in dict.fromkeys(text["name"].partition("-")[0] for text in others):
-    color = None
-    for name, style in styles.items():
+  kinds = dict.fromkeys(text["name"].partition("-")[0] for text in others)
+  for i, kind in enumerate(kinds):
+    for name, style in {
+      "auto": "o-",
+      "defaults": "x--",
+      "n-grams": ".:",
+    }.items():
       points = [
         (text["num_characters"], _loss(text, name))
         for text in others
         if text["name"].startswith(f"{kind}-") and _loss(text, name)
       ]
+      x, y = [size for size, _ in points], [loss for _, loss in points]
       label = kind if name == "auto" else None
-      x, y = zip(*points, strict=True)
-      (line,) = axes.plot(x, y, style, color=color, label=label)
-      color = line.get_color()
+      axes.plot(x, y, style, color=f"C{i}", label=label)
   axes.set_xscale("log")
   axes.set_xlabel("characters of the train text")
   label_losses(axes, axes, "character of the eval text")
   axes.set_title("auto solid, defaults dashed, n-grams dotted")
+  axes.legend()
   figure.savefig(path)
 
 
