@@ -255,8 +255,6 @@ def _nats(text: dict[str, Any], setting: str) -> str:
 
 
 def _loss(text: dict[str, Any], setting: str) -> float | None:
-  if setting == "n-grams":
-    return float(text["ngram"][1])
   run = text["settings"].get(setting)
   return float(run["loss"]) if run else None
 
@@ -282,28 +280,29 @@ def _score(runs: list[dict[str, Any]], protocol: str) -> str:
 
 
 def plot_sizes(others: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-  """Draws the losses of each text over the size of its train text."""
+  """Draws each text's losses over its size, as differences to n-grams.
+
+  The sizes of a text have different eval texts, so the losses themselves cannot
+  be compared.
+  """
   figure = Figure(figsize=(9, 5), layout="constrained")
   axes = figure.subplots()
   kinds = dict.fromkeys(text["name"].partition("-")[0] for text in others)
   for i, kind in enumerate(kinds):
-    for name, style in {
-      "auto": "o-",
-      "defaults": "x--",
-      "n-grams": ".:",
-    }.items():
-      points = [
-        (text["num_characters"], _loss(text, name))
-        for text in others
-        if text["name"].startswith(f"{kind}-") and _loss(text, name)
-      ]
-      x, y = [size for size, _ in points], [loss for _, loss in points]
-      label = kind if name == "auto" else None
+    for setting, style in {"auto": "o-", "defaults": "x--"}.items():
+      x, y = [], []
+      for text in others:
+        loss = _loss(text, setting)
+        if text["name"].startswith(f"{kind}-") and loss is not None:
+          x.append(text["num_characters"])
+          y.append(loss - text["ngram"][1])
+      label = kind if setting == "auto" else None
       axes.plot(x, y, style, color=f"C{i}", label=label)
+  axes.axhline(0, color="gray", linewidth=1)
   axes.set_xscale("log")
   axes.set_xlabel("characters of the train text")
-  label_losses(axes, axes, "character of the eval text")
-  axes.set_title("auto solid, defaults dashed, n-grams dotted")
+  axes.set_ylabel("nats per character above the best n-grams")
+  axes.set_title("auto: solid; defaults: dashed")
   axes.legend()
   figure.savefig(path)
 
