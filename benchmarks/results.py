@@ -79,7 +79,8 @@ The eval text is its last 1,000 lines.""",
 The file `input.txt` of karpathy/char-rnn, as in the guide under [Repeat a
 result](../docs/guide.md#repeat-a-result). Its SHA-256 is
 `86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed`.
-The eval text is its last 111,540 characters, as in nanoGPT.
+The eval text is its last 111,540 characters, as in nanoGPT. The settings were
+chosen on valid lines, while earlier scores on the eval text were in view.
 
 Published losses of transformers on this eval text, predicted in windows of 256
 characters, are 1.4697 ([nanoGPT](https://github.com/karpathy/nanoGPT), 10.65 M
