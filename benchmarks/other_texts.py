@@ -138,8 +138,20 @@ _SIZES = {
 NAMES = [
   f"{text}-{size}" for size, (_, texts) in _SIZES.items() for text in texts
 ]
-# The best settings of the trials, where they are not the recipe's.
-_BEST_FOUND: dict[str, str] = {}
+# The best settings of the trials, by the valid text, where they are not the
+# recipe's.
+_MUON = (
+  "--optimizer=muon --learning_rate=0.012 --schedule=cosine --warmup_steps=50 "
+  "--clip_norm=1 --precision=bfloat16 --num_layers=2 --rnn_units=312 "
+  "--embedding_dim=64 --carry_state --reset_rate=0.1 --seq_length=100 "
+  "--batch_size=16"
+)
+_BEST_FOUND = {
+  "stdlib-100k": f"{_MUON} --epochs=25 --dropout_rate=0.2 --weight_decay=1",
+  "quran-100k": f"{_MUON} --epochs=25 --dropout_rate=0.1 --weight_decay=2",
+  "stdlib-300k": f"{_MUON} --epochs=20 --dropout_rate=0.1 --weight_decay=0.5",
+  "quran-300k": f"{_MUON} --epochs=20 --dropout_rate=0.1 --weight_decay=1",
+}
 _MULTIPLE = 50  # of lines
 
 
