@@ -285,7 +285,7 @@ def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
   return [record for record in records if record["split"] == split]
 
 
-# Its processes are forked from one that has imported TensorFlow, which takes as
+# All are forked from a first one that has imported TensorFlow, which takes as
 # long as a small training.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["helpers"])
@@ -308,7 +308,12 @@ class Program:
     self._process = _FORKS.Process(
       target=_run_script, args=(argv, cwd, self._folder, dict(env))
     )
-    self._process.start()
+    with pytest.MonkeyPatch.context() as patch:
+      # For the first one's import: before 3.12.8, Python starts it without this
+      # process's path, and leaves out in silence what it does not find.
+      path = f"{ROOT / 'tests'}{os.pathsep}{ROOT}"
+      patch.setenv("PYTHONPATH", path, prepend=os.pathsep)
+      self._process.start()
 
   def __enter__(self) -> "Program":
     return self
