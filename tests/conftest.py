@@ -110,17 +110,16 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
   """Trains a run, once for all workers, with more flags; only to be read.
 
   What goes on from it goes on from a copy, which is the same run. What was
-  printed is in a file beside it, NAME.out. It evaluates as a user's run does
-  if asked to, or else quickly.
+  printed is in a file beside it, NAME.out. It evaluates quickly.
   """
 
-  def make(name: str, *flags: str, whole: bool = False) -> pathlib.Path:
+  def make(name: str, *flags: str) -> pathlib.Path:
     def train(path: pathlib.Path) -> None:
       args = [*train_args, f"--run_dir={path}", *flags]
       with (
         path.with_name(f"{name}.out").open("w") as file,
         contextlib.redirect_stdout(file),
-        contextlib.nullcontext() if whole else evaluating_quickly(),
+        evaluating_quickly(),
       ):
         assert PROGRAMS["train.py"].main(args) == 0
 
@@ -132,13 +131,13 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
 @pytest.fixture(scope="session")
 def trained_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run of three epochs; only to be read."""
-  return trained("trained", "--epochs=3", whole=True)
+  return trained("trained", "--epochs=3")
 
 
 @pytest.fixture(scope="session")
 def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run of one epoch, which may be extended; only to be copied."""
-  return trained("short", whole=True)
+  return trained("short")
 
 
 @pytest.fixture(scope="session")
