@@ -6,6 +6,7 @@ The folders are those of the package, and `programs/` for the scripts. Read
 
 import contextlib
 import fcntl
+import gc
 import os
 import pathlib
 import random
@@ -33,6 +34,9 @@ from helpers import (
 
 from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
+
+# At 700, a twentieth of the time would go into looking for garbage.
+gc.set_threshold(10_000)
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
