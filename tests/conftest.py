@@ -6,6 +6,7 @@ The folders are those of the package, and `programs/` for the scripts. Read
 
 import contextlib
 import fcntl
+import gc
 import os
 import pathlib
 import random
@@ -33,6 +34,9 @@ from helpers import (
 
 from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
+
+# At 700, a twentieth of the time would go into looking for garbage.
+gc.set_threshold(10_000)
 
 # Before any test asks for a strategy: TensorFlow fixes its devices once.
 tf.config.set_logical_device_configuration(
@@ -110,17 +114,16 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
   """Trains a run, once for all workers, with more flags; only to be read.
 
   What goes on from it goes on from a copy, which is the same run. What was
-  printed is in a file beside it, NAME.out. It evaluates as a user's run does
-  if asked to, or else quickly.
+  printed is in a file beside it, NAME.out. It evaluates quickly.
   """
 
-  def make(name: str, *flags: str, whole: bool = False) -> pathlib.Path:
+  def make(name: str, *flags: str) -> pathlib.Path:
     def train(path: pathlib.Path) -> None:
       args = [*train_args, f"--run_dir={path}", *flags]
       with (
         path.with_name(f"{name}.out").open("w") as file,
         contextlib.redirect_stdout(file),
-        contextlib.nullcontext() if whole else evaluating_quickly(),
+        evaluating_quickly(),
       ):
         assert PROGRAMS["train.py"].main(args) == 0
 
@@ -132,13 +135,13 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
 @pytest.fixture(scope="session")
 def trained_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run of three epochs; only to be read."""
-  return trained("trained", "--epochs=3", whole=True)
+  return trained("trained", "--epochs=3")
 
 
 @pytest.fixture(scope="session")
 def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run of one epoch, which may be extended; only to be copied."""
-  return trained("short", whole=True)
+  return trained("short")
 
 
 @pytest.fixture(scope="session")

@@ -285,20 +285,23 @@ def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
   return [record for record in records if record["split"] == split]
 
 
-# Its processes are forked from one that has imported TensorFlow, which takes as
+# All are forked from a first one that has imported TensorFlow, which takes as
 # long as a small training.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["helpers"])
 
 
 class Program:
-  """A script that runs as a process, with the methods of `subprocess.Popen`."""
+  """A script that runs as a process, with the methods of `subprocess.Popen`.
+
+  It evaluates as a user's run does if asked to, or else quickly.
+  """
 
   def __init__(
     self,
     *args: str | pathlib.Path,
-    cwd: pathlib.Path = ROOT,
     env: Mapping[str, str] = types.MappingProxyType({}),
+    whole: bool = False,
   ) -> None:
     self._output: tuple[str, str] | None = None
     self._folder = pathlib.Path(tempfile.mkdtemp())
@@ -306,9 +309,14 @@ class Program:
       (self._folder / name).touch()
     argv = [str(ROOT / args[0]), *map(str, args[1:])]
     self._process = _FORKS.Process(
-      target=_run_script, args=(argv, cwd, self._folder, dict(env))
+      target=_run_script, args=(argv, self._folder, dict(env), whole)
     )
-    self._process.start()
+    with pytest.MonkeyPatch.context() as patch:
+      # For the first one's import: before 3.12.8, Python starts it without this
+      # process's path, and leaves out in silence what it does not find.
+      path = f"{ROOT / 'tests'}{os.pathsep}{ROOT}"
+      patch.setenv("PYTHONPATH", path, prepend=os.pathsep)
+      self._process.start()
 
   def __enter__(self) -> "Program":
     return self
@@ -351,24 +359,21 @@ class Program:
 
 
 def _run_script(
-  argv: list[str], cwd: pathlib.Path, folder: pathlib.Path, env: dict[str, str]
+  argv: list[str], folder: pathlib.Path, env: dict[str, str], whole: bool
 ) -> None:
   os.environ.update(env)
   for name in "12":
     os.dup2(os.open(folder / name, os.O_WRONLY), int(name))
-  os.chdir(cwd)
+  os.chdir(ROOT)
   # A shell's background jobs, the tests among them perhaps, ignore Ctrl-C.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   sys.argv = argv
-  runpy.run_path(argv[0], run_name="__main__")
+  with contextlib.nullcontext() if whole else evaluating_quickly():
+    runpy.run_path(argv[0], run_name="__main__")
 
 
-def run_program(
-  *args: str | pathlib.Path,
-  cwd: pathlib.Path = ROOT,
-  env: Mapping[str, str] = types.MappingProxyType({}),
-) -> subprocess.CompletedProcess:
-  """Runs a script with its flags as a process."""
-  program = Program(*args, cwd=cwd, env=env)
+def run_program(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
+  """Runs a script as a process, which evaluates as a user's run does."""
+  program = Program(*args, whole=True)
   out, err = program.communicate()
   return subprocess.CompletedProcess(args, program.returncode, out, err)

@@ -70,7 +70,7 @@ SMALL = [
 # Runs of which the walk only checks the flags: they would take a minute, or
 # repeat another one.
 NOT_TRAINED = {"raw", "edited", "text8", "profiled", "gpu"}
-NOT_TRAINED |= {"my-1", "my-2", "wide-1", "wide-2"}
+NOT_TRAINED |= {"my-1", "my-2", "wide", "final", "better"}
 
 
 def _text(name: str) -> str:

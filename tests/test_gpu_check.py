@@ -10,14 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 import tensorflow as tf
-from helpers import Program
+from helpers import Program, evaluating_quickly
 
 import train
 from benchmarks import gpu_check, gpu_parts, pool
 from benchmarks.gpu_check import Check, Outcome, Row, shortfalls, to_markdown
 from benchmarks.pool import Timing
 from benchmarks.task import Task, Text
-from charlm.training.loop import TrainingLoop
 
 _RAN: set[str] = set()  # builders of tasks
 
@@ -81,10 +80,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
   monkeypatch.setattr(gpu_check, "collect", _collect)
   monkeypatch.setattr(pool, "measure", _measure)
   monkeypatch.setattr(gpu_parts, "_start", _Training)
-  # These have tests of their own, and take seconds.
+  # It has tests of its own, and takes seconds.
   monkeypatch.setattr(gpu_parts, "DynamicEvaluator", lambda model, ids: None)
-  monkeypatch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
-  yield
+  with evaluating_quickly():
+    yield
   tf.config.set_soft_device_placement(True)
 
 

@@ -12,6 +12,8 @@ import sample as sample_program
 import train as train_program
 from charlm.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_evaluations")
+
 TEXT = "\ufeff  my lord, the KING\r\nof night\n\n shall not come é"
 
 
@@ -20,7 +22,6 @@ def model(trained_run: pathlib.Path) -> "charlm.loaded.LoadedModel":
   return charlm.load(trained_run)
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 @pytest.mark.parametrize("flags", [["--lowercase"], ["--unit=byte"]])
 def test_scores_are_those_of_the_program(
   flags: list[str],

@@ -48,6 +48,7 @@ def _scorer(model: GRULM) -> Callable[[np.ndarray, State], tuple]:
   )
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   ids = _repetitive(2000)
   before = model.get_weights()

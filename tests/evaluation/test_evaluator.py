@@ -164,9 +164,11 @@ def test_too_short_a_text_is_refused(evaluator: Evaluator, length: int) -> None:
       assert np.isfinite(score(ids).log_perplexity)
 
 
-def test_an_evaluation_can_be_given_up(model: GRULM) -> None:
-  evaluator = Evaluator(model, 16, [None, None].pop)
-  evaluator.stream(_ids(2 * 16 + 1))
+def test_an_evaluation_can_be_given_up(
+  evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(evaluator, "_before_piece", [None, None].pop)
+  evaluator.stream(_ids(2 * 128 + 1))
   with pytest.raises(IndexError):
     evaluator.stream(_ids(2))
 

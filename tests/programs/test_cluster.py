@@ -1,5 +1,6 @@
 """Workers that train together: equal results, and what a lost one leads to."""
 
+import functools
 import os
 import pathlib
 import random
@@ -34,8 +35,9 @@ def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
   return [*flags, *_FLAGS, f"--run_dir={run_dir}", *more]
 
 
-def _start(args: list) -> Workers:
-  return Workers(random.Random(0), Program, 2, *args)
+def _start(args: list, whole: bool = False) -> Workers:
+  start = functools.partial(Program, whole=whole)
+  return Workers(random.Random(0), start, 2, *args)
 
 
 def _wait_for_step(chief: Program, run_dir: pathlib.Path, step: int) -> None:
@@ -48,6 +50,7 @@ def _lines(process: Program) -> list[str]:
   return process.communicate()[1].splitlines()
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_two_workers_train_one_model_through_a_stop_and_a_loss(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
@@ -84,7 +87,8 @@ def test_two_workers_train_one_model_through_a_stop_and_a_loss(
     assert train.main(args) == 0
   assert_equal_runs(run_dir, alone)
   # Longer: its end was evaluated, though no evaluation is due at that step.
-  assert _start(_args(train_args, run_dir, "--epochs=7")).wait() == 0
+  longer = _args(train_args, run_dir, "--epochs=7")
+  assert _start(longer, whole=True).wait() == 0
 
 
 def test_what_differs_or_is_refused_ends_all_workers(

@@ -9,6 +9,8 @@ import pytest
 
 import eval as eval_program
 
+pytestmark = pytest.mark.usefixtures("quick_evaluations")
+
 
 def test_eval_of_another_text(
   trained_run: pathlib.Path,

@@ -16,6 +16,8 @@ from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import follow_checkpoints
 
+pytestmark = pytest.mark.usefixtures("quick_evaluations")
+
 
 def _curve(folder: pathlib.Path) -> dict[int, float]:
   """Reads the losses of event files."""

@@ -8,7 +8,7 @@ import random
 import sys
 
 import pytest
-from helpers import metrics
+from helpers import evaluating_quickly, metrics
 from soak import assert_equal_runs
 
 import eval as eval_program
@@ -27,7 +27,8 @@ TEXT = "".join(
 
 def _json(args: list[str], capsys: pytest.CaptureFixture) -> dict:
   capsys.readouterr()
-  assert eval_program.main(["eval.py", *args, "--json"]) == 0
+  with evaluating_quickly():
+    assert eval_program.main(["eval.py", *args, "--json"]) == 0
   return json.loads(capsys.readouterr().out)
 
 
@@ -102,6 +103,7 @@ def test_bytes_of_any_file(
   )
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_a_run_is_the_same_in_any_form(
   train_args: list[str],
   trained_run: pathlib.Path,

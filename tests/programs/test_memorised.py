@@ -97,12 +97,7 @@ def test_the_text_of_the_initial_run_is_searched_too(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  out, _ = _ran([*args, "--format=jsonl"], capsys)
-  text = json.loads(out.splitlines()[1])["text"]
-  part = re.search(r"\S.{38}\S", text)[0]
-  # The initial run's corpus now has a part of the sample, and begins with it.
   corpus = tmp_path / "initial.txt"
-  corpus.write_text("\n".join([part, *["a line"] * 60]))
   initial, run_dir = tmp_path / "initial", tmp_path / "run"
   shutil.copytree(trained_run, initial)
   config = json.loads((initial / "config.json").read_text())
@@ -116,6 +111,14 @@ def test_the_text_of_the_initial_run_is_searched_too(
   capsys.readouterr()
 
   out, err = _ran([*args, "--format=jsonl"], capsys)
+  assert "memorised_of_initial" not in out  # its corpus is not there
+  assert len(err) == 1
+
+  text = json.loads(out.splitlines()[1])["text"]
+  part = re.search(r"\S.{38}\S", text)[0]
+  # The initial run's corpus now has a part of the sample, and begins with it.
+  corpus.write_text("\n".join([part, *["a line"] * 60]))
+  out, err = _ran([*args, "--format=jsonl"], capsys)
   second = json.loads(out.splitlines()[1])
   assert second["memorised"]["share"] == 0
   (passage,) = second["memorised_of_initial"]["passages"]
@@ -127,8 +130,3 @@ def test_the_text_of_the_initial_run_is_searched_too(
   assert err[-1].endswith(
     f"40 characters at 0 of the train text of {initial}: {part!r}"
   )
-
-  corpus.unlink()
-  out, err = _ran([*args, "--format=jsonl"], capsys)
-  assert "memorised_of_initial" not in out
-  assert len(err) == 1

@@ -18,6 +18,8 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run_dir import RunDir
 from charlm.training.progress_bar import ProgressBar
 
+pytestmark = pytest.mark.usefixtures("quick_evaluations")
+
 
 def test_an_extended_run_equals_an_unbroken_one(
   train_args: list[str],
@@ -43,7 +45,6 @@ def test_an_extended_run_equals_an_unbroken_one(
   assert between["loss"] > 0
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_finished_run_only_reports_again_and_names_other_software(
   train_args: list[str],
   trained_run: pathlib.Path,
@@ -70,7 +71,6 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   assert "numpy" not in err
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
@@ -100,7 +100,6 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_run_among_its_texts_goes_on(
   train_args: list[str], lines: list[str], tmp_path: pathlib.Path
 ) -> None:
@@ -110,7 +109,6 @@ def test_a_run_among_its_texts_goes_on(
     assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_home_may_be_written_as_a_tilde(
   train_args: list[str],
   corpus_path: pathlib.Path,
@@ -129,7 +127,6 @@ def _newest(run_dir: pathlib.Path) -> int:
   return max((int(path.stem.split("-")[1]) for path in paths), default=0)
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_another_replica_count_goes_on_to_rounding(
   train_args: list[str],
   short_run: pathlib.Path,
@@ -182,7 +179,6 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert numbers(after) == numbers(trained_run)
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_stop_whose_save_fails_is_code_4(
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -204,7 +200,6 @@ def test_a_stop_whose_save_fails_is_code_4(
   assert train_program.main(args) == 0
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_start_that_cannot_be_logged_goes_on(
   train_args: list[str],
   tmp_path: pathlib.Path,

@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Once, result_of
+from helpers import Once, evaluating_quickly, result_of
 from playwright.sync_api import Browser
 
 import charlm
@@ -44,7 +44,8 @@ def numbers(
     with (other / "metrics.jsonl").open("a") as file:
       file.write(json.dumps(record) + "\n")
     runs, corpus = f"--run_dir={trained_run},{other}", f"--corpus={corpus_path}"
-    assert _report(runs, corpus, "--format=json", f"--output={path}") == 0
+    with evaluating_quickly():
+      assert _report(runs, corpus, "--format=json", f"--output={path}") == 0
 
   text = once("report.json", write).read_text()
   return json.loads(text, parse_constant=pytest.fail)
@@ -63,6 +64,7 @@ def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
   assert "".join(f"<td>{cell}</td>" for cell in first) in text
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_numbers_are_those_of_the_other_programs(
   numbers: Numbers,
   trained_run: pathlib.Path,

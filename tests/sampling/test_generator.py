@@ -134,7 +134,7 @@ def test_a_text_draws_the_same_numbers_beside_any_others(
   request = Request(num_chars=1100, num_samples=40, seed=2**64 - 1)
   many = [sample.text for sample in careless.sample(request)]
   assert len(set(many)) == 40
-  for num_samples in (1, 3, 33):
+  for num_samples in (1, 33):
     few = dataclasses.replace(request, num_samples=num_samples, num_chars=1030)
     texts = [sample.text for sample in careless.sample(few)]
     assert texts == [text[:1030] for text in many[:num_samples]]
@@ -344,28 +344,24 @@ def test_steps_from_strings_equal_the_whole_text(
   assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
-@pytest.mark.parametrize(
-  ("num_samples", "seconds"),
-  [(1, 0.2), (100, 0.2)],  # in this thread, and in several
-)
+# In this thread, and in several.
+@pytest.mark.parametrize("num_samples", [1, 40])
 def test_after_ctrl_c_texts_are_drawn_as_before(
-  num_samples: int, seconds: float, model: GRULM, generator: GenerativeModel
+  num_samples: int, generator: GenerativeModel
 ) -> None:
-  interrupted = GenerativeModel(model, VOCAB)
-  interrupted.sample(Request(num_chars=1, num_samples=num_samples))  # compiles
-  endless = Request(num_chars=10**6, num_samples=num_samples)
-  ctrl_c = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+  request = Request(num_chars=100, num_samples=num_samples)
+  before = [sample.text for sample in generator.sample(request)]
+  endless = dataclasses.replace(request, num_chars=10**6)
+  ctrl_c = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
   # A shell's background jobs, this process among them perhaps, ignore it.
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
-      interrupted.sample(endless)
+      generator.sample(endless)
   finally:
-    signal.signal(signal.SIGINT, before)
-  request = Request(num_samples=40, num_chars=100)
-  texts = [sample.text for sample in interrupted.sample(request)]
-  assert texts == [sample.text for sample in generator.sample(request)]
+    signal.signal(signal.SIGINT, handler)
+  assert [sample.text for sample in generator.sample(request)] == before
 
 
 def test_unknown_characters_of_a_prefix_are_read_as_unknown(
@@ -381,6 +377,8 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
 
 def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
   code = """
+from charlm.system.process import import_quietly
+import_quietly("tensorflow")
 from charlm.config import Config
 from charlm.model.language_model import model_of
 from charlm.sampling.generator import GenerativeModel
@@ -470,11 +468,11 @@ def test_limits_that_limit_nothing_change_nothing(
     assert set(free[0]) <= set(VOCAB[2:])
 
 
-@pytest.mark.parametrize("num_numbers", [1, 82 * 7, 2**17])
+@pytest.mark.parametrize("num_numbers", [1, 2**17])
 def test_log_probabilities_are_those_of_the_model(
   model: GRULM, num_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  # Prefix and text in pieces of one character, of seven, and of many.
+  # Prefix and text in pieces of one character, and of many.
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", num_numbers)
   generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
   predict = in_a_graph(model)
@@ -574,7 +572,7 @@ def test_other_limits_alone_are_compiled_anew() -> None:
   for i, draw in enumerate([*draws, *draws]):
     text = "abc"[: 1 + i % 3], "h" * (i % 2), 40 + i, 1, i
     (found,) = generator.sample(Request(*text, *draw))
-    if i in (1, 3, 6):  # each compiles
+    if i in (1, 6):  # each compiles
       (alone,) = GenerativeModel(model, vocab).sample(Request(*text, *draw))
       assert found.text == alone.text
     traced.append(generator._compiled_draw.experimental_get_tracing_count())
