@@ -4,8 +4,8 @@
 
 The texts are two wheels of PyPI, the standard library of this Python, and two
 packages of Debian: a dictionary of English of 1913 and the source of Linux. A
-text of 100k is cut so that 100,000 characters are left to train on. Each is
-trained on one core by `--recipe=auto`, by the defaults of `train.py`, and by
+text of 100k is cut so that 100,000 characters or more are left to train on. It
+is trained on one core by `--recipe=auto`, by the defaults of `train.py`, and by
 the settings that were the best of the trials in `recipes/LOG.md`; `--minutes`
 times `--recipe=auto` on all cores instead. What was measured is kept as JSON in
 `results/other/`, for the table of `results/README.md`.
@@ -34,9 +34,8 @@ from charlm.system.files import write_atomically
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 OTHER = _ROOT / "results" / "other"
 _FIRST = 100_000_000  # bytes of the source of Linux
-_READ_BY_BASELINES = (
-  20_000_000  # characters of the train text that n-grams and xz read
-)
+# Characters of the train text that n-grams and xz read.
+_READ_BY_BASELINES = 20_000_000
 
 
 def _wheel(name: str, folder: pathlib.Path) -> zipfile.ZipFile:
@@ -158,8 +157,8 @@ _MULTIPLE = 50  # of lines
 def cut(text: str, size: int) -> str:
   """Returns the first lines of a text, cleaned, or all.
 
-  They leave `size` characters of train text beside the valid and the eval text
-  of `--recipe=auto`.
+  They leave `size` characters of train text, or somewhat more, beside the valid
+  and the eval text of `--recipe=auto`.
   """
   lines = [line for line in map(str.strip, text.split("\n")) if line]
   ends = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
@@ -181,8 +180,14 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   runs = {}
   for setting, flags in settings.items():
     run_dir = f"--run_dir={folder / 'runs' / name / setting}"
-    one_core = ("--device=cpu", "--num_replicas=1")
-    call("train.py", f"--corpus={path}", run_dir, *one_core, *flags.split())
+    call(
+      "train.py",
+      f"--corpus={path}",
+      run_dir,
+      "--device=cpu",
+      "--num_replicas=1",
+      *flags.split(),
+    )
     score = json.loads(call("eval.py", run_dir, "--json"))
     runs[setting] = {"flags": flags, "loss": score["log_perplexity"]}
   config = Config(corpus=str(path), valid_lines=-1)
