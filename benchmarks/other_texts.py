@@ -29,6 +29,7 @@ from charlm.config import Config
 from charlm.data.corpus import load_texts
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.reporting.ngram import baselines
+from charlm.runs.metrics import read_records
 from charlm.system.files import write_atomically
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -131,7 +132,7 @@ _SIZES = {
   "100k": (100_000, ("kjv", "stdlib", "quran")),
   "300k": (300_000, ("kjv", "stdlib", "quran")),
   "1M": (1_000_000, ("kjv", "stdlib", "dictionary")),
-  "10M": (10_000_000, ("stdlib", "linux")),
+  "10M": (10_000_000, ("stdlib", "dictionary", "linux")),
   "100M": (100_000_000, ("linux",)),
 }
 NAMES = [
@@ -173,23 +174,31 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, Any]:
   """Trains by each setting, and scores; returns what came of it."""
   path = _make(name, folder)
   settings = {"auto": "--recipe=auto"}
-  if not name.endswith("0M"):  # ten epochs would take hours
+  if not name.endswith("100M"):  # ten epochs would take a day
     settings["defaults"] = "--valid_lines=-1"
   if name in _BEST_FOUND:
     settings["best_found"] = f"--valid_lines=-1 {_BEST_FOUND[name]}"
   runs = {}
   for setting, flags in settings.items():
-    run_dir = f"--run_dir={folder / 'runs' / name / setting}"
+    run_dir = folder / "runs" / name / setting
     call(
       "train.py",
       f"--corpus={path}",
-      run_dir,
+      f"--run_dir={run_dir}",
       "--device=cpu",
       "--num_replicas=1",
       *flags.split(),
     )
-    score = json.loads(call("eval.py", run_dir, "--json"))
-    runs[setting] = {"flags": flags, "loss": score["log_perplexity"]}
+    score = json.loads(call("eval.py", f"--run_dir={run_dir}", "--json"))
+    runs[setting] = {
+      "flags": flags,
+      "loss": score["log_perplexity"],
+      "valid_loss": min(
+        record["valid_loss"]
+        for record in read_records(run_dir / "metrics.jsonl")
+        if "valid_loss" in record
+      ),
+    }
   config = Config(corpus=str(path), valid_lines=-1)
   corpus, split = load_texts(config)
   num_characters = len(split.train)
