@@ -6,8 +6,9 @@ The texts are two wheels of PyPI, the standard library of this Python, and two
 packages of Debian: a dictionary of English of 1913 and the source of Linux. A
 text of 100k is cut so that 100,000 characters or more are left to train on. It
 is trained on one core by `--recipe=auto`, by the defaults of `train.py`, and by
-the settings that were the best of the trials in `recipes/LOG.md`; `--minutes`
-times `--recipe=auto` on all cores instead. What was measured is kept as JSON in
+the settings that were the best of the trials in `recipes/LOG.md`. `--minutes`
+times `--recipe=auto` on all cores instead, and `--estimate` asks `train.py` for
+the time after a minute of it. What was measured is kept as JSON in
 `results/other/`, for the table of `results/README.md`.
 """
 
@@ -16,9 +17,11 @@ import gzip
 import itertools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -230,6 +233,29 @@ def time_auto(name: str, folder: pathlib.Path) -> dict[str, Any]:
   return {"minutes": (time.perf_counter() - start) / 60}
 
 
+def estimate_auto(name: str, folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the minutes that `train.py` expects of it, after a minute."""
+  path = _make(name, folder)
+  minutes = 0.0
+  with tempfile.TemporaryDirectory() as begun:
+    command = [sys.executable, str(_ROOT / "train.py"), f"--corpus={path}"]
+    command += ["--recipe=auto", f"--run_dir={begun}/run"]
+    start = time.perf_counter()
+    training = subprocess.Popen(
+      command, stdout=subprocess.PIPE, text=True, cwd=_ROOT
+    )
+    for line in training.stdout or ():
+      elapsed = (time.perf_counter() - start) / 60
+      if found := re.search(r" (\d+):(\d\d):(\d\d) left", line):
+        hours, rest, seconds = map(int, found.groups())
+        minutes = elapsed + 60 * hours + rest + seconds / 60
+      if minutes and elapsed > 1:
+        training.terminate()
+        break
+    training.communicate()
+  return {"estimated_minutes": minutes}
+
+
 def _make(name: str, folder: pathlib.Path) -> pathlib.Path:
   """Fetches and cuts a text, if that is not done; returns its path."""
   text_name, _, size = name.partition("-")
@@ -256,18 +282,20 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser("other_texts.py", description=__doc__)
   parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
   parser.add_argument("--minutes", action="store_true")
+  parser.add_argument("--estimate", action="store_true")
   parser.add_argument(
     "--folder", type=pathlib.Path, default=_ROOT / "runs" / "texts"
   )
   args = parser.parse_args(argv[1:])
   args.folder.mkdir(parents=True, exist_ok=True)
   OTHER.mkdir(parents=True, exist_ok=True)
+  work = measure
+  if args.minutes or args.estimate:
+    work = time_auto if args.minutes else estimate_auto
   for name in args.only:
     path = OTHER / f"{name}.json"
     result = json.loads(path.read_text()) if path.exists() else {"name": name}
-    result |= (time_auto if args.minutes else measure)(
-      name, args.folder.resolve()
-    )
+    result |= work(name, args.folder.resolve())
     path.write_text(json.dumps(result, indent=1) + "\n")
   return 0
 

@@ -104,7 +104,7 @@ The eval text of linux-100M has near copies of the files right before it, which
 n-grams and xz remember.
 *Characters* counts the train text. The losses are of trainings on one core;
 *minutes* are those of `auto` on two cores, from the start of `train.py` to its
-end, for one text of each size."""
+end; with *about*, they are its own estimate after a minute."""
 _OTHER_HEADER = (
   "text",
   "characters",
@@ -252,8 +252,15 @@ def _other_row(text: dict[str, Any]) -> list[str]:
     *_auto_and_best(text),
     f"{text['ngram'][1]:.4f} ({order})",
     f"{text['xz']:.4f}",
-    f"{text['minutes']:.1f}" if "minutes" in text else "",
+    _minutes(text),
   ]
+
+
+def _minutes(text: dict[str, Any]) -> str:
+  if "minutes" in text:
+    return f"{text['minutes']:.1f}"
+  estimate = text.get("estimated_minutes")
+  return f"about {estimate:.1f}" if estimate else ""
 
 
 def _auto_and_best(text: dict[str, Any]) -> list[str]:
