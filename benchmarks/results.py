@@ -96,8 +96,8 @@ trials behind `--recipe=auto` ([LOG.md](../recipes/LOG.md)) chose the recipes by
 the valid text alone. The table gives nats per character of the eval text, with
 one seed: by the defaults of `train.py`, by `--recipe=auto`, by the best setting
 found for this text, by the best n-gram model (its order in parentheses), and by
-xz. Where another setting than the recipe's was the best, its loss and that of
-`auto` on the valid text stand in parentheses. N-grams and xz were given the
+xz. Where another setting than the recipe's was the best on the valid text, both
+losses on that text stand in parentheses. N-grams and xz were given the
 train text, or its last 20 million characters.
 On source code xz is better than the models, since long passages repeat there.
 The eval text of linux-100M has near copies of the files right before it, which
@@ -265,12 +265,14 @@ def _minutes(text: dict[str, Any]) -> str:
 
 def _auto_and_best(text: dict[str, Any]) -> list[str]:
   """Returns the cells of both losses, with those of the valid text."""
-  auto, best = _nats(text, "auto"), _nats(text, "best_found")
-  if not best:
-    return [auto, ""]
   settings = text["settings"]
-  valid = [settings[name]["valid_loss"] for name in ("auto", "best_found")]
-  return [f"{auto} ({valid[0]:.4f})", f"{best} ({valid[1]:.4f})"]
+  best = min(settings, key=lambda name: settings[name]["valid_loss"])
+  if best == "auto":
+    return [_nats(text, "auto"), ""]
+  return [
+    f"{_nats(text, name)} ({settings[name]['valid_loss']:.4f})"
+    for name in ("auto", best)
+  ]
 
 
 def _nats(text: dict[str, Any], setting: str) -> str:
