@@ -1,8 +1,10 @@
 """Writes a trained model for use without charlm."""
 
 import dataclasses
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from charlm.errors import InputError
@@ -70,10 +72,10 @@ def export(options: ExportOptions) -> int:
 
   choose_device(options.device)
   model, step = load_model(run, options.checkpoint)
-  save = {
+  save: dict[str, Callable[..., None]] = {
     "saved_model": save_saved_model,
     "keras": save_keras,
-    "npz": save_numpy,
+    "npz": functools.partial(save_numpy, config=run.config),
   }
   save[options.format](model, run.vocab, options.path)
   say_if_best(run, options.checkpoint, step)

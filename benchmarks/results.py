@@ -28,8 +28,8 @@ from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
+from charlm.evaluation.ngram import Baseline, baselines, cells_of
 from charlm.reporting.figures import label_losses
-from charlm.reporting.ngram import Baseline, baselines, cells_of
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model

@@ -17,7 +17,7 @@ from charlm.options import (
   option,
 )
 
-# What a run has in common with the one that it begins with.
+# What a run has in common with its initial model.
 SAME_AS_INITIAL = (
   "unit",
   "layer",
@@ -56,7 +56,7 @@ class Config(Options):
   min_count: int = option(
     1,
     "characters that occur fewer than this many times in the corpus are read "
-    "as [UNK]; the characters of a run in --init_from are always kept",
+    "as [UNK]; the characters of an initial model are always kept",
     between(1),
   )
   eval_lines: int = option(
@@ -126,7 +126,10 @@ class Config(Options):
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(
-    "", "run, or file of Keras weights, that the new run starts from", PATH
+    "",
+    "initial model of the new run: a run's folder, english, an .npz file of "
+    "export.py, or a file of Keras weights",
+    PATH,
   )
   seq_length: int = option(
     100, "inputs per window", between(1), group="Training"

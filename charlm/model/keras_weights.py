@@ -37,8 +37,8 @@ def load_keras_weights(
   prefix = path.removesuffix(".index")
   if not os.path.isfile(path if path.endswith(".h5") else f"{prefix}.index"):
     raise InputError(
-      f"{path} is neither a run's folder nor weights that Keras saved: give "
-      "NAME.weights.h5 or NAME.index"
+      f"{path} is neither a run's folder, nor an exported model, nor weights "
+      "that Keras saved: give a folder, NAME.npz, NAME.weights.h5 or NAME.index"
     )
   if config.layer != "gru":
     raise InputError(

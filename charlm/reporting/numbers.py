@@ -7,7 +7,7 @@ import pathlib
 
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
-from charlm.reporting.ngram import Baseline, baselines
+from charlm.evaluation.ngram import Baseline, baselines
 from charlm.reporting.result import Result
 from charlm.reporting.settings import compare_settings
 from charlm.reporting.types import Numbers, Part, RunGroup

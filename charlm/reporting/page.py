@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from charlm.data.passages import MIN_LENGTH
+from charlm.evaluation.ngram import cells_of
 from charlm.reporting.figures import color_of, draw_curves
-from charlm.reporting.ngram import cells_of
 from charlm.reporting.types import Difference, Numbers, Run, RunGroup
 
 # One class per level: a style for each character would double the page.

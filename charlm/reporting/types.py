@@ -7,8 +7,8 @@ unit.
 from typing import Literal, NotRequired, TypedDict
 
 from charlm.data.passages import FoundNumbers
+from charlm.evaluation.ngram import Baseline
 from charlm.evaluation.score import ScoreNumbers
-from charlm.reporting.ngram import Baseline
 
 Part = Literal["valid", "eval"]
 

@@ -1,57 +1,67 @@
-"""What a new run begins with: the weights that `--init_from` names."""
+"""The initial model, with which a new run begins: `--init_from` names it.
 
+It is that of a run, or what `export.py --format=npz` wrote, or weights that
+Keras saved. The name `english` stands for a model that comes with charlm.
+"""
+
+import dataclasses
 import os
+from pathlib import Path
+from typing import Any
 
 from charlm.config import SAME_AS_INITIAL, Config
+from charlm.data.text import sha256
 from charlm.errors import InputError
-from charlm.model.keras_weights import load_keras_weights
-from charlm.model.language_model import LanguageModel
-from charlm.model.layers import RecurrentLayer
+from charlm.runs.numpy_file import NumpyFile, read_numpy
 from charlm.runs.run import Run, open_run
-from charlm.runs.run_dir import RunDir
-from charlm.runs.trained_model import load_model
-from charlm.system.process import say
+
+_MODELS = Path(__file__).parents[2] / "models"
+# By name, the hash of the file in models/.
+_KNOWN = {"english": ""}
 
 
-def open_initial(run_dir: RunDir, config: Config) -> Run | None:
-  """Opens the run that this run begins with.
+@dataclasses.dataclass(frozen=True)
+class Initial:
+  """A model to begin with, before its weights are read."""
 
-  It is None without `init_from`, for a file of weights, and once this run has
-  checkpoints: they hold newer weights, and the initial run may be gone.
+  name: str
+  settings: dict[str, Any]  # of the config, those of `SAME_AS_INITIAL`
+  vocab: list[str]
+  source: Run | NumpyFile
+
+  def check(self, config: Config) -> None:
+    """Raises InputError: a new run's config has other sizes."""
+    for name, there in self.settings.items():
+      if (here := getattr(config, name)) != there:
+        raise InputError(
+          f"{name} is {here}, but {there} in {self.name}: give --{name}={there}"
+        )
+
+
+def open_initial(name: str) -> Initial | None:
+  """Opens what `--init_from` names.
+
+  It is None for an empty name, and for weights of Keras: they have no
+  vocabulary, and the flags tell their sizes. It is also None where nothing is
+  there: among several workers, only the first one needs it.
+
+  Raises InputError: damaged, or not the file that came with charlm.
   """
-  if not config.init_from or run_dir.checkpoint_steps():
+  if not name:
     return None
-  is_folder = os.path.isdir(config.init_from)
-  return open_run(config.init_from) if is_folder else None
-
-
-def load_initial(
-  *,
-  run_dir: RunDir,
-  initial: Run | None,
-  config: Config,
-  vocab_size: int,
-  layer: type[RecurrentLayer] | None = None,
-) -> LanguageModel | None:
-  """Returns the model that this run begins with, if it is not a new one.
-
-  The vocabulary of an initial run may be shorter than this run's; a file of
-  weights must have one of the same size.
-
-  Raises InputError: no such model, or one of other sizes.
-  """
-  if not config.init_from or run_dir.checkpoint_steps():
-    return None
-  if initial is None:
-    return load_keras_weights(config.init_from, config, vocab_size)
-  for name in SAME_AS_INITIAL:
-    here, there = getattr(config, name), getattr(initial.config, name)
-    if here != there:
+  path = Path(name).expanduser()
+  if name in _KNOWN:
+    path = _MODELS / f"{name}.npz"
+    if not path.is_file() or sha256([path.read_bytes()]) != _KNOWN[name]:
       raise InputError(
-        f"{name} is {here}, but {there} in {initial.dir.path}: give "
-        f"--{name}={there}"
+        f"{path} is missing or damaged: restore it (git checkout models), or "
+        f"give --init_from=./{name} for a folder of that name"
       )
-  which = initial.which_checkpoint("auto")
-  model, step = load_model(initial, which, layer)
-  say(f"initial  {initial.dir.path}: the {which} checkpoint, step {step:,}\n")
-  return model
+  if os.path.isdir(path):
+    run = open_run(path)
+    settings = {name: getattr(run.config, name) for name in SAME_AS_INITIAL}
+    return Initial(name, settings, run.vocab, run)
+  if path.suffix == ".npz" and path.is_file():
+    file = read_numpy(path)
+    return Initial(name, file.settings, file.vocab, file)
+  return None

@@ -1,16 +1,19 @@
-"""The model of a checkpoint of a run, and of each new checkpoint."""
+"""The model of a checkpoint, of each new checkpoint, and the initial model."""
 
 import time
 from collections.abc import Iterator
 
 import tensorflow as tf
 
+from charlm.config import Config
 from charlm.errors import InputError
+from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
+from charlm.runs.initial import Initial
 from charlm.runs.run import Run, open_run
-from charlm.system.process import warn
+from charlm.system.process import say, warn
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
@@ -47,6 +50,43 @@ def load_model(
     except DamagedError as error:
       why = error
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
+
+
+def load_initial(
+  initial: Initial | None,
+  *,
+  config: Config,
+  vocab_size: int,
+  layer: type[RecurrentLayer] | None = None,
+) -> LanguageModel:
+  """Returns the model that a new run begins with.
+
+  Args:
+    initial: what `open_initial` returned.
+    config: of the new run.
+    vocab_size: of the new run, which weights of Keras must have. The vocabulary
+      of another initial model may be shorter.
+    layer: the class of a layer that is not charlm's.
+
+  Raises InputError: no such model, or one of other sizes.
+  """
+  if not initial:
+    return load_keras_weights(config.init_from, config, vocab_size)
+  initial.check(config)
+  if isinstance(initial.source, Run):
+    which = initial.source.which_checkpoint("auto")
+    model, step = load_model(initial.source, which, layer)
+    say(f"initial  {initial.name}: the {which} checkpoint, step {step:,}\n")
+    return model
+  model = model_of(config, len(initial.vocab), layer=layer)
+  try:
+    model.set_weights(list(initial.source.weights.values()))
+  except ValueError as error:  # from Keras, which says what differs
+    raise InputError(
+      f"{initial.name} does not fit its own settings ({error}): export it again"
+    ) from error
+  say(f"initial  {initial.name}\n")
+  return model
 
 
 def say_if_best(run: Run, which: str, step: int) -> None:

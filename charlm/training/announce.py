@@ -5,7 +5,10 @@ from charlm.data.corpus import Split, count_shared_lines
 from charlm.data.text import sha256
 from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import unknown_characters
+from charlm.evaluation.evaluator import Evaluator
+from charlm.evaluation.ngram import KneserNey
 from charlm.experiment import Start
+from charlm.model.language_model import LanguageModel
 from charlm.runs.run_dir import RunDir
 from charlm.system import choices
 from charlm.system.devices import most_replicas
@@ -14,6 +17,13 @@ from charlm.training.train_options import TrainOptions
 from charlm.training.trainer import Trainer
 
 _MAX_HASHED = 2**28  # characters of a train text
+# Of the initial model: characters that are scored, and characters that n-grams
+# count; they take a second or two.
+_SCORED = 20_000
+_COUNTED = 300_000
+# Nats per character. Texts in the language of the initial model are below this
+# (recipes/LOG.md).
+_TOO_FAR = 0.3
 _FEW_WINDOWS = 64  # a step: fewer leave a GPU waiting for the next operation
 COMPILES = (
   "compiles for the GPU: a first start on a kind of card can take minutes"
@@ -64,6 +74,32 @@ def describe_recipe(config: Config, split: Split) -> str:
   if config == Config(corpus=config.corpus):
     return "recipe   none: --recipe=auto chooses one by the size of the text\n"
   return ""
+
+
+def describe_initial(
+  model: LanguageModel, split: Split, vocab: list[str]
+) -> str:
+  """Describes how well an initial model predicts the text before training.
+
+  Warns if it is so much worse than n-grams of the text that random weights
+  probably end no higher.
+  """
+  name = "valid" if len(split.valid) else "eval"
+  ids = getattr(split, name).part(0, _SCORED).ids_in(vocab)
+  if len(ids) < 2:
+    return ""
+  score = Evaluator(model).stream(ids).log_perplexity
+  counted = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
+  ngrams = min(float(nats.mean()) for nats in counted.nats(ids))
+  if score > ngrams + _TOO_FAR:
+    warn(
+      "the initial model knows little of this text: compare with a run without "
+      "--init_from"
+    )
+  return (
+    f"begins   at {score:.4f} nats per character of the {name} text; n-grams "
+    f"of the train text have {ngrams:.4f}\n"
+  )
 
 
 def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:

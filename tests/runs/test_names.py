@@ -99,9 +99,9 @@ def test_all_programs_work_there(
   export = ["export.py", run, "--output=a[1].keras", "--format=keras"]
   assert export_program.main(export) == 0
   assert pathlib.Path("a[1].keras").exists()
+  assert capsys.readouterr().err == ""
   start = [*train_args, f"--init_from={name}", "--run_dir=next", "--epochs=0"]
   assert train_program.main(start) == 0
-  assert capsys.readouterr().err == ""
   index = pathlib.Path(name, "checkpoints", "ckpt-24.index")
   index.write_bytes(b"rubbish")
   assert eval_program.main(["eval.py", run]) == 2

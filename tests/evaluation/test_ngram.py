@@ -2,7 +2,7 @@ import collections
 
 import numpy as np
 
-from charlm.reporting import ngram
+from charlm.evaluation import ngram
 
 
 def _slow_nats(train: list[int], text: list[int], v: int, order: int) -> list:
