@@ -17,11 +17,16 @@ endif
 WITH_CUDA := $(if $(filter 1,$(CUDA)),.venv/cuda-installed)
 
 .PHONY: train test check-all bench gpu-check quality results soak compare format
-.PHONY: lock check-next
+.PHONY: lock check-next english
 .DEFAULT_GOAL := train
 
 train: .venv/installed $(WITH_CUDA)
 	$(BIN)/python train.py $(SETTINGS) $(ARGS)
+
+english: .venv/installed $(WITH_CUDA)
+	$(BIN)/python -m benchmarks.english runs/texts/english.txt
+	$(BIN)/python train.py --recipe=english --corpus=runs/texts/english.txt \
+	  --run_dir=runs/english $(ARGS)
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
 A vocabulary is a list of strings: `[UNK]` (unknown) at id 0, the empty string
 (padding) at id 1, then, in sorted order, the characters of the corpus that are
-frequent enough or, for bytes, all 256. A run that begins from an initial run
-takes that run's vocabulary, and appends the characters that are new.
+frequent enough or, for bytes, all 256. A run that begins with an initial model
+takes its vocabulary, and appends the characters that are new.
 """
 
 import json
@@ -39,7 +39,7 @@ def vocabulary_from_json(vocab: object) -> list[str]:
   if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != SPECIAL:
     raise InputError('not a list that starts with "[UNK]" and ""')
   chars = vocab[NUM_SPECIAL:]
-  # In any order: the characters of an initial run come first.
+  # In any order: the characters of an initial model come first.
   if not all(isinstance(x, str) and len(x) == 1 and is_utf8(x) for x in chars):
     raise InputError("an entry is not a single character of UTF-8")
   if not chars or len(set(chars)) < len(chars):

@@ -33,7 +33,6 @@ from charlm.system.choices import (
 )
 from charlm.system.cluster import Cluster, create_cluster
 from charlm.system.devices import choose_device
-from charlm.system.machine import has_bfloat16
 from charlm.system.process import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
@@ -82,9 +81,6 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
     options = dataclasses.replace(options, layer=layer.__name__)
   options = _without_what_the_layer_lacks(options, layer)
   choose_device(options.device, options.deterministic, start=False)
-  on_cpu = kind_of_device() == "CPU"
-  if on_cpu and options.precision == "bfloat16" and not has_bfloat16():
-    warn("no bfloat16 instructions: --precision=float32 may be faster")
   num_replicas = options.num_replicas
   if not num_replicas and reason_for_one_replica(options.config, options.gru):
     num_replicas = 1
@@ -133,7 +129,7 @@ def _start(
       )
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
-    # The chief's, since only it has the initial run.
+    # The chief's, since only it has the initial model.
     vocab = cluster.exchange(vocab)[0]
     trainer = _build_trainer(
       options, split, vocab, cluster, layer=layer, initial=initial

@@ -72,6 +72,6 @@ def writing_nowhere(options: TrainOptions) -> Iterator[TrainOptions]:
     open(os.devnull, "w") as nowhere,
     contextlib.redirect_stdout(nowhere),
   ):
-    # The chief alone has the initial run: it sends vocabulary and weights.
+    # The chief alone has the initial model: it sends vocabulary and weights.
     run_dir = os.path.join(folder, "run")
     yield dataclasses.replace(options, run_dir=run_dir, init_from="")
