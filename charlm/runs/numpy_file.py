@@ -49,7 +49,8 @@ def read_numpy(path: Path) -> NumpyFile:
   Raises InputError: it is missing, damaged, or not such a file.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a damaged file open, if it has opened it.
+    with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
       weights = dict(file)
     vocab = vocabulary_from_json(json.loads(str(weights.pop("vocabulary"))))
     there = json.loads(str(weights.pop("settings")))

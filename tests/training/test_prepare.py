@@ -89,6 +89,19 @@ def test_an_initial_run_gives_its_sizes() -> None:
   assert options_of(init_from="initial", rnn_units=9).rnn_units == 9
 
 
+def test_auto_fine_tunes_an_initial_model_on_a_small_text(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / "recipes" / "finetune.flags").write_text("--epochs=2\n")
+  begin("initial", rnn_units=24)
+  options = options_of(init_from="initial", recipe="auto")
+  assert (options.recipe, options.rnn_units) == ("finetune", 24)
+  assert options_of(init_from="initial", recipe="small").epochs == 3
+  monkeypatch.setattr(module, "_FINETUNE_AT_MOST", 1000)
+  options = options_of(init_from="initial", recipe="auto")
+  assert (options.recipe, options.rnn_units) == ("small", 24)
+
+
 def test_what_a_layer_lacks_of_a_recipe_may_be_left_out() -> None:
   options = options_of(recipe="large", layer="lstm")
   added = ("layer_norm", "rnn_units", "valid_lines")

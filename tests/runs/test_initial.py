@@ -1,0 +1,128 @@
+"""What a run begins with that is no run: an exported model, or charlm's own."""
+
+import io
+import json
+import pathlib
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from helpers import ROOT, SHARED_DATA
+
+import charlm
+import export as export_program
+import train as train_program
+from charlm.errors import InputError
+from charlm.runs import initial
+from charlm.runs.initial import open_initial
+from charlm.runs.numpy_file import read_numpy
+from charlm.runs.run import open_run
+
+
+@pytest.fixture(scope="module")
+def exported(
+  layer_norm_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  path = tmp_path_factory.mktemp("exported") / "my.npz"
+  args = [f"--run_dir={layer_norm_run}", "--format=npz", f"--output={path}"]
+  assert export_program.main(["export.py", *args]) == 0
+  return path
+
+
+def test_a_run_begins_with_an_exported_model(
+  exported: pathlib.Path,
+  layer_norm_run: pathlib.Path,
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  (tmp_path / "my.txt").write_text(corpus_path.read_text() + "\u00ef\n")
+  begun = []
+  for source in (exported, layer_norm_run):
+    run = tmp_path / source.stem
+    args = [f"--init_from={source}", f"--corpus={tmp_path}/my.txt"]
+    args += [f"--run_dir={run}", "--epochs=0", "--valid_lines=30"]
+    args += ["--batch_size=24", "--seq_length=20"]
+    assert train_program.main(["train.py", *args]) == 0
+    begun.append(charlm.load(run))
+  out, err = capsys.readouterr()
+  # Sizes and layer are those of the initial model; the seed gives the rest.
+  one, two = begun
+  assert (one.config.layer_norm, one.config.num_layers) == (True, 2)
+  assert one.vocabulary == [*open_run(layer_norm_run).vocab, "\u00ef"]
+  for ours, theirs in zip(
+    one.model.get_weights(), two.model.get_weights(), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  # The line before the training has the loss that this model has.
+  said = re.findall(r"^begins   at ([\d.]+) .* ([\d.]+)$", out, re.MULTILINE)
+  (score,) = one.score([(tmp_path / "my" / "valid.txt").read_text()])
+  assert [float(x) for x, _ in said] == pytest.approx(
+    [score.log_perplexity] * 2, abs=6e-5
+  )
+  assert err.count("knows little of this text") == 2
+
+
+def _without_settings(arrays: dict[str, np.ndarray]) -> None:
+  del arrays["settings"]
+
+
+def _of_another_size(arrays: dict[str, np.ndarray]) -> None:
+  settings = json.loads(str(arrays["settings"]))
+  arrays["settings"] = np.array(json.dumps(settings | {"rnn_units": 17}))
+
+
+@pytest.mark.parametrize("change", [_without_settings, _of_another_size, None])
+def test_a_file_that_was_not_exported_is_refused_in_one_line(
+  change: Callable[[dict[str, np.ndarray]], None] | None,
+  exported: pathlib.Path,
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  file = io.BytesIO()
+  with np.load(exported) as arrays:
+    changed = dict(arrays)
+  if change:
+    change(changed)
+  np.savez(file, **changed)
+  path = tmp_path / "bad.npz"
+  path.write_bytes(file.getvalue()[: None if change else 999])
+  args = [f"--init_from={path}", f"--corpus={corpus_path}"]
+  args.append(f"--run_dir={tmp_path}/run")
+  assert train_program.main(["train.py", *args]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert re.search(rf"{path} .* export it again$", line)
+  assert not (tmp_path / "run").exists()
+
+
+def test_the_model_of_english_is_what_its_page_says(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  path = ROOT / "models" / "english.npz"
+  assert path.stat().st_size <= 2_500_000
+  page = path.with_name("README.md").read_text()
+  assert initial._KNOWN["english"] in page
+  assert open_initial("english")
+  weights = read_numpy(path).weights
+  assert sum(x.size for x in weights.values()) == 1_230_729
+  monkeypatch.setitem(initial._KNOWN, "english", "0" * 64)
+  with pytest.raises(InputError, match="missing or damaged"):
+    open_initial("english")
+
+
+def test_the_model_of_english_knows_english(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  text = (SHARED_DATA / "tinyshakespeare.txt").read_text()[:30_000]
+  (tmp_path / "my.txt").write_text(text)
+  args = [f"--corpus={tmp_path}/my.txt", "--epochs=0"]
+  args += ["--init_from=english", f"--run_dir={tmp_path}/run"]
+  assert train_program.main(["train.py", *args]) == 0
+  out, err = capsys.readouterr()
+  (loss, ngrams) = re.search(
+    r"^begins   at (\S+) .* (\S+)$", out, re.M
+  ).groups()
+  assert float(loss) < 1.6 < 2 < float(ngrams)
+  assert not err
