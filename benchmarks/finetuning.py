@@ -11,8 +11,10 @@ What was measured is kept as JSON in `results/finetuning/`, for the table of
 import argparse
 import gzip
 import json
+import math
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -127,6 +129,33 @@ def measure(
     "minutes": minutes,
     "begins": [float(x) for x in begins.groups()] if begins else None,
   }
+
+
+def rows() -> Iterator[list[str]]:
+  """Yields the rows of the table in `results/README.md`."""
+  for name in NAMES:
+    path = FOLDER / f"{name}.json"
+    if not path.exists():
+      continue
+    result = json.loads(path.read_text())
+    runs = [result[setting] for setting in SETTINGS]
+    cells = [name, str(min(map(len, runs)))]
+    for part in ("valid_loss", "loss"):
+      losses = [[run[part] for run in each] for each in runs]
+      scratch, finetuned = map(statistics.mean, losses)
+      gain = scratch - finetuned
+      cells += [f"{scratch:.4f}", f"{finetuned:.4f}", f"{gain:.3f}"]
+      if min(map(len, losses)) > 1:
+        errors = [statistics.variance(each) / len(each) for each in losses]
+        cells[-1] += f" ({gain / math.sqrt(sum(errors)):.0f})"
+    minutes = [statistics.mean(run["minutes"] for run in each) for each in runs]
+    begins, ngrams = result["finetuned"][0]["begins"]
+    cells += [
+      f"{begins:.2f}",
+      f"{ngrams:.2f}",
+      f"{minutes[1] / minutes[0]:.2f}",
+    ]
+    yield cells
 
 
 def main(argv: list[str]) -> int:

@@ -21,7 +21,7 @@ from charlm.system.process import import_quietly
 import_quietly("tensorflow", "keras")
 from matplotlib.figure import Figure
 
-from benchmarks import machine
+from benchmarks import finetuning, machine
 from benchmarks.other_texts import NAMES, OTHER, call
 from benchmarks.tables import table
 from charlm.config import Config
@@ -115,6 +115,32 @@ _OTHER_HEADER = (
   "n-grams",
   "xz",
   "minutes",
+)
+_FINETUNING = """\
+`.venv/bin/python -m benchmarks.finetuning` trains on texts that the model of
+[broad English](../models/README.md) has not seen: by `--recipe=auto` from
+random weights, and by `--recipe=auto --init_from=english`. A *gain* is the difference;
+in parentheses it is divided by its standard error over the seeds. *Begins* is
+the loss of the valid text before the first step, and *n-grams* are those that
+`train.py` names beside it. *Time* is that of fine-tuning divided by that of the
+training from random weights, both on one core.
+
+The texts are Ariosto's Orlando Furioso in Rose's translation, novels of about
+1915, two manuals of Debian, Python's standard library, the same manuals in
+German, and the Hebrew Bible without vowel points. The recipe was chosen by the
+valid text of others ([LOG.md](../recipes/LOG.md))."""
+_FINETUNING_HEADER = (
+  "text",
+  "seeds",
+  "valid: random",
+  "english",
+  "gain",
+  "eval: random",
+  "english",
+  "gain",
+  "begins",
+  "n-grams",
+  "time",
 )
 _CURVES = """\
 Solid lines are the losses of the eval text, dotted lines the mean training
@@ -223,6 +249,12 @@ def to_markdown(
     table(_OTHER_HEADER, map(_other_row, others)),
     "",
     "![Loss against size](sizes.svg)",
+    "",
+    "## Fine-tuning",
+    "",
+    _FINETUNING,
+    "",
+    table(_FINETUNING_HEADER, finetuning.rows()),
   ]
   measured: dict[str, list[str]] = {}
   machines = {name: result["machine"] for name, result in results.items()}
