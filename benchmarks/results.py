@@ -119,9 +119,9 @@ _OTHER_HEADER = (
 _FINETUNING = """\
 `.venv/bin/python -m benchmarks.finetuning` trains on texts that the model of
 [broad English](../models/README.md) has not seen: by `--recipe=auto` from
-random weights, and by `--recipe=auto --init_from=english`. A *gain* is the difference;
-in parentheses it is divided by its standard error over the seeds. *Begins* is
-the loss of the valid text before the first step, and *n-grams* are those that
+random weights, and by `--recipe=auto --init_from=english`. A *gain* is the
+difference; in parentheses it is divided by its standard error over the seeds.
+*Begins* is the loss of the valid text before the first step, and *n-grams* are those that
 `train.py` names beside it. *Time* is that of fine-tuning divided by that of the
 training from random weights, both on one core.
 
