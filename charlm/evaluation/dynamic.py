@@ -12,7 +12,7 @@ import tensorflow as tf
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, refuse_diverged, refuse_short
+from charlm.evaluation.score import Score, refuse_diverged
 from charlm.model.language_model import LanguageModel, State
 from charlm.system.choices import xla_compiles_scores
 
@@ -53,11 +53,7 @@ class DynamicEvaluator:
     self.learning_rate = self._choose(valid_ids)
 
   def stream(self, ids: np.ndarray) -> Score:
-    """Scores all characters but the first, learning from each segment.
-
-    Raises InputError: fewer than two characters.
-    """
-    refuse_short(ids)
+    """Scores all characters but the first, learning from each segment."""
     return Score(self._pass(ids, self.learning_rate), ids[1:])
 
   def _choose(self, ids: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, refuse_diverged, refuse_short
+from charlm.evaluation.score import Score, refuse_diverged
 from charlm.model.language_model import LanguageModel
 from charlm.system.choices import xla_compiles_scores
 
@@ -20,7 +20,7 @@ _LONG_LINE = 2**19
 
 
 class Evaluator:
-  """Scores texts of ids `[N]`, a piece at a time.
+  """Scores texts of ids `[N]`, of two characters at least, a piece at a time.
 
   `stream` is the protocol by default, `windows` that of models with a context
   of fixed length, and `lines` that of the function `log_perplexity`.
@@ -49,11 +49,7 @@ class Evaluator:
     )
 
   def stream(self, ids: np.ndarray) -> Score:
-    """Scores all characters but the first, given all those before.
-
-    Raises InputError: fewer than two characters.
-    """
-    refuse_short(ids)
+    """Scores all characters but the first, given all those before."""
     return Score(self._stream(ids), ids[1:])
 
   def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
@@ -61,15 +57,8 @@ class Evaluator:
 
     Each window starts from the zero state, `stride` characters after the one
     before; the last one may be shorter. A window scores what no window before
-    it has scored.
-
-    Raises:
-      InputError: fewer than two characters.
-      ValueError: a stride below 1 or above the window.
+    it has scored. The stride is 1 at least, and at most the window.
     """
-    refuse_short(ids)
-    if not 1 <= stride <= window:
-      raise ValueError(f"stride is {stride}: give 1 to {window}, the window")
     num_targets = len(ids) - 1
     # Up to the first window that holds the last character.
     starts = np.arange(0, max(1, num_targets - window + stride), stride)
@@ -81,15 +70,12 @@ class Evaluator:
     """Scores each line alone, including its newline; averages their means.
 
     A line is predicted from the zero state after a newline.
-
-    Raises InputError: no character.
     """
     # A newline before it and, if it ends in none, after it.
     line_end = np.full(1, newline, ids.dtype)
     text = np.concatenate([line_end, ids])
     if text[-1] != newline:
       text = np.concatenate([text, line_end])
-    refuse_short(text)
     ends = np.flatnonzero(text == newline)
     starts, lengths = ends[:-1], np.diff(ends)
     # Lines of about the same length need little padding.

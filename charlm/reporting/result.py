@@ -9,7 +9,7 @@ from charlm.config import Config
 from charlm.data.text import Text, readable
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
-from charlm.evaluation.score import Score, refuse_short
+from charlm.evaluation.score import Score
 from charlm.experiment import Experiment
 from charlm.model.language_model import LanguageModel
 from charlm.reporting.types import Character, Part, Point, Run
@@ -63,7 +63,6 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
   checkpoint = run.which_checkpoint(checkpoint)
   model, step = load_model(run, checkpoint)
   vocab, config, text = run.vocab, run.config, run.eval_text()
-  refuse_short(text, run.dir.eval_path)
   evaluator = Evaluator(model)
   by_protocol = _scores(evaluator, vocab, text)
   scores: dict[Part, Score] = {"eval": by_protocol["stream"]}

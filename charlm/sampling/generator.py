@@ -8,7 +8,6 @@ Shapes: B rows, each a text, V vocabulary size, S positions of a span.
 
 import concurrent.futures
 import functools
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -120,18 +119,13 @@ class GenerativeModel:
 
     Raises InputError: a model that has diverged.
     """
-    stopped = threading.Event()
     begin = self._begin(request)
 
     def block(samples: range) -> list[Sample]:
       """Draws the samples of one block."""
-      pieces = []
-      for new in self._pieces(
+      pieces = self._pieces(
         request=request, samples=samples, size=self._span, begin=begin
-      ):
-        if stopped.is_set():
-          raise concurrent.futures.CancelledError
-        pieces.append(new)
+      )
       return [join_pieces(row) for row in zip(*pieces, strict=True)]
 
     num_blocks = -(-request.num_samples // _MAX_ROWS)
@@ -142,12 +136,7 @@ class GenerativeModel:
       return block(everything)
     # One call keeps little more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-      try:
-        return [sample for row in pool.map(block, blocks) for sample in row]
-      except BaseException:  # Ctrl-C reaches this thread alone
-        stopped.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+      return [sample for row in pool.map(block, blocks) for sample in row]
 
   def stream(self, request: Request, sample: int = 0) -> Iterator[Sample]:
     """Yields the text number `sample` in pieces, as it is drawn.

@@ -161,12 +161,8 @@ def _library_problem() -> str:
   """Returns which library cannot be opened, and the remedy, or nothing."""
   for folder, name in _LIBRARIES.items():
     path = _path_in_wheel(folder)
-    installed = os.path.exists(path)
     try:
-      ctypes.CDLL(path if installed else name)
+      ctypes.CDLL(path if os.path.exists(path) else name)
     except OSError as error:
-      wheel = f"nvidia-{folder.replace('_', '-')}-cu12"
-      again = f"pip install --force-reinstall --no-deps {wheel}"
-      remedy = again if installed else _INSTALL
-      return f"{error}: install it with {remedy}"
+      return f"{error}: install it with {_INSTALL}"
   return ""

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from charlm.errors import InputError
-
 # What makes TensorFlow take a path for a pattern of paths.
 _PATTERN = frozenset("*?[]\\")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
@@ -106,17 +104,10 @@ def plain_path(path: Path) -> Iterator[str]:
   It is the path itself or, where that has characters of a pattern, a temporary
   link. The path is a folder's, or a checkpoint's: that of its files without
   their suffixes.
-
-  Raises InputError: the folder of temporary files has such characters, too.
   """
   if _PATTERN.isdisjoint(os.fspath(path)):
     yield os.fspath(path)
     return
-  if not _PATTERN.isdisjoint(tempfile.gettempdir()):
-    raise InputError(
-      f"{tempfile.gettempdir()} has one of the characters *?[]\\ in its name, "
-      f"as has {path}: set TMPDIR to another folder"
-    )
   with tempfile.TemporaryDirectory() as folder:
     link = os.path.join(folder, "link")
     for suffix in ("", *CHECKPOINT_SUFFIXES):

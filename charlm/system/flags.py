@@ -63,8 +63,7 @@ def given_flags(
       continue
     value = values[field.name].value
     if value and field.metadata["allowed"] is PATH:
-      # A path that exists is kept: older versions made a folder named `~`.
-      value = value if os.path.exists(value) else os.path.expanduser(value)
+      value = os.path.expanduser(value)
     found[field.name] = value
   on_the_line = _names(argv)
   without_no = {name.removeprefix("no") for name in on_the_line}

@@ -87,8 +87,6 @@ def describe_initial(
   """
   name = "valid" if len(split.valid) else "eval"
   ids = getattr(split, name).part(0, _SCORED).ids_in(vocab)
-  if len(ids) < 2:
-    return ""
   score = Evaluator(model).stream(ids).log_perplexity
   counted = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
   ngrams = min(float(nats.mean()) for nats in counted.nats(ids))

@@ -53,10 +53,6 @@ class Adam(keras.optimizers.Optimizer):
     )
     self._undecayed = undecayed
 
-  def get_config(self) -> dict[str, object]:
-    """Returns the arguments, for Keras' `from_config`."""
-    return super().get_config() | {"undecayed": list(self._undecayed)}
-
   def build(self, variables: Sequence[keras.Variable]) -> None:
     """Makes the means of gradients and of their squares; Keras calls this."""
     if self.built:
@@ -142,14 +138,6 @@ class Muon(Adam):
     super().__init__(**kwargs)
     self._product_dtype, self._faster = product_dtype, faster
     self._matrices = matrices
-
-  def get_config(self) -> dict[str, object]:
-    """Returns the arguments, for Keras' `from_config`."""
-    return super().get_config() | {
-      "product_dtype": self._product_dtype,
-      "matrices": dict(self._matrices),
-      "faster": list(self._faster),
-    }
 
   def apply_sums(
     self,
@@ -255,10 +243,6 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Takes the peak, the step that reaches it, and the one that reaches 0."""
     self.peak, self.warmup_steps, self.num_steps = peak, warmup_steps, num_steps
 
-  def get_config(self) -> dict[str, float]:
-    """Returns the arguments, for Keras' `from_config`."""
-    return dict(vars(self))
-
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """Returns the learning rate of a step."""
     step = tf.cast(step, tf.float32)
@@ -282,9 +266,7 @@ def build_optimizer(
       f"warmup_steps is {config.warmup_steps}, but the run has {num_steps} "
       "steps, which leaves none after the warm-up: lower --warmup_steps"
     )
-  # NumPy would warn of numbers that float32 cannot hold.
-  most = float(tf.float32.max)
-  learning_rate = min(config.learning_rate, most)
+  learning_rate = config.learning_rate
   if config.schedule == "cosine":
     # A linear rise from zero, then half a cosine back to it.
     learning_rate = keras.optimizers.schedules.CosineDecay(
@@ -296,7 +278,7 @@ def build_optimizer(
   elif config.schedule == "linear":
     learning_rate = LinearDecay(learning_rate, config.warmup_steps, num_steps)
   # AdamW, if there is a decay: it is not part of the gradient.
-  decay = min(config.weight_decay, most) or None
+  decay = config.weight_decay or None
   undecayed = ["bias", "gain"]  # they only shift and scale: hardly overfit
   if config.optimizer == "adam":
     return Adam(learning_rate, undecayed, weight_decay=decay)

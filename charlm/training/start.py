@@ -147,9 +147,9 @@ def _start(
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
         say(describe_recipe(config, split))
-        if initial:
-          say(describe_initial(trainer.model, split, vocab))
       say(describe_text(config, corpus, split, vocab, new_characters))
+      if initial:
+        say(describe_initial(trainer.model, split, vocab))
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,

@@ -7,7 +7,6 @@ import pytest
 
 from charlm.config import Config
 from charlm.data.cleaning import (
-  _lower,
   clean_pieces,
   decode_chunks,
   read_sources,
@@ -33,20 +32,10 @@ def test_only_line_ends_end_lines() -> None:
     assert "".join(text) == "a\u2028b\nc \x0b d\ne\x1cf"
 
 
-def test_lowercase() -> None:
-  assert "".join(_lower(["AbC\nÀ"])) == "abc\nà"
-  # The last of these letters ends a word, wherever pieces end.
-  text = "\u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3 \u03a3\n" * 9
-  for size in range(1, 30):
-    assert "".join(_lower(cut(text, size))) == text.lower()
-
-
-def test_lines_that_are_longer_than_asked_for_are_cut_off() -> None:
+def test_lines_are_split_wherever_pieces_end() -> None:
   text = "ab\n" + "c" * 99 + "\nde\n\nf"
   for size in range(1, 120):
     assert list(split_lines(cut(text, size))) == text.split("\n")
-    lines = list(split_lines(cut(text, size), 3))
-    assert [line for line in lines if len(line) <= 3] == ["ab", "de", "", "f"]
 
 
 def test_cleaning_in_pieces_is_cleaning_at_once() -> None:

@@ -50,18 +50,6 @@ def test_specs(tmp_path: pathlib.Path) -> None:
     assert names(spec.format(tmp_path), tmp_path) == expected, spec
 
 
-def test_a_file_that_is_found_is_that_file(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.chdir(tmp_path)
-  for name in ("shakespeare", "-"):
-    (tmp_path / name).write_text("own text")
-    (source,) = find_sources(f"[{name[0]}]{name[1:]}")
-    assert b"".join(source.read()) == b"own text"
-    (special,) = find_sources(name)
-    assert not special.is_file
-
-
 def test_missing_and_special_files_are_refused(tmp_path: pathlib.Path) -> None:
   os.mkfifo(tmp_path / "fifo")
   for spec, message in (
@@ -158,6 +146,3 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     else:
       with pytest.raises(InputError, match="decompress it first"):
         next(content)
-  monkeypatch.setattr(sys, "stdin", None)
-  with pytest.raises(InputError, match="standard input is closed"):
-    list(Source("-", is_file=False).read())

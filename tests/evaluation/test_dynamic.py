@@ -65,9 +65,6 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   again = dynamic.stream(ids)
   np.testing.assert_array_equal(score.nats, again.nats)
   assert np.isfinite(dynamic.stream(ids[:2]).log_perplexity)
-  for length in (0, 1):
-    with pytest.raises(InputError, match="the text has fewer than two"):
-      dynamic.stream(ids[:length])
 
 
 @pytest.mark.parametrize("best", [_LEARNING_RATES[i] for i in (0, 1, -1)])

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 from helpers import build_model, in_a_graph
 
-from charlm.errors import InputError
 from charlm.evaluation import evaluator as evaluator_module
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import log_perplexity
@@ -149,21 +148,6 @@ def test_a_long_line_is_scored_without_empty_rows_beside_it(
   assert score.log_perplexity == pytest.approx(expected.log_perplexity, 1e-6)
 
 
-@pytest.mark.parametrize("length", [0, 1, 2])
-def test_too_short_a_text_is_refused(evaluator: Evaluator, length: int) -> None:
-  ids = _ids(length)
-  for score, least in (
-    (evaluator.stream, 2),
-    (lambda ids: evaluator.windows(ids, 1, 1), 2),
-    (lambda ids: evaluator.lines(ids, _NEWLINE), 1),
-  ):
-    if length < least:
-      with pytest.raises(InputError, match=r"fewer than two .*: give a longer"):
-        score(ids)
-    else:
-      assert np.isfinite(score(ids).log_perplexity)
-
-
 def test_an_evaluation_can_be_given_up(
   evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,11 +155,3 @@ def test_an_evaluation_can_be_given_up(
   evaluator.stream(_ids(2 * 128 + 1))
   with pytest.raises(IndexError):
     evaluator.stream(_ids(2))
-
-
-@pytest.mark.parametrize("stride", [-1, 0, 9])
-def test_strides_out_of_range_are_refused(
-  evaluator: Evaluator, stride: int
-) -> None:
-  with pytest.raises(ValueError, match=f"stride is {stride}: give 1 to 8"):
-    evaluator.windows(_ids(40), 8, stride)

@@ -1,6 +1,5 @@
 """The report as a page, as JSON, and as a browser shows it."""
 
-import hashlib
 import json
 import math
 import pathlib
@@ -156,21 +155,6 @@ def test_runs_are_found_once_each_and_whole(
   ):
     assert _report("--format=json", f"--run_dir={bad}") == 2
     assert words in capsys.readouterr().err
-
-
-def test_a_text_without_a_second_character_is_refused(
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  run = shutil.copytree(trained_run, tmp_path / "run")
-  (run / "eval.txt").write_text("t")
-  config = json.loads((run / "config.json").read_text())
-  config["eval_sha256"] = hashlib.sha256(b"t").hexdigest()
-  (run / "config.json").write_text(json.dumps(config))
-  assert _report(f"--run_dir={run}", f"--output={tmp_path}/page.html") == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert f"{run}/eval.txt has fewer than two characters" in line
 
 
 @pytest.mark.release

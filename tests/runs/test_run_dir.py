@@ -157,26 +157,6 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
     load_model(open_run(run.path), "10")
 
 
-def test_a_checkpoint_that_is_saved_again_meanwhile_is_read_again(
-  run: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  save_checkpoints(run, 10)
-  index = checkpoint_file(run, 10, ".index")
-  whole, read = index.read_bytes(), tf.train.Checkpoint.read
-
-  def torn(checkpoint: object, path: str) -> object:
-    result = read(checkpoint, path)
-    if torn_once:
-      torn_once.clear()
-      index.write_bytes(whole)  # the second of the two files
-      raise ValueError("the files do not fit")
-    return result
-
-  torn_once = [True]
-  monkeypatch.setattr(tf.train.Checkpoint, "read", torn)
-  assert load_model(open_run(run.path), "latest")[1] == 10
-
-
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [

@@ -1,9 +1,7 @@
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import threading
 from typing import Any
 
 import keras
@@ -345,23 +343,6 @@ def test_steps_from_strings_equal_the_whole_text(
 
 
 # In this thread, and in several.
-@pytest.mark.parametrize("num_samples", [1, 40])
-def test_after_ctrl_c_texts_are_drawn_as_before(
-  num_samples: int, generator: GenerativeModel
-) -> None:
-  request = Request(num_chars=100, num_samples=num_samples)
-  before = [sample.text for sample in generator.sample(request)]
-  endless = dataclasses.replace(request, num_chars=10**6)
-  ctrl_c = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-  # A shell's background jobs, this process among them perhaps, ignore it.
-  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-  try:
-    ctrl_c.start()
-    with pytest.raises(KeyboardInterrupt):
-      generator.sample(endless)
-  finally:
-    signal.signal(signal.SIGINT, handler)
-  assert [sample.text for sample in generator.sample(request)] == before
 
 
 def test_unknown_characters_of_a_prefix_are_read_as_unknown(

@@ -72,24 +72,6 @@ def _sums_nothing(value: Any, result: Any) -> Any:
   return _map(lambda i, copy: tf.identity(value.values[i]), result)
 
 
-def _delays(value: Any, result: Any) -> Any:
-  """Each result is that of the call before."""
-
-  def change(number: int, copy: tf.Tensor) -> tf.Tensor:
-    last = np.zeros(copy.shape, np.float32)
-
-    def swap(new: np.ndarray) -> np.ndarray:
-      nonlocal last
-      old, last = last, new
-      return old
-
-    return tf.ensure_shape(
-      tf.numpy_function(swap, [copy], tf.float32), copy.shape
-    )
-
-  return _map(change, result)
-
-
 def _right(value: Any, result: Any) -> Any:
   return result
 
@@ -116,9 +98,7 @@ def _replicas(fault: Callable[..., Any]) -> tuple[Replicas, Trainer]:
   return Replicas(Cluster(strategy), trainer), trainer
 
 
-@pytest.mark.parametrize(
-  "fault", [_corrupts, _drops, _doubles, _sums_nothing, _delays]
-)
+@pytest.mark.parametrize("fault", [_corrupts, _drops, _doubles, _sums_nothing])
 def test_a_wrong_sum_is_refused(fault: Callable[..., Any]) -> None:
   replicas, _ = _replicas(fault)
   with pytest.raises(InputError, match=r"wrong sum.* CPU:0, CPU:1") as error:
