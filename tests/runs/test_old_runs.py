@@ -46,8 +46,7 @@ def test_an_old_run_is_scored_resumed_and_sampled(
   for key in weights:
     if key.startswith(f"{name}/"):
       found = reader.get_tensor(key.removeprefix(f"{name}/"))
-      # Another processor rounds differently.
-      np.testing.assert_allclose(found, weights[key], rtol=1e-5, atol=1e-5)
+      np.testing.assert_allclose(found, weights[key], rtol=1e-4, atol=1e-4)
       compared += 1
   assert compared >= 6
   assert len(run("sample.py", "--num_chars=20")) == 21
