@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable
 
@@ -14,6 +13,7 @@ from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
+from charlm.runs.initial import open_initial
 from charlm.runs.run import Run, open_run
 from charlm.sampling.request import Request, fill_request
 from charlm.system import process
@@ -139,22 +139,22 @@ def _continuing(
 def _trained_on(run: Run, corpus: str) -> dict[str, Text]:
   """Returns the text that a run was trained on, if its corpus is given.
 
-  The text of its initial run comes second, if both are still there. The keys
-  are what a reader calls them.
+  The text of its initial model comes second, if that is a run, and both are
+  still there. The keys are what a reader calls them.
   """
   if not corpus:
     return {}
   texts = {TRAIN_TEXT: _train_text(run, corpus)}
-  if os.path.isdir(run.config.init_from):
-    try:
-      initial = open_run(run.config.init_from)
-      if "-" in initial.config.corpus.split(","):
+  try:
+    initial = open_initial(run.config.init_from)
+    if initial and isinstance(initial.source, Run):
+      corpus = initial.source.config.corpus
+      if "-" in corpus.split(","):
         raise InputError("it came from standard input")
-      text = _train_text(initial, initial.config.corpus)
-    except InputError as error:
-      process.warn(f"the initial run's text is not searched: {error}")
-    else:
-      texts[f"{TRAIN_TEXT} of {initial.dir.path}"] = text
+      text = _train_text(initial.source, corpus)
+      texts[f"{TRAIN_TEXT} of {initial.name}"] = text
+  except InputError as error:
+    process.warn(f"the text of the initial model is not searched: {error}")
   return texts
 
 

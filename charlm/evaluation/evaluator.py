@@ -158,8 +158,8 @@ def score_text(
 
   Returns the score, and the protocol in words.
 
-  Raises InputError: too short a text, a model that has diverged or, by `lines`,
-    one that does not know the newline.
+  Raises InputError: a model that has diverged or, by `lines`, one that does not
+    know the newline.
   """
   ids, description = text.ids_in(vocab), protocol
   if protocol == "windows":

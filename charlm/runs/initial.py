@@ -49,7 +49,7 @@ def open_initial(name: str) -> Initial | None:
   """
   if not name:
     return None
-  path = Path(name).expanduser()
+  path = Path(os.path.expanduser(name))
   if name in _KNOWN:
     path = _MODELS / f"{name}.npz"
     if not path.is_file() or sha256([path.read_bytes()]) != _KNOWN[name]:
@@ -57,9 +57,9 @@ def open_initial(name: str) -> Initial | None:
         f"{path} is missing or damaged: restore it (git checkout models), or "
         f"give --init_from=./{name} for a folder of that name"
       )
-  if os.path.isdir(path):
+  if path.is_dir():
     run = open_run(path)
-    settings = {name: getattr(run.config, name) for name in SAME_AS_INITIAL}
+    settings = {field: getattr(run.config, field) for field in SAME_AS_INITIAL}
     return Initial(name, settings, run.vocab, run)
   if path.suffix == ".npz" and path.is_file():
     file = read_numpy(path)

@@ -81,10 +81,9 @@ def load_initial(
   model = model_of(config, len(initial.vocab), layer=layer)
   try:
     model.set_weights(list(initial.source.weights.values()))
-  except ValueError as error:  # from Keras, which says what differs
-    raise InputError(
-      f"{initial.name} does not fit its own settings ({error}): export it again"
-    ) from error
+    check_finite(model)
+  except ValueError as error:  # Keras says what differs
+    raise InputError(f"{initial.name}: {error}: export it again") from error
   say(f"initial  {initial.name}\n")
   return model
 

@@ -96,8 +96,8 @@ def describe_initial(
       "--init_from"
     )
   return (
-    f"begins   at {score:.4f} nats per character of the {name} text; n-grams "
-    f"of the train text have {ngrams:.4f}\n"
+    f"begins   with a loss of {score:.4f} on the {name} text; n-grams of the "
+    f"train text: {ngrams:.4f}\n"
   )
 
 

@@ -81,7 +81,9 @@ class Replicas:
     self, compiled_wrong: tf.types.experimental.GenericFunction
   ) -> list[str]:
     """Returns the names of the replicas that find wrong numbers."""
-    counts_here = self._local(compiled_wrong(1.0))
+    # Not 1: a buffer that nobody has written to could still hold the numbers
+    # that each replica begins with.
+    counts_here = self._local(compiled_wrong(2.0))
     counts = [
       x for theirs in self._cluster.exchange(counts_here) for x in theirs
     ]

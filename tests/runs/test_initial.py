@@ -56,7 +56,9 @@ def test_a_run_begins_with_an_exported_model(
   ):
     np.testing.assert_array_equal(ours, theirs)
   # The line before the training has the loss that this model has.
-  said = re.findall(r"^begins   at ([\d.]+) .* ([\d.]+)$", out, re.MULTILINE)
+  said = re.findall(
+    r"^begins .* of ([\d.]+) on .* ([\d.]+)$", out, re.MULTILINE
+  )
   (score,) = one.score([(tmp_path / "my" / "valid.txt").read_text()])
   assert [float(x) for x, _ in said] == pytest.approx(
     [score.log_perplexity] * 2, abs=6e-5
@@ -122,7 +124,7 @@ def test_the_model_of_english_knows_english(
   assert train_program.main(["train.py", *args]) == 0
   out, err = capsys.readouterr()
   (loss, ngrams) = re.search(
-    r"^begins   at (\S+) .* (\S+)$", out, re.M
+    r"^begins .* of (\S+) on .* (\S+)$", out, re.M
   ).groups()
   assert float(loss) < 1.6 < 2 < float(ngrams)
   assert not err
