@@ -138,9 +138,9 @@ def rows() -> Iterator[list[str]]:
   for name in NAMES:
     path = FOLDER / f"{name}.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    runs = [result.get(setting) for setting in SETTINGS]
-    if not all(runs):
-      continue
+    if len(SETTINGS.keys() & result.keys()) < len(SETTINGS):
+      continue  # not measured, or not to its end
+    runs = [result[setting] for setting in SETTINGS]
     cells = [name, str(min(map(len, runs)))]
     for part in ("valid_loss", "loss"):
       losses = [[run[part] for run in each] for each in runs]
@@ -178,9 +178,9 @@ def main(argv: list[str]) -> int:
     if path.exists():
       result = json.loads(path.read_text())
     for setting in SETTINGS:
-      runs = result.setdefault(setting, [])
-      for seed in range(len(runs), args.seeds):
-        runs.append(measure(name, setting, seed, folder))
+      for seed in range(len(result.get(setting, [])), args.seeds):
+        run = measure(name, setting, seed, folder)
+        result.setdefault(setting, []).append(run)
         path.write_text(json.dumps(result, indent=1) + "\n")
   return 0
 

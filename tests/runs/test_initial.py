@@ -56,9 +56,7 @@ def test_a_run_begins_with_an_exported_model(
   ):
     np.testing.assert_array_equal(ours, theirs)
   # The line before the training has the loss that this model has.
-  said = re.findall(
-    r"^begins .* of ([\d.]+) on .* ([\d.]+)$", out, re.MULTILINE
-  )
+  said = re.findall(r"^begins .* of (\S+) on .* (\S+)$", out, re.MULTILINE)
   (score,) = one.score([(tmp_path / "my" / "valid.txt").read_text()])
   assert [float(x) for x, _ in said] == pytest.approx(
     [score.log_perplexity] * 2, abs=6e-5
@@ -70,12 +68,18 @@ def _without_settings(arrays: dict[str, np.ndarray]) -> None:
   del arrays["settings"]
 
 
+def _not_finite(arrays: dict[str, np.ndarray]) -> None:
+  arrays["dense_bias"][0] = np.nan
+
+
 def _of_another_size(arrays: dict[str, np.ndarray]) -> None:
   settings = json.loads(str(arrays["settings"]))
   arrays["settings"] = np.array(json.dumps(settings | {"rnn_units": 17}))
 
 
-@pytest.mark.parametrize("change", [_without_settings, _of_another_size, None])
+@pytest.mark.parametrize(
+  "change", [_without_settings, _of_another_size, _not_finite, None]
+)
 def test_a_file_that_was_not_exported_is_refused_in_one_line(
   change: Callable[[dict[str, np.ndarray]], None] | None,
   exported: pathlib.Path,
