@@ -17,7 +17,9 @@ from charlm.runs.run import Run, open_run
 
 _MODELS = Path(__file__).parents[2] / "models"
 # By name, the hash of the file in models/.
-_KNOWN = {"english": ""}
+_KNOWN = {
+  "english": "803f6b369a5a0dd1c07d2a31c4c8cf7aed95b6f1ab2182664b67af1547b22606"
+}
 
 
 @dataclasses.dataclass(frozen=True)
