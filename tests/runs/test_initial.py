@@ -99,7 +99,7 @@ def test_a_file_that_was_not_exported_is_refused_in_one_line(
   args.append(f"--run_dir={tmp_path}/run")
   assert train_program.main(["train.py", *args]) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert re.search(rf"{path} .* export it again$", line)
+  assert re.search(rf"{path}.* export it again$", line)
   assert not (tmp_path / "run").exists()
 
 
@@ -130,5 +130,5 @@ def test_the_model_of_english_knows_english(
   (loss, ngrams) = re.search(
     r"^begins .* of (\S+) on .* (\S+)$", out, re.M
   ).groups()
-  assert float(loss) < 1.6 < 2 < float(ngrams)
+  assert float(loss) < float(ngrams) - 0.2
   assert not err
