@@ -123,7 +123,7 @@ def measure(
   said = call("train.py", *flags, *SETTINGS[setting].split())
   minutes = (time.perf_counter() - start) / 60
   score = json.loads(call("eval.py", f"--run_dir={run_dir}", "--json"))
-  begins = re.search(r"^begins .* of (\S+) .* (\S+)$", said, re.MULTILINE)
+  begins = re.search(r"^begins .* of (\S+) on .* (\S+)$", said, re.MULTILINE)
   records = read_records(run_dir / "metrics.jsonl")
   return {
     "loss": score["log_perplexity"],

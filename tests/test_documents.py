@@ -33,6 +33,7 @@ DOCUMENTS = (
   "docs/sweeps.md",
   "docs/your-model.md",
   "benchmarks/README.md",
+  "models/README.md",
   "recipes/LOG.md",
   "results/README.md",
 )
@@ -52,16 +53,15 @@ FILES_OF_OTHERS = {
   "shakespeare.txt",
   "tinyshakespeare.txt",
 }
+SIZES = ["--embedding_dim=8", "--rnn_units=16", "--num_layers=1"]
 # Later flags win.
 SMALL = [
+  *SIZES,
   "--eval_chars=0",
   "--valid_chars=400",
   "--eval_lines=50",
   "--seq_length=20",
   "--batch_size=24",
-  "--embedding_dim=8",
-  "--rnn_units=16",
-  "--num_layers=1",
   "--warmup_steps=0",
   "--num_replicas=1",
   "--gru=auto",
@@ -161,7 +161,10 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
   script = words[1].removesuffix(".py")
   args = words[2:]
   if script == "train":
-    args = [*args, f"--corpus={folder / 'my.txt'}", *SMALL]
+    small = SMALL
+    if "--init_from=english" in args:  # which has its own sizes
+      small = [flag for flag in SMALL if flag not in SIZES]
+    args = [*args, f"--corpus={folder / 'my.txt'}", *small]
   elif script == "sample":
     args = [arg.replace("=shakespeare", "=my.txt") for arg in args]
     args.append("--num_chars=50")

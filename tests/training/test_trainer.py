@@ -356,7 +356,8 @@ def test_bfloat16_acts_in_training_alone() -> None:
   log_probs = one.model(windows[:, :-1])
   exact = -tf.reduce_mean(tf.gather(log_probs, windows[:, 1:], batch_dims=2))
   ((_, metrics),) = record(one, 1)
-  assert 1e-5 < abs(metrics.loss - float(exact)) < 1e-2
+  # Far more than float32 rounds, on a processor without bfloat16, too.
+  assert 3e-6 < abs(metrics.loss - float(exact)) < 1e-2
 
 
 def test_means_are_those_of_the_steps() -> None:
