@@ -191,7 +191,7 @@ def load(
     checkpoint: `latest`, `best`, or a step; `auto` is the best one if the run
       has a valid text, else the latest.
     device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one; for
-      a few texts at a time, `cpu` is faster. Later calls cannot change it.
+      a few texts at a time, `cpu` may be faster. Later calls cannot change it.
     layer: the class of the run's layer, where it is not charlm's.
 
   Raises:

@@ -157,7 +157,7 @@ def _comparison(group: RunGroup) -> str:
     "difference. The interval over seeds (95 %, Welch's t) says what other "
     "seeds would give on the same text. If it includes 0, no difference is "
     "shown. The interval over the text (95 %, paired, prediction by "
-    "prediction) says what these runs would give on other texts of the kind. "
+    "prediction) says what these runs would give on other passages. "
     "It knows nothing of seeds: for two seeds of one setting it can exclude 0. "
     "If a setting has one seed, the difference may be the seed's: train each "
     "with two or more, by --seed."

@@ -17,8 +17,8 @@ class Difference(TypedDict):
   """The mean loss of a setting minus that of the best, with 95 % intervals."""
 
   mean: float
-  # For these runs on other texts of the kind: over the text, paired unit by
-  # unit. None: the text has one unit alone.
+  # For these runs on other passages: over the text, paired unit by unit.
+  # None: the text has one unit alone.
   text_interval: tuple[float, float] | None
   # For other seeds on this text: over the runs, by Welch. None: one of the two
   # settings has one seed alone.
