@@ -20,7 +20,8 @@ def train(given: Given) -> int:
   Raises:
     InputError: bad input, or replicas whose sums are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the folder was taken away, or a worker was lost.
+    LostRunError: the folder was taken away, nothing can be saved, or a worker
+      was lost.
     HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.

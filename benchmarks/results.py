@@ -38,7 +38,8 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "results"
 _RECIPES = _ROOT / "recipes"
 _TINY = "tinyshakespeare"  # how the recipes for this text begin
-_SPLITS_ALONE = {"enwik8", "ptb", "text8"}  # recipes of texts that are not here
+# Recipes for other texts than these two.
+_ELSEWHERE = {"english", "enwik8", "finetune", "ptb", "text8"}
 _PROTOCOLS = {
   "stream": [],
   "windows of 256": ["--protocol=windows", "--window=256"],
@@ -390,7 +391,7 @@ def main(argv: list[str]) -> int:
   recipes = sorted(
     path.stem
     for path in _RECIPES.glob("*.flags")
-    if path.stem not in _SPLITS_ALONE and not path.stem.startswith("text-")
+    if path.stem not in _ELSEWHERE and not path.stem.startswith("text-")
   )
   parser = argparse.ArgumentParser("results.py", description=__doc__)
   parser.add_argument("--only", nargs="*", choices=recipes, default=recipes)

@@ -21,13 +21,6 @@ def test_a_field_that_is_missing_is_its_default() -> None:
   assert Experiment.from_json(fields) == experiment
 
 
-def test_json_round_trip() -> None:
-  experiment = Experiment(
-    Config(corpus="ü.txt", learning_rate=0.1), SHA256, *OF_FILES
-  )
-  assert Experiment.from_json(json.loads(experiment.to_json())) == experiment
-
-
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -6,11 +6,8 @@ from typing import TypeVar
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.permutation import permute
 from charlm.errors import InputError
 
-# The most windows that are shuffled in memory, in 64 MB; beyond, see `permute`.
-_MAX_SHUFFLED = 2**23
 _Entry = TypeVar("_Entry")
 
 
@@ -88,13 +85,10 @@ class Batches:
     """Returns where the windows of an epoch's batch start, `[len(rows)]`."""
     # Windows that do not fill the last batch are left out of this epoch alone.
     places = index * self._batch_size + np.array(self.rows)
-    num_windows = len(self._ids) // self._size
-    rng = _generator(self._seed, epoch)
-    if num_windows > _MAX_SHUFFLED:
-      key = rng.integers(2**64, size=8, dtype=np.uint64)
-      return permute(places, num_windows, key) * self._size
     # Kept for the whole epoch; that of another epoch is drawn anew.
     if self._shuffle[0] != epoch:
+      num_windows = len(self._ids) // self._size
+      rng = _generator(self._seed, epoch)
       self._shuffle = epoch, rng.permutation(num_windows)
     return self._shuffle[1][places] * self._size
 

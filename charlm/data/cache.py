@@ -76,7 +76,7 @@ class Cache:
       if left == self._temporary or not _runs(int(left.suffix[1:])):
         shutil.rmtree(left, ignore_errors=True)
     self._temporary.mkdir(mode=0o700, exist_ok=True)
-    return self._create("ids.npy")
+    return (self._temporary / "ids.npy").open("w+b")
 
   def save(self, corpus: Corpus) -> None:
     """Keeps a corpus whose ids are in a file that was opened, if it can be.
@@ -91,8 +91,7 @@ class Cache:
       "counts": corpus.counts.tolist(),
       "sha256": corpus.sha256,
     }
-    with self._create("about.json") as file:
-      file.write(json.dumps(about).encode())
+    (self._temporary / "about.json").write_text(json.dumps(about))
     # Another process may have been faster. On a network's disk it would lose
     # what it has mapped if its folder were replaced.
     if self.load():
@@ -104,12 +103,6 @@ class Cache:
   def discard(self) -> None:
     """Removes what was opened and not saved; a memory map of it stays whole."""
     shutil.rmtree(self._temporary, ignore_errors=True)
-
-  def _create(self, name: str) -> BinaryIO:
-    """Creates a file that its user alone can read."""
-    path = self._temporary / name
-    path.touch(0o600)
-    return path.open("r+b")
 
 
 def _runs(process: int) -> bool:

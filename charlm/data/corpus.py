@@ -1,5 +1,6 @@
 """The corpus of a run: encoded or found in the cache, then split."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from charlm.errors import InputError
 from charlm.system.files import cache_folder
 from charlm.system.process import show, warn
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_EVAL_LINES = 1000  # by default
 _IN_MEMORY = 2**28  # bytes of ids; if there are more, all go into a file
 
@@ -43,13 +45,14 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
 
   Raises:
     InputError: nothing there, not as the config says, or no line with a
-      character.
+      character, or the disk of the ids is full.
     OSError: the ids cannot be written.
   """
   sources = find_sources(spec)
   if config.field and not any(source.is_json_lines for source in sources):
     warn(f"field has no effect on {sources[0].name}: its name is not *.jsonl")
-  cache = Cache(Path(folder or cache_folder()), config, sources)
+  place = Path(folder or cache_folder())
+  cache = Cache(place, config, sources)
   if corpus := cache.load():
     return corpus
   # Whoever names a folder wants the file, however small.
@@ -67,6 +70,13 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
     if not len(corpus.text) or not "".join(corpus.text.characters).strip():
       raise InputError(f"{spec} has no line of text: give another file")
     cache.save(corpus)
+  except OSError as error:
+    if error.errno not in _FULL:
+      raise
+    raise InputError(
+      f"{error.strerror} for the ids in {place}: free some space, or give "
+      "another --corpus_cache"
+    ) from error
   finally:
     cache.discard()
   return corpus

@@ -11,9 +11,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from charlm.errors import InputError
-from charlm.options import is_utf8
-
 UNKNOWN_ID = 0
 PADDING_ID = 1
 SPECIAL = ["[UNK]", ""]
@@ -29,22 +26,6 @@ def extend_vocab(known: Sequence[str], new: Iterable[str]) -> list[str]:
   """Appends the characters that a vocabulary lacks, sorted."""
   # Sorted, so that ids do not depend on where in the text a character is.
   return [*known, *sorted(set(new) - set(known))]
-
-
-def vocabulary_from_json(vocab: object) -> list[str]:
-  """Returns the value of `vocabulary.json`, which is checked.
-
-  Raises InputError: not a list of `[UNK]`, "" and distinct characters.
-  """
-  if not isinstance(vocab, list) or vocab[:NUM_SPECIAL] != SPECIAL:
-    raise InputError('not a list that starts with "[UNK]" and ""')
-  chars = vocab[NUM_SPECIAL:]
-  # In any order: the characters of an initial model come first.
-  if not all(isinstance(x, str) and len(x) == 1 and is_utf8(x) for x in chars):
-    raise InputError("an entry is not a single character of UTF-8")
-  if not chars or len(set(chars)) < len(chars):
-    raise InputError("the characters are missing or not distinct")
-  return vocab
 
 
 def vocabulary_to_json(vocab: list[str]) -> str:

@@ -14,9 +14,6 @@ from charlm.system.choices import xla_compiles_scores
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
-# A longer line is scored by itself, in a batch of one row: 63 empty rows beside
-# it would take most of the time.
-_LONG_LINE = 2**19
 
 
 class Evaluator:
@@ -80,11 +77,7 @@ class Evaluator:
     starts, lengths = ends[:-1], np.diff(ends)
     # Lines of about the same length need little padding.
     order = np.argsort(lengths, kind="stable")
-    batched, alone = np.split(order, [np.count_nonzero(lengths <= _LONG_LINE)])
-    nats = self._score_rows(text, starts[batched], lengths[batched])
-    for start, length in zip(starts[alone], lengths[alone], strict=True):
-      line = text[start : start + length + 1]
-      nats[start : start + length] = self._stream(line)
+    nats = self._score_rows(text, starts[order], lengths[order])
     return Score(nats, text[1:], lengths)
 
   def _stream(self, ids: np.ndarray) -> np.ndarray:
@@ -166,21 +159,13 @@ def score_text(
     score = evaluator.windows(ids, window, stride)
     description = f"windows of {window}, {stride} apart"
   elif protocol == "lines":
-    score = evaluator.lines(ids, newline_id(vocab))
+    if "\n" not in vocab:
+      raise InputError(
+        "the vocabulary has no newline, which a score by lines needs: give "
+        "--protocol=stream or windows"
+      )
+    score = evaluator.lines(ids, vocab.index("\n"))
   else:
     score = evaluator.stream(ids)
   refuse_diverged(score.log_perplexity)
   return score.with_size_of(text, protocol == "lines"), description
-
-
-def newline_id(vocab: list[str]) -> int:
-  """Returns the newline's id.
-
-  Raises InputError: the vocabulary has no newline.
-  """
-  if "\n" not in vocab:
-    raise InputError(
-      "the vocabulary has no newline, which a score by lines needs: give "
-      "--protocol=stream or windows"
-    )
-  return vocab.index("\n")

@@ -6,7 +6,7 @@ and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 
 import collections
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -17,8 +17,6 @@ from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.system.files import plain_path
-
-_Spec = tuple[str, str, tuple[int, ...]]  # of a weight: owner, name and shape
 
 
 def load_keras_weights(
@@ -51,74 +49,52 @@ def load_keras_weights(
       "normalisation: give --nolayer_norm"
     )
   read = _read_h5 if path.endswith(".h5") else _read_ckpt
+  model = model_of(config, vocab_size)
   try:
-    weights = list(read(prefix, _weight_specs(config, vocab_size)))
+    weights, has_more_layers = read(prefix, config.num_layers)
+    if has_more_layers:
+      raise ValueError(f"it has more layers than {config.num_layers}")
     if not all(np.isfinite(weight).all() for weight in weights):
-      raise InputError(f"{path} has weights that are not finite: give others")
-  except InputError:
-    raise
+      raise ValueError("its weights are not finite")
+    model.set_weights(weights)
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage
     raise InputError(
       f"{path} has no weights of a GRULM with these flags ({error}): save them "
-      "with save_weights, and give the model's --num_layers"
+      "with save_weights, and give the corpus and the sizes of that model"
     ) from error
-  model = model_of(config, vocab_size)
-  model.set_weights(weights)
   return model
 
 
-def _weight_specs(config: Config, vocab_size: int) -> Iterator[_Spec]:
-  """Yields owner, name and shape of each weight, as `get_weights` has them."""
-  depth, units = config.embedding_dim, config.rnn_units
-  yield "embedding", "embeddings", (vocab_size, depth)
-  for i in range(config.num_layers):
-    gru = f"gru_{i}" if i else "gru"
-    # Keras lists a layer's own weights before those of its cell.
-    if config.layer_norm:
-      yield gru, "gain", (3 * units,)
-    yield f"{gru}/cell", "kernel", (depth, 3 * units)
-    yield f"{gru}/cell", "recurrent_kernel", (units, 3 * units)
-    yield f"{gru}/cell", "bias", (2, 3 * units)
-    depth = units
-  yield "dense", "kernel", (units, vocab_size)
-  yield "dense", "bias", (vocab_size,)
+def _names(num_layers: int) -> Iterator[tuple[str, str]]:
+  """Yields owner and name of each weight, as `get_weights` has them."""
+  yield "embedding", "embeddings"
+  for i in range(num_layers):
+    for name in ("kernel", "recurrent_kernel", "bias"):
+      yield f"{_layer(i)}/cell", name
+  yield "dense", "kernel"
+  yield "dense", "bias"
 
 
-def _read_ckpt(prefix: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
+def _layer(i: int) -> str:
+  """Returns the name of a recurrent layer, from 0 on."""
+  return f"gru_{i}" if i else "gru"
+
+
+def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
+  """Returns the weights, and whether there are more layers."""
+  key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
   with plain_path(Path(prefix)) as path:
-    reader = tf.compat.v1.train.NewCheckpointReader(path)
-    shapes = reader.get_variable_to_shape_map()
-    for owner, name, shape in specs:
-      key = f"{owner}/{name}/.ATTRIBUTES/VARIABLE_VALUE"
-      _check_shape(
-        path=prefix,
-        name=f"{owner}/{name}",
-        there=tuple(shapes[key]),
-        here=shape,
-      )
-      yield np.asarray(reader.get_tensor(key), np.float32)
+    reader = tf.train.load_checkpoint(path)
+    weights = [reader.get_tensor(key(*name)) for name in _names(num_layers)]
+    return weights, reader.has_tensor(key(f"{_layer(num_layers)}/cell", "bias"))
 
 
-def _read_h5(path: str, specs: Iterable[_Spec]) -> Iterator[np.ndarray]:
+def _read_h5(path: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
+  """Returns the weights, and whether there are more layers."""
   numbers = collections.Counter[str]()  # of the next variable of an owner
+  weights = []
   with h5py.File(path) as file:
-    for owner, name, shape in specs:
-      data = file[f"{owner}/vars/{numbers[owner]}"]
+    for owner, _ in _names(num_layers):
+      weights.append(np.asarray(file[f"{owner}/vars/{numbers[owner]}"]))
       numbers[owner] += 1
-      _check_shape(
-        path=path, name=f"{owner}/{name}", there=data.shape, here=shape
-      )
-      # Data can be truncated: checked before memory is allocated.
-      if data.id.get_storage_size() < data.nbytes:
-        raise ValueError(f"{data.name} is truncated")
-      yield np.asarray(data, np.float32)
-
-
-def _check_shape(
-  *, path: str, name: str, there: tuple[int, ...], here: tuple[int, ...]
-) -> None:
-  if there != here:
-    raise InputError(
-      f"{name} has the shape {list(there)} in {path}, but the vocabulary and "
-      f"the flags give {list(here)}: give the corpus and sizes of that model"
-    )
+    return weights, _layer(num_layers) in file

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charlm.config import SAME_AS_INITIAL
-from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
+from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
@@ -52,7 +52,7 @@ def read_numpy(path: Path) -> NumpyFile:
     # NumPy leaves a damaged file open, if it has opened it.
     with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
       weights = dict(file)
-    vocab = vocabulary_from_json(json.loads(str(weights.pop("vocabulary"))))
+    vocab = json.loads(str(weights.pop("vocabulary")))
     there = json.loads(str(weights.pop("settings")))
     settings = {name: there[name] for name in SAME_AS_INITIAL}
     weights = {n: x.astype(np.float32) for n, x in weights.items()}

@@ -9,24 +9,22 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from charlm.config import Config
 from charlm.data.corpus import Split
 from charlm.data.text import Text, sha256
 from charlm.data.text_to_ids import Corpus, encode_text
-from charlm.data.vocabulary import vocabulary_from_json, vocabulary_to_json
+from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.experiment import Experiment
 from charlm.runs.run_dir import RunDir, checkpoint_steps
 from charlm.system.files import write_atomically
 
 _CHUNK = 2**20  # bytes
+_CHANGED = "it has changed since the run began"
 _REMEDY = "restore it, or give another --run_dir"
-
-_Parsed = TypeVar("_Parsed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +100,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
       f"{run_dir.path} is not a run's folder: train a run there, "
       f"for example with train.py --run_dir={run_dir.path}"
     )
-  experiment = _parse_file(run_dir.config_path, Experiment.from_json)
-  digest = experiment.vocabulary_sha256
-  vocab = _parse_file(run_dir.vocabulary_path, vocabulary_from_json, digest)
-  return Run(run_dir, experiment, vocab)
+  with _named(run_dir.config_path):
+    data = run_dir.config_path.read_bytes()
+    experiment = Experiment.from_json(json.loads(data))
+  with _named(run_dir.vocabulary_path):
+    data = run_dir.vocabulary_path.read_bytes()
+    if sha256([data]) != experiment.vocabulary_sha256:
+      raise ValueError(_CHANGED)
+  return Run(run_dir, experiment, json.loads(data))
 
 
 def create_run(
@@ -152,27 +154,6 @@ def experiment_of(
   )
 
 
-def _parse_file(
-  path: Path, parse: Callable[[object], _Parsed], digest: str | None = None
-) -> _Parsed:
-  """Reads a file of JSON and returns what `parse` makes of its value.
-
-  Args:
-    path: the file.
-    parse: raises ValueError for what it cannot read.
-    digest: the SHA-256 that the file must have, if it is known.
-
-  Raises InputError: no such file, or one with other content.
-  """
-  with _named(path):
-    data = path.read_bytes()
-    parsed = parse(json.loads(data))
-    # After the parsing, whose message says more.
-    if digest not in (None, sha256([data])):
-      raise ValueError("it has changed since the run began")
-  return parsed
-
-
 def _read_text(path: Path, encoding: str, digest: str) -> Text:
   """Reads a text of any size.
 
@@ -182,7 +163,7 @@ def _read_text(path: Path, encoding: str, digest: str) -> Text:
     chunks = iter(functools.partial(file.read, _CHUNK), b"")
     corpus = encode_text(codecs.iterdecode(chunks, encoding), encoding)
     if corpus.sha256 != digest:
-      raise ValueError("it has changed since the run began")
+      raise ValueError(_CHANGED)
   return corpus.text
 
 

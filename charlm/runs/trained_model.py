@@ -121,7 +121,7 @@ def follow_checkpoints(
       try:
         loaded, _ = load_model(run, str(step))
         now = open_run(run.dir.path).experiment
-        if now.hashes != run.experiment.hashes:
+        if run.experiment.changes(now):
           raise InputError(
             f"{run.dir.path} holds another run now: give --follow again"
           )

@@ -79,7 +79,7 @@ MAX_LOGITS = 2**25  # 128 MiB
 def reason_for_xla(config: Config, num_replicas: int) -> str:
   """Returns why XLA should compile the gradients of training steps, if it does.
 
-  The caller makes sure that the layer is `fast_with_xla`. On a GPU, it joins
+  This holds for a layer that is `fast_with_xla`. On a GPU, it joins
   most of the thousands of kernels of a step. On a CPU, several replicas that it
   compiled would wait for each other, it makes products in bfloat16 slower, and
   with dropout it was not measured.

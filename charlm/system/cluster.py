@@ -221,7 +221,13 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   others = [address for i, address in enumerate(addresses) if i != index]
   here = f"index {index}, of {len(addresses)} workers, at {addresses[index]}"
   say(f"worker   {here}; waits for {', '.join(others)}\n")
-  _wait_for_workers(addresses, index)
+  try:
+    _wait_for_workers(addresses, index)
+  except OSError as error:
+    raise InputError(
+      f"{addresses[index]}: {error}: end the program that uses the port, or "
+      "give another port"
+    ) from error
   experimental = tf.distribute.experimental
   options = experimental.CommunicationOptions(implementation=COLLECTIVES.here)
   try:

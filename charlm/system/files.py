@@ -17,10 +17,7 @@ CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 def cache_folder() -> Path:
   """Returns the user's folder for what charlm can make again."""
   cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  folder = os.path.expanduser(cache_home)
-  if folder.startswith("~"):  # no home, as of a user whom a container lacks
-    return Path(tempfile.gettempdir()) / f"charlm-{os.getuid()}"
-  return Path(folder) / "charlm"
+  return Path(os.path.expanduser(cache_home)) / "charlm"
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:

@@ -17,7 +17,6 @@ from charlm.system.process import warn
 from charlm.training.train_options import TrainOptions
 from charlm.training.trainer import Trainer
 
-_MAX_HASHED = 2**28  # characters of a train text
 # Of the initial model: characters that are scored, and characters that n-grams
 # count; they take a second or two.
 _SCORED = 20_000
@@ -49,9 +48,7 @@ def describe_text(
     line = f"{name:<8} {len(part):,} characters"
     if name != "train":
       line += " kept apart"
-    # Not for a large train text: to hash it would delay each start.
-    if part is not split.train or len(part) <= _MAX_HASHED:
-      line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
+    line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
     lines += [line] if len(part) else []
   if not config.keeps_text:
     lines.append(

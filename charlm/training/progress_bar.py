@@ -61,6 +61,5 @@ class ProgressBar:
   def _time_left(self, step: int) -> datetime.timedelta:
     first, start = self._start
     per_step = (time.monotonic() - start) / max(1, step - first)
-    # A `timedelta` of a few million years overflows.
-    seconds = min(per_step * (self._num_steps - step), 10.0**13)
-    return datetime.timedelta(seconds=round(seconds))
+    seconds = round(per_step * (self._num_steps - step))
+    return datetime.timedelta(seconds=seconds)

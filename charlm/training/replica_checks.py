@@ -202,8 +202,6 @@ def _pattern(shape: tf.TensorShape) -> tf.Tensor:
 
 def _checksum(numbers: tf.Tensor, seed: int) -> tf.Tensor:
   """Returns a sum of the bits of numbers, as integers, by random factors."""
-  if numbers.dtype == tf.bool:
-    numbers = tf.cast(numbers, tf.uint8)
   bits = tf.cast(tf.bitcast(numbers, _BITS[numbers.dtype.size]), tf.int64)
   rows = tf.reshape(bits, [-1, bits.shape[-1] if bits.shape.rank else 1])
   by_row = tf.reduce_sum(rows * _odd_numbers(rows.shape[1], 2 * seed), 1)

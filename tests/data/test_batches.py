@@ -1,18 +1,14 @@
-import dataclasses
 import itertools
 import pathlib
-import tracemalloc
 
 import numpy as np
 import pytest
 from helpers import SHAKESPEARE_VOCAB as VOCAB
 
 from charlm.config import Config
-from charlm.data import batches as batches_module
 from charlm.data.batches import (
   Batches,
   ContinuedBatches,
-  build_batches,
 )
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.tensors import create_batch_dataset
@@ -117,16 +113,6 @@ def test_continued_rows_go_on_where_they_stopped() -> None:
   assert len(set(first_places)) == 3
 
 
-def test_a_config_chooses_the_batches() -> None:
-  ids = np.arange(200, dtype=np.uint8)
-  config = Config(seq_length=4, batch_size=5, seed=2)
-  kinds = [
-    type(build_batches(ids, dataclasses.replace(config, carry_state=c)))
-    for c in (False, True)
-  ]
-  assert kinds == [Batches, ContinuedBatches]
-
-
 @pytest.mark.parametrize("kind", [Batches, ContinuedBatches])
 @pytest.mark.parametrize("in_memory", [0, 2**20])
 def test_a_table_leads_to_the_ids_of_a_vocabulary(
@@ -146,34 +132,3 @@ def test_a_table_leads_to_the_ids_of_a_vocabulary(
     batch = batches.batch(step)
     assert batch.dtype == np.uint8
     np.testing.assert_array_equal(batch, expected.batch(step))
-
-
-def test_a_shuffle_without_memory_shows_each_window_once_an_epoch(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  monkeypatch.setattr(batches_module, "_MAX_SHUFFLED", 39)
-  ids = np.arange(40 * 5, dtype=np.uint8)
-  args = {"seq_length": 4, "batch_size": 4, "seed": 3}
-  batches = Batches(ids, **args)
-  epochs = [
-    np.concatenate([batches.batch(10 * epoch + i)[:, 0] for i in range(10)])
-    for epoch in range(3)
-  ]
-  for starts in epochs:
-    assert sorted(starts.tolist()) == list(range(0, 200, 5))
-  assert len({tuple(starts) for starts in epochs}) == 3
-  jumping = Batches(ids, **args)
-  for step in (29, 3, 17):
-    np.testing.assert_array_equal(jumping.batch(step), batches.batch(step))
-
-
-def test_a_batch_of_a_huge_text_needs_no_memory() -> None:
-  # As many ids as 10**10 windows take, in a byte of memory.
-  huge = np.broadcast_to(np.uint8(7), 101 * 10**10)
-  batches = Batches(huge, 100, 64)
-  assert batches.steps_per_epoch == 10**10 // 64
-  tracemalloc.start()
-  batch = batches.batch(batches.steps_per_epoch - 1)
-  assert tracemalloc.get_traced_memory()[1] < 2**20
-  tracemalloc.stop()
-  assert batch.shape == (64, 101)

@@ -1,4 +1,3 @@
-import json
 import pathlib
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from charlm.data import tensors, vocabulary
 from charlm.data.cleaning import clean_pieces
 from charlm.data.corpus import load_lines
-from charlm.errors import InputError
 
 
 def test_shakespeare_vocabulary(shakespeare_path: pathlib.Path) -> None:
@@ -90,27 +88,6 @@ def test_the_type_of_ids_fits_the_last_one_closely(
 def test_unknown_characters() -> None:
   assert vocabulary.unknown_characters("éaéß", VOCAB) == "'ß' 'é'"
   assert not vocabulary.unknown_characters("a", VOCAB)
-
-
-def test_json_round_trip() -> None:
-  assert vocabulary.vocabulary_from_json(json.loads(json.dumps(VOCAB))) == VOCAB
-
-
-@pytest.mark.parametrize(
-  ("text", "message"),
-  [
-    ('{"a": 1}', "not a list"),
-    ('["a", "b"]', "not a list that starts"),
-    ('["[UNK]", "", "ab"]', "not a single character"),
-    ('["[UNK]", "", 3]', "not a single character"),
-    ('["[UNK]", "", "b", "b"]', "missing or not distinct"),
-    ('["[UNK]", "", "a", "a"]', "missing or not distinct"),
-    ('["[UNK]", ""]', "missing or not distinct"),
-  ],
-)
-def test_damaged_json_is_refused(text: str, message: str) -> None:
-  with pytest.raises(InputError, match=message):
-    vocabulary.vocabulary_from_json(json.loads(text))
 
 
 def test_new_characters_come_after_the_initial_ones() -> None:

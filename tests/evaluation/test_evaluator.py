@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 from helpers import build_model, in_a_graph
 
-from charlm.evaluation import evaluator as evaluator_module
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import log_perplexity
 from charlm.model.language_model import GRULM
@@ -124,28 +123,6 @@ def test_lines_are_scored_alone(
     start[1 : len(line) + 1] = line
   reference = float(log_perplexity(predict(inputs), padded))
   assert score.log_perplexity == pytest.approx(reference, abs=1e-5)
-
-
-def test_a_long_line_is_scored_without_empty_rows_beside_it(
-  evaluator: Evaluator,
-  lines: list[np.ndarray],
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  text, sizes = _joined(lines), []
-  expected = evaluator.lines(text, _NEWLINE)
-  score_batch = evaluator._score_batch
-
-  def noted(rows: list, batch_size: int, piece_length: int) -> np.ndarray:
-    sizes.append((batch_size, max(map(len, rows)) - 1))
-    return score_batch(rows, batch_size, piece_length)
-
-  monkeypatch.setattr(evaluator, "_score_batch", noted)
-  monkeypatch.setattr(evaluator_module, "_LONG_LINE", 150)
-  score = evaluator.lines(text, _NEWLINE)
-  assert [size for size in sizes if size[0] == 1] == [(1, 151), (1, 301)]
-  assert max(longest for size, longest in sizes if size > 1) <= 150
-  np.testing.assert_allclose(score.nats, expected.nats, rtol=1e-5)
-  assert score.log_perplexity == pytest.approx(expected.log_perplexity, 1e-6)
 
 
 def test_an_evaluation_can_be_given_up(

@@ -13,7 +13,6 @@ from helpers import ROOT
 
 import charlm
 import export as export_program
-from charlm.data.vocabulary import vocabulary_from_json
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 
@@ -76,7 +75,7 @@ def _assert_outputs(run: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _vocabulary(file: pathlib.Path) -> list[str]:
-  return vocabulary_from_json(json.loads(file.read_text()))
+  return json.loads(file.read_text())
 
 
 def test_models_are_stepped_without_charlm(

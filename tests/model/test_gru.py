@@ -204,21 +204,6 @@ def test_layer_normalisation_steps_as_it_runs() -> None:
     np.testing.assert_allclose(state, expected[:, t], atol=2e-6)
 
 
-def test_window_in_two_with_the_state_carried() -> None:
-  fused = _fused(_reference())
-
-  def in_two(x: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    first, state = fused(x[:, :3], initial_state=state)
-    second, state = fused(x[:, 3:], initial_state=state)
-    return tf.concat([first, second], axis=1), state
-
-  inputs = _normal(_B, _T, _D), _normal(_B, _H)
-  _assert_close(
-    _results(in_two, fused, *inputs),
-    _results(_by_vectors(fused), fused, *inputs),
-  )
-
-
 @pytest.mark.parametrize("with_xla", [False, True])
 def test_dynamic_shapes_need_no_retracing(with_xla: bool) -> None:
   reference = _reference()

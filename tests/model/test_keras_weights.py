@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from helpers import in_a_graph
 
+import charlm
 import eval as eval_program
 import train as train_program
-from charlm.data.vocabulary import encode, vocabulary_from_json
+from charlm.data.vocabulary import encode
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
@@ -49,7 +50,7 @@ def _reference(vocab_size: int) -> keras.Model:
 def vocab(trained_run: pathlib.Path) -> list[str]:
   """Of the corpus that the tests share."""
   text = (trained_run / "vocabulary.json").read_text()
-  return vocabulary_from_json(json.loads(text))
+  return json.loads(text)
 
 
 def _init_from(
@@ -109,12 +110,18 @@ def test_weights_that_do_not_fit_are_refused(
   diverged = tmp_path / "diverged.weights.h5"
   model.dense.bias.assign(np.full(len(vocab), np.nan))
   model.save_weights(diverged)
-  differs = f"has the shape [8, 48] in {path}, but the vocabulary and the flags"
+  two_layers = tmp_path / "two.weights.h5"
+  larger = charlm.GRULM(len(vocab), 8, 16, num_layers=2)
+  larger(np.zeros([1, 2], int))
+  larger.save_weights(two_layers)
   for file, flag, message in (
-    (path, "--rnn_units=9", f"gru/cell/kernel {differs} give [8, 27]: give"),
-    (path, "--num_layers=2", "has no weights of a GRULM with these flags"),
-    (diverged, "--seed=0", "weights that are not finite: give others"),
+    (path, "--rnn_units=9", "(8, 27)"),
+    (path, "--num_layers=2", "component not found"),
+    (two_layers, "--num_layers=1", "more layers than 1"),
+    (diverged, "--seed=0", "not finite"),
   ):
     assert _init_from(file, tmp_path / "run", train_args, flag) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert "give the corpus and the sizes of that model" in error
   assert not (tmp_path / "run").exists()

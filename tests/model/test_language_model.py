@@ -10,9 +10,6 @@ from helpers import build_model
 
 import charlm
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU
-from charlm.model.keras_weights import _weight_specs
-from charlm.model.language_model import model_of
 
 
 @pytest.fixture(
@@ -51,24 +48,6 @@ def test_prediction_depends_on_the_past_alone(model: charlm.GRULM) -> None:
   assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 
 
-def test_a_carried_state_joins_two_pieces(model: charlm.GRULM) -> None:
-  ids = _ids(3, 10)
-  whole, last = model(ids, return_state=True)
-  first, states = model(ids[:, :4], return_state=True)
-  second, states = model(ids[:, 4:], states, return_state=True)
-  np.testing.assert_allclose(tf.concat([first, second], 1), whole, atol=1e-6)
-  for mine, other in zip(states, last, strict=True):
-    np.testing.assert_allclose(mine, other, atol=1e-6)
-
-
-def test_steps_of_one_character_equal_a_window(model: charlm.GRULM) -> None:
-  ids = _ids(3, 6)
-  table, states = model.input_table(), model.initial_states(3)
-  for t, expected in enumerate(tf.unstack(model(ids), axis=1)):
-    log_probs, states = model.read(tf.gather(table, ids[:, t]), states)
-    np.testing.assert_allclose(log_probs, expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("gru", ["fused", "keras"])
 def test_gru_follows_its_equations(gru: str) -> None:
   model = build_model(12, 6, 10, gru=gru)
@@ -102,15 +81,6 @@ def test_every_weight_survives_a_checkpoint(
     np.testing.assert_array_equal(mine, theirs)
 
 
-def test_cpus_get_the_fused_layer_with_weights_as_keras_has_them(
-  model: charlm.GRULM,
-) -> None:
-  assert isinstance(build_model(12, 6, 10).gru, FusedGRU)
-  other = build_model(12, 6, 10, len(model.layers) - 2)
-  other.set_weights(model.get_weights())
-  np.testing.assert_allclose(other(_ids(2, 5)), model(_ids(2, 5)), atol=1e-6)
-
-
 def test_bfloat16_needs_the_fused_layer() -> None:
   with pytest.raises(InputError, match="--gru=fused"):
     build_model(12, 6, 10, gru="keras", precision="bfloat16")
@@ -123,24 +93,6 @@ def test_bfloat16_needs_the_fused_layer() -> None:
   np.testing.assert_allclose(log_probs, other(_ids(2, 5)), atol=1e-2)
   # What is not training computes in float32.
   np.testing.assert_array_equal(model(_ids(2, 5)), other(_ids(2, 5)))
-
-
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_the_list_of_weights_is_that_of_the_model(
-  num_layers: int, layer_norm: bool
-) -> None:
-  config = charlm.Config(
-    embedding_dim=3, rnn_units=5, num_layers=num_layers, layer_norm=layer_norm
-  )
-  listed = _weight_specs(config, 7)
-  for variable, (owner, name, shape) in zip(
-    model_of(config, 7).weights, listed, strict=True
-  ):
-    assert tuple(variable.shape) == shape
-    layer = owner.removesuffix("/cell")
-    assert variable.path.split("/")[-1] == name
-    assert layer in variable.path.split("/")
 
 
 def test_dropout_needs_training_and_is_its_seeds() -> None:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 
 import pytest
 from helpers import Program
@@ -130,6 +131,20 @@ def test_a_worker_says_whom_it_waits_for_and_ends_at_a_signal(
     wait_until(lambda: f"waits for {found[1 - index]}" in process.printed())
     process.send_signal(number)
     assert process.wait(5) == -number
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use_is_named(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  with socket.create_server(("", 0)) as server:
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("TF_CONFIG", tf_config([address, "b:1"], 0))
+    assert train.main(_args(train_args, tmp_path / "run")) == 2
+  assert f"{address}: " in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
 
 

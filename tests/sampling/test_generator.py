@@ -342,9 +342,6 @@ def test_steps_from_strings_equal_the_whole_text(
   assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
-# In this thread, and in several.
-
-
 def test_unknown_characters_of_a_prefix_are_read_as_unknown(
   generator: GenerativeModel,
 ) -> None:
@@ -505,16 +502,6 @@ def test_a_text_ends_before_the_string_that_stops_it(
       assert sample.text == text.partition(stop)[0]
       assert sample.stopped == (stop in text)
       assert len(sample.log_probs) == len(sample.text)
-
-
-def test_what_may_begin_the_stop_string_is_not_shown_early() -> None:
-  tail = StopBuffer("aab")
-  shown = [tail.add(c, np.zeros(1, np.float32), False).text for c in "xaaab"]
-  assert shown == ["x", "", "", "a", ""]
-  assert tail.stopped
-  tail = StopBuffer("aab")
-  ends = [tail.add(c, np.zeros(1, np.float32), c == "!").text for c in "xaa!"]
-  assert ends == ["x", "", "", "aa!"]
 
 
 @given(

@@ -126,10 +126,3 @@ def test_muon_computes_the_same_part_by_part_and_together(
   assert joined.keys() == one_by_one.keys()
   for i, part in one_by_one.items():
     np.testing.assert_allclose(joined[i], part, rtol=0, atol=1e-5)
-
-
-def test_replicas_are_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-  config = Config(batch_size=4)
-  assert choices.reason_for_one_replica(config, "auto") == "few windows"
-  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
-  assert choices.reason_for_one_replica(config, "auto") == ""

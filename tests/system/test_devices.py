@@ -2,15 +2,13 @@
 
 import pathlib
 
-import keras
 import pytest
 import tensorflow as tf
-from helpers import Gpus, build_model, pretend_gpus
+from helpers import Gpus, pretend_gpus
 
 import sample as sample_program
 import train as train_program
 from charlm.errors import InputError
-from charlm.model.gru import FusedGRU
 from charlm.system import choices, cuda, devices
 from charlm.system.devices import choose_device
 
@@ -47,23 +45,6 @@ def test_each_choice_follows_the_device(request: pytest.FixtureRequest) -> None:
   assert [choice.here for choice in _TABLE] == [c.cpu for c in _TABLE]
   request.getfixturevalue("gpu")
   assert [choice.here for choice in _TABLE] == [c.gpu for c in _TABLE]
-
-
-@pytest.mark.parametrize(
-  ("options", "fused"),
-  [
-    ({}, False),
-    ({"layer_norm": True}, True),
-  ],
-)
-def test_a_gpu_gets_cudnn_where_that_can_do_it(
-  options: dict, fused: bool, request: pytest.FixtureRequest
-) -> None:
-  assert isinstance(build_model(5, 2, 3, **options).gru, FusedGRU)
-  request.getfixturevalue("gpu")
-  layer = build_model(5, 2, 3, **options).gru
-  assert isinstance(layer, FusedGRU) == fused
-  assert isinstance(layer, keras.layers.GRU)
 
 
 @pytest.fixture

@@ -4,13 +4,10 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
-import pytest
 from helpers import ROOT
 
 from charlm.system.files import (
-  cache_folder,
   moved_when_whole,
   write_atomically,
 )
@@ -53,11 +50,3 @@ def test_a_move_that_was_killed_is_made_again(tmp_path: pathlib.Path) -> None:
     pathlib.Path(temporary).write_bytes(b"whole")
   assert path.read_bytes() == b"whole"
   assert os.listdir(tmp_path) == ["a.keras"]
-
-
-def test_a_user_without_a_home_gets_no_folder_named_by_a_tilde(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  monkeypatch.delenv("XDG_CACHE_HOME")
-  monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-  assert cache_folder().parent == pathlib.Path(tempfile.gettempdir())

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from charlm.training.progress_bar import ProgressBar
@@ -33,15 +31,6 @@ def test_a_file_gets_few_plain_lines(
   assert out.count("\n") == 2
   assert out.endswith("0:00:00 left\n")
   assert "\r" not in out
-
-
-def test_a_run_without_an_end_is_shown(
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  bar = ProgressBar(2**31 * 10**9, 10**9, 0)
-  time.sleep(0.01)
-  bar.show(1, 1.25, 45_678.9)
-  assert "days" in capsys.readouterr().out
 
 
 def test_the_time_is_told_once_and_without_the_first_call(

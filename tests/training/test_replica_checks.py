@@ -209,11 +209,6 @@ def test_any_bit_changes_the_checksum() -> None:
       changed[bit % 3, bit % 5] ^= of_bits(1 << bit)
       found.add(checksum(changed))
     assert len(found) == 3 + width
-  one, other = (
-    int(replica_checks._checksum(tf.constant(each), seed=1))
-    for each in ([True, False], [False, True])
-  )
-  assert one != other
 
 
 def _flip(of: Any, bits: int = 1) -> None:
