@@ -70,7 +70,8 @@ SMALL = [
 # Runs of which the walk only checks the flags: they would take a minute, or
 # repeat another one.
 NOT_TRAINED = {"raw", "edited", "text8", "profiled", "gpu"}
-NOT_TRAINED |= {"my-1", "my-2", "wide", "final", "better"}
+NOT_TRAINED |= {"my-1", "my-2", "wide", "final", "better", "code", "tiny"}
+NOT_TRAINED |= {"finetuned-plays", "other"}
 
 
 def _text(name: str) -> str:

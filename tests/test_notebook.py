@@ -16,6 +16,7 @@ NOTEBOOK = json.loads((ROOT / "docs" / "load.ipynb").read_text())
 QUESTION = "To be, or not to be: that is the question"
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_its_cells_run_one_after_the_other(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,

@@ -106,6 +106,7 @@ def test_models_are_stepped_without_charlm(
     _assert_outputs(run, path)
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_code_in_the_documents_scores_with_numpy_alone(
   layers: int,

@@ -90,6 +90,7 @@ def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
   assert err[0].startswith("line 1: sample 0: ")
 
 
+@pytest.mark.usefixtures("quick_evaluations")
 def test_the_text_of_the_initial_run_is_searched_too(
   args: list[str],
   train_args: list[str],

@@ -185,8 +185,13 @@ def test_few_texts_are_sampled_on_the_cpu(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   asked = []
-  monkeypatch.setattr(devices, "choose_device", asked.append)
+
+  def choose(device: str) -> None:
+    asked.append(device)
+    raise InputError("that was enough")
+
+  monkeypatch.setattr(devices, "choose_device", choose)
   args = ["sample.py", f"--run_dir={trained_run}", f"--device={device}"]
   args += [f"--num_samples={texts}", "--num_chars=1"]
-  assert sample_program.main(args) == 0
+  assert sample_program.main(args) == 2
   assert asked == [chosen]

@@ -90,9 +90,7 @@ def _replicas(fault: Callable[..., Any]) -> tuple[Replicas, Trainer]:
   strategy = tf.distribute.MirroredStrategy(
     _DEVICES, cross_device_ops=_Faulty(fault)
   )
-  config = Config(
-    seq_length=5, batch_size=4, embedding_dim=3, rnn_units=4, num_layers=2
-  )
+  config = Config(seq_length=5, batch_size=4, embedding_dim=3, rnn_units=4)
   batches = Batches(np.arange(200) % 7 + 2, 5, 4)
   trainer = build_trainer(config, 9, batches, strategy)
   return Replicas(Cluster(strategy), trainer), trainer
