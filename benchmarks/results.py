@@ -124,7 +124,7 @@ random weights, and by `--recipe=auto --init_from=english`. A *gain* is the
 difference; in parentheses it is divided by its standard error over the seeds.
 *Begins* is the loss of the valid text before the first step, and *n-grams* are
 those that `train.py` names beside it. *Time* is that of fine-tuning divided by
-that of the training from random weights, both on one core.
+that of the training from random weights, both on one core, beside other work.
 
 The texts are Ariosto's Orlando Furioso in Rose's translation, novels of about
 1915, two manuals of Debian, Python's standard library, the same manuals in
