@@ -146,7 +146,7 @@ def test_both_gru_layers_train_the_same_model() -> None:
 def test_steps_and_checkpoints_are_those_of_keras(
   tmp_path: pathlib.Path,
 ) -> None:
-  one = trainer(2, weight_decay=0.1, learning_rate=0.01)
+  one = trainer(weight_decay=0.1, learning_rate=0.01)
   theirs = build_model(VOCAB_SIZE, 6, 16, gru="keras")
   theirs.set_weights(weights(one))
   optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1)
@@ -193,7 +193,7 @@ def test_muon_is_that_of_keras_on_each_part(
 ) -> None:
   options = {"weight_decay": weight_decay, "learning_rate": 0.01}
   sizes = {"num_layers": 2, "rnn_units": units}
-  one = trainer(2, optimizer="muon", **sizes, **options)
+  one = trainer(optimizer="muon", **sizes, **options)
   theirs = build_model(VOCAB_SIZE, 6, units, num_layers=2)
   theirs.set_weights(weights(one))
   variables = theirs.trainable_variables
@@ -257,7 +257,7 @@ def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
 
 def test_a_carried_state_is_that_of_the_text_before() -> None:
   # No learning: the model stays the one that is asked for the losses.
-  one = trainer(2, carry_state=True, learning_rate=1e-30)
+  one = trainer(carry_state=True, learning_rate=1e-30)
   steps_per_epoch = one.batches.steps_per_epoch
   states = None
   for step, metrics in record(one, steps_per_epoch + 2):
