@@ -103,7 +103,8 @@ train text, or its last 20 million characters.
 On source code xz is better than the models, since long passages repeat there.
 The eval text of linux-100M has near copies of the files right before it, which
 n-grams and xz remember.
-*Characters* counts the train text. The losses are of trainings on one core;
+*Characters* counts the train text. The losses are of trainings on one core, and
+the defaults of dictionary-10M in part on two;
 *minutes* are those of `auto` on two cores, from the start of `train.py` to its
 end; with *about*, they are its own estimate after a minute."""
 _OTHER_HEADER = (
