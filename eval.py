@@ -87,7 +87,10 @@ class EvalOptions(ModelOptions):
 def main(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
   return process.run_command(
-    command=evaluate, options=EvalOptions, argv=argv, usage=__doc__
+    command=lambda given: evaluate(EvalOptions(**given)),
+    options=EvalOptions,
+    argv=argv,
+    usage=__doc__,
   )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +49,10 @@ class ExportOptions(ModelOptions):
 def main(argv: list[str]) -> int:
   """Exports; returns the exit code."""
   return run_command(
-    command=export, options=ExportOptions, argv=argv, usage=__doc__
+    command=lambda given: export(ExportOptions(**given)),
+    options=ExportOptions,
+    argv=argv,
+    usage=__doc__,
   )
 
 
@@ -60,9 +62,12 @@ def export(options: ExportOptions) -> int:
   Raises:
     InputError: bad input; nothing was written then.
   """
-  # A link to nothing is there, too.
-  if os.path.lexists(options.path):
-    raise InputError(f"{options.path} is there already: give another --output")
+  outputs = [options.path]
+  if options.format == "keras":
+    outputs.append(options.path.with_suffix(".vocabulary.json"))
+  for path in outputs:
+    if path.exists():
+      raise InputError(f"{path} is there already: give another --output")
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
@@ -79,9 +84,8 @@ def export(options: ExportOptions) -> int:
   }
   save[options.format](model, run.vocab, options.path)
   say_if_best(run, options.checkpoint, step)
-  print(options.path)
-  if options.format == "keras":
-    print(options.path.with_suffix(".vocabulary.json"))
+  for path in outputs:
+    print(path)
   return DONE
 
 

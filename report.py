@@ -42,7 +42,10 @@ class ReportOptions(ModelOptions):
 def main(argv: list[str]) -> int:
   """Reports; returns the exit code."""
   return run_command(
-    command=report, options=ReportOptions, argv=argv, usage=__doc__
+    command=lambda given: report(ReportOptions(**given)),
+    options=ReportOptions,
+    argv=argv,
+    usage=__doc__,
   )
 
 
@@ -78,19 +81,14 @@ def report(options: ReportOptions) -> int:
     for run, name in zip(runs, names, strict=True)
   ]
   numbers = report_numbers(results, train)
-  text = _to_json(numbers) if options.format == "json" else page(numbers)
+  as_json = options.format == "json"
+  text = json.dumps(numbers) + "\n" if as_json else page(numbers)
   if printed:
     print(text, end="")
     return DONE
   write_atomically(output, [text.encode()])
   print(output)
   return DONE
-
-
-def _to_json(numbers: object) -> str:
-  """Returns a line of JSON, which knows no infinity: null stands for it."""
-  text = json.dumps(numbers)
-  return json.dumps(json.loads(text, parse_constant=lambda _: None)) + "\n"
 
 
 def _check_output(path: Path) -> None:

@@ -60,7 +60,10 @@ class SampleOptions(Request, ModelOptions):
 def main(argv: list[str]) -> int:
   """Samples; returns the exit code."""
   return process.run_command(
-    command=sample, options=SampleOptions, argv=argv, usage=__doc__
+    command=lambda given: sample(SampleOptions(**given)),
+    options=SampleOptions,
+    argv=argv,
+    usage=__doc__,
   )
 
 

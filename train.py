@@ -1,20 +1,20 @@
 """Trains a character-level language model; the same command resumes a run."""
 
 import sys
+from typing import Any
 
 from charlm.system import process
 from charlm.system.cuda import repeat_cublas
-from charlm.system.flags import Given
 from charlm.training.prepare import prepare
 from charlm.training.train_options import TrainOptions
 
 
 def main(argv: list[str]) -> int:
   """Trains; returns the exit code."""
-  return process.run_with_flags(train, TrainOptions, argv, __doc__)
+  return process.run_command(train, TrainOptions, argv, __doc__)
 
 
-def train(given: Given) -> int:
+def train(given: dict[str, Any]) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
@@ -25,7 +25,7 @@ def train(given: Given) -> int:
     HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
-  prepared = prepare(given.values, given.in_files)
+  prepared = prepare(given)
   if prepared.options.deterministic:
     repeat_cublas()
   process.import_quietly("tensorflow", "keras")

@@ -169,8 +169,6 @@ class LoadedModel:
     return fill_request(Request(), values, self.config)
 
   def _score(self, string: str) -> Score:
-    if not isinstance(string, str):
-      raise TypeError(f"{string!r} is not a string: give strings")
     pieces = read_string(self.config, string)
     text = encode_text(pieces, self.config.encoding).text
     refuse_short(text, repr(string))

@@ -85,8 +85,6 @@ class Options:
   # file, or from a caller of the package.
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
-      if "allowed" not in field.metadata:  # no flag
-        continue
       value, allowed = getattr(self, field.name), field.metadata["allowed"]
       # Not `isinstance`, for which True is an integer. Only a union has args.
       if type(value) not in (typing.get_args(field.type) or [field.type]):

@@ -26,9 +26,6 @@ class IndRNN(charlm.RecurrentLayer):
       [self.units], "random_uniform", name="recurrent"
     )
 
-  def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
-    return tf.zeros([batch_size, self.units])
-
   def call(
     self,
     sequences: tf.Tensor,

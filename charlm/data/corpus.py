@@ -1,10 +1,11 @@
 """The corpus of a run: encoded or found in the cache, then split."""
 
 import errno
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from charlm.config import Config
 from charlm.data.cache import Cache
@@ -14,7 +15,7 @@ from charlm.data.text import Text
 from charlm.data.text_to_ids import Corpus, encode_text
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
-from charlm.system.process import show, warn
+from charlm.system.process import warn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_EVAL_LINES = 1000  # by default
@@ -57,10 +58,9 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
     return corpus
   # Whoever names a folder wants the file, however small.
   in_memory = 0 if folder else _IN_MEMORY
-  pieces = _shown(read_sources(config, sources))
   try:
     corpus = encode_text(
-      pieces=pieces,
+      pieces=read_sources(config, sources),
       encoding=config.encoding,
       open_file=cache.open_file,
       in_memory=in_memory,
@@ -80,18 +80,6 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
   finally:
     cache.discard()
   return corpus
-
-
-def _shown(pieces: Iterator[str]) -> Iterator[str]:
-  """Yields the pieces, and shows on a terminal how much is read."""
-  shown, size = time.monotonic(), 0
-  for piece in pieces:
-    size += len(piece)
-    if time.monotonic() > shown + 0.2:
-      show(f"encoding the corpus: {size / 1e6:,.0f} million characters")
-      shown = time.monotonic()
-    yield piece
-  show("")
 
 
 class Split(NamedTuple):
@@ -168,10 +156,7 @@ def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
 
 def _default_size(text: Text) -> tuple[str, int]:
   """Returns the size of the eval text by default: lines or chars, a number."""
-  end = len(text) - text.ends_with("\n")
-  if text.nth_from_end("\n", 10 * _MAX_EVAL_LINES, end) >= 0:
-    return "lines", _MAX_EVAL_LINES  # without counting all lines
-  num_lines = 1 + sum(x.count("\n") for x in text.part(0, end).pieces())
+  num_lines = 1 + len(_newlines(text))
   if num_lines >= 10:
     return "lines", min(num_lines // 10, _MAX_EVAL_LINES)
   return "chars", max(2, len(text) // 10)
@@ -208,11 +193,9 @@ def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
   if flag.endswith("_chars") or not number:
     first = max(0, length - number)
     return text.part(0, first), text.part(first, length)
-  # A newline at the end begins no line.
-  end = length - text.ends_with("\n")
-  last = text.nth_from_end("\n", number, end)
-  if last < 0:
-    num_lines = 1 + sum(x.count("\n") for x in text.part(0, end).pieces())
+  newlines = _newlines(text)
+  if number > len(newlines):
+    num_lines = 1 + len(newlines)
     remedy = f"lower --{flag}, or give --{flag.replace('lines', 'chars')}"
     if flag == "eval_lines" and num_lines == 1:  # not even 1 would do
       remedy = "give a corpus of more lines, or --eval_chars"
@@ -220,7 +203,14 @@ def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
       f"{flag} is {number}, but there are only {num_lines} lines to take them "
       f"from, which leaves nothing to train on: {remedy}"
     )
+  last = int(newlines[-number])
   return text.part(0, last), text.part(last + 1, length)
+
+
+def _newlines(text: Text) -> np.ndarray:
+  """Returns the places of the newlines that begin a line."""
+  places = text.places_of("\n")
+  return places[places < len(text) - 1]  # one at the end begins none
 
 
 def count_shared_lines(train: Text, other: Text) -> int:

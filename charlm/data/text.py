@@ -86,23 +86,18 @@ class Text:
     """Tells whether a character is the last one."""
     return str(self.part(max(0, len(self) - 1), len(self))) == character
 
-  def nth_from_end(self, character: str, number: int, stop: int) -> int:
-    """Finds a character before `stop`, counting from the end.
-
-    Returns the position of the `number`-th one, or -1.
-    """
+  def places_of(self, character: str) -> np.ndarray:
+    """Returns where a character occurs, `[M]`, in order."""
     (found,) = np.nonzero(self._code_points == ord(character))
-    # The valid and eval texts are short: most of a large text is not read.
-    for start, ids in self._blocks(reverse=True) if len(found) else ():
-      places = np.flatnonzero(ids[: max(0, stop - start)] == found[0])
-      if number <= len(places):
-        return start + int(places[-number])
-      number -= len(places)
-    return -1
+    if not len(found):
+      return found
+    places = [
+      start + np.flatnonzero(ids == found[0]) for start, ids in self._blocks()
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *places])
 
-  def _blocks(self, reverse: bool = False) -> Iterator[tuple[int, np.ndarray]]:
-    starts = range(0, len(self), _BLOCK)
-    for start in reversed(starts) if reverse else starts:
+  def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(self), _BLOCK):
       yield start, self.ids[start : start + _BLOCK]
 
 

@@ -47,7 +47,9 @@ class Evaluator:
 
   def stream(self, ids: np.ndarray) -> Score:
     """Scores all characters but the first, given all those before."""
-    return Score(self._stream(ids), ids[1:])
+    # One row: what comes before a character cannot be cut into parallel parts.
+    (nats,) = self._score_batch([ids], 1, self._piece_length)
+    return Score(nats, ids[1:])
 
   def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
     """Scores all characters but the first, given at most `window` before each.
@@ -79,11 +81,6 @@ class Evaluator:
     order = np.argsort(lengths, kind="stable")
     nats = self._score_rows(text, starts[order], lengths[order])
     return Score(nats, text[1:], lengths)
-
-  def _stream(self, ids: np.ndarray) -> np.ndarray:
-    """Returns the nats `[N - 1]` of a text `[N]`."""
-    # One row: what comes before a character cannot be cut into parallel parts.
-    return self._score_batch([ids], 1, self._piece_length)[0]
 
   def _score_rows(
     self,

@@ -31,14 +31,6 @@ class KerasGRU(RecurrentLayer, keras.layers.GRU):
   def __init__(self, units: int, name: str | None = None) -> None:
     super().__init__(units, return_sequences=True, return_state=True, name=name)
 
-  def get_config(self) -> dict[str, object]:
-    """Returns the arguments of an equal layer, for Keras' `from_config`."""
-    return {"units": self.units, "name": self.name}
-
-  def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
-    """Returns zeros `[B, H]`."""
-    return tf.zeros([batch_size, self.units])
-
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
     """Returns what inputs `[N, D]` add to the gates, `[N, 3H]`."""
     return tf.matmul(inputs, self.cell.kernel) + self._input_bias()
@@ -121,7 +113,8 @@ class FusedGRU(KerasGRU):
 
     Raises ValueError: another precision.
     """
-    _check_precision(precision)
+    if precision not in ("float32", "bfloat16"):
+      raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")
     keras.layers.GRU.__init__(
       self,
       units,
@@ -257,7 +250,6 @@ def build_gru(
   """
   if gru not in ("auto", "fused", "keras"):
     raise ValueError(f"gru is {gru!r}: give auto, fused or keras")
-  _check_precision(precision)
   rounded = precision != "float32"
   if gru == "keras" and (
     layer_norm or (rounded and not KERAS_FOR_BFLOAT16.here)
@@ -280,9 +272,3 @@ def build_gru(
       reason += f"; {KERAS_FOR_BFLOAT16.reason}"
   layer.reason = f"{kind} ({reason})"
   return layer
-
-
-def _check_precision(precision: str) -> None:
-  """Raises ValueError for another precision than there is."""
-  if precision not in ("float32", "bfloat16"):
-    raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")

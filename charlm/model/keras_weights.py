@@ -4,7 +4,6 @@ Keras 3 writes `NAME.weights.h5`, Keras 2 a TensorFlow checkpoint `NAME.index`
 and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 """
 
-import collections
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,16 +37,6 @@ def load_keras_weights(
       f"{path} is neither a run's folder, nor an exported model, nor weights "
       "that Keras saved: give a folder, NAME.npz, NAME.weights.h5 or NAME.index"
     )
-  if config.layer != "gru":
-    raise InputError(
-      f"--init_from={path} has weights of a GRULM: leave out --layer, or give "
-      "a run"
-    )
-  if config.layer_norm:
-    raise InputError(
-      f"--init_from={path} has weights of Keras, whose GRU has no layer "
-      "normalisation: give --nolayer_norm"
-    )
   read = _read_h5 if path.endswith(".h5") else _read_ckpt
   model = model_of(config, vocab_size)
   try:
@@ -60,19 +49,20 @@ def load_keras_weights(
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage
     raise InputError(
       f"{path} has no weights of a GRULM with these flags ({error}): save them "
-      "with save_weights, and give the corpus and the sizes of that model"
+      "with save_weights, and give the corpus and the sizes of that model, "
+      "--layer=gru and --nolayer_norm"
     ) from error
   return model
 
 
-def _names(num_layers: int) -> Iterator[tuple[str, str]]:
-  """Yields owner and name of each weight, as `get_weights` has them."""
-  yield "embedding", "embeddings"
+def _names(num_layers: int) -> Iterator[tuple[str, str, int]]:
+  """Yields owner, name and place of each weight, as `get_weights` has them."""
+  yield "embedding", "embeddings", 0
   for i in range(num_layers):
-    for name in ("kernel", "recurrent_kernel", "bias"):
-      yield f"{_layer(i)}/cell", name
-  yield "dense", "kernel"
-  yield "dense", "bias"
+    for place, name in enumerate(("kernel", "recurrent_kernel", "bias")):
+      yield f"{_layer(i)}/cell", name, place
+  yield "dense", "kernel", 0
+  yield "dense", "bias", 1
 
 
 def _layer(i: int) -> str:
@@ -85,16 +75,18 @@ def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
   key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
   with plain_path(Path(prefix)) as path:
     reader = tf.train.load_checkpoint(path)
-    weights = [reader.get_tensor(key(*name)) for name in _names(num_layers)]
+    weights = [
+      reader.get_tensor(key(owner, name))
+      for owner, name, _ in _names(num_layers)
+    ]
     return weights, reader.has_tensor(key(f"{_layer(num_layers)}/cell", "bias"))
 
 
 def _read_h5(path: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
   """Returns the weights, and whether there are more layers."""
-  numbers = collections.Counter[str]()  # of the next variable of an owner
-  weights = []
   with h5py.File(path) as file:
-    for owner, _ in _names(num_layers):
-      weights.append(np.asarray(file[f"{owner}/vars/{numbers[owner]}"]))
-      numbers[owner] += 1
+    weights = [
+      np.asarray(file[f"{owner}/vars/{place}"])
+      for owner, _, place in _names(num_layers)
+    ]
     return weights, _layer(num_layers) in file

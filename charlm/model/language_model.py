@@ -354,7 +354,10 @@ def model_of(
     kind = _layer_class(config.layer, layer)
     if lacking := lacking_options(config, gru, layer):
       words = " and no ".join(f"--{name}" for name in lacking)
-      raise InputError(f"--layer={config.layer} has no {words}: leave that out")
+      raise InputError(
+        f"--layer={config.layer} has no {words}: leave that out, or give its "
+        "default"
+      )
     asked = {"precision": precision, "layer_norm": config.layer_norm}
     options = {name: asked[name] for name in kind.options}
     layers = (
@@ -411,15 +414,6 @@ def _layer_class(
       "your own needs Python (docs/your-model.md)"
     )
   return kind
-
-
-def num_weights(
-  config: Config, vocab_size: int, layer: type[RecurrentLayer] | None = None
-) -> int:
-  """Returns how many numbers the weights of a config's model hold."""
-  # In a graph, variables have shapes, but take no memory.
-  with tf.Graph().as_default():
-    return int(model_of(config, vocab_size, layer=layer).count_params())
 
 
 def uniform_numbers(

@@ -46,8 +46,13 @@ class RecurrentLayer(keras.layers.Layer):
       raise TypeError(f"{cls.__name__} has a `project`: give it a `step`, too")
 
   def initial_state(self, batch_size: int | tf.Tensor) -> LayerState:
-    """Returns the state before a text, to which resets return."""
-    raise NotImplementedError
+    """Returns the state before a text; by default zeros `[B, H]`."""
+    return tf.zeros([batch_size, self.units])
+
+  def get_config(self) -> dict[str, object]:
+    """Returns the arguments of an equal layer, for Keras' `from_config`."""
+    names = ("units", "name", *self.options)
+    return {name: getattr(self, name) for name in names}
 
   def step(
     self, projected: tf.Tensor, state: LayerState

@@ -14,10 +14,6 @@ class LSTM(RecurrentLayer, keras.layers.LSTM):
   def __init__(self, units: int, name: str | None = None) -> None:
     super().__init__(units, return_sequences=True, return_state=True, name=name)
 
-  def get_config(self) -> dict[str, object]:
-    """Returns the arguments of an equal layer, for Keras' `from_config`."""
-    return {"units": self.units, "name": self.name}
-
   def initial_state(self, batch_size: int | tf.Tensor) -> _State:
     """Returns zeros."""
     zeros = tf.zeros([batch_size, self.units])

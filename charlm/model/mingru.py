@@ -27,14 +27,6 @@ class MinGRU(RecurrentLayer):
     self.kernel = self.add_weight([sequences_shape[-1], columns], name="kernel")
     self.bias = self.add_weight([columns], "zeros", name="bias")
 
-  def get_config(self) -> dict[str, object]:
-    """Returns the arguments of an equal layer, for Keras' `from_config`."""
-    return {"units": self.units, "name": self.name}
-
-  def initial_state(self, batch_size: int | tf.Tensor) -> tf.Tensor:
-    """Returns zeros `[B, H]`."""
-    return tf.zeros([batch_size, self.units])
-
   def call(
     self,
     sequences: tf.Tensor,

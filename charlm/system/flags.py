@@ -4,7 +4,7 @@ import dataclasses
 import os
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
@@ -34,7 +34,7 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   several times, can run in one process.
   """
   values, group = flags.FlagValues(), "Flags"  # the title, if none is given
-  for field in (*_fields(options), *_fields(_Help)):
+  for field in (*dataclasses.fields(options), *dataclasses.fields(_Help)):
     group = field.metadata["group"] or group
     _DEFINE[field.type](
       name=field.name,
@@ -46,28 +46,19 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
   return values
 
 
-class Given(NamedTuple):
-  """The flags that were given."""
-
-  values: dict[str, Any]  # by name
-  in_files: set[str]  # the names of those that only a flag file gives
-
-
 def given_flags(
-  values: flags.FlagValues, options: type[Options], argv: Sequence[str]
-) -> Given:
-  """Returns which flags of an options class `argv`, which was parsed, gives."""
+  values: flags.FlagValues, options: type[Options]
+) -> dict[str, Any]:
+  """Returns the values, by name, of the flags that were given."""
   found = {}
-  for field in _fields(options):
+  for field in dataclasses.fields(options):
     if not values[field.name].present:
       continue
     value = values[field.name].value
     if value and field.metadata["allowed"] is PATH:
       value = os.path.expanduser(value)
     found[field.name] = value
-  on_the_line = _names(argv)
-  without_no = {name.removeprefix("no") for name in on_the_line}
-  return Given(found, found.keys() - on_the_line - without_no)
+  return found
 
 
 def parse(flags_given: Sequence[str], options: type[Options]) -> dict[str, Any]:
@@ -75,19 +66,9 @@ def parse(flags_given: Sequence[str], options: type[Options]) -> dict[str, Any]:
 
   Raises absl's errors: an unknown flag, or no such flag file.
   """
-  values, argv = define_flags(options), ["", *flags_given]
-  values(argv)
-  return given_flags(values, options, argv).values
-
-
-def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
-  return [f for f in dataclasses.fields(options) if "help" in f.metadata]
-
-
-def _names(argv: Sequence[str]) -> set[str]:
-  """Returns the names of the flags in some arguments."""
-  found = [each for each in argv if each.startswith("-")]
-  return {each.lstrip("-").partition("=")[0] for each in found}
+  values = define_flags(options)
+  values(["", *flags_given])
+  return given_flags(values, options)
 
 
 def help_text(values: flags.FlagValues, name: str, usage: str) -> str:

@@ -8,16 +8,13 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any
 
 from charlm.errors import DivergedError, HungError, InputError, LostRunError
 from charlm.options import Options
 from charlm.system.cuda import preload
-from charlm.system.flags import Given, define_flags, given_flags, help_text
-
-OptionsT = TypeVar("OptionsT", bound=Options)
+from charlm.system.flags import define_flags, given_flags, help_text
 
 DONE = 0
 # A save failed, or a line of --per_line could not be read; also the code of a
@@ -26,15 +23,16 @@ INCOMPLETE = LostRunError.exit_code
 
 
 def run_command(
-  command: Callable[[OptionsT], int],
-  options: type[OptionsT],
+  command: Callable[[dict[str, Any]], int],
+  options: type[Options],
   argv: list[str],
   usage: str | None,
 ) -> int:
   """Parses flags and runs a program's command.
 
   Args:
-    command: takes the options, returns the exit code.
+    command: takes the values of the flags that were given, by name; returns
+      the exit code.
     options: the class whose fields are the flags.
     argv: the program's name and its arguments.
     usage: shown by `--help` above the flags.
@@ -42,18 +40,6 @@ def run_command(
   Returns:
     The exit code: bad input, in flags or files, is one line on stderr and 2.
   """
-  return run_with_flags(
-    lambda given: command(options(**given.values)), options, argv, usage
-  )
-
-
-def run_with_flags(
-  command: Callable[[Given], int],
-  options: type[Options],
-  argv: list[str],
-  usage: str | None,
-) -> int:
-  """Does as `run_command`; the command takes the flags that were given."""
   name = os.path.basename(argv[0])
   values = define_flags(options)
   try:
@@ -67,7 +53,7 @@ def run_with_flags(
       print(help_text(values, name, usage or ""), flush=True)
       return DONE
     with _ended_by_ctrl_c():
-      exit_code = command(given_flags(values, options, argv))
+      exit_code = command(given_flags(values, options))
     # Here, where an error still becomes a line and a code.
     sys.stdout.flush()
     return exit_code
@@ -90,9 +76,8 @@ def _ended_by_ctrl_c() -> Iterator[None]:
   Python would wait for the end of a call of TensorFlow, such as a compilation.
   """
   handler = signal.getsignal(signal.SIGINT)
-  main = threading.current_thread() is threading.main_thread()
   # The background jobs of a shell ignore Ctrl-C.
-  if not main or handler is not signal.default_int_handler:
+  if handler is not signal.default_int_handler:
     yield
     return
   signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -169,19 +154,9 @@ def say(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def show(text: str) -> None:
-  """Writes over the last line that it wrote, if stderr is a terminal."""
-  if sys.stderr.isatty():
-    print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
 def warn(text: str) -> None:
-  """Writes a line to stderr, unless that fails, as on a full disk.
-
-  It takes the place of what `show` wrote last.
-  """
+  """Writes a line to stderr, unless that fails, as on a full disk."""
   with contextlib.suppress(OSError):
-    show("")
     print(text, file=sys.stderr, flush=True)
 
 

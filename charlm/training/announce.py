@@ -12,7 +12,6 @@ from charlm.model.language_model import LanguageModel
 from charlm.runs.run_dir import RunDir
 from charlm.system import choices
 from charlm.system.devices import most_replicas
-from charlm.system.machine import has_bfloat16
 from charlm.system.process import warn
 from charlm.training.train_options import TrainOptions
 from charlm.training.trainer import Trainer
@@ -185,8 +184,6 @@ def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
   """Returns the precision of the matrix products, and why."""
   asked, tf32 = f"{options.precision} (--precision)", choices.TENSOR_FLOAT_32
   rounded = options.precision != "float32"
-  if rounded and choices.kind_of_device() == "CPU" and not has_bfloat16():
-    asked += "; without instructions for it, float32 may be as fast"
   if rounded and "precision" in trainer.model.recurrent_layers[0].options:
     return asked
   products = "float32" if rounded else asked

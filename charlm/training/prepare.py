@@ -12,7 +12,7 @@ TensorFlow is not needed yet, so wrong flags and paths are refused at once.
 """
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,17 +61,14 @@ class Prepared(NamedTuple):
   options: TrainOptions
   corpus: Corpus
   split: Split
+  given: frozenset[str]  # the names of the options that no recipe gave
 
 
-def prepare(
-  given: Mapping[str, Any], in_files: Collection[str] = ()
-) -> Prepared:
+def prepare(given: Mapping[str, Any]) -> Prepared:
   """Completes the options of a start, and loads its texts.
 
   Args:
     given: the values of flags, by name.
-    in_files: the names of those that only flag files give. If the layer lacks
-      such an option, or one of the recipe, it has its default.
 
   Raises:
     InputError: bad values, a text or a recipe that cannot be read, or a run in
@@ -80,26 +77,23 @@ def prepare(
   """
   run_dir = RunDir(given.get("run_dir", TrainOptions.run_dir))
   if run_dir.exists():
-    return _resume(given, in_files, run_dir)
+    return _resume(given, run_dir)
   values, recipe = dict(given), given.get("recipe", "")
   if initial := open_initial(given.get("init_from", "")):
     values = initial.settings | values
-  if recipe == "auto":
-    first = _with_recipe(_AUTO[0][1], values, in_files)
-    corpus, split = load_texts(first.config, first.corpus_cache)
+  auto = recipe == "auto"
+  options = _with_recipe(_AUTO[0][1] if auto else recipe, values)
+  corpus, split = load_texts(options.config, options.corpus_cache)
+  if auto:
     size = len(split.train)
     recipe = next(name for at_most, name in _AUTO if size <= at_most)
     if given.get("init_from") and size <= _FINETUNE_AT_MOST:
       recipe = "finetune"
-    return Prepared(_with_recipe(recipe, values, in_files), corpus, split)
-  options = _with_recipe(recipe, values, in_files)
-  corpus, split = load_texts(options.config, options.corpus_cache)
-  return Prepared(options, corpus, split)
+    options = _with_recipe(recipe, values)
+  return Prepared(options, corpus, split, frozenset(values))
 
 
-def _resume(
-  given: Mapping[str, Any], in_files: Collection[str], run_dir: RunDir
-) -> Prepared:
+def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
   """Completes the options by the config of the run that is resumed."""
   config = open_run(run_dir.path).config
   recipe = given.get("recipe") or "auto"
@@ -120,7 +114,7 @@ def _resume(
   if given.get("epochs", 0) > config.epochs:
     del stored["max_steps"]  # else it would end the longer run
   values = stored | dict(given) | {"recipe": config.recipe}
-  options = TrainOptions(**values, may_be_dropped=tuple(sorted(in_files)))
+  options = TrainOptions(**values)
   try:
     corpus, split = load_texts(options.config, options.corpus_cache)
   except InputError as error:
@@ -128,12 +122,10 @@ def _resume(
       f"{error} (paths that are not given are those of {run_dir.config_path}: "
       "if a text was moved, give --corpus, --eval_corpus or --valid_corpus)"
     ) from error
-  return Prepared(options, corpus, split)
+  return Prepared(options, corpus, split, frozenset(values))
 
 
-def _with_recipe(
-  recipe: str, values: Mapping[str, Any], in_files: Collection[str]
-) -> TrainOptions:
+def _with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:
   """Returns options with what a recipe, if there is one, adds to `values`."""
   settings = _read(recipe) if recipe else {}
   # What the values decide otherwise, or what has no meaning beside them.
@@ -146,10 +138,7 @@ def _with_recipe(
   if values.get("carry_state") is False:
     ignored.add("reset_rate")
   added = {n: value for n, value in settings.items() if n not in ignored}
-  return TrainOptions(
-    **(added | dict(values) | {"recipe": recipe}),
-    may_be_dropped=tuple(sorted({*in_files, *added})),
-  )
+  return TrainOptions(**(added | dict(values) | {"recipe": recipe}))
 
 
 def _read(recipe: str) -> dict[str, Any]:

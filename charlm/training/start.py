@@ -6,6 +6,7 @@ it, each with a folder of its own; the chief's is the run's.
 
 import contextlib
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import tensorflow as tf
@@ -76,10 +77,10 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
     HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
-  options, corpus, split = prepared
+  options, corpus, split, given = prepared
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)
-  options = _without_what_the_layer_lacks(options, layer)
+  options = _without_what_the_layer_lacks(options, given, layer)
   choose_device(options.device, options.deterministic, start=False)
   num_replicas = options.num_replicas
   if not num_replicas and reason_for_one_replica(options.config, options.gru):
@@ -91,16 +92,18 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
 
 
 def _without_what_the_layer_lacks(
-  options: TrainOptions, layer: type[RecurrentLayer] | None
+  options: TrainOptions,
+  given: Collection[str],
+  layer: type[RecurrentLayer] | None,
 ) -> TrainOptions:
   """Returns the options; what a recipe gives may suit the GRU alone."""
   defaults = {}
   for name in lacking_options(options.config, options.gru, layer):
-    if name in options.may_be_dropped:
+    if name not in given:
       defaults[name] = getattr(TrainOptions, name)
       say(
         f"default  --{name}={defaults[name]}: --layer={options.layer} lacks "
-        "what the recipe or the flag file gives\n"
+        "what the recipe gives\n"
       )
   return dataclasses.replace(options, **defaults)
 

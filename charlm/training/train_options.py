@@ -58,10 +58,6 @@ class TrainOptions(RunOptions, Config):
     False, "ask GPUs for equal bits, more slowly (untried); CPUs always repeat"
   )
 
-  # No flag, but the names of those that only a flag file or a recipe gives. If
-  # the layer lacks one of these, it has its default.
-  may_be_dropped: tuple[str, ...] = ()
-
   @property
   def config(self) -> Config:
     """What defines the run."""

@@ -9,19 +9,17 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.batches import Batches
-from charlm.errors import DivergedError, InputError
+from charlm.errors import DivergedError
 from charlm.model.language_model import (
   LanguageModel,
   Masks,
   State,
   model_of,
-  num_weights,
   uniform_numbers,
 )
 from charlm.model.layers import RecurrentLayer
 from charlm.system.choices import kind_of_device, reason_for_xla
 from charlm.system.devices import NCCL_REMEDY, tensor_float_32
-from charlm.system.machine import memory_bytes
 from charlm.training.optimizer import Adam, build_optimizer
 
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
@@ -324,16 +322,9 @@ def build_trainer(
   vocabulary, the new model takes its weights; the seed determines the others.
   `layer` is the class of a layer that is not charlm's.
 
-  Raises InputError: a model that the machine's memory cannot hold, a warm-up
-    that takes the whole run, or a layer that lacks what the config asks for.
+  Raises InputError: a warm-up that takes the whole run, or a layer that lacks
+    what the config asks for.
   """
-  # The weights, their gradient, and Adam's two moments.
-  needed = 4 * 4 * num_weights(config, vocab_size, layer)
-  if needed > memory_bytes():
-    raise InputError(
-      f"the model and its optimizer need {needed / 2**30:,.0f} GiB, more than "
-      "the machine's memory: lower --rnn_units, --embedding_dim or --num_layers"
-    )
   # Before the model is made: the seed determines its initial weights.
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():

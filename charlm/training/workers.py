@@ -20,14 +20,13 @@ from charlm.system.cluster import Cluster
 from charlm.system.devices import first_sum
 from charlm.training.train_options import TrainOptions
 
-# These may differ between workers. `may_be_dropped` says how options are given.
+# These may differ between workers.
 _OWN = (
   "run_dir",
   "corpus",
   "corpus_cache",
   "init_from",
   "profile_port",
-  "may_be_dropped",
 )
 # These paths may differ, but all workers must give them or none: the parts of
 # the text depend on that.
