@@ -185,7 +185,7 @@ class Config(Options):
   weight_decay: float = option(
     0.0,
     "decoupled weight decay (AdamW) of all weights but biases, the gains of "
-    "--layer_norm and, with muon, the embedding; usually 0.01 to 0.5",
+    "--layer_norm and, with muon, the embedding; usually 0.01 to 2",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(

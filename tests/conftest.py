@@ -32,8 +32,12 @@ from helpers import (
   evaluating_quickly,
 )
 
+from charlm.runs import trained_model
 from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
+
+# Else each checkpoint that is refused would be tried again for 0.8 s.
+trained_model._SECONDS_BETWEEN_ATTEMPTS = 0
 
 # At 700, a twentieth of the time would go into looking for garbage.
 gc.set_threshold(10_000)

@@ -24,6 +24,7 @@ WALK = (
   "README.md",
   "docs/guide.md",
   "docs/reference.md",
+  "docs/exported.md",
   "docs/from-the-tutorial.md",
 )
 DOCUMENTS = (

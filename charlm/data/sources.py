@@ -14,6 +14,7 @@ from typing import cast
 from charlm.data.compression import decompress
 from charlm.data.shakespeare import plays
 from charlm.errors import InputError
+from charlm.system.process import warn
 
 # What a run's folder holds.
 _OF_RUN = {"config.json", "vocabulary.json", "eval.txt", "valid.txt", "lock"}
@@ -66,6 +67,8 @@ class Source:
     Raises InputError: what `decompress` refuses, or a file that changes in the
       meantime.
     """
+    if self.name == "-" and sys.stdin.isatty():
+      warn("reads the text from the terminal: Ctrl-D ends it")
     before = self.stamp()
     with self.open() as file:
       yield from decompress(self.name, file)

@@ -88,7 +88,7 @@ def _stepwise(
 def save_numpy(
   model: LanguageModel, vocab: list[str], file: Path, *, config: Config
 ) -> None:
-  """Writes weights, vocabulary and sizes; docs/reference.md shows their use.
+  """Writes weights, vocabulary and sizes; docs/exported.md shows their use.
 
   Raises OSError: the file cannot be written.
   """

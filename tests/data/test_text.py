@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charlm.data import text as text_module
-from charlm.data.text import Text, sha256
+from charlm.data.text import sha256
 from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import build_vocabulary, encode
 
@@ -62,20 +62,16 @@ def test_parts_of_parts() -> None:
   assert part.counts().sum() == 4
 
 
-def test_nth_from_end_counts_from_the_end(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_places_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(text_module, "_BLOCK", 7)
-  rng = random.Random(0)
-  for _ in range(20):
-    string = "".join(rng.choices("abc", k=rng.randint(1, 40)))
-    text: Text = encode_text([string]).text
-    for stop in (0, len(string) // 2, len(string)):
-      places = [i for i, c in enumerate(string[:stop]) if c == "a"]
-      for number in range(1, len(places) + 1):
-        assert text.nth_from_end("a", number, stop) == places[-number]
-      assert text.nth_from_end("a", len(places) + 1, stop) == -1
-    assert text.nth_from_end("x", 1, len(string)) == -1
+  string = "".join(random.Random(0).choices("abc", k=40))
+  text = encode_text([string]).text
+  for start, stop in ((0, 40), (3, 17), (5, 5)):
+    places = text.part(start, stop).places_of("a")
+    expected = [i for i, c in enumerate(string[start:stop]) if c == "a"]
+    assert np.issubdtype(places.dtype, np.integer)
+    assert places.tolist() == expected
+  assert not len(text.places_of("x"))
 
 
 def test_all_bytes_are_characters_of_a_text_of_bytes() -> None:

@@ -58,13 +58,6 @@ def test_a_stream_is_scored_as_in_one_call(
   assert score.num_unknown == np.count_nonzero(ids[1:] == 0)
 
 
-def test_one_compilation_serves_all_lengths(model: GRULM) -> None:
-  evaluator = Evaluator(model, 16)
-  for length in (2, 16, 17, 18, 100):
-    evaluator.stream(_ids(length))
-  assert evaluator._compiled_nats.experimental_get_tracing_count() == 1
-
-
 @pytest.mark.parametrize(
   ("length", "window", "stride"),
   # The last two have more windows than a batch.

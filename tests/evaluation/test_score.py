@@ -90,6 +90,7 @@ def test_bits_per_byte() -> None:
   score = dataclasses.replace(score_of(nats), unit="byte")
   assert score.bits_per_byte == score.bits_per_character
   assert score.bits == {"byte": pytest.approx(2)}
+  assert math.isfinite(score_of(np.full(2, 1e4)).perplexity)
 
 
 @pytest.mark.parametrize("by_line", [False, True])

@@ -16,7 +16,7 @@ import export as export_program
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 
-# The call of docs/reference.md, whose ids are a NumPy array: a text in two
+# The call of docs/exported.md, whose ids are a NumPy array: a text in two
 # parts, the second from the states after the first.
 _USE = """
 import sys
@@ -116,7 +116,7 @@ def test_the_code_in_the_documents_scores_with_numpy_alone(
 ) -> None:
   path = short_run if layers == 1 else layer_norm_run
   _export(path, tmp_path / "model.npz", "npz")
-  page = (ROOT / "docs" / "reference.md").read_text()
+  page = (ROOT / "docs" / "exported.md").read_text()
   (code,) = re.findall(
     r"```python\n(import json\n\nimport numpy as np\n\nwith.*?)```",
     page,

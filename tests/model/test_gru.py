@@ -273,11 +273,6 @@ def test_bfloat16_is_close() -> None:
   assert {w.dtype for w in low.trainable_weights} == {"float32"}
 
 
-def test_other_precisions_are_refused() -> None:
-  with pytest.raises(ValueError, match="float16"):
-    FusedGRU(_H, "float16")
-
-
 @pytest.mark.parametrize(
   "options",
   [{}, {"precision": "bfloat16", "layer_norm": True, "dtype": "float64"}],

@@ -132,10 +132,3 @@ def test_a_reader_may_compile_and_fit(lines: list[str]) -> None:
   losses = history.history["loss"]
   assert losses[0] < math.log(82) + 0.1
   assert losses[2] < losses[1] < losses[0]
-
-
-def test_public_names_are_there_and_only_those() -> None:
-  for name in charlm.__all__:
-    assert getattr(charlm, name).__name__ == name
-  with pytest.raises(AttributeError, match="no attribute 'GRULN'"):
-    _ = charlm.GRULN

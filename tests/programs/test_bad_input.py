@@ -9,15 +9,13 @@ import sys
 
 import pytest
 from helpers import PROGRAMS
-from soak import numbers
-
-import train as train_program
 
 _FILES = {
   "empty.txt": b"",
   "blank.txt": b" \n\r\n\t\n",
   "one_line.txt": b"to be or not to be",
   "few.txt": b"to be\nor not\n!\n",
+  "few.vocabulary.json": b"[]",
   "a.txt": b"a\n",
   "utf16.txt": "to be or not\n".encode("utf-16"),
   "cut.gz": gzip.compress(b"to be or not\n" * 99)[:-9],
@@ -46,6 +44,10 @@ _REFUSED = [
   "train.py --unit=byte --lowercase",
   "train.py --gru=keras --layer_norm",
   "train.py --gru=keras --precision=bfloat16",
+  "train.py --layer=lstm --layer_norm",
+  "train.py --layer=mingru --precision=bfloat16",
+  "train.py --layer=lstm --gru=fused",
+  "train.py --layer=none_such",
   "train.py --eval_corpus=few.txt --eval_chars=9",
   "train.py --corpus=- --eval_corpus=-",
   "train.py --schedule=cosine --warmup_steps=12",
@@ -88,7 +90,6 @@ _REFUSED = [
   "sample.py --prefix_file=utf16.txt",
   "sample.py --prefix_file= --per_line",
   # Sizes.
-  "train.py --rnn_units=65536",
   "train.py --num_replicas=5",
   # Runs, and what they begin with.
   "train.py --run_dir=/proc/run",
@@ -102,6 +103,7 @@ _REFUSED = [
   "report.py --run_dir=folder",
   # What would be written.
   "export.py --format=keras --output=model",
+  "export.py --format=keras --output=few.keras",
   "export.py --output=few.txt",
   "report.py --output=folder",
   "report.py --output=none/a.html",
@@ -145,18 +147,3 @@ def test_bad_input_is_one_line_and_code_2(
   assert captured.err.count("\n") == 1
   assert _REMEDY.search(captured.err.removeprefix(name)), captured.err
   assert sorted(folder.rglob("*")) == before
-
-
-def test_another_config_or_corpus_is_refused_and_nothing_lost(
-  train_args: list[str],
-  trained_run: pathlib.Path,
-  lines: list[str],
-  tmp_path: pathlib.Path,
-) -> None:
-  run = tmp_path / "run"
-  shutil.copytree(trained_run, run)
-  (tmp_path / "other.txt").write_text("\n".join([*lines, "more"]))
-  args = [*train_args, f"--run_dir={run}"]
-  for other in ("--rnn_units=17", f"--corpus={tmp_path}/other.txt"):
-    assert train_program.main([*args, other]) == 2
-  assert numbers(run) == numbers(trained_run)

@@ -157,19 +157,3 @@ def test_eval_and_valid_texts_may_be_files(
   # The continuation begins with the text itself, not with "[UNK]".
   record = metrics(tmp_path / "run", "eval")[-1]
   assert record["continuation"].startswith(eval_text[:100])
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_rare_characters_are_read_as_unknown(
-  train_args: list[str],
-  lines: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  text = "\n".join([*lines[:200], "qqzzz", *lines[200:], "q"])
-  (tmp_path / "text").write_text(text)
-  args = [*train_args, f"--corpus={tmp_path}/text", "--min_count=4"]
-  args.append("--epochs=0")
-  assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
-  assert (tmp_path / "run" / "eval.txt").read_text().endswith("q")
-  assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 1

@@ -54,7 +54,7 @@ def _note_calls(
     monkeypatch.setattr(owner, name, noted)
 
   note(Trainer, "_run_steps")
-  note(Evaluator, "_stream")
+  note(Evaluator, "stream")
   note(GenerativeModel, "sample")
   return calls
 
@@ -99,7 +99,7 @@ def test_a_training_on_gpus(
   loop, traces_before = compiled
   assert traces_before == [1, 1, 1, 1]
   assert traces(loop) == traces_before
-  first = ["_run_steps", "_stream", "sample", "compiled", "_run_steps"]
+  first = ["_run_steps", "stream", "sample", "compiled", "_run_steps"]
   assert [name for name, _ in calls][:5] == first
   # XLA compiles the fused layer's gradients, and rounds otherwise.
   losses, on_cpus = (

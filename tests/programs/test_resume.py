@@ -100,15 +100,6 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-def test_a_run_among_its_texts_goes_on(
-  train_args: list[str], lines: list[str], tmp_path: pathlib.Path
-) -> None:
-  (tmp_path / "a.txt").write_text("\n".join(lines))
-  args = [*train_args, f"--corpus={tmp_path}/**/*.txt", "--epochs=0"]
-  for _ in range(2):
-    assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
-
-
 def test_a_home_may_be_written_as_a_tilde(
   train_args: list[str],
   corpus_path: pathlib.Path,
@@ -125,24 +116,6 @@ def test_a_home_may_be_written_as_a_tilde(
 def _newest(run_dir: pathlib.Path) -> int:
   paths = (run_dir / "checkpoints").glob("ckpt-*.index")
   return max((int(path.stem.split("-")[1]) for path in paths), default=0)
-
-
-def test_another_replica_count_goes_on_to_rounding(
-  train_args: list[str],
-  short_run: pathlib.Path,
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-) -> None:
-  shutil.copytree(short_run, tmp_path / "run")
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
-  assert train_program.main([*args, "--epochs=3", "--num_replicas=2"]) == 0
-  for mine, other in zip(
-    metrics(tmp_path / "run", "eval"),
-    metrics(trained_run, "eval"),
-    strict=True,
-  ):
-    assert mine["step"] == other["step"]
-    assert mine["loss"] == pytest.approx(other["loss"], abs=1e-5)
 
 
 def test_a_short_soak(

@@ -85,19 +85,6 @@ def test_few_windows_are_trained_by_one_replica(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_the_best_checkpoint_scores_best(
-  trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  evals = metrics(trained_run, "eval")
-  best = min(evals, key=lambda record: record["loss"])
-  args = ["eval.py", f"--run_dir={trained_run}", "--checkpoint=best", "--json"]
-  assert eval_program.main(args) == 0
-  score = json.loads(capsys.readouterr().out)
-  assert score["step"] == best["step"]
-  assert score["log_perplexity"] == pytest.approx(best["loss"], abs=1e-6)
-
-
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
   train_args: list[str],
   short_run: pathlib.Path,

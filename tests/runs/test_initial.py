@@ -45,7 +45,7 @@ def test_a_run_begins_with_an_exported_model(
     run = tmp_path / source.stem
     args = [f"--init_from={source}", f"--corpus={tmp_path}/my.txt"]
     args += [f"--run_dir={run}", "--epochs=0", "--valid_lines=30"]
-    args += ["--batch_size=24", "--seq_length=20"]
+    args += ["--batch_size=24", "--seq_length=20", "--num_replicas=1"]
     assert train_program.main(["train.py", *args]) == 0
     begun.append(charlm.load(run))
   out, err = capsys.readouterr()
@@ -127,7 +127,7 @@ def test_the_model_of_english_knows_english(
   if not path.exists():
     pytest.skip(f"{path} is not there")
   (tmp_path / "my.txt").write_text(path.read_text()[:30_000])
-  args = [f"--corpus={tmp_path}/my.txt", "--epochs=0"]
+  args = [f"--corpus={tmp_path}/my.txt", "--epochs=0", "--num_replicas=1"]
   args += ["--init_from=english", f"--run_dir={tmp_path}/run"]
   assert train_program.main(["train.py", *args]) == 0
   out, err = capsys.readouterr()

@@ -2,26 +2,15 @@
 
 import pathlib
 
-import numpy as np
 import pytest
-from helpers import (
-  EXPERIMENT,
-  SPLIT,
-  VOCAB,
-  NumberedCheckpoints,
-  build_model,
-  save_checkpoints,
-)
+from helpers import EXPERIMENT, SPLIT, VOCAB, save_checkpoints
 
 import eval as eval_program
 import export as export_program
 import sample as sample_program
 import train as train_program
-from charlm.runs.run import create_run, open_run
+from charlm.runs.run import create_run
 from charlm.runs.run_dir import RunDir
-from charlm.runs.trained_model import load_model
-
-NAMES = ["run[1]", "a*b/back\\slash", "-x"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +34,6 @@ def _make(path: pathlib.Path) -> RunDir:
 
 def _files(folder: pathlib.Path) -> set[str]:
   return {path.name for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_checkpoints_are_rotated_restored_and_loaded(
-  name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.chdir(tmp_path)
-  run = _make(name)
-  model = save_checkpoints(run, 10, 20, 30, 40, 50, best=(10, 40))
-  expected = {"checkpoint"}
-  for step in (30, 40, 50):
-    expected |= {f"ckpt-{step}.index", f"ckpt-{step}.data-00000-of-00001"}
-  assert _files(run.latest) == expected
-  other = build_model(len(VOCAB), 4, 6)
-  assert NumberedCheckpoints(run, 3, other).restore_latest() == 50
-  loaded, step = load_model(open_run(name), "best")
-  assert step == 40
-  for weights in zip(*(m.weights for m in (model, other, loaded)), strict=True):
-    np.testing.assert_array_equal(*weights[:2])
-    np.testing.assert_array_equal(*weights[1:])
 
 
 def test_no_other_folder_matches_the_name(tmp_path: pathlib.Path) -> None:

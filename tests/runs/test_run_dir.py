@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,13 +16,15 @@ from helpers import (
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
+  build_model,
   checkpoint_file,
   save_checkpoints,
   split_of,
 )
 
 from charlm.config import Config
-from charlm.errors import InputError
+from charlm.errors import InputError, LostRunError
+from charlm.runs.metrics import Metrics
 from charlm.runs.run import create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import load_model
@@ -136,6 +139,31 @@ def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
     other.communicate("\n")
   with run.locked():
     assert (run.path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
+  run: RunDir,
+) -> None:
+  def times() -> dict[pathlib.Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+
+  checkpoints = NumberedCheckpoints(run, 3, build_model(len(VOCAB), 4, 6))
+  with run.locked():
+    metrics = Metrics(run, EXPERIMENT.config, 0)
+    shutil.rmtree(run.path)
+    second = RunDir(run.path)
+    with second.locked():
+      create_run(second, EXPERIMENT, VOCAB, SPLIT)
+      save_checkpoints(second, 10)
+      before = times()
+      for write in (
+        lambda: metrics.write(20, "eval", {"loss": 1.0}),
+        lambda: checkpoints.save(20),
+        lambda: checkpoints.save_if_best(20, {20: 1.0}),
+      ):
+        with pytest.raises(LostRunError, match="moved, removed or replaced"):
+          write()
+      assert times() == before
 
 
 def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(

@@ -71,6 +71,8 @@ def test_layer_precision_and_xla(
   layer, reason, xla_scores = layer_and_xla
   (used,) = {type(each).__name__ for each in trainer.model.recurrent_layers}
   assert used == layer
+  if used == "FusedGRU":
+    assert trainer.model.recurrent_layers[0].precision == options.precision
   assert trainer.reason_for_xla == reason
   assert Evaluator(trainer.model)._compiled_nats._jit_compile is xla_scores
   assert announce._describe_precision(options, trainer).startswith(products)
@@ -88,7 +90,7 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
   with pytest.raises(InputError, match="supports no --layer_norm"):
     build_gru(4, name="gru", gru="keras", layer_norm=True)
   with pytest.raises(ValueError, match="give float32 or bfloat16"):
-    build_gru(4, name="gru", precision="float16")
+    build_gru(4, name="gru", gru="fused", precision="float16")
   if kind == "CPU":
     with pytest.raises(InputError, match="no --precision=bfloat16"):
       build_gru(4, name="gru", gru="keras", precision="bfloat16")

@@ -9,24 +9,8 @@ from helpers import Gpus, pretend_gpus
 import sample as sample_program
 import train as train_program
 from charlm.errors import InputError
-from charlm.system import choices, cuda, devices
+from charlm.system import cuda, devices
 from charlm.system.devices import choose_device
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Pretends that TensorFlow sees a GPU."""
-  visible = tf.config.get_visible_devices
-
-  def pretend(kind: str | None = None) -> list:
-    return ["a GPU"] if kind == "GPU" else visible(kind)
-
-  monkeypatch.setattr(tf.config, "get_visible_devices", pretend)
-
-
-_TABLE = [
-  value for value in vars(choices).values() if type(value) is choices.Choice
-]
 
 
 def test_a_process_that_chose_the_cpu_is_told_so(
@@ -39,12 +23,6 @@ def test_a_process_that_chose_the_cpu_is_told_so(
   with pytest.raises(InputError, match="has chosen the CPU: start another"):
     choose_device("gpu")
   assert capsys.readouterr().err == ""
-
-
-def test_each_choice_follows_the_device(request: pytest.FixtureRequest) -> None:
-  assert [choice.here for choice in _TABLE] == [c.cpu for c in _TABLE]
-  request.getfixturevalue("gpu")
-  assert [choice.here for choice in _TABLE] == [c.gpu for c in _TABLE]
 
 
 @pytest.fixture

@@ -1,29 +1,12 @@
-"""What the programs write on a terminal, and import."""
+"""How the programs import, and how one ends that hangs."""
 
 import gc
-import io
 import subprocess
 import sys
 
 import pytest
 
-from charlm.system.process import import_quietly, show, warn
-
-
-def test_a_warning_takes_the_place_of_what_was_shown(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-      return True
-
-  monkeypatch.setattr(sys, "stderr", Terminal())
-  show("encoding the corpus: 12 of 100 MB")
-  warn("text.txt is not UTF-8")
-  erase = "\r\x1b[K"
-  shown = f"{erase}encoding the corpus: 12 of 100 MB"
-  expected = f"{shown}{erase}text.txt is not UTF-8\n"
-  assert sys.stderr.getvalue() == expected
+from charlm.system.process import import_quietly
 
 
 def test_the_garbage_collector_is_on_after_a_failed_import() -> None:
@@ -38,7 +21,7 @@ from charlm.errors import HungError
 from charlm.options import RunOptions
 from charlm.system.process import run_command
 
-def command(options):
+def command(given):
   print("printed")
   threading.Thread(target=threading.Event().wait).start()
   raise HungError("no answer: turn it off")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from helpers import ROOT, Program
 
@@ -24,7 +25,7 @@ import tensorflow as tf
 def stay():
   tf.while_loop(lambda i: True, lambda i: [i + 1], [tf.constant(0, tf.int64)])
 
-def command(args):
+def command(given):
   stay.get_concrete_function()
   print("busy", flush=True)
   stay()
@@ -69,7 +70,7 @@ def test_a_second_signal_ends_what_is_to_be_saved() -> None:
 def test_a_caller_gets_its_own_ctrl_c_back() -> None:
   seen = []
 
-  def command(options: Options) -> int:
+  def command(given: dict[str, Any]) -> int:
     seen.append(signal.getsignal(signal.SIGINT))
     return 0
 

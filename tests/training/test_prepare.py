@@ -40,7 +40,7 @@ def options_of(**given: Any) -> TrainOptions:
 def begin(run_dir: str, **given: Any) -> None:
   """Makes the folder of a run with these settings."""
   given = {"corpus": "my.txt", "run_dir": run_dir} | given
-  options, corpus, split = prepare(given)
+  options, corpus, split, _ = prepare(given)
   vocab = ["[UNK]", "", *corpus.text.characters]
   experiment = experiment_of(options.config, corpus, vocab, split)
   run = RunDir(run_dir)
@@ -103,9 +103,10 @@ def test_auto_fine_tunes_an_initial_model_on_a_small_text(
 
 
 def test_what_a_layer_lacks_of_a_recipe_may_be_left_out() -> None:
-  options = options_of(recipe="large", layer="lstm")
-  added = ("layer_norm", "rnn_units", "valid_lines")
-  assert options.may_be_dropped == added
+  given = {"corpus": "my.txt", "run_dir": "run", "layer": "lstm"}
+  prepared = prepare(given | {"recipe": "large"})
+  assert "layer" in prepared.given
+  assert "layer_norm" not in prepared.given
 
 
 def test_more_epochs_go_beyond_the_largest_step() -> None:

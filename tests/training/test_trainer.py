@@ -132,17 +132,6 @@ def _assert_replicas_hold_the_same_weights(
       np.testing.assert_array_equal(copies[0], copy)
 
 
-def test_both_gru_layers_train_the_same_model() -> None:
-  config = Config(embedding_dim=6, rnn_units=16, num_layers=2, dropout_rate=0.1)
-  results = []
-  for gru in ("fused", "keras"):
-    one = build_trainer(config, VOCAB_SIZE, batches(), strategy(1), gru=gru)
-    one.train(10)
-    results.append(weights(one))
-  for mine, other in zip(*results, strict=True):
-    np.testing.assert_allclose(mine, other, atol=1e-6)
-
-
 def test_steps_and_checkpoints_are_those_of_keras(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -291,19 +280,15 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
 
 
 def test_weight_decay_shrinks_all_but_biases_and_gains() -> None:
-  decayed, plain = (
-    trainer(1, weight_decay=decay, learning_rate=0.01, layer_norm=True)
-    for decay in (0.5, 0.0)
-  )
-  start = weights(decayed)
-  for one in (decayed, plain):
-    one.train(1)
-  for variable, before, mine, other in zip(
-    plain.model.weights, start, weights(decayed), weights(plain), strict=True
-  ):
+  one = trainer(1, weight_decay=0.5, learning_rate=0.01, layer_norm=True)
+  one.model.set_weights([np.ones_like(array) for array in weights(one)])
+  variables = one.model.trainable_variables
+  zeros = [tf.zeros(v.shape) for v in variables]
+  one.optimizer.apply_sums(zeros, variables, one.optimizer.iterations.value)
+  for variable in variables:
     kept = variable.path.endswith(("bias", "gain"))
-    shrunk = 0 if kept else 0.5 * 0.01 * before
-    np.testing.assert_allclose(mine, other - shrunk, atol=1e-7)
+    expected = 1 if kept else 1 - 0.5 * 0.01
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)
 
 
 def test_initial_weights_are_kept_and_new_characters_added() -> None:
@@ -323,20 +308,6 @@ def test_initial_weights_are_kept_and_new_characters_added() -> None:
     np.testing.assert_array_equal(new[rest], fresh[rest])
 
 
-def test_a_model_takes_four_times_its_weights_of_memory(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  """Of float32: the weights, their gradient and Adam's two means."""
-  needed = 4 * 4 * sum(array.size for array in weights(trainer()))
-  monkeypatch.setattr("charlm.training.trainer.memory_bytes", lambda: needed)
-  assert trainer().step == 0
-  monkeypatch.setattr(
-    "charlm.training.trainer.memory_bytes", lambda: needed - 1
-  )
-  with pytest.raises(InputError, match="more than the machine's memory"):
-    trainer()
-
-
 def test_dropout_is_another_one_in_each_step() -> None:
   # No learning, and a batch of all the windows there are.
   sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
@@ -348,16 +319,6 @@ def test_dropout_is_another_one_in_each_step() -> None:
   one = build_trainer(config, VOCAB_SIZE, text, strategy(1))
   losses = [metrics.loss for _, metrics in record(one, 4)]
   assert np.abs(np.diff(losses)).min() > 1e-5
-
-
-def test_bfloat16_acts_in_training_alone() -> None:
-  one = trainer(1, precision="bfloat16")
-  windows = batches().batch(0).astype(np.int32)
-  log_probs = one.model(windows[:, :-1])
-  exact = -tf.reduce_mean(tf.gather(log_probs, windows[:, 1:], batch_dims=2))
-  ((_, metrics),) = record(one, 1)
-  # Far more than float32 rounds, on a processor without bfloat16, too.
-  assert 3e-6 < abs(metrics.loss - float(exact)) < 1e-2
 
 
 def test_means_are_those_of_the_steps() -> None:
@@ -495,28 +456,20 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
 
 
 def test_a_loss_that_is_not_finite_names_its_step() -> None:
-  one = trainer()
-  one.train(3)
-  kernel = one.model.dense.kernel
-  kernel.assign(tf.fill(kernel.shape, float("nan")))
-  with pytest.raises(DivergedError, match=r"step 4 .*--learning_rate"):
-    one.train(10)
-
-
-def test_a_gradient_that_is_not_finite_on_one_replica_stops_it_too() -> None:
   config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
   ids = np.full(800, 2, np.uint8)
-  # One character of its own, in a window that only one replica reads.
+  # One character of its own, in a single window.
   ids[404] = 3
   one = build_trainer(
-    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(2), gru="keras"
+    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(1), gru="keras"
   )
   embeddings = one.model.embedding.embeddings
   poison = np.zeros(embeddings.shape, np.float32)
   poison[3] = float("nan")
   embeddings.assign(embeddings + poison)
   (step,) = (i + 1 for i in range(10) if 3 in one.batches.batch(i)[:, :-1])
-  with pytest.raises(DivergedError, match=rf"step {step} \(batch {step} of ep"):
+  words = rf"step {step} \(batch {step} of ep.*--learning_rate"
+  with pytest.raises(DivergedError, match=words):
     one.train(10)
 
 
@@ -542,14 +495,6 @@ def test_xla_trains_the_same_model_on_each_replica(
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
   moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
-
-
-def test_xla_is_for_one_replica(
-  few_windows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", few_windows)
-  assert trainer(1).reason_for_xla
-  assert not trainer(2).reason_for_xla
 
 
 def test_replicas_default_to_a_divisor_of_the_batch() -> None:
@@ -588,11 +533,6 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   fewest = reason if not xla else ""
   assert choices.reason_for_one_replica(config, "keras") == fewest
   assert bool(choices.reason_for_xla(config, 1)) is xla
-  if kind == "CPU":
-    monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
-    strategy = create_strategy(1 if reason else 0, config.batch_size)
-    largest = largest_divisor(config.batch_size, 2)
-    assert strategy.num_replicas_in_sync == (1 if reason else largest)
 
 
 def test_impossible_replica_counts_are_refused() -> None:
