@@ -26,7 +26,6 @@ PRIVATE = {
   "_iterations": Private(
     "in the key of a checkpoint's step, which is checked before all is restored"
   ),
-  "_trainable_variables": Private("tests: in the keys of old runs' weights"),
   "_jit_compile": Private("tests: whether XLA compiles what scores"),
   "keras.src.backend.tensorflow.rnn": Private(
     "tests: Keras' GRU takes cuDNN where there is a GPU, here a pretended one"
@@ -44,7 +43,6 @@ PRIVATE = {
 # Of which object an attribute is.
 _OWNERS = {
   "_iterations": keras.optimizers.SGD,
-  "_trainable_variables": keras.optimizers.SGD,
   "_jit_compile": lambda: tf.function(lambda: 0),
 }
 # These are documented by Python in spite of the underscore.
