@@ -156,7 +156,7 @@ def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
 
 def _default_size(text: Text) -> tuple[str, int]:
   """Returns the size of the eval text by default: lines or chars, a number."""
-  num_lines = 1 + len(_newlines(text))
+  num_lines = 1 + len(_newlines(text, 10 * _MAX_EVAL_LINES))
   if num_lines >= 10:
     return "lines", min(num_lines // 10, _MAX_EVAL_LINES)
   return "chars", max(2, len(text) // 10)
@@ -193,7 +193,7 @@ def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
   if flag.endswith("_chars") or not number:
     first = max(0, length - number)
     return text.part(0, first), text.part(first, length)
-  newlines = _newlines(text)
+  newlines = _newlines(text, number)
   if number > len(newlines):
     num_lines = 1 + len(newlines)
     remedy = f"lower --{flag}, or give --{flag.replace('lines', 'chars')}"
@@ -207,9 +207,12 @@ def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
   return text.part(0, last), text.part(last + 1, length)
 
 
-def _newlines(text: Text) -> np.ndarray:
-  """Returns the places of the newlines that begin a line."""
-  places = text.places_of("\n")
+def _newlines(text: Text, number: int) -> np.ndarray:
+  """Returns the places of newlines that begin a line: the last ones, or all.
+
+  If fewer than `number` are returned, these are all.
+  """
+  places = text.last_places_of("\n", number + 1)
   return places[places < len(text) - 1]  # one at the end begins none
 
 

@@ -86,15 +86,21 @@ class Text:
     """Tells whether a character is the last one."""
     return str(self.part(max(0, len(self) - 1), len(self))) == character
 
-  def places_of(self, character: str) -> np.ndarray:
-    """Returns where a character occurs, `[M]`, in order."""
+  def last_places_of(self, character: str, number: int) -> np.ndarray:
+    """Returns where a character occurs, `[M]`, in order.
+
+    It reads from the end, until it has `number` places or more: most of a large
+    text is not read.
+    """
     (found,) = np.nonzero(self._code_points == ord(character))
-    if not len(found):
-      return found
-    places = [
-      start + np.flatnonzero(ids == found[0]) for start, ids in self._blocks()
-    ]
-    return np.concatenate([np.zeros(0, np.int64), *places])
+    places, left = [np.zeros(0, np.int64)], number
+    for start in reversed(range(0, len(self), _BLOCK)) if len(found) else ():
+      if left <= 0:
+        break
+      here = np.flatnonzero(self.ids[start : start + _BLOCK] == found[0])
+      places.append(start + here)
+      left -= len(here)
+    return np.concatenate(places[::-1])
 
   def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(self), _BLOCK):

@@ -300,7 +300,7 @@ class GRULM(LanguageModel):
       **kwargs: of `keras.Model`.
 
     Raises:
-      ValueError: another `gru` or `precision`.
+      ValueError: another `gru`.
       InputError: `keras`, with what needs `fused`.
     """
     layers = (
@@ -354,10 +354,7 @@ def model_of(
     kind = _layer_class(config.layer, layer)
     if lacking := lacking_options(config, gru, layer):
       words = " and no ".join(f"--{name}" for name in lacking)
-      raise InputError(
-        f"--layer={config.layer} has no {words}: leave that out, or give its "
-        "default"
-      )
+      raise InputError(f"--layer={config.layer} has no {words}: leave that out")
     asked = {"precision": precision, "layer_norm": config.layer_norm}
     options = {name: asked[name] for name in kind.options}
     layers = (

@@ -28,7 +28,7 @@ class RecurrentLayer(keras.layers.Layer):
   """
 
   # The fields of `Config` that the constructor takes besides `units` and
-  # `name`, as keyword arguments.
+  # `name`, as keyword arguments, and keeps as attributes.
   options: ClassVar[tuple[str, ...]] = ()
   # Whether XLA makes it faster: on a CPU the steps of few windows, on a GPU all
   # steps and scores. Not a layer that calls cuDNN, which XLA cannot.

@@ -113,11 +113,11 @@ def follow_checkpoints(
   while True:
     metrics = run.dir.metrics
     size = metrics.stat().st_size if metrics.exists() else 0
-    steps = run.dir.checkpoint_steps()
-    new, done = sorted(steps - done), steps
+    new = sorted(run.dir.checkpoint_steps() - done)
     if new or size != known_size:
       known_size, last_change = size, time.monotonic()
     for step in new:
+      done.add(step)
       try:
         loaded, _ = load_model(run, str(step))
         now = open_run(run.dir.path).experiment

@@ -61,7 +61,6 @@ class Prepared(NamedTuple):
   options: TrainOptions
   corpus: Corpus
   split: Split
-  given: frozenset[str]  # the names of the options that no recipe gave
 
 
 def prepare(given: Mapping[str, Any]) -> Prepared:
@@ -90,7 +89,7 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
     if given.get("init_from") and size <= _FINETUNE_AT_MOST:
       recipe = "finetune"
     options = _with_recipe(recipe, values)
-  return Prepared(options, corpus, split, frozenset(values))
+  return Prepared(options, corpus, split)
 
 
 def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
@@ -122,7 +121,7 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
       f"{error} (paths that are not given are those of {run_dir.config_path}: "
       "if a text was moved, give --corpus, --eval_corpus or --valid_corpus)"
     ) from error
-  return Prepared(options, corpus, split, frozenset(values))
+  return Prepared(options, corpus, split)
 
 
 def _with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:

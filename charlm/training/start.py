@@ -6,7 +6,6 @@ it, each with a folder of its own; the chief's is the run's.
 
 import contextlib
 import dataclasses
-from collections.abc import Collection
 from typing import Any
 
 import tensorflow as tf
@@ -77,10 +76,10 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
     HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
-  options, corpus, split, given = prepared
+  options, corpus, split = prepared
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)
-  options = _without_what_the_layer_lacks(options, given, layer)
+  options = _without_what_the_layer_lacks(options, layer)
   choose_device(options.device, options.deterministic, start=False)
   num_replicas = options.num_replicas
   if not num_replicas and reason_for_one_replica(options.config, options.gru):
@@ -92,19 +91,14 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
 
 
 def _without_what_the_layer_lacks(
-  options: TrainOptions,
-  given: Collection[str],
-  layer: type[RecurrentLayer] | None,
+  options: TrainOptions, layer: type[RecurrentLayer] | None
 ) -> TrainOptions:
-  """Returns the options; what a recipe gives may suit the GRU alone."""
+  """Returns the options; those of a recipe may suit the GRU alone."""
   defaults = {}
   for name in lacking_options(options.config, options.gru, layer):
-    if name not in given:
-      defaults[name] = getattr(TrainOptions, name)
-      say(
-        f"default  --{name}={defaults[name]}: --layer={options.layer} lacks "
-        "what the recipe gives\n"
-      )
+    defaults[name] = getattr(TrainOptions, name)
+    said = f"default  --{name}={defaults[name]}"
+    say(f"{said}: --layer={options.layer} has no other\n")
   return dataclasses.replace(options, **defaults)
 
 

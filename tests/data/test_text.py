@@ -62,16 +62,17 @@ def test_parts_of_parts() -> None:
   assert part.counts().sum() == 4
 
 
-def test_places_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_places_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(text_module, "_BLOCK", 7)
   string = "".join(random.Random(0).choices("abc", k=40))
   text = encode_text([string]).text
   for start, stop in ((0, 40), (3, 17), (5, 5)):
-    places = text.part(start, stop).places_of("a")
     expected = [i for i, c in enumerate(string[start:stop]) if c == "a"]
-    assert np.issubdtype(places.dtype, np.integer)
-    assert places.tolist() == expected
-  assert not len(text.places_of("x"))
+    for number in (0, 1, 3, 99):
+      places = text.part(start, stop).last_places_of("a", number).tolist()
+      assert len(places) >= min(number, len(expected))
+      assert places == expected[len(expected) - len(places) :]
+  assert not len(text.last_places_of("x", 9))
 
 
 def test_all_bytes_are_characters_of_a_text_of_bytes() -> None:

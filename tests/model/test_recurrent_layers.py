@@ -128,24 +128,19 @@ def test_the_linear_recurrence_has_the_gradients_of_its_steps(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_what_a_recipe_gives_but_a_layer_lacks_has_its_default(
+def test_what_a_layer_lacks_has_its_default(
   train_args: list[str],
   tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   (tmp_path / "my.flags").write_text("--precision=bfloat16\n--layer_norm\n")
-  monkeypatch.setattr("charlm.training.prepare._RECIPES", tmp_path)
   args = [*train_args, "--layer=mingru", f"--run_dir={tmp_path}/run"]
-  args += ["--recipe=my", "--epochs=0"]
-  assert PROGRAMS["train.py"].main(args) == 0
-  out = capsys.readouterr().out
-  assert "--precision=float32: --layer=mingru lacks" in out
-  assert "--layer_norm=False: --layer=mingru lacks" in out
-  # A resume has the settings of the run.
-  assert PROGRAMS["train.py"].main(args) == 0
-  assert "--layer=mingru lacks" not in capsys.readouterr().out
-  assert PROGRAMS["train.py"].main([*args, "--layer_norm"]) == 2
+  args += [f"--flagfile={tmp_path}/my.flags", "--gru=fused", "--epochs=0"]
+  for _ in range(2):  # a resume, too
+    assert PROGRAMS["train.py"].main(args) == 0
+    out = capsys.readouterr().out
+    for default in ("--precision=float32", "--layer_norm=False", "--gru=auto"):
+      assert f"{default}: --layer=mingru has no other" in out
 
 
 @pytest.mark.parametrize(("layer", "num_layers"), [("lstm", 2), ("mingru", 1)])

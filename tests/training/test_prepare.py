@@ -40,7 +40,7 @@ def options_of(**given: Any) -> TrainOptions:
 def begin(run_dir: str, **given: Any) -> None:
   """Makes the folder of a run with these settings."""
   given = {"corpus": "my.txt", "run_dir": run_dir} | given
-  options, corpus, split, _ = prepare(given)
+  options, corpus, split = prepare(given)
   vocab = ["[UNK]", "", *corpus.text.characters]
   experiment = experiment_of(options.config, corpus, vocab, split)
   run = RunDir(run_dir)
@@ -100,13 +100,6 @@ def test_auto_fine_tunes_an_initial_model_on_a_small_text(
   monkeypatch.setattr(module, "_FINETUNE_AT_MOST", 1000)
   options = options_of(init_from="initial", recipe="auto")
   assert (options.recipe, options.rnn_units) == ("small", 24)
-
-
-def test_what_a_layer_lacks_of_a_recipe_may_be_left_out() -> None:
-  given = {"corpus": "my.txt", "run_dir": "run", "layer": "lstm"}
-  prepared = prepare(given | {"recipe": "large"})
-  assert "layer" in prepared.given
-  assert "layer_norm" not in prepared.given
 
 
 def test_more_epochs_go_beyond_the_largest_step() -> None:
