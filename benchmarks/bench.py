@@ -74,7 +74,9 @@ class Bench:
       if group.name.split("_")[0] in self._args.only and self._in_time(
         group.title
       ):
-        self._measure_group(group)
+        self.results["groups"][group.name] = self._measure(
+          group, self._sizes, self._args.rounds
+        )
         self._write()
     if "devices" in self._args.only:
       self._measure_devices()
@@ -86,21 +88,6 @@ class Bench:
       self._measure_scaling()
       self._write()
 
-  def _measure_group(self, group: Group) -> None:
-    self.results["groups"][group.name] = {
-      "title": group.title,
-      "characters": group.characters,
-      "sizes": dataclasses.asdict(self._sizes),
-      "flop_per_step": self._sizes.flop_per_step,
-      "flop_of_lookup": self._sizes.flop_of_lookup,
-      "contestants": self._measure(
-        group=group,
-        sizes=self._sizes,
-        num_rounds=self._args.rounds,
-        seconds_per_turn=_SECONDS_PER_TURN,
-      ),
-    }
-
   def _measure_devices(self) -> None:
     kind, number = devices.find_devices()
     measured: list[dict[str, Any]] = []
@@ -110,19 +97,7 @@ class Bench:
       sizes=self._sizes, kind=kind, num_devices=number, batch_sizes=sizes
     ):
       if self._in_time(group.title):
-        entries = self._measure(
-          group=group,
-          sizes=here,
-          num_rounds=self._few_rounds,
-          seconds_per_turn=_SECONDS_PER_TURN,
-        )
-        measured.append(
-          {
-            "title": group.title,
-            "characters": group.characters,
-            "contestants": entries,
-          }
-        )
+        measured.append(self._measure(group, here, self._few_rounds))
         self._write()
 
   def _measure_startup(self) -> None:
@@ -145,25 +120,18 @@ class Bench:
     for sizes in contestants.scaling_points(self._sizes):
       group = contestants.scaling(sizes)
       if self._in_time(group.title):
-        entries = self._measure(
-          group=group,
-          sizes=sizes,
-          num_rounds=self._few_rounds,
-          seconds_per_turn=_SECONDS_PER_TURN / 3,
-        )
-        points.append(
-          {
-            "title": group.title,
-            "sizes": dataclasses.asdict(sizes),
-            "contestants": entries,
-          }
-        )
+        third = _SECONDS_PER_TURN / 3
+        points.append(self._measure(group, sizes, self._few_rounds, third))
         self._write()
 
   def _measure(
-    self, group: Group, sizes: Sizes, num_rounds: int, seconds_per_turn: float
-  ) -> dict[str, dict[str, Any]]:
-    """Returns an entry for each contestant."""
+    self,
+    group: Group,
+    sizes: Sizes,
+    num_rounds: int,
+    seconds_per_turn: float = _SECONDS_PER_TURN,
+  ) -> dict[str, Any]:
+    """Returns what was measured of a group, with an entry a contestant."""
     tasks = {
       c.name: Task(
         builder=c.builder,
@@ -187,7 +155,12 @@ class Bench:
       entry["peak_bytes"] = timing.peak_bytes
       if not reference.error:
         entry["speedup"] = timing.speedup_over(reference)
-    return entries
+    return {
+      "title": group.title,
+      "characters": group.characters,
+      "sizes": dataclasses.asdict(sizes),
+      "contestants": entries,
+    }
 
   def _in_time(self, title: str) -> bool:
     """Announces what comes next, or notes that there is no time for it."""

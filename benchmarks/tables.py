@@ -30,8 +30,7 @@ def to_markdown(results: dict[str, Any]) -> str:
 
 
 def _training(group: dict[str, Any]) -> str:
-  sizes, contestants = group["sizes"], group["contestants"]
-  flop = group["flop_per_step"]
+  sizes, contestants = Sizes(**group["sizes"]), group["contestants"]
   bound = contestants[BOUND].get("seconds")
   rows = []
   for name, entry in contestants.items():
@@ -40,7 +39,7 @@ def _training(group: dict[str, Any]) -> str:
     shares = ("", "")
     if bound:
       share = bound / entry["seconds"]
-      with_lookup = share * (1 + group["flop_of_lookup"] / flop)
+      with_lookup = share * (1 + sizes.flop_of_lookup / sizes.flop_per_step)
       shares = f"{share:.0%}", f"{with_lookup:.0%}"
     # The memory of the bound's process is no step's.
     memory = "" if name == BOUND else f"{entry['peak_bytes'] / _MIB:,.0f}"
@@ -57,12 +56,12 @@ def _training(group: dict[str, Any]) -> str:
   header = ["", "ms", "characters/s", "speed-up", "of the bound"]
   header += ["with the look-up's gradient", "peak MiB"]
   text = (
-    f"Batch {sizes['batch_size']} x {sizes['seq_length']}, embedding "
-    f"{sizes['embedding_dim']}, {sizes['rnn_units']} units, vocabulary "
-    f"{sizes['vocab_size']}, Adam."
+    f"Batch {sizes.batch_size} x {sizes.seq_length}, embedding "
+    f"{sizes.embedding_dim}, {sizes.rnn_units} units, vocabulary "
+    f"{sizes.vocab_size}, Adam."
   )
   if bound:
-    gflop = flop / 1e9
+    gflop = sizes.flop_per_step / 1e9
     text += (
       f" The bound: {gflop:.1f} GFLOP of matrix products a step at "
       f"{gflop / bound:,.0f} GFLOP/s, the best float32 rate seen."
