@@ -19,6 +19,11 @@ _NAMES = {"saved_model": "exported", "keras": "model.keras", "npz": "model.npz"}
 class ExportOptions(ModelOptions):
   """The flags."""
 
+  device: str = option(
+    "auto",
+    "cpu, gpu, or auto: the CPU, so that a SavedModel runs everywhere",
+    one_of("auto", "cpu", "gpu"),
+  )
   output: str | None = option(
     None,
     "folder or file to write; default: exported, model.keras, or model.npz",
@@ -75,7 +80,8 @@ def export(options: ExportOptions) -> int:
   from charlm.runs.trained_model import load_model, say_if_best
   from charlm.system.devices import choose_device
 
-  choose_device(options.device)
+  # A graph that is traced for a GPU calls cuDNN, which no CPU has.
+  choose_device("cpu" if options.device == "auto" else options.device)
   model, step = load_model(run, options.checkpoint)
   save: dict[str, Callable[..., None]] = {
     "saved_model": save_saved_model,

@@ -76,10 +76,15 @@ def report(options: ReportOptions) -> int:
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
   names = short_names([str(run.dir.path) for run in runs])
-  results = [
-    score_run(run, name, options.checkpoint)
-    for run, name in zip(runs, names, strict=True)
-  ]
+  results = []
+  for run, name in zip(runs, names, strict=True):
+    try:
+      results.append(score_run(run, name, options.checkpoint))
+    except InputError as error:
+      # `--corpus` and some parts of the page are of the first run.
+      if run is runs[0] or not glob.has_magic(options.run_dir):
+        raise
+      warn(f"left out: {error}")
   numbers = report_numbers(results, train)
   as_json = options.format == "json"
   text = json.dumps(numbers) + "\n" if as_json else page(numbers)

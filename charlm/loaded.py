@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.cleaning import read_string
+from charlm.data.text import Text
 from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
@@ -48,11 +49,11 @@ class LoadedModel:
       model, [tf.TensorSpec([1, None], tf.int32)], autograph=False
     )
 
-  def score(self, texts: Sequence[str]) -> list[Score]:
+  def score(self, texts: Sequence[str | Text]) -> list[Score]:
     """Scores each text alone, as `eval.py --text` scores it in a file.
 
-    A text is cleaned as the run's corpus was. All its characters but the first
-    are scored.
+    A string is cleaned as the run's corpus was. A part that `load_texts`
+    returned is scored as it is. All characters but the first are scored.
 
     Raises:
       InputError: a text is not UTF-8, or has fewer than two characters once it
@@ -168,10 +169,13 @@ class LoadedModel:
     """Returns a request whose fields have these values, the others defaults."""
     return fill_request(Request(), values, self.config)
 
-  def _score(self, string: str) -> Score:
-    pieces = read_string(self.config, string)
-    text = encode_text(pieces, self.config.encoding).text
-    refuse_short(text, repr(string))
+  def _score(self, text: str | Text) -> Score:
+    name = "the text"
+    if not isinstance(text, Text):
+      name = repr(text)
+      pieces = read_string(self.config, text)
+      text = encode_text(pieces, self.config.encoding).text
+    refuse_short(text, name)
     score, _ = score_text(self._evaluator, self.vocabulary, text)
     return score
 

@@ -10,6 +10,7 @@ import charlm
 import eval as eval_program
 import sample as sample_program
 import train as train_program
+from charlm.data.text_to_ids import encode_text
 from charlm.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
@@ -86,6 +87,15 @@ def test_the_next_character_is_the_one_that_is_scored(
   (score,) = model.score([text])
   assert score.log_perplexity * 7 == pytest.approx(nats, abs=1e-4)
   np.testing.assert_array_equal(model.next(), model.next("\n"))
+
+
+def test_a_part_of_a_corpus_is_scored_as_it_is(
+  model: "charlm.loaded.LoadedModel",
+) -> None:
+  part = encode_text([" the king\nof"]).text
+  stripped, as_it_is = model.score([str(part), part])
+  assert stripped.num_characters == 10
+  assert as_it_is.num_characters == 11
 
 
 def test_what_cannot_be_done_is_refused(

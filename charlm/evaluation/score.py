@@ -126,11 +126,14 @@ class Score:
   def in_words(self, step: int, protocol: str) -> str:
     """Returns the lines that `eval.py` prints."""
     low, high = self.interval
+    interval = f" (95 % interval {low:.4f} to {high:.4f})"
+    if not math.isfinite(low):  # of one character or line
+      interval = ""
     lines = [
       f"step                {step:,}",
       f"protocol            {protocol}",
-      f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit} "
-      f"(95 % interval {low:.4f} to {high:.4f})",
+      f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit}"
+      f"{interval}",
       f"perplexity          {self.perplexity:.4f}",
       *(f"bits per {unit:<11}{value:.4f}" for unit, value in self.bits.items()),
       f"{self.unit + 's scored':20}{self.num_characters:,}, "

@@ -65,6 +65,7 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
   vocab, config, text = run.vocab, run.config, run.eval_text()
   evaluator = Evaluator(model)
   by_protocol = _scores(evaluator, vocab, text)
+  records = read_records(run.dir.metrics)
   scores: dict[Part, Score] = {"eval": by_protocol["stream"]}
   if len(valid := run.valid_text()):
     scores["valid"] = score_text(evaluator, vocab, valid)[0]
@@ -81,13 +82,13 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
       "num_weights": model.count_params(),
       "scores": {key: score.to_dict() for key, score in by_protocol.items()},
       "valid_score": scores["valid"].to_dict() if "valid" in scores else None,
-      "curves": _curves(read_records(run.dir.metrics), config),
+      "curves": _curves(records, config),
       "samples": [readable(sample, config.encoding) for sample in samples],
     },
     text=str(text),
     eval_sha256=run.experiment.eval_sha256,
     valid_sha256=run.experiment.valid_sha256,
-    setting=setting_of(run.experiment, step, checkpoint),
+    setting=setting_of(run.experiment, step, checkpoint, records),
     scores=scores,
     vocab=vocab,
     characters=_characters(model=model, vocab=vocab, text=text, nats=nats),
@@ -95,11 +96,15 @@ def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
   )
 
 
-def setting_of(experiment: Experiment, step: int, checkpoint: str) -> object:
+def setting_of(
+  experiment: Experiment, step: int, checkpoint: str, records: list[Record]
+) -> object:
   """Returns what is equal for runs that differ in the seed alone."""
-  # A run that still trains is no other seed of one that is done. But the best
-  # step may be another one for each seed.
-  return experiment.setting, None if checkpoint == "best" else step
+  # A run that was stopped is no other seed of one that is done. The best step
+  # may be another one for each seed, so it says nothing of that.
+  if checkpoint == "best":
+    step = max((record["step"] for record in records), default=step)
+  return experiment.setting, step
 
 
 def _scores(

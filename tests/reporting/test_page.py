@@ -121,6 +121,7 @@ def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 
   def score(run: Run, name: str, checkpoint: str) -> Result:
     run.dir.find_checkpoint(run.which_checkpoint(checkpoint))
+    run.eval_text()
     return result_of(name, [1, 3])
 
   monkeypatch.setattr(result, "score_run", score)
@@ -139,11 +140,13 @@ def test_runs_are_found_once_each_and_whole(
   shutil.rmtree(begun / "checkpoints")
   shutil.rmtree(begun / "best")
   (tmp_path / "no run").mkdir()
+  cut_off = shutil.copytree(trained_run, tmp_path / "cut off")
+  (cut_off / "eval.txt").write_text("the ki")
   assert _report("--format=json", f"--run_dir={other}, {tmp_path}/*") == 0
   out, err = capsys.readouterr()
   (group,) = json.loads(out)["groups"]
   assert sorted(run["name"] for run in group["runs"]) == ["a,b", "other"]
-  assert err.count("left out") == 1
+  assert err.count("left out") == 2
   assert json.loads(out)["first"] == "other"
   for bad, words in (
     (begun, "has no checkpoint latest"),

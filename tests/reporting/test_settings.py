@@ -11,6 +11,7 @@ from charlm.reporting.numbers import report_numbers
 from charlm.reporting.page import page
 from charlm.reporting.result import setting_of
 from charlm.reporting.settings import student_quantile, welch_interval
+from charlm.runs.metrics import Record
 
 
 def test_runs_of_one_text_are_ranked_and_compared() -> None:
@@ -78,11 +79,20 @@ def test_seeds_of_a_setting_are_one_group() -> None:
   assert "<td>not shown</td>" in page(report_numbers(results, None))
 
 
-def test_a_setting_has_one_step_unless_each_is_the_best() -> None:
-  done, training = (setting_of(EXPERIMENT, step, "latest") for step in (9, 5))
-  assert done != training
-  best, other_best = (setting_of(EXPERIMENT, step, "best") for step in (9, 5))
-  assert best == other_best
+def test_a_setting_has_runs_that_have_trained_as_far() -> None:
+  def setting(step: int, checkpoint: str, last_step: int) -> object:
+    record: Record = {
+      "step": last_step,
+      "split": "eval",
+      "loss": 1,
+      "seconds": 1,
+    }
+    return setting_of(EXPERIMENT, step, checkpoint, [record])
+
+  assert setting(9, "latest", 9) != setting(5, "latest", 5)
+  assert setting(9, "best", 9) == setting(5, "best", 9)
+  assert setting(5, "best", 9) != setting(5, "best", 5)
+  assert setting(5, "5", 9) == setting(5, "5", 6)
 
 
 def test_a_valid_text_ranks_where_all_have_the_same() -> None:
