@@ -47,9 +47,11 @@ class IndRNN(charlm.RecurrentLayer):
 
 
 def main(corpus: str, run_dir: str) -> None:
-  charlm.train(
+  exit_code = charlm.train(
     layer=IndRNN, corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
   )
+  if exit_code:  # stopped by Ctrl-C: the same command resumes
+    sys.exit(exit_code)
   model = charlm.load(run_dir, layer=IndRNN)
   print(model.score(["To be, or not to be"]))
   print(model.generate("The ", num_chars=100)[0].text)

@@ -64,9 +64,13 @@ def decode_chunks(
     except UnicodeDecodeError as error:
       # `error.object` is the end of what was read: the part not yet decoded.
       offset = size - len(error.object) + error.start
+      # As Windows writes it, with a mark at its beginning.
+      marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+      wide = offset == 0 and error.object.startswith(marks)
       raise InputError(
         f"{name} is not UTF-8 at byte {offset}: convert it, for example by "
-        "iconv -f LATIN1 -t UTF-8; only a model of --unit=byte reads any bytes"
+        f"iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8; only a model of "
+        "--unit=byte reads any bytes"
       ) from error
     if text:
       yield text.removeprefix(mark)

@@ -187,12 +187,14 @@ def _clear(run: RunDir, folder: Path) -> None:
   """Removes what a kill left of a save, or of the removal of a checkpoint."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
-  # A save ends with the index, a removal begins with it. If a run has begun and
-  # no checkpoint is whole, an index was lost, and may be restored.
-  if run.checkpoint_steps() or not run.starts():
-    for data in folder.glob("ckpt-*.data-00000-of-00001"):
-      if not data.with_suffix(".index").exists():
-        data.unlink()
+  # A save ends with the index, a removal begins with it. Where no checkpoint is
+  # whole, only the first save was cut off by a kill: another index was lost, as
+  # in a copy that was cut off, and may be restored.
+  whole, begun = run.checkpoint_steps(), run.starts()
+  for data in folder.glob("ckpt-*.data-00000-of-00001"):
+    first = data.stem == "ckpt-0" and not begun
+    if (whole or first) and not data.with_suffix(".index").exists():
+      data.unlink()
   for path in folder.glob("checkpoint.tmp*"):
     path.unlink()
 

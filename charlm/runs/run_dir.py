@@ -40,7 +40,7 @@ class RunDir:
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
-    self.path = Path(path)
+    self.path = Path(os.path.expanduser(path))
     self.latest = self.path / "checkpoints"
     self.best = self.path / "best"
     self.metrics = self.path / "metrics.jsonl"

@@ -137,7 +137,9 @@ class TrainingLoop:
       if step != self._told_step:  # nothing was left to train
         self._tell(step, self._score(), self._score_valid())
       self.bar.log(f"trained to step {step:,}")
-      if len(self.split.valid) and self.metrics.evaluations:
+      if not self._best_saved:
+        warn("best/ lacks the step of the lowest loss, which was not saved")
+      elif len(self.split.valid) and self.metrics.evaluations:
         self.bar.log(_describe_best(self.metrics.evaluations))
       self.bar.log(f"{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole

@@ -113,7 +113,13 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
   if given.get("epochs", 0) > config.epochs:
     del stored["max_steps"]  # else it would end the longer run
   values = stored | dict(given) | {"recipe": config.recipe}
-  options = TrainOptions(**values)
+  try:
+    options = TrainOptions(**values)
+  except InputError as error:
+    raise InputError(
+      f"{error} (flags that are not given are those of {run_dir.config_path}: "
+      "leave out what differs, or begin another run: give a new --run_dir)"
+    ) from error
   try:
     corpus, split = load_texts(options.config, options.corpus_cache)
   except InputError as error:
@@ -146,6 +152,11 @@ def _read(recipe: str) -> dict[str, Any]:
   Raises InputError: there is no such recipe.
   """
   path = _RECIPES / f"{recipe}.flags"
+  if not _RECIPES.is_dir():
+    raise InputError(
+      "the installed package has no recipes: leave out recipe, or install a "
+      "clone by pip install -e"
+    )
   if not path.is_file():
     names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
     raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")

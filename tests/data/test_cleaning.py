@@ -63,6 +63,11 @@ def test_bad_bytes_name_file_and_offset(data: bytes, offset: int) -> None:
       list(decode_chunks(cut(data, size), "x.txt"))
 
 
+def test_the_encoding_of_windows_is_named() -> None:
+  with pytest.raises(InputError, match="iconv -f UTF-16 -t UTF-8"):
+    list(decode_chunks(["hé".encode("utf-16")], "x.txt"))
+
+
 def test_bytes_are_the_characters_up_to_255(tmp_path: pathlib.Path) -> None:
   data = bytes(range(256)) + b"\xef\xbb\xbf \r\n\n"
   (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + data)

@@ -103,9 +103,13 @@ def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
     path.unlink()
 
 
-def test_the_data_of_a_run_that_lost_its_indices_are_kept(run: RunDir) -> None:
+@pytest.mark.parametrize("whole_copy", [True, False])
+def test_the_data_of_a_run_that_lost_its_indices_are_kept(
+  whole_copy: bool, run: RunDir
+) -> None:
   model = save_checkpoints(run, 10)
-  (run.path / "starts.jsonl").write_text('{"versions": {}}\n')
+  if whole_copy:  # else it was cut off before this file
+    (run.path / "starts.jsonl").write_text('{"versions": {}}\n')
   index = checkpoint_file(run, 10, ".index")
   content = index.read_bytes()
   index.unlink()

@@ -179,6 +179,7 @@ def test_a_full_disk_is_code_4_and_made_up_for(
   args: list[str],
   instants: pathlib.Path,
   tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   append, save = metrics_module.append_lines, tf.train.CheckpointManager.save
 
@@ -199,6 +200,8 @@ def test_a_full_disk_is_code_4_and_made_up_for(
     patch.setattr(metrics_module, "append_lines", appending)
     patch.setattr(tf.train.CheckpointManager, "save", saving)
     assert _train(args, run_dir) == 4
+  lacks = "best/ lacks the step of the lowest loss" in capsys.readouterr().err
+  assert lacks == (part == "best")
   with evaluating_quickly():
     assert _train(args, run_dir) == 0
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
