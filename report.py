@@ -82,7 +82,9 @@ def report(options: ReportOptions) -> int:
       results.append(score_run(run, name, options.checkpoint))
     except InputError as error:
       # `--corpus` and some parts of the page are of the first run.
-      if run is runs[0] or not glob.has_magic(options.run_dir):
+      spec = options.run_dir
+      named = os.path.exists(spec) or glob.escape(spec) == spec
+      if named or run is runs[0]:
         raise
       warn(f"left out: {error}")
   numbers = report_numbers(results, train)

@@ -11,7 +11,9 @@ from charlm.training.train_options import TrainOptions
 
 def main(argv: list[str]) -> int:
   """Trains; returns the exit code."""
-  return process.run_command(train, TrainOptions, argv, __doc__)
+  return process.run_command(
+    command=train, options=TrainOptions, argv=argv, usage=__doc__
+  )
 
 
 def train(given: dict[str, Any]) -> int:

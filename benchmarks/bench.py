@@ -120,8 +120,13 @@ class Bench:
     for sizes in contestants.scaling_points(self._sizes):
       group = contestants.scaling(sizes)
       if self._in_time(group.title):
-        third = _SECONDS_PER_TURN / 3
-        points.append(self._measure(group, sizes, self._few_rounds, third))
+        point = self._measure(
+          group=group,
+          sizes=sizes,
+          num_rounds=self._few_rounds,
+          seconds_per_turn=_SECONDS_PER_TURN / 3,
+        )
+        points.append(point)
         self._write()
 
   def _measure(

@@ -323,7 +323,11 @@ def _write(baselines_of: dict[str, list[Baseline]]) -> None:
     "machines": _machines(results | {text["name"]: text for text in others}),
   }
   for corpus in {result["corpus"] for result in results.values()}:
-    rows = [_row(x, r) for x, r in results.items() if r["corpus"] == corpus]
+    rows = [
+      _row(recipe, result)
+      for recipe, result in results.items()
+      if result["corpus"] == corpus
+    ]
     tables[f"recipes of {corpus}"] = table(_RECIPES_HEADER, rows)
   for corpus, scored in baselines_of.items():
     rows = [cells_of(baseline) for baseline in scored]

@@ -95,8 +95,8 @@ def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
   library = pathlib.Path(sysconfig.get_path("stdlib"))
   paths = (
     path
-    # Before this one are mostly modules for Python's own use.
     for path in sorted(library.rglob("*.py"))
+    # Before this one are mostly modules for Python's own use.
     if path >= library / "argparse.py" and "site-packages" not in path.parts
   )
   yield from _whole(paths)

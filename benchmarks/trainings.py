@@ -12,7 +12,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def call(script: str, *args: str) -> str:
-  """Runs a program of charlm; returns what it prints."""
+  """Runs a program of charlm; returns what it prints.
+
+  Raises subprocess.CalledProcessError: the program failed.
+  """
   command = [sys.executable, str(ROOT / script), *args]
   result = subprocess.run(
     command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT

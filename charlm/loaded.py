@@ -58,7 +58,7 @@ class LoadedModel:
     Raises:
       InputError: a text is not UTF-8, or has fewer than two characters once it
         is cleaned, or the model has diverged.
-      TypeError: not strings.
+      TypeError: neither a string nor a part that `load_texts` returned.
     """
     # A string is a sequence, too: each character would be taken for a text.
     if isinstance(texts, str):

@@ -50,7 +50,7 @@ def main(corpus: str, run_dir: str) -> None:
   exit_code = charlm.train(
     layer=IndRNN, corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
   )
-  if exit_code:  # stopped by Ctrl-C: the same command resumes
+  if exit_code:  # stopped, or not all was saved: the same command resumes
     sys.exit(exit_code)
   model = charlm.load(run_dir, layer=IndRNN)
   print(model.score(["To be, or not to be"]))

@@ -208,9 +208,9 @@ def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
 
 
 def _newlines(text: Text, number: int) -> np.ndarray:
-  """Returns the places of newlines that begin a line: the last ones, or all.
+  """Returns the places `[M]` of newlines that begin a line, in order.
 
-  If fewer than `number` are returned, these are all.
+  These are the last ones, `number` or more, or all if there are fewer.
   """
   places = text.last_places_of("\n", number + 1)
   return places[places < len(text) - 1]  # one at the end begins none

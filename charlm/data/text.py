@@ -60,7 +60,7 @@ class Text:
 
   def pieces(self) -> Iterator[str]:
     """Yields the text in pieces."""
-    for _, ids in self._blocks():
+    for ids in self._blocks():
       yield self._code_points[ids].tobytes().decode("utf-32-le")
 
   def data(self) -> Iterator[bytes]:
@@ -70,7 +70,7 @@ class Text:
   def counts(self) -> np.ndarray:
     """Counts each of the text's C characters, `[C]`, by id, int64."""
     counts = np.zeros(len(self._code_points), np.int64)
-    for _, ids in self._blocks():
+    for ids in self._blocks():
       counts += np.bincount(ids, minlength=len(counts))
     return counts
 
@@ -102,9 +102,9 @@ class Text:
       left -= len(here)
     return np.concatenate(places[::-1])
 
-  def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+  def _blocks(self) -> Iterator[np.ndarray]:
     for start in range(0, len(self), _BLOCK):
-      yield start, self.ids[start : start + _BLOCK]
+      yield self.ids[start : start + _BLOCK]
 
 
 def readable(text: str, encoding: str) -> str:

@@ -245,7 +245,7 @@ def build_gru(
   that layer also serves bfloat16: it rounds less.
 
   Raises:
-    ValueError: another `gru`.
+    ValueError: another `gru` or, of the fused layer, another `precision`.
     InputError: `keras`, with what needs `fused`.
   """
   if gru not in ("auto", "fused", "keras"):

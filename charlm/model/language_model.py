@@ -300,7 +300,7 @@ class GRULM(LanguageModel):
       **kwargs: of `keras.Model`.
 
     Raises:
-      ValueError: another `gru`.
+      ValueError: another `gru` or, of the fused layer, another `precision`.
       InputError: `keras`, with what needs `fused`.
     """
     layers = (

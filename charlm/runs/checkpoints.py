@@ -187,9 +187,9 @@ def _clear(run: RunDir, folder: Path) -> None:
   """Removes what a kill left of a save, or of the removal of a checkpoint."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
-  # A save ends with the index, a removal begins with it. Where no checkpoint is
-  # whole, only the first save was cut off by a kill: another index was lost, as
-  # in a copy that was cut off, and may be restored.
+  # A save ends with the index, a removal begins with it. Without a whole
+  # checkpoint, a kill can have cut off the first save alone: any other index
+  # was lost, as in a copy that was cut off, and may be restored.
   whole, begun = run.checkpoint_steps(), run.starts()
   for data in folder.glob("ckpt-*.data-00000-of-00001"):
     first = data.stem == "ckpt-0" and not begun

@@ -118,7 +118,7 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
   except InputError as error:
     raise InputError(
       f"{error} (flags that are not given are those of {run_dir.config_path}: "
-      "leave out what differs, or begin another run: give a new --run_dir)"
+      "if they do not go with yours, leave yours out, or give a new --run_dir)"
     ) from error
   try:
     corpus, split = load_texts(options.config, options.corpus_cache)

@@ -93,7 +93,7 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
 def _without_what_the_layer_lacks(
   options: TrainOptions, layer: type[RecurrentLayer] | None
 ) -> TrainOptions:
-  """Returns the options; those of a recipe may suit the GRU alone."""
+  """Returns the options; what the layer lacks has its default, and is said."""
   defaults = {}
   for name in lacking_options(options.config, options.gru, layer):
     defaults[name] = getattr(TrainOptions, name)

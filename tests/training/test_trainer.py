@@ -458,10 +458,10 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
 def test_a_loss_that_is_not_finite_names_its_step() -> None:
   config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
   ids = np.full(800, 2, np.uint8)
-  # One character of its own, in a single window.
+  # One character of its own, in a window that only one replica reads.
   ids[404] = 3
   one = build_trainer(
-    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(1), gru="keras"
+    config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(2), gru="keras"
   )
   embeddings = one.model.embedding.embeddings
   poison = np.zeros(embeddings.shape, np.float32)
