@@ -40,7 +40,9 @@ _NAMES_BY_SIZE = {
   "10M": ("stdlib", "dictionary", "linux"),
   "100M": ("linux",),
 }
-NAMES = [f"{text}-{size}" for size, x in _NAMES_BY_SIZE.items() for text in x]
+NAMES = [
+  f"{name}-{size}" for size, names in _NAMES_BY_SIZE.items() for name in names
+]
 # The best settings of the trials, by the valid text, where they are not the
 # recipe's.
 _MUON = (

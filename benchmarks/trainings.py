@@ -25,8 +25,8 @@ def call(script: str, *args: str) -> str:
 
 def train(run_dir: pathlib.Path, *flags: str) -> str:
   """Trains one replica on the CPU, or resumes; returns what was printed."""
-  one = ("--device=cpu", "--num_replicas=1")
-  return call("train.py", f"--run_dir={run_dir}", *one, *flags)
+  where = f"--run_dir={run_dir}"
+  return call("train.py", where, "--device=cpu", "--num_replicas=1", *flags)
 
 
 def eval_loss(run_dir: pathlib.Path, *flags: str) -> float:
