@@ -152,13 +152,3 @@ def test_what_falls_short_is_named(value: float) -> None:
   missing = text.partition("Expected, but not measured")[2]
   assert "- dropout: numbers unlike the CPU's, at most 0" in missing
   assert "replicas" not in missing
-
-
-def test_it_takes_ten_minutes_at_most() -> None:
-  assert sum(gpu_check.PARTS.values()) <= 600
-
-
-def test_an_unknown_part_is_refused(tmp_path: pathlib.Path) -> None:
-  with pytest.raises(SystemExit) as error:
-    _main(tmp_path / "found.json", "--only=steps,speed")
-  assert error.value.code == 2

@@ -46,7 +46,8 @@ def _ranges() -> list[Requirement]:
 
 @pytest.mark.parametrize("wanted", _ranges(), ids=lambda wanted: wanted.name)
 def test_the_lock_is_within_the_ranges(wanted: Requirement) -> None:
-  pin, _ = PINS[canonicalize_name(wanted.name)]
+  pin, hashes = PINS[canonicalize_name(wanted.name)]
+  assert hashes
   assert pin.marker is None
   (version,) = pin.specifier
   assert wanted.specifier.contains(version.version)
@@ -57,7 +58,8 @@ def test_the_lock_of_cuda_is_what_tensorflow_asks_for() -> None:
   asked = [Requirement(line) for line in lines if "and-cuda" in line]
   assert {wanted.name for wanted in asked} == set(CUDA_PINS)
   for wanted in asked:
-    pin, _ = CUDA_PINS[wanted.name]
+    pin, hashes = CUDA_PINS[wanted.name]
+    assert hashes
     (version,) = pin.specifier
     assert wanted.specifier.contains(version.version), pin
 

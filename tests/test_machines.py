@@ -44,9 +44,14 @@ def test_the_config_by_hand_names_two_hosts(
 
 @pytest.mark.parametrize(
   ("exit_code", "restarts", "requeued"),
-  [(code, 0, False) for code in (0, 2, 3)]
-  + [(code, 19, True) for code in (1, 4, 137, 138, 143)]
-  + [(4, 20, False)],
+  [
+    (0, 0, False),
+    (2, 19, False),
+    (4, 19, True),
+    (137, 19, True),
+    (143, 19, True),
+    (4, 20, False),
+  ],
 )
 def test_the_job_goes_on_after_a_stop_and_a_loss(
   exit_code: int, restarts: int, requeued: bool, tmp_path: pathlib.Path

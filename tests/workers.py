@@ -8,33 +8,33 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LOST_WITHIN = 60.0  # seconds in which the others end when a worker is lost
+_LOST_WITHIN = 60.0  # seconds in which the others end when a worker is lost
 _ENDED_WITHIN = 120.0  # seconds in which any training of a test ends
 
 
-def addresses(num_workers: int, host: str = "127.0.0.1") -> list[str]:
+def addresses(num_workers: int) -> list[str]:
   """Returns addresses that no other process listens at."""
   sockets = [socket.socket() for _ in range(num_workers)]
   for each in sockets:
-    each.bind((host, 0))
-  found = [f"{host}:{each.getsockname()[1]}" for each in sockets]
+    each.bind(("127.0.0.1", 0))
+  found = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
   for each in sockets:
     each.close()
   return found
 
 
-def tf_config(workers: list[str], index: float) -> str:
+def tf_config(workers: list[str], index: int) -> str:
   """Returns the `TF_CONFIG` of a worker."""
   task = {"type": "worker", "index": index}
   return json.dumps({"cluster": {"worker": workers}, "task": task})
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_until(happened: Callable[[], bool]) -> None:
   """Waits for something to happen.
 
   Raises AssertionError: it does not.
   """
-  end = time.monotonic() + seconds
+  end = time.monotonic() + _ENDED_WITHIN
   while not happened():
     assert time.monotonic() < end
     time.sleep(0.02)
@@ -91,7 +91,7 @@ class Workers:
     Raises AssertionError: they do not end in time.
     """
     others = [p for i, p in enumerate(self.processes) if i != self._lost]
-    end = time.monotonic() + (LOST_WITHIN if self._lost >= 0 else timeout)
+    end = time.monotonic() + (_LOST_WITHIN if self._lost >= 0 else timeout)
     try:
       while any(each.poll() is None for each in others):
         assert time.monotonic() < end, "workers do not end"

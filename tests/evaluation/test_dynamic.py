@@ -106,6 +106,7 @@ def test_what_a_pass_is_given(model: GRULM) -> None:
 
   valid = np.arange(6000)
   dynamic = Idle(model, valid)
+  assert passed
   for ids in passed:
     np.testing.assert_array_equal(ids, valid[1000:])
   score = dynamic.stream(np.array([0, 5, 0, 7]))

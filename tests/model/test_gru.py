@@ -195,15 +195,6 @@ def test_layer_normalisation_equals_numpy() -> None:
   np.testing.assert_array_equal(last, actual[:, -1])
 
 
-def test_layer_normalisation_steps_as_it_runs() -> None:
-  layer = _normalised()
-  x, state = _normal(_B, _T, _D), _normal(_B, _H)
-  expected, _ = layer(x, initial_state=state)
-  for t in range(_T):
-    _, state = layer.step(layer.project(x[:, t]), state)
-    np.testing.assert_allclose(state, expected[:, t], atol=2e-6)
-
-
 @pytest.mark.parametrize("with_xla", [False, True])
 def test_dynamic_shapes_need_no_retracing(with_xla: bool) -> None:
   reference = _reference()
@@ -288,15 +279,6 @@ def test_a_configuration_makes_an_equal_layer(options: dict[str, Any]) -> None:
   x = _normal(_B, _T, _D, dtype=layer.compute_dtype)
   for one, other in zip(layer(x), same(x), strict=True):
     np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize(
-  "ignored",
-  ["dropout", "activation", "use_bias", "go_backwards", "reset_after"],
-)
-def test_an_argument_that_would_be_ignored_is_refused(ignored: str) -> None:
-  with pytest.raises(TypeError, match=ignored):
-    FusedGRU(_H, **{ignored: 0.5})
 
 
 def test_a_mask_is_refused() -> None:

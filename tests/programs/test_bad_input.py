@@ -91,6 +91,7 @@ _REFUSED = [
   # Runs, and what they begin with.
   "train.py --run_dir=/proc/run",
   "train.py --run_dir=run --rnn_units=17",
+  "train.py --run_dir=run --corpus=edited.txt",
   "train.py --init_from=none",
   "train.py --init_from=folder",
   "train.py --init_from=bad.h5",
@@ -105,20 +106,30 @@ _REFUSED = [
   "report.py --output=folder",
   "report.py --output=none/a.html",
 ]
-# A flag, or what can be done.
+# What can be done stands after the last colon or semicolon.
 _REMEDY = re.compile(
-  r"--[a-z]|\b(change|check|convert|give|leave out|lower|raise|replace)\b"
+  r"[:;] [^:;]*\b(change|check|convert|correct|export|give|leave|lower|raise|"
+  r"replace|see|train)\b"
 )
+
+
+def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
+  # Whose process has tried is all that may change.
+  paths = sorted(path for path in folder.rglob("*") if path.name != "lock")
+  return [(path, path.stat().st_mtime_ns) for path in paths]
 
 
 @pytest.fixture(scope="module")
 def folder(
-  trained_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+  trained_run: pathlib.Path,
+  corpus_path: pathlib.Path,
+  tmp_path_factory: pytest.TempPathFactory,
 ) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("bad")
   for name, data in _FILES.items():
     (folder / name).write_bytes(data)
   (folder / "folder").mkdir()
+  (folder / "edited.txt").write_text(corpus_path.read_text() + "more\n")
   shutil.copytree(trained_run, folder / "run")
   return folder
 
@@ -136,11 +147,11 @@ def test_bad_input_is_one_line_and_code_2(
   name, *flags = command.split(" ")
   usual = [*train_args[1:], "--run_dir=new"] if name == "train.py" else []
   usual = usual or ["--run_dir=run"]
-  before = sorted(folder.rglob("*"))
+  before = _files(folder)
   assert PROGRAMS[name].main([name, *usual, *flags]) == 2
   captured = capsys.readouterr()
   assert captured.out == ""
   assert captured.err.startswith(f"{name}: ")
   assert captured.err.count("\n") == 1
   assert _REMEDY.search(captured.err.removeprefix(name)), captured.err
-  assert sorted(folder.rglob("*")) == before
+  assert _files(folder) == before

@@ -34,21 +34,6 @@ def _score(
   return json.loads(capsys.readouterr().out)
 
 
-def test_the_valid_text_chooses_the_best(
-  valid_run: pathlib.Path,
-  lines: list[str],
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  run_dir = valid_run
-  assert (run_dir / "valid.txt").read_text() == "\n".join(lines[220:250])
-  evals = metrics(run_dir, "eval")
-  best = min(evals, key=lambda record: record["valid_loss"])
-  valid = f"--text={run_dir}/valid.txt"
-  score = _score(capsys, run_dir, "--checkpoint=best", "--json", valid)
-  assert score["step"] == best["step"]
-  assert score["log_perplexity"] == pytest.approx(best["valid_loss"], abs=1e-6)
-
-
 def test_a_run_with_layer_normalisation(
   layer_norm_run: pathlib.Path,
   tmp_path: pathlib.Path,

@@ -14,7 +14,7 @@ import train as train_program
 def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
   paths = sorted(path for path in folder.rglob("*") if path.is_file())
   # Whose process has tried is all that may change.
-  return [(p, p.stat().st_size) for p in paths if p.name != "lock"]
+  return [(p, p.stat().st_mtime_ns) for p in paths if p.name != "lock"]
 
 
 @pytest.fixture(scope="module")

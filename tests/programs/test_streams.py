@@ -19,13 +19,3 @@ def test_a_training_whose_log_is_full_is_done(
     assert PROGRAMS["train.py"].main(args) == 0
   assert capfd.readouterr().err == ""
   assert (tmp_path / "run" / "checkpoints" / "ckpt-3.index").exists()
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_is_no_error(
-  name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-  assert PROGRAMS[name].main([name, "--help"]) == 0
-  captured = capsys.readouterr()
-  assert "--run_dir" in captured.out
-  assert captured.err == ""

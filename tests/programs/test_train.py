@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import Program, file_size_limit, metrics, run_program, score_of
-from soak import numbers
+from soak import assert_equal_runs
 from workers import wait_until
 
 import eval as eval_program
@@ -62,13 +62,26 @@ def test_the_default_periods_follow_the_epoch() -> None:
     assert (when.metrics, when.evaluation, when.checkpoint) == expected
 
 
+def test_a_second_training_in_a_folder_is_refused(
+  train_args: list[str],
+  trained_run: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={trained_run}"]
+  with RunDir(trained_run).locked():
+    assert train_program.main(args) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"process {os.getpid()} is training in {trained_run}" in line
+
+
 def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   (line,) = (trained_run / "starts.jsonl").read_text().splitlines()
   start = json.loads(line)
   assert start["devices"] == ["CPU:0"]
   assert start["step"] == 0
   assert {"python", "tensorflow", "keras", "numpy"} <= start["versions"].keys()
-  assert {"command", "commit", "cores", "intra_op_threads"} <= start.keys()
+  assert {"command", "processor", "cores", "intra_op_threads"} <= start.keys()
+  assert re.match("[0-9a-f]{40}", start["commit"])
 
 
 @pytest.mark.usefixtures("quick_evaluations")
@@ -98,7 +111,7 @@ def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
   assert "free some space" in line
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
   assert train_program.main(args) == 0
-  assert numbers(tmp_path / "run") == numbers(short_run)
+  assert_equal_runs(tmp_path / "run", short_run)
 
 
 @pytest.mark.usefixtures("quick_evaluations")
@@ -181,19 +194,6 @@ def test_unusual_corpora_work(
   assert set(text) <= set(chars)
   assert eval_program.main(["eval.py", run_dir, "--json"]) == 0
   assert json.loads(capsys.readouterr().out)["num_unknown"] == 0
-
-
-def test_deterministic_trains_the_same(
-  train_args: list[str], short_run: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  # A process: nothing takes the setting back.
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--deterministic"]
-  assert run_program(*args).returncode == 0
-  one, other = (
-    [record["loss"] for record in metrics(run, "train")]
-    for run in (tmp_path / "run", short_run)
-  )
-  assert one == other
 
 
 def test_train_eval_sample_as_processes(

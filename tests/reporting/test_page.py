@@ -51,7 +51,7 @@ def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
   assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
   assert "Kneser-Ney, order 8" in text
-  assert text.count("<svg") == 1
+  assert "<svg" in text
   score = numbers["groups"][0]["runs"][0]["scores"]["stream"]
   low, high = score["interval"]
   cells = [f"{score['log_perplexity']:.4f}", f"{low:.4f} to {high:.4f}"]
@@ -81,8 +81,8 @@ def test_numbers_are_those_of_the_other_programs(
   assert score.items() >= group["runs"][0]["scores"]["stream"].items()
   assert set(numbers["memorised"]) == {"eval_text", "samples"}
   assert numbers["first"] == "trained"
-  ends = [baseline["name"] for baseline in numbers["baselines"]][-2:]
-  assert ends == ["xz", "trained"]
+  xz, trained = numbers["baselines"][-2:]
+  assert (xz["name"], trained["name"]) == ("xz", "trained")
   _check_characters(numbers["characters"], trained_run)
 
 

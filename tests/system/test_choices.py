@@ -38,22 +38,18 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
   ("kind", "changes", "num_replicas", "layer_and_xla", "products"),
   [
     ("CPU", {}, 1, ("FusedGRU", "", True), "float32 (--precision)"),
-    ("CPU", _FEW, 1, ("FusedGRU", "for few windows", True), "float32"),
     ("CPU", _FEW, 2, ("FusedGRU", "", True), "float32"),
     ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", "", True), "bfloat16"),
-    ("CPU", _FEW | {"dropout_rate": 0.1}, 1, ("FusedGRU", "", True), "float32"),
     ("CPU", _FEW | {"layer": "lstm"}, 1, ("LSTM", "", True), "float32"),
     ("CPU", {"gru": "keras"}, 1, ("KerasGRU", "", True), "float32"),
     ("GPU", {}, 1, _KERAS, _TF32),
     ("GPU", _BFLOAT16, 1, _KERAS, _TF32),
     ("GPU", _BFLOAT16 | {"deterministic": True}, 1, _KERAS, "float32"),
-    ("GPU", {"dropout_rate": 0.1}, 2, _KERAS, _TF32),
     ("GPU", _LAYER_NORM, 1, _FUSED, _TF32),
     ("GPU", _LAYER_NORM | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
     ("GPU", _LAYER_NORM | _BFLOAT16, 2, _FUSED, "bfloat16 (--precision)"),
     ("GPU", {"gru": "fused"}, 1, _FUSED, _TF32),
     ("GPU", {"layer": "lstm"}, 1, ("LSTM", "", False), _TF32),
-    ("GPU", {"layer": "mingru"}, 1, ("MinGRU", "", False), _TF32),
   ],
 )
 def test_layer_precision_and_xla(
@@ -82,33 +78,16 @@ def test_layer_precision_and_xla(
     assert type(scoring).__name__ == layer
 
 
-@pytest.mark.parametrize("kind", ["CPU", "GPU"])
 def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
-  kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
-  with pytest.raises(InputError, match="supports no --layer_norm"):
-    build_gru(4, name="gru", gru="keras", layer_norm=True)
-  with pytest.raises(ValueError, match="give float32 or bfloat16"):
-    build_gru(4, name="gru", gru="fused", precision="float16")
-  if kind == "CPU":
-    with pytest.raises(InputError, match="no --precision=bfloat16"):
-      build_gru(4, name="gru", gru="keras", precision="bfloat16")
-  else:
-    layer = build_gru(4, name="gru", precision="bfloat16")
-    assert "which round less than bfloat16" in layer.reason
-
-
-def test_muon_says_what_its_products_are(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+  with pytest.raises(ValueError, match="give float32 or bfloat16"):
+    build_gru(4, name="gru", gru="fused", precision="float16")
+  with pytest.raises(InputError, match="no --precision=bfloat16"):
+    build_gru(4, name="gru", gru="keras", precision="bfloat16")
   monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
-  options = TrainOptions(
-    seq_length=9, embedding_dim=4, rnn_units=6, optimizer="muon", **_BFLOAT16
-  )
-  words = announce._describe_precision(options, _trainer(options, 1))
-  assert words.startswith(_TF32)
-  assert words.endswith("; Muon's in bfloat16 (--precision)")
+  layer = build_gru(4, name="gru", precision="bfloat16")
+  assert "which round less than bfloat16" in layer.reason
 
 
 def test_muon_computes_the_same_part_by_part_and_together(

@@ -58,16 +58,7 @@ def libraries(tmp_path: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.parametrize(
-  ("installed", "message"),
-  [
-    (False, f"TensorFlow finds no GPU: {_CUSOLVER}: cannot open shared object"),
-    (True, "TensorFlow cannot start the GPU: "),
-  ],
-)
 def test_a_card_is_found_and_that_it_cannot_be_started_is_one_line(
-  installed: bool,
-  message: str,
   libraries: pathlib.Path,
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -76,12 +67,11 @@ def test_a_card_is_found_and_that_it_cannot_be_started_is_one_line(
     pytest.skip("CUDA's wheels are installed")
   variables = {k: v for k, v in os.environ.items() if k[:4] != "CUDA"}
   variables["LD_LIBRARY_PATH"] = str(libraries)
-  if installed:
-    info = tmp_path / "site" / "tensorflow-2.21.0.dist-info"
-    info.mkdir()
-    text = "Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.21.0\n"
-    (info / "METADATA").write_text(text)
-    variables["PYTHONPATH"] = str(tmp_path / "site")
+  info = tmp_path / "site" / "tensorflow-2.21.0.dist-info"
+  info.mkdir()
+  text = "Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.21.0\n"
+  (info / "METADATA").write_text(text)
+  variables["PYTHONPATH"] = str(tmp_path / "site")
   flags = ["--device=gpu", f"--corpus={corpus_path}", "--eval_lines=50"]
   done = subprocess.run(
     [sys.executable, "train.py", *flags, f"--run_dir={tmp_path}/run"],
@@ -92,5 +82,6 @@ def test_a_card_is_found_and_that_it_cannot_be_started_is_one_line(
   )
   assert done.returncode == 2
   (line,) = done.stderr.splitlines()
-  assert line.startswith(f"train.py: {message}")
+  # Not "finds no GPU": the library that only the wheel has was opened.
+  assert line.startswith("train.py: TensorFlow cannot start the GPU: ")
   assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
 from charlm.system import choices
-from charlm.system.devices import create_strategy, largest_divisor
+from charlm.system.devices import create_strategy
 from charlm.training import trainer as trainer_module
 from charlm.training.optimizer import build_optimizer
 from charlm.training.trainer import Trainer, TrainMetrics, build_trainer
@@ -495,13 +495,6 @@ def test_xla_trains_the_same_model_on_each_replica(
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
   moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
   assert min(moved) > 1e-3
-
-
-def test_replicas_default_to_a_divisor_of_the_batch() -> None:
-  assert [largest_divisor(64, at_most=n) for n in (1, 2, 3, 6, 7)] == (
-    [1, 2, 2, 4, 4]
-  )
-  assert largest_divisor(7, at_most=6) == 1
 
 
 @pytest.mark.parametrize(
