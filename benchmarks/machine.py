@@ -1,16 +1,18 @@
 """On what the figures were measured."""
 
 import importlib.metadata
+import os
 import platform
 from typing import Any
 
-from charlm.system.machine import memory_bytes, num_cores, processor
+from charlm.system.machine import num_cores, processor
 
 _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 
 
 def describe() -> dict[str, Any]:
   """Returns processor, cores, memory and versions of what is installed."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   installed = {
     (distribution.name or "").lower(): distribution.version
     for distribution in importlib.metadata.distributions()
@@ -18,7 +20,7 @@ def describe() -> dict[str, Any]:
   return {
     "processor": processor(),
     "cores": num_cores(),
-    "memory_gib": round(memory_bytes() / 2**30, 1),
+    "memory_gib": round(memory / 2**30, 1),
     "system": platform.system(),
     "versions": {
       "python": platform.python_version(),

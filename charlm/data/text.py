@@ -82,10 +82,6 @@ class Text:
     sizes = [len(char.encode(self.encoding)) for char in self.characters]
     return int(np.dot(sizes, self.counts() if counts is None else counts))
 
-  def ends_with(self, character: str) -> bool:
-    """Tells whether a character is the last one."""
-    return str(self.part(max(0, len(self) - 1), len(self))) == character
-
   def last_places_of(self, character: str, number: int) -> np.ndarray:
     """Returns where a character occurs, `[M]`, in order.
 

@@ -165,4 +165,4 @@ def score_text(
   else:
     score = evaluator.stream(ids)
   refuse_diverged(score.log_perplexity)
-  return score.with_size_of(text, protocol == "lines"), description
+  return score.with_size_of(text), description

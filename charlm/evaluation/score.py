@@ -162,14 +162,16 @@ class Score:
     counts = _sum_lines(known, self.line_lengths)
     return _mean(sums[counts > 0] / counts[counts > 0])
 
-  def with_size_of(self, text: Text, by_lines: bool = False) -> "Score":
+  def with_size_of(self, text: Text) -> "Score":
     """Returns a copy with the text's unit and the number of scored bytes.
 
     All characters but the first are scored; by lines, all, and a newline at the
     end even if it is missing.
     """
+    by_lines = self.line_lengths is not None
     scored = text if by_lines else text.part(1, len(text))
-    num_bytes = scored.num_bytes() + (by_lines and not text.ends_with("\n"))
+    ends_line = str(text.part(max(0, len(text) - 1), len(text))) == "\n"
+    num_bytes = scored.num_bytes() + (by_lines and not ends_line)
     unit = "byte" if text.encoding == "latin-1" else "character"
     return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
@@ -255,7 +257,7 @@ def refuse_diverged(nats: float) -> None:
     raise InputError("the model has diverged: give another --checkpoint")
 
 
-def refuse_short(text: Sized, name: object = "the text") -> None:
+def refuse_short(text: Sized, name: object) -> None:
   """Raises InputError, which names the text, for fewer than two characters."""
   if len(text) < 2:
     raise InputError(

@@ -30,6 +30,7 @@ def load_keras_weights(
 
   Raises InputError: no such weights, or weights of other shapes.
   """
+  path = os.path.expanduser(path)
   # TensorFlow wants the prefix of two files; a user may name the index.
   prefix = path.removesuffix(".index")
   if not os.path.isfile(path if path.endswith(".h5") else f"{prefix}.index"):
@@ -40,9 +41,11 @@ def load_keras_weights(
   read = _read_h5 if path.endswith(".h5") else _read_ckpt
   model = model_of(config, vocab_size)
   try:
-    weights, has_more_layers = read(prefix, config.num_layers)
-    if has_more_layers:
-      raise ValueError(f"it has more layers than {config.num_layers}")
+    weights, has_more = read(prefix, config.num_layers)
+    if has_more:
+      raise ValueError(
+        f"it has more than the weights of {config.num_layers} plain GRU layers"
+      )
     if not all(np.isfinite(weight).all() for weight in weights):
       raise ValueError("its weights are not finite")
     model.set_weights(weights)
@@ -71,7 +74,7 @@ def _layer(i: int) -> str:
 
 
 def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
-  """Returns the weights, and whether there are more layers."""
+  """Returns the weights, and whether there are more."""
   key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
   with plain_path(Path(prefix)) as path:
     reader = tf.train.load_checkpoint(path)
@@ -83,10 +86,12 @@ def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
 
 
 def _read_h5(path: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
-  """Returns the weights, and whether there are more layers."""
+  """Returns the weights, and whether there are more."""
   with h5py.File(path) as file:
     weights = [
       np.asarray(file[f"{owner}/vars/{place}"])
       for owner, _, place in _names(num_layers)
     ]
-    return weights, _layer(num_layers) in file
+    # Another layer, or what layer normalisation adds to the first one.
+    more = _layer(num_layers) in file or f"{_layer(0)}/vars/0" in file
+    return weights, more

@@ -56,10 +56,10 @@ class Checkpoints:
       model=model, optimizer=optimizer, train_state=train_state
     )
     self._saved_step: int | None = None  # which `checkpoints/` has as it is now
+    self.best_step: int | None = None  # which `best/` has
     for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
       _clear(run, folder)
-    self._best_step = max(checkpoint_steps(run.best), default=None)
 
   def restore_latest(self) -> int:
     """Restores the latest whole checkpoint; warns of damaged ones.
@@ -80,12 +80,12 @@ class Checkpoints:
     ]
     for step, is_best, folder in sorted(found, reverse=True):
       if self._restore(folder / f"ckpt-{step}", step):
-        if not is_best:
+        if is_best:
+          self.best_step = step
+        else:
           self._saved_step = step
+          self.best_step = self._find_best(step)
         return step
-      if is_best and step == self._best_step:
-        whole = set(checkpoint_steps(folder)) - {step}
-        self._best_step = max(whole, default=None)
     # A save of step 0 that failed, as on a full disk, loses nothing.
     trained = any(step for step, *_ in found)
     if trained or self._run.starts() or read_json_lines(self._run.metrics):
@@ -133,14 +133,14 @@ class Checkpoints:
     """
     best_loss = self._train_state.best_loss
     loss_in_best = math.inf
-    if self._best_step is not None:
-      loss_in_best = losses.get(self._best_step, float(best_loss.numpy()))
+    if self.best_step is not None:
+      loss_in_best = losses.get(self.best_step, float(best_loss.numpy()))
     if losses[step] < best_loss.numpy():
       best_loss.assign(losses[step])
       # What `checkpoints/` may have of this step holds an older best loss.
       self._saved_step = None
     if losses[step] < loss_in_best and self._save(self._run.best, 1, step):
-      self._best_step, loss_in_best = step, losses[step]
+      self.best_step, loss_in_best = step, losses[step]
     return loss_in_best <= best_loss.numpy()
 
   def _restore(self, path: Path, step: int) -> bool:
@@ -155,6 +155,18 @@ class Checkpoints:
       return False
     return True
 
+  def _find_best(self, before: int) -> int | None:
+    """Returns the step of a whole checkpoint in `best/`; warns of damage."""
+    for step in reversed(checkpoint_steps(self._run.best)):
+      path = self._run.best / f"ckpt-{step}"
+      try:
+        if step < before:  # later ones were tried
+          with open_checkpoint(str(path), step):
+            return step
+      except DamagedError as error:
+        warn(f"skipped {path}: it {error}")
+    return None
+
   def _save(self, folder: Path, max_to_keep: int, step: int) -> bool:
     try:
       self._run.check_owned()
@@ -166,13 +178,17 @@ class Checkpoints:
         tf.train.CheckpointManager(
           self._checkpoint, name, max_to_keep=None, checkpoint_name="ckpt"
         ).save(checkpoint_number=step)
-      # First those of later steps, which were skipped as damaged.
-      steps = sorted(checkpoint_steps(folder), key=lambda s: (s <= step, s))
-      for old in steps[:-max_to_keep]:
+      steps = checkpoint_steps(folder)
+      # Those of later steps were skipped as damaged.
+      later = [s for s in steps if s > step]
+      earlier = [s for s in steps if s <= step]
+      for old in later + earlier[:-max_to_keep]:
         for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
       self._run.check_owned()  # if the folder is gone, that is what is wrong
+      # On a full disk, the next save needs its room.
+      shutil.rmtree(folder / f"ckpt-{step}_temp", ignore_errors=True)
       if not self._run.checkpoint_steps():
         raise LostRunError(
           f"no checkpoint could be saved in {folder} ({type(error).__name__}): "

@@ -14,11 +14,6 @@ def num_cores() -> int:
   return os.cpu_count() or 1
 
 
-def memory_bytes() -> int:
-  """Returns how much memory the machine has."""
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def processor() -> str:
   """Returns the processor's name; results round differently on another."""
   try:

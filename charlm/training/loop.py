@@ -134,13 +134,15 @@ class TrainingLoop:
       to_resume = ": run the same command to resume" if saved else ""
       self.bar.log(f"stopped after step {step:,}{to_resume}")
     else:
+      # The record of the best step may be lost.
+      best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
       if step != self._told_step:  # nothing was left to train
         self._tell(step, self._score(), self._score_valid())
       self.bar.log(f"trained to step {step:,}")
       if not self._best_saved:
         warn("best/ lacks the step of the lowest loss, which was not saved")
-      elif len(self.split.valid) and self.metrics.evaluations:
-        self.bar.log(_describe_best(self.metrics.evaluations))
+      elif len(self.split.valid) and best in evaluations:
+        self.bar.log(_describe_best(best, evaluations))
       self.bar.log(f"{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE
@@ -205,12 +207,12 @@ class TrainingLoop:
     }
     self.metrics.write(step, "eval", {**numbers, **samples})
     self._tell(step, score, valid)
-    losses = self.metrics.losses
-    if valid and _rises_at_end(list(losses.values())) == _RISES:
-      lowest = min(losses, key=losses.__getitem__)
+    losses = list(self.metrics.losses.values())
+    if valid and _rises_at_end(losses) == _RISES:
+      best = self.checkpoints.best_step
       warn(
         f"the valid loss has risen {_RISES} times in a row: it was lowest at "
-        f"step {lowest:,}, whose model is in best/ (Ctrl-C ends the training)"
+        f"step {best:,}, whose model is in best/ (Ctrl-C ends the training)"
       )
 
   def _score(self) -> Score:
@@ -240,10 +242,9 @@ def _rises_at_end(losses: list[float]) -> int:
   return len(list(itertools.takewhile(bool, reversed(rises))))
 
 
-def _describe_best(evaluations: Mapping[int, Record]) -> str:
+def _describe_best(best: int, evaluations: Mapping[int, Record]) -> str:
   """Describes the scores of the best and of the latest evaluation."""
   latest = max(evaluations)
-  best = min(evaluations, key=lambda step: evaluations[step]["valid_loss"])
   lines = []
   for name, step in (("latest", latest), ("best", best)):
     record = evaluations[step]

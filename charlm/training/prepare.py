@@ -11,6 +11,7 @@ A value comes from the first of these that has one:
 TensorFlow is not needed yet, so wrong flags and paths are refused at once.
 """
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,21 +39,6 @@ _AUTO = (
 )
 # With `--init_from`, `auto` chooses the recipe `finetune` up to this size.
 _FINETUNE_AT_MOST = 3_000_000
-# What says which text a run has, and how it is split.
-_OF_TEXT = (
-  "corpus",
-  "field",
-  "skip_bad",
-  "raw",
-  "lowercase",
-  "min_count",
-  "eval_lines",
-  "eval_chars",
-  "eval_corpus",
-  "valid_lines",
-  "valid_chars",
-  "valid_corpus",
-)
 
 
 class Prepared(NamedTuple):
@@ -97,10 +83,14 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
   config = open_run(run_dir.path).config
   recipe = given.get("recipe") or "auto"
   if recipe not in ("auto", config.recipe):
+    # The fields before `recipe` say which text a run has, and how it is split.
+    fields = itertools.takewhile(
+      lambda x: x[0] != "recipe", vars(config).items()
+    )
     command = [
       f"--{name}={value}"
-      for name, value in vars(config).items()
-      if name in _OF_TEXT and value != getattr(Config, name)
+      for name, value in fields
+      if value != getattr(Config, name)
     ]
     command.insert(0, f"--init_from={run_dir.path}")
     command += [f"--recipe={recipe}", "--run_dir=another/folder"]
@@ -110,7 +100,8 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
       f"{shlex.join(command)}"
     )
   stored = dict(vars(config))
-  if given.get("epochs", 0) > config.epochs:
+  epochs = given.get("epochs")
+  if isinstance(epochs, int) and epochs > config.epochs:
     del stored["max_steps"]  # else it would end the longer run
   values = stored | dict(given) | {"recipe": config.recipe}
   try:

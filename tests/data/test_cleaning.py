@@ -53,14 +53,19 @@ def test_cleaning_in_pieces_is_cleaning_at_once() -> None:
     (b"ab\xff", 2),
     (b"\xef\xbb\xbfa\xff", 4),
     ("hé".encode("utf-16"), 0),
-    (b"abc\xe2\x82", 3),
   ],
 )
 def test_bad_bytes_name_file_and_offset(data: bytes, offset: int) -> None:
   for size in range(1, 6):
-    message = f"x.txt is not UTF-8 at byte {offset}: convert it"
+    message = f"x.txt is not UTF-8 at byte {offset}: if it is text, convert it"
     with pytest.raises(InputError, match=message):
       list(decode_chunks(cut(data, size), "x.txt"))
+
+
+def test_a_copy_that_was_cut_off_is_named() -> None:
+  message = "x.txt ends within a character, at byte 3: give a whole copy"
+  with pytest.raises(InputError, match=message):
+    list(decode_chunks(["ab é".encode()[:-1]], "x.txt"))
 
 
 def test_the_encoding_of_windows_is_named() -> None:

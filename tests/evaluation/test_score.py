@@ -75,8 +75,8 @@ def test_bytes_are_those_of_what_is_scored(
   text: str, by_lines: bool, num_bytes: int
 ) -> None:
   encoded = encode_text([text]).text
-  score = score_of(np.ones(1)).with_size_of(encoded, by_lines)
-  assert score.num_bytes == num_bytes
+  score = score_of(np.ones(1), lengths=np.ones(1, int) if by_lines else None)
+  assert score.with_size_of(encoded).num_bytes == num_bytes
 
 
 def test_a_perplexity_is_finite_however_large_the_loss() -> None:

@@ -153,6 +153,23 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   assert run.find_checkpoint("best")[0] == 48
 
 
+def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = build_model(len(VOCAB), 4, 6)
+  checkpoints = Checkpoints(run, 3, model)
+  checkpoints.save_if_best(10, {10: 2.0})
+  checkpoints.save(20)
+  checkpoint_file(run, 10, ".index", "best").write_bytes(b"cut off")
+  checkpoints = Checkpoints(run, 3, model)
+  assert checkpoints.restore_latest() == 20
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == f"skipped {run.best / 'ckpt-10'}: it is damaged"
+  # Better than what is there, though not the best.
+  assert not checkpoints.save_if_best(30, {10: 2.0, 30: 3.0})
+  assert run.find_checkpoint("best")[0] == 30
+
+
 def test_half_a_checkpoint_is_removed(
   run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +220,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
     assert not checkpoints.save(20)
     assert not checkpoints.save(30)
   assert capsys.readouterr().err.count("could not be saved") == 2
+  assert not [*run.latest.glob("*_temp")]  # it would take the room of the next
   assert load_model(open_run(run.path), "latest")[1] == 10
   assert checkpoints.save(40)
   assert checkpoints.save(50)
