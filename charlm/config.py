@@ -90,6 +90,7 @@ class Config(Options):
   valid_corpus: str = option(
     "", "files that are the valid text, in place of a part of the corpus", UTF8
   )
+  # The fields above say which text a run has, and how it is split.
   recipe: str = option(
     "",
     "settings that are not given: a file of recipes/, or auto, which chooses "

@@ -207,11 +207,12 @@ def test_a_walk_through_the_pages_for_users(
     assert printed, command
     ran.append(words[1])
   assert set(ran) == {f"{script}.py" for script in SCRIPTS}
+  python = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+  blocks = {name: python.findall(_text(name)) for name in WALK}
+  assert any(blocks.values())
   for name in WALK:
     names = {"__name__": name}  # a later block goes on from the one before
-    for block in re.findall(
-      r"^```python\n(.*?)^```", _text(name), re.M | re.DOTALL
-    ):
+    for block in blocks[name]:
       exec(compile(_with_small_sizes(block), name, "exec"), names)
 
 

@@ -47,6 +47,7 @@ def test_the_config_by_hand_names_two_hosts(
   [
     (0, 0, False),
     (2, 19, False),
+    (3, 19, False),
     (4, 19, True),
     (137, 19, True),
     (143, 19, True),

@@ -40,7 +40,8 @@ class Cache:
     key = sha256([json.dumps([_FORMAT, names, flags]).encode()])[:32]
     self._encoding, self._path = config.encoding, folder / key
     # Of this process, which another one can tell from what a kill has left.
-    self._temporary = folder / f".{key}.{platform.node()}.{os.getpid()}"
+    self._temporaries = f".{key}.{platform.node()}."
+    self._temporary = folder / f"{self._temporaries}{os.getpid()}"
 
   def load(self) -> Corpus | None:
     """Opens the corpus; None if it is not kept, or its files have changed.
@@ -71,7 +72,7 @@ class Cache:
     Raises OSError: it cannot be written.
     """
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    for left in self._path.parent.glob(f".*.{platform.node()}.*"):
+    for left in self._path.parent.glob(f"{self._temporaries}*"):
       if left == self._temporary or not _runs(int(left.suffix[1:])):
         shutil.rmtree(left, ignore_errors=True)
     self._temporary.mkdir(mode=0o700, exist_ok=True)

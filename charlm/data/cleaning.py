@@ -64,15 +64,13 @@ def decode_chunks(
     except UnicodeDecodeError as error:
       # `error.object` is the end of what was read: the part not yet decoded.
       offset = size - len(error.object) + error.start
-      if not chunk:
-        raise InputError(
-          f"{name} ends within a character, at byte {offset}: give a whole copy"
-        ) from error
       # As Windows writes it, with a mark at its beginning.
       marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
       wide = offset == 0 and error.object.startswith(marks)
+      # At the end of a text, a character may be cut off.
+      remedy = "convert it" if chunk else "give a whole copy, or convert it"
       raise InputError(
-        f"{name} is not UTF-8 at byte {offset}: if it is text, convert it, for "
+        f"{name} is not UTF-8 at byte {offset}: if it is text, {remedy}, for "
         f"example by iconv -f {'UTF-16' if wide else 'CP1252'} -t UTF-8; only "
         "a model of --unit=byte reads any bytes"
       ) from error

@@ -43,9 +43,7 @@ def load_keras_weights(
   try:
     weights, has_more = read(prefix, config.num_layers)
     if has_more:
-      raise ValueError(
-        f"it has more than the weights of {config.num_layers} plain GRU layers"
-      )
+      raise ValueError(f"it has more than {config.num_layers} plain GRU layers")
     if not all(np.isfinite(weight).all() for weight in weights):
       raise ValueError("its weights are not finite")
     model.set_weights(weights)

@@ -56,7 +56,8 @@ class Checkpoints:
       model=model, optimizer=optimizer, train_state=train_state
     )
     self._saved_step: int | None = None  # which `checkpoints/` has as it is now
-    self.best_step: int | None = None  # which `best/` has
+    # Which `best/` has; None if it has none, or until one is restored.
+    self.best_step: int | None = None
     for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
       _clear(run, folder)
@@ -157,12 +158,12 @@ class Checkpoints:
 
   def _find_best(self, before: int) -> int | None:
     """Returns the step of a whole checkpoint in `best/`; warns of damage."""
-    for step in reversed(checkpoint_steps(self._run.best)):
+    steps = [s for s in checkpoint_steps(self._run.best) if s < before]
+    for step in reversed(steps):
       path = self._run.best / f"ckpt-{step}"
       try:
-        if step < before:  # later ones were tried
-          with open_checkpoint(str(path), step):
-            return step
+        with open_checkpoint(str(path), step):
+          return step
       except DamagedError as error:
         warn(f"skipped {path}: it {error}")
     return None
@@ -180,15 +181,14 @@ class Checkpoints:
         ).save(checkpoint_number=step)
       steps = checkpoint_steps(folder)
       # Those of later steps were skipped as damaged.
-      later = [s for s in steps if s > step]
-      earlier = [s for s in steps if s <= step]
-      for old in later + earlier[:-max_to_keep]:
+      kept = [s for s in steps if s <= step][-max_to_keep:]
+      for old in set(steps) - set(kept):
         for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
       self._run.check_owned()  # if the folder is gone, that is what is wrong
-      # On a full disk, the next save needs its room.
-      shutil.rmtree(folder / f"ckpt-{step}_temp", ignore_errors=True)
+      with contextlib.suppress(OSError):  # on a full disk, for the next save
+        _clear(self._run, folder)
       if not self._run.checkpoint_steps():
         raise LostRunError(
           f"no checkpoint could be saved in {folder} ({type(error).__name__}): "
@@ -200,7 +200,7 @@ class Checkpoints:
 
 
 def _clear(run: RunDir, folder: Path) -> None:
-  """Removes what a kill left of a save, or of the removal of a checkpoint."""
+  """Removes what a kill or a full disk left of a save, or of a removal."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
   # A save ends with the index, a removal begins with it. Without a whole

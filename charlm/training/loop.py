@@ -134,14 +134,13 @@ class TrainingLoop:
       to_resume = ": run the same command to resume" if saved else ""
       self.bar.log(f"stopped after step {step:,}{to_resume}")
     else:
-      # The record of the best step may be lost.
       best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
       if step != self._told_step:  # nothing was left to train
         self._tell(step, self._score(), self._score_valid())
       self.bar.log(f"trained to step {step:,}")
       if not self._best_saved:
-        warn("best/ lacks the step of the lowest loss, which was not saved")
-      elif len(self.split.valid) and best in evaluations:
+        warn("best/ lacks the step of the lowest loss")
+      elif len(self.split.valid) and best in evaluations:  # if it has a record
         self.bar.log(_describe_best(best, evaluations))
       self.bar.log(f"{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole
@@ -207,12 +206,12 @@ class TrainingLoop:
     }
     self.metrics.write(step, "eval", {**numbers, **samples})
     self._tell(step, score, valid)
-    losses = list(self.metrics.losses.values())
-    if valid and _rises_at_end(losses) == _RISES:
-      best = self.checkpoints.best_step
+    losses = self.metrics.losses
+    if valid and _rises_at_end(list(losses.values())) == _RISES:
+      lowest = min(losses, key=losses.__getitem__)
       warn(
         f"the valid loss has risen {_RISES} times in a row: it was lowest at "
-        f"step {best:,}, whose model is in best/ (Ctrl-C ends the training)"
+        f"step {lowest:,} (Ctrl-C ends the training)"
       )
 
   def _score(self) -> Score:

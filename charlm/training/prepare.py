@@ -83,7 +83,7 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
   config = open_run(run_dir.path).config
   recipe = given.get("recipe") or "auto"
   if recipe not in ("auto", config.recipe):
-    # The fields before `recipe` say which text a run has, and how it is split.
+    # Which text, and how it is split.
     fields = itertools.takewhile(
       lambda x: x[0] != "recipe", vars(config).items()
     )

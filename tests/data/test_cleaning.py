@@ -63,7 +63,7 @@ def test_bad_bytes_name_file_and_offset(data: bytes, offset: int) -> None:
 
 
 def test_a_copy_that_was_cut_off_is_named() -> None:
-  message = "x.txt ends within a character, at byte 3: give a whole copy"
+  message = "x.txt is not UTF-8 at byte 3: if it is text, give a whole copy"
   with pytest.raises(InputError, match=message):
     list(decode_chunks(["ab é".encode()[:-1]], "x.txt"))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from backports import zstd
 
+from charlm.data import compression
 from charlm.data.sources import Source, find_sources
 from charlm.errors import InputError
 
@@ -111,6 +112,15 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   # A start that was killed before it wrote the config is a run, too.
   (run / "config.json").rename(run / "lock")
   assert names(f"{folder}/**/*", folder) == mine
+
+
+def test_without_the_extra_zstd_is_named(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
+  monkeypatch.setattr(compression, "_HAS_ZSTD", False)
+  with pytest.raises(InputError, match=r"a\.zst needs zstd: pip install"):
+    read(tmp_path / "a.zst")
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(

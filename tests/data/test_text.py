@@ -21,7 +21,7 @@ texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
 
 @texts
-@pytest.mark.parametrize("in_memory", [0, 2**23])
+@pytest.mark.parametrize("in_memory", [700, 2**23])
 @pytest.mark.parametrize("size", [97, 10**6])
 def test_a_text_comes_back(
   text: str, in_memory: int, size: int, tmp_path: pathlib.Path

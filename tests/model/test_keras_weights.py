@@ -121,8 +121,8 @@ def test_weights_that_do_not_fit_are_refused(
   for file, flag, message in (
     (path, "--rnn_units=9", "(8, 27)"),
     (path, "--num_layers=2", "component not found"),
-    (two_layers, "--num_layers=1", "more than the weights of 1"),
-    (normalised, "--num_layers=1", "more than the weights of 1"),
+    (two_layers, "--num_layers=1", "more than 1 plain"),
+    (normalised, "--num_layers=1", "more than 1 plain"),
     (diverged, "--seed=0", "not finite"),
   ):
     assert _init_from(file, tmp_path / "run", train_args, flag) == 2

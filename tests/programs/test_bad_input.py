@@ -106,10 +106,10 @@ _REFUSED = [
   "report.py --output=folder",
   "report.py --output=none/a.html",
 ]
-# What can be done stands after the last colon or semicolon.
+# What can be done stands first, or after a colon or a semicolon.
 _REMEDY = re.compile(
-  r"[:;] [^:;]*\b(change|check|convert|correct|export|give|leave|lower|raise|"
-  r"replace|see|train)\b"
+  r"(^|[:;] [^:;]*\b)(change|check|convert|correct|export|give|leave|lower|"
+  r"raise|replace|see|train)\b"
 )
 
 
@@ -153,5 +153,5 @@ def test_bad_input_is_one_line_and_code_2(
   assert captured.out == ""
   assert captured.err.startswith(f"{name}: ")
   assert captured.err.count("\n") == 1
-  assert _REMEDY.search(captured.err.removeprefix(name)), captured.err
+  assert _REMEDY.search(captured.err.removeprefix(f"{name}: ")), captured.err
   assert _files(folder) == before

@@ -235,7 +235,7 @@ def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(
     checkpoint_file(run, 20, suffix).rename(checkpoint_file(run, 300, suffix))
   with pytest.raises(InputError, match=r"ckpt-300 holds step 20: give another"):
     load_model(open_run(run.path), "latest")
-  checkpoints = Checkpoints(run, 2, model)
+  checkpoints = Checkpoints(run, 3, model)
   assert checkpoints.restore_latest() == 10
   err = capsys.readouterr().err
   assert err == f"skipped {run.latest / 'ckpt-300'}: it holds step 20\n"

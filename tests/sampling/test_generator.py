@@ -373,6 +373,10 @@ def test_impossible_options_are_refused(
     GenerativeModel(model, VOCAB, **options)
 
 
+def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
+  assert generator.generate_n_chars(0, "abc") == "abc"
+
+
 def test_steps_need_strings_of_one_length(model: GRULM) -> None:
   with pytest.raises(ValueError, match="one length"):
     GenerativeModel(model, VOCAB).generate_one_step(["a", "abc"])

@@ -38,6 +38,7 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
   ("kind", "changes", "num_replicas", "layer_and_xla", "products"),
   [
     ("CPU", {}, 1, ("FusedGRU", "", True), "float32 (--precision)"),
+    ("CPU", _FEW, 1, ("FusedGRU", "for few windows", True), "float32"),
     ("CPU", _FEW, 2, ("FusedGRU", "", True), "float32"),
     ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", "", True), "bfloat16"),
     ("CPU", _FEW | {"layer": "lstm"}, 1, ("LSTM", "", True), "float32"),
@@ -88,6 +89,18 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
   monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
   layer = build_gru(4, name="gru", precision="bfloat16")
   assert "which round less than bfloat16" in layer.reason
+
+
+def test_muon_says_what_its_products_are(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
+  options = TrainOptions(
+    seq_length=9, embedding_dim=4, rnn_units=6, optimizer="muon", **_BFLOAT16
+  )
+  words = announce._describe_precision(options, _trainer(options, 1))
+  assert words.startswith(_TF32)
+  assert words.endswith("; Muon's in bfloat16 (--precision)")
 
 
 def test_muon_computes_the_same_part_by_part_and_together(

@@ -13,18 +13,6 @@ from charlm.system import cuda, devices
 from charlm.system.devices import choose_device
 
 
-def test_equal_bits_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-  asked = []
-  experimental = tf.config.experimental
-  monkeypatch.setattr(
-    experimental, "enable_op_determinism", lambda: asked.append(True)
-  )
-  choose_device("cpu")
-  assert not asked
-  choose_device("cpu", deterministic=True)
-  assert asked
-
-
 def test_a_process_that_chose_the_cpu_is_told_so(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,8 +177,8 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   assert train_program.main([*train_args, *flags]) == 0
   printed = capsys.readouterr()
   assert printed.err == (
-    "the valid loss has risen 3 times in a row: it was lowest at step 4, whose "
-    "model is in best/ (Ctrl-C ends the training)\n"
+    "the valid loss has risen 3 times in a row: it was lowest at step 4 "
+    "(Ctrl-C ends the training)\n"
   )
   assert "best     step 4: valid log perplexity 2.0000, eval " in printed.out
   assert "latest   step 11: valid log perplexity 2.4000, eval " in printed.out
