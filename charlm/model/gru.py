@@ -162,6 +162,16 @@ class FusedGRU(KerasGRU):
     """
     if mask is not None:
       raise ValueError("FusedGRU supports no mask: use keras.layers.GRU")
+    if sequences.shape[0] == 1 and not training:
+      # One text: a product for all time steps is faster than one in each. Its
+      # rows are a table, in which a time step is an id.
+      num_steps = sequences.shape[1] or tf.shape(sequences)[1]
+      return self._run(
+        features=tf.range(num_steps)[:, None],
+        kernel=self.project(sequences[0]),
+        state=initial_state,
+        training=training,
+      )
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]

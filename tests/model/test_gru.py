@@ -1,5 +1,6 @@
 """FusedGRU against keras.layers.GRU and against numerical gradients."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,16 @@ def test_equals_keras(by_ids: bool) -> None:
       _by_ids(layer, _ids()) if by_ids else _by_vectors(layer), layer, *inputs
     )
     for layer in (fused, reference)
+  )
+  _assert_close(actual, expected)
+
+
+def test_one_text_equals_keras() -> None:
+  reference = _reference()
+  inputs = _normal(1, _T, _D), _normal(1, _H)
+  actual, expected = (
+    _results(functools.partial(layer, training=False), layer, *inputs)
+    for layer in (_fused(reference), reference)
   )
   _assert_close(actual, expected)
 
