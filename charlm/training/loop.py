@@ -134,14 +134,15 @@ class TrainingLoop:
       to_resume = ": run the same command to resume" if saved else ""
       self.bar.log(f"stopped after step {step:,}{to_resume}")
     else:
-      best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
       if step != self._told_step:  # nothing was left to train
         self._tell(step, self._score(), self._score_valid())
       self.bar.log(f"trained to step {step:,}")
-      if not self._best_saved:
-        warn("best/ lacks the step of the lowest loss")
-      elif len(self.split.valid) and best in evaluations:  # if it has a record
-        self.bar.log(_describe_best(best, evaluations))
+    best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
+    if not self._best_saved:
+      warn("best/ lacks the step of the lowest loss")
+    elif len(self.split.valid) and best in evaluations:  # if it has a record
+      self.bar.log(_describe_best(best, evaluations))
+    if not self._stop:
       self.bar.log(f"{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE

@@ -182,6 +182,7 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   )
   assert "best     step 4: valid log perplexity 2.0000, eval " in printed.out
   assert "latest   step 11: valid log perplexity 2.4000, eval " in printed.out
+  assert "lowest at step 4: best/ has that model" in printed.out
   run = open_run(run_dir)
   assert load_model(run, "auto")[1] == 4
   assert load_model(run, "latest")[1] == 11
