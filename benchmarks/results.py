@@ -317,10 +317,13 @@ def _write(baselines_of: dict[str, list[Baseline]]) -> None:
   others = [x for name in NAMES if (x := read(OTHER / f"{name}.json"))]
   plot_curves(results, _FOLDER / "curves.svg")
   plot_sizes(others, _FOLDER / "sizes.svg")
+  tuned = map(read, sorted((_FOLDER / "finetuning").glob("*.json")))
+  measured = results | {text["name"]: text for text in others}
+  measured |= {f"{text['name']}, fine-tuning": text for text in tuned}
   tables = {
     "other texts": table(_OTHER_HEADER, map(_other_row, others)),
     "fine-tuning": table(_FINETUNING_HEADER, finetuning.rows()),
-    "machines": _machines(results | {text["name"]: text for text in others}),
+    "machines": _machines(measured),
   }
   for corpus in {result["corpus"] for result in results.values()}:
     rows = [

@@ -256,7 +256,9 @@ def test_flags_in_the_documents_exist() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-  for target in re.findall(r"\]\(([^)]+)\)", _prose(name)):
+  links = r"\]\(([^)]+)\)|^\[[^]]+\]: (\S+)"
+  found = re.findall(links, _prose(name), re.MULTILINE)
+  for target in map("".join, found):
     if target.startswith("https:"):
       continue
     file, _, anchor = target.partition("#")

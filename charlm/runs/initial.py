@@ -56,8 +56,8 @@ def open_initial(name: str) -> Initial | None:
     path = _MODELS / f"{name}.npz"
     if not path.is_file() or sha256([path.read_bytes()]) != _KNOWN[name]:
       raise InputError(
-        f"{path} is missing or damaged: restore it (git checkout models), or "
-        f"give --init_from=./{name} for a folder of that name"
+        f"{path} is missing or damaged: restore it in a clone (git checkout "
+        f"models), or give --init_from=./{name} for a folder of that name"
       )
   if path.is_dir():
     run = open_run(path)
