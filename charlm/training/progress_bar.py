@@ -51,8 +51,7 @@ class ProgressBar:
     elif self._estimate_due and now > self._start[1] + _SECONDS_BEFORE_ESTIMATE:
       minutes = self._time_left(step).total_seconds() / 60
       if minutes > 1:
-        about = f"about {math.ceil(minutes):,} min left"
-        self.log(f"time     {about}, without evaluations")
+        self.log(f"time     about {math.ceil(minutes):,} min left")
       self._estimate_due = False
 
   def log(self, text: str) -> None:
