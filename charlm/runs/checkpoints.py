@@ -123,6 +123,8 @@ class Checkpoints:
     without disk space for `best/`         resumes at s, and saves it in `best/`
     without disk space for `checkpoints/`  resumes from `best/`, or earlier
     without its `metrics.jsonl`            compares with `best_loss`
+    ended, then `best/` was lost or        saves in `best/` the first step that
+    damaged                                has a record, s or a later one
     of commit 15b8925, killed before the   evaluates s, changes nothing in
     record: both folders have s            `best/`, and saves s anew
 
