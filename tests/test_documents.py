@@ -19,6 +19,8 @@ from collections.abc import Iterator
 import pytest
 from helpers import ROOT
 
+from charlm.training import prepare
+
 # The pages whose commands and code are run, in this order.
 WALK = (
   "README.md",
@@ -119,6 +121,7 @@ def _make(words: list[str]) -> str:
     name, _, value = word.partition("=")
     assert name in ("ARGS", "BASE", "CORPUS", "ONLY", "PYTHON")
     assert value in result.stdout
+    assert name != "CORPUS" or "--recipe=auto" in result.stdout
   return target
 
 
@@ -242,6 +245,21 @@ def test_every_flag_and_its_default_are_listed(script: str) -> None:
   # A flag without a value in the help is a switch, which is off.
   switches = {name for name, default in rows if default == "off"}
   assert {n: "" if n in switches else value for n, value in rows} == flags
+
+
+def test_the_sizes_for_which_auto_chooses_are_listed() -> None:
+  rows = re.findall(
+    r"^\| `([\w-]+)` \| `auto`.*: up to ([\d,]+)( million)? characters",
+    _text("docs/reference.md"),
+    re.MULTILINE,
+  )
+  sizes = {
+    name: int(number.replace(",", "")) * (10**6 if million else 1)
+    for name, number, million in rows
+  }
+  *limited, _ = prepare._AUTO
+  limited.append((prepare._FINETUNE_AT_MOST, "finetune"))
+  assert sizes == {name: size for size, name in limited}
 
 
 def test_flags_in_the_documents_exist() -> None:

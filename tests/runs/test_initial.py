@@ -65,6 +65,17 @@ def test_a_run_begins_with_an_exported_model(
   assert err.count("knows little of this text") == 2
 
 
+def test_a_run_begins_with_the_best_checkpoint_of_another(
+  valid_run: pathlib.Path,
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--init_from={valid_run}", "--epochs=0"]
+  assert train_program.main([*args, f"--run_dir={tmp_path}/run"]) == 0
+  assert "the best checkpoint, step " in capsys.readouterr().out
+
+
 def _without_settings(arrays: dict[str, np.ndarray]) -> None:
   del arrays["settings"]
 
