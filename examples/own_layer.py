@@ -7,6 +7,7 @@ docs/your-model.md explains each step.
 
 import sys
 
+import keras
 import tensorflow as tf
 
 import charlm
@@ -42,7 +43,7 @@ class IndRNN(charlm.RecurrentLayer):
   def next_state(self, state: tf.Tensor, projected: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(projected + self.recurrent * state)
 
-  def matrices(self) -> list[tuple[tf.Variable, int]]:
+  def matrices(self) -> list[tuple[keras.Variable, int]]:
     return [(self.kernel, 1)]  # for Muon: one gate
 
 
