@@ -41,7 +41,7 @@ check-all: .venv/installed
 check-next:
 	$(PYTHON) -m venv --clear .venv-next
 	mkdir .venv-next/charlm
-	cp pyproject.toml .venv-next/charlm
+	cp pyproject.toml README.md LICENSE .venv-next/charlm
 	sed '/^  keras>/d; s/,<[0-9.]*$$/.dev0/' setup.cfg > .venv-next/charlm/setup.cfg
 	.venv-next/bin/python -m pip install --quiet '.venv-next/charlm[test]'
 	-.venv-next/bin/python -m pytest $(ARGS)

@@ -135,7 +135,7 @@ def _read_variables(run_dir: pathlib.Path, found: Numbers) -> None:
     reader = tf.train.load_checkpoint(str(index.with_suffix("")))
     for name in reader.get_variable_to_shape_map():
       part = name.split("/")[0]
-      if part in ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter"):
+      if part.startswith("_") or part == "save_counter":
         continue
       if name.startswith("train_state/best_loss"):  # an evaluation's
         part = "scores"
