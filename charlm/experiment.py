@@ -6,7 +6,7 @@ A start is one execution of train.py.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from charlm.config import Config
 from charlm.errors import InputError
@@ -32,8 +32,8 @@ class Start(TypedDict):
   intra_op_threads: int  # 0: TensorFlow decides
   inter_op_threads: int
   # The models of the GPUs, as `gpu`, and versions by the name of a library.
-  # Without a GPU it is empty. Older starts lack it.
-  gpus: NotRequired[dict[str, str]]
+  # Without a GPU it is empty.
+  gpus: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,28 +81,18 @@ class Experiment:
     return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"
 
   @classmethod
-  def from_json(cls, fields: object) -> "Experiment":
+  def from_json(cls, fields: dict[str, Any]) -> "Experiment":
     """Returns the experiment that `to_json` wrote, from its parsed JSON.
 
     Raises InputError: not what `to_json` writes; the message says why.
     """
-    if not isinstance(fields, dict):
-      raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
       raise InputError(f"written by another version (format is not {_FORMAT})")
-    corpus, vocabulary, eval_text, valid_text = (
-      _take_sha256(fields, name) for name in _SHA256
-    )
+    hashes = {name: str(fields.pop(name, "")) for name in _SHA256}
     # A field that an older file lacks has its default.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")
-    return cls(
-      config=Config(**fields),
-      corpus_sha256=corpus,
-      vocabulary_sha256=vocabulary,
-      eval_sha256=eval_text,
-      valid_sha256=valid_text,
-    )
+    return cls(config=Config(**fields), **hashes)
 
   def _fields(self) -> dict[str, object]:
     fields = dataclasses.asdict(self)
@@ -114,13 +104,6 @@ class Experiment:
 _PATHS = ("corpus", "eval_corpus", "valid_corpus")
 _SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
-
-
-def _take_sha256(fields: dict[str, object], name: str) -> str:
-  sha256 = fields.pop(name, None)
-  if not isinstance(sha256, str) or len(sha256) != 64:
-    raise InputError(f"field {name} is not a string of 64 characters")
-  return sha256
 
 
 def differences(

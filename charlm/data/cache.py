@@ -8,10 +8,10 @@ their last change.
 
 import contextlib
 import json
-import os
-import platform
 import shutil
+import time
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import BinaryIO
 
 import numpy as np
@@ -22,6 +22,7 @@ from charlm.data.text import Text, sha256
 from charlm.data.text_to_ids import Corpus
 from charlm.system.process import warn
 
+_LEFT_AFTER = 86_400  # seconds, in which an encoding ends
 _FORMAT = 3  # incremented when texts are read or encoded otherwise
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
@@ -39,9 +40,7 @@ class Cache:
     flags = [getattr(config, name) for name in _READING]
     key = sha256([json.dumps([_FORMAT, names, flags]).encode()])[:32]
     self._encoding, self._path = config.encoding, folder / key
-    # Of this process, which another one can tell from what a kill has left.
-    self._temporaries = f".{key}.{platform.node()}."
-    self._temporary = folder / f"{self._temporaries}{os.getpid()}"
+    self._temporary: Path | None = None
 
   def load(self) -> Corpus | None:
     """Opens the corpus; None if it is not kept, or its files have changed.
@@ -72,10 +71,13 @@ class Cache:
     Raises OSError: it cannot be written.
     """
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    for left in self._path.parent.glob(f"{self._temporaries}*"):
-      if left == self._temporary or not _runs(int(left.suffix[1:])):
-        shutil.rmtree(left, ignore_errors=True)
-    self._temporary.mkdir(mode=0o700, exist_ok=True)
+    self.discard()
+    begins = f".{self._path.name}."
+    for left in self._path.parent.glob(f"{begins}*"):  # by a kill
+      with contextlib.suppress(FileNotFoundError):  # which has ended
+        if left.stat().st_mtime < time.time() - _LEFT_AFTER:
+          shutil.rmtree(left, ignore_errors=True)
+    self._temporary = Path(mkdtemp(prefix=begins, dir=self._path.parent))
     return (self._temporary / "ids.npy").open("w+b")
 
   def save(self, corpus: Corpus) -> None:
@@ -83,7 +85,7 @@ class Cache:
 
     Raises OSError: it cannot be written.
     """
-    if None in self._stamps or not os.path.isdir(self._temporary):
+    if None in self._stamps or not self._temporary:
       return
     about = {
       "stamps": self._stamps,
@@ -102,13 +104,5 @@ class Cache:
 
   def discard(self) -> None:
     """Removes what was opened and not saved; a memory map of it stays whole."""
-    shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-  """Tells whether a process of this machine runs."""
-  try:
-    os.kill(process, 0)
-  except OSError as error:
-    return isinstance(error, PermissionError)  # another user's
-  return True
+    if self._temporary:
+      shutil.rmtree(self._temporary, ignore_errors=True)

@@ -5,7 +5,6 @@ import functools
 import gzip
 import io
 import lzma
-import re
 from collections.abc import Iterator
 from typing import IO, cast
 
@@ -19,33 +18,19 @@ except ImportError:
   _HAS_ZSTD = False
 
 _CHUNK = 2**21  # bytes that are read at a time
-# What gzip, bzip2, xz and zstd data begin with. The last may also begin with a
-# frame to be skipped, as parallel zstd writes it.
-_MAGIC = re.compile(
-  rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|"
-  rb"[\x50-\x5f]\x2a\x4d\x18"
-)
 
 
 def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed as its name says.
 
   Raises InputError, with the name: data that is cut off, damaged, or not what
-    the name says; compressed data whose name does not say so; or a name of
-    zstd data where the extra zstd is missing.
+    the name says; or a name of zstd data where the extra zstd is missing.
   """
   compressed = name.endswith((".gz", ".bz2", ".xz", ".zst"))
   if name.endswith(".zst") and not _HAS_ZSTD:
     raise InputError(f"{name} needs zstd: pip install -e '.[zstd]'")
   content = _open(name, file) if compressed else file
   try:
-    start = content.read(_CHUNK)
-    if not compressed and _MAGIC.match(start):
-      raise InputError(
-        f"{name} is compressed data without a suffix that says so: decompress "
-        "it first, or give it a name that ends in .gz, .bz2, .xz or .zst"
-      )
-    yield start
     yield from iter(functools.partial(content.read, _CHUNK), b"")
     # `bz2` and `lzma` end, without an error, before a damaged later stream.
     if compressed and file.read(1):

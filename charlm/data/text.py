@@ -6,6 +6,7 @@ before its vocabulary is known. A table then leads from these ids to those of a
 vocabulary.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 
@@ -36,6 +37,11 @@ class Text:
 
   def __str__(self) -> str:
     return "".join(self.pieces())
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """The hash of the text in its encoding."""
+    return sha256(self.data())
 
   @property
   def characters(self) -> list[str]:

@@ -21,6 +21,7 @@ from charlm.system.files import (
 )
 from charlm.system.process import warn, warn_unsaved
 
+_NO_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 _STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -240,6 +241,8 @@ def open_checkpoint(path: str, step: int) -> Iterator[str]:
       for key in reader.get_variable_to_shape_map():
         reader.get_tensor(key)
       held = int(reader.get_tensor(_STEP_KEY))
+    except _NO_MEMORY:
+      raise
     except Exception as error:  # TensorFlow raises all kinds for rubbish
       # Both files are read: if the system cannot, that is what is raised.
       with contextlib.suppress(FileNotFoundError):
@@ -251,7 +254,7 @@ def open_checkpoint(path: str, step: int) -> Iterator[str]:
       raise DamagedError(f"holds step {held}")
     try:
       yield name
-    except DamagedError:
+    except (DamagedError, *_NO_MEMORY):
       raise
     except Exception as error:  # Keras and TensorFlow raise all kinds here, too
       raise DamagedError(

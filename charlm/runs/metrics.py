@@ -1,6 +1,5 @@
 """The metrics of a run: `metrics.jsonl`, and what TensorBoard draws of it."""
 
-import datetime
 import json
 import time
 from collections.abc import Mapping
@@ -55,11 +54,10 @@ class Metrics:
     self._hparams = vars(config)
     self._unwritten = b""  # what the file lacks
     self._event_files: dict[str, EventFile] = {}  # by split
-    starts = run.starts()
     text = b""
     if self._path.exists():
       text = self._path.read_bytes()
-    elif starts:
+    elif run.starts():
       warn(f"{self._path} is missing: the metrics up to step {step:,} are lost")
     self._records = [r for r in read_records(self._path) if r["step"] <= step]
     lines = [json.dumps(record) + "\n" for record in self._records]
@@ -72,10 +70,6 @@ class Metrics:
     *_, last = first, *self._records
     before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
-    self._first_start = time.time()  # in seconds since the epoch
-    if starts:
-      began = datetime.datetime.fromisoformat(starts[0]["time"])
-      self._first_start = began.timestamp()
     try:
       self._make_event_files()
     except OSError as error:
@@ -144,7 +138,6 @@ class Metrics:
       self._draw(record)
 
   def _draw(self, record: Record) -> None:
-    # An older record has no time: it is drawn as if nothing had paused the run.
-    wall_time = record.get("time", self._first_start + record["seconds"])
-    event = metrics_event(record, wall_time)
+    # A record of an older commit has no time.
+    event = metrics_event(record, record.get("time", record["seconds"]))
     self._event_files[record["split"]].write(event)

@@ -47,12 +47,11 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
   It compares only what the last bits of the results depend on.
   """
   before, now = (
-    {**s["versions"], **s.get("gpus", {}), **s} for s in (earlier, start)
+    # A start of an older commit lacks `gpus`.
+    {**s["versions"], **s.get("gpus", {}), **s}
+    for s in (earlier, start)
   )
-  left_out = set(_NOT_COMPARED)
-  if "gpus" not in earlier:  # of an older version
-    left_out |= start.get("gpus", {}).keys()
-  compared = {n: value for n, value in now.items() if n not in left_out}
+  compared = {n: value for n, value in now.items() if n not in _NOT_COMPARED}
   return list(differences(before, compared).values())
 
 

@@ -149,8 +149,8 @@ def experiment_of(
     config=config,
     corpus_sha256=corpus.sha256,
     vocabulary_sha256=sha256([vocabulary_to_json(vocab).encode()]),
-    eval_sha256=sha256(split.eval.data()),
-    valid_sha256=sha256(split.valid.data()),
+    eval_sha256=split.eval.sha256,
+    valid_sha256=split.valid.sha256,
   )
 
 

@@ -2,7 +2,6 @@
 
 from charlm.config import Config
 from charlm.data.corpus import Split, count_shared_lines
-from charlm.data.text import sha256
 from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import unknown_characters
 from charlm.evaluation.evaluator import Evaluator
@@ -47,7 +46,7 @@ def describe_text(
     line = f"{name:<8} {len(part):,} characters"
     if name != "train":
       line += " kept apart"
-    line += f", {part.num_bytes():,} bytes, SHA-256 {sha256(part.data())}"
+    line += f", {part.num_bytes():,} bytes, SHA-256 {part.sha256}"
     lines += [line] if len(part) else []
   if not config.keeps_text:
     lines.append(

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 
 from charlm.data.corpus import Split
-from charlm.data.text import sha256
 from charlm.data.text_to_ids import Corpus
 from charlm.errors import InputError
 from charlm.experiment import differences
@@ -48,8 +47,8 @@ def check_alike(
   # The code first: another commit may have other options.
   facts: dict[str, object] = {"commit": start["commit"], **start["versions"]}
   facts |= vars(options) | {"corpus_sha256": corpus.sha256}
-  facts["eval_sha256"] = sha256(split.eval.data())
-  facts["valid_sha256"] = sha256(split.valid.data())
+  facts["eval_sha256"] = split.eval.sha256
+  facts["valid_sha256"] = split.valid.sha256
   for name in _OWN:
     del facts[name]
   facts |= {name: bool(facts[name]) for name in _PATHS}

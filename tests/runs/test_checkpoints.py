@@ -2,6 +2,7 @@ import errno
 import pathlib
 import shutil
 from typing import BinaryIO
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -261,4 +262,9 @@ def test_an_error_in_reading_is_no_damage(
     Checkpoints(run, 3, model).restore_latest()
   with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
     load_model(open_run(run.path), "latest")
+  # Nor is too little memory.
+  error = tf.errors.ResourceExhaustedError(None, None, "no memory")
+  monkeypatch.setattr(tf.train, "load_checkpoint", Mock(side_effect=error))
+  with pytest.raises(tf.errors.ResourceExhaustedError):
+    Checkpoints(run, 3, model).restore_latest()
   assert sorted(run.latest.iterdir()) == before

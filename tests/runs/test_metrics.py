@@ -20,7 +20,6 @@ from charlm.runs.run_dir import RunDir
 
 _LOSS = "1 loss/loss"  # the tag in TensorBoard
 _LOGGED = {"time": "2026-01-02T03:04:05+00:00", "step": 0}
-_START_TIME = 1767323045.0
 
 
 def _start(run: RunDir, step: int) -> Metrics:
@@ -147,19 +146,6 @@ def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
       (x.step, tf.make_ndarray(x.tensor_proto)) for x in watcher.Tensors(_LOSS)
     ]
     assert shown == _curve(run, split)
-
-
-def test_records_without_a_time_follow_the_first_start(run: RunDir) -> None:
-  run.log_start(_LOGGED)
-  run.log_start(_LOGGED | {"time": "2026-02-02T03:04:05+00:00"})
-  record = {"step": 1, "split": "train", "loss": 2.0, "seconds": 1.5}
-  run.metrics.write_text(json.dumps(record) + "\n")
-  _start(run, 1)
-  assert _events(run, "train") == [(1, _LOSS, 2.0, _START_TIME + 1.5)]
-  # Without that, nothing but the time is lost.
-  (run.path / "starts.jsonl").unlink()
-  _start(run, 1)
-  assert _curve(run, "train") == [(1, 2.0)]
 
 
 def test_lost_metrics_are_a_warning(
