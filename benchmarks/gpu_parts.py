@@ -40,7 +40,7 @@ from charlm.runs.provenance import describe_start
 from charlm.runs.run_dir import RunDir
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
-from charlm.system.choices import kind_of_device, reason_for_xla
+from charlm.system.choices import kind_of_device, xla_compiles_steps
 from charlm.system.cluster import Cluster
 from charlm.system.devices import (
   choose_device,
@@ -273,13 +273,11 @@ def _trainer(
   """Returns a trainer; XLA compiles its gradients as told, or as by default."""
   config = _config(flags)
 
-  def reason(config: Config, num_replicas: int) -> str:
-    """Returns why XLA compiles the gradients, if it does."""
-    if xla is None:
-      return reason_for_xla(config, num_replicas)
-    return "as told" if xla else ""
+  def compiles(config: Config, num_replicas: int) -> bool:
+    """Tells whether XLA compiles the gradients."""
+    return xla_compiles_steps(config, num_replicas) if xla is None else xla
 
-  with mock.patch.object(trainer_module, "reason_for_xla", reason):
+  with mock.patch.object(trainer_module, "xla_compiles_steps", compiles):
     return build_trainer(
       config=config,
       vocab_size=len(text.vocab),

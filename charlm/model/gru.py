@@ -18,7 +18,6 @@ from charlm.system.choices import (
   GRU_KIND,
   KERAS_FOR_BFLOAT16,
   MAX_TABLE,
-  ONLY_FUSED,
 )
 
 # As in Keras, a state may be a list of one.
@@ -268,17 +267,8 @@ def build_gru(
       "--gru=keras supports no --layer_norm, and without a GPU no "
       "--precision=bfloat16: give --gru=fused, or leave those out"
     )
-  kind, reason = gru, "--gru"
   if gru == "auto":
-    kind, reason = GRU_KIND.here, GRU_KIND.reason
-    if layer_norm:
-      kind, reason = "fused", ONLY_FUSED
-  layer: KerasGRU
-  if kind == "fused":
-    layer = FusedGRU(units, precision, layer_norm, name=name)
-  else:
-    layer = KerasGRU(units, name=name)
-    if rounded:
-      reason += f"; {KERAS_FOR_BFLOAT16.reason}"
-  layer.reason = f"{kind} ({reason})"
-  return layer
+    gru = "fused" if layer_norm else GRU_KIND.here
+  if gru == "fused":
+    return FusedGRU(units, precision, layer_norm, name=name)
+  return KerasGRU(units, name=name)

@@ -33,8 +33,6 @@ class RecurrentLayer(keras.layers.Layer):
   # Whether XLA makes it faster: on a CPU the steps of few windows, on a GPU all
   # steps and scores. Not a layer that calls cuDNN, which XLA cannot.
   fast_with_xla: ClassVar[bool] = False
-  # Why this layer computes, if a message should say it.
-  reason = ""
 
   units: int  # H
 

@@ -1,4 +1,4 @@
-"""What is chosen by the kind of device and by sizes, each with its reason."""
+"""What is chosen by the kind of device and by sizes."""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -19,7 +19,6 @@ class Choice(NamedTuple, Generic[_Value]):
 
   cpu: _Value
   gpu: _Value
-  reason: str
 
   @property
   def here(self) -> _Value:
@@ -27,32 +26,25 @@ class Choice(NamedTuple, Generic[_Value]):
     return self.gpu if kind_of_device() == "GPU" else self.cpu
 
 
-# The layer of --gru=auto, in training and in scoring.
-GRU_KIND = Choice(
-  "fused", "keras", "Keras' layer calls cuDNN on a GPU, and is slower elsewhere"
-)
-ONLY_FUSED = "Keras' layer has no layer normalisation"
-# Whether Keras' layer may replace the fused one for bfloat16.
-KERAS_FOR_BFLOAT16 = Choice(
-  False, True, "in TensorFloat-32 or float32, which round less than bfloat16"
-)
-# Whether XLA compiles scores by a layer that is not `fast_with_xla`. It always
-# compiles those of the others.
-XLA_FOR_SCORES = Choice(True, False, "XLA is faster, but cannot call cuDNN")
-MUON_TOGETHER = Choice(
-  False, True, "products of one shape as one: fewer kernels, slower on a CPU"
-)
-TENSOR_FLOAT_32 = Choice(
-  False, True, "faster, with 10-bit mantissas; --deterministic turns it off"
-)
-LINEAR_SCAN = Choice(
-  "loop", "scan", "a scan is logarithmic in depth, but computes more"
-)
-COLLECTIVES = Choice("RING", "NCCL", "NCCL is faster, but for GPUs alone")
-# The fewest steps between two checkpoints by default.
-LEAST_CHECKPOINT_STEPS = Choice(
-  1, 100, "a GPU can take a quarter of an epoch in less time than a save"
-)
+# The layer of --gru=auto, in training and in scoring: Keras' layer calls cuDNN
+# on a GPU, and is slower elsewhere.
+GRU_KIND = Choice("fused", "keras")
+# Whether Keras' layer may replace the fused one for bfloat16: TensorFloat-32
+# rounds less.
+KERAS_FOR_BFLOAT16 = Choice(False, True)
+# Whether XLA compiles scores by a layer that is not `fast_with_xla`: XLA cannot
+# call cuDNN. It always compiles those of the others.
+XLA_FOR_SCORES = Choice(True, False)
+# Whether Muon's products of one shape are one: fewer kernels, slower on a CPU.
+MUON_TOGETHER = Choice(False, True)
+# Faster, with 10-bit mantissas.
+TENSOR_FLOAT_32 = Choice(False, True)
+# A scan is logarithmic in depth, but computes more.
+LINEAR_SCAN = Choice("loop", "scan")
+COLLECTIVES = Choice("RING", "NCCL")
+# The fewest steps between two checkpoints by default: a GPU can take a quarter
+# of an epoch in less time than a save.
+LEAST_CHECKPOINT_STEPS = Choice(1, 100)
 
 # On a CPU a step is many small operations, which each replica would repeat. Up
 # to this many windows a step, one replica on all cores is fastest. Compiled by
@@ -76,8 +68,8 @@ FEW_TEXTS = 8
 MAX_LOGITS = 2**25  # 128 MiB
 
 
-def reason_for_xla(config: Config, num_replicas: int) -> str:
-  """Returns why XLA should compile the gradients of training steps, if it does.
+def xla_compiles_steps(config: Config, num_replicas: int) -> bool:
+  """Tells whether XLA should compile the gradients of training steps.
 
   This holds for a layer that is `fast_with_xla`. On a GPU, it joins
   most of the thousands of kernels of a step. On a CPU, several replicas that it
@@ -85,10 +77,10 @@ def reason_for_xla(config: Config, num_replicas: int) -> str:
   with dropout it was not measured.
   """
   if kind_of_device() == "GPU":
-    return "for fewer kernels"
+    return True
   fit = config.precision == "float32" and not config.dropout_rate
   few = config.batch_size <= FEW_WINDOWS_FOR_XLA
-  return "for few windows" if num_replicas == 1 and fit and few else ""
+  return num_replicas == 1 and fit and few
 
 
 def xla_compiles_scores(fast_with_xla: bool) -> bool:
@@ -100,7 +92,7 @@ def reason_for_one_replica(config: Config, gru: str) -> str:
   """Returns why one CPU device is better than one for each core, if it is."""
   if kind_of_device() == "GPU":
     return ""
-  compiled = gru != "keras" and reason_for_xla(config, num_replicas=1)
+  compiled = gru != "keras" and xla_compiles_steps(config, num_replicas=1)
   if compiled or config.batch_size <= FEW_WINDOWS:
     return "few windows"
   many = config.rnn_units >= MANY_UNITS[config.precision]

@@ -171,24 +171,20 @@ def _describe_gpus(
 
 
 def _describe_layer(trainer: Trainer) -> str:
-  """Returns which recurrent layer computes, and why."""
-  layer = trainer.model.recurrent_layers[0]
-  words = layer.reason or f"{type(layer).__name__} (--layer)"
-  if trainer.reason_for_xla:
-    words += f"; compiled by XLA, {trainer.reason_for_xla}"
-  return words
+  """Returns which recurrent layer computes."""
+  name = type(trainer.model.recurrent_layers[0]).__name__
+  return f"{name}, compiled by XLA" if trainer.compiled_by_xla else name
 
 
 def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
-  """Returns the precision of the matrix products, and why."""
-  asked, tf32 = f"{options.precision} (--precision)", choices.TENSOR_FLOAT_32
+  """Returns the precision of the matrix products."""
+  asked = options.precision
   rounded = options.precision != "float32"
   if rounded and "precision" in trainer.model.recurrent_layers[0].options:
     return asked
   products = "float32" if rounded else asked
-  if tf32.here and not options.deterministic:
-    where = "in training, if the GPU has it; scores are float32"
-    products = f"TensorFloat-32 {where} ({tf32.reason})"
+  if choices.TENSOR_FLOAT_32.here and not options.deterministic:
+    products = "TensorFloat-32 in training, if the GPU has it; scores: float32"
   if rounded and options.optimizer == "muon":
     products += f"; Muon's in {asked}"
   return products

@@ -18,7 +18,7 @@ from charlm.model.language_model import (
   uniform_numbers,
 )
 from charlm.model.layers import RecurrentLayer
-from charlm.system.choices import kind_of_device, reason_for_xla
+from charlm.system.choices import kind_of_device, xla_compiles_steps
 from charlm.system.devices import NCCL_REMEDY, tensor_float_32
 from charlm.training.optimizer import Adam, build_optimizer
 
@@ -114,13 +114,11 @@ class Trainer:
     specs = [windows, states, tf.TensorSpec([], tf.int32)]
     # AutoGraph's conversion would delay the first step by a second.
     self._compiled = tf.function(self._train_steps, specs, autograph=False)
-    # Empty if XLA does not compile the gradients.
-    self.reason_for_xla = ""
     self._loss_and_gradients = self._gradients  # traced in `_train_steps`
-    if model.fast_with_xla:
-      num_replicas = strategy.num_replicas_in_sync
-      self.reason_for_xla = reason_for_xla(config, num_replicas)
-    if self.reason_for_xla:  # a graph of its own
+    self.compiled_by_xla = model.fast_with_xla and xla_compiles_steps(
+      config, strategy.num_replicas_in_sync
+    )
+    if self.compiled_by_xla:  # a graph of its own
       self._loss_and_gradients = tf.function(
         self._gradients, autograph=False, jit_compile=True
       )

@@ -97,7 +97,7 @@ def test_each_operation_of_a_training_has_a_kernel(
   for function in traced.values():
     assert graphs.without_kernel(function) == set()
   # And where neither cuDNN nor XLA takes part.
-  monkeypatch.setattr(trainer_module, "reason_for_xla", lambda *_: "")
+  monkeypatch.setattr(trainer_module, "xla_compiles_steps", lambda *_: False)
   steps = _steps(_trainer(_config("best", num_layers=1), gru="fused"))
   assert not any("Cudnn" in name for name in graphs.operations(steps))
   assert graphs.without_kernel(steps) == set()

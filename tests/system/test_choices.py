@@ -8,7 +8,7 @@ from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.gru import build_gru
+from charlm.model.gru import KerasGRU, build_gru
 from charlm.model.language_model import model_of
 from charlm.system import choices
 from charlm.system.devices import create_strategy
@@ -22,8 +22,8 @@ _BFLOAT16 = {"precision": "bfloat16"}
 _LAYER_NORM = {"layer_norm": True}
 _FEW = {"batch_size": 16}
 _TF32 = "TensorFloat-32"
-_KERAS = ("KerasGRU", "", False)
-_FUSED = ("FusedGRU", "for fewer kernels", True)
+_KERAS = ("KerasGRU", False, False)
+_FUSED = ("FusedGRU", True, True)
 
 
 def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
@@ -37,27 +37,27 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
 @pytest.mark.parametrize(
   ("kind", "changes", "num_replicas", "layer_and_xla", "products"),
   [
-    ("CPU", {}, 1, ("FusedGRU", "", True), "float32 (--precision)"),
-    ("CPU", _FEW, 1, ("FusedGRU", "for few windows", True), "float32"),
-    ("CPU", _FEW, 2, ("FusedGRU", "", True), "float32"),
-    ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", "", True), "bfloat16"),
-    ("CPU", _FEW | {"layer": "lstm"}, 1, ("LSTM", "", True), "float32"),
-    ("CPU", {"gru": "keras"}, 1, ("KerasGRU", "", True), "float32"),
+    ("CPU", {}, 1, ("FusedGRU", False, True), "float32"),
+    ("CPU", _FEW, 1, ("FusedGRU", True, True), "float32"),
+    ("CPU", _FEW, 2, ("FusedGRU", False, True), "float32"),
+    ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", False, True), "bfloat16"),
+    ("CPU", _FEW | {"layer": "lstm"}, 1, ("LSTM", False, True), "float32"),
+    ("CPU", {"gru": "keras"}, 1, ("KerasGRU", False, True), "float32"),
     ("GPU", {}, 1, _KERAS, _TF32),
     ("GPU", _BFLOAT16, 1, _KERAS, _TF32),
     ("GPU", _BFLOAT16 | {"deterministic": True}, 1, _KERAS, "float32"),
     ("GPU", _LAYER_NORM, 1, _FUSED, _TF32),
     ("GPU", _LAYER_NORM | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
-    ("GPU", _LAYER_NORM | _BFLOAT16, 2, _FUSED, "bfloat16 (--precision)"),
+    ("GPU", _LAYER_NORM | _BFLOAT16, 2, _FUSED, "bfloat16"),
     ("GPU", {"gru": "fused"}, 1, _FUSED, _TF32),
-    ("GPU", {"layer": "lstm"}, 1, ("LSTM", "", False), _TF32),
+    ("GPU", {"layer": "lstm"}, 1, ("LSTM", False, False), _TF32),
   ],
 )
 def test_layer_precision_and_xla(
   kind: str,
   changes: dict,
   num_replicas: int,
-  layer_and_xla: tuple[str, str, bool],
+  layer_and_xla: tuple[str, bool, bool],
   products: str,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -65,12 +65,12 @@ def test_layer_precision_and_xla(
   options = TrainOptions(**(sizes | changes))
   monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
   trainer = _trainer(options, num_replicas)
-  layer, reason, xla_scores = layer_and_xla
+  layer, xla_steps, xla_scores = layer_and_xla
   (used,) = {type(each).__name__ for each in trainer.model.recurrent_layers}
   assert used == layer
   if used == "FusedGRU":
     assert trainer.model.recurrent_layers[0].precision == options.precision
-  assert trainer.reason_for_xla == reason
+  assert trainer.compiled_by_xla is xla_steps
   assert Evaluator(trainer.model)._compiled_nats._jit_compile is xla_scores
   assert announce._describe_precision(options, trainer).startswith(products)
   # What scores later, without the training's options, has the same layer.
@@ -87,8 +87,8 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
   with pytest.raises(InputError, match="no --precision=bfloat16"):
     build_gru(4, name="gru", gru="keras", precision="bfloat16")
   monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
-  layer = build_gru(4, name="gru", precision="bfloat16")
-  assert "which round less than bfloat16" in layer.reason
+  layer = build_gru(4, name="gru", gru="keras", precision="bfloat16")
+  assert type(layer) is KerasGRU
 
 
 def test_muon_says_what_its_products_are(
@@ -100,7 +100,7 @@ def test_muon_says_what_its_products_are(
   )
   words = announce._describe_precision(options, _trainer(options, 1))
   assert words.startswith(_TF32)
-  assert words.endswith("; Muon's in bfloat16 (--precision)")
+  assert words.endswith("; Muon's in bfloat16")
 
 
 def test_muon_computes_the_same_part_by_part_and_together(

@@ -479,12 +479,12 @@ def test_xla_trains_the_same_model_on_each_replica(
   # Dropout, too: equal masks.
   options = EVERYTHING | {"layer_norm": True, "num_layers": 1}
   results = []
-  for reason in ("as on a GPU", ""):
+  for xla in (True, False):  # as on a GPU, and not
     monkeypatch.setattr(
-      trainer_module, "reason_for_xla", lambda *_, r=reason, **__: r
+      trainer_module, "xla_compiles_steps", lambda *_, xla=xla: xla
     )
     one = trainer(2, rnn_units=64, **options)
-    assert one.reason_for_xla == reason
+    assert one.compiled_by_xla is xla
     # No small sums, whose rounding layer normalisation would scale up.
     start = [4 * array if array.ndim > 1 else array for array in weights(one)]
     one.model.set_weights(start)
@@ -525,7 +525,7 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   # Nothing compiles Keras' layer.
   fewest = reason if not xla else ""
   assert choices.reason_for_one_replica(config, "keras") == fewest
-  assert bool(choices.reason_for_xla(config, 1)) is xla
+  assert choices.xla_compiles_steps(config, 1) is xla
 
 
 def test_impossible_replica_counts_are_refused() -> None:
