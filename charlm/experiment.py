@@ -6,7 +6,7 @@ A start is one execution of train.py.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from charlm.config import Config
 from charlm.errors import InputError
@@ -81,18 +81,28 @@ class Experiment:
     return json.dumps({"format": _FORMAT} | self._fields(), indent=2) + "\n"
 
   @classmethod
-  def from_json(cls, fields: dict[str, Any]) -> "Experiment":
+  def from_json(cls, fields: object) -> "Experiment":
     """Returns the experiment that `to_json` wrote, from its parsed JSON.
 
     Raises InputError: not what `to_json` writes; the message says why.
     """
+    if not isinstance(fields, dict):
+      raise InputError("not a JSON object")
     if fields.pop("format", None) != _FORMAT:
       raise InputError(f"written by another version (format is not {_FORMAT})")
-    hashes = {name: str(fields.pop(name, "")) for name in _SHA256}
+    corpus, vocabulary, eval_text, valid_text = (
+      _take_sha256(fields, name) for name in _SHA256
+    )
     # A field that an older file lacks has its default.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")
-    return cls(config=Config(**fields), **hashes)
+    return cls(
+      config=Config(**fields),
+      corpus_sha256=corpus,
+      vocabulary_sha256=vocabulary,
+      eval_sha256=eval_text,
+      valid_sha256=valid_text,
+    )
 
   def _fields(self) -> dict[str, object]:
     fields = dataclasses.asdict(self)
@@ -104,6 +114,13 @@ class Experiment:
 _PATHS = ("corpus", "eval_corpus", "valid_corpus")
 _SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
+
+
+def _take_sha256(fields: dict[str, object], name: str) -> str:
+  sha256 = fields.pop(name, None)
+  if not isinstance(sha256, str) or len(sha256) != 64:
+    raise InputError(f"field {name} is not a string of 64 characters")
+  return sha256
 
 
 def differences(

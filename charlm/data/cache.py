@@ -22,7 +22,8 @@ from charlm.data.text import Text, sha256
 from charlm.data.text_to_ids import Corpus
 from charlm.system.process import warn
 
-_LEFT_AFTER = 86_400  # seconds, in which an encoding ends
+_TEMPORARY = ".encoding-"
+_SECONDS_LEFT = 86_400  # after which no process writes a temporary file
 _FORMAT = 3  # incremented when texts are read or encoded otherwise
 _READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 
@@ -72,12 +73,12 @@ class Cache:
     """
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self.discard()
-    begins = f".{self._path.name}."
-    for left in self._path.parent.glob(f"{begins}*"):  # by a kill
-      with contextlib.suppress(FileNotFoundError):  # which has ended
-        if left.stat().st_mtime < time.time() - _LEFT_AFTER:
-          shutil.rmtree(left, ignore_errors=True)
-    self._temporary = Path(mkdtemp(prefix=begins, dir=self._path.parent))
+    # What kills have left of other encodings.
+    for ids in self._path.parent.glob(f"{_TEMPORARY}*/ids.npy"):
+      with contextlib.suppress(OSError):  # another process removes it, too
+        if ids.stat().st_mtime < time.time() - _SECONDS_LEFT:
+          shutil.rmtree(ids.parent)
+    self._temporary = Path(mkdtemp(prefix=_TEMPORARY, dir=self._path.parent))
     return (self._temporary / "ids.npy").open("w+b")
 
   def save(self, corpus: Corpus) -> None:

@@ -232,7 +232,8 @@ def open_checkpoint(path: str, step: int) -> Iterator[str]:
 
   Raises:
     DamagedError: not whole, or of another step; or the body of the `with`
-      statement failed, as restoring does for other sizes.
+      statement failed, as restoring does for other sizes. Too little memory is
+      no such failure.
     OSError: it cannot be read.
   """
   with plain_path(Path(path)) as name:

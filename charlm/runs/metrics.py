@@ -138,6 +138,6 @@ class Metrics:
       self._draw(record)
 
   def _draw(self, record: Record) -> None:
-    # A record of an older commit has no time.
+    # A record of an older commit has no time: it is drawn in 1970.
     event = metrics_event(record, record.get("time", record["seconds"]))
     self._event_files[record["split"]].write(event)

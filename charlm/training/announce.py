@@ -151,7 +151,7 @@ def _describe_gpus(
   trainer: Trainer, start: Start, options: TrainOptions
 ) -> str:
   """Returns lines that only a training on GPUs needs."""
-  if not (gpus := start.get("gpus")):
+  if not (gpus := start["gpus"]):
     return ""
   words = [
     value if name == "gpu" else f"{name} {value}"
@@ -178,13 +178,12 @@ def _describe_layer(trainer: Trainer) -> str:
 
 def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
   """Returns the precision of the matrix products."""
-  asked = options.precision
   rounded = options.precision != "float32"
   if rounded and "precision" in trainer.model.recurrent_layers[0].options:
-    return asked
-  products = "float32" if rounded else asked
+    return options.precision
+  products = "float32"
   if choices.TENSOR_FLOAT_32.here and not options.deterministic:
     products = "TensorFloat-32 in training, if the GPU has it; scores: float32"
   if rounded and options.optimizer == "muon":
-    products += f"; Muon's in {asked}"
+    products += f"; Muon's in {options.precision}"
   return products

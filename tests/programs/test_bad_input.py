@@ -19,7 +19,6 @@ _FILES = {
   "a.txt": b"a\n",
   "utf16.txt": "to be or not\n".encode("utf-16"),
   "cut.gz": gzip.compress(b"to be or not\n" * 99)[:-9],
-  "gzip": gzip.compress(b"to be or not\n" * 99),
   "bad.jsonl": b'{"text": "to be"}\n{"other": 1}\n',
   "bad.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
 }
@@ -70,7 +69,6 @@ _REFUSED = [
   "train.py --corpus=one_line.txt",
   "train.py --corpus=utf16.txt",
   "train.py --corpus=cut.gz",
-  "train.py --corpus=gzip --unit=byte",
   "train.py --corpus=bad.jsonl --field=text",
   "train.py --corpus=few.txt --eval_lines=2",
   "train.py --eval_corpus=none.txt",

@@ -250,6 +250,7 @@ def test_an_error_in_reading_is_no_damage(
 ) -> None:
   model = save_checkpoints(run, 10, 20)
   data = checkpoint_file(run, 20, ".data-00000-of-00001")
+  whole = data.read_bytes()
   data.write_bytes(b"")  # TensorFlow fails, as it does where a disk does
 
   def fail(file: BinaryIO, digest: str) -> None:
@@ -264,6 +265,10 @@ def test_an_error_in_reading_is_no_damage(
     load_model(open_run(run.path), "latest")
   # Nor is too little memory.
   error = tf.errors.ResourceExhaustedError(None, None, "no memory")
+  monkeypatch.setattr(tf.train.Checkpoint, "restore", Mock(side_effect=error))
+  data.write_bytes(whole)
+  with pytest.raises(tf.errors.ResourceExhaustedError):
+    Checkpoints(run, 3, model).restore_latest()
   monkeypatch.setattr(tf.train, "load_checkpoint", Mock(side_effect=error))
   with pytest.raises(tf.errors.ResourceExhaustedError):
     Checkpoints(run, 3, model).restore_latest()
