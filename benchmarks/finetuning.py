@@ -72,13 +72,15 @@ def rows() -> Iterator[list[str]]:
       if num_seeds > 1:
         errors = [statistics.variance(each) / len(each) for each in losses]
         cells[-1] += f" ({gain / math.sqrt(sum(errors)):.0f})"
-    minutes = [statistics.mean(run["minutes"] for run in each) for each in runs]
     begins, ngrams = result["finetuned"][0]["begins"]
-    cells += [
-      f"{begins:.2f}",
-      f"{ngrams:.2f}",
-      f"{minutes[1] / minutes[0]:.2f}",
-    ]
+    cells += [f"{begins:.2f}", f"{ngrams:.2f}"]
+    times = [[run["minutes"] for run in each] for each in runs]
+    # None, where both were not measured in one sitting.
+    known = None not in times[1]
+    ratio = (
+      statistics.mean(times[1]) / statistics.mean(times[0]) if known else 0
+    )
+    cells.append(f"{ratio:.2f}" if known else "")
     yield cells
 
 

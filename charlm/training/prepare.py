@@ -38,7 +38,7 @@ _AUTO = (
   (2**63, "text-100M"),
 )
 # With `--init_from`, `auto` chooses the recipe `finetune` up to this size.
-_FINETUNE_AT_MOST = 3_000_000
+_FINETUNE_AT_MOST = 600_000
 
 
 class Prepared(NamedTuple):
