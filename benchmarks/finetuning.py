@@ -75,13 +75,10 @@ def rows() -> Iterator[list[str]]:
     begins, ngrams = result["finetuned"][0]["begins"]
     cells += [f"{begins:.2f}", f"{ngrams:.2f}"]
     times = [[run["minutes"] for run in each] for each in runs]
-    # None, where both were not measured in one sitting.
-    known = None not in times[1]
-    ratio = (
-      statistics.mean(times[1]) / statistics.mean(times[0]) if known else 0
-    )
-    cells.append(f"{ratio:.2f}" if known else "")
-    yield cells
+    ratio = ""
+    if None not in times[1]:  # both in one sitting
+      ratio = f"{statistics.mean(times[1]) / statistics.mean(times[0]):.2f}"
+    yield [*cells, ratio]
 
 
 def main(argv: list[str]) -> int:
