@@ -19,8 +19,8 @@ from charlm.training.trainer import Trainer
 # count; they take a second or two.
 _SCORED = 20_000
 _COUNTED = 300_000
-# Nats per character. With the model of English, English texts are below this,
-# others above it (recipes/LOG.md).
+# Nats per character. With the model of English, most English texts are below
+# this, and all others above it (recipes/LOG.md).
 _TOO_FAR = 1.0
 _FEW_WINDOWS = 64  # a step: fewer leave a GPU waiting for the next operation
 COMPILES = (
