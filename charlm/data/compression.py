@@ -32,9 +32,6 @@ def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
   content = _open(name, file) if compressed else file
   try:
     yield from iter(functools.partial(content.read, _CHUNK), b"")
-    # `bz2` and `lzma` end, without an error, before a damaged later stream.
-    if compressed and file.read(1):
-      raise EOFError("not all of its streams are whole")
   except Exception as error:  # each library has its own
     # The system's errors, which have a number, do not come from the data.
     if not compressed or getattr(error, "errno", None):

@@ -55,10 +55,6 @@ class Source:
     elif self.name == "shakespeare":
       yield io.BytesIO(plays())
     else:
-      with contextlib.suppress(io.UnsupportedOperation):
-        # If the parent process made it non-blocking, a moment without data
-        # would look like its end.
-        os.set_blocking(sys.stdin.fileno(), True)
       yield cast(io.BufferedIOBase, sys.stdin.buffer)
 
   def read(self) -> Iterator[bytes]:

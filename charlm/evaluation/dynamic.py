@@ -5,6 +5,7 @@ RMS rule, with a decay towards the trained weights.
 """
 
 import functools
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
-from charlm.evaluation.score import Score, refuse_diverged
+from charlm.evaluation.score import Score
 from charlm.model.language_model import LanguageModel, State
 from charlm.system.choices import xla_compiles_scores
 
@@ -148,7 +149,11 @@ def score_dynamic(
     )
   evaluator = DynamicEvaluator(model, valid.ids_in(vocab))
   score = evaluator.stream(text.ids_in(vocab))
-  refuse_diverged(score.log_perplexity)
+  if not math.isfinite(score.log_perplexity):
+    raise InputError(
+      "the model has diverged: leave out --dynamic, or give another "
+      "--checkpoint"
+    )
   protocol = (
     f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
   )

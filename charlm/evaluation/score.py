@@ -91,7 +91,8 @@ class Score:
   @property
   def log_perplexity(self) -> float:
     """Nats per unit, unknown ones included."""
-    return _mean(self.values)
+    # In float64: a mean of millions of float32 can lose its last digits.
+    return float(self.values.mean(dtype=np.float64))
 
   @property
   def interval(self) -> tuple[float, float]:
@@ -111,12 +112,11 @@ class Score:
 
   @property
   def bits_per_byte(self) -> float:
-    """Bits per byte, comparable across alphabets.
+    """The bits of all scored characters over their bytes, for any alphabet.
 
-    Bits per character, times characters, over bytes. By lines, this product is
-    not the bits of the whole text. Only for what `with_size_of` returned.
+    Only for what `with_size_of` returned.
     """
-    return self.bits_per_character * self.num_characters / self.num_bytes
+    return float(self.nats.sum(dtype=np.float64)) / math.log(2) / self.num_bytes
 
   @property
   def bits(self) -> dict[str, float]:
@@ -157,10 +157,10 @@ class Score:
     if not known.any():
       return None
     if self.line_lengths is None:
-      return _mean(self.nats[known])
+      return float(self.nats.mean(dtype=np.float64, where=known))
     sums = _sum_lines(np.where(known, self.nats, 0), self.line_lengths)
     counts = _sum_lines(known, self.line_lengths)
-    return _mean(sums[counts > 0] / counts[counts > 0])
+    return float((sums[counts > 0] / counts[counts > 0]).mean())
 
   def with_size_of(self, text: Text) -> "Score":
     """Returns a copy with the text's unit and the number of scored bytes.
@@ -214,11 +214,6 @@ def _sum_blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return sums, lengths
 
 
-def _mean(values: np.ndarray) -> float:
-  # In float64: a mean of millions of float32 can lose its last digits.
-  return float(_sum_blocks(values)[0].sum() / len(values))
-
-
 def confidence_interval(
   values: np.ndarray, num_resamples: int = 2000
 ) -> tuple[float, float]:
@@ -227,9 +222,9 @@ def confidence_interval(
   It holds 95 % of the means of resamples. Neighbouring values are correlated,
   so a resample is made of stretches of sqrt(N) neighbours, drawn with
   replacement from the values as a ring (circular block bootstrap, Politis and
-  Romano 1992). Means of n stretches spread too little by a factor of
-  sqrt((n - 1) / n), which is corrected. A single value has no spread: its
-  interval is unbounded.
+  Romano 1992). The mean of a resample of M values, in stretches of n, has the
+  variance (N - n) / M of that of the mean of N independent values, which is
+  corrected. A single value has no spread: its interval is unbounded.
   """
   if len(values) < 2:
     return -math.inf, math.inf
@@ -246,7 +241,7 @@ def confidence_interval(
   for _ in range(num_resamples):
     drawn = rng.integers(len(sums), size=num_drawn)
     means.append(stretches[0, drawn].sum() / stretches[1, drawn].sum())
-  scale = (num_drawn / (num_drawn - 1)) ** 0.5
+  scale = (num_drawn * size / (len(sums) - size)) ** 0.5
   low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)
   return float(low), float(high)
 

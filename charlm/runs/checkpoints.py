@@ -47,9 +47,10 @@ class Checkpoints:
   ) -> None:
     """Takes what is saved and restored; `train_state` has the `best_loss`.
 
-    `save` and `save_if_best` raise LostRunError if the folder was taken away,
-    or if the run has no checkpoint and none can be saved.
+    It, `save` and `save_if_best` raise LostRunError if the folder was taken
+    away; the latter also if the run has no checkpoint and none can be saved.
     """
+    run.check_owned()
     self._run, self._max_to_keep = run, max_to_keep
     self._model, self._train_state = model, train_state
     # Other programs restore `model`, and read the step under `optimizer`.

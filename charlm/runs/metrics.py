@@ -42,18 +42,22 @@ class Metrics:
 
   Each start makes the event files anew from the records, so whatever a kill
   leaves in them is of no matter. A disk that is full is no reason to stop: what
-  could not be written is tried again with the next record.
+  could not be written is tried again with the next record, or by `write_rest`.
   """
 
   def __init__(self, run: RunDir, config: Config, step: int) -> None:
     """Goes on from a step: records of later steps are dropped.
 
-    Raises OSError: `metrics.jsonl` cannot be written.
+    Raises:
+      OSError: `metrics.jsonl` cannot be written.
+      LostRunError: as `RunDir.check_owned`.
     """
+    run.check_owned()
     self._run, self._path = run, run.metrics
     self._hparams = vars(config)
     self._unwritten = b""  # what the file lacks
     self._event_files: dict[str, EventFile] = {}  # by split
+    self._undrawn: list[Record] = []  # what these lack
     text = b""
     if self._path.exists():
       text = self._path.read_bytes()
@@ -71,7 +75,7 @@ class Metrics:
     before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
     try:
-      self._make_event_files()
+      self._draw()
     except OSError as error:
       self._give_up_for_now("the summaries", error)
 
@@ -105,25 +109,31 @@ class Metrics:
     }
     line = json.dumps({"step": step, "split": split, **values, **clocks})
     self._records.append(json.loads(line))
+    self._undrawn.append(self._records[-1])
     self._unwritten += line.encode() + b"\n"
+    self.write_rest()
+
+  def write_rest(self) -> None:
+    """Writes what is not written yet, as after a full disk.
+
+    Raises LostRunError: as `RunDir.check_owned`.
+    """
     try:
       self._run.check_owned()
       # The file is opened for each record, and so made again if it was moved.
       append_lines(self._path, self._unwritten)
       self._unwritten = b""
-      if self._event_files:
-        self._draw(self._records[-1])
-      else:
-        self._make_event_files()
+      self._draw()
     except OSError as error:
-      self._give_up_for_now(f"the metrics of step {step}", error)
+      step = self._records[-1]["step"] if self._records else 0
+      self._give_up_for_now(f"the metrics up to step {step}", error)
 
   def _give_up_for_now(self, what: str, error: Exception) -> None:
     self._event_files = {}
     warn_unsaved(f"{what} could not be written", error, self._run.path)
 
   def _make_event_files(self) -> None:
-    """Makes the event files anew from the records."""
+    """Makes the event files anew, without records."""
     folders = [self._run.summaries / split for split in ("train", "eval")]
     for path in [x for folder in folders for x in folder.glob("events.out.*")]:
       path.unlink()
@@ -134,10 +144,14 @@ class Metrics:
     # No trial id: runs with equal settings would share one.
     settings = hparams.hparams_pb(self._hparams, trial_id="")
     self._event_files["eval"].write(Event(summary=settings))
-    for record in self._records:
-      self._draw(record)
 
-  def _draw(self, record: Record) -> None:
-    # A record of an older commit has no time: it is drawn in 1970.
-    event = metrics_event(record, record.get("time", record["seconds"]))
-    self._event_files[record["split"]].write(event)
+  def _draw(self) -> None:
+    """Writes what the event files lack; makes them if there are none."""
+    if not self._event_files:
+      self._make_event_files()
+      self._undrawn = list(self._records)
+    for record in self._undrawn:
+      # A record of an older commit has no time: it is drawn in 1970.
+      event = metrics_event(record, record.get("time", record["seconds"]))
+      self._event_files[record["split"]].write(event)
+    self._undrawn = []

@@ -21,6 +21,7 @@ import tensorflow as tf
 from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
 from charlm.system.devices import (
+  NCCL_REMEDY,
   check_replicas,
   create_strategy,
   use_first_gpus,
@@ -107,16 +108,24 @@ class Cluster:
     """Returns what each worker passes to this call, in their order.
 
     All workers must call it, with values that take less than 16 MB of JSON.
+
+    Raises InputError: the sums, of which the values are made, are wrong.
     """
     if self.num_workers == 1:
       return [value]
     message = json.dumps(value).encode()
     mine = np.arange(self.num_workers) == self.index
     sizes = self.sum(np.where(mine, len(message), 0))
-    rows = np.zeros([self.num_workers, sizes.max()], np.uint8)
-    rows[self.index, : len(message)] = np.frombuffer(message, np.uint8)
-    rows = self.sum(rows.ravel()).astype(np.uint8).reshape(rows.shape)
-    return [json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True)]
+    try:
+      rows = np.zeros([self.num_workers, sizes.max()], np.uint8)
+      rows[self.index, : len(message)] = np.frombuffer(message, np.uint8)
+      rows = self.sum(rows.ravel()).astype(np.uint8).reshape(rows.shape)
+      texts = [bytes(row[:n]) for row, n in zip(rows, sizes, strict=True)]
+      return [json.loads(text) for text in texts]
+    except ValueError as error:
+      raise InputError(
+        f"a sum over the workers is wrong: {NCCL_REMEDY}"
+      ) from error
 
   def copy_from_chief(self, variables: Sequence[tf.Variable]) -> None:
     """Gives variables the values, bit for bit, that they have on the chief.
@@ -173,7 +182,7 @@ class Cluster:
       yield
       self.sum([0])
       self._let_others_fetch()
-    except (InputError, DivergedError):  # all raise it
+    except (InputError, OSError, DivergedError):  # all raise it
       self._let_others_fetch()
       raise
     except _LOST as error:
@@ -185,8 +194,8 @@ class Cluster:
         named = others
       name = self.name(min(named)) if named else "another worker"
       raise LostRunError(
-        f"{name} was lost: what is saved is whole; start all workers again to "
-        "go on"
+        f"{name} was lost ({_first_sentence(error)}): what is saved is whole; "
+        "start all workers again to go on"
       ) from error
 
   def _let_others_fetch(self) -> None:
@@ -235,9 +244,9 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
       tf.distribute.cluster_resolver.TFConfigClusterResolver(), options
     )
   except tf.errors.OpError as error:
-    reason = re.split(r"\.\s|\n", error.message)[0]
     raise LostRunError(
-      f"the workers could not be connected ({reason}): start all of them again"
+      f"the workers could not be connected ({_first_sentence(error)}): start "
+      "all of them again"
     ) from error
   # TensorFlow has put a handler of its own in the place of Python's, which is
   # put back.
@@ -337,6 +346,10 @@ def _slurm_config() -> str:
       f"{error}): start the workers by srun, or set TF_CONFIG"
     ) from error
   return json.dumps({"cluster": {"worker": addresses}, "task": task})
+
+
+def _first_sentence(error: tf.errors.OpError) -> str:
+  return re.split(r"\.\s|\n", error.message)[0]
 
 
 def _choose_gpus(num_replicas: int, batch_size: int, num_workers: int) -> None:

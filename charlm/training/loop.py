@@ -106,6 +106,7 @@ class TrainingLoop:
         if save_due:
           self.checkpoints.save(step)
       self.replicas.check_weights()
+      self.metrics.write_rest()
       saved = self.checkpoints.save(step)
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
@@ -139,7 +140,10 @@ class TrainingLoop:
       self.bar.log(f"trained to step {step:,}")
     best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
     if not self._best_saved:
-      warn("best/ lacks the step of the lowest loss")
+      warn(
+        "best/ lacks the step of the lowest loss: restore that checkpoint, or "
+        "give the other programs --checkpoint=latest"
+      )
     elif len(self.split.valid) and best in evaluations:  # if it has a record
       self.bar.log(_describe_best(best, evaluations))
     if not self._stop:

@@ -79,8 +79,7 @@ def test_a_file_is_decompressed_as_its_suffix_says(
   damaged = bytearray(whole)
   damaged[len(whole) // 2] ^= 255
   cut_off = [whole[:size] for size in (1, 20, 1000, len(whole) - 1)]
-  later = compress(b"to be") + b"?" + whole[1:]
-  for content in (*cut_off, damaged, later, b"plain text"):
+  for content in (*cut_off, damaged, b"plain text"):
     path.write_bytes(content)
     message = rf"a\.{suffix} cannot be decompressed \(.*\): give a whole copy"
     with pytest.raises(InputError, match=message):

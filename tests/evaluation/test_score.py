@@ -94,6 +94,11 @@ def test_bits_per_byte() -> None:
   score = dataclasses.replace(score_of(nats), unit="byte")
   assert score.bits_per_byte == score.bits_per_character
   assert score.bits == {"byte": pytest.approx(2)}
+  # By lines, the log perplexity is the mean of lines; the bits are of the text.
+  score = score_of(nats, lengths=np.array([1, 3]))
+  score = dataclasses.replace(score, num_bytes=16)
+  assert score.bits_per_character == pytest.approx((1 + 7 / 3) / 2)
+  assert score.bits_per_byte == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("by_line", [False, True])
@@ -134,7 +139,7 @@ def _bootstrap(blocks: list[np.ndarray], size: int) -> tuple[float, float]:
     ]
     means.append(np.concatenate(resample).mean())
   deviations = np.quantile(means, [0.025, 0.975]) - values.mean()
-  deviations *= (num_drawn / (num_drawn - 1)) ** 0.5
+  deviations *= (num_drawn * size / (len(blocks) - size)) ** 0.5
   low, high = values.mean() + deviations
   return low, high
 
@@ -172,6 +177,20 @@ def test_intervals_cover_the_truth() -> None:
     low, high = confidence_interval(trial, num_resamples=400)
     covered += low <= 1.25 <= high
   assert 0.9 * num_trials <= covered < num_trials
+
+
+@pytest.mark.parametrize("num_values", [7, 13, 18, 31])
+def test_intervals_of_few_values_have_the_width_of_a_standard_error(
+  num_values: int,
+) -> None:
+  rng = np.random.default_rng(7)
+  ratios = []
+  for _ in range(100):
+    values = rng.standard_normal(num_values)
+    low, high = confidence_interval(values, num_resamples=300)
+    error = values.std(ddof=1) / num_values**0.5
+    ratios.append((high - low) / (2 * 1.96 * error))
+  assert np.mean(ratios) == pytest.approx(1, abs=0.06)
 
 
 def test_an_interval_needs_two_values() -> None:

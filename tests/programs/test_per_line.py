@@ -59,7 +59,6 @@ def test_objects_say_which_line_they_answer(
 
 def _pipe() -> tuple[int, int]:
   reader, writer = os.pipe()
-  os.set_blocking(reader, False)  # as some parent processes leave it
   return writer, reader
 
 

@@ -182,7 +182,12 @@ def test_a_full_disk_is_waited_out(
   metrics.write(4, "train", {"loss": 1.0})
   assert metrics.whole
   assert _steps(run.metrics) == [1, 2, 3, 4]
-  assert _curve(run, "train") == [(1, 4.0), (3, 2.0), (4, 1.0)]
+  with file_size_limit(run.metrics.stat().st_size + 5):
+    metrics.write(5, "train", {"loss": 0.5})
+  metrics.write_rest()  # as at a stop
+  assert metrics.whole
+  assert _steps(run.metrics) == [1, 2, 3, 4, 5]
+  assert _curve(run, "train") == [(1, 4.0), (3, 2.0), (4, 1.0), (5, 0.5)]
   assert _curve(run, "eval") == [(2, 3.0)]
 
 

@@ -97,6 +97,16 @@ def test_a_wrong_sum_is_refused(fault: Callable[..., Any]) -> None:
   assert "--num_replicas=1" in text
 
 
+@pytest.mark.parametrize("factor", [0, 2])
+def test_a_wrong_sum_over_workers_is_refused(
+  factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  cluster = Cluster(tf.distribute.get_strategy(), ["a:1", "b:1"])
+  monkeypatch.setattr(cluster, "sum", lambda numbers: factor * numbers)
+  with pytest.raises(InputError, match="wrong: set NCCL_P2P_DISABLE=1"):
+    cluster.exchange({"commit": "1"})
+
+
 @pytest.fixture
 def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
   """Pretends that the replicas are GPUs."""
