@@ -21,9 +21,10 @@ class LostRunError(RuntimeError):
 
 
 class HungError(RuntimeError):
-  """GPUs do not answer, and the call to them cannot be ended.
+  """GPUs do not answer, or answer with garbage: nothing can be agreed on.
 
-  A program has to end by `os._exit`: the interpreter would wait for the call.
+  A program has to end by `os._exit`: the interpreter would wait for a call that
+  does not end.
   """
 
   exit_code = 2

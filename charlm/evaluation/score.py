@@ -120,7 +120,7 @@ class Score:
 
   @property
   def bits(self) -> dict[str, float]:
-    """The bits per unit and per byte; a score of bytes has one number."""
+    """The bits per unit and per byte; of bytes, the latter alone."""
     return {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
 
   def in_words(self, step: int, protocol: str) -> str:

@@ -47,8 +47,8 @@ class Checkpoints:
   ) -> None:
     """Takes what is saved and restored; `train_state` has the `best_loss`.
 
-    It, `save` and `save_if_best` raise LostRunError if the folder was taken
-    away; the latter also if the run has no checkpoint and none can be saved.
+    This, `save` and `save_if_best` raise LostRunError if the folder was taken
+    away; the last two also if the run has no checkpoint and none can be saved.
     """
     run.check_owned()
     self._run, self._max_to_keep = run, max_to_keep

@@ -121,7 +121,8 @@ class Metrics:
     try:
       self._run.check_owned()
       # The file is opened for each record, and so made again if it was moved.
-      append_lines(self._path, self._unwritten)
+      if self._unwritten:
+        append_lines(self._path, self._unwritten)
       self._unwritten = b""
       self._draw()
     except OSError as error:

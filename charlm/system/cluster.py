@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 
-from charlm.errors import DivergedError, InputError, LostRunError
+from charlm.errors import DivergedError, HungError, InputError, LostRunError
 from charlm.system.choices import COLLECTIVES
 from charlm.system.devices import (
   NCCL_REMEDY,
@@ -109,7 +109,7 @@ class Cluster:
 
     All workers must call it, with values that take less than 16 MB of JSON.
 
-    Raises InputError: the sums, of which the values are made, are wrong.
+    Raises HungError: the sums, of which the values are made, are garbage.
     """
     if self.num_workers == 1:
       return [value]
@@ -123,7 +123,7 @@ class Cluster:
       texts = [bytes(row[:n]) for row, n in zip(rows, sizes, strict=True)]
       return [json.loads(text) for text in texts]
     except ValueError as error:
-      raise InputError(
+      raise HungError(
         f"a sum over the workers is wrong: {NCCL_REMEDY}"
       ) from error
 
@@ -167,6 +167,8 @@ class Cluster:
       yield
     except (InputError, OSError) as error:
       self.exchange(str(error) or type(error).__name__)
+      if isinstance(error, OSError):  # the others raise InputError
+        self._let_others_fetch()
       raise
     for index, message in enumerate(self.exchange("")):
       if message:
@@ -182,7 +184,7 @@ class Cluster:
       yield
       self.sum([0])
       self._let_others_fetch()
-    except (InputError, OSError, DivergedError):  # all raise it
+    except (InputError, DivergedError):  # all raise it
       self._let_others_fetch()
       raise
     except _LOST as error:

@@ -141,8 +141,8 @@ class TrainingLoop:
     best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
     if not self._best_saved:
       warn(
-        "best/ lacks the step of the lowest loss: restore that checkpoint, or "
-        "give the other programs --checkpoint=latest"
+        "best/ lacks the step of the lowest loss: free some space and run the "
+        "same command, or give the other programs --checkpoint=latest"
       )
     elif len(self.split.valid) and best in evaluations:  # if it has a record
       self.bar.log(_describe_best(best, evaluations))

@@ -149,7 +149,8 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
   def times() -> dict[pathlib.Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
-  checkpoints = NumberedCheckpoints(run, 3, build_model(len(VOCAB), 4, 6))
+  model = build_model(len(VOCAB), 4, 6)
+  checkpoints = NumberedCheckpoints(run, 3, model)
   with run.locked():
     metrics = Metrics(run, EXPERIMENT.config, 0)
     shutil.rmtree(run.path)
@@ -159,7 +160,10 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
       save_checkpoints(second, 10)
       before = times()
       for write in (
+        lambda: Metrics(run, EXPERIMENT.config, 0),
         lambda: metrics.write(20, "eval", {"loss": 1.0}),
+        metrics.write_rest,
+        lambda: NumberedCheckpoints(run, 3, model),
         lambda: checkpoints.save(20),
         lambda: checkpoints.save_if_best(20, {20: 1.0}),
       ):

@@ -207,6 +207,25 @@ def test_a_full_disk_is_code_4_and_made_up_for(
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
 
+def test_metrics_are_tried_again_at_the_end(
+  args: list[str], instants: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  append, failed = metrics_module.append_lines, []
+
+  def appending(path: pathlib.Path, lines: bytes) -> None:
+    if b'"eval"' in lines and not failed:
+      failed.append(lines)
+      raise OSError("no space")
+    append(path, lines)
+
+  run_dir = shutil.copytree(instants / "stopped", tmp_path / "run")
+  with evaluating_quickly() as patch:
+    patch.setattr(metrics_module, "append_lines", appending)
+    assert _train(args, run_dir) == 0
+  assert failed
+  soak.assert_equal_runs(run_dir, instants / "undisturbed")
+
+
 def test_lost_metrics_leave_the_best_checkpoint(
   args: list[str],
   instants: pathlib.Path,

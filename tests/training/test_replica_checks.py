@@ -103,7 +103,7 @@ def test_a_wrong_sum_over_workers_is_refused(
 ) -> None:
   cluster = Cluster(tf.distribute.get_strategy(), ["a:1", "b:1"])
   monkeypatch.setattr(cluster, "sum", lambda numbers: factor * numbers)
-  with pytest.raises(InputError, match="wrong: set NCCL_P2P_DISABLE=1"):
+  with pytest.raises(HungError, match="wrong: set NCCL_P2P_DISABLE=1"):
     cluster.exchange({"commit": "1"})
 
 
