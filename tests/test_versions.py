@@ -1,17 +1,11 @@
 """Private names of TensorFlow and Keras, which any release may remove."""
 
 import ast
-import importlib
 import pathlib
-import pkgutil
 import re
-import types
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import keras
-import pytest
-import tensorflow as tf
 from helpers import ROOT
 
 
@@ -46,19 +40,6 @@ PRIVATE = {
   ),
   f"{_FRAMEWORK}.kernels": Private("tests: the kernels that GPUs have"),
   f"{_FRAMEWORK}.op_def_registry": Private("tests: an operation's arguments"),
-}
-# Of which object an attribute is.
-_OWNERS = {
-  "_iterations": keras.optimizers.SGD,
-  "_jit_compile": lambda: tf.function(lambda: 0),
-  "_is_gpu_available": lambda: importlib.import_module(
-    "keras.src.backend.tensorflow.rnn"
-  ),
-  "_XlaMustCompile": lambda: types.SimpleNamespace(
-    **tf.function(lambda: 0, jit_compile=True)
-    .get_concrete_function()
-    .function_def.attr
-  ),
 }
 # These are documented by Python in spite of the underscore.
 _OF_PYTHON = {"_asdict", "_exit", "_obj", "_replace"}
@@ -122,11 +103,3 @@ def test_each_private_name_is_listed_with_its_reason() -> None:
       if private or _MODULE.match(name):
         found.add(name)
   assert found == PRIVATE.keys()
-
-
-@pytest.mark.parametrize("name", PRIVATE)
-def test_a_private_name_is_still_there(name: str) -> None:
-  if owner := _OWNERS.get(name):
-    assert hasattr(owner(), name)
-  else:
-    assert pkgutil.resolve_name(name)

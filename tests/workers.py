@@ -40,12 +40,6 @@ def wait_until(happened: Callable[[], bool]) -> None:
     time.sleep(0.02)
 
 
-def without_replicas(train_args: list[str]) -> list[str]:
-  """Returns flags of `train.py` for workers, which have a replica each."""
-  flags = [flag for flag in train_args if "num_replicas" not in flag]
-  return [*flags, "--device=cpu", "--checkpoint_every_steps=5"]
-
-
 class Workers:
   """Processes that train together, with methods of a single process.
 

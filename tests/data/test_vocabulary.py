@@ -42,13 +42,6 @@ def test_several_lines_give_a_row_each(kind: type) -> None:
   assert texts.numpy().tolist() == [b"ab", b"[UNK]", b"abc"]
 
 
-def test_round_trip() -> None:
-  text = "".join(VOCAB[2:])
-  ids = tensors.line_to_tensor(text, VOCAB)
-  assert tensors.text_from_ids(ids, VOCAB).numpy().decode() == text
-  assert vocabulary.decode(vocabulary.encode(text, VOCAB), VOCAB) == text
-
-
 def test_padding_disappears() -> None:
   ids = vocabulary.encode("ab", VOCAB)
   assert tensors.text_from_ids(ids, VOCAB).numpy() == b"ab"

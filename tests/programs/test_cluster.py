@@ -15,7 +15,6 @@ from workers import (
   addresses,
   tf_config,
   wait_until,
-  without_replicas,
 )
 
 import train
@@ -28,11 +27,14 @@ _FLAGS = (
   "--reset_rate=0.1",
   "--valid_lines=20",
   "--eval_every_steps=40",
+  "--device=cpu",
+  "--checkpoint_every_steps=5",
 )
 
 
 def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
-  flags = without_replicas(train_args)
+  # Workers have a replica each.
+  flags = [flag for flag in train_args if "num_replicas" not in flag]
   return [*flags, *_FLAGS, f"--run_dir={run_dir}", *more]
 
 

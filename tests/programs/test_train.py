@@ -1,5 +1,6 @@
 """Training through `train.py`: what a run leaves."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -276,3 +277,17 @@ def test_a_profile_is_captured_while_it_trains(
     assert program.wait() == 143
   (profile,) = run.rglob("*.xplane.pb")
   assert b"step_num" in profile.read_bytes()  # the steps have their numbers
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_a_training_whose_log_is_full_is_done(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capfd: pytest.CaptureFixture[str],
+) -> None:
+  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=3"]
+  # Its end, as that of a process, fails if it holds what cannot be written.
+  with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
+    assert train_program.main(args) == 0
+  assert capfd.readouterr().err == ""
+  assert (tmp_path / "run" / "checkpoints" / "ckpt-3.index").exists()

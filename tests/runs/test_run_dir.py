@@ -1,10 +1,7 @@
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ import tensorflow as tf
 from helpers import (
   CORPUS,
   EXPERIMENT,
-  ROOT,
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
@@ -120,27 +116,6 @@ def test_a_valid_text_is_kept_as_the_eval_text_is(
     with pytest.raises(InputError, match=f"{path.name}: it has changed"):
       run.resume(experiment, 10)
     path.write_text(text)
-
-
-def test_a_second_trainer_is_refused_naming_the_first(run: RunDir) -> None:
-  code = (
-    "import sys\nfrom charlm.runs.run_dir import RunDir\n"
-    "with RunDir(sys.argv[1]).locked():\n"
-    "  print('locked', flush=True)\n  input()"
-  )
-  with subprocess.Popen(
-    [sys.executable, "-c", code, run.path],
-    cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as other:
-    assert other.stdout.readline() == "locked\n"
-    with pytest.raises(InputError, match=f"process {other.pid} is training"):
-      run.locked().__enter__()
-    other.communicate("\n")
-  with run.locked():
-    assert (run.path / "lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
