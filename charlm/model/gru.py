@@ -96,7 +96,6 @@ class FusedGRU(KerasGRU):
     *,
     name: str | None = None,
     dtype: keras.DTypePolicy | str | None = None,
-    trainable: bool = True,
   ) -> None:
     """Makes the layer; other arguments of Keras' layer are refused.
 
@@ -108,7 +107,6 @@ class FusedGRU(KerasGRU):
       layer_norm: whether to normalise; this adds the weight `gain`.
       name: of the layer, as in Keras.
       dtype: of the weights and of the outputs, as in Keras.
-      trainable: whether the weights are trained, as in Keras.
 
     Raises ValueError: another precision.
     """
@@ -121,7 +119,6 @@ class FusedGRU(KerasGRU):
       return_state=True,
       name=name,
       dtype=dtype,
-      trainable=trainable,
     )
     self.precision, self.layer_norm = precision, layer_norm
     self.gain: keras.Variable | None = None  # [3H], for z, r, n
@@ -137,18 +134,10 @@ class FusedGRU(KerasGRU):
     if self.layer_norm:
       self.gain = self.add_weight([3 * self.units], "ones", name="gain")
 
-  def get_config(self) -> dict[str, object]:
-    """Returns the arguments of an equal layer, for Keras' `from_config`."""
-    # Not those of keras.layers.GRU, most of which this layer refuses.
-    config = keras.layers.Layer.get_config(self)
-    names = ("units", "precision", "layer_norm")
-    return config | {name: getattr(self, name) for name in names}
-
   def call(
     self,
     sequences: tf.Tensor,
     initial_state: _State = None,
-    mask: tf.Tensor | None = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs over a window `[B, T, D]`, T at least 1, from a state `[B, H]`.
@@ -156,11 +145,7 @@ class FusedGRU(KerasGRU):
     Without `initial_state` it starts from zeros. `precision` acts in training
     only. Returns the outputs `[B, T, H]` and the last of them, the state
     `[B, H]`.
-
-    Raises ValueError: a mask, which this layer does not support.
     """
-    if mask is not None:
-      raise ValueError("FusedGRU supports no mask: use keras.layers.GRU")
     if sequences.shape[0] == 1 and not training:
       # One text: a product for all time steps is faster than one in each. Its
       # rows are a table, in which a time step is an id.

@@ -273,29 +273,3 @@ def test_bfloat16_is_close() -> None:
     tolerance=2e-2,
   )
   assert {w.dtype for w in low.trainable_weights} == {"float32"}
-
-
-@pytest.mark.parametrize(
-  "options",
-  [{}, {"precision": "bfloat16", "layer_norm": True, "dtype": "float64"}],
-)
-def test_a_configuration_makes_an_equal_layer(options: dict[str, Any]) -> None:
-  layer = FusedGRU(_H, name="mine", trainable=False, **options)
-  same = FusedGRU.from_config(layer.get_config())
-  assert same.get_config() == layer.get_config()
-  assert (same.name, same.trainable) == ("mine", False)
-  for each in (layer, same):
-    each.build((None, None, _D))
-  same.set_weights(layer.get_weights())
-  x = _normal(_B, _T, _D, dtype=layer.compute_dtype)
-  for one, other in zip(layer(x), same(x), strict=True):
-    np.testing.assert_array_equal(one, other)
-
-
-def test_a_mask_is_refused() -> None:
-  with pytest.raises(ValueError, match="no mask"):
-    FusedGRU(_H)(_normal(_B, _T, _D), mask=tf.ones([_B, _T], tf.bool))
-  # One that a layer before it made counts, too.
-  masked = keras.layers.Embedding(_V, _D, mask_zero=True)(_ids())
-  with pytest.raises(ValueError, match="no mask"):
-    FusedGRU(_H)(masked)
