@@ -23,8 +23,9 @@ _CHUNK = 2**21  # bytes that are read at a time
 def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
   """Yields the content of a file in chunks, decompressed as its name says.
 
-  Raises InputError, with the name: data that is cut off, damaged, or not what
-    the name says; or a name of zstd data where the extra zstd is missing.
+  Raises InputError, with the name: data that is cut off, not what the name
+    says, or damaged (but in the header of a later stream, where bz2 and lzma
+    end); or a name of zstd data where the extra zstd is missing.
   """
   compressed = name.endswith((".gz", ".bz2", ".xz", ".zst"))
   if name.endswith(".zst") and not _HAS_ZSTD:
