@@ -9,11 +9,12 @@ import time
 
 from charlm.data.cleaning import read_sources
 from charlm.data.sources import find_sources
+from charlm.data.text import Text
 from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
-from charlm.runs.run import open_run
+from charlm.runs.run import Run, open_run
 from charlm.system import process
 
 # The context of nanoGPT's character-level model, for comparison.
@@ -115,12 +116,8 @@ def evaluate(options: EvalOptions) -> int:
     models = trained_model.follow_checkpoints(run, options.idle_timeout)
   else:
     models = iter([trained_model.load_model(run, options.checkpoint)])
-  if options.text is None:
-    name, text = str(run.dir.eval_path), run.eval_text()
-  else:
-    pieces = read_sources(run.config, find_sources(options.text))
-    name, text = options.text, encode_text(pieces, run.config.encoding).text
-  refuse_short(text, name)
+  text = _read_text(options, run)
+  refuse_short(text, options.text or run.dir.eval_path)
   unknown = unknown_characters(text.characters, run.vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
     process.warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
@@ -155,6 +152,14 @@ def evaluate(options: EvalOptions) -> int:
     seconds = f"{options.idle_timeout:g} seconds"
     process.warn(f"no new checkpoint or metrics in {seconds}: --follow ends")
   return process.DONE
+
+
+def _read_text(options: EvalOptions, run: Run) -> Text:
+  """Returns the text to score."""
+  if options.text is None:
+    return run.eval_text()
+  pieces = read_sources(run.config, find_sources(options.text))
+  return encode_text(pieces, run.config.encoding).text
 
 
 if __name__ == "__main__":
