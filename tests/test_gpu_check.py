@@ -87,6 +87,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
   tf.config.set_soft_device_placement(True)
 
 
+@pytest.mark.release
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("part", gpu_check.PARTS)
 def test_each_part_runs_on_a_cpu(part: str, tmp_path: pathlib.Path) -> None:
