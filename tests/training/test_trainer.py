@@ -389,7 +389,7 @@ def test_a_schedule_rises_and_falls_to_zero(
   np.testing.assert_allclose(rates, 0.01 * expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("layer", ["lstm", "mingru"])
+@pytest.mark.parametrize("layer", ["gru", "lstm", "mingru"])
 def test_a_restored_run_goes_on_as_if_never_stopped(
   layer: str, tmp_path: pathlib.Path
 ) -> None:
