@@ -32,7 +32,8 @@ def describe() -> dict[str, Any]:
 def in_words(machine: dict[str, Any]) -> str:
   """Returns the description as a line."""
   versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+  cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
   return (
-    f"{machine['processor']}, {machine['cores']} cores, "
+    f"{machine['processor']}, {cores}, "
     f"{machine['memory_gib']} GiB, {machine['system']}; {versions}"
   )
