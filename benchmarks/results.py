@@ -21,7 +21,7 @@ from charlm.system.process import import_quietly
 import_quietly("tensorflow", "keras")
 from matplotlib.figure import Figure
 
-from benchmarks import finetuning, machine
+from benchmarks import finetuning, layers, machine
 from benchmarks.other_texts import NAMES, OTHER
 from benchmarks.tables import table
 from benchmarks.trainings import ROOT, call, keep, read
@@ -317,11 +317,15 @@ def _write(baselines_of: dict[str, list[Baseline]]) -> None:
   others = [x for name in NAMES if (x := read(OTHER / f"{name}.json"))]
   plot_curves(results, _FOLDER / "curves.svg")
   plot_sizes(others, _FOLDER / "sizes.svg")
+  layers.plot(_FOLDER / "layers.svg")
   tuned = map(read, sorted((_FOLDER / "finetuning").glob("*.json")))
+  of_layers = sorted((_FOLDER / "layers").glob("*.json"))
   measured = results | {text["name"]: text for text in others}
   measured |= {f"{text['name']}, fine-tuning": text for text in tuned}
+  measured |= {f"{path.stem}, layers": read(path) for path in of_layers}
   tables = {
     "other texts": table(_OTHER_HEADER, map(_other_row, others)),
+    "layers": table(layers.HEADER, layers.rows()),
     "fine-tuning": table(_FINETUNING_HEADER, finetuning.rows()),
     "machines": _machines(measured),
   }
