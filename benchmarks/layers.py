@@ -58,7 +58,7 @@ _PROTOCOLS = {
   "stream": [],
   "windows of 256": ["--protocol=windows", "--window=256"],
 }
-_ROUNDS = 5  # of timed steps
+_ROUNDS = 3  # of timed steps
 
 
 def measure(layer: str, corpus: pathlib.Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def time_steps(corpus: pathlib.Path) -> dict[str, Any]:
   for _ in range(_ROUNDS):
     for layer, milliseconds in times.items():
       shutil.rmtree(run_dir, ignore_errors=True)
-      steps = ["--max_steps=120"]
+      steps = ["--max_steps=60"]
       train(run_dir, *_flags(layer, corpus), *steps)
       first, *_, last = _records(run_dir, "train")
       seconds = last["seconds"] - first["seconds"]
