@@ -99,8 +99,7 @@ def time_steps(corpus: pathlib.Path) -> dict[str, Any]:
   for _ in range(_ROUNDS):
     for layer, milliseconds in times.items():
       shutil.rmtree(run_dir, ignore_errors=True)
-      steps = ["--max_steps=60"]
-      train(run_dir, *_flags(layer, corpus), *steps)
+      train(run_dir, *_flags(layer, corpus), "--max_steps=60")
       first, *_, last = _records(run_dir, "train")
       seconds = last["seconds"] - first["seconds"]
       milliseconds.append(1000 * seconds / (last["step"] - first["step"]))
@@ -109,8 +108,7 @@ def time_steps(corpus: pathlib.Path) -> dict[str, Any]:
 
 def _results() -> dict[str, dict[str, Any]]:
   """Returns what was measured of each layer."""
-  found = {layer: read(_FOLDER / f"{layer}.json") for layer in _UNITS}
-  return {layer: result for layer, result in found.items() if result}
+  return {layer: read(_FOLDER / f"{layer}.json") for layer in _UNITS}
 
 
 def rows() -> Iterator[list[str]]:
