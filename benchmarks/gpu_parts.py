@@ -54,7 +54,7 @@ from charlm.training.replica_checks import Replicas
 from charlm.training.trainer import Trainer, build_trainer
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_FAST, _BEST = (
+_FAST, _BEST_1M = (
   [f"--flagfile={_ROOT}/recipes/{name}.flags"] for name in ("fast", "best")
 )
 _TOY = {"batch_size": 4, "seq_length": 8, "embedding_dim": 4, "rnn_units": 8}
@@ -81,7 +81,7 @@ def graphs(check: Check) -> Iterator[Row]:
   trainings = _recipes(check)
   if not check.toy:
     trainings |= {
-      "best.flags in float32": [*_BEST, "--precision=float32"],
+      "best-1M.flags in float32": [*_BEST_1M, "--precision=float32"],
       "an LSTM": ["--layer=lstm"],
       "a minGRU": ["--layer=mingru"],
     }
@@ -180,7 +180,7 @@ def loss(check: Check) -> Iterator[Row]:
 
 def dropout(check: Check) -> Iterator[Row]:
   """Compares masks with the CPU's, and trainings with and without XLA."""
-  recipe = ["--dropout_rate=0.2"] if check.toy else _BEST
+  recipe = ["--dropout_rate=0.2"] if check.toy else _BEST_1M
   flags = _sized(check, [*recipe, "--precision=float32"])
   text, losses = Text(check.folder), []
   for xla in (False, True):
@@ -295,7 +295,7 @@ def _recipes(check: Check) -> dict[str, list[str]]:
   """Returns recipes by name, each as flags of `train.py`."""
   if check.toy:
     return {"default": []}
-  return {"default": [], "fast.flags": _FAST, "best.flags": _BEST}
+  return {"default": [], "fast.flags": _FAST, "best-1M.flags": _BEST_1M}
 
 
 def _sized(check: Check, flags: list[str]) -> list[str]:

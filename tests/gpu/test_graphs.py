@@ -34,7 +34,7 @@ _SIZES = ("--seq_length=20", "--embedding_dim=8", "--rnn_units=16")
 # Without layer normalisation, and the kernels that a step may start. Before
 # these went to cuDNN, fast.flags had 4,300.
 _BY_CUDNN = {"reference": 100, "fast": 240, "text-1M": 410}
-_WITH_LAYER_NORM = ("best",)
+_WITH_LAYER_NORM = ("best-1M",)
 _RECIPES = (*_BY_CUDNN, *_WITH_LAYER_NORM)
 # Not `CPU:0`, which stands for the host.
 _GPUS = ["CPU:1", "CPU:2"]
@@ -102,7 +102,7 @@ def test_each_operation_of_a_training_has_a_kernel(
     assert graphs.without_kernel(function) == set()
   # And where neither cuDNN nor XLA takes part.
   monkeypatch.setattr(trainer_module, "xla_compiles_steps", lambda *_: False)
-  steps = _steps(_trainer(_config("best", num_layers=1), gru="fused"))
+  steps = _steps(_trainer(_config("best-1M", num_layers=1), gru="fused"))
   assert not any("Cudnn" in name for name in graphs.operations(steps))
   assert graphs.without_kernel(steps) == set()
 
@@ -205,7 +205,7 @@ def test_each_operation_of_the_checks_of_replicas_has_a_kernel() -> None:
 
 
 def test_gradients_lower_to_hlo_for_a_gpu() -> None:
-  trainer = _trainer(_config("best", num_layers=1))
+  trainer = _trainer(_config("best-1M", num_layers=1))
   windows, seed = tf.zeros([64, _T + 1], tf.int64), tf.constant([1, 2])
   model = trainer.model
   masks = model.dropout_masks(windows[:, :-1], seed)
