@@ -55,7 +55,7 @@ from charlm.training.trainer import Trainer, build_trainer
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FAST, _BEST_1M = (
-  [f"--flagfile={_ROOT}/recipes/{name}.flags"] for name in ("fast", "best")
+  [f"--flagfile={_ROOT}/recipes/{name}.flags"] for name in ("fast", "best-1M")
 )
 _TOY = {"batch_size": 4, "seq_length": 8, "embedding_dim": 4, "rnn_units": 8}
 _STEP = "gpu_parts.build_step"
