@@ -142,7 +142,7 @@ def evaluate(options: EvalOptions) -> int:
     result = {"step": step, "protocol": protocol, **score.to_dict()}
     words = score.in_words(step, protocol)
     if not options.follow:
-      trained_model.say_if_best(run, options.checkpoint, step)
+      trained_model.say_which(run, options.checkpoint, step)
     # At once: with --follow, the next score may be hours away.
     print(json.dumps(result) if options.json else words, flush=True)
     if curve:

@@ -77,7 +77,7 @@ def export(options: ExportOptions) -> int:
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
-  from charlm.runs.trained_model import load_model, say_if_best
+  from charlm.runs.trained_model import load_model, say_which
   from charlm.system.devices import choose_device
 
   # A graph that is traced for a GPU calls cuDNN, which no CPU has.
@@ -89,7 +89,7 @@ def export(options: ExportOptions) -> int:
     "npz": functools.partial(save_numpy, config=run.config),
   }
   save[options.format](model, run.vocab, options.path)
-  say_if_best(run, options.checkpoint, step)
+  say_which(run, options.checkpoint, step)
   for path in outputs:
     print(path)
   return DONE

@@ -77,7 +77,7 @@ def sample(options: SampleOptions) -> int:
   run = open_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
-  from charlm.runs.trained_model import load_model, say_if_best
+  from charlm.runs.trained_model import load_model, say_which
   from charlm.sampling.generator import GenerativeModel
   from charlm.sampling.writer import Writer
   from charlm.system.choices import FEW_TEXTS
@@ -108,7 +108,7 @@ def sample(options: SampleOptions) -> int:
     format=options.format,
     trained_on=trained_on,
   )
-  say_if_best(run, options.checkpoint, step)
+  say_which(run, options.checkpoint, step)
   if not options.per_line:
     writer.write(request, options.stream)
     return process.DONE

@@ -50,17 +50,15 @@ class Experiment:
     """Lists the fields in which a later start's experiment differs."""
     before, fields = self._fields(), other._fields()
     # At a constant learning rate, more epochs only extend the run; any other
-    # schedule depends, at every step, on the number of steps.
+    # schedule depends on the number of steps.
     ignored = {n for n in _PATHS if bool(before[n]) == bool(fields[n])}
     ignored.add("recipe")  # its settings are compared one by one
     if all(before[n] == fields[n] for n in _SHA256):
       ignored.update(_SIZES_OF_PARTS)
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
-    why = ", on which the schedule depends"
-    reasons = {"epochs": why, "max_steps": why}
     now = {n: value for n, value in fields.items() if n not in ignored}
-    found = differences(before, now, reasons=reasons)
+    found = differences(before, now)
     # The hashes other than the corpus' are named only if nothing else differs:
     # another number of eval lines changes them, too.
     others = [found[name] for name in found if name not in _SHA256[1:]]
@@ -127,7 +125,6 @@ def differences(
   one: Mapping[str, object],
   other: Mapping[str, object],
   words: tuple[str, str] = ("before", "now"),
-  reasons: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
   """Says, by name, how each field of `other` differs, if it does.
 
@@ -135,11 +132,9 @@ def differences(
     one: the fields to compare with; one that is missing reads as None.
     other: the fields that are compared.
     words: what follows the value of `one`, and that of `other`.
-    reasons: by the name of a field, what follows both.
   """
   found = {}
   for name, value in other.items():
     if (before := one.get(name)) != value:
-      both = f"{before} {words[0]}, {value} {words[1]}"
-      found[name] = f"{name} ({both}{(reasons or {}).get(name, '')})"
+      found[name] = f"{name} ({before} {words[0]}, {value} {words[1]})"
   return found

@@ -22,7 +22,7 @@ from charlm.evaluation.score import Score, refuse_diverged, refuse_short
 from charlm.model.language_model import LanguageModel
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.run import open_run
-from charlm.runs.trained_model import load_model, say_if_best
+from charlm.runs.trained_model import load_model, say_which
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request, fill_request
 from charlm.sampling.sample import Sample
@@ -205,5 +205,5 @@ def load(
   choose_device(device)
   run = open_run(run_dir)
   model, step = load_model(run, str(checkpoint), layer)
-  say_if_best(run, str(checkpoint), step)
+  say_which(run, str(checkpoint), step)
   return LoadedModel(model, step, run.vocab, run.config)

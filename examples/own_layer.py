@@ -59,4 +59,7 @@ def main(corpus: str, run_dir: str) -> None:
 
 
 if __name__ == "__main__":
+  if len(sys.argv) != 3:
+    print("give two arguments: own_layer.py CORPUS RUN_DIR", file=sys.stderr)
+    sys.exit(2)
   main(sys.argv[1], sys.argv[2])

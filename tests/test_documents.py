@@ -217,6 +217,12 @@ def test_a_walk_through_the_pages_for_users(
     names = {"__name__": name}  # a later block goes on from the one before
     for block in blocks[name]:
       exec(compile(_with_small_sizes(block), name, "exec"), names)
+  # The page has the first lines alone of the one for Keras.
+  first, keras, _ = blocks["docs/exported.md"]
+  read = "  vocabulary = json.load(file)\n"
+  assert keras.endswith(read)
+  code = keras + first.partition(read)[2]
+  exec(compile(_with_small_sizes(code), "Keras", "exec"), {})
 
 
 def _with_small_sizes(code: str) -> str:

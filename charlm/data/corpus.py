@@ -119,9 +119,10 @@ def split_text(
       rest, part = _cut(rest, flag, value)
       remedy = f"raise --{flag}, or {other}"
     if not len(rest):
+      lower = f"lower --{flag}, or " if getattr(config, flag) else ""
       raise InputError(
-        f"{flag} leaves none of the corpus' {len(text)} characters to train "
-        f"on: lower --{flag}, or give a longer corpus"
+        f"the {name} text leaves none of the corpus' {len(text)} characters to "
+        f"train on: {lower}give a longer corpus"
       )
     if len(part) < 2 and value:
       raise InputError(

@@ -43,7 +43,7 @@ class ScoreNumbers(TypedDict):
 
   unit: str
   log_perplexity: float
-  interval: tuple[float, float] | None  # None: of one value alone
+  interval: tuple[float, float] | None  # None: of too few values
   perplexity: float
   bits_per_character: float
   bits_per_byte: float
@@ -64,11 +64,10 @@ class Score:
   unit: str = "character"
 
   def __repr__(self) -> str:
-    low, high = self.interval
     return (
-      f"Score({self.log_perplexity:.4f} nats per {self.unit}, {low:.4f} to "
-      f"{high:.4f}; {self.num_characters:,} scored, {self.num_unknown:,} "
-      "unknown)"
+      f"Score({self.log_perplexity:.4f} nats per {self.unit}"
+      f"{self._interval_in_words}; {self.num_characters:,} scored, "
+      f"{self.num_unknown:,} unknown)"
     )
 
   @functools.cached_property
@@ -96,8 +95,18 @@ class Score:
 
   @property
   def interval(self) -> tuple[float, float]:
-    """The 95 % confidence interval of the log perplexity."""
-    return confidence_interval(self.values)
+    """The 95 % confidence interval of the log perplexity.
+
+    It is unbounded where the method gives nonsense: a loss below zero.
+    """
+    low, high = confidence_interval(self.values)
+    return (low, high) if low >= 0 else (-math.inf, math.inf)
+
+  @property
+  def _interval_in_words(self) -> str:
+    low, high = self.interval
+    bounded = math.isfinite(low)  # not of few characters or lines
+    return f" (95 % interval {low:.4f} to {high:.4f})" if bounded else ""
 
   @property
   def perplexity(self) -> float:
@@ -125,15 +134,11 @@ class Score:
 
   def in_words(self, step: int, protocol: str) -> str:
     """Returns the lines that `eval.py` prints."""
-    low, high = self.interval
-    interval = f" (95 % interval {low:.4f} to {high:.4f})"
-    if not math.isfinite(low):  # of one character or line
-      interval = ""
     lines = [
       f"step                {step:,}",
       f"protocol            {protocol}",
       f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit}"
-      f"{interval}",
+      f"{self._interval_in_words}",
       f"perplexity          {self.perplexity:.4f}",
       *(f"bits per {unit:<11}{value:.4f}" for unit, value in self.bits.items()),
       f"{self.unit + 's scored':20}{self.num_characters:,}, "

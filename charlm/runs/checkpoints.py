@@ -58,16 +58,17 @@ class Checkpoints:
       model=model, optimizer=optimizer, train_state=train_state
     )
     self._saved_step: int | None = None  # which `checkpoints/` has as it is now
+    self._has_whole = False  # whether one was restored or saved
     # Which `best/` has; None if it has none, or until one is restored.
     self.best_step: int | None = None
     for folder in (run.latest, run.best):
       folder.mkdir(exist_ok=True)
       _clear(run, folder)
 
-  def restore_latest(self) -> int:
+  def restore_latest(self) -> int | None:
     """Restores the latest whole checkpoint; warns of damaged ones.
 
-    Returns its step, 0 for a new run.
+    Returns its step; None if nothing was restored, since the run is new.
 
     Raises:
       InputError: no checkpoint is whole, though the run has begun.
@@ -88,6 +89,7 @@ class Checkpoints:
         else:
           self._saved_step = step
           self.best_step = self._find_best(step)
+        self._has_whole = True
         return step
     # A save of step 0 that failed, as on a full disk, loses nothing.
     trained = any(step for step, *_ in found)
@@ -96,7 +98,7 @@ class Checkpoints:
         f"the run in {self._run.path} has no whole checkpoint: restore a "
         "checkpoint, or give a new --run_dir"
       )
-    return 0
+    return None
 
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
@@ -173,6 +175,7 @@ class Checkpoints:
     return None
 
   def _save(self, folder: Path, max_to_keep: int, step: int) -> bool:
+    is_new = step not in checkpoint_steps(folder, whole=False)
     try:
       self._run.check_owned()
       folder.mkdir(exist_ok=True)
@@ -192,14 +195,18 @@ class Checkpoints:
     except (OSError, tf.errors.OpError) as error:
       self._run.check_owned()  # if the folder is gone, that is what is wrong
       with contextlib.suppress(OSError):  # on a full disk, for the next save
+        # An older one of this step is mostly still whole.
+        for suffix in CHECKPOINT_SUFFIXES if is_new else ():
+          (folder / f"ckpt-{step}{suffix}").unlink(missing_ok=True)
         _clear(self._run, folder)
-      if not self._run.checkpoint_steps():
+      if not self._has_whole:
         raise LostRunError(
           f"no checkpoint could be saved in {folder} ({type(error).__name__}): "
           "free some space or check the permissions, then run the same command"
         ) from error
       warn_unsaved(f"step {step} could not be saved", error, folder)
       return False
+    self._has_whole = True
     return True
 
 

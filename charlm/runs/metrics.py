@@ -63,7 +63,10 @@ class Metrics:
       text = self._path.read_bytes()
     elif run.starts():
       warn(f"{self._path} is missing: the metrics up to step {step:,} are lost")
-    self._records = [r for r in read_records(self._path) if r["step"] <= step]
+    records = read_records(self._path)
+    if len(records) < len(text.splitlines()):  # by a kill, or in a copy
+      warn(f"{self._path} has a line that is cut off: it is left out")
+    self._records = [r for r in records if r["step"] <= step]
     lines = [json.dumps(record) + "\n" for record in self._records]
     if (kept := "".join(lines).encode()) != text:
       write_atomically(self._path, [kept])

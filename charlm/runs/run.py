@@ -40,6 +40,11 @@ class Run:
     """The flags that define the run."""
     return self.experiment.config
 
+  @property
+  def has_valid_text(self) -> bool:
+    """Whether a part of the text chooses the best checkpoint."""
+    return self.experiment.valid_sha256 != sha256([])
+
   def eval_text(self) -> Text:
     """Reads `eval.txt`; raises InputError as `open_run` does."""
     digest = self.experiment.eval_sha256
@@ -50,9 +55,9 @@ class Run:
 
     Raises InputError as `open_run` does.
     """
-    digest = self.experiment.valid_sha256
-    if digest == sha256([]):
+    if not self.has_valid_text:
       return encode_text([]).text
+    digest = self.experiment.valid_sha256
     return _read_text(self.dir.valid_path, self.config.encoding, digest)
 
   def which_checkpoint(self, name: str) -> str:
@@ -62,8 +67,8 @@ class Run:
     """
     if name != "auto":
       return name
-    chosen = self.experiment.valid_sha256 != sha256([])
-    return "best" if chosen and checkpoint_steps(self.dir.best) else "latest"
+    has_best = self.has_valid_text and checkpoint_steps(self.dir.best)
+    return "best" if has_best else "latest"
 
   def resume(self, experiment: Experiment, steps_per_epoch: int) -> "Run":
     """Checks that a run goes on as it began; saves the config of a longer one.

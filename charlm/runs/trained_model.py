@@ -88,11 +88,12 @@ def load_initial(
   return model
 
 
-def say_if_best(run: Run, which: str, step: int) -> None:
-  """Says on stderr that `auto` has taken the best checkpoint."""
-  if which == "auto" and run.which_checkpoint(which) == "best":
-    taken = f"the best checkpoint, step {step:,} (--checkpoint=auto)"
-    warn(f"{run.dir.path}: {taken}")
+def say_which(run: Run, which: str, step: int) -> None:
+  """Says on stderr which checkpoint `auto` has taken, if the run has a best."""
+  if which == "auto" and run.has_valid_text:
+    taken = f"the {run.which_checkpoint(which)} checkpoint, step {step:,}"
+    why = "" if "best" in taken else "; best/ has none"
+    warn(f"{run.dir.path}: {taken} (--checkpoint=auto{why})")
 
 
 def follow_checkpoints(

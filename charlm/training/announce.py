@@ -29,16 +29,9 @@ COMPILES = (
 
 
 def describe_text(
-  config: Config,
-  corpus: Corpus,
-  split: Split,
-  vocab: list[str],
-  new_characters: str,
+  config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
-  """Describes the corpus, its parts, and the vocabulary.
-
-  `new_characters` names those that the initial model lacks.
-  """
+  """Describes the corpus, its parts, and the vocabulary."""
   num_bytes = corpus.text.num_bytes(corpus.counts)
   size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
   lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
@@ -57,8 +50,6 @@ def describe_text(
   rare = [counts[char] for char in counts.keys() - set(vocab)]
   words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"
   lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
-  if new_characters:
-    lines.append(f"new      {new_characters}: not in {config.init_from}")
   return "\n".join(lines) + "\n"
 
 
@@ -73,10 +64,15 @@ def describe_recipe(config: Config, split: Split) -> str:
 
 
 def describe_initial(
-  model: LanguageModel, split: Split, vocab: list[str]
+  config: Config,
+  initial: LanguageModel,
+  model: LanguageModel,
+  split: Split,
+  vocab: list[str],
 ) -> str:
-  """Describes how well an initial model predicts the text before training.
+  """Describes what an initial model lacks, and how well it predicts the text.
 
+  `model` has its weights, and others for new characters.
   Warns if it is so much worse than n-grams of the text that random weights
   probably end no higher.
   """
@@ -90,9 +86,12 @@ def describe_initial(
       "the initial model knows little of this text: compare with a run without "
       "--init_from"
     )
+  num_known = initial.embedding.input_dim
+  new = unknown_characters(vocab, vocab[:num_known])
+  lacks = f"new      {new}: not in {config.init_from}\n" if new else ""
   return (
-    f"begins   with a loss of {score:.4f} on the {name} text; n-grams of the "
-    f"train text: {ngrams:.4f}\n"
+    f"{lacks}begins   with a loss of {score:.4f} on the {name} text; n-grams "
+    f"of the train text: {ngrams:.4f}\n"
   )
 
 

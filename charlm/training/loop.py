@@ -144,8 +144,10 @@ class TrainingLoop:
         "best/ lacks the step of the lowest loss: free some space and run the "
         "same command, or give the other programs --checkpoint=latest"
       )
-    elif len(self.split.valid) and best in evaluations:  # if it has a record
-      self.bar.log(_describe_best(best, evaluations))
+    elif (
+      saved and len(self.split.valid) and best in evaluations
+    ):  # if it has a record
+      self.bar.log(_describe_best(best, step, evaluations))
     if not self._stop:
       self.bar.log(f"{SEPARATOR}\n{self._sample()}")
     whole = saved and self._best_saved and self.metrics.whole
@@ -246,16 +248,17 @@ def _rises_at_end(losses: list[float]) -> int:
   return len(list(itertools.takewhile(bool, reversed(rises))))
 
 
-def _describe_best(best: int, evaluations: Mapping[int, Record]) -> str:
-  """Describes the scores of the best and of the latest evaluation."""
-  latest = max(evaluations)
+def _describe_best(
+  best: int, latest: int, evaluations: Mapping[int, Record]
+) -> str:
+  """Describes the steps of the latest and of the best checkpoint."""
   lines = []
   for name, step in (("latest", latest), ("best", best)):
-    record = evaluations[step]
-    lines.append(
-      f"{name:<8} step {step:,}: valid log perplexity "
-      f"{record['valid_loss']:.4f}, eval {record['loss']:.4f}"
-    )
+    scores = "not evaluated"
+    if record := evaluations.get(step):
+      scores = f"valid log perplexity {record['valid_loss']:.4f}, "
+      scores += f"eval {record['loss']:.4f}"
+    lines.append(f"{name:<8} step {step:,}: {scores}")
   if best == latest:
     return f"{lines[1]}; it is the latest, too"
   why = "the valid loss was lowest"

@@ -25,6 +25,7 @@ from charlm.runs.initial import open_initial
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.system.flags import parse
+from charlm.system.process import say
 from charlm.training.train_options import TrainOptions
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
@@ -63,6 +64,11 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
   run_dir = RunDir(given.get("run_dir", TrainOptions.run_dir))
   if run_dir.exists():
     return _resume(given, run_dir)
+  if "corpus" not in given:  # or else --run_dir may be mistyped
+    say(
+      f"a new run begins in {run_dir.path}, on the plays of Shakespeare: "
+      "--corpus takes another text, Ctrl-C stops it\n"
+    )
   values, recipe = dict(given), given.get("recipe", "")
   if initial := open_initial(given.get("init_from", "")):
     values = initial.settings | values
@@ -83,21 +89,19 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
   config = open_run(run_dir.path).config
   recipe = given.get("recipe") or "auto"
   if recipe not in ("auto", config.recipe):
-    # Which text, and how it is split.
-    fields = itertools.takewhile(
-      lambda x: x[0] != "recipe", vars(config).items()
-    )
-    command = [
-      f"--{name}={value}"
-      for name, value in fields
-      if value != getattr(Config, name)
-    ]
-    command.insert(0, f"--init_from={run_dir.path}")
-    command += [f"--recipe={recipe}", "--run_dir=another/folder"]
     raise InputError(
       f"the run in {run_dir.path} began with {config.recipe or 'no'} recipe, "
-      f"not {recipe}: to train its model by that, begin a new run, train.py "
-      f"{shlex.join(command)}"
+      f"not {recipe}: to train its model by that, "
+      f"{_begin_a_new_run(run_dir, config, recipe, given)}"
+    )
+  numbers = {n: given[n] for n in ("epochs", "max_steps") if n in given}
+  longer = any(value != getattr(config, n) for n, value in numbers.items())
+  if longer and config.schedule != "constant":
+    raise InputError(
+      f"the learning rate of the run in {run_dir.path} falls to zero in "
+      f"{config.epochs} epochs, so it cannot be trained for another number of "
+      "them: to train its model further, "
+      f"{_begin_a_new_run(run_dir, config, config.recipe, given)}"
     )
   stored = dict(vars(config))
   epochs = given.get("epochs")
@@ -119,6 +123,25 @@ def _resume(given: Mapping[str, Any], run_dir: RunDir) -> Prepared:
       "if a text was moved, give --corpus, --eval_corpus or --valid_corpus)"
     ) from error
   return Prepared(options, corpus, split)
+
+
+def _begin_a_new_run(
+  run_dir: RunDir, config: Config, recipe: str, given: Mapping[str, Any]
+) -> str:
+  """Returns the command of a new run that begins with the model of a run."""
+  # Which text, and how it is split.
+  fields = itertools.takewhile(lambda x: x[0] != "recipe", vars(config).items())
+  command = [
+    f"--{name}={value}"
+    for name, value in fields
+    if value != getattr(Config, name)
+  ]
+  command.insert(0, f"--init_from={run_dir.path}")
+  command += [f"--recipe={recipe}"] if recipe else []
+  numbers = [n for n in ("epochs", "max_steps") if n in given]
+  command += [f"--{name}={given[name]}" for name in numbers]
+  command += ["--run_dir=another/folder"]
+  return f"begin a new run, train.py {shlex.join(command)}"
 
 
 def _with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:

@@ -14,7 +14,7 @@ from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.data.corpus import Split
 from charlm.data.text_to_ids import Corpus
-from charlm.data.vocabulary import SPECIAL, extend_vocab, unknown_characters
+from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
 from charlm.experiment import Start
 from charlm.model.language_model import LanguageModel, lacking_options
@@ -23,7 +23,7 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.initial import open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
-from charlm.runs.run import Run, create_run, experiment_of, open_run
+from charlm.runs.run import create_run, experiment_of, open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import load_initial
 from charlm.system.choices import (
@@ -121,16 +121,15 @@ def _start(
       if run_dir.exists():
         run = open_run(run_dir.path)
         stack.enter_context(run_dir.locked())
-      vocab, initial, new_characters = _vocabulary_and_initial(
-        run_dir=run_dir, run=run, corpus=corpus, config=config, layer=layer
-      )
+      vocab = run.vocab if run else _new_vocabulary(config, corpus)
+      # Before a folder is made: no run begins where this model is refused.
+      new = config.init_from and not run
+      initial = _load_initial(config, vocab, layer) if new else None
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
     # The chief's, since only it has the initial model.
     vocab = cluster.exchange(vocab)[0]
-    trainer = _build_trainer(
-      options, split, vocab, cluster, layer=layer, initial=initial
-    )
+    trainer = _build_trainer(options, split, vocab, cluster, layer)
     steps_per_epoch = trainer.batches.steps_per_epoch
     replicas = Replicas(cluster, trainer)
     with cluster.together():
@@ -144,9 +143,7 @@ def _start(
         warn_of_files(config, split, vocab)
         run = create_run(run_dir, experiment, vocab, split)
         say(describe_recipe(config, split))
-      say(describe_text(config, corpus, split, vocab, new_characters))
-      if initial:
-        say(describe_initial(trainer.model, split, vocab))
+      say(describe_text(config, corpus, split, vocab))
       checkpoints = Checkpoints(
         run_dir,
         options.max_to_keep,
@@ -154,17 +151,22 @@ def _start(
         optimizer=trainer.optimizer,
         train_state=trainer.train_state,
       )
-      checkpoints.restore_latest()
+      restored = checkpoints.restore_latest()
+      if config.init_from and restored is None:
+        # A kill can have come before a run had its first checkpoint.
+        initial = initial or _load_initial(config, vocab, layer)
+        trainer.take_weights(initial)
+        say(describe_initial(config, initial, trainer.model, split, vocab))
     cluster.copy_from_chief(trainer.variables)
     replicas.check_start()
     step = trainer.step
     with cluster.together():
       # Saved before any metrics: a run that was killed early must have a
       # checkpoint to resume from.
-      saved = checkpoints.save(step)
+      checkpoints.save(step)
       metrics = Metrics(run_dir, run.config, step)
       start = describe_start(step, trainer.devices, cluster.num_workers)
-      _log_start(run_dir, start, saved)
+      _log_start(run_dir, start)
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
     bar = ProgressBar(trainer.last_step, steps_per_epoch, step)
@@ -182,36 +184,28 @@ def _start(
     ).run()
 
 
-def _vocabulary_and_initial(
-  *,
-  run_dir: RunDir,
-  run: Run | None,
-  corpus: Corpus,
-  config: Config,
-  layer: type[RecurrentLayer] | None,
-) -> tuple[list[str], LanguageModel | None, str]:
-  """Returns the vocabulary, the initial model, and the new characters.
-
-  The initial model is that of `--init_from`, None once this run has
-  checkpoints. The new characters, in words, are those that it lacks.
-  """
-  # Checkpoints hold newer weights, and the initial model may be gone by then.
-  begins = bool(config.init_from) and not run_dir.checkpoint_steps()
-  initial = open_initial(config.init_from) if begins else None
-  known = SPECIAL
-  if config.init_from and (begun := run or initial):
-    known = begun.vocab
+def _new_vocabulary(config: Config, corpus: Corpus) -> list[str]:
+  """Returns the vocabulary of a new run, which begins with the initial one."""
+  initial = open_initial(config.init_from)
+  known = initial.vocab if initial else SPECIAL
   vocab = extend_vocab(known, corpus.frequent(config.min_count))
   if vocab == SPECIAL:
     raise InputError(
       f"no character occurs {config.min_count} times: lower --min_count"
     )
-  if not begins:
-    return vocab, None, ""
-  model = load_initial(
-    initial, config=config, vocab_size=len(vocab), layer=layer
+  return vocab
+
+
+def _load_initial(
+  config: Config, vocab: list[str], layer: type[RecurrentLayer] | None
+) -> LanguageModel:
+  """Returns the model that `--init_from` names."""
+  return load_initial(
+    open_initial(config.init_from),
+    config=config,
+    vocab_size=len(vocab),
+    layer=layer,
   )
-  return vocab, model, unknown_characters(vocab, known) if initial else ""
 
 
 def _build_trainer(
@@ -219,9 +213,7 @@ def _build_trainer(
   split: Split,
   vocab: list[str],
   cluster: Cluster,
-  *,
   layer: type[RecurrentLayer] | None,
-  initial: LanguageModel | None,
 ) -> Trainer:
   """Returns the trainer of a worker, which reads only its own rows."""
   config = options.config
@@ -240,23 +232,17 @@ def _build_trainer(
     cluster.strategy,
     gru=options.gru,
     layer=layer,
-    initial=initial,
   )
 
 
-def _log_start(run_dir: RunDir, start: Start, saved: bool) -> None:
-  """Logs how and where this start runs; warns if the last one ran otherwise.
-
-  It logs only if a checkpoint was saved: a log without a checkpoint means that
-  a checkpoint was lost.
-  """
+def _log_start(run_dir: RunDir, start: Start) -> None:
+  """Logs how and where this start runs; warns if the last one ran otherwise."""
   # Before `log_start` makes this start the last one.
   starts = run_dir.starts()
   if starts and (names := start_differences(starts[-1], start)):
     why = "rounding may make the numbers differ from an uninterrupted run's"
     warn(f"this start differs from the last one in {', '.join(names)}: {why}")
   try:
-    if saved:
-      run_dir.log_start(start)
+    run_dir.log_start(start)
   except OSError as error:
     warn_unsaved("this start could not be logged", error, run_dir.path)

@@ -137,6 +137,16 @@ class Trainer:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
+  def take_weights(self, initial: LanguageModel) -> None:
+    """Takes the weights of a model of the same sizes.
+
+    Its vocabulary may be shorter: the weights of new characters stay.
+    """
+    weights = self.model.get_weights()
+    for old, new in zip(initial.get_weights(), weights, strict=True):
+      new[tuple(slice(size) for size in old.shape)] = old
+    self.model.set_weights(weights)
+
   def train(self, until_step: int) -> None:
     """Trains until a step; writes, saves and evaluates nothing."""
     while (left := until_step - self.step) > 0:
@@ -312,12 +322,9 @@ def build_trainer(
   *,
   gru: str = "auto",
   layer: type[RecurrentLayer] | None = None,
-  initial: LanguageModel | None = None,
 ) -> Trainer:
-  """Returns a trainer of a new model.
+  """Returns a trainer of a new model, whose weights the seed determines.
 
-  If there is an `initial` model, of the same sizes but perhaps with a shorter
-  vocabulary, the new model takes its weights; the seed determines the others.
   `layer` is the class of a layer that is not charlm's.
 
   Raises InputError: a warm-up that takes the whole run, or a layer that lacks
@@ -327,12 +334,6 @@ def build_trainer(
   keras.utils.set_random_seed(config.seed)
   with strategy.scope():
     model = model_of(config, vocab_size, gru=gru, layer=layer, training=True)
-    if initial:
-      weights = model.get_weights()
-      for old, new in zip(initial.get_weights(), weights, strict=True):
-        # The rows or columns of new characters stay as they are.
-        new[tuple(slice(size) for size in old.shape)] = old
-      model.set_weights(weights)
     num_steps = config.num_steps(batches.steps_per_epoch)
     optimizer = build_optimizer(config, num_steps, model)
   return Trainer(

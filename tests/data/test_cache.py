@@ -87,10 +87,15 @@ def test_other_flags_or_files_have_caches_of_their_own(
 ) -> None:
   for flags in ({}, {"raw": True}, {"lowercase": True}, {"unit": "byte"}):
     load(path, folder, **flags)
+  objects = path.with_name("c.jsonl")
+  objects.write_text('{"a": "to be", "b": "or not"}\n')
+  for flags in ({"field": "a"}, {"field": "b"}):
+    load(objects, folder, **flags)
+  load(objects, folder, field="b", skip_bad=True)
   other = path.with_name("b.txt")
   other.write_text("another text")
   load(other, folder)
-  assert len(list(folder.iterdir())) == 5
+  assert len(list(folder.iterdir())) == 8
 
 
 @pytest.mark.parametrize("change", ["size", "mtime", "ctime"])

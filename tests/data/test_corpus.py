@@ -95,6 +95,7 @@ def test_no_network_and_no_pip_name_the_remedy(
       {"eval_lines": 1},
     ),
     ("ab", {"eval_chars": 2}, "or give a longer corpus", "abc"),
+    ("ab", {}, r"^the eval text [^-]*: give a longer corpus$", "abc"),
   ],
 )
 def test_a_remedy_helps(

@@ -1,4 +1,5 @@
 import collections
+import lzma
 
 import numpy as np
 
@@ -54,6 +55,16 @@ def test_a_large_vocabulary_has_lower_orders() -> None:
   model = ngram.KneserNey(ids, 5000)
   assert model.max_order == 5
   assert len(model.nats(ids[:100])) == 5
+
+
+def test_xz_counts_what_the_text_adds() -> None:
+  train, text = "to be or not to be\n" * 50, "that is the question\n"
+  sizes = [
+    len(lzma.compress(part.encode(), preset=9 | lzma.PRESET_EXTREME))
+    for part in (train, train + text)
+  ]
+  expected = 8 * (sizes[1] - sizes[0]) / len(text)
+  assert ngram.xz_bits_per_character(train, text, "utf-8") == expected
 
 
 def test_text_that_was_just_packed_costs_nothing() -> None:

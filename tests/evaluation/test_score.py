@@ -176,7 +176,17 @@ def test_intervals_of_few_values_have_the_width_of_a_standard_error(
   assert np.mean(ratios) == pytest.approx(1, abs=0.06)
 
 
-def test_an_interval_needs_two_values() -> None:
-  score = score_of(np.ones(1))
+# The method would put the second one's below zero.
+@pytest.mark.parametrize("nats", [[1.0], [0.1, 0.0, 0.2, 6.0, 3.0, 0.1]])
+def test_an_interval_needs_enough_values(nats: list[float]) -> None:
+  score = score_of(np.array(nats))
   assert score.interval == (-math.inf, math.inf)
   assert score.to_dict()["interval"] is None
+  assert "interval" not in score.in_words(1, "stream") + repr(score)
+
+
+def test_an_interval_is_that_of_earlier_releases() -> None:
+  values = np.random.default_rng(0).exponential(size=1000)
+  assert confidence_interval(values) == pytest.approx(
+    (0.9590484127649109, 1.0903086878263482), rel=1e-12
+  )

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import runpy
+import sys
 from collections.abc import Callable
 
 import keras
@@ -204,9 +205,15 @@ def test_a_layer_that_projects_needs_a_step_of_its_own() -> None:
 def test_a_layer_of_ones_own(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   program = ROOT / "examples" / "own_layer.py"
+  monkeypatch.setattr(sys, "argv", [str(program)])
+  with pytest.raises(SystemExit) as ended:
+    runpy.run_path(str(program), run_name="__main__")
+  assert ended.value.code == 2
+  assert "own_layer.py CORPUS RUN_DIR" in capsys.readouterr().err
   example = runpy.run_path(str(program))
   # The text has fewer lines than the eval text by default.
   text = corpus_path.read_text() * 5

@@ -91,6 +91,26 @@ def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
+def test_an_initial_model_without_a_run_has_no_text_to_search(
+  args: list[str],
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  sizes = ("embedding", "rnn", "num_layers")
+  train_args = [
+    f for f in train_args if not f.startswith(tuple(f"--{s}" for s in sizes))
+  ]
+  flags = ["--init_from=english", f"--run_dir={tmp_path}/run", "--epochs=0"]
+  assert train_program.main([*train_args, *flags]) == 0
+  own = next(f.partition("=")[2] for f in train_args if "--corpus" in f)
+  args = [*args, f"--run_dir={tmp_path}/run", f"--memorised={own}"]
+  capsys.readouterr()
+  _, err = _ran(args, capsys)
+  assert all(line.startswith("sample ") for line in err)
+
+
+@pytest.mark.usefixtures("quick_evaluations")
 def test_the_text_of_the_initial_run_is_searched_too(
   args: list[str],
   train_args: list[str],

@@ -16,10 +16,11 @@ from helpers import (
 )
 from helpers import NumberedCheckpoints as Checkpoints
 
-from charlm.errors import InputError
+from charlm.errors import InputError, LostRunError
 from charlm.runs.run import open_run
 from charlm.runs.run_dir import RunDir
 from charlm.runs.trained_model import load_model
+from charlm.system.files import CHECKPOINT_SUFFIXES
 from charlm.training.trainer import TrainState
 
 
@@ -93,10 +94,10 @@ def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
     Checkpoints(run, 3, model).restore_latest()
   shutil.rmtree(run.path / "checkpoints")
   shutil.rmtree(run.path / "best")
-  assert Checkpoints(run, 3, model).restore_latest() == 0
+  assert Checkpoints(run, 3, model).restore_latest() is None
   metrics, starts = run.path / "metrics.jsonl", run.path / "starts.jsonl"
   metrics.touch()  # without a record nothing has begun
-  assert Checkpoints(run, 3, model).restore_latest() == 0
+  assert Checkpoints(run, 3, model).restore_latest() is None
   for path, text in ((metrics, "{}\n"), (starts, '{"versions": {}}\n')):
     path.write_text(text)
     with pytest.raises(InputError, match="has no whole checkpoint"):
@@ -190,7 +191,7 @@ def test_half_a_checkpoint_is_removed(
 def test_a_run_killed_in_its_very_first_save_begins_again(run: RunDir) -> None:
   model = save_checkpoints(run, 0)
   checkpoint_file(run, 0, ".index").unlink()
-  assert Checkpoints(run, 3, model).restore_latest() == 0
+  assert Checkpoints(run, 3, model).restore_latest() is None
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -226,6 +227,30 @@ def test_a_full_disk_leaves_the_older_checkpoints(
   assert checkpoints.save(40)
   assert checkpoints.save(50)
   assert _names(run.latest) == ["ckpt-40.index", "ckpt-50.index"]
+
+
+def test_a_save_that_fails_at_its_index_leaves_nothing(
+  run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def fail(manager: tf.train.CheckpointManager, checkpoint_number: int) -> None:
+    for suffix in CHECKPOINT_SUFFIXES:
+      checkpoint_file(run, checkpoint_number, suffix).touch()
+    raise tf.errors.ResourceExhaustedError(None, None, "no space")
+
+  checkpoints = Checkpoints(run, 2, build_model(len(VOCAB), 4, 6))
+  with monkeypatch.context() as patch:
+    patch.setattr(tf.train.CheckpointManager, "save", fail)
+    # A first one that cannot be saved ends the training at once. What a kill
+    # has left of it counts for nothing.
+    for left in ([], CHECKPOINT_SUFFIXES):
+      for suffix in left:
+        checkpoint_file(run, 0, suffix).touch()
+      with pytest.raises(LostRunError):
+        checkpoints.save(0)
+  assert checkpoints.save(0)
+  monkeypatch.setattr(tf.train.CheckpointManager, "save", fail)
+  assert not checkpoints.save(10)
+  assert _names(run.latest) == ["ckpt-0.index"]
 
 
 def test_a_checkpoint_under_another_number_is_skipped_naming_its_step(

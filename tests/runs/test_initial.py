@@ -76,6 +76,21 @@ def test_a_run_begins_with_the_best_checkpoint_of_another(
   assert "the best checkpoint, step " in capsys.readouterr().out
 
 
+def test_a_first_save_that_was_cut_off_loses_no_initial_weights(
+  valid_run: pathlib.Path, train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  args = [*train_args, f"--init_from={valid_run}", "--epochs=0"]
+  args.append(f"--run_dir={tmp_path}/run")
+  assert train_program.main(args) == 0
+  begun = charlm.load(tmp_path / "run").model.get_weights()
+  (tmp_path / "run" / "starts.jsonl").unlink()  # written after the save
+  (tmp_path / "run" / "checkpoints" / "ckpt-0.index").write_bytes(b"")
+  assert train_program.main(args) == 0
+  again = charlm.load(tmp_path / "run").model.get_weights()
+  for one, other in zip(begun, again, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
 def _without_settings(arrays: dict[str, np.ndarray]) -> None:
   del arrays["settings"]
 

@@ -105,7 +105,9 @@ def test_seconds_count_neither_pauses_nor_lost_steps(
   assert read_records(run.metrics)[-1]["seconds"] == 15
 
 
-def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
+def test_a_start_makes_the_event_files_anew(
+  run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
   metrics = _start(run, 0)
   for step in (10, 20, 30):
     metrics.write(step, "train", {"loss": float(step)})
@@ -122,6 +124,7 @@ def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
   for path in others:
     path.parent.mkdir(parents=True)
     path.touch()
+  capsys.readouterr()
   watched = {
     split: EventAccumulator(str(run.summaries / split))
     for split in ("train", "eval")
@@ -130,6 +133,8 @@ def test_a_start_makes_the_event_files_anew(run: RunDir) -> None:
     watcher.Reload()
   config = dataclasses.replace(EXPERIMENT.config, epochs=20)
   metrics = Metrics(run, config, 20)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == f"{run.metrics} has a line that is cut off: it is left out"
   metrics.write(30, "train", {"loss": 33.0})
   assert _steps(run.metrics) == [10, 20, 10, 30]
   assert _curve(run, "train") == [(10, 10.0), (20, 20.0), (30, 33.0)]

@@ -13,3 +13,10 @@ def test_other_gpus_and_drivers_are_told() -> None:
   assert start_differences(first, first) == []
   assert start_differences(first, second) == told
   assert start_differences(first, on_cpu) == []  # the devices tell it
+
+
+def test_another_number_of_replicas_is_told() -> None:
+  one, two = (describe_start(0, [f"CPU:{i}" for i in range(n)]) for n in (1, 2))
+  assert start_differences(one, two) == [
+    "devices (['CPU:0'] before, ['CPU:0', 'CPU:1'] now)"
+  ]

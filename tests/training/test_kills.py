@@ -20,6 +20,7 @@ from charlm.runs import metrics as metrics_module
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
 from charlm.training.loop import TrainingLoop
+from charlm.training.trainer import Trainer
 
 _END = 11  # the step
 
@@ -163,6 +164,23 @@ def test_a_kill_is_made_up_for(
   with evaluating_quickly():
     assert _train(args, run_dir) == 0
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
+
+
+def test_a_recorded_step_is_saved_as_the_best_wherever_it_is_resumed(
+  args: list[str], instants: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  run_dir = shutil.copytree(instants / "resumed/recorded", tmp_path / "run")
+
+  def stop(trainer: Trainer, at_most: int) -> int:
+    signal.raise_signal(signal.SIGTERM)
+    return at_most
+
+  with evaluating_quickly() as patch:
+    patch.setattr(Trainer, "steps_per_call", stop)
+    # The run goes on, so no evaluation is due at this step.
+    assert _train([*args, "--epochs=2"], run_dir) == 128 + signal.SIGTERM
+  undisturbed = soak.fingerprint(instants / "undisturbed" / "best")
+  assert soak.fingerprint(run_dir / "best") == undisturbed
 
 
 @pytest.mark.parametrize(

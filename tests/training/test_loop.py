@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import soak
 from helpers import score_of
 from soak import numbers
 
+import eval as eval_program
 import train as train_program
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run import open_run
@@ -186,3 +188,33 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   run = open_run(run_dir)
   assert load_model(run, "auto")[1] == 4
   assert load_model(run, "latest")[1] == 11
+  # A copy without it takes the latest, and says so.
+  shutil.rmtree(run_dir / "best")
+  assert eval_program.main(["eval.py", f"--run_dir={run_dir}"]) == 0
+  assert capsys.readouterr().err == (
+    f"{run_dir}: the latest checkpoint, step 11 (--checkpoint=auto; best/ has "
+    "none)\n"
+  )
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_a_stopped_run_tells_its_latest_step(
+  train_args: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  write = TrainingLoop._write_metrics
+
+  def stopping(loop: TrainingLoop, step: int) -> None:
+    write(loop, step)
+    if step == 9:
+      signal.raise_signal(signal.SIGTERM)
+
+  monkeypatch.setattr(TrainingLoop, "_write_metrics", stopping)
+  flags = ["--valid_lines=30", "--eval_every_steps=4", f"--run_dir={tmp_path}"]
+  flags.append("--summary_every_steps=3")
+  assert train_program.main([*train_args, *flags]) == 143
+  out = capsys.readouterr().out
+  assert "latest   step 9: not evaluated\nbest     step 8: valid log" in out
+  assert load_model(open_run(tmp_path), "latest")[1] == 9

@@ -55,6 +55,10 @@ def test_auto_chooses_by_the_size_of_the_train_text(
   assert (options.recipe, options.rnn_units) == ("small", 8)
   (tmp_path / "my.txt").write_text(TEXT * 9)
   assert options_of(recipe="auto").rnn_units == 16
+  # Not of the whole corpus.
+  assert (
+    options_of(recipe="auto", eval_chars=18_000, valid_chars=9).rnn_units == 8
+  )
 
 
 def test_flags_come_before_the_recipe() -> None:
@@ -78,6 +82,45 @@ def test_a_run_is_resumed_with_its_own_settings() -> None:
     assert options.epochs == more.get("epochs", 3)
   with pytest.raises(InputError, match=r"--init_from=run .*--recipe=large"):
     prepare({"run_dir": "run", "recipe": "large"})
+
+
+def test_a_longer_training_under_a_schedule_is_a_new_run(
+  tmp_path: pathlib.Path,
+) -> None:
+  begin("run", recipe="small", schedule="cosine")
+  command = (
+    "begin a new run, train.py --init_from=run --corpus=my.txt "
+    "--valid_lines=-1 --recipe=small --epochs=20 --run_dir=another/folder"
+  )
+  with pytest.raises(
+    InputError, match=f"falls to zero in 3 epochs.* {command}"
+  ):
+    prepare({"run_dir": "run", "epochs": 20})
+  assert prepare({"run_dir": "run", "epochs": 3}).options.epochs == 3
+
+
+def test_a_run_that_nobody_named_a_text_for_says_that_it_begins(
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+  monkeypatch.setattr(
+    module, "load_texts", lambda config, _: load_texts(Config(corpus="my.txt"))
+  )
+  begin("run")
+  for run_dir, line in (
+    ("run", ""),
+    (
+      "rum",
+      "a new run begins in rum, on the plays of Shakespeare: --corpus takes "
+      "another text, Ctrl-C stops it\n",
+    ),
+  ):
+    prepare({"run_dir": run_dir})
+    assert capsys.readouterr().out == line
+
+
+def test_an_initial_run_gives_its_unit() -> None:
+  begin("initial", unit="byte")
+  assert options_of(init_from="initial").unit == "byte"
 
 
 def test_an_initial_run_gives_its_sizes() -> None:

@@ -1,6 +1,7 @@
 """Replicas that compute something else are found before it does harm."""
 
 import pathlib
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -218,7 +219,9 @@ def _flip(of: Any, bits: int = 1) -> None:
   variable.assign(numbers)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
 def test_replicas_that_drift_apart_are_not_saved(
+  stopped: bool,
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -230,17 +233,20 @@ def test_replicas_that_drift_apart_are_not_saved(
     loss = run_steps(self, start, stop)
     if start >= 4:
       _flip(self.optimizer)
+      if stopped:  # before the next checkpoint is due
+        signal.raise_signal(signal.SIGTERM)
     return loss
 
   monkeypatch.setattr(Trainer, "_run_steps", drift)
   run_dir = tmp_path / "run"
   flags = [f"--run_dir={run_dir}", "--num_replicas=2"]
-  flags.append("--checkpoint_every_steps=2")
+  flags += ["--summary_every_steps=3"] if stopped else []
+  flags.append(f"--checkpoint_every_steps={9 if stopped else 2}")
   assert train.main([*train_args, *flags]) == 3
   (line,) = capsys.readouterr().err.splitlines()
   assert "CPU:0 and CPU:1 differ" in line
   steps = {path.stem for path in (run_dir / "checkpoints").glob("*.index")}
-  assert steps == {"ckpt-0", "ckpt-2", "ckpt-4"}
+  assert steps == {"ckpt-0"} if stopped else {"ckpt-0", "ckpt-2", "ckpt-4"}
   assert not metrics(run_dir, "eval")
 
 

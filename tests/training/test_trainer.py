@@ -294,9 +294,8 @@ def test_weight_decay_shrinks_all_but_biases_and_gains() -> None:
 def test_initial_weights_are_kept_and_new_characters_added() -> None:
   initial = build_model(VOCAB_SIZE - 3, 6, 16)
   config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
-  one = build_trainer(
-    config, VOCAB_SIZE, batches(), strategy(2), initial=initial
-  )
+  one = build_trainer(config, VOCAB_SIZE, batches(), strategy(2))
+  one.take_weights(initial)
   plain = build_trainer(config, VOCAB_SIZE, batches(), strategy(2))
   for old, new, fresh in zip(
     initial.get_weights(), weights(one), weights(plain), strict=True
