@@ -57,7 +57,7 @@ def test_auto_chooses_by_the_size_of_the_train_text(
   assert options_of(recipe="auto").rnn_units == 16
   # Not of the whole corpus.
   assert (
-    options_of(recipe="auto", eval_chars=18_000, valid_chars=9).rnn_units == 8
+    options_of(recipe="auto", eval_chars=20_000, valid_chars=9).rnn_units == 8
   )
 
 
