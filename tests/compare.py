@@ -110,6 +110,7 @@ def measure(
     else:
       score = json.loads(out)
       del score["protocol"]  # words
+      del score["interval"]  # of no loss, but of its spread
       scores = {f"{command} {key}": value for key, value in score.items()}
       found[name].setdefault("scores", {}).update(scores)
   return found
