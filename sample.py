@@ -8,12 +8,10 @@ from collections.abc import Iterable
 from charlm.config import Config
 from charlm.data.cleaning import decode_chunks
 from charlm.data.corpus import load_corpus, train_text
-from charlm.data.passages import TRAIN_TEXT
 from charlm.data.sources import Source
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
-from charlm.runs.initial import open_initial
 from charlm.runs.run import Run, open_run
 from charlm.sampling.request import Request, fill_request
 from charlm.system import process
@@ -100,7 +98,8 @@ def sample(options: SampleOptions) -> int:
     )
   generator = GenerativeModel(model, run.vocab)
   # Before anything is drawn: the corpus may be refused.
-  trained_on = _trained_on(run, options.memorised)
+  corpus = options.memorised
+  trained_on = _train_text(run, corpus) if corpus else None
   writer = Writer(
     generator=generator,
     vocab=run.vocab,
@@ -137,28 +136,6 @@ def _continuing(
   """
   prefix = "".join(decode_chunks(chunks, name, config.encoding))
   return dataclasses.replace(request, prefix=config.lowered(prefix))
-
-
-def _trained_on(run: Run, corpus: str) -> dict[str, Text]:
-  """Returns the text that a run was trained on, if its corpus is given.
-
-  The text of its initial model comes second, if that is a run, and both are
-  still there. The keys are what a reader calls them.
-  """
-  if not corpus:
-    return {}
-  texts = {TRAIN_TEXT: _train_text(run, corpus)}
-  try:
-    initial = open_initial(run.config.init_from)
-    if initial and isinstance(initial.source, Run):
-      corpus = initial.source.config.corpus
-      if "-" in corpus.split(","):
-        raise InputError("it came from standard input")
-      text = _train_text(initial.source, corpus)
-      texts[f"{TRAIN_TEXT} of {initial.name}"] = text
-  except InputError as error:
-    process.warn(f"the text of the initial model is not searched: {error}")
-  return texts
 
 
 def _train_text(run: Run, corpus: str) -> Text:

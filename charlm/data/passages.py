@@ -7,7 +7,6 @@ import numpy as np
 
 from charlm.data.text import Text, readable
 
-TRAIN_TEXT = "the train text"  # of a run: what a reader calls it
 MIN_LENGTH = 30  # characters; shorter ones recur without being copied
 _BLOCK = 2**20  # characters searched at a time
 _BASE = 0x9E3779B97F4A7C15  # of a polynomial modulo 2**64; any large odd number
@@ -39,21 +38,20 @@ class Found(NamedTuple):
     passages = [passage._asdict() for passage in self.passages]
     return {"share": round(self.share, 6), "passages": passages}
 
-  def in_words(self, text: str, searched: str, encoding: str) -> Iterator[str]:
+  def in_words(self, text: str, encoding: str) -> Iterator[str]:
     """Yields a line on how much was found, then one for each passage.
 
     Args:
-      text: whose passages these are.
-      searched: what a reader calls the text that was searched.
+      text: whose passages these are, of the train text.
       encoding: of the run.
     """
     yield (
       f"{self.share:.1%} is in passages of {MIN_LENGTH} characters or more of "
-      f"{searched}"
+      "the train text"
     )
     for start, length, place in self.passages:
       words = readable(text[start : start + length], encoding)
-      yield f"{length:,} characters at {place:,} of {searched}: {words!r}"
+      yield f"{length:,} characters at {place:,} of the train text: {words!r}"
 
 
 def find_passages(texts: Sequence[str], searched: Text) -> list[Found]:

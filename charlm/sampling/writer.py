@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 
 from charlm.config import Config
-from charlm.data.passages import TRAIN_TEXT, Found, find_passages
+from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
 from charlm.sampling.generator import GenerativeModel
@@ -22,8 +21,8 @@ class Writer:
   vocab: list[str]
   config: Config  # of the run
   format: str
-  # To be searched for passages of the texts, by what a reader calls them.
-  trained_on: Mapping[str, Text]
+  # To be searched for passages of the texts; None if nobody asked.
+  trained_on: Text | None
 
   def write(self, request: Request, as_drawn: bool, line: int = 0) -> None:
     """Prints the texts of a request.
@@ -54,14 +53,17 @@ class Writer:
 
   def _print_objects(self, request: Request, fields: dict[str, int]) -> None:
     samples = self.generator.sample(request)
-    found = self._find([sample.text for sample in samples])
-    for i, sample in enumerate(samples):
-      start = fields | {"sample": i, "prefix": request.prefix}
-      end = {}
-      for name, passages in found.items():
-        key = "memorised" if name == TRAIN_TEXT else "memorised_of_initial"
-        end[key] = passages[i].to_dict()
-      print(json.dumps({**start, **sample.to_dict(), **end}), flush=True)
+    values = [
+      {"sample": i, "prefix": request.prefix, **sample.to_dict()}
+      for i, sample in enumerate(samples)
+    ]
+    if self.trained_on:
+      texts = [sample.text for sample in samples]
+      found = find_passages(texts, self.trained_on)
+      for value, passages in zip(values, found, strict=True):
+        value["memorised"] = passages.to_dict()
+    for value in values:
+      print(json.dumps(fields | value), flush=True)
 
   def _print_as_drawn(self, request: Request, sample: int, where: str) -> None:
     print(request.prefix, end="", flush=True)
@@ -73,18 +75,13 @@ class Writer:
     self._tell_memorised([text], where, sample)
 
   def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
-    found = self._find(texts)
-    for i, text in enumerate(texts):
-      for name, passages in found.items():
-        for line in passages[i].in_words(text, name, self.config.encoding):
-          warn(f"{where}sample {first + i}: {line}")
-
-  def _find(self, texts: list[str]) -> dict[str, list[Found]]:
-    """Finds passages of all texts in one scan of each text trained on."""
-    return {
-      name: find_passages(texts, searched)
-      for name, searched in self.trained_on.items()
-    }
+    if not self.trained_on:
+      return
+    # In one scan of the text trained on.
+    found = find_passages(texts, self.trained_on)
+    for i, (text, passages) in enumerate(zip(texts, found, strict=True), first):
+      for line in passages.in_words(text, self.config.encoding):
+        warn(f"{where}sample {i}: {line}")
 
   def _warn_of_unknown(self, request: Request, where: str) -> None:
     if unknown := unknown_characters(request.prefix or "\n", self.vocab):

@@ -4,13 +4,11 @@ import io
 import json
 import pathlib
 import re
-import shutil
 import sys
 
 import pytest
 
 import sample as sample_program
-import train as train_program
 
 
 def _ran(
@@ -88,66 +86,3 @@ def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
   flags = ["--per_line", f"--prefix_file={tmp_path}/prefixes.txt"]
   _, err = _ran([*args[:3], *flags, "--memorised=-"], capsys)
   assert err[0].startswith("line 1: sample 0: ")
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_an_initial_model_without_a_run_has_no_text_to_search(
-  args: list[str],
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  sizes = ("embedding", "rnn", "num_layers")
-  train_args = [
-    f for f in train_args if not f.startswith(tuple(f"--{s}" for s in sizes))
-  ]
-  flags = ["--init_from=english", f"--run_dir={tmp_path}/run", "--epochs=0"]
-  assert train_program.main([*train_args, *flags]) == 0
-  own = next(f.partition("=")[2] for f in train_args if "--corpus" in f)
-  args = [*args, f"--run_dir={tmp_path}/run", f"--memorised={own}"]
-  capsys.readouterr()
-  _, err = _ran(args, capsys)
-  assert all(line.startswith("sample ") for line in err)
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_the_text_of_the_initial_run_is_searched_too(
-  args: list[str],
-  train_args: list[str],
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  corpus = tmp_path / "initial.txt"
-  initial, run_dir = tmp_path / "initial", tmp_path / "run"
-  shutil.copytree(trained_run, initial)
-  config = json.loads((initial / "config.json").read_text())
-  (initial / "config.json").write_text(
-    json.dumps(config | {"corpus": str(corpus)})
-  )
-  flags = [f"--init_from={initial}", f"--run_dir={run_dir}", "--epochs=0"]
-  assert train_program.main([*train_args, *flags]) == 0
-  own = next(f.partition("=")[2] for f in train_args if "--corpus" in f)
-  args = [*args, f"--run_dir={run_dir}", f"--memorised={own}"]
-  capsys.readouterr()
-
-  out, err = _ran([*args, "--format=jsonl"], capsys)
-  assert "memorised_of_initial" not in out  # its corpus is not there
-  assert len(err) == 1
-
-  text = json.loads(out.splitlines()[1])["text"]
-  part = re.search(r"\S.{38}\S", text)[0]
-  # The initial run's corpus now has a part of the sample, and begins with it.
-  corpus.write_text("\n".join([part, *["a line"] * 60]))
-  out, err = _ran([*args, "--format=jsonl"], capsys)
-  second = json.loads(out.splitlines()[1])
-  assert second["memorised"]["share"] == 0
-  (passage,) = second["memorised_of_initial"]["passages"]
-  assert (passage["length"], passage["place"]) == (40, 0)
-  assert err == [
-    f"{corpus} is not the corpus of {initial}: passages may be missed"
-  ]
-  _, err = _ran(args, capsys)
-  assert err[-1].endswith(
-    f"40 characters at 0 of the train text of {initial}: {part!r}"
-  )
