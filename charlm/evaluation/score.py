@@ -14,9 +14,6 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError
 
-# Of more values, an interval resamples sums over blocks of neighbours.
-_MAX_BLOCKS = 2**19
-
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   """Averages each sequence's nats, then the means, as `Evaluator.lines` does.
@@ -202,23 +199,6 @@ def _sum_lines(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
   return np.add.reduceat(values, starts, dtype=np.float64)
 
 
-def _sum_blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Adds up blocks of neighbours, in float64: `_MAX_BLOCKS` of them at most.
-
-  Returns their sums and their lengths, which are equal but for the last one. Of
-  fewer values, each is a block.
-  """
-  length = -(-len(values) // _MAX_BLOCKS)
-  blocks, rest = np.split(values, [len(values) // length * length])
-  # Unlike `np.add.reduceat`, this makes no copy of the values as float64.
-  sums = blocks.reshape(-1, length).sum(axis=1, dtype=np.float64)
-  lengths = np.full(len(sums), float(length))
-  if len(rest):
-    sums = np.append(sums, rest.sum(dtype=np.float64))
-    lengths = np.append(lengths, len(rest))
-  return sums, lengths
-
-
 def confidence_interval(
   values: np.ndarray, num_resamples: int = 2000
 ) -> tuple[float, float]:
@@ -233,20 +213,18 @@ def confidence_interval(
   """
   if len(values) < 2:
     return -math.inf, math.inf
-  sums, lengths = _sum_blocks(values)
-  # A stretch is made of whole blocks.
-  size = max(1, round(len(values) ** 0.5 / lengths[0]))
-  num_drawn = -(-len(sums) // size)
-  ring = np.stack([sums, lengths])
-  ring = np.concatenate([np.zeros([2, 1]), ring, ring[:, : size - 1]], axis=1)
-  ring = np.cumsum(ring, axis=1)
-  stretches = ring[:, size:] - ring[:, :-size]
+  size = max(1, round(len(values) ** 0.5))
+  num_drawn = -(-len(values) // size)
+  ring = np.concatenate([[0], values, values[: size - 1]], dtype=np.float64)
+  ring = np.cumsum(ring)
+  stretches = (ring[size:] - ring[:-size]) / size  # their means
   rng = np.random.default_rng(0)  # the same scores give the same interval
-  mean, means = float(sums.sum() / len(values)), []
-  for _ in range(num_resamples):
-    drawn = rng.integers(len(sums), size=num_drawn)
-    means.append(stretches[0, drawn].sum() / stretches[1, drawn].sum())
-  scale = (num_drawn * size / (len(sums) - size)) ** 0.5
+  mean = float(values.mean(dtype=np.float64))
+  means = [
+    stretches[rng.integers(len(values), size=num_drawn)].mean()
+    for _ in range(num_resamples)
+  ]
+  scale = (num_drawn * size / (len(values) - size)) ** 0.5
   low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)
   return float(low), float(high)
 

@@ -9,7 +9,6 @@ import tensorflow as tf
 from helpers import score_of
 
 from charlm.data.text_to_ids import encode_text
-from charlm.evaluation import score as score_module
 from charlm.evaluation.score import confidence_interval, log_perplexity
 
 
@@ -108,43 +107,18 @@ def test_a_million_small_losses_are_added_without_loss() -> None:
   assert score_of(nats).log_perplexity == pytest.approx(expected, rel=1e-12)
 
 
-def _bootstrap(blocks: list[np.ndarray], size: int) -> tuple[float, float]:
-  """Resamples `size` neighbouring blocks at a time, value by value."""
-  rng = np.random.default_rng(0)
-  values = np.concatenate(blocks)
-  num_drawn = math.ceil(len(blocks) / size)
-  means = []
+def test_an_interval_is_that_of_a_bootstrap_of_neighbours() -> None:
+  values = np.random.default_rng(5).exponential(size=99).cumsum()
+  rng, means = np.random.default_rng(0), []
   for _ in range(2000):
-    resample = [
-      blocks[(start + i) % len(blocks)]
-      for start in rng.integers(len(blocks), size=num_drawn)
-      for i in range(size)
-    ]
-    means.append(np.concatenate(resample).mean())
+    # 10 stretches of 10 values, value by value.
+    starts = rng.integers(99, size=10)
+    means.append(
+      np.mean([values[(i + j) % 99] for i in starts for j in range(10)])
+    )
   deviations = np.quantile(means, [0.025, 0.975]) - values.mean()
-  deviations *= (num_drawn * size / (len(blocks) - size)) ** 0.5
-  low, high = values.mean() + deviations
-  return low, high
-
-
-@pytest.mark.parametrize(
-  ("num_values", "max_blocks", "block_length", "size"),
-  # Stretches of 10 values; of 2 blocks of 5 values; and, where a block has more
-  # than 10, of one block. The last block is shorter.
-  [(99, 99, 1, 10), (99, 24, 5, 2), (99, 7, 15, 1)],
-)
-def test_an_interval_is_that_of_a_bootstrap_of_neighbours(
-  num_values: int,
-  max_blocks: int,
-  block_length: int,
-  size: int,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  monkeypatch.setattr(score_module, "_MAX_BLOCKS", max_blocks)
-  values = np.random.default_rng(5).exponential(size=num_values).cumsum()
-  blocks = np.split(values, range(block_length, num_values, block_length))
-  expected = pytest.approx(_bootstrap(blocks, size), rel=1e-9)
-  assert confidence_interval(values) == expected
+  low, high = values.mean() + deviations * (100 / 89) ** 0.5
+  assert confidence_interval(values) == pytest.approx((low, high), rel=1e-9)
 
 
 def test_intervals_cover_the_truth() -> None:
