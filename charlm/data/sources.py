@@ -95,7 +95,8 @@ def _sources_of(part: str) -> list[Source]:
     path = os.path.join(glob.escape(path), "*.txt")
   elif os.path.exists(path):
     return [_file(path)]
-  paths = {p for p in _glob(path) if not os.path.isdir(p)}
+  found = glob.glob(path, recursive=True)
+  paths = {path for path in found if not os.path.isdir(path)}
   # What charlm wrote is no part of a text. Sorted, since each disk lists a
   # folder in an order of its own.
   texts = sorted(p for p in paths if not _is_own(p))
@@ -134,19 +135,3 @@ def _is_own(path: str) -> bool:
     )
     for part in (file, *file.parents)
   )
-
-
-def _glob(pattern: str) -> set[str]:
-  """Returns the paths that a pattern matches; a `**` follows no links."""
-  parts = pattern.split(os.sep)
-  if "**" not in parts:
-    return set(glob.glob(pattern))
-  # Not `recursive=True`, which follows links: loops multiply the paths.
-  first = parts.index("**")
-  after = parts[first + 1 :] or ["*"]
-  found = set()
-  for top in glob.glob(os.sep.join([*parts[:first], ""]) or os.curdir):
-    for folder, folders, _ in os.walk(top):
-      folders[:] = [name for name in folders if not name.startswith(".")]
-      found |= _glob(os.path.join(glob.escape(folder), *after))
-  return found
