@@ -1,8 +1,9 @@
 """The metrics of a run: `metrics.jsonl`, and what TensorBoard draws of it."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -40,9 +41,9 @@ def read_records(path: Path) -> list[Record]:
 class Metrics:
   """Writes each record to `metrics.jsonl`, then to TensorBoard's event files.
 
-  Each start makes the event files anew from the records, so whatever a kill
-  leaves in them is of no matter. A disk that is full is no reason to stop: what
-  could not be written is tried again with the next record, or by `write_rest`.
+  A disk that is full is no reason to stop: a record that could not be written
+  is tried again with the next one, or by `write_rest`. The event files are made
+  anew at each start, and given up for this start where a write fails.
   """
 
   def __init__(self, run: RunDir, config: Config, step: int) -> None:
@@ -56,8 +57,7 @@ class Metrics:
     self._run, self._path = run, run.metrics
     self._hparams = vars(config)
     self._unwritten = b""  # what the file lacks
-    self._event_files: dict[str, EventFile] = {}  # by split
-    self._undrawn: list[Record] = []  # what these lack
+    self._event_files: dict[str, EventFile] = {}  # by split; empty if given up
     text = b""
     if self._path.exists():
       text = self._path.read_bytes()
@@ -77,15 +77,15 @@ class Metrics:
     *_, last = first, *self._records
     before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
-    try:
-      self._draw()
-    except OSError as error:
-      self._give_up_for_now("the summaries", error)
+    with self._drawing():
+      self._make_event_files()
+      for record in self._records:
+        self._draw(record)
 
   @property
   def whole(self) -> bool:
-    """Whether everything is written, as far as is known."""
-    return bool(self._event_files)  # a failure leaves none
+    """Whether all records are written."""
+    return not self._unwritten
 
   @property
   def losses(self) -> dict[int, float]:
@@ -112,12 +112,14 @@ class Metrics:
     }
     line = json.dumps({"step": step, "split": split, **values, **clocks})
     self._records.append(json.loads(line))
-    self._undrawn.append(self._records[-1])
     self._unwritten += line.encode() + b"\n"
     self.write_rest()
+    if self._event_files:
+      with self._drawing():
+        self._draw(self._records[-1])
 
   def write_rest(self) -> None:
-    """Writes what is not written yet, as after a full disk.
+    """Writes the records that are not written yet, as after a full disk.
 
     Raises LostRunError: as `RunDir.check_owned`.
     """
@@ -127,14 +129,20 @@ class Metrics:
       if self._unwritten:
         append_lines(self._path, self._unwritten)
       self._unwritten = b""
-      self._draw()
     except OSError as error:
       step = self._records[-1]["step"] if self._records else 0
-      self._give_up_for_now(f"the metrics up to step {step}", error)
+      what = f"the metrics up to step {step} could not be written"
+      warn_unsaved(what, error, self._run.path)
 
-  def _give_up_for_now(self, what: str, error: Exception) -> None:
-    self._event_files = {}
-    warn_unsaved(f"{what} could not be written", error, self._run.path)
+  @contextlib.contextmanager
+  def _drawing(self) -> Iterator[None]:
+    """Gives up the event files if a write fails."""
+    try:
+      yield
+    except OSError as error:
+      self._event_files = {}
+      what = "TensorBoard shows no more until the next start"
+      warn_unsaved(what, error, self._run.summaries)
 
   def _make_event_files(self) -> None:
     """Makes the event files anew, without records."""
@@ -149,13 +157,7 @@ class Metrics:
     settings = hparams.hparams_pb(self._hparams, trial_id="")
     self._event_files["eval"].write(Event(summary=settings))
 
-  def _draw(self) -> None:
-    """Writes what the event files lack; makes them if there are none."""
-    if not self._event_files:
-      self._make_event_files()
-      self._undrawn = list(self._records)
-    for record in self._undrawn:
-      # A record of an older commit has no time: it is drawn in 1970.
-      event = metrics_event(record, record.get("time", record["seconds"]))
-      self._event_files[record["split"]].write(event)
-    self._undrawn = []
+  def _draw(self, record: Record) -> None:
+    # A record of an older commit has no time: it is drawn in 1970.
+    event = metrics_event(record, record.get("time", record["seconds"]))
+    self._event_files[record["split"]].write(event)
