@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -10,9 +11,9 @@ from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.model.layers import RecurrentLayer
-from charlm.runs.checkpoints import DamagedError, check_finite, open_checkpoint
+from charlm.runs.checkpoints import DamagedError, check_finite, reading
 from charlm.runs.initial import Initial
-from charlm.runs.run import Run, open_run
+from charlm.runs.run import Run
 from charlm.system.process import say, warn
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
@@ -35,18 +36,23 @@ def load_model(
       not finite, or is not of this run's model; or a layer that is unknown.
     OSError: the system cannot read it, as for lack of permission.
   """
-  which = run.which_checkpoint(which)
   model = model_of(run.config, len(run.vocab), layer=layer)
+  return model, _load_weights(model, run, which)
+
+
+def _load_weights(model: LanguageModel, run: Run, which: str) -> int:
+  """Gives a model the weights of a checkpoint; returns its step."""
+  which = run.which_checkpoint(which)
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
     step, path = run.dir.find_checkpoint(which)
     try:
-      with open_checkpoint(path, step) as name:
-        status = tf.train.Checkpoint(model=model).read(name)
+      with reading(path):
+        status = tf.train.Checkpoint(model=model).read(path)
         # The optimizer and the train state are not needed, all weights are.
         status.expect_partial().assert_existing_objects_matched()
         check_finite(model)
-      return model, step
+      return step
     except DamagedError as error:
       why = error
   raise InputError(f"{path} {why}: give another checkpoint or run") from why
@@ -99,42 +105,32 @@ def say_which(run: Run, which: str, step: int) -> None:
 def follow_checkpoints(
   run: Run, idle_timeout: float
 ) -> Iterator[tuple[LanguageModel, int]]:
-  """Yields a model with the weights of each checkpoint, and its step.
+  """Yields the model of each checkpoint, and its step, as they are saved.
 
-  The model is the same each time, so that it is compiled once. A checkpoint
-  that training removes before it is read is left out. The iteration ends after
-  `idle_timeout` seconds without a new checkpoint or new metrics.
+  The model is the same each time, so that it is compiled once. The iteration
+  ends after `idle_timeout` seconds without a new checkpoint or new metrics.
 
-  Raises InputError or OSError: a checkpoint that cannot be read, or another
-    run in the folder.
+  Raises InputError or OSError: a checkpoint that cannot be read.
   """
-  model: LanguageModel | None = None
+  model = model_of(run.config, len(run.vocab))
   done: set[int] = set()
-  known_size, last_change = 0, time.monotonic()
+  size, last_change = -1, time.monotonic()
   while True:
-    metrics = run.dir.metrics
-    size = metrics.stat().st_size if metrics.exists() else 0
     new = sorted(run.dir.checkpoint_steps() - done)
-    if new or size != known_size:
-      known_size, last_change = size, time.monotonic()
+    before, size = size, _size(run.dir.metrics)
+    if new or size != before:
+      last_change = time.monotonic()
+    elif time.monotonic() - last_change >= idle_timeout:
+      return
     for step in new:
       done.add(step)
       try:
-        loaded, _ = load_model(run, str(step))
-        now = open_run(run.dir.path).experiment
-        if run.experiment.changes(now):
-          raise InputError(
-            f"{run.dir.path} holds another run now: give --follow again"
-          )
+        yield model, _load_weights(model, run, str(step))
       except InputError:
-        # Training removes old ones; one that is still there is damaged.
-        if step in run.dir.checkpoint_steps():
+        if step in run.dir.checkpoint_steps():  # else training has removed it
           raise
-        continue
-      model = model or loaded
-      model.set_weights(loaded.get_weights())
-      yield model, step
-    if not new:
-      if time.monotonic() - last_change >= idle_timeout:
-        return
-      time.sleep(_SECONDS_BETWEEN_LOOKS)
+    time.sleep(0 if new else _SECONDS_BETWEEN_LOOKS)
+
+
+def _size(path: Path) -> int:
+  return path.stat().st_size if path.exists() else 0

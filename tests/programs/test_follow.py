@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import shutil
 import types
 from collections.abc import Callable
@@ -106,13 +105,3 @@ def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
       path.write_bytes(path.read_bytes()[:-9])
   with pytest.raises(InputError, match=f"ckpt-{steps[2]} is damaged"):
     next(models)
-
-
-def test_another_run_in_the_folder_is_refused(run: RunDir) -> None:
-  models = follow_checkpoints(open_run(run.path), idle_timeout=0)
-  next(models)
-  # Of the same text.
-  config = run.config_path.read_text()
-  run.config_path.write_text(re.sub('"seed": .*', '"seed": 7,', config))
-  with pytest.raises(InputError, match="holds another run now"):
-    list(models)
