@@ -6,7 +6,6 @@ and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +14,7 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel, model_of
-from charlm.system.files import plain_path
+from charlm.system.files import refuse_pattern
 
 
 def load_keras_weights(
@@ -74,13 +73,12 @@ def _layer(i: int) -> str:
 def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
   """Returns the weights, and whether there are more."""
   key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
-  with plain_path(Path(prefix)) as path:
-    reader = tf.train.load_checkpoint(path)
-    weights = [
-      reader.get_tensor(key(owner, name))
-      for owner, name, _ in _names(num_layers)
-    ]
-    return weights, reader.has_tensor(key(f"{_layer(num_layers)}/cell", "bias"))
+  refuse_pattern(prefix)
+  reader = tf.train.load_checkpoint(prefix)
+  weights = [
+    reader.get_tensor(key(owner, name)) for owner, name, _ in _names(num_layers)
+  ]
+  return weights, reader.has_tensor(key(f"{_layer(num_layers)}/cell", "bias"))
 
 
 def _read_h5(path: str, num_layers: int) -> tuple[list[np.ndarray], bool]:

@@ -1,7 +1,6 @@
 """Saving and restoring all that training needs to go on exactly."""
 
 import contextlib
-import hashlib
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,15 +13,11 @@ import tensorflow as tf
 from charlm.errors import InputError, LostRunError
 from charlm.model.language_model import LanguageModel
 from charlm.runs.run_dir import RunDir, checkpoint_steps
-from charlm.system.files import (
-  CHECKPOINT_SUFFIXES,
-  plain_path,
-  read_json_lines,
-)
+from charlm.system.files import CHECKPOINT_SUFFIXES, read_json_lines
 from charlm.system.process import warn, warn_unsaved
 
 _NO_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-_STEP_KEY = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
+_CHUNK = 2**24  # bytes
 
 
 class DamagedError(ValueError):
@@ -53,7 +48,7 @@ class Checkpoints:
     run.check_owned()
     self._run, self._max_to_keep = run, max_to_keep
     self._model, self._train_state = model, train_state
-    # Other programs restore `model`, and read the step under `optimizer`.
+    # Other programs restore `model`.
     self._checkpoint = tf.train.Checkpoint(
       model=model, optimizer=optimizer, train_state=train_state
     )
@@ -83,7 +78,7 @@ class Checkpoints:
       for step in checkpoint_steps(folder, whole=False)
     ]
     for step, is_best, folder in sorted(found, reverse=True):
-      if self._restore(folder / f"ckpt-{step}", step):
+      if self._restore(folder / f"ckpt-{step}"):
         if is_best:
           self.best_step = step
         else:
@@ -107,55 +102,47 @@ class Checkpoints:
       self._saved_step = step
     return step == self._saved_step
 
-  def save_if_best(self, step: int, losses: Mapping[int, float]) -> bool:
+  def save_if_best(self, step: int, losses: Mapping[int, float]) -> None:
     """Saves this step in `best/` if its loss is below that of the step there.
 
-    This is the whole rule of the best checkpoint. It is applied when a step has
-    been evaluated and its record written to the metrics, and again when a start
-    begins at a step that has a record. `best_loss`, the lowest loss so far, is
-    saved in each checkpoint. It takes the place of a loss whose record is lost.
-
-    At step s, the run was                 The next start
-    -------------------------------------- -------------------------------------
-    killed before the record was whole     evaluates step s
-    killed before `best/` was whole, and   resumes at s, and saves it in `best/`
-    `checkpoints/` has s
-    killed before `best/` was whole, and   resumes at an earlier step, and
-    `checkpoints/` lacks s                 evaluates s again
-    killed before `checkpoints/` was whole resumes from `best/`, or earlier
-    without disk space for the record      changes nothing in `best/`
-    without disk space for `best/`         resumes at s, and saves it in `best/`
-    without disk space for `checkpoints/`  resumes from `best/`, or earlier
-    without its `metrics.jsonl`            compares with `best_loss`
-    ended, then `best/` was lost or        saves in `best/` the first step that
-    damaged                                has a record, s or a later one
-    of commit 15b8925, killed before the   evaluates s, changes nothing in
-    record: both folders have s            `best/`, and saves s anew
+    This is the whole rule of the best checkpoint. It is applied to each step
+    that has a record, after its evaluation, and again if a start begins at it.
+    A kill leaves a step without a record, which is then evaluated again.
 
     Args:
       step: an evaluated one, whose values the objects have.
       losses: by step, of all records.
-
-    Returns whether `best/` has the step of the lowest loss.
     """
     best_loss = self._train_state.best_loss
-    loss_in_best = math.inf
-    if self.best_step is not None:
-      loss_in_best = losses.get(self.best_step, float(best_loss.numpy()))
+    in_best = self._loss_in_best(losses)
     if losses[step] < best_loss.numpy():
       best_loss.assign(losses[step])
       # What `checkpoints/` may have of this step holds an older best loss.
       self._saved_step = None
-    if losses[step] < loss_in_best and self._save(self._run.best, 1, step):
-      self.best_step, loss_in_best = step, losses[step]
-    return loss_in_best <= best_loss.numpy()
+    if losses[step] < in_best and self._save(self._run.best, 1, step):
+      self.best_step = step
 
-  def _restore(self, path: Path, step: int) -> bool:
+  def has_best(self, losses: Mapping[int, float]) -> bool:
+    """Tells whether `best/` has the step of the lowest loss.
+
+    It has not if that could not be saved, or was damaged.
+    """
+    lowest = min(losses.values(), default=math.inf)
+    return self._loss_in_best(losses) <= lowest
+
+  def _loss_in_best(self, losses: Mapping[int, float]) -> float:
+    if self.best_step is None:
+      return math.inf
+    # The metrics can be lost: then it counts as the lowest so far.
+    best_loss = float(self._train_state.best_loss.numpy())
+    return losses.get(self.best_step, best_loss)
+
+  def _restore(self, path: Path) -> bool:
     """Restores a checkpoint, if it is whole; tells whether it is."""
     try:
-      with open_checkpoint(str(path), step) as name:
+      with reading(str(path)):
         # All must match: `expect_partial` only stops a late warning.
-        self._checkpoint.restore(name).expect_partial().assert_consumed()
+        self._checkpoint.restore(str(path)).expect_partial().assert_consumed()
         check_finite(self._model)
     except DamagedError as error:
       warn(f"skipped {path}: it {error}")
@@ -168,8 +155,11 @@ class Checkpoints:
     for step in reversed(steps):
       path = self._run.best / f"ckpt-{step}"
       try:
-        with open_checkpoint(str(path), step):
-          return step
+        with reading(str(path)):
+          reader = tf.train.load_checkpoint(str(path))
+          for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)  # compares its checksum
+        return step
       except DamagedError as error:
         warn(f"skipped {path}: it {error}")
     return None
@@ -182,10 +172,9 @@ class Checkpoints:
       # The manager trusts its state file, which can be garbled, or name files
       # of other folders. So it starts without one, and removes nothing.
       (folder / "checkpoint").unlink(missing_ok=True)
-      with plain_path(folder) as name:
-        tf.train.CheckpointManager(
-          self._checkpoint, name, max_to_keep=None, checkpoint_name="ckpt"
-        ).save(checkpoint_number=step)
+      tf.train.CheckpointManager(
+        self._checkpoint, folder, max_to_keep=None, checkpoint_name="ckpt"
+      ).save(checkpoint_number=step)
       steps = checkpoint_steps(folder)
       # Those of later steps were skipped as damaged.
       kept = [s for s in steps if s <= step][-max_to_keep:]
@@ -233,39 +222,24 @@ def check_finite(model: LanguageModel) -> None:
 
 
 @contextlib.contextmanager
-def open_checkpoint(path: str, step: int) -> Iterator[str]:
-  """Checks a checkpoint, and yields a path from which TensorFlow restores it.
-
-  All of it is read, so that TensorFlow compares the checksum of each tensor.
+def reading(path: str) -> Iterator[None]:
+  """Tells a damaged checkpoint, which the block reads, from other faults.
 
   Raises:
-    DamagedError: not whole, or of another step; or the body of the `with`
-      statement failed, as restoring does for other sizes. Too little memory is
-      no such failure.
-    OSError: it cannot be read.
+    DamagedError: the block failed, but not for lack of memory.
+    OSError: the system cannot read a file of the checkpoint.
   """
-  with plain_path(Path(path)) as name:
-    try:
-      reader = tf.train.load_checkpoint(name)
-      for key in reader.get_variable_to_shape_map():
-        reader.get_tensor(key)
-      held = int(reader.get_tensor(_STEP_KEY))
-    except _NO_MEMORY:
-      raise
-    except Exception as error:  # TensorFlow raises all kinds for rubbish
-      # Both files are read: if the system cannot, that is what is raised.
-      with contextlib.suppress(FileNotFoundError):
-        for suffix in CHECKPOINT_SUFFIXES:
-          with open(path + suffix, "rb") as file:
-            hashlib.file_digest(file, "sha256")
-      raise DamagedError("is damaged") from error
-    if held != step:
-      raise DamagedError(f"holds step {held}")
-    try:
-      yield name
-    except (DamagedError, *_NO_MEMORY):
-      raise
-    except Exception as error:  # Keras and TensorFlow raise all kinds here, too
-      raise DamagedError(
-        "does not fit config.json and vocabulary.json"
-      ) from error
+  # One that is missing is an error of the block.
+  with contextlib.suppress(FileNotFoundError):
+    for suffix in CHECKPOINT_SUFFIXES:
+      with open(path + suffix, "rb") as file:
+        while file.read(_CHUNK):
+          pass
+  try:
+    yield
+  except (DamagedError, *_NO_MEMORY):
+    raise
+  except Exception as error:  # Keras and TensorFlow raise all kinds
+    raise DamagedError(
+      "is damaged, or does not fit config.json and vocabulary.json"
+    ) from error

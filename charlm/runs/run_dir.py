@@ -25,7 +25,7 @@ from typing import TextIO
 
 from charlm.errors import InputError, LostRunError
 from charlm.experiment import Start
-from charlm.system.files import append_lines, read_json_lines
+from charlm.system.files import append_lines, read_json_lines, refuse_pattern
 
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 
@@ -36,10 +36,11 @@ class RunDir:
   def __init__(self, path: str | os.PathLike[str]) -> None:
     """Takes the folder, which need not exist.
 
-    Raises InputError: no name.
+    Raises InputError: no name, or one that TensorFlow takes for a pattern.
     """
     if not os.fspath(path):
       raise InputError("--run_dir is empty: give a folder")
+    refuse_pattern(path)
     self.path = Path(os.path.expanduser(path))
     self.latest = self.path / "checkpoints"
     self.best = self.path / "best"

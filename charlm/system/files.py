@@ -4,12 +4,12 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-# What makes TensorFlow take a path for a pattern of paths.
+from charlm.errors import InputError
+
 _PATTERN = frozenset("*?[]\\")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
@@ -94,19 +94,10 @@ def moved_when_whole(path: Path) -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def plain_path(path: Path) -> Iterator[str]:
-  """Yields, for a path, a name that TensorFlow does not take for a pattern.
-
-  It is the path itself or, where that has characters of a pattern, a temporary
-  link. The path is a folder's, or a checkpoint's: that of its files without
-  their suffixes.
-  """
-  if _PATTERN.isdisjoint(os.fspath(path)):
-    yield os.fspath(path)
-    return
-  with tempfile.TemporaryDirectory() as folder:
-    link = os.path.join(folder, "link")
-    for suffix in ("", *CHECKPOINT_SUFFIXES):
-      os.symlink(f"{path.absolute()}{suffix}", link + suffix)
-    yield link
+def refuse_pattern(path: str | os.PathLike[str]) -> None:
+  """Raises InputError: TensorFlow would take a path for a pattern of paths."""
+  if found := _PATTERN.intersection(os.fspath(path)):
+    raise InputError(
+      f"{os.fspath(path)}: TensorFlow takes {' '.join(sorted(found))} for a "
+      "pattern of names: rename the folder"
+    )

@@ -64,7 +64,6 @@ class TrainingLoop:
     self._evaluator = Evaluator(model, before_piece=give_up)
     self._generator = GenerativeModel(model, self.vocab)
     self._told_step: int | None = None  # whose scores were printed
-    self._best_saved = True  # whether `best/` has the lowest loss
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
     self._stop = StopRequest()
@@ -139,7 +138,8 @@ class TrainingLoop:
         self._tell(step, self._score(), self._score_valid())
       self.bar.log(f"trained to step {step:,}")
     best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
-    if not self._best_saved:
+    has_best = self.checkpoints.has_best(self.metrics.losses)
+    if not has_best:
       warn(
         "best/ lacks the step of the lowest loss: free some space and run the "
         "same command, or give the other programs --checkpoint=latest"
@@ -150,7 +150,7 @@ class TrainingLoop:
       self.bar.log(_describe_best(best, step, evaluations))
     if not self._stop:
       self.bar.log(f"{SEPARATOR}\n{self._sample()}")
-    whole = saved and self._best_saved and self.metrics.whole
+    whole = saved and has_best and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE
 
   def _write_metrics(self, step: int) -> None:
@@ -181,8 +181,7 @@ class TrainingLoop:
         self._write_evaluation(step)
       except _GivenUp:  # the next start repeats it
         return
-    losses = self.metrics.losses
-    self._best_saved = self.checkpoints.save_if_best(step, losses)
+    self.checkpoints.save_if_best(step, self.metrics.losses)
 
   def _write_evaluation(self, step: int) -> None:
     """Scores the texts, draws samples, and writes the record.

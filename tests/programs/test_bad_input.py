@@ -88,6 +88,7 @@ _REFUSED = [
   "train.py --num_replicas=5",
   # Runs, and what they begin with.
   "train.py --run_dir=/proc/run",
+  "train.py --run_dir=a*b",
   "train.py --run_dir=run --rnn_units=17",
   "train.py --run_dir=run --corpus=edited.txt",
   "train.py --init_from=none",
@@ -107,7 +108,7 @@ _REFUSED = [
 # What can be done stands first, or after a colon or a semicolon.
 _REMEDY = re.compile(
   r"(^|[:;] [^:;]*\b)(change|check|convert|correct|export|give|leave|lower|"
-  r"raise|replace|see|train)\b"
+  r"raise|rename|replace|see|train)\b"
 )
 
 

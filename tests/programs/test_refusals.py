@@ -80,9 +80,7 @@ def test_a_damaged_checkpoint_is_one_line_and_no_more(
   shutil.copytree(valid_run, run)
   shutil.rmtree(run / "best")
   *_, data = sorted((run / "checkpoints").glob("ckpt-*.data-*"))
-  text = bytearray(data.read_bytes())
-  text[len(text) // 2] ^= 1
-  data.write_bytes(text)
+  data.write_bytes(data.read_bytes()[:2000])
   assert eval_program.main(["eval.py", f"--run_dir={run}"]) == 2
   refused = capfd.readouterr().err
   assert train_program.main([*args, f"--run_dir={run}"]) == 0

@@ -194,7 +194,7 @@ def test_a_checkpoint_of_other_sizes_is_refused(
   save_checkpoints(run, 10)
   fields = json.loads((run.path / "config.json").read_text())
   (run.path / "config.json").write_text(json.dumps(fields | {field: value}))
-  with pytest.raises(InputError, match="ckpt-10 does not fit"):
+  with pytest.raises(InputError, match="ckpt-10 is damaged, or does not fit"):
     load_model(open_run(run.path), "latest")
 
 
