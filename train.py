@@ -4,7 +4,6 @@ import sys
 from typing import Any
 
 from charlm.system import process
-from charlm.system.cuda import repeat_cublas
 from charlm.training.prepare import prepare
 from charlm.training.train_options import TrainOptions
 
@@ -28,8 +27,6 @@ def train(given: dict[str, Any]) -> int:
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
   prepared = prepare(given)
-  if prepared.options.deterministic:
-    repeat_cublas()
   process.import_quietly("tensorflow", "keras")
   from charlm.training.start import start
 

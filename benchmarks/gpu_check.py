@@ -109,8 +109,6 @@ RESULTS = (
   Expectation("dropout", "numbers unlike the CPU's", at_most=0),
   Expectation("dropout", "loss with XLA differs", at_most=0.01),
   Expectation("resume", "loss differs", at_most=0.01),
-  Expectation("resume", "loss differs, --deterministic", at_most=0),
-  Expectation("resume", "variables differ, --deterministic", at_most=0),
 )
 
 

@@ -201,27 +201,25 @@ def dropout(check: Check) -> Iterator[Row]:
 
 def resume(check: Check) -> Iterator[Row]:
   """Compares a training that was killed with one that was not."""
-  for words in ("", ", --deterministic")[check.toy :]:
-    flags = [*words.split()[1:], f"--device={check.device}", *_FAST]
-    flags += ["--epochs=9", f"--max_steps={100 if check.toy else 400}"]
-    flags += ["--checkpoint_every_steps=20"]
-    whole, killed = (
-      RunDir(pathlib.Path(check.folder, f"{name}{words}"))
-      for name in ("whole", "killed")
-    )
-    _finish(check, whole, flags)
-    process = _start(*_flags_of_run(check, killed, flags))
-    while process.poll() is None:
-      if killed.exists() and killed.checkpoint_steps() - {0}:
-        process.kill()
-        break
-      time.sleep(0.01)
-    process.wait()
-    yield Row(f"killed after step{words}", max(killed.checkpoint_steps()))
-    _finish(check, killed, flags)
-    difference = abs(_last_loss(whole) - _last_loss(killed))
-    yield Row(f"loss differs{words}", difference)
-    yield Row(f"variables differ{words}", _num_different(whole, killed))
+  flags = [f"--device={check.device}", *_FAST]
+  flags += ["--epochs=9", f"--max_steps={100 if check.toy else 400}"]
+  flags += ["--checkpoint_every_steps=20"]
+  whole, killed = (
+    RunDir(pathlib.Path(check.folder, name)) for name in ("whole", "killed")
+  )
+  _finish(check, whole, flags)
+  process = _start(*_flags_of_run(check, killed, flags))
+  while process.poll() is None:
+    if killed.exists() and killed.checkpoint_steps() - {0}:
+      process.kill()
+      break
+    time.sleep(0.01)
+  process.wait()
+  yield Row("killed after step", max(killed.checkpoint_steps()))
+  _finish(check, killed, flags)
+  difference = abs(_last_loss(whole) - _last_loss(killed))
+  yield Row("loss differs", difference)
+  yield Row("variables differ", _num_different(whole, killed))
 
 
 def memory(check: Check) -> Iterator[Row]:

@@ -69,9 +69,7 @@ class _Training:
   def wait(self) -> int:
     if self._program:
       return self._program.wait()
-    # TensorFlow would be asked for equal bits to the end of this process.
-    flags = [flag for flag in self._flags if flag != "--deterministic"]
-    return train.main(["train.py", *flags])
+    return train.main(["train.py", *self._flags])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from charlm.system.choices import MAX_LOGITS, kind_of_device
+from charlm.system.choices import MAX_LOGITS
 
 
 def chunked_nats(
@@ -59,9 +59,4 @@ def _nats(
 
 def _cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
   """Returns the nats `[R]` of targets, given logits `[R, V]`."""
-  if kind_of_device() == "CPU":
-    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-      features=logits, labels=targets
-    ).loss
-  # The kernel of that operation fails on a GPU under `--deterministic`.
   return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)

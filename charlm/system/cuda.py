@@ -123,12 +123,6 @@ def driver_problem() -> str:
   )
 
 
-def repeat_cublas() -> None:
-  """Asks cuBLAS for equal bits each time; call it before it is loaded."""
-  # Its documentation gives two values. This one keeps more memory for speed.
-  os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
 def versions(built_for: Mapping[str, str]) -> dict[str, str]:
   """Returns the versions of the driver and of CUDA's libraries.
 

@@ -15,7 +15,6 @@ from charlm.system.cuda import (
   has_code,
   nvidia_device,
   reason_for_no_gpu,
-  repeat_cublas,
 )
 from charlm.system.machine import num_cores
 from charlm.system.process import warn
@@ -25,18 +24,13 @@ BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
 _ANSWER_SECONDS = 60.0  # that a first sum over GPUs may take
 _CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
 
-_deterministic = False  # as `choose_device` was last told
 
-
-def choose_device(
-  device: str, deterministic: bool = False, start: bool = True
-) -> None:
+def choose_device(device: str, start: bool = True) -> None:
   """Chooses what computes, before TensorFlow places anything on it.
 
   Args:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow cannot
       use a GPU that the machine has, a line on stderr says why.
-    deterministic: ask a GPU for equal bits each time, at the cost of speed.
     start: whether TensorFlow starts the GPUs here. If not, `create_cluster` has
       to: workers are connected before.
 
@@ -62,11 +56,6 @@ def choose_device(
       f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
       f"{_reason_for_none()}. {_CPU_INSTEAD}"
     )
-  global _deterministic
-  _deterministic = deterministic
-  if deterministic:
-    repeat_cublas()
-    tf.config.experimental.enable_op_determinism()
   if start:
     _start_gpus()
 
@@ -106,12 +95,8 @@ def _set_up_gpus(device: str) -> None:
 
 @contextlib.contextmanager
 def tensor_float_32() -> Iterator[None]:
-  """Lets GPUs multiply in TensorFloat-32 while the block runs.
-
-  Not if `choose_device` was asked for equal bits: only some kinds of GPUs have
-  it.
-  """
-  if _deterministic or not TENSOR_FLOAT_32.here:
+  """Lets GPUs multiply in TensorFloat-32 while the block runs."""
+  if not TENSOR_FLOAT_32.here:
     yield
     return
   enable = tf.config.experimental.enable_tensor_float_32_execution

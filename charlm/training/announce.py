@@ -164,8 +164,6 @@ def _describe_gpus(
       f"windows  {windows} for each GPU: one GPU is probably as fast: "
       "--num_replicas=1, or a larger --batch_size"
     )
-  if options.deterministic:
-    lines.append("repeats  not verified of cuDNN's RNN (--deterministic)")
   return "".join(f"{line}\n" for line in lines)
 
 
@@ -181,7 +179,7 @@ def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
   if rounded and "precision" in trainer.model.recurrent_layers[0].options:
     return options.precision
   products = "float32"
-  if choices.TENSOR_FLOAT_32.here and not options.deterministic:
+  if choices.TENSOR_FLOAT_32.here:
     products = "TensorFloat-32 in training, if the GPU has it; scores: float32"
   if rounded and options.optimizer == "muon":
     products += f"; Muon's in {options.precision}"

@@ -80,7 +80,9 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)
   options = _without_what_the_layer_lacks(options, layer)
-  choose_device(options.device, options.deterministic, start=False)
+  choose_device(options.device, start=False)
+  if options.deterministic:
+    tf.config.experimental.enable_op_determinism()
   num_replicas = options.num_replicas
   if not num_replicas and reason_for_one_replica(options.config, options.gru):
     num_replicas = 1

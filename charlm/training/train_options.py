@@ -55,7 +55,8 @@ class TrainOptions(RunOptions, Config):
     between(0, 65_535),
   )
   deterministic: bool = option(
-    False, "ask GPUs for equal bits, more slowly (untried); CPUs always repeat"
+    False,
+    "call TensorFlow's enable_op_determinism, for GPUs; CPUs always repeat",
   )
 
   @property

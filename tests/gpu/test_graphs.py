@@ -13,7 +13,7 @@ import graphs
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT, bound_logits, build_model
+from helpers import ROOT, build_model
 
 from charlm.config import Config
 from charlm.data.batches import build_batches
@@ -268,19 +268,3 @@ def test_sampling_lowers_to_hlo_for_a_gpu(limits: Limits) -> None:
   }
   read = generator._compiled_read.get_concrete_function(**tensors)
   assert "while" in graphs.lower(read, _flat(tensors))
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_chunks_of_logits_have_a_deterministic_kernel(
-  deterministic: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  bound_logits(monkeypatch, 40 * _V)
-  framework = importlib.import_module("tensorflow.python.framework.config")
-  monkeypatch.setattr(
-    framework, "is_op_determinism_enabled", lambda: deterministic
-  )
-  steps = _steps(_trainer(_config("reference")))
-  # This one fails on a GPU that is to be deterministic.
-  found = "SparseSoftmaxCrossEntropyWithLogits" in graphs.operations(steps)
-  assert found is not deterministic
-  assert graphs.without_kernel(steps) == set()

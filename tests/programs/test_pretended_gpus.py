@@ -1,7 +1,6 @@
 """A training that takes its CPU devices for GPUs."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -88,11 +87,8 @@ def test_a_training_on_gpus(
     compiled.extend([loop, traces(loop)])
 
   monkeypatch.setattr(TrainingLoop, "_compile", note_loop)
-  # Set first, so that the training's value does not remain.
-  monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-  monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
   run_dir = tmp_path / "run"
-  args = [*train_args, *flags, f"--run_dir={run_dir}", "--deterministic"]
+  args = [*train_args, *flags, f"--run_dir={run_dir}"]
   assert train_program.main(args) == 0
 
   # All is compiled before the first step, and nothing remains of it.
@@ -120,6 +116,4 @@ def test_a_training_on_gpus(
   assert gpus.keys() == {"gpu", "driver", "cuda", "cudnn", "nccl"}
   printed = capsys.readouterr().out
   assert "12 for each GPU: one GPU is probably as fast" in printed
-  assert "not verified of cuDNN" in printed
   assert printed.count("a first start on a kind of card can take minutes") == 1
-  assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -198,19 +198,6 @@ def test_unusual_corpora_work(
   assert json.loads(capsys.readouterr().out)["num_unknown"] == 0
 
 
-def test_deterministic_trains_the_same(
-  train_args: list[str], short_run: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  # A process: nothing takes the setting back.
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--deterministic"]
-  assert run_program(*args).returncode == 0
-  one, other = (
-    [record["loss"] for record in metrics(run, "train")]
-    for run in (tmp_path / "run", short_run)
-  )
-  assert one == other
-
-
 def test_train_eval_sample_as_processes(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:

@@ -45,7 +45,6 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
     ("CPU", {"gru": "keras"}, 1, ("KerasGRU", False, True), "float32"),
     ("GPU", {}, 1, _KERAS, _TF32),
     ("GPU", _BFLOAT16, 1, _KERAS, _TF32),
-    ("GPU", _BFLOAT16 | {"deterministic": True}, 1, _KERAS, "float32"),
     ("GPU", _LAYER_NORM, 1, _FUSED, _TF32),
     ("GPU", _LAYER_NORM | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
     ("GPU", _LAYER_NORM | _BFLOAT16, 2, _FUSED, "bfloat16"),
