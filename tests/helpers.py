@@ -36,6 +36,7 @@ from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
 from charlm.reporting.result import Result
+from charlm.runs import checkpoints
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
 from charlm.runs.run import experiment_of
@@ -368,6 +369,7 @@ def _run_script(
   # A shell's background jobs, the tests among them perhaps, ignore Ctrl-C.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   sys.argv = argv
+  checkpoints._VISIBLE_WITHIN = 3.0  # else a refused worker takes a minute
   with contextlib.nullcontext() if whole else evaluating_quickly():
     runpy.run_path(argv[0], run_name="__main__")
 

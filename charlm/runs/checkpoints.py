@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from charlm.system.process import warn, warn_unsaved
 
 _NO_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 _CHUNK = 2**24  # bytes
+_VISIBLE_WITHIN, _SECONDS_BETWEEN_LOOKS = 60.0, 0.5
 
 
 class DamagedError(ValueError):
@@ -42,10 +44,9 @@ class Checkpoints:
   ) -> None:
     """Takes what is saved and restored; `train_state` has the `best_loss`.
 
-    This, `save` and `save_if_best` raise LostRunError if the folder was taken
-    away; the last two also if the run has no checkpoint and none can be saved.
+    `save` and `save_if_best` raise LostRunError if the folder was taken away,
+    or if the run has no checkpoint and none can be saved.
     """
-    run.check_owned()
     self._run, self._max_to_keep = run, max_to_keep
     self._model, self._train_state = model, train_state
     # Other programs restore `model`.
@@ -56,9 +57,6 @@ class Checkpoints:
     self._has_whole = False  # whether one was restored or saved
     # Which `best/` has; None if it has none, or until one is restored.
     self.best_step: int | None = None
-    for folder in (run.latest, run.best):
-      folder.mkdir(exist_ok=True)
-      _clear(run, folder)
 
   def restore_latest(self) -> int | None:
     """Restores the latest whole checkpoint; warns of damaged ones.
@@ -68,7 +66,12 @@ class Checkpoints:
     Raises:
       InputError: no checkpoint is whole, though the run has begun.
       OSError: one cannot be read, which does not mean that it is damaged.
+      LostRunError: the folder was taken away.
     """
+    self._run.check_owned()
+    for folder in (self._run.latest, self._run.best):
+      folder.mkdir(exist_ok=True)
+      _clear(self._run, folder)
     # Of one step, the one in `best` comes first: it was saved after the step's
     # evaluation, and whether a kill has damaged it has to be known.
     folders = (self._run.latest, self._run.best)
@@ -78,7 +81,12 @@ class Checkpoints:
       for step in checkpoint_steps(folder, whole=False)
     ]
     for step, is_best, folder in sorted(found, reverse=True):
-      if self._restore(folder / f"ckpt-{step}"):
+      path = folder / f"ckpt-{step}"
+      try:
+        self._restore(path)
+      except DamagedError as error:
+        warn(f"skipped {path}: it {error}")
+      else:
         if is_best:
           self.best_step = step
         else:
@@ -94,6 +102,21 @@ class Checkpoints:
         "checkpoint, or give a new --run_dir"
       )
     return None
+
+  def restore_from_chief(self, step: int) -> bool:
+    """Restores a step that another worker has saved; tells whether it can.
+
+    It waits for the files up to a minute: a network's folder may be late.
+    """
+    end = time.monotonic() + _VISIBLE_WITHIN
+    while time.monotonic() < end:
+      for folder in (self._run.latest, self._run.best):
+        if step in checkpoint_steps(folder):
+          with contextlib.suppress(DamagedError):
+            self._restore(folder / f"ckpt-{step}")
+            return True
+      time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return False
 
   def save(self, step: int) -> bool:
     """Saves, unless this step is saved already; tells whether it is."""
@@ -137,17 +160,11 @@ class Checkpoints:
     best_loss = float(self._train_state.best_loss.numpy())
     return losses.get(self.best_step, best_loss)
 
-  def _restore(self, path: Path) -> bool:
-    """Restores a checkpoint, if it is whole; tells whether it is."""
-    try:
-      with reading(str(path)):
-        # All must match: `expect_partial` only stops a late warning.
-        self._checkpoint.restore(str(path)).expect_partial().assert_consumed()
-        check_finite(self._model)
-    except DamagedError as error:
-      warn(f"skipped {path}: it {error}")
-      return False
-    return True
+  def _restore(self, path: Path) -> None:
+    with reading(str(path)):
+      # All must match: `expect_partial` only stops a late warning.
+      self._checkpoint.restore(str(path)).expect_partial().assert_consumed()
+      check_finite(self._model)
 
   def _find_best(self, before: int) -> int | None:
     """Returns the step of a whole checkpoint in `best/`; warns of damage."""

@@ -44,8 +44,7 @@ def open_initial(name: str) -> Initial | None:
   """Opens what `--init_from` names.
 
   It is None for an empty name, and for weights of Keras: they have no
-  vocabulary, and the flags tell their sizes. It is also None where nothing is
-  there: among several workers, only the first one needs it.
+  vocabulary, and the flags tell their sizes.
 
   Raises InputError: damaged, or not the file that came with charlm.
   """

@@ -1,6 +1,7 @@
-"""Processes on several hosts that train together, and exchange messages.
+"""Processes on several hosts that train together.
 
-They are called workers, and all run the same program; the first is the chief.
+They are called workers, and all run the same program; the first is the chief,
+which alone writes into the run's folder, and the others read it there.
 TensorFlow's `MultiWorkerMirroredStrategy` connects them. A process that trains
 without others is the chief of a cluster of one.
 """
@@ -10,10 +11,7 @@ import json
 import os
 import re
 import signal
-import socket
-import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -24,19 +22,18 @@ from charlm.system.devices import (
   NCCL_REMEDY,
   check_replicas,
   create_strategy,
+  first_sum,
   use_first_gpus,
 )
 from charlm.system.process import say
 from charlm.system.signals import INTERRUPTED, TERMINATED, StopRequest
 
 _ROLES = ("chief", "worker")  # in the order of their workers
-_CHUNK = 2**16  # numbers in one sum: any message takes little memory
 # The port of a SLURM job's first task: below those that systems give to
 # outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH_GPUS = 10**4
-_HERE, _ALL_HERE = b"h", b"a"  # a worker to the chief, the chief to a worker
-_ANSWER_SECONDS, _PAUSE_SECONDS = 5.0, 0.2
+_CONNECTED_WITHIN = 300  # seconds
 # What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
@@ -47,11 +44,12 @@ _LOST = (
   tf.errors.InternalError,
 )
 
-_Value = TypeVar("_Value")
-
 
 class Cluster:
-  """The workers, as one of them sees them."""
+  """The workers, as one of them sees them.
+
+  All of them must make each call that sums, in the same order.
+  """
 
   def __init__(
     self,
@@ -76,20 +74,17 @@ class Cluster:
     """Returns what a message calls a worker."""
     return f"worker {index} ({self.addresses[index]})"
 
-  def sum(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+  def sum(self, numbers: Sequence[int]) -> list[int]:
     """Returns the sums `[N]` of the workers' numbers `[N]`.
 
-    All workers must call it, with the same N: it returns when they have. Each
-    sum must be below 2^24, to be exact in float32.
+    Each sum must be below 2^24, to be exact in float32.
     """
-    array = np.asarray(numbers, np.int64)
-    if self.num_workers == 1 or not array.size:
-      return array
+    if self.num_workers == 1:
+      return list(numbers)
     # Of the gradients' type, which every kind of device can sum.
-    array = array.astype(np.float32)
-    chunks = [array[i : i + _CHUNK] for i in range(0, len(array), _CHUNK)]
-    sums = [self._compiled_sum(chunk).numpy() for chunk in chunks]
-    return np.concatenate(sums).astype(np.int64)
+    sums = self._compiled_sum(np.array(numbers, np.float32)).numpy()
+    summed: list[int] = sums.astype(np.int64).tolist()
+    return summed
 
   def _sum(self, numbers: tf.Tensor) -> tf.Tensor:
     def add(numbers: tf.Tensor) -> tf.Tensor:
@@ -104,52 +99,32 @@ class Cluster:
     sums = self.strategy.run(add, (numbers,))
     return self.strategy.experimental_local_results(sums)[0]
 
-  def exchange(self, value: _Value) -> list[_Value]:
-    """Returns what each worker passes to this call, in their order.
+  def of_each(self, number: int) -> list[int]:
+    """Returns the number that each worker passes to this call."""
+    return self.sum(
+      [number * (i == self.index) for i in range(self.num_workers)]
+    )
 
-    All workers must call it, with values that take less than 16 MB of JSON.
+  def of_chief(self, number: int) -> int:
+    """Returns the number that the chief passes to this call, modulo 2^64.
 
-    Raises HungError: the sums, of which the values are made, are garbage.
+    Raises HungError: on the chief it is another one, so sums are garbage.
     """
-    if self.num_workers == 1:
-      return [value]
-    message = json.dumps(value).encode()
-    mine = np.arange(self.num_workers) == self.index
-    sizes = self.sum(np.where(mine, len(message), 0))
-    try:
-      rows = np.zeros([self.num_workers, sizes.max()], np.uint8)
-      rows[self.index, : len(message)] = np.frombuffer(message, np.uint8)
-      rows = self.sum(rows.ravel()).astype(np.uint8).reshape(rows.shape)
-      texts = [bytes(row[:n]) for row, n in zip(rows, sizes, strict=True)]
-      return [json.loads(text) for text in texts]
-    except ValueError as error:
-      raise HungError(
-        f"a sum over the workers is wrong: {NCCL_REMEDY}"
-      ) from error
-
-  def copy_from_chief(self, variables: Sequence[tf.Variable]) -> None:
-    """Gives variables the values, bit for bit, that they have on the chief.
-
-    All workers must call it, with variables of at least two bytes a number: the
-    values are sent as words of 16 bits, whose sums are exact.
-    """
-    if self.num_workers == 1:
-      return
-    for variable in variables:
-      value = np.asarray(variable)
-      words = np.frombuffer(value.tobytes(), np.uint16)
-      words = self.sum(words if self.is_chief else np.zeros_like(words))
-      data = words.astype(np.uint16).tobytes()
-      variable.assign(np.frombuffer(data, value.dtype).reshape(value.shape))
+    shifts = (0, 16, 32, 48)
+    sums = self.sum([(number >> n & 0xFFFF) * self.is_chief for n in shifts])
+    found = sum(part << n for n, part in zip(shifts, sums, strict=True))
+    if self.is_chief and found != number % 2**64:
+      raise HungError(f"a sum over the workers is wrong: {NCCL_REMEDY}")
+    return found
 
   def agree(self, steps: int, stop: StopRequest) -> int:
     """Returns how many steps to take: the chief's, or 0 if a signal came.
 
-    All workers must call it. Where any of them had a signal, all note it.
+    Where any worker had a signal, all note it.
     """
     code = stop.exit_code
     numbers = [steps * self.is_chief, code == TERMINATED, code == INTERRUPTED]
-    steps, terminated, interrupted = self.sum(numbers).tolist()
+    steps, terminated, interrupted = self.sum(numbers)
     if terminated or interrupted:
       stop.exit_code = TERMINATED if terminated else INTERRUPTED
       return 0
@@ -159,20 +134,18 @@ class Cluster:
   def together(self) -> Iterator[None]:
     """Waits at the end for the others; an error of any worker ends all.
 
-    The block must not exchange anything.
-
     Raises InputError: another worker met bad input.
     """
     try:
       yield
     except (InputError, OSError) as error:
-      self.exchange(str(error) or type(error).__name__)
+      self.of_each(1)
       if isinstance(error, OSError):  # the others raise InputError
         self._let_others_fetch()
       raise
-    for index, message in enumerate(self.exchange("")):
-      if message:
-        raise InputError(f"{self.name(index)} ended: {message}")
+    refused = [self.name(i) for i, each in enumerate(self.of_each(0)) if each]
+    if refused:
+      raise InputError(f"{', '.join(refused)} was refused: see what it says")
 
   @contextlib.contextmanager
   def watched(self) -> Iterator[None]:
@@ -214,7 +187,8 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   """Connects the workers that the environment names; waits for all of them.
 
   Without `TF_CONFIG`, and outside a SLURM step of several tasks, the cluster
-  has one worker. While it waits, Ctrl-C and SIGTERM end the process.
+  has one worker. If the others do not come within five minutes, SIGALRM ends
+  the process.
 
   Args:
     num_replicas: of each worker, 0 for all its GPUs or one CPU device. Without
@@ -224,6 +198,7 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   Raises:
     InputError: no such cluster, or replicas that cannot be had.
     LostRunError: TensorFlow cannot connect the workers.
+    HungError: GPUs do not answer.
   """
   addresses, index = find_workers()
   if len(addresses) < 2:
@@ -232,66 +207,40 @@ def create_cluster(num_replicas: int, batch_size: int) -> Cluster:
   others = [address for i, address in enumerate(addresses) if i != index]
   here = f"index {index}, of {len(addresses)} workers, at {addresses[index]}"
   say(f"worker   {here}; waits for {', '.join(others)}\n")
-  try:
-    _wait_for_workers(addresses, index)
-  except OSError as error:
-    raise InputError(
-      f"{addresses[index]}: {error}: end the program that uses the port, or "
-      "give another port"
-    ) from error
   experimental = tf.distribute.experimental
   options = experimental.CommunicationOptions(implementation=COLLECTIVES.here)
   try:
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(
-      tf.distribute.cluster_resolver.TFConfigClusterResolver(), options
-    )
+    with _ended_by_the_kernel():
+      strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        tf.distribute.cluster_resolver.TFConfigClusterResolver(), options
+      )
   except tf.errors.OpError as error:
     raise LostRunError(
-      f"the workers could not be connected ({_first_sentence(error)}): start "
-      "all of them again"
+      f"{addresses[index]} could not be connected with the other workers "
+      f"({_first_sentence(error)}): check that no program uses this port, then "
+      "start all workers again"
     ) from error
-  # TensorFlow has put a handler of its own in the place of Python's, which is
-  # put back.
-  signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-  return Cluster(strategy, addresses, index)
+  cluster = Cluster(strategy, addresses, index)
+  first_sum(lambda: cluster.sum([0]), f"{cluster.num_workers} workers")
+  return cluster
 
 
-def _wait_for_workers(addresses: list[str], index: int) -> None:
-  """Returns when all workers run.
+@contextlib.contextmanager
+def _ended_by_the_kernel() -> Iterator[None]:
+  """Lets Ctrl-C, or five minutes, end TensorFlow's wait for other workers.
 
-  TensorFlow would wait, too, but SIGTERM does not end its wait. The chief calls
-  the others at the ports that TensorFlow is to use, all again until all answer.
-
-  Raises OSError: this worker's port is in use.
+  TensorFlow waits for an hour, lets no handler of Python run in that time, and
+  takes SIGTERM for itself.
   """
-  places = [address.rpartition(":") for address in addresses]
-  hosts = [host.strip("[]") for host, _, _ in places]
-  ports = [int(port) for _, _, port in places]
-  both = socket.has_dualstack_ipv6()
-  family = socket.AF_INET6 if both else socket.AF_INET
-  with socket.create_server(
-    ("", ports[index]), family=family, dualstack_ipv6=both
-  ) as server:
-    while index == 0:
-      with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        answered = []
-        for address in zip(hosts[1:], ports[1:], strict=True):
-          other = socket.create_connection(address, _ANSWER_SECONDS)
-          answered.append(stack.enter_context(other))
-          if other.recv(1) != _HERE:
-            raise OSError("another program uses the port")
-        for other in answered:
-          other.sendall(_ALL_HERE)
-        return
-      time.sleep(_PAUSE_SECONDS)
-    while True:
-      chief, _ = server.accept()
-      with contextlib.suppress(OSError), chief:
-        # The chief answers within seconds of each worker, or calls again.
-        chief.settimeout(_ANSWER_SECONDS * len(addresses))
-        chief.sendall(_HERE)
-        if chief.recv(1) == _ALL_HERE:
-          return
+  interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  signal.alarm(_CONNECTED_WITHIN)
+  try:
+    yield
+  finally:
+    signal.alarm(0)
+    signal.signal(signal.SIGINT, interrupted or signal.SIG_DFL)
+    # TensorFlow's handler stands in the place of Python's, which is put back.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def find_workers() -> tuple[list[str], int]:

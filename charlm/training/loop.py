@@ -38,38 +38,19 @@ class _GivenUp(Exception):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class TrainingLoop:
-  """Continues a run to its end, and leaves score, sample, and checkpoint.
-
-  An evaluation scores the texts, writes its record to the metrics, and saves
-  the best checkpoint if its loss is the lowest. The step's own checkpoint, if
-  due, follows. `Checkpoints.save_if_best` says what becomes of a step at which
-  this is cut short.
-  """
+class StepLoop:
+  """Takes a run's steps to its end: all that a worker but the chief does."""
 
   periods: Periods  # when to write metrics, to evaluate, and to save
   trainer: Trainer  # restored, at the step to continue from
-  # The best checkpoint has the lowest loss on the valid text or, if that is
-  # empty, on the eval text.
-  split: Split
-  vocab: list[str]  # the model's
-  checkpoints: Checkpoints  # of the trainer's objects
-  metrics: Metrics  # opened at the trainer's step
-  bar: ProgressBar  # of the trainer's steps
   cluster: Cluster  # all of its workers do the same
   replicas: Replicas  # checked before each evaluation and save
 
   def __post_init__(self) -> None:
-    model, give_up = self.trainer.model, self._give_up_if_asked
-    self._evaluator = Evaluator(model, before_piece=give_up)
-    self._generator = GenerativeModel(model, self.vocab)
-    self._told_step: int | None = None  # whose scores were printed
-    # Mean losses of the training, in this start.
-    self._last_loss = self._lowest_loss = math.inf
     self._stop = StopRequest()
 
   def run(self) -> int:
-    """Trains, saves, prints score and sample; returns the exit code.
+    """Trains; returns the exit code.
 
     Raises:
       DivergedError: a loss or a gradient is not finite, or the replicas
@@ -81,9 +62,7 @@ class TrainingLoop:
     with self._stop:
       if step < end and kind_of_device() == "GPU":
         self._compile()
-      reached = step > 0 and (step % periods.evaluation == 0 or step == end)
-      if reached or step in self.metrics.losses:
-        self._evaluate(step)
+      self._begin(step)
       while step < end:
         due = min(periods.next_due(step), end)
         num_steps = trainer.steps_per_call(at_most=due - step)
@@ -92,27 +71,17 @@ class TrainingLoop:
           break
         loss, characters_per_second = trainer.take_steps(num_steps)
         step += num_steps
-        self.bar.show(step, loss, characters_per_second)
-        if step % periods.metrics == 0 or step == end:
-          self._write_metrics(step)
-        evaluation_due = step % periods.evaluation == 0 or step == end
-        save_due = step % periods.checkpoint == 0
-        if evaluation_due or save_due:
+        if self._evaluation_due(step) or step % periods.checkpoint == 0:
           self.replicas.check_weights()
-        # Before the save: a checkpoint holds the lowest loss so far.
-        if evaluation_due:
-          self._evaluate(step)
-        if save_due:
-          self.checkpoints.save(step)
+        self._continue(step, loss, characters_per_second)
       self.replicas.check_weights()
-      self.metrics.write_rest()
-      saved = self.checkpoints.save(step)
+      saved = self._save_rest(step)
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
     # end the program at once.
     return self._end(step, saved)
 
   def _compile(self) -> None:
-    """Lets the GPUs compile all that is to run, and leaves no other trace.
+    """Lets the GPUs compile a step, and leaves no other trace.
 
     Compilation is then not in the measured speed, and too little memory shows
     now.
@@ -123,10 +92,81 @@ class TrainingLoop:
     trainer.take_metrics()  # with the time that this has taken
     for variable, value in zip(trainer.variables, values, strict=True):
       variable.assign(value)
+
+  def _evaluation_due(self, step: int) -> bool:
+    return step % self.periods.evaluation == 0 or step == self.trainer.last_step
+
+  def _begin(self, step: int) -> None:
+    """Does what a start has to do at its first step."""
+
+  def _continue(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    """Does what is due at a step, after a call of the trainer."""
+
+  def _save_rest(self, step: int) -> bool:
+    """Saves what is not saved yet; tells whether the step is."""
+    return True
+
+  def _end(self, step: int, saved: bool) -> int:
+    """Tells the result; returns the exit code."""
+    return self._stop.exit_code or DONE
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TrainingLoop(StepLoop):
+  """The chief's loop, which leaves metrics, score, sample, and checkpoints.
+
+  An evaluation scores the texts, writes its record to the metrics, and saves
+  the best checkpoint if its loss is the lowest. The step's own checkpoint, if
+  due, follows. `Checkpoints.save_if_best` says what becomes of a step at which
+  this is cut short.
+  """
+
+  # The best checkpoint has the lowest loss on the valid text or, if that is
+  # empty, on the eval text.
+  split: Split
+  vocab: list[str]  # the model's
+  checkpoints: Checkpoints  # of the trainer's objects
+  metrics: Metrics  # opened at the trainer's step
+  bar: ProgressBar  # of the trainer's steps
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    model, give_up = self.trainer.model, self._give_up_if_asked
+    self._evaluator = Evaluator(model, before_piece=give_up)
+    self._generator = GenerativeModel(model, self.vocab)
+    self._told_step: int | None = None  # whose scores were printed
+    # Mean losses of the training, in this start.
+    self._last_loss = self._lowest_loss = math.inf
+
+  def _compile(self) -> None:
+    super()._compile()
     # The shapes of an evaluation, whatever the length of a text.
     with contextlib.suppress(_GivenUp):
       self._evaluator.stream(np.full(2, PADDING_ID))
     self._generator.sample(Request(prefix="\n\n", num_chars=1))
+
+  def _begin(self, step: int) -> None:
+    reached = step > 0 and self._evaluation_due(step)
+    if reached or step in self.metrics.losses:
+      self._evaluate(step)
+
+  def _continue(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    self.bar.show(step, loss, characters_per_second)
+    if step % self.periods.metrics == 0 or step == self.trainer.last_step:
+      self._write_metrics(step)
+    # Before the save: a checkpoint holds the lowest loss so far.
+    if self._evaluation_due(step):
+      self._evaluate(step)
+    if step % self.periods.checkpoint == 0:
+      self.checkpoints.save(step)
+
+  def _save_rest(self, step: int) -> bool:
+    self.metrics.write_rest()
+    return self.checkpoints.save(step)
 
   def _end(self, step: int, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""
@@ -172,10 +212,7 @@ class TrainingLoop:
       raise _GivenUp
 
   def _evaluate(self, step: int) -> None:
-    """Evaluates a step, unless it has a record, and saves it if it is best.
-
-    Only the chief has records, so it exchanges nothing with other workers.
-    """
+    """Evaluates a step, unless it has a record, and saves it if it is best."""
     if step not in self.metrics.losses:
       try:
         self._write_evaluation(step)

@@ -47,7 +47,6 @@ class Replicas:
     """
     if not self._several:
       return
-    names = self._names()
     if kind_of_device() == "GPU":
       # Copies first: they compile all but the sum, which may take minutes, and
       # the sum then has 60 seconds.
@@ -60,10 +59,10 @@ class Replicas:
     if bad := self._with_wrong_numbers(self._compiled_sums):
       raise InputError(
         f"{', '.join(bad)} got a wrong sum over the replicas "
-        f"{', '.join(names)}: {_REMEDY}"
+        f"{', '.join(self._names())}: {_REMEDY}"
       )
     if different := self._different():
-      raise InputError(f"{different} begin with different values: {_REMEDY}")
+      raise InputError(f"{different} begins with other values: {_REMEDY}")
 
   def check_weights(self) -> None:
     """Checks that weights and optimizer are the same on all replicas.
@@ -72,23 +71,20 @@ class Replicas:
     """
     if self._several and (different := self._different()):
       raise DivergedError(
-        f"the weights or the optimizer of {different} differ after step "
-        f"{self._trainer.step}, which is not saved: {_REMEDY}; the next "
-        "start resumes the run"
+        f"the weights or the optimizer of {different} differ from those of "
+        f"{self._names()[0]} after step {self._trainer.step}, which is not "
+        f"saved: {_REMEDY}; the next start resumes the run"
       )
 
   def _with_wrong_numbers(
     self, compiled_wrong: tf.types.experimental.GenericFunction
   ) -> list[str]:
-    """Returns the names of the replicas that find wrong numbers."""
+    """Names the replicas, or the workers, that find wrong numbers."""
     # Not 1: a buffer that nobody has written to could still hold the numbers
     # that each replica begins with.
-    counts_here = self._local(compiled_wrong(2.0))
-    counts = [
-      x for theirs in self._cluster.exchange(counts_here) for x in theirs
-    ]
-    named = zip(self._names(), counts, strict=True)
-    return [name for name, count in named if count]
+    return self._named(
+      [count > 0 for count in self._local(compiled_wrong(2.0))]
+    )
 
   def _make_first_sum(self) -> None:
     """Makes the first sum over the GPUs of this process.
@@ -143,14 +139,10 @@ class Replicas:
     return [_pattern(shape) for shape in shapes]
 
   def _different(self) -> str:
-    """Names two replicas whose weights or optimizer differ, if any do."""
-    # Not the weights themselves, which would take long to exchange.
-    mine = self._local(self._compiled_checksums())
-    checksums = [x for theirs in self._cluster.exchange(mine) for x in theirs]
-    names = self._names()
-    pairs = zip(names, checksums, strict=True)
-    others = [name for name, number in pairs if number != checksums[0]]
-    return f"{names[0]} and {others[0]}" if others else ""
+    """Names what has other weights or another optimizer than the first."""
+    checksums = self._local(self._compiled_checksums())
+    first = self._cluster.of_chief(checksums[0])
+    return ", ".join(self._named([x % 2**64 != first for x in checksums]))
 
   def _checksums(self) -> tf.distribute.DistributedValues:
     """Returns a number for each replica's copy of weights and optimizer.
@@ -177,12 +169,18 @@ class Replicas:
     return [int(number) for number in results]
 
   def _names(self) -> list[str]:
-    """Returns what a message calls the replicas of all workers."""
-    devices, cluster = self._trainer.devices, self._cluster
+    """Returns what a message calls the replicas or, of several, the workers."""
+    cluster = self._cluster
     if cluster.num_workers == 1:
-      return devices
-    names = map(cluster.name, range(cluster.num_workers))
-    return [f"{device} of {name}" for name in names for device in devices]
+      return self._trainer.devices
+    return [cluster.name(index) for index in range(cluster.num_workers)]
+
+  def _named(self, bad: list[bool]) -> list[str]:
+    """Names those that are bad, given the replicas of this worker."""
+    if self._cluster.num_workers > 1:
+      bad = [count > 0 for count in self._cluster.of_each(sum(bad))]
+    named = zip(self._names(), bad, strict=True)
+    return [name for name, is_bad in named if is_bad]
 
 
 def _count_different(

@@ -1,11 +1,12 @@
 """One start (execution of train.py): makes or resumes the run, then trains.
 
 Devices, workers, run, trainer, checkpoint, loop: in this order. All workers run
-it, each with a folder of its own; the chief's is the run's.
+it; the chief alone writes the run's folder, and the others read it there.
 """
 
 import contextlib
 import dataclasses
+import os
 from typing import Any
 
 import tensorflow as tf
@@ -42,13 +43,13 @@ from charlm.training.announce import (
   describe_training,
   warn_of_files,
 )
-from charlm.training.loop import TrainingLoop
+from charlm.training.loop import StepLoop, TrainingLoop
 from charlm.training.prepare import Prepared, prepare
 from charlm.training.progress_bar import ProgressBar
 from charlm.training.replica_checks import Replicas
 from charlm.training.train_options import Periods, TrainOptions
 from charlm.training.trainer import Trainer, build_trainer
-from charlm.training.workers import check_alike, writing_nowhere
+from charlm.training.workers import check_alike
 
 
 def train(*, layer: type[RecurrentLayer] | None = None, **flags: Any) -> int:
@@ -112,28 +113,50 @@ def _start(
   layer: type[RecurrentLayer] | None,
 ) -> int:
   """Opens the run, restores it, and continues it; returns the exit code."""
-  # Before a folder is made: workers must all train the same model.
-  check_alike(cluster, options, corpus, split)
+  config, run_dir = options.config, RunDir(options.run_dir)
   with contextlib.ExitStack() as stack:
-    if not cluster.is_chief:
-      options = stack.enter_context(writing_nowhere(options))
-    config = options.config
-    run_dir, run = RunDir(options.run_dir), None
+    if not cluster.is_chief:  # which prints the same
+      nowhere = stack.enter_context(open(os.devnull, "w"))
+      stack.enter_context(contextlib.redirect_stdout(nowhere))
     with cluster.together():
-      if run_dir.exists():
-        run = open_run(run_dir.path)
+      run = open_run(run_dir.path) if run_dir.exists() else None
+      if run and cluster.is_chief:
         stack.enter_context(run_dir.locked())
       vocab = run.vocab if run else _new_vocabulary(config, corpus)
       # Before a folder is made: no run begins where this model is refused.
-      new = config.init_from and not run
+      new = config.init_from and cluster.is_chief and not run
       initial = _load_initial(config, vocab, layer) if new else None
+    with cluster.together():
+      check_alike(
+        cluster,
+        options=options,
+        corpus=corpus,
+        split=split,
+        vocab=vocab,
+        resumes=run is not None,
+      )
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
-    # The chief's, since only it has the initial model.
-    vocab = cluster.exchange(vocab)[0]
     trainer = _build_trainer(options, split, vocab, cluster, layer)
     steps_per_epoch = trainer.batches.steps_per_epoch
     replicas = Replicas(cluster, trainer)
+    checkpoints = Checkpoints(
+      run_dir,
+      options.max_to_keep,
+      model=trainer.model,
+      optimizer=trainer.optimizer,
+      train_state=trainer.train_state,
+    )
+    periods = Periods(options, steps_per_epoch, LEAST_CHECKPOINT_STEPS.here)
+    if not cluster.is_chief:
+      with cluster.together():
+        pass  # the chief makes or resumes the run
+      with cluster.together():
+        _restore_from_chief(cluster, run_dir, checkpoints)
+      replicas.check_start()
+      return StepLoop(
+        periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
+      ).run()
     with cluster.together():
       experiment = experiment_of(config, corpus, vocab, split)
       if run:
@@ -146,35 +169,28 @@ def _start(
         run = create_run(run_dir, experiment, vocab, split)
         say(describe_recipe(config, split))
       say(describe_text(config, corpus, split, vocab))
-      checkpoints = Checkpoints(
-        run_dir,
-        options.max_to_keep,
-        model=trainer.model,
-        optimizer=trainer.optimizer,
-        train_state=trainer.train_state,
-      )
       restored = checkpoints.restore_latest()
       if config.init_from and restored is None:
         # A kill can have come before a run had its first checkpoint.
         initial = initial or _load_initial(config, vocab, layer)
         trainer.take_weights(initial)
         say(describe_initial(config, initial, trainer.model, split, vocab))
-    cluster.copy_from_chief(trainer.variables)
-    replicas.check_start()
-    step = trainer.step
-    with cluster.together():
       # Saved before any metrics: a run that was killed early must have a
-      # checkpoint to resume from.
+      # checkpoint to resume from, and the other workers restore it.
+      step = trainer.step
       checkpoints.save(step)
       metrics = Metrics(run_dir, run.config, step)
       start = describe_start(step, trainer.devices, cluster.num_workers)
       _log_start(run_dir, start)
+    with cluster.together():
+      cluster.of_chief(step)
+    replicas.check_start()
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
     bar = ProgressBar(trainer.last_step, steps_per_epoch, step)
     bar.log(describe_training(run_dir, trainer, start, options))
     return TrainingLoop(
-      periods=Periods(options, steps_per_epoch, LEAST_CHECKPOINT_STEPS.here),
+      periods=periods,
       trainer=trainer,
       split=split,
       vocab=vocab,
@@ -184,6 +200,21 @@ def _start(
       cluster=cluster,
       replicas=replicas,
     ).run()
+
+
+def _restore_from_chief(
+  cluster: Cluster, run_dir: RunDir, checkpoints: Checkpoints
+) -> None:
+  """Restores the checkpoint that the chief has restored or saved.
+
+  Raises InputError: this worker does not see it.
+  """
+  step = cluster.of_chief(0)
+  if not checkpoints.restore_from_chief(step):
+    raise InputError(
+      f"{cluster.name(cluster.index)} does not see ckpt-{step} in "
+      f"{run_dir.latest}: give a folder that all hosts share"
+    )
 
 
 def _new_vocabulary(config: Config, corpus: Corpus) -> list[str]:

@@ -1,13 +1,16 @@
 """Workers that train together: equal results, and what a lost one leads to."""
 
+import ctypes
 import functools
 import os
 import pathlib
 import random
+import shutil
 import signal
-import socket
+import time
 
 import pytest
+import tensorflow as tf
 from helpers import Program
 from soak import assert_equal_runs
 from workers import (
@@ -18,6 +21,8 @@ from workers import (
 )
 
 import train
+from charlm.errors import LostRunError
+from charlm.system.cluster import create_cluster
 
 _FLAGS = (
   "--dropout_rate=0.1",
@@ -94,60 +99,107 @@ def test_two_workers_train_one_model_through_a_stop_and_a_loss(
   assert _start(longer, whole=True).wait() == 0
 
 
-def test_what_differs_or_is_refused_ends_all_workers(
-  train_args: list[str], trained_run: pathlib.Path, corpus_path: pathlib.Path
-) -> None:
-  # The finished run has other flags, which only the chief can see.
-  workers = _start(_args(train_args, trained_run))
-  assert workers.wait() == 2
-  refusals = [_lines(process) for process in workers.processes]
-  assert [len(lines) for lines in refusals] == [1, 1]
-  assert all("holds another run" in line for (line,) in refusals)
-
-  found = addresses(2)
-  args = _args(train_args, trained_run)
+def _refusals(*flags: list) -> list[str]:
+  """Starts workers by these arguments; returns the line of each, in order."""
+  found = addresses(len(flags))
   processes = [
-    # It would train on another part of the same text.
-    Program(*args, *flags, env={"TF_CONFIG": tf_config(found, i)})
-    for i, flags in enumerate(([], [f"--eval_corpus={corpus_path}"]))
+    Program(*each, env={"TF_CONFIG": tf_config(found, i)})
+    for i, each in enumerate(flags)
   ]
-  for process in processes:
-    assert process.wait() == 2
-    (line,) = _lines(process)
-    assert "eval_corpus (False on worker 0 (127.0.0.1:" in line
-    assert "True on worker 1 (127.0.0.1:" in line
+  assert [process.wait() for process in processes] == [2] * len(flags)
+  lines = [_lines(process) for process in processes]
+  assert [len(each) for each in lines] == [1] * len(flags)
+  return [line for (line,) in lines]
 
 
-@pytest.mark.parametrize(
-  ("number", "index"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)]
-)
-def test_a_worker_says_whom_it_waits_for_and_ends_at_a_signal(
-  number: signal.Signals,
-  index: int,
+def test_what_one_worker_is_refused_ends_all(
   train_args: list[str],
+  trained_run: pathlib.Path,
+  corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
+) -> None:
+  # The finished run has other flags.
+  args = _args(train_args, trained_run)
+  chief, other = _refusals(args, args)
+  assert "holds another run" in chief
+  assert "worker 0 (127.0.0.1:" in other
+  assert "was refused" in other
+  # Workers would train on the same text, and score others.
+  (tmp_path / "other.txt").write_text("another text\n" * 9)
+  args = _args(train_args, tmp_path / "new")
+  args = [flag for flag in args if "eval_lines" not in flag]
+  chief, other = _refusals(
+    [*args, f"--eval_corpus={corpus_path}"],
+    [*args, f"--eval_corpus={tmp_path}/other.txt"],
+  )
+  assert "worker 1 (127.0.0.1:" in chief
+  assert "begins a run" in other
+  assert "give all workers the same commit" in other
+  assert not (tmp_path / "new").exists()
+
+
+def test_a_worker_that_does_not_see_the_run_is_refused(
+  train_args: list[str], short_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  shutil.copytree(short_run, tmp_path / "old")
+  flags = [flag for flag in train_args if "num_replicas" not in flag]
+  new, old, empty = (
+    [*flags, f"--run_dir={tmp_path}/{name}", "--epochs=2", "--device=cpu"]
+    for name in ("new", "old", "empty")
+  )
+  chief, other = _refusals(new, empty)
+  assert "worker 1 (127.0.0.1:" in chief
+  assert f"does not see ckpt-0 in {tmp_path}/empty/checkpoints" in other
+  assert "give a folder that all hosts share" in other
+  chief, other = _refusals(old, empty)
+  assert "worker 1 (127.0.0.1:" in chief
+  assert f"begins a run in {tmp_path}/empty" in other
+  assert not (tmp_path / "empty").exists()
+
+
+def test_a_worker_says_whom_it_waits_for_and_ends_at_ctrl_c(
+  train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   found = addresses(2)
   args = _args(train_args, tmp_path / "run")
-  with Program(*args, env={"TF_CONFIG": tf_config(found, index)}) as process:
-    wait_until(lambda: f"waits for {found[1 - index]}" in process.printed())
-    process.send_signal(number)
-    assert process.wait(5) == -number
+  with Program(*args, env={"TF_CONFIG": tf_config(found, 0)}) as process:
+    wait_until(lambda: f"waits for {found[1]}" in process.printed())
+    time.sleep(0.5)  # TensorFlow takes some signals for itself
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == -signal.SIGINT
   assert not (tmp_path / "run").exists()
 
 
-def test_a_port_in_use_is_named(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
+def test_the_wait_for_workers_ends_and_signals_are_put_back(
   monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
 ) -> None:
-  with socket.create_server(("", 0)) as server:
-    address = f"127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("TF_CONFIG", tf_config([address, "b:1"], 0))
-    assert train.main(_args(train_args, tmp_path / "run")) == 2
-  assert f"{address}: " in capsys.readouterr().err
-  assert not (tmp_path / "run").exists()
+  waits = []
+
+  def fail(*_: object) -> None:
+    seconds, _ = signal.getitimer(signal.ITIMER_REAL)
+    waits.append((signal.getsignal(signal.SIGINT), seconds))
+    # As TensorFlow does.
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN
+    raise tf.errors.UnknownError(None, None, "Could not start gRPC server")
+
+  monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+  monkeypatch.setenv("TF_CONFIG", tf_config(["127.0.0.1:1", "b:1"], 0))
+  noted = []
+  before = signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
+  interrupted = signal.getsignal(signal.SIGINT)
+  try:
+    with pytest.raises(LostRunError, match=r"127.0.0.1:1 .*gRPC.* this port"):
+      create_cluster(1, 4)
+    signal.raise_signal(signal.SIGTERM)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  ((handler, seconds),) = waits
+  assert handler == signal.SIG_DFL
+  assert 290 < seconds <= 300
+  assert signal.getsignal(signal.SIGINT) == interrupted
+  assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+  assert noted == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize(
