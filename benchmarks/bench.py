@@ -4,7 +4,7 @@
 
 Each contestant is a process of its own. All of a group's are alive at once and
 take turns, so that the machine's drift is the same for all: compare the ratios.
-Results are written after each group: `bench.json`, `bench.md` and `bench.svg`.
+Results are written after each group: `bench.json` and `bench.md`.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from benchmarks import (
   contestants,
   devices,
   machine,
-  plot,
   pool,
   startup,
   tables,
@@ -182,7 +181,6 @@ class Bench:
     text = json.dumps(self.results, indent=1) + "\n"
     (folder / "bench.json").write_text(text)
     (folder / "bench.md").write_text(tables.to_markdown(self.results))
-    plot.plot_results(self.results, folder / "bench.svg")
 
 
 def main(argv: list[str]) -> int:
