@@ -1,4 +1,4 @@
-"""Measures charlm beside the reference, PyTorch, JAX and the bound.
+"""Measures charlm beside the reference, PyTorch and JAX.
 
     .venv/bin/python -m benchmarks.bench
 
@@ -32,7 +32,6 @@ from charlm.errors import InputError
 
 _GROUPS = (
   "training",
-  "products",
   "input",
   "sampling",
   "evaluation",
@@ -65,7 +64,6 @@ class Bench:
   def run(self) -> None:
     """Measures what was asked for."""
     groups = [contestants.training(self._sizes)]
-    groups += [contestants.products(self._sizes)]
     groups += [contestants.input_pipeline(self._sizes)]
     groups += [contestants.sampling(num_streams) for num_streams in _STREAMS]
     groups += [contestants.evaluation()]

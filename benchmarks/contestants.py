@@ -5,8 +5,6 @@ from typing import Any
 
 from benchmarks.task import BLOCK_CHARS, SAMPLE_CHARS, Sizes
 
-BOUND = "bound"
-
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
@@ -85,32 +83,11 @@ _FACTORS = {
 
 
 def training(sizes: Sizes) -> Group:
-  """The training step, and the bound of its matrix products."""
-  bound = Contestant(BOUND, "matrix products alone", "bound.build_products")
+  """The training step."""
   return Group(
     name="training",
     title="Training step",
-    contestants=(_CHARLM, _BFLOAT16, *_PEERS, *_BFLOAT16_PEERS, bound),
-    reference=_KERAS.name,
-    characters=sizes.characters_per_step,
-  )
-
-
-def products(sizes: Sizes) -> Group:
-  """The training step beside its products alone, each at its own speed."""
-  alone = (
-    Contestant(
-      name=f"products_{precision}",
-      label=f"its products alone, {precision}",
-      builder="loops.build_step",
-      options={"precision": precision},
-    )
-    for precision in ("float32", "bfloat16")
-  )
-  return Group(
-    name="products",
-    title="Training step, and its products in their loops",
-    contestants=(_CHARLM, _BFLOAT16, *alone, _KERAS),
+    contestants=(_CHARLM, _BFLOAT16, *_PEERS, *_BFLOAT16_PEERS),
     reference=_KERAS.name,
     characters=sizes.characters_per_step,
   )
@@ -132,13 +109,6 @@ def sampling(num_streams: int) -> Group:
   """Text in some streams at a time."""
   options = {"num_streams": num_streams}
   streams = "stream" if num_streams == 1 else "streams"
-  # A single text is bounded by reading the weights, not by products.
-  bound = Contestant(
-    name=BOUND,
-    label="matrix products alone",
-    builder="bound.build_sampling",
-    options=options,
-  )
   return Group(
     name=f"sampling_{num_streams}",
     title=f"Sampling, {num_streams} {streams}",
@@ -155,7 +125,6 @@ def sampling(num_streams: int) -> Group:
         builder="reference.build_sampling",
         options=options,
       ),
-      *[bound] * (num_streams > 1),
     ),
     reference="keras",
     characters=num_streams * SAMPLE_CHARS,
@@ -193,7 +162,10 @@ def scaling_points(sizes: Sizes) -> list[Sizes]:
   points = {
     point for curve in scaling_curves(sizes).values() for point in curve
   }
-  return sorted(points, key=lambda point: point.flop_per_step)
+  return sorted(
+    points,
+    key=lambda p: p.num_layers * p.characters_per_step * p.rnn_units**2,
+  )
 
 
 def scaling_curves(sizes: Sizes) -> dict[str, list[Sizes]]:

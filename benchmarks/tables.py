@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.contestants import BOUND, scaling, scaling_curves
+from benchmarks.contestants import scaling, scaling_curves
 from benchmarks.task import AUTO_JIT, WITH_XLA, Sizes
 
 _MIB = 2**20
@@ -31,59 +31,38 @@ def to_markdown(results: dict[str, Any]) -> str:
 
 def _training(group: dict[str, Any]) -> str:
   sizes, contestants = Sizes(**group["sizes"]), group["contestants"]
-  bound = contestants[BOUND].get("seconds")
-  rows = []
-  for name, entry in contestants.items():
-    if "error" in entry:
-      continue
-    shares = ("", "")
-    if bound:
-      share = bound / entry["seconds"]
-      with_lookup = share * (1 + sizes.flop_of_lookup / sizes.flop_per_step)
-      shares = f"{share:.0%}", f"{with_lookup:.0%}"
-    # The memory of the bound's process is no step's.
-    memory = "" if name == BOUND else f"{entry['peak_bytes'] / _MIB:,.0f}"
-    rows.append(
-      (
-        entry["label"],
-        f"{entry['seconds'] * 1000:.1f}",
-        f"{group['characters'] / entry['seconds']:,.0f}",
-        _times(entry),
-        *shares,
-        memory,
-      )
+  rows = [
+    (
+      entry["label"],
+      f"{entry['seconds'] * 1000:.1f}",
+      f"{group['characters'] / entry['seconds']:,.0f}",
+      _times(entry),
+      f"{entry['peak_bytes'] / _MIB:,.0f}",
     )
-  header = ["", "ms", "characters/s", "speed-up", "of the bound"]
-  header += ["with the look-up's gradient", "peak MiB"]
+    for entry in contestants.values()
+    if "error" not in entry
+  ]
+  header = ("", "ms", "characters/s", "speed-up", "peak MiB")
   text = (
     f"Batch {sizes.batch_size} x {sizes.seq_length}, embedding "
     f"{sizes.embedding_dim}, {sizes.rnn_units} units, vocabulary "
     f"{sizes.vocab_size}, Adam."
   )
-  if bound:
-    gflop = sizes.flop_per_step / 1e9
-    text += (
-      f" The bound: {gflop:.1f} GFLOP of matrix products a step at "
-      f"{gflop / bound:,.0f} GFLOP/s, the best float32 rate seen."
-    )
   return f"{text}\n\n{table(header, rows)}"
 
 
 def _rates(group: dict[str, Any]) -> str:
-  bound = group["contestants"].get(BOUND, {}).get("seconds")
   rows = [
     (
       entry["label"],
       f"{group['characters'] / entry['seconds']:,.0f}",
       _times(entry),
-      *([f"{bound / entry['seconds']:.0%}"] if bound else []),
-      "" if name == BOUND else f"{entry['peak_bytes'] / _MIB:,.0f}",
+      f"{entry['peak_bytes'] / _MIB:,.0f}",
     )
-    for name, entry in group["contestants"].items()
+    for entry in group["contestants"].values()
     if "error" not in entry
   ]
-  share = ["of the bound"] if bound else []
-  return table(("", "characters/s", "speed-up", *share, "peak MiB"), rows)
+  return table(("", "characters/s", "speed-up", "peak MiB"), rows)
 
 
 def _devices(kind: str, measured: list[dict[str, Any]]) -> str:

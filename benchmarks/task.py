@@ -39,36 +39,6 @@ class Sizes:
     """B * T."""
     return self.batch_size * self.seq_length
 
-  @property
-  def flop_per_step(self) -> int:
-    """Floating-point operations of the matrix products that a step needs.
-
-    A layer's product `[N, K] x [K, M]` takes 2NKM operations forward, as many
-    for the gradient of its input and as many for that of its weights.
-    """
-    n, h = self.characters_per_step, self.rnn_units
-    # State to the three gates, at each character, and from layer to layer.
-    gates = (2 * self.num_layers - 1) * n * h * 3 * h
-    dense = n * h * self.vocab_size
-    # Each character of the vocabulary is projected once; a lookup is no
-    # product.
-    table = self.vocab_size * self.embedding_dim * 3 * h
-    return 3 * 2 * (gates + dense + table)
-
-  @property
-  def flop_of_lookup(self) -> int:
-    """Operations of the table's gradient, if it is a product with one-hot rows.
-
-    `flop_per_step` leaves it out, as a scatter needs none.
-    """
-    return 2 * self.characters_per_step * self.vocab_size * 3 * self.rnn_units
-
-  @property
-  def flop_per_character(self) -> int:
-    """Operations of the products that one drawn character needs."""
-    layers = (2 * self.num_layers - 1) * 3 * self.rnn_units**2
-    return 2 * (layers + self.rnn_units * self.vocab_size)
-
 
 class Text:
   """The corpus as files in a folder, which the workers read."""
