@@ -12,7 +12,6 @@ import dataclasses
 import json
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ from benchmarks import (
   devices,
   machine,
   pool,
-  startup,
   tables,
 )
 from benchmarks.contestants import Group
@@ -35,12 +33,11 @@ _GROUPS = (
   "input",
   "sampling",
   "evaluation",
-  "startup",
   "scaling",
 )
 _STREAMS = (1, 64)
 _SECONDS_PER_TURN = 1.5
-# Scaling, devices and start-up get a third of the rounds: most of their time is
+# Scaling and devices get a third of the rounds: most of their time is
 # preparation.
 _ROUNDS_DIVISOR = 3
 
@@ -78,9 +75,6 @@ class Bench:
     if "devices" in self._args.only:
       self._measure_devices()
       self._write()
-    if "startup" in self._args.only and self._in_time("Start-up"):
-      self._measure_startup()
-      self._write()
     if "scaling" in self._args.only:
       self._measure_scaling()
       self._write()
@@ -96,21 +90,6 @@ class Bench:
       if self._in_time(group.title):
         measured.append(self._measure(group, here, self._few_rounds))
         self._write()
-
-  def _measure_startup(self) -> None:
-    imports, first_steps = [], []
-    try:
-      startup.import_seconds()  # so that the files are in memory
-      for _ in range(self._few_rounds):
-        imports.append(startup.import_seconds())
-        first_steps.append(startup.first_step_seconds(self._args.corpus))
-    except (RuntimeError, subprocess.CalledProcessError) as error:
-      self.results["skipped"].append(f"Start-up: {error}")
-      return
-    self.results["startup"] = {
-      "import_seconds": imports,
-      "first_step_seconds": first_steps,
-    }
 
   def _measure_scaling(self) -> None:
     points = self.results["scaling"] = []

@@ -20,8 +20,6 @@ def to_markdown(results: dict[str, Any]) -> str:
   if found := results.get("devices"):
     text = _devices(found["kind"], found["groups"])
     parts.append(f"### Devices\n\n{text}")
-  if startup := results.get("startup"):
-    parts.append(f"### Start-up\n\n{_startup(startup)}")
   if scaling := results.get("scaling"):
     parts.append(f"### Scaling\n\n{_scaling(scaling)}")
   if missing := _missing(results):
@@ -88,24 +86,6 @@ def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
   if flags.endswith(WITH_XLA):
     words += f" with TF_XLA_FLAGS='{AUTO_JIT}' in the environment"
   return f"{text}\n\n{words}."
-
-
-def _startup(startup: dict[str, list[float]]) -> str:
-  imports, first_steps = (
-    startup["import_seconds"],
-    startup["first_step_seconds"],
-  )
-  pairs = zip(first_steps, imports, strict=True)
-  ratio = statistics.median(step / imported for step, imported in pairs)
-  rows = [
-    ("python -c 'import tensorflow'", f"{statistics.median(imports):.2f}", "1"),
-    (
-      "train.py, to the end of its first step",
-      f"{statistics.median(first_steps):.2f}",
-      f"{ratio:.2f}",
-    ),
-  ]
-  return table(("", "s", "ratio"), rows)
 
 
 def _scaling(points: list[dict[str, Any]]) -> str:
