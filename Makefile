@@ -47,7 +47,7 @@ check-next:
 	-.venv-next/bin/python -m pytest $(ARGS)
 
 bench: .venv/installed $(WITH_CUDA)
-	$(if $(findstring --only=devices,$(ARGS)),,$(ADD_BENCH))
+	$(ADD_BENCH)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 gpu-check: .venv/installed $(WITH_CUDA)

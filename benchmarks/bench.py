@@ -17,13 +17,7 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks import (
-  contestants,
-  devices,
-  machine,
-  pool,
-  tables,
-)
+from benchmarks import contestants, machine, pool, tables
 from benchmarks.contestants import Group
 from benchmarks.task import Sizes, Task, Text
 from charlm.errors import InputError
@@ -37,8 +31,7 @@ _GROUPS = (
 )
 _STREAMS = (1, 64)
 _SECONDS_PER_TURN = 1.5
-# Scaling and devices get a third of the rounds: most of their time is
-# preparation.
+# Scaling gets a third of the rounds: most of its time is preparation.
 _ROUNDS_DIVISOR = 3
 
 
@@ -72,24 +65,9 @@ class Bench:
           group, self._sizes, self._args.rounds
         )
         self._write()
-    if "devices" in self._args.only:
-      self._measure_devices()
-      self._write()
     if "scaling" in self._args.only:
       self._measure_scaling()
       self._write()
-
-  def _measure_devices(self) -> None:
-    kind, number = devices.find_devices()
-    measured: list[dict[str, Any]] = []
-    self.results["devices"] = {"kind": kind, "groups": measured}
-    sizes = tuple(self._args.batch_sizes)
-    for here, group in devices.groups(
-      sizes=self._sizes, kind=kind, num_devices=number, batch_sizes=sizes
-    ):
-      if self._in_time(group.title):
-        measured.append(self._measure(group, here, self._few_rounds))
-        self._write()
 
   def _measure_scaling(self) -> None:
     points = self.results["scaling"] = []
@@ -180,16 +158,9 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     "--only",
     nargs="+",
-    choices=(*_GROUPS, "devices"),
+    choices=_GROUPS,
     default=_GROUPS,
     help="some parts",
-  )
-  parser.add_argument(
-    "--batch_sizes",
-    nargs="+",
-    type=int,
-    default=devices.BATCH_SIZES,
-    help="of the part devices",
   )
   args = parser.parse_args(argv[1:])
   if args.rounds < 1:

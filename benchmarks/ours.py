@@ -1,12 +1,9 @@
 """charlm's contestants."""
 
-import os
-
 import keras
 import numpy as np
 
 from benchmarks.task import (
-  AUTO_JIT,
   BLOCK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
@@ -26,28 +23,18 @@ from charlm.system.devices import choose_device, create_strategy
 from charlm.training.trainer import build_trainer
 
 
-def build_step(
-  sizes: Sizes,
-  text: Text,
-  precision: str,
-  gru: str = "auto",
-  num_replicas: int = 0,
-  xla: bool = False,
-) -> Run:
-  """Training steps as `train.py` takes them, by default on its devices."""
-  if xla:  # which reads this when it first sees a graph
-    os.environ["TF_XLA_FLAGS"] = AUTO_JIT
+def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
+  """Training steps as `train.py` takes them, on its devices."""
   choose_device("auto")
   config = _config(sizes, precision)
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  default = 1 if reason_for_one_replica(config, gru) else 0
-  strategy = create_strategy(num_replicas or default, config.batch_size)
+  num_replicas = 1 if reason_for_one_replica(config, "auto") else 0
+  strategy = create_strategy(num_replicas, config.batch_size)
   trainer = build_trainer(
     config=config,
     vocab_size=sizes.vocab_size,
     batches=batches,
     strategy=strategy,
-    gru=gru,
   )
   return timed(lambda n: trainer.train(trainer.step + n))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contestants import scaling, scaling_curves
-from benchmarks.task import AUTO_JIT, WITH_XLA, Sizes
+from benchmarks.task import Sizes
 
 _MIB = 2**20
 
@@ -17,9 +17,6 @@ def to_markdown(results: dict[str, Any]) -> str:
   for name, group in results["groups"].items():
     describe = _training if name == "training" else _rates
     parts.append(f"### {group['title']}\n\n{describe(group)}")
-  if found := results.get("devices"):
-    text = _devices(found["kind"], found["groups"])
-    parts.append(f"### Devices\n\n{text}")
   if scaling := results.get("scaling"):
     parts.append(f"### Scaling\n\n{_scaling(scaling)}")
   if missing := _missing(results):
@@ -61,31 +58,6 @@ def _rates(group: dict[str, Any]) -> str:
     if "error" not in entry
   ]
   return table(("", "characters/s", "speed-up", "peak MiB"), rows)
-
-
-def _devices(kind: str, measured: list[dict[str, Any]]) -> str:
-  """Returns a table of all groups, and the flags that were the fastest."""
-  rows: list[tuple[str, ...]] = []
-  speeds: dict[tuple[str, str], float] = {}
-  for group in measured:
-    for entry in group["contestants"].values():
-      if "error" in entry:
-        continue
-      speed = group["characters"] / entry["seconds"]
-      speeds[group["title"], entry["label"]] = speed
-      ms = entry["seconds"] * 1000
-      rows.append(
-        (group["title"], entry["label"], f"{ms:.1f}", f"{speed:,.0f}")
-      )
-  header = (f"on {kind}", "flags", "ms", "characters/s")
-  text = table(header, rows)
-  if not speeds:
-    return text
-  title, flags = max(speeds, key=speeds.__getitem__)
-  words = f"Fastest here: `{title} {flags.removesuffix(WITH_XLA)}`"
-  if flags.endswith(WITH_XLA):
-    words += f" with TF_XLA_FLAGS='{AUTO_JIT}' in the environment"
-  return f"{text}\n\n{words}."
 
 
 def _scaling(points: list[dict[str, Any]]) -> str:
@@ -140,7 +112,6 @@ def _cell(entry: dict[str, Any] | None) -> str:
 
 def _missing(results: dict[str, Any]) -> list[str]:
   parts = [*results["groups"].values(), *results.get("scaling", ())]
-  parts += results.get("devices", {}).get("groups", ())
   lines = [
     f"- {part['title']}: {entry['label']}: {entry['error']}"
     for part in parts

@@ -16,8 +16,6 @@ from charlm.data.vocabulary import SPECIAL, encode, extend_vocab
 LEARNING_RATE = 0.00125
 SAMPLE_CHARS = 1000  # characters of a text, in each stream
 BLOCK_CHARS = 4096  # characters scored at a time
-AUTO_JIT = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"
-WITH_XLA = ", with XLA"
 
 # Does the work so many times; returns the seconds.
 Run = Callable[[int], float]

@@ -44,7 +44,7 @@ SCRIPTS = ("train", "eval", "sample", "report", "export")
 # Flags of other programs than ours.
 FOREIGN_FLAGS = {"flagfile", "logdir"}
 FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
-FLAGS_OF_BENCHMARKS |= {"only", "batch_sizes", "limit"}
+FLAGS_OF_BENCHMARKS |= {"only", "limit"}
 # Of SLURM.
 FLAGS_OF_BENCHMARKS |= {"nodes", "time", "signal", "requeue"}
 # Files that a command writes, or that a reader has.
