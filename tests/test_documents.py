@@ -41,20 +41,6 @@ DOCUMENTS = (
   "results/README.md",
 )
 SCRIPTS = ("train", "eval", "sample", "report", "export")
-# Flags of other programs than ours.
-FOREIGN_FLAGS = {"flagfile", "logdir"}
-FLAGS_OF_BENCHMARKS = {"minutes", "corpus", "data", "seeds", "kills"}
-FLAGS_OF_BENCHMARKS |= {"only", "limit"}
-# Of SLURM.
-FLAGS_OF_BENCHMARKS |= {"nodes", "time", "signal", "requeue"}
-# Files that a command writes, or that a reader has.
-FILES_OF_OTHERS = {
-  "bench.json",
-  "bench.md",
-  "quality.json",
-  "shakespeare.txt",
-  "tinyshakespeare.txt",
-}
 SIZES = ["--embedding_dim=8", "--rnn_units=16", "--num_layers=1"]
 # Later flags win.
 SMALL = [
@@ -268,16 +254,6 @@ def test_the_sizes_for_which_auto_chooses_are_listed() -> None:
   assert sizes == {name: size for size, name in limited}
 
 
-def test_flags_in_the_documents_exist() -> None:
-  ours = {flag for script in SCRIPTS for flag in _flags(script)}
-  for name in DOCUMENTS:
-    named = set(re.findall(r"(?<![\w-])--([a-z]\w*)(?![\w-])", _text(name)))
-    allowed = ours | FOREIGN_FLAGS
-    # Of the programs in benchmarks/ and tests/, as `ARGS` of make.
-    allowed |= FLAGS_OF_BENCHMARKS if name not in WALK else set()
-    assert named <= allowed, name
-
-
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
   links = r"\]\(([^)]+)\)|^\[[^]]+\]: (\S+)"
@@ -296,19 +272,3 @@ def test_links_lead_somewhere(name: str) -> None:
 def _anchor(title: str) -> str:
   """Returns what a link calls a title, on GitHub."""
   return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_files_and_tests_that_are_named_exist(name: str) -> None:
-  folders = ("charlm", "tests", "benchmarks", "recipes", "results", "docs")
-  files = [p for folder in folders for p in (ROOT / folder).rglob("*.*")]
-  names = {path.name for path in [*files, *ROOT.glob("*")]} | FILES_OF_OTHERS
-  tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-  in_a_folder = rf"(?<![\w./-])(?:{'|'.join(folders)})/[\w./-]*"
-  for path in re.findall(in_a_folder, _text(name)):
-    assert (ROOT / path.rstrip(".")).exists(), path
-  for word in re.findall(r"`([^`\n]+)`", _prose(name)):
-    if re.fullmatch(r"test_\w+", word):
-      assert f"def {word}(" in tests, word
-    elif re.fullmatch(r"[\w-]+\.(py|md|flags|cfg|toml|lock)", word):
-      assert word in names, word
