@@ -8,14 +8,15 @@ import sys
 import time
 
 from charlm.data.cleaning import read_sources
+from charlm.data.corpus import encode_text
 from charlm.data.sources import find_sources
 from charlm.data.text import Text
-from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
 from charlm.runs.run import Run, open_run
 from charlm.system import process
+from charlm.system.messages import warn
 
 # The context of nanoGPT's character-level model, for comparison.
 _WINDOW = 256
@@ -108,7 +109,7 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
   from charlm.runs import trained_model
-  from charlm.runs.event_files import EventFile, metrics_event
+  from charlm.runs.metrics import EventFile, metrics_event
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
@@ -117,13 +118,11 @@ def evaluate(options: EvalOptions) -> int:
   else:
     models = iter([trained_model.load_model(run, options.checkpoint)])
   text = _read_text(options, run)
-  refuse_short(text, options.text or run.dir.eval_path)
+  refuse_short(text, options.text or run.eval_path)
   unknown = unknown_characters(text.characters, run.vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
-    process.warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
-  curve = (
-    EventFile(run.dir.summaries / options.name) if options.follow else None
-  )
+    warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
+  curve = EventFile(run.summaries / options.name) if options.follow else None
   evaluator_of = functools.cache(Evaluator)  # compiles for each model once
   for model, step in models:
     if options.dynamic:
@@ -150,7 +149,7 @@ def evaluate(options: EvalOptions) -> int:
       curve.write(metrics_event(drawn, time.time()))
   if options.follow:
     seconds = f"{options.idle_timeout:g} seconds"
-    process.warn(f"no new checkpoint or metrics in {seconds}: --follow ends")
+    warn(f"no new checkpoint or metrics in {seconds}: --follow ends")
   return process.DONE
 
 

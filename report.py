@@ -7,13 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from charlm.data.corpus import load_corpus, train_text
+from charlm.data.corpus import load_corpus
+from charlm.data.split import train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run import Run, open_run
 from charlm.system.files import write_atomically
-from charlm.system.process import DONE, import_quietly, run_command, warn
+from charlm.system.messages import warn
+from charlm.system.process import DONE, import_quietly, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ def report(options: ReportOptions) -> int:
   choose_device(options.device)
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
-  names = short_names([str(run.dir.path) for run in runs])
+  names = short_names([str(run.path) for run in runs])
   results = []
   for run, name in zip(runs, names, strict=True):
     try:
@@ -123,7 +125,7 @@ def _find_runs(spec: str, checkpoint: str) -> list[Run]:
   for name in (os.path.expanduser(name.strip()) for name in names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
     for run in _matching(name, checkpoint) if pattern else [open_run(name)]:
-      runs.setdefault(os.path.realpath(run.dir.path), run)
+      runs.setdefault(os.path.realpath(run.path), run)
   return list(runs.values())
 
 
@@ -132,12 +134,15 @@ def _matching(pattern: str, checkpoint: str) -> list[Run]:
 
   Raises InputError: there is none.
   """
+  import_quietly("tensorflow", "keras")  # which the next one needs
+  from charlm.runs.checkpoints import find_checkpoint
+
   found = []
   for folder in sorted(glob.glob(pattern)):
     if os.path.exists(f"{folder}/config.json"):
       try:
         run = open_run(folder)
-        run.dir.find_checkpoint(run.which_checkpoint(checkpoint))
+        find_checkpoint(run, checkpoint)
         found.append(run)
       except InputError as error:  # as at the beginning of a training
         warn(f"left out: {error}")
@@ -154,7 +159,7 @@ def _train_text(corpus: str, run: Run) -> Text:
   loaded = load_corpus(run.config, corpus)
   if loaded.sha256 != run.experiment.corpus_sha256:
     raise InputError(
-      f"{corpus} is not the corpus of {run.dir.path} (SHA-256 {loaded.sha256}, "
+      f"{corpus} is not the corpus of {run.path} (SHA-256 {loaded.sha256}, "
       f"not {run.experiment.corpus_sha256}): give the corpus of that run"
     )
   return train_text(loaded.text, run.config)

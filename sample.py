@@ -7,14 +7,16 @@ from collections.abc import Iterable
 
 from charlm.config import Config
 from charlm.data.cleaning import decode_chunks
-from charlm.data.corpus import load_corpus, train_text
+from charlm.data.corpus import load_corpus
 from charlm.data.sources import Source
+from charlm.data.split import train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run import Run, open_run
 from charlm.sampling.request import Request, fill_request
 from charlm.system import process
+from charlm.system.messages import warn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +78,8 @@ def sample(options: SampleOptions) -> int:
   config = run.config
   process.import_quietly("tensorflow", "keras")
   from charlm.runs.trained_model import load_model, say_which
-  from charlm.sampling.generator import GenerativeModel
+  from charlm.sampling.generator import FEW_TEXTS, GenerativeModel
   from charlm.sampling.writer import Writer
-  from charlm.system.choices import FEW_TEXTS
   from charlm.system.devices import choose_device
 
   # --stream draws one text after the other.
@@ -120,7 +121,7 @@ def sample(options: SampleOptions) -> int:
           request=request, chunks=[text], name=f"line {number}", config=config
         )
       except InputError as error:
-        process.warn(f"left out: {error}")
+        warn(f"left out: {error}")
         exit_code = process.INCOMPLETE
       else:
         writer.write(asked, options.stream, number)
@@ -147,9 +148,7 @@ def _train_text(run: Run, corpus: str) -> Text:
   loaded = load_corpus(run.config, corpus)
   # No error: passages of another text may be looked for, too.
   if loaded.sha256 != run.experiment.corpus_sha256:
-    process.warn(
-      f"{corpus} is not the corpus of {run.dir.path}: passages may be missed"
-    )
+    warn(f"{corpus} is not the corpus of {run.path}: passages may be missed")
   with contextlib.suppress(InputError):  # another one can be too short
     return train_text(loaded.text, run.config)
   return loaded.text

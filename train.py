@@ -4,8 +4,8 @@ import sys
 from typing import Any
 
 from charlm.system import process
+from charlm.training.options import TrainOptions
 from charlm.training.prepare import prepare
-from charlm.training.train_options import TrainOptions
 
 
 def main(argv: list[str]) -> int:

@@ -18,8 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from charlm.data.shakespeare import plays
-from charlm.data.wheels import fetch_wheel
+from charlm.data.shakespeare import fetch_wheel, plays
 from charlm.errors import InputError
 from charlm.system.files import write_atomically
 

@@ -35,23 +35,23 @@ from charlm.data.batches import build_batches
 from charlm.evaluation.dynamic import DynamicEvaluator
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import LanguageModel, model_of
+from charlm.runs.checkpoints import find_checkpoint
 from charlm.runs.metrics import read_records
 from charlm.runs.provenance import describe_start
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import checkpoint_steps, open_run
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
-from charlm.system.choices import kind_of_device, xla_compiles_steps
-from charlm.system.cluster import Cluster
 from charlm.system.devices import (
   choose_device,
   create_strategy,
+  kind_of_device,
   largest_divisor,
-  most_replicas,
 )
 from charlm.system.flags import parse
 from charlm.training import trainer as trainer_module
-from charlm.training.replica_checks import Replicas
-from charlm.training.trainer import Trainer, build_trainer
+from charlm.training.replicas import Replicas, most_replicas
+from charlm.training.trainer import Trainer, build_trainer, xla_compiles_steps
+from charlm.training.workers import Cluster
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FAST, _BEST_1M = (
@@ -169,7 +169,7 @@ def loss(check: Check) -> Iterator[Row]:
     return
   losses = []
   for device in ("gpu", "cpu"):
-    run = RunDir(pathlib.Path(check.folder, device))
+    run = pathlib.Path(check.folder, device)
     # Not the default sizes, with which a small CPU takes minutes.
     flags = [f"--device={device}", "--rnn_units=256", "--max_steps=300"]
     _finish(check, run, flags)
@@ -205,17 +205,17 @@ def resume(check: Check) -> Iterator[Row]:
   flags += ["--epochs=9", f"--max_steps={100 if check.toy else 400}"]
   flags += ["--checkpoint_every_steps=20"]
   whole, killed = (
-    RunDir(pathlib.Path(check.folder, name)) for name in ("whole", "killed")
+    pathlib.Path(check.folder, name) for name in ("whole", "killed")
   )
   _finish(check, whole, flags)
   process = _start(*_flags_of_run(check, killed, flags))
   while process.poll() is None:
-    if killed.exists() and killed.checkpoint_steps() - {0}:
+    if max(checkpoint_steps(killed / "checkpoints"), default=0) > 0:
       process.kill()
       break
     time.sleep(0.01)
   process.wait()
-  yield Row("killed after step", max(killed.checkpoint_steps()))
+  yield Row("killed after step", max(checkpoint_steps(killed / "checkpoints")))
   _finish(check, killed, flags)
   difference = abs(_last_loss(whole) - _last_loss(killed))
   yield Row("loss differs", difference)
@@ -280,7 +280,7 @@ def _trainer(
       config=config,
       vocab_size=len(text.vocab),
       batches=build_batches(text.train_ids, config),
-      strategy=strategy or create_strategy(num_replicas, config.batch_size),
+      strategy=strategy or create_strategy(num_replicas),
       gru=gru,
     )
 
@@ -341,7 +341,7 @@ def _train(check: Check, flags: list[str]) -> None:
 
 
 def _check_replicas(check: Check, flags: list[str], number: int) -> None:
-  strategy = create_strategy(number, _config(flags).batch_size)
+  strategy = create_strategy(number)
   trainer = _trainer(Text(check.folder), flags, strategy=strategy)
   checks = Replicas(Cluster(strategy), trainer)
   checks.check_start()
@@ -382,13 +382,15 @@ def _start(*flags: str) -> subprocess.Popen[bytes]:
   return subprocess.Popen(command, stdout=sys.stderr)
 
 
-def _flags_of_run(check: Check, run: RunDir, flags: list[str]) -> list[str]:
+def _flags_of_run(
+  check: Check, run: pathlib.Path, flags: list[str]
+) -> list[str]:
   corpus = pathlib.Path(check.folder, "corpus.txt")
-  flags = [f"--corpus={corpus}", f"--run_dir={run.path}", *flags]
+  flags = [f"--corpus={corpus}", f"--run_dir={run}", *flags]
   return _sized(check, [*flags, "--eval_chars=2000"])
 
 
-def _finish(check: Check, run: RunDir, flags: list[str]) -> None:
+def _finish(check: Check, run: pathlib.Path, flags: list[str]) -> None:
   """Trains to the end.
 
   Raises RuntimeError: the training failed.
@@ -397,16 +399,16 @@ def _finish(check: Check, run: RunDir, flags: list[str]) -> None:
     raise RuntimeError(f"train.py ended with exit code {code}")
 
 
-def _last_loss(run: RunDir) -> float:
+def _last_loss(run: pathlib.Path) -> float:
   """Returns the loss of the last evaluation."""
-  records = read_records(run.metrics)
+  records = read_records(run / "metrics.jsonl")
   return [x["loss"] for x in records if x["split"] == "eval"][-1]
 
 
-def _num_different(one: RunDir, other: RunDir) -> int:
+def _num_different(one: pathlib.Path, other: pathlib.Path) -> int:
   """Returns in how many variables the newest checkpoints differ."""
   mine, theirs = (
-    tf.train.load_checkpoint(run.find_checkpoint("latest")[1])
+    tf.train.load_checkpoint(find_checkpoint(open_run(run), "latest")[1])
     for run in (one, other)
   )
   # The graph's description and the save's counter are no variables.

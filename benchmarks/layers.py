@@ -30,7 +30,7 @@ from benchmarks.trainings import (
   read,
   train,
 )
-from charlm.reporting.figures import label_losses
+from charlm.reporting.page import label_losses
 from charlm.runs.metrics import Record, read_records
 
 HEADER = (

@@ -5,7 +5,8 @@ import os
 import platform
 from typing import Any
 
-from charlm.system.machine import num_cores, processor
+from charlm.runs.provenance import processor
+from charlm.system.devices import num_cores
 
 _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 

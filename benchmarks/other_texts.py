@@ -26,7 +26,7 @@ from benchmarks.trainings import (
   train,
 )
 from charlm.config import Config
-from charlm.data.corpus import load_texts
+from charlm.data.split import load_texts
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.evaluation.ngram import baselines
 

@@ -18,8 +18,8 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
-from charlm.system.choices import reason_for_one_replica
 from charlm.system.devices import choose_device, create_strategy
+from charlm.training.replicas import number_of_replicas
 from charlm.training.trainer import build_trainer
 
 
@@ -28,8 +28,8 @@ def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
   choose_device("auto")
   config = _config(sizes, precision)
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
-  num_replicas = 1 if reason_for_one_replica(config, "auto") else 0
-  strategy = create_strategy(num_replicas, config.batch_size)
+  num_replicas = number_of_replicas(config, asked=0, gru="auto")
+  strategy = create_strategy(num_replicas, or_fewer=True)
   trainer = build_trainer(
     config=config,
     vocab_size=sizes.vocab_size,

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from benchmarks import machine
 from benchmarks.task import Text
 from charlm.errors import InputError
-from charlm.reporting.figures import label_losses
+from charlm.reporting.page import label_losses
 from charlm.runs.metrics import read_records
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]

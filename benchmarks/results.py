@@ -26,11 +26,12 @@ from benchmarks.other_texts import NAMES, OTHER
 from benchmarks.tables import table
 from benchmarks.trainings import ROOT, call, keep, read
 from charlm.config import Config
-from charlm.data.corpus import load_corpus, split_text
+from charlm.data.corpus import load_corpus
+from charlm.data.split import split_text
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
 from charlm.evaluation.ngram import Baseline, baselines, cells_of
-from charlm.reporting.figures import label_losses
+from charlm.reporting.page import label_losses
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
@@ -109,7 +110,7 @@ def _measure_run(
     if protocol != "dynamic" or config.valid_lines:
       args = [*args, f"--run_dir={run_dir}", f"--checkpoint={checkpoint}"]
       scores[protocol] = json.loads(call("eval.py", *args, "--json"))
-  records = read_records(run.dir.metrics)
+  records = read_records(run.metrics_path)
   per_step = config.batch_size * config.seq_length
   return {
     "seed": seed,

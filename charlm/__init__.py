@@ -22,7 +22,7 @@ _MODULE_OF = {
   "LanguageModel": "model.language_model",
   "Config": "config",
   "InputError": "errors",
-  "load_texts": "data.corpus",
+  "load_texts": "data.split",
   "load_lines": "data.corpus",
   "build_vocabulary": "data.vocabulary",
   "line_to_tensor": "data.tensors",

@@ -3,7 +3,7 @@
 from charlm.config import Config as Config
 from charlm.data.batches import split_input_target as split_input_target
 from charlm.data.corpus import load_lines as load_lines
-from charlm.data.corpus import load_texts as load_texts
+from charlm.data.split import load_texts as load_texts
 from charlm.data.tensors import create_batch_dataset as create_batch_dataset
 from charlm.data.tensors import line_to_tensor as line_to_tensor
 from charlm.data.tensors import text_from_ids as text_from_ids

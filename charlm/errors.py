@@ -1,5 +1,14 @@
 """The errors that end a program with one line and a code of their own."""
 
+from typing import Any
+
+import numpy as np
+
+
+def all_finite(*values: Any) -> bool:
+  """Tells whether numbers are finite: else the model has diverged."""
+  return all(np.isfinite(value).all() for value in values)
+
 
 class InputError(ValueError):
   """Bad input: the message names the remedy, in one line for a terminal."""

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.cleaning import read_string
+from charlm.data.corpus import encode_text
 from charlm.data.text import Text
-from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
@@ -23,9 +23,8 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model, say_which
-from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.generator import GenerativeModel, Sample
 from charlm.sampling.request import Request, fill_request
-from charlm.sampling.sample import Sample
 from charlm.system.devices import choose_device
 
 

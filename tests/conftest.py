@@ -33,8 +33,7 @@ from helpers import (
 )
 
 from charlm.runs import trained_model
-from charlm.runs.run import create_run
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run
 
 # Else each checkpoint that is refused would be tried again for 0.8 s.
 trained_model._SECONDS_BETWEEN_ATTEMPTS = 0
@@ -172,11 +171,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def run(tmp_path: pathlib.Path) -> RunDir:
+def run(tmp_path: pathlib.Path) -> Run:
   """The folder of a run that has just been created."""
-  run = RunDir(tmp_path / "run")
+  run = Run(tmp_path / "run", EXPERIMENT, VOCAB)
   with run.locked():
-    create_run(run, EXPERIMENT, VOCAB, SPLIT)
+    run.create(SPLIT)
   return run
 
 

@@ -29,8 +29,8 @@ import report
 import sample
 import train
 from charlm.config import Config
-from charlm.data.corpus import Split
-from charlm.data.text_to_ids import encode_text
+from charlm.data.corpus import encode_text
+from charlm.data.split import Split
 from charlm.evaluation import dynamic, evaluator
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
@@ -39,9 +39,8 @@ from charlm.reporting.result import Result
 from charlm.runs import checkpoints
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import read_records
-from charlm.runs.run import experiment_of
-from charlm.runs.run_dir import RunDir
-from charlm.training.loop import TrainingLoop
+from charlm.runs.run import Experiment, Run
+from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -69,7 +68,7 @@ def split_of(train: str, valid: str, eval_text: str) -> Split:
 
 CORPUS = encode_text(["ab\nab\nba"])
 SPLIT = split_of("ab", "", "ab\nba")
-EXPERIMENT = experiment_of(
+EXPERIMENT = Experiment.of(
   Config(embedding_dim=4, rnn_units=6), CORPUS, VOCAB, SPLIT
 )
 
@@ -130,6 +129,13 @@ class Gpus:
       raise tf.errors.InternalError(None, None, "cudaGetDevice() failed")
 
 
+def pretend_kind(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+  """Lets all modules take the devices for `CPU` or `GPU`."""
+  for name, module in list(sys.modules.items()):
+    if name.startswith("charlm.") and "kind_of_device" in vars(module):
+      monkeypatch.setattr(module, "kind_of_device", lambda: kind)
+
+
 def pretend_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
   """Lets TensorFlow list these GPUs."""
   built = {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]}
@@ -151,7 +157,7 @@ def score_of(
 ) -> Score:
   """Returns a score of characters or, with lengths, of rows of them."""
   ids = np.where(np.broadcast_to(unknown, nats.shape), 0, 2)
-  return Score(nats, ids, lengths, num_bytes=len(nats))
+  return Score(nats, ids, num_bytes=len(nats), line_lengths=lengths)
 
 
 def result_of(
@@ -198,7 +204,7 @@ class NumberedCheckpoints(Checkpoints):
 
   def __init__(
     self,
-    run: RunDir,
+    run: Run,
     max_to_keep: int,
     model: GRULM,
     train_state: TrainState | None = None,
@@ -226,7 +232,7 @@ def build_model(*args: Any, **kwargs: Any) -> GRULM:
 
 
 def save_checkpoints(
-  run: RunDir, *steps: int, best: tuple[int, ...] = ()
+  run: Run, *steps: int, best: tuple[int, ...] = ()
 ) -> keras.Model:
   """Saves a new model at some steps, or as the best; returns it."""
   model = build_model(len(VOCAB), 4, 6)
@@ -240,7 +246,7 @@ def save_checkpoints(
 
 
 def checkpoint_file(
-  run: RunDir, step: int, suffix: str, folder: str = "checkpoints"
+  run: Run, step: int, suffix: str, folder: str = "checkpoints"
 ) -> pathlib.Path:
   """Returns where a file of a checkpoint is."""
   return run.path / folder / f"ckpt-{step}{suffix}"
@@ -265,7 +271,7 @@ def evaluating_quickly() -> Iterator[pytest.MonkeyPatch]:
   end of the block.
   """
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(TrainingLoop, "_sample", lambda *_, **__: "a sample")
+    patch.setattr(ChiefLoop, "_sample", lambda *_, **__: "a sample")
     for module in (evaluator, dynamic):
       patch.setattr(module, "xla_compiles_scores", lambda _: False)
     yield patch

@@ -7,7 +7,7 @@ from helpers import ROOT
 
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.experiment import Experiment
+from charlm.runs.run import Experiment
 from charlm.system.flags import parse
 
 SHA256 = "0" * 64

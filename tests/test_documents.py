@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import pytest
 from helpers import ROOT
 
-from charlm.training import prepare
+from charlm.training import recipes
 
 # The pages whose commands and code are run, in this order.
 WALK = (
@@ -249,8 +249,8 @@ def test_the_sizes_for_which_auto_chooses_are_listed() -> None:
     name: int(number.replace(",", "")) * (10**6 if million else 1)
     for name, number, million in rows
   }
-  *limited, _ = prepare._AUTO
-  limited.append((prepare._FINETUNE_AT_MOST, "finetune"))
+  *limited, _ = recipes.SIZES_OF_AUTO
+  limited.append((recipes.FINETUNE_AT_MOST, "finetune"))
   assert sizes == {name: size for size, name in limited}
 
 

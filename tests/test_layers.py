@@ -14,7 +14,7 @@ ROWS = [
   {"options"},
   {"config"},
   {"system"},
-  {"data", "experiment", "model"},
+  {"data", "model"},
   {"evaluation", "sampling", "runs"},
   {"training", "export", "loaded", "reporting"},
 ]

@@ -10,7 +10,7 @@ import charlm
 import eval as eval_program
 import sample as sample_program
 import train as train_program
-from charlm.data.text_to_ids import encode_text
+from charlm.data.corpus import encode_text
 from charlm.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")

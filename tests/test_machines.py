@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from helpers import ROOT
 
-from charlm.system.cluster import find_workers
+from charlm.training.workers import find_workers
 
 _TEXT = (ROOT / "docs" / "machines.md").read_text()
 

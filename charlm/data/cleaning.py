@@ -10,7 +10,7 @@ from charlm.config import Config
 from charlm.data.sources import Source
 from charlm.errors import InputError
 from charlm.options import is_utf8
-from charlm.system.process import warn
+from charlm.system.messages import warn
 
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:

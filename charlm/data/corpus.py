@@ -1,25 +1,244 @@
-"""The corpus of a run: encoded or found in the cache, then split."""
+"""The corpus of a run: its text, encoded or found in the cache."""
 
+import contextlib
 import errno
-from collections.abc import Callable
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import mkdtemp
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.cache import Cache
-from charlm.data.cleaning import read_sources, split_lines
-from charlm.data.sources import find_sources
-from charlm.data.text import Text
-from charlm.data.text_to_ids import Corpus, encode_text
+from charlm.data.cleaning import read_sources
+from charlm.data.sources import Source, find_sources
+from charlm.data.text import Text, sha256
 from charlm.errors import InputError
 from charlm.system.files import cache_folder
-from charlm.system.process import warn
+from charlm.system.messages import warn
 
+_BLOCK = 2**20  # bytes that are moved at a time
+_PIECE = 2**15  # characters that are encoded at a time
+_NUM_CODE_POINTS = 0x110000
+_HEADER = 128  # bytes of it in an .npy file with one dimension
+_TEMPORARY = ".encoding-"
+_SECONDS_LEFT = 86_400  # after which no process writes a temporary file
+_FORMAT = 3  # incremented when texts are read or encoded otherwise
+_READING = ("raw", "lowercase", "unit", "field", "skip_bad")  # flags
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MAX_EVAL_LINES = 1000  # by default
 _IN_MEMORY = 2**28  # bytes of ids; if there are more, all go into a file
+
+
+class Corpus(NamedTuple):
+  """A whole text, and what was found while it was encoded."""
+
+  text: Text
+  counts: np.ndarray  # of each of the text's C characters, [C]
+  sha256: str  # of the text in its encoding
+
+  def frequent(self, min_count: int) -> list[str]:
+    """Lists characters that occur `min_count` times or more; of bytes, all."""
+    if self.text.encoding == "latin-1":
+      return self.text.characters
+    pairs = zip(self.text.characters, self.counts.tolist(), strict=True)
+    return [char for char, count in pairs if count >= min_count]
+
+
+class _Encoder:
+  """What `encode_text` does with each piece."""
+
+  def __init__(
+    self, encoding: str, open_file: Callable[[], BinaryIO], max_bytes: float
+  ) -> None:
+    self._encoding = encoding
+    self._open_file, self._max_bytes = open_file, max_bytes
+    self._digest = hashlib.sha256()
+    self._code_points = np.zeros(0, np.uint32)  # in the order of their ids
+    self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)  # of code points
+    self._counts = np.zeros(_NUM_CODE_POINTS, np.int64)  # of code points
+    self._dtype, self._size = np.dtype(np.uint8), 0
+    # An .npy file, whose header is known at the end.
+    self.file: BinaryIO = io.BytesIO(bytes(_HEADER))
+    self.file.seek(_HEADER)
+    if encoding == "latin-1":  # ids are the bytes: the file is the text
+      self._learn(np.arange(256, dtype=np.uint32))
+
+  def add(self, piece: str) -> None:
+    """Encodes the next piece of the text."""
+    data = piece.encode(self._encoding)
+    self._digest.update(data)
+    if len(data) == len(piece):  # a byte for each character
+      codes = np.frombuffer(data, np.uint8)
+    else:
+      codes = np.frombuffer(piece.encode("utf-32-le"), np.uint32)
+    counts = np.bincount(codes)
+    self._counts[: len(counts)] += counts
+    ids = self._ids[codes]
+    if len(new := codes[ids < 0]):
+      self._learn(new)
+      ids = self._ids[codes]
+    self._size += len(ids)
+    dtype = np.min_scalar_type(len(self._code_points) - 1)
+    large = self._size * dtype.itemsize > self._max_bytes
+    # Too narrow, or too large for the memory.
+    if dtype != self._dtype or (large and isinstance(self.file, io.BytesIO)):
+      self._move(dtype, self._open_file() if large else io.BytesIO())
+    self.file.write(ids.astype(dtype).data)
+
+  def finish(self) -> Corpus:
+    """Returns the corpus of all pieces, whose ids the encoder's file holds."""
+    if isinstance(self.file, io.BytesIO):
+      data = np.frombuffer(self.file.getbuffer(), np.uint8)
+      ids = data[_HEADER:].view(self._dtype)
+    else:
+      header = {
+        "descr": np.lib.format.dtype_to_descr(self._dtype),
+        "fortran_order": False,
+        "shape": (self._size,),
+      }
+      self.file.seek(0)
+      np.lib.format.write_array_header_1_0(self.file, header)
+      self.file.flush()
+      # Before it is renamed: after a power failure, it could be of zeros.
+      os.fsync(self.file.fileno())
+      self.file.close()
+      ids = np.asarray(np.load(self.file.name, mmap_mode="r"))
+    text = Text(ids, self._code_points, self._encoding)
+    counts = self._counts[self._code_points]
+    return Corpus(text, counts, self._digest.hexdigest())
+
+  def _learn(self, code_points: np.ndarray) -> None:
+    """Gives ids to new characters, in the order in which they first occur."""
+    new, first = np.unique(code_points, return_index=True)
+    new = new[np.argsort(first)].astype(np.uint32)
+    self._ids[new] = len(self._code_points) + np.arange(len(new))
+    self._code_points = np.append(self._code_points, new)
+
+  def _move(self, dtype: np.dtype, target: BinaryIO) -> None:
+    """Moves the ids to another file, in a type that may be a wider one."""
+    self.file.seek(_HEADER)
+    target.write(bytes(_HEADER))
+    while data := self.file.read(_BLOCK):
+      target.write(np.frombuffer(data, self._dtype).astype(dtype).data)
+    self.file.close()
+    self.file, self._dtype = target, dtype
+
+
+def encode_text(
+  pieces: Iterable[str],
+  encoding: str = "utf-8",
+  open_file: Callable[[], BinaryIO] = io.BytesIO,
+  in_memory: float = math.inf,
+) -> Corpus:
+  """Encodes a text that comes in pieces.
+
+  Args:
+    pieces: of the text, of any lengths.
+    encoding: `utf-8`, or `latin-1` for a text of bytes.
+    open_file: opens a new file for the ids if they are many, which are then a
+      memory map.
+    in_memory: the most bytes of ids that are kept in memory; by default all.
+
+  Raises OSError: the file cannot be written.
+  """
+  encoder = _Encoder(encoding, open_file, in_memory)
+  try:
+    for piece in pieces:
+      # Short ones: in most texts many of these are ASCII, which is faster.
+      for start in range(0, len(piece), _PIECE):
+        encoder.add(piece[start : start + _PIECE])
+    return encoder.finish()
+  except BaseException:
+    encoder.file.close()
+    raise
+
+
+class Cache:
+  """The folder of one corpus."""
+
+  def __init__(
+    self, folder: Path, config: Config, sources: list[Source]
+  ) -> None:
+    """Takes where the folder is, which need not exist, and what is encoded."""
+    # Lists, to compare with those from JSON; None for what is not a file.
+    self._stamps = [s and [*s] for s in (x.stamp() for x in sources)]
+    names = [stamp and stamp[0] for stamp in self._stamps]
+    flags = [getattr(config, name) for name in _READING]
+    key = sha256([json.dumps([_FORMAT, names, flags]).encode()])[:32]
+    self._encoding, self._path = config.encoding, folder / key
+    self._temporary: Path | None = None
+
+  def load(self) -> Corpus | None:
+    """Opens the corpus; None if it is not kept, or its files have changed.
+
+    Warns if what is kept is damaged.
+    """
+    # The plays have no stamp, nor has standard input, which may be another text
+    # in each start.
+    if None in self._stamps:
+      return None
+    try:
+      about = json.loads((self._path / "about.json").read_bytes())
+      if about["stamps"] != self._stamps:
+        return None
+      ids = np.asarray(np.load(self._path / "ids.npy", mmap_mode="r"))
+      text = Text(ids, np.array(about["characters"], np.uint32), self._encoding)
+      return Corpus(text, np.array(about["counts"]), about["sha256"])
+    except OSError:
+      return None
+    except (EOFError, KeyError, ValueError) as error:  # cut off
+      warn(f"{self._path} cannot be used ({error}): the corpus is encoded anew")
+      shutil.rmtree(self._path, ignore_errors=True)
+      return None
+
+  def open_file(self) -> BinaryIO:
+    """Opens a new file for ids, in place of one that it opened before.
+
+    Raises OSError: it cannot be written.
+    """
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self.discard()
+    # What kills have left of other encodings.
+    for ids in self._path.parent.glob(f"{_TEMPORARY}*/ids.npy"):
+      with contextlib.suppress(OSError):  # another process removes it, too
+        if ids.stat().st_mtime < time.time() - _SECONDS_LEFT:
+          shutil.rmtree(ids.parent)
+    self._temporary = Path(mkdtemp(prefix=_TEMPORARY, dir=self._path.parent))
+    return (self._temporary / "ids.npy").open("w+b")
+
+  def save(self, corpus: Corpus) -> None:
+    """Keeps a corpus whose ids are in a file that was opened, if it can be.
+
+    Raises OSError: it cannot be written.
+    """
+    if None in self._stamps or not self._temporary:
+      return
+    about = {
+      "stamps": self._stamps,
+      "characters": [ord(char) for char in corpus.text.characters],
+      "counts": corpus.counts.tolist(),
+      "sha256": corpus.sha256,
+    }
+    (self._temporary / "about.json").write_text(json.dumps(about))
+    # Another process may have been faster. On a network's disk it would lose
+    # what it has mapped if its folder were replaced.
+    if self.load():
+      return
+    shutil.rmtree(self._path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # faster since then
+      self._temporary.rename(self._path)
+
+  def discard(self) -> None:
+    """Removes what was opened and not saved; a memory map of it stays whole."""
+    if self._temporary:
+      shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def load_lines(spec: str, lowercase: bool = False) -> list[str]:
@@ -80,144 +299,3 @@ def load_corpus(config: Config, spec: str, folder: str = "") -> Corpus:
   finally:
     cache.discard()
   return corpus
-
-
-class Split(NamedTuple):
-  """The parts of a text; only the first trains a model's weights."""
-
-  train: Text
-  valid: Text  # may choose among checkpoints and settings; may be empty
-  eval: Text  # scored; chooses the best checkpoint if there is no valid text
-
-
-def split_text(
-  text: Text, config: Config, load: Callable[[str], Text] | None = None
-) -> Split:
-  """Splits a text into its parts, the last first.
-
-  The eval text is the last `eval_chars` characters or, if that is 0, the last
-  `eval_lines` lines; the valid text, the `valid_chars` characters or
-  `valid_lines` lines before it; and the train text, what is left. If both
-  numbers of the eval text are 0, it has a tenth of the lines, 1,000 at most. Of
-  a text of fewer than ten lines, it has a tenth of the characters. If
-  `valid_lines` is -1, the valid text is half as large. The newline before a
-  part that is taken by lines belongs to no part. For `eval_corpus` and
-  `valid_corpus` nothing is cut off: `load` loads them, by default as
-  `load_corpus` does.
-
-  Raises InputError: as `load_corpus`, or a part is too short to be of use.
-  """
-  load = load or (lambda spec: load_corpus(config, spec).text)
-  # From the end backwards: the parts follow each other as train, valid, eval.
-  rest, parts = text, {}
-  sizes = _sizes(text, config)
-  for name, other in (("eval", "give --eval_chars"), ("valid", "leave it out")):
-    flag, value = sizes[name]
-    if flag.endswith("_corpus"):
-      part, remedy = load(value), "give a longer file"
-    else:
-      rest, part = _cut(rest, flag, value)
-      remedy = f"raise --{flag}, or {other}"
-    if not len(rest):
-      lower = f"lower --{flag}, or " if getattr(config, flag) else ""
-      raise InputError(
-        f"the {name} text leaves none of the corpus' {len(text)} characters to "
-        f"train on: {lower}give a longer corpus"
-      )
-    if len(part) < 2 and value:
-      raise InputError(
-        f"the text of {flag} is a single character or none, which "
-        f"leaves nothing to predict: {remedy}"
-      )
-    parts[name] = part
-  return Split(train=rest, valid=parts["valid"], eval=parts["eval"])
-
-
-def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
-  """Returns, for the eval and the valid text, the flag that counts, its value.
-
-  A value that stands for a share of the text is replaced by its number.
-  """
-  sizes = {}
-  for name in ("eval", "valid"):
-    flags = (f"{name}_corpus", f"{name}_chars", f"{name}_lines")
-    flag = next((flag for flag in flags if getattr(config, flag)), flags[-1])
-    sizes[name] = flag, getattr(config, flag)
-  measure, number = _default_size(text)
-  if sizes["eval"] == ("eval_lines", 0):
-    sizes["eval"] = f"eval_{measure}", number
-  if sizes["valid"] == ("valid_lines", -1):
-    if not config.eval_corpus:
-      flag, number = sizes["eval"]
-      measure = flag.removeprefix("eval_")
-    least = 2 if measure == "chars" else 1
-    sizes["valid"] = f"valid_{measure}", max(least, number // 2)
-  return sizes
-
-
-def _default_size(text: Text) -> tuple[str, int]:
-  """Returns the size of the eval text by default: lines or chars, a number."""
-  num_lines = 1 + len(_newlines(text, 10 * _MAX_EVAL_LINES))
-  if num_lines >= 10:
-    return "lines", min(num_lines // 10, _MAX_EVAL_LINES)
-  return "chars", max(2, len(text) // 10)
-
-
-def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:
-  """Returns the corpus that a config names, and its parts.
-
-  `cache` is a folder for the ids, as `folder` of `load_corpus`.
-
-  Raises InputError or OSError: as `load_corpus` and `split_text`.
-  """
-  corpus = load_corpus(config, config.corpus, cache)
-  split = split_text(
-    corpus.text, config, lambda spec: load_corpus(config, spec, cache).text
-  )
-  return corpus, split
-
-
-def train_text(text: Text, config: Config) -> Text:
-  """Returns the part of a corpus that a run trains on.
-
-  It needs none of the files that may hold the other parts.
-
-  Raises InputError: as `split_text`.
-  """
-  # What these files hold does not change the rest: any text will do.
-  return split_text(text, config, lambda _: text).train
-
-
-def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
-  """Returns a text without its end, and its end."""
-  length = len(text)
-  if flag.endswith("_chars") or not number:
-    first = max(0, length - number)
-    return text.part(0, first), text.part(first, length)
-  newlines = _newlines(text, number)
-  if number > len(newlines):
-    num_lines = 1 + len(newlines)
-    remedy = f"lower --{flag}, or give --{flag.replace('lines', 'chars')}"
-    if flag == "eval_lines" and num_lines == 1:  # not even 1 would do
-      remedy = "give a corpus of more lines, or --eval_chars"
-    raise InputError(
-      f"{flag} is {number}, but there are only {num_lines} lines to take them "
-      f"from, which leaves nothing to train on: {remedy}"
-    )
-  last = int(newlines[-number])
-  return text.part(0, last), text.part(last + 1, length)
-
-
-def _newlines(text: Text, number: int) -> np.ndarray:
-  """Returns the places `[M]` of newlines that begin a line, in order.
-
-  These are the last ones, `number` or more, or all if there are fewer.
-  """
-  places = text.last_places_of("\n", number + 1)
-  return places[places < len(text) - 1]  # one at the end begins none
-
-
-def count_shared_lines(train: Text, other: Text) -> int:
-  """Counts the distinct lines of `other` that are also in `train`."""
-  lines = set(filter(None, split_lines(other.pieces())))
-  return len(lines.intersection(split_lines(train.pieces())))

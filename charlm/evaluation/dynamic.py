@@ -5,17 +5,16 @@ RMS rule, with a decay towards the trained weights.
 """
 
 import functools
-import math
 
 import numpy as np
 import tensorflow as tf
 
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID
-from charlm.errors import InputError
+from charlm.errors import InputError, all_finite
+from charlm.evaluation.evaluator import xla_compiles_scores
 from charlm.evaluation.score import Score
 from charlm.model.language_model import LanguageModel, State
-from charlm.system.choices import xla_compiles_scores
 
 _SEGMENT = 32  # characters that are scored, then learned from
 # The search begins in the middle.
@@ -53,9 +52,9 @@ class DynamicEvaluator:
       squares.assign(squares / num_segments)
     self.learning_rate = self._choose(valid_ids)
 
-  def stream(self, ids: np.ndarray) -> Score:
+  def stream(self, ids: np.ndarray) -> np.ndarray:
     """Scores all characters but the first, learning from each segment."""
-    return Score(self._pass(ids, self.learning_rate), ids[1:])
+    return self._pass(ids, self.learning_rate)
 
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""
@@ -148,8 +147,9 @@ def score_dynamic(
       "or --valid_chars"
     )
   evaluator = DynamicEvaluator(model, valid.ids_in(vocab))
-  score = evaluator.stream(text.ids_in(vocab))
-  if not math.isfinite(score.log_perplexity):
+  ids = text.ids_in(vocab)
+  score = Score.of(text, nats=evaluator.stream(ids), ids=ids[1:])
+  if not all_finite(score.log_perplexity):
     raise InputError(
       "the model has diverged: leave out --dynamic, or give another "
       "--checkpoint"
@@ -157,4 +157,4 @@ def score_dynamic(
   protocol = (
     f"stream, dynamic at a learning rate of {evaluator.learning_rate:g}"
   )
-  return score.with_size_of(text), protocol
+  return score, protocol

@@ -10,10 +10,18 @@ from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import InputError
 from charlm.evaluation.score import Score, refuse_diverged
 from charlm.model.language_model import LanguageModel
-from charlm.system.choices import xla_compiles_scores
+from charlm.system.devices import Choice
 
 # Rows of a batch, and the least length that they are padded to.
 _BATCH_SIZE, _MIN_PIECE = 64, 64
+# Whether XLA compiles scores by a layer that is not `fast_with_xla`: XLA cannot
+# call cuDNN.
+_XLA_FOR_SCORES = Choice(True, False)
+
+
+def xla_compiles_scores(fast_with_xla: bool) -> bool:
+  """Tells whether XLA should compile the scoring by a layer."""
+  return fast_with_xla or _XLA_FOR_SCORES.here
 
 
 class Evaluator:
@@ -45,30 +53,38 @@ class Evaluator:
       model.nats, jit_compile=xla, autograph=False
     )
 
-  def stream(self, ids: np.ndarray) -> Score:
-    """Scores all characters but the first, given all those before."""
+  def stream(self, ids: np.ndarray) -> np.ndarray:
+    """Returns the nats `[N - 1]` of all characters but the first.
+
+    A character is predicted from all those before.
+    """
     # One row: what comes before a character cannot be cut into parallel parts.
     (nats,) = self._score_batch([ids], 1, self._piece_length)
-    return Score(nats, ids[1:])
+    return np.asarray(nats)
 
-  def windows(self, ids: np.ndarray, window: int, stride: int) -> Score:
-    """Scores all characters but the first, given at most `window` before each.
+  def windows(self, ids: np.ndarray, window: int, stride: int) -> np.ndarray:
+    """Returns the nats `[N - 1]` of all characters but the first.
 
-    Each window starts from the zero state, `stride` characters after the one
-    before; the last one may be shorter. A window scores what no window before
-    it has scored. The stride is 1 at least, and at most the window.
+    A character is predicted from at most `window` before it. Each window starts
+    from the zero state, `stride` characters after the one before; the last one
+    may be shorter. A window scores what no window before it has scored. The
+    stride is 1 at least, and at most the window.
     """
     num_targets = len(ids) - 1
     # Up to the first window that holds the last character.
     starts = np.arange(0, max(1, num_targets - window + stride), stride)
     lengths = np.minimum(window, num_targets - starts)
-    nats = self._score_rows(ids, starts, lengths, overlap=window - stride)
-    return Score(nats, ids[1:])
+    return self._score_rows(ids, starts, lengths, overlap=window - stride)
 
-  def lines(self, ids: np.ndarray, newline: int) -> Score:
-    """Scores each line alone, including its newline; averages their means.
+  def lines(
+    self, ids: np.ndarray, newline: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores each line alone, including its newline.
 
     A line is predicted from the zero state after a newline.
+
+    Returns nats `[M]`, the ids `[M]` of what was scored, which ends in a
+      newline, and the length of each line.
     """
     # A newline before it and, if it ends in none, after it.
     line_end = np.full(1, newline, ids.dtype)
@@ -80,7 +96,7 @@ class Evaluator:
     # Lines of about the same length need little padding.
     order = np.argsort(lengths, kind="stable")
     nats = self._score_rows(text, starts[order], lengths[order])
-    return Score(nats, text[1:], lengths)
+    return nats, text[1:], lengths
 
   def _score_rows(
     self,
@@ -151,9 +167,9 @@ def score_text(
   Raises InputError: a model that has diverged or, by `lines`, one that does not
     know the newline.
   """
-  ids, description = text.ids_in(vocab), protocol
+  ids, description, lengths = text.ids_in(vocab), protocol, None
   if protocol == "windows":
-    score = evaluator.windows(ids, window, stride)
+    nats, ids = evaluator.windows(ids, window, stride), ids[1:]
     description = f"windows of {window}, {stride} apart"
   elif protocol == "lines":
     if "\n" not in vocab:
@@ -161,8 +177,9 @@ def score_text(
         "the vocabulary has no newline, which a score by lines needs: give "
         "--protocol=stream or windows"
       )
-    score = evaluator.lines(ids, vocab.index("\n"))
+    nats, ids, lengths = evaluator.lines(ids, vocab.index("\n"))
   else:
-    score = evaluator.stream(ids)
+    nats, ids = evaluator.stream(ids), ids[1:]
+  score = Score.of(text, nats=nats, ids=ids, line_lengths=lengths)
   refuse_diverged(score.log_perplexity)
-  return score.with_size_of(text), description
+  return score, description

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
-from charlm.errors import InputError
+from charlm.errors import InputError, all_finite
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -55,10 +55,35 @@ class Score:
 
   nats: np.ndarray  # the loss of each scored character, [N]
   ids: np.ndarray  # of these characters, [N]
+  num_bytes: int  # of these characters
+  unit: str = "character"
   # By lines: how many characters each line has. They are averaged line by line.
   line_lengths: np.ndarray | None = None
-  num_bytes: int = 0  # of the scored characters, where they were counted
-  unit: str = "character"
+
+  @classmethod
+  def of(
+    cls,
+    text: Text,
+    *,
+    nats: np.ndarray,
+    ids: np.ndarray,
+    line_lengths: np.ndarray | None = None,
+  ) -> "Score":
+    """Returns the score of a text whose characters were scored.
+
+    All but the first are; by lines, all, and a newline at the end even if it is
+    missing.
+    """
+    by_lines = line_lengths is not None
+    scored = text if by_lines else text.part(1, len(text))
+    ends_line = str(text.part(max(0, len(text) - 1), len(text))) == "\n"
+    return cls(
+      nats=nats,
+      ids=ids,
+      num_bytes=scored.num_bytes() + (by_lines and not ends_line),
+      unit="byte" if text.encoding == "latin-1" else "character",
+      line_lengths=line_lengths,
+    )
 
   def __repr__(self) -> str:
     return (
@@ -118,10 +143,7 @@ class Score:
 
   @property
   def bits_per_byte(self) -> float:
-    """The bits of all scored characters over their bytes, for any alphabet.
-
-    Only for what `with_size_of` returned.
-    """
+    """The bits of all scored characters over their bytes, for any alphabet."""
     return float(self.nats.sum(dtype=np.float64)) / math.log(2) / self.num_bytes
 
   @property
@@ -163,19 +185,6 @@ class Score:
     sums = _sum_lines(np.where(known, self.nats, 0), self.line_lengths)
     counts = _sum_lines(known, self.line_lengths)
     return float((sums[counts > 0] / counts[counts > 0]).mean())
-
-  def with_size_of(self, text: Text) -> "Score":
-    """Returns a copy with the text's unit and the number of scored bytes.
-
-    All characters but the first are scored; by lines, all, and a newline at the
-    end even if it is missing.
-    """
-    by_lines = self.line_lengths is not None
-    scored = text if by_lines else text.part(1, len(text))
-    ends_line = str(text.part(max(0, len(text) - 1), len(text))) == "\n"
-    num_bytes = scored.num_bytes() + (by_lines and not ends_line)
-    unit = "byte" if text.encoding == "latin-1" else "character"
-    return dataclasses.replace(self, num_bytes=num_bytes, unit=unit)
 
   def to_dict(self) -> ScoreNumbers:
     """Returns what JSON, which knows no infinity, can hold of it."""
@@ -231,7 +240,7 @@ def confidence_interval(
 
 def refuse_diverged(nats: float) -> None:
   """Raises InputError for what is not finite, as a diverged model gives it."""
-  if not math.isfinite(nats):
+  if not all_finite(nats):
     raise InputError("the model has diverged: give another --checkpoint")
 
 

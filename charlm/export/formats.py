@@ -10,7 +10,7 @@ from charlm.config import SAME_AS_INITIAL, Config
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
-from charlm.runs.numpy_file import NumpyFile, write_numpy
+from charlm.runs.initial import NumpyFile, write_numpy
 from charlm.system.files import moved_when_whole, write_atomically
 
 

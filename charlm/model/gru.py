@@ -14,11 +14,19 @@ from charlm.errors import InputError
 from charlm.model.gru_equation import next_state
 from charlm.model.gru_loop import recurrence
 from charlm.model.layers import RecurrentLayer
-from charlm.system.choices import (
-  GRU_KIND,
-  KERAS_FOR_BFLOAT16,
-  MAX_TABLE,
-)
+from charlm.system.devices import Choice
+
+# The layer of --gru=auto, in training and in scoring: Keras' layer calls cuDNN
+# on a GPU, and is slower elsewhere.
+_GRU_KIND = Choice("fused", "keras")
+# Whether Keras' layer may replace the fused one for bfloat16: TensorFloat-32
+# rounds less.
+_KERAS_FOR_BFLOAT16 = Choice(False, True)
+# Up to this many entries of the vocabulary the fused layer projects each entry
+# once, into a table, and looks positions up. Above, it projects each position:
+# a table's gradient is a product with one-hot rows, whose cost grows with the
+# vocabulary (BUILD.md).
+MAX_TABLE = 400
 
 # As in Keras, a state may be a list of one.
 _State: TypeAlias = "tf.Tensor | Sequence[tf.Tensor] | None"
@@ -246,14 +254,14 @@ def build_gru(
     raise ValueError(f"gru is {gru!r}: give auto, fused or keras")
   rounded = precision != "float32"
   if gru == "keras" and (
-    layer_norm or (rounded and not KERAS_FOR_BFLOAT16.here)
+    layer_norm or (rounded and not _KERAS_FOR_BFLOAT16.here)
   ):
     raise InputError(
       "--gru=keras supports no --layer_norm, and without a GPU no "
       "--precision=bfloat16: give --gru=fused, or leave those out"
     )
   if gru == "auto":
-    gru = "fused" if layer_norm else GRU_KIND.here
+    gru = "fused" if layer_norm else _GRU_KIND.here
   if gru == "fused":
     return FusedGRU(units, precision, layer_norm, name=name)
   return KerasGRU(units, name=name)

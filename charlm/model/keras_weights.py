@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlm.config import Config
-from charlm.errors import InputError
+from charlm.errors import InputError, all_finite
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.system.files import refuse_pattern
 
@@ -43,7 +43,7 @@ def load_keras_weights(
     weights, has_more = read(prefix, config.num_layers)
     if has_more:
       raise ValueError(f"it has more than {config.num_layers} plain GRU layers")
-    if not all(np.isfinite(weight).all() for weight in weights):
+    if not all_finite(*weights):
       raise ValueError("its weights are not finite")
     model.set_weights(weights)
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage

@@ -5,27 +5,23 @@ H rnn_units, V vocabulary size. A state is a tuple with that of each layer.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError
+from charlm.model.dropout import Masks, draw_masks, drop
 from charlm.model.gru import build_gru
 from charlm.model.layers import LayerState, RecurrentLayer
 from charlm.model.lstm import LSTM
 from charlm.model.mingru import MinGRU
-from charlm.model.output import chunked_nats
-from charlm.system.choices import MAX_LOGITS
+from charlm.model.output import MAX_LOGITS, chunked_nats
 
 # The layers of --layer; the GRU is another one, which `build_gru` chooses.
 LAYERS: dict[str, type[RecurrentLayer]] = {"lstm": LSTM, "mingru": MinGRU}
 
 State = tuple[LayerState, ...]
-# What dropout keeps: of the embedding's output, then of each layer's, booleans
-# `[B, T, D]` and `[B, T, H]`.
-Masks: TypeAlias = Sequence[tf.Tensor]
 
 
 class LanguageModel(keras.Model):
@@ -207,37 +203,24 @@ class LanguageModel(keras.Model):
         )
       else:
         if i == 0:
-          x = self._drop(self.embedding(x), masks[0])  # [B, T, D]
+          x = drop(self.embedding(x), masks[0], self._dropout_rate)  # [B, T, D]
         x, state = layer(x, initial_state=state, training=training)
-      x = self._drop(x, masks[i + 1]) if masks else x  # [B, T, H]
+      if masks:
+        x = drop(x, masks[i + 1], self._dropout_rate)  # [B, T, H]
       new_states.append(state)
     return x, tuple(new_states)
 
   def dropout_masks(self, inputs: tf.Tensor, seed: tf.Tensor) -> Masks:
     """Draws what dropout keeps of the outputs for ids `[B, T]`.
 
-    The seed, `[2]` integers, determines the masks. Under a strategy they are
-    drawn for the global batch, and each replica takes those of its own rows, so
-    that any number of replicas trains the same model. Draw them outside of what
-    XLA compiles: it may draw other numbers. Without dropout there are none.
+    The seed, `[2]` integers, determines the masks, of which there are none
+    without dropout.
     """
     if not self._dropout_rate:
       return []
-    context = tf.distribute.get_replica_context()
-    rows, length = tf.shape(inputs)[0], inputs.shape[1] or tf.shape(inputs)[1]
-    first = context.replica_id_in_sync_group * rows
-    total = rows * context.num_replicas_in_sync
     sizes = [self.embedding.output_dim]
     sizes += [layer.units for layer in self.recurrent_layers]
-    numbers = [
-      uniform_numbers([total, length, size], seed, place)
-      for place, size in enumerate(sizes)
-    ]
-    return [x[first : first + rows] >= self._dropout_rate for x in numbers]
-
-  def _drop(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Applies dropout to outputs."""
-    return tf.where(mask, x / (1 - self._dropout_rate), 0.0)
+    return draw_masks(inputs, sizes, self._dropout_rate, seed)
 
   def input_table(self) -> tf.Tensor:
     """Returns what the first layer computes of each character, `[V, P]`."""
@@ -411,14 +394,3 @@ def _layer_class(
       "your own needs Python (docs/your-model.md)"
     )
   return kind
-
-
-def uniform_numbers(
-  shape: Sequence[int | tf.Tensor], seed: tf.Tensor, use: int
-) -> tf.Tensor:
-  """Draws numbers in [0, 1) that a seed `[2]` and their use determine."""
-  # On the host, where its kernel reads the seed: a GPU would have to wait.
-  with tf.device("CPU:0"):
-    seed = tf.random.experimental.stateless_fold_in(seed, use)
-  # By name, since devices have different defaults.
-  return tf.random.stateless_uniform(shape, seed, alg="philox")

@@ -11,7 +11,10 @@ import keras
 import tensorflow as tf
 
 from charlm.model.layers import RecurrentLayer
-from charlm.system.choices import LINEAR_SCAN
+from charlm.system.devices import Choice
+
+# A scan is logarithmic in depth, but computes more.
+LINEAR_SCAN = Choice("loop", "scan")
 
 
 class MinGRU(RecurrentLayer):

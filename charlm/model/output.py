@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from charlm.system.choices import MAX_LOGITS
+# Above this many logits, nats are computed in chunks, in bounded memory.
+MAX_LOGITS = 2**25  # 128 MiB
 
 
 def chunked_nats(

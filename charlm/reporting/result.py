@@ -10,10 +10,11 @@ from charlm.data.text import Text, readable
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score
-from charlm.experiment import Experiment
 from charlm.model.language_model import LanguageModel
 from charlm.reporting.types import Character, Part, Point, Run
+from charlm.runs.checkpoints import which_checkpoint
 from charlm.runs.metrics import Record, read_records
+from charlm.runs.run import Experiment
 from charlm.runs.run import Run as OpenedRun
 from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
@@ -53,19 +54,17 @@ def score_run(run: OpenedRun, name: str, checkpoint: str) -> Result:
   try:
     return _result(run, name, checkpoint)
   except InputError as error:
-    named = str(error).startswith(str(run.dir.path))
-    raise InputError(
-      f"{'' if named else f'{run.dir.path}: '}{error}"
-    ) from error
+    named = str(error).startswith(str(run.path))
+    raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
 
 
 def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
-  checkpoint = run.which_checkpoint(checkpoint)
+  checkpoint = which_checkpoint(run, checkpoint)
   model, step = load_model(run, checkpoint)
   vocab, config, text = run.vocab, run.config, run.eval_text()
   evaluator = Evaluator(model)
   by_protocol = _scores(evaluator, vocab, text)
-  records = read_records(run.dir.metrics)
+  records = read_records(run.metrics_path)
   scores: dict[Part, Score] = {"eval": by_protocol["stream"]}
   if len(valid := run.valid_text()):
     scores["valid"] = score_text(evaluator, vocab, valid)[0]

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from charlm.errors import InputError, LostRunError
+from charlm.errors import InputError, LostRunError, all_finite
 from charlm.model.language_model import LanguageModel
-from charlm.runs.run_dir import RunDir, checkpoint_steps
-from charlm.system.files import CHECKPOINT_SUFFIXES, read_json_lines
-from charlm.system.process import warn, warn_unsaved
+from charlm.runs.run import CHECKPOINT_SUFFIXES, Run, checkpoint_steps
+from charlm.system.files import read_json_lines
+from charlm.system.messages import warn, warn_unsaved
 
 _NO_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 _CHUNK = 2**24  # bytes
@@ -24,6 +23,42 @@ _VISIBLE_WITHIN, _SECONDS_BETWEEN_LOOKS = 60.0, 0.5
 
 class DamagedError(ValueError):
   """A damaged checkpoint; its text goes on after the path: "is damaged"."""
+
+
+def which_checkpoint(run: Run, name: str) -> str:
+  """Returns what `auto` stands for: `best`, if a valid text chose it.
+
+  Other names are returned as they are.
+  """
+  if name != "auto":
+    return name
+  has_best = run.has_valid_text and checkpoint_steps(run.best)
+  return "best" if has_best else "latest"
+
+
+def find_checkpoint(run: Run, which: str) -> tuple[int, str]:
+  """Finds a checkpoint: `auto`, `latest`, `best`, or a step.
+
+  Returns its step, and its path without the suffixes of its files.
+
+  Raises InputError: there is no such checkpoint.
+  """
+  which = which_checkpoint(run, which)
+  # A later entry wins: of a step in both folders, the one in `checkpoints/`.
+  # The weights are equal.
+  found = {
+    name: (step, folder)
+    for word, folder in (("best", run.best), ("latest", run.latest))
+    for step in checkpoint_steps(folder)
+    for name in (str(step), word)
+  }
+  if which not in found:
+    raise InputError(
+      f"{run.path} has no checkpoint {which}; it has "
+      f"{', '.join(sorted(found)) or 'none'}: give another checkpoint or run"
+    )
+  step, folder = found[which]
+  return step, str(folder / f"ckpt-{step}")
 
 
 class Checkpoints:
@@ -35,7 +70,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    run: RunDir,
+    run: Run,
     max_to_keep: int,
     *,
     model: LanguageModel,
@@ -96,7 +131,7 @@ class Checkpoints:
         return step
     # A save of step 0 that failed, as on a full disk, loses nothing.
     trained = any(step for step, *_ in found)
-    if trained or self._run.starts() or read_json_lines(self._run.metrics):
+    if trained or self._run.starts() or read_json_lines(self._run.metrics_path):
       raise InputError(
         f"the run in {self._run.path} has no whole checkpoint: restore a "
         "checkpoint, or give a new --run_dir"
@@ -216,7 +251,7 @@ class Checkpoints:
     return True
 
 
-def _clear(run: RunDir, folder: Path) -> None:
+def _clear(run: Run, folder: Path) -> None:
   """Removes what a kill or a full disk left of a save, or of a removal."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
@@ -234,7 +269,7 @@ def _clear(run: RunDir, folder: Path) -> None:
 
 def check_finite(model: LanguageModel) -> None:
   """Raises DamagedError for a model with weights that are not finite."""
-  if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+  if not all_finite(*model.get_weights()):
     raise DamagedError("has weights that are not finite")
 
 

@@ -2,23 +2,87 @@
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from charlm.config import Config
-from charlm.runs.event_files import EventFile, metrics_event
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run
 from charlm.system.files import (
   append_lines,
   read_json_lines,
   write_atomically,
 )
-from charlm.system.process import warn, warn_unsaved
+from charlm.system.messages import warn, warn_unsaved
+
+# What is drawn, and under which name: TensorBoard groups charts by what comes
+# before the slash, in the order of the names, and opens only the first two
+# groups.
+_TAGS = {
+  "loss": "1 loss/loss",
+  "valid_loss": "1 loss/loss of the valid text",
+  "bits_per_character": "1 loss/loss in bits",
+  "bits_per_byte": "1 loss/loss in bits per byte",
+  "perplexity": "1 loss/perplexity",
+  "learning_rate": "2 learning rate/learning rate",
+  "gradient_norm": "3 gradient/norm before clipping",
+  "characters_per_second": "4 speed/characters per second",
+  "sample": "sample",
+  "continuation": "continuation",
+}
+# Each line of a text in pieces of 80 columns: a wider one would have to be
+# scrolled. `textwrap` would change the white space of a raw text.
+_PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
+_MAX_NUMBER = float(np.finfo(np.float32).max)  # TensorBoard draws float32
+
+
+class EventFile:
+  """A file of a folder that TensorBoard shows as curves, opened for a write.
+
+  A write that fails, as on a full disk, can leave a part of an event, behind
+  which TensorBoard reads nothing: the file is then to be made anew.
+  """
+
+  def __init__(self, folder: Path) -> None:
+    """Makes the file, and the folder.
+
+    Raises OSError: they cannot be written; so does `write`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # TensorBoard reads a folder's files in the order of their names.
+    self._path = folder / f"events.out.tfevents.{time.time_ns()}"
+    self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+  def write(self, event: Event) -> None:
+    """Appends an event."""
+    with self._path.open("ab") as file:
+      RecordWriter(file).write(event.SerializeToString())
+
+
+def metrics_event(record: Mapping[str, object], wall_time: float) -> Event:
+  """Returns what is drawn of a record of metrics, which has a `step`.
+
+  The wall time is in seconds since the epoch.
+  """
+  summary = Summary()
+  for name, tag in _TAGS.items():
+    value = record.get(name)
+    if isinstance(value, str):
+      # Markdown that shows lines as they are, if they are not too wide.
+      block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
+      summary.MergeFrom(text_pb(tag, block))
+    elif isinstance(value, int | float) and abs(value) <= _MAX_NUMBER:
+      summary.MergeFrom(scalar_pb(tag, value))
+  return Event(step=record["step"], wall_time=wall_time, summary=summary)
 
 
 class Record(TypedDict):
@@ -46,16 +110,16 @@ class Metrics:
   anew at each start, and given up for this start where a write fails.
   """
 
-  def __init__(self, run: RunDir, config: Config, step: int) -> None:
+  def __init__(self, run: Run, step: int) -> None:
     """Goes on from a step: records of later steps are dropped.
 
     Raises:
       OSError: `metrics.jsonl` cannot be written.
-      LostRunError: as `RunDir.check_owned`.
+      LostRunError: as `Run.check_owned`.
     """
     run.check_owned()
-    self._run, self._path = run, run.metrics
-    self._hparams = vars(config)
+    self._run, self._path = run, run.metrics_path
+    self._hparams = vars(run.config)
     self._unwritten = b""  # what the file lacks
     self._event_files: dict[str, EventFile] = {}  # by split; empty if given up
     text = b""
@@ -104,7 +168,7 @@ class Metrics:
   def write(self, step: int, split: str, values: Mapping[str, object]) -> None:
     """Writes numbers, and texts such as samples, of `train` or `eval`.
 
-    Raises LostRunError: as `RunDir.check_owned`.
+    Raises LostRunError: as `Run.check_owned`.
     """
     clocks = {
       "seconds": round(time.monotonic() - self._began, 3),
@@ -121,7 +185,7 @@ class Metrics:
   def write_rest(self) -> None:
     """Writes the records that are not written yet, as after a full disk.
 
-    Raises LostRunError: as `RunDir.check_owned`.
+    Raises LostRunError: as `Run.check_owned`.
     """
     try:
       self._run.check_owned()

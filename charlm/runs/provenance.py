@@ -4,17 +4,18 @@ import collections
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from charlm.experiment import Start, differences
+from charlm.runs.run import Start, differences
 from charlm.system import cuda
-from charlm.system.devices import gpu_names
-from charlm.system.machine import num_cores, processor
+from charlm.system.devices import gpu_names, num_cores
 
 # Fields that are not compared. A commit can change results, but most do not.
 # The entries of `versions` and `gpus` are compared one by one.
@@ -53,6 +54,16 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
   )
   compared = {n: value for n, value in now.items() if n not in _NOT_COMPARED}
   return list(differences(before, compared).values())
+
+
+def processor() -> str:
+  """Returns the processor's name; results round differently on another."""
+  try:
+    text = Path("/proc/cpuinfo").read_text()
+  except OSError:  # not Linux
+    text = ""
+  match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+  return match[1] if match else platform.processor() or platform.machine()
 
 
 def _describe_gpus() -> dict[str, str]:

@@ -11,10 +11,16 @@ from charlm.errors import InputError
 from charlm.model.keras_weights import load_keras_weights
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.model.layers import RecurrentLayer
-from charlm.runs.checkpoints import DamagedError, check_finite, reading
+from charlm.runs.checkpoints import (
+  DamagedError,
+  check_finite,
+  find_checkpoint,
+  reading,
+  which_checkpoint,
+)
 from charlm.runs.initial import Initial
 from charlm.runs.run import Run
-from charlm.system.process import say, warn
+from charlm.system.messages import say, warn
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
@@ -42,10 +48,9 @@ def load_model(
 
 def _load_weights(model: LanguageModel, run: Run, which: str) -> int:
   """Gives a model the weights of a checkpoint; returns its step."""
-  which = run.which_checkpoint(which)
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
-    step, path = run.dir.find_checkpoint(which)
+    step, path = find_checkpoint(run, which)
     try:
       with reading(path):
         status = tf.train.Checkpoint(model=model).read(path)
@@ -80,7 +85,7 @@ def load_initial(
     return load_keras_weights(config.init_from, config, vocab_size)
   initial.check(config)
   if isinstance(initial.source, Run):
-    which = initial.source.which_checkpoint("auto")
+    which = which_checkpoint(initial.source, "auto")
     model, step = load_model(initial.source, which, layer)
     say(f"initial  {initial.name}: the {which} checkpoint, step {step:,}\n")
     return model
@@ -97,9 +102,9 @@ def load_initial(
 def say_which(run: Run, which: str, step: int) -> None:
   """Says on stderr which checkpoint `auto` has taken, if the run has a best."""
   if which == "auto" and run.has_valid_text:
-    taken = f"the {run.which_checkpoint(which)} checkpoint, step {step:,}"
+    taken = f"the {which_checkpoint(run, which)} checkpoint, step {step:,}"
     why = "" if "best" in taken else "; best/ has none"
-    warn(f"{run.dir.path}: {taken} (--checkpoint=auto{why})")
+    warn(f"{run.path}: {taken} (--checkpoint=auto{why})")
 
 
 def follow_checkpoints(
@@ -116,8 +121,8 @@ def follow_checkpoints(
   done: set[int] = set()
   size, last_change = -1, time.monotonic()
   while True:
-    new = sorted(run.dir.checkpoint_steps() - done)
-    before, size = size, _size(run.dir.metrics)
+    new = sorted(run.checkpoint_steps() - done)
+    before, size = size, _size(run.metrics_path)
     if new or size != before:
       last_change = time.monotonic()
     elif time.monotonic() - last_change >= idle_timeout:
@@ -127,7 +132,7 @@ def follow_checkpoints(
       try:
         yield model, _load_weights(model, run, str(step))
       except InputError:
-        if step in run.dir.checkpoint_steps():  # else training has removed it
+        if step in run.checkpoint_steps():  # else training has removed it
           raise
     time.sleep(0 if new else _SECONDS_BETWEEN_LOOKS)
 

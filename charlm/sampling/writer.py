@@ -7,10 +7,9 @@ from charlm.config import Config
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
-from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.generator import SEPARATOR, GenerativeModel
 from charlm.sampling.request import Request
-from charlm.sampling.sample import SEPARATOR
-from charlm.system.process import warn
+from charlm.system.messages import warn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,27 +2,53 @@
 
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from charlm.errors import HungError, InputError
-from charlm.system.choices import TENSOR_FLOAT_32, kind_of_device
 from charlm.system.cuda import (
   driver_problem,
   has_code,
   nvidia_device,
   reason_for_no_gpu,
 )
-from charlm.system.machine import num_cores
-from charlm.system.process import warn
+from charlm.system.messages import warn
 
 NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
 BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
+_Value = TypeVar("_Value")
 _ANSWER_SECONDS = 60.0  # that a first sum over GPUs may take
 _CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
+_Result = TypeVar("_Result")
+
+
+def kind_of_device() -> str:
+  """Returns `GPU` if TensorFlow may use one, else `CPU`."""
+  return "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
+
+
+class Choice(NamedTuple, Generic[_Value]):
+  """A value for each kind of device."""
+
+  cpu: _Value
+  gpu: _Value
+
+  @property
+  def here(self) -> _Value:
+    """The value for the kind of device that this process computes on."""
+    return self.gpu if kind_of_device() == "GPU" else self.cpu
+
+
+def num_cores() -> int:
+  """Returns how many cores this process may use."""
+  # Under taskset or SLURM they can be fewer than the machine has.
+  if hasattr(os, "sched_getaffinity"):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def choose_device(device: str, start: bool = True) -> None:
@@ -95,8 +121,11 @@ def _set_up_gpus(device: str) -> None:
 
 @contextlib.contextmanager
 def tensor_float_32() -> Iterator[None]:
-  """Lets GPUs multiply in TensorFloat-32 while the block runs."""
-  if not TENSOR_FLOAT_32.here:
+  """Lets GPUs multiply in TensorFloat-32 while the block runs.
+
+  That is faster, with mantissas of 10 bits.
+  """
+  if kind_of_device() == "CPU":
     yield
     return
   enable = tf.config.experimental.enable_tensor_float_32_execution
@@ -147,26 +176,21 @@ def _start_gpus() -> None:
 
 
 def create_strategy(
-  num_replicas: int, batch_size: int
+  num_replicas: int, or_fewer: bool = False
 ) -> tf.distribute.MirroredStrategy:
   """Returns a strategy over devices that it sets up.
 
   Call it before TensorFlow places anything on them.
 
   Args:
-    num_replicas: how many GPUs or, where there is none, logical CPU devices; 0
-      for all GPUs or one device per core, lowered to a divisor of the batch
-      size.
-    batch_size: global; `num_replicas`, unless 0, must divide it.
+    num_replicas: how many GPUs or, where there is none, logical CPU devices.
+    or_fewer: take a divisor of that number where TensorFlow has started with
+      fewer CPU devices, as after `charlm.load`.
 
-  Raises InputError: a number of replicas that cannot be had, or GPUs that
+  Raises InputError: TensorFlow has started with fewer CPU devices, or GPUs
     cannot be started.
   """
-  gpus = tf.config.get_visible_devices("GPU")
-  asked = num_replicas
-  num_replicas = asked or largest_divisor(batch_size, len(gpus) or num_cores())
-  check_replicas(num_replicas, len(gpus) or num_replicas, batch_size)
-  if gpus:
+  if tf.config.get_visible_devices("GPU"):
     use_first_gpus(num_replicas)
     _start_gpus()
     devices = [f"GPU:{i}" for i in range(num_replicas)]
@@ -179,45 +203,19 @@ def create_strategy(
     threads = max(1, num_cores() // num_replicas)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:
-    # TensorFlow has started, as after `charlm.load`: its devices must do.
     started = len(tf.config.list_logical_devices("CPU"))
-    if asked > started:
+    if num_replicas > started and not or_fewer:
       raise InputError(
-        f"num_replicas is {asked}, but TensorFlow has started with {started} "
-        "CPU devices: train in a new process, or leave num_replicas out"
+        f"num_replicas is {num_replicas}, but TensorFlow has started with "
+        f"{started} CPU devices: train in a new process, or leave num_replicas "
+        "out"
       ) from error
-    if num_replicas > started:
-      num_replicas = largest_divisor(batch_size, started)
+    num_replicas = largest_divisor(num_replicas, started)
   # In shared memory a plain sum is enough. Collective operations, the default,
   # would allow only one number of replicas in a process.
   plain_sum = tf.distribute.ReductionToOneDevice()
   devices = [f"CPU:{i}" for i in range(num_replicas)]
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
-
-
-def check_replicas(
-  num_replicas: int, at_most: int, batch_size: int, num_workers: int = 1
-) -> None:
-  """Checks the number of replicas of each worker.
-
-  Raises InputError: there are fewer devices, or the batch cannot be divided.
-  """
-  if num_replicas > at_most:
-    where = " on each worker" if num_workers > 1 else ""
-    raise InputError(
-      f"num_replicas is {num_replicas}, above the number of devices{where}, "
-      f"{at_most}: lower it"
-    )
-  # All replicas take the same number of rows: a remainder would be left out.
-  total = num_replicas * num_workers
-  if batch_size % total:
-    raise InputError(
-      f"the number of replicas, {total}, does not divide the batch size "
-      f"{batch_size}: change one of the two"
-    )
-
-
-_Result = TypeVar("_Result")
 
 
 def first_sum(add: Callable[[], _Result], over: str) -> _Result:
@@ -263,11 +261,8 @@ def use_first_gpus(number: int) -> None:
     tf.config.set_visible_devices(gpus[:number], "GPU")
 
 
-def most_replicas() -> int:
-  """Returns the largest number of replicas by default: GPUs, or cores."""
-  if not tf.config.get_visible_devices("GPU"):
-    return num_cores()
-  # Also those that are hidden because they are not used.
+def most_gpus() -> int:
+  """Returns how many GPUs TensorFlow has code for, used or not."""
   gpus = tf.config.list_physical_devices("GPU")
   return len([gpu for gpu in gpus if not _lack_of_code(gpu)])
 

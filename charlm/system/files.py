@@ -11,7 +11,6 @@ from typing import Any
 from charlm.errors import InputError
 
 _PATTERN = frozenset("*?[]\\")
-CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 
 
 def cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""What the programs share: parsing, exit codes, imports, and messages."""
+"""What the programs share: parsing, exit codes, imports, and signals."""
 
 import contextlib
 import gc
@@ -9,17 +9,45 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from charlm.errors import DivergedError, HungError, InputError, LostRunError
 from charlm.options import Options
 from charlm.system.cuda import preload
 from charlm.system.flags import define_flags, given_flags, help_text
+from charlm.system.messages import warn
 
+# The codes of a shell for a program that a signal ended.
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+# SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 DONE = 0
 # A save failed, or a line of --per_line could not be read; also the code of a
 # lost run.
 INCOMPLETE = LostRunError.exit_code
+
+
+class StopRequest(contextlib.ExitStack):
+  """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
+
+  exit_code = 0  # once a signal came, `INTERRUPTED` or `TERMINATED`
+
+  def __enter__(self) -> "StopRequest":
+    for number in _STOPS:
+      self.callback(signal.signal, number, signal.signal(number, self._note))
+    return self
+
+  def __bool__(self) -> bool:
+    """Tells whether a signal came."""
+    return self.exit_code != 0
+
+  def _note(self, number: int, frame: FrameType | None) -> None:
+    self.exit_code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+    # Whoever asks twice does not want to wait for the save.
+    for each in _STOPS:
+      signal.signal(each, signal.SIG_DFL)
 
 
 def run_command(
@@ -145,25 +173,6 @@ def _stderr_to_nowhere() -> Iterator[None]:
       yield
     finally:
       os.dup2(saved.fileno(), 2)
-
-
-def say(text: str) -> None:
-  """Prints, without a newline; goes on if nobody reads, or the disk is full."""
-  # What could not be written is tried again with the next text.
-  with contextlib.suppress(OSError):
-    print(text, end="", flush=True)
-
-
-def warn(text: str) -> None:
-  """Writes a line to stderr, unless that fails, as on a full disk."""
-  with contextlib.suppress(OSError):
-    print(text, file=sys.stderr, flush=True)
-
-
-def warn_unsaved(what: str, error: Exception, place: object) -> None:
-  """Warns that something could not be saved, and says what to check."""
-  remedy = f"check the free space and the permissions of {place}"
-  warn(f"{what} ({type(error).__name__}): {remedy}")
 
 
 def fail(name: str, error: Exception, remedy: str = "") -> int:

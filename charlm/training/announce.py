@@ -1,20 +1,29 @@
 """What a start prints before its first step, and what it warns of."""
 
+import datetime
+import math
+import shutil
+import sys
+import time
+
+import numpy as np
+
 from charlm.config import Config
-from charlm.data.corpus import Split, count_shared_lines
-from charlm.data.text_to_ids import Corpus
+from charlm.data.corpus import Corpus
+from charlm.data.split import Split, count_shared_lines
 from charlm.data.vocabulary import unknown_characters
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.ngram import KneserNey
-from charlm.experiment import Start
 from charlm.model.language_model import LanguageModel
-from charlm.runs.run_dir import RunDir
-from charlm.system import choices
-from charlm.system.devices import most_replicas
-from charlm.system.process import warn
-from charlm.training.train_options import TrainOptions
+from charlm.runs.run import Run, Start
+from charlm.system.devices import kind_of_device
+from charlm.system.messages import say, warn
+from charlm.training.options import TrainOptions
+from charlm.training.replicas import most_replicas, reason_for_one_replica
 from charlm.training.trainer import Trainer
 
+_SECONDS_BETWEEN_LINES = 10.0  # in a log, where each line stays
+_SECONDS_BEFORE_ESTIMATE = 5.0  # of steps, without the first, which compiles
 # Of the initial model: characters that are scored, and characters that n-grams
 # count; they take a second or two.
 _SCORED = 20_000
@@ -26,6 +35,59 @@ _FEW_WINDOWS = 64  # a step: fewer leave a GPU waiting for the next operation
 COMPILES = (
   "compiles for the GPU: a first start on a kind of card can take minutes"
 )
+
+
+class ProgressBar:
+  """Shows loss, speed and time left."""
+
+  def __init__(self, num_steps: int, steps_per_epoch: int, step: int) -> None:
+    self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
+    self._start = step, time.monotonic()
+    self._is_first, self._estimate_due = True, True
+    self._last_line = float("-inf")
+    self._on_terminal = sys.stdout.isatty()
+
+  def show(self, step: int, loss: float, characters_per_second: float) -> None:
+    """Redraws the bar, or writes a line where there is no terminal.
+
+    The loss is in nats per character.
+    """
+    epoch, index = divmod(step - 1, self._steps_per_epoch)
+    epochs = -(-self._num_steps // self._steps_per_epoch)
+    # On a terminal there is no room for them.
+    bits = "" if self._on_terminal else f" ({loss / math.log(2):.4f} bits)"
+    text = (
+      f"epoch {epoch + 1}/{epochs} step {step}/{self._num_steps} "
+      f"loss {loss:.4f}{bits} {characters_per_second:,.0f} characters/s "
+      f"{self._time_left(step)} left"
+    )
+    now = time.monotonic()
+    due = now - self._last_line >= _SECONDS_BETWEEN_LINES
+    if self._on_terminal:
+      filled = 20 * (index + 1) // self._steps_per_epoch
+      text += " [" + "=" * filled + "." * (20 - filled) + "]"
+      # Over the last bar. A longer line would wrap, and could not be redrawn.
+      say("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
+    elif due or step == self._num_steps:
+      say(text + "\n")
+      self._last_line = now
+    if self._is_first:  # it compiled: the time left is told without it
+      self._start, self._is_first = (step, now), False
+    elif self._estimate_due and now > self._start[1] + _SECONDS_BEFORE_ESTIMATE:
+      minutes = self._time_left(step).total_seconds() / 60
+      if minutes > 1:
+        self.log(f"time     about {math.ceil(minutes):,} min left")
+      self._estimate_due = False
+
+  def log(self, text: str) -> None:
+    """Writes a line that stays."""
+    say(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
+
+  def _time_left(self, step: int) -> datetime.timedelta:
+    first, start = self._start
+    per_step = (time.monotonic() - start) / max(1, step - first)
+    seconds = round(per_step * (self._num_steps - step))
+    return datetime.timedelta(seconds=seconds)
 
 
 def describe_text(
@@ -78,7 +140,7 @@ def describe_initial(
   """
   name = "valid" if len(split.valid) else "eval"
   ids = getattr(split, name).part(0, _SCORED).ids_in(vocab)
-  score = Evaluator(model).stream(ids).log_perplexity
+  score = float(Evaluator(model).stream(ids).mean(dtype=np.float64))
   counted = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
   ngrams = min(float(nats.mean()) for nats in counted.nats(ids))
   if score > ngrams + _TOO_FAR:
@@ -107,7 +169,7 @@ def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
 
 
 def describe_training(
-  run: RunDir, trainer: Trainer, start: Start, options: TrainOptions
+  run: Run, trainer: Trainer, start: Start, options: TrainOptions
 ) -> str:
   """Describes model, steps, devices, and code of a start."""
   model, batches, end = trainer.model, trainer.batches, trainer.last_step
@@ -131,7 +193,7 @@ def _describe_devices(start: Start, options: TrainOptions) -> str:
   """Returns the devices of this worker, and why they are those."""
   reason = "--device=cpu"
   if options.device != "cpu":
-    found = "a" if choices.kind_of_device() == "GPU" else "no"
+    found = "a" if kind_of_device() == "GPU" else "no"
     reason = f"TensorFlow uses {found} GPU"
   if options.num_replicas:
     reason += f", --num_replicas={options.num_replicas}"
@@ -140,7 +202,7 @@ def _describe_devices(start: Start, options: TrainOptions) -> str:
   if start["workers"] > 1:
     devices += f" on each of {start['workers']} workers"
   elif not options.num_replicas and len(start["devices"]) < most_replicas():
-    alone = choices.reason_for_one_replica(options, options.gru)
+    alone = reason_for_one_replica(options, options.gru)
     why = f"best for {alone}" if alone else "the most that divide --batch_size"
     reason += f"; {len(start['devices'])} of up to {most_replicas()}: {why}"
   return f"{devices} ({reason}; intra-op threads: {threads})"
@@ -179,7 +241,7 @@ def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
   if rounded and "precision" in trainer.model.recurrent_layers[0].options:
     return options.precision
   products = "float32"
-  if choices.TENSOR_FLOAT_32.here:
+  if kind_of_device() == "GPU":
     products = "TensorFloat-32 in training, if the GPU has it; scores: float32"
   if rounded and options.optimizer == "muon":
     products += f"; Muon's in {options.precision}"

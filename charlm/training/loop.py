@@ -8,29 +8,49 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from charlm.data.corpus import Split
-from charlm.data.text import readable
+from charlm.data.split import Split
+from charlm.data.text import Text, readable
 from charlm.data.vocabulary import PADDING_ID
-from charlm.errors import DivergedError
+from charlm.errors import DivergedError, all_finite
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics, Record
-from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.generator import SEPARATOR, GenerativeModel
 from charlm.sampling.request import Request
-from charlm.sampling.sample import SEPARATOR
-from charlm.system.choices import kind_of_device
-from charlm.system.cluster import Cluster
-from charlm.system.process import DONE, INCOMPLETE, warn
-from charlm.system.signals import StopRequest
-from charlm.training.progress_bar import ProgressBar
-from charlm.training.replica_checks import Replicas
-from charlm.training.train_options import Periods
+from charlm.system.devices import Choice, kind_of_device
+from charlm.system.messages import warn
+from charlm.system.process import DONE, INCOMPLETE, StopRequest
+from charlm.training.announce import ProgressBar
+from charlm.training.options import TrainOptions
+from charlm.training.replicas import Replicas
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
+from charlm.training.workers import Cluster
 
+# The fewest steps between two checkpoints by default: a GPU can take a quarter
+# of an epoch in less time than a save.
+_LEAST_CHECKPOINT_STEPS = Choice(1, 100)
 _SAMPLE_CHARS = 500
 _PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
 _RISES = 3  # in a row, of the valid loss: the model has begun to overfit
+
+
+class Periods:
+  """Periods in steps: of metrics, of evaluations, and of checkpoints."""
+
+  def __init__(self, options: TrainOptions, steps_per_epoch: int) -> None:
+    """Takes flags; what is 0 has its default."""
+    # Enough points for a curve, but a mean of few steps is noise.
+    self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
+    self.evaluation = options.eval_every_steps or steps_per_epoch
+    # What a kill can cost at most.
+    quarter = max(-(-steps_per_epoch // 4), _LEAST_CHECKPOINT_STEPS.here)
+    self.checkpoint = options.checkpoint_every_steps or quarter
+
+  def next_due(self, step: int) -> int:
+    """Returns the next step at which one of them ends."""
+    periods = (self.metrics, self.evaluation, self.checkpoint)
+    return min((step // period + 1) * period for period in periods)
 
 
 class _GivenUp(Exception):
@@ -38,7 +58,7 @@ class _GivenUp(Exception):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class StepLoop:
+class TrainingLoop:
   """Takes a run's steps to its end: all that a worker but the chief does."""
 
   periods: Periods  # when to write metrics, to evaluate, and to save
@@ -114,7 +134,7 @@ class StepLoop:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class TrainingLoop(StepLoop):
+class ChiefLoop(TrainingLoop):
   """The chief's loop, which leaves metrics, score, sample, and checkpoints.
 
   An evaluation scores the texts, writes its record to the metrics, and saves
@@ -236,7 +256,7 @@ class TrainingLoop(StepLoop):
     }
     if valid:  # decides which checkpoint is the best
       numbers["valid_loss"] = valid.log_perplexity
-    if not math.isfinite(numbers["loss"] + numbers.get("valid_loss", 0)):
+    if not all_finite(numbers["loss"], numbers.get("valid_loss", 0)):
       raise DivergedError(
         f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
       )
@@ -258,14 +278,15 @@ class TrainingLoop(StepLoop):
       )
 
   def _score(self) -> Score:
-    text = self.split.eval
-    return self._evaluator.stream(text.ids_in(self.vocab)).with_size_of(text)
+    return self._score_of(self.split.eval)
 
   def _score_valid(self) -> Score | None:
-    text = self.split.valid
-    if not len(text):
-      return None
-    return self._evaluator.stream(text.ids_in(self.vocab))
+    valid = self.split.valid
+    return self._score_of(valid) if len(valid) else None
+
+  def _score_of(self, text: Text) -> Score:
+    ids = text.ids_in(self.vocab)
+    return Score.of(text, nats=self._evaluator.stream(ids), ids=ids[1:])
 
   def _tell(self, step: int, score: Score, valid: Score | None) -> None:
     self.bar.log(_describe_scores(step, score, valid))

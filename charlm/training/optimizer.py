@@ -10,7 +10,10 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
-from charlm.system.choices import MUON_TOGETHER
+from charlm.system.devices import Choice
+
+# Whether Muon's products of one shape are one: fewer kernels, slower on a CPU.
+MUON_TOGETHER = Choice(False, True)
 
 # Of Muon. The momentum and the coefficients of the quintic Newton-Schulz
 # iteration are its author's, and so is the rise of the momentum (in
@@ -20,6 +23,21 @@ from charlm.system.choices import MUON_TOGETHER
 _RISE = np.linspace(0.85, 0.95, 301, dtype=np.float32)  # momentum, by step
 _ITERATIONS, _SCALE = 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
+
+
+def clipped(
+  gradients: list[tf.Tensor], clip_norm: float
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+  """Scales gradients down where their global norm is above `clip_norm`.
+
+  They are summed over the replicas: Keras clips before. With 0 they stay.
+
+  Returns them, and the norm that they had.
+  """
+  norm = tf.linalg.global_norm(gradients)
+  if clip_norm:
+    gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
+  return gradients, norm
 
 
 class Adam(keras.optimizers.Optimizer):

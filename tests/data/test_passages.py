@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.data import passages
+from charlm.data.corpus import encode_text
 from charlm.data.passages import Passage, find_passages
 from charlm.data.text import Text
-from charlm.data.text_to_ids import encode_text
 
 
 def _text(string: str) -> Text:

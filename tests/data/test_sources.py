@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from backports import zstd
 
-from charlm.data import compression
+from charlm.data import sources
 from charlm.data.sources import Source, find_sources
 from charlm.errors import InputError
 
@@ -113,7 +113,7 @@ def test_without_the_extra_zstd_is_named(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
-  monkeypatch.setattr(compression, "_HAS_ZSTD", False)
+  monkeypatch.setattr(sources, "_HAS_ZSTD", False)
   with pytest.raises(InputError, match=r"a\.zst needs zstd: pip install"):
     read(tmp_path / "a.zst")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from charlm.data import text as text_module
+from charlm.data.corpus import encode_text
 from charlm.data.text import sha256
-from charlm.data.text_to_ids import encode_text
 from charlm.data.vocabulary import build_vocabulary, encode
 
 TEXTS = {

@@ -8,8 +8,12 @@ import pytest
 import tensorflow as tf
 from helpers import score_of
 
-from charlm.data.text_to_ids import encode_text
-from charlm.evaluation.score import confidence_interval, log_perplexity
+from charlm.data.corpus import encode_text
+from charlm.evaluation.score import (
+  Score,
+  confidence_interval,
+  log_perplexity,
+)
 
 
 def test_log_perplexity_is_the_mean_of_the_rows_means() -> None:
@@ -74,8 +78,11 @@ def test_bytes_are_those_of_what_is_scored(
   text: str, by_lines: bool, num_bytes: int
 ) -> None:
   encoded = encode_text([text]).text
-  score = score_of(np.ones(1), lengths=np.ones(1, int) if by_lines else None)
-  assert score.with_size_of(encoded).num_bytes == num_bytes
+  lengths = np.ones(1, int) if by_lines else None
+  score = Score.of(
+    encoded, nats=np.ones(1), ids=np.full(1, 2), line_lengths=lengths
+  )
+  assert score.num_bytes == num_bytes
 
 
 def test_a_perplexity_is_finite_however_large_the_loss() -> None:

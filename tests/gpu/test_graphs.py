@@ -23,11 +23,11 @@ from charlm.model.language_model import LanguageModel, model_of
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.gumbel import numbers_of_texts
 from charlm.sampling.request import Limits
-from charlm.system.cluster import Cluster
 from charlm.system.flags import parse
 from charlm.training import trainer as trainer_module
-from charlm.training.replica_checks import Replicas
+from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer, build_trainer
+from charlm.training.workers import Cluster
 
 _V, _T = 12, 20
 _SIZES = ("--seq_length=20", "--embedding_dim=8", "--rnn_units=16")

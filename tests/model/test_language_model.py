@@ -8,6 +8,7 @@ from helpers import SHAKESPEARE_VOCAB as VOCAB
 from helpers import build_model
 
 import charlm
+from charlm.model.dropout import drop
 
 
 @pytest.fixture(params=["fused", "keras"])
@@ -70,7 +71,7 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
 def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
   model = build_model(12, 20, 20, dropout_rate=0.3)
   masks = model.dropout_masks(_ids(40, 50), tf.constant([1, 2]))
-  x = model._drop(tf.ones([40, 50, 20]), masks[0]).numpy()
+  x = drop(tf.ones([40, 50, 20]), masks[0], rate=0.3).numpy()
   np.testing.assert_allclose(x[x != 0], 1 / 0.7, rtol=1e-6)
   # 40,000 draws: four standard deviations are 0.0092.
   assert abs((x == 0).mean() - 0.3) < 0.01

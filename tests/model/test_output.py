@@ -66,9 +66,9 @@ def test_pieces_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
   keras.utils.set_random_seed(1)
   model = build_model(401, 4, 6)
   ids = np.random.default_rng(0).integers(2, 401, 300)
-  expected = Evaluator(model, 64).windows(ids, 100, 50).nats
+  expected = Evaluator(model, 64).windows(ids, 100, 50)
   held = bound_logits(monkeypatch, 2**20)
-  actual = Evaluator(model, 64).windows(ids, 100, 50).nats
+  actual = Evaluator(model, 64).windows(ids, 100, 50)
   np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
   assert 2**19 < max(held) <= 2**20  # of 64 * 64 * 401
 

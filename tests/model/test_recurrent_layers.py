@@ -18,7 +18,6 @@ from charlm.errors import InputError
 from charlm.model import mingru
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.model.layers import RecurrentLayer
-from charlm.system import choices
 
 _V, _D, _H = 7, 3, 4
 _CONFIG = Config(embedding_dim=_D, rnn_units=_H, num_layers=2)
@@ -106,7 +105,7 @@ def test_mingru_is_its_equation() -> None:
 def test_the_linear_recurrence_has_the_gradients_of_its_steps(
   kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  choice = choices.LINEAR_SCAN._replace(cpu=kind)
+  choice = mingru.LINEAR_SCAN._replace(cpu=kind)
   monkeypatch.setattr(mingru, "LINEAR_SCAN", choice)
   rng = np.random.default_rng(0)
   shapes = [2, 6, 3], [2, 6, 3], [2, 3]

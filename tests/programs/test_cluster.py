@@ -22,7 +22,7 @@ from workers import (
 
 import train
 from charlm.errors import LostRunError
-from charlm.system.cluster import create_cluster
+from charlm.training.workers import connect
 
 _FLAGS = (
   "--dropout_rate=0.1",
@@ -190,7 +190,7 @@ def test_the_wait_for_workers_ends_and_signals_are_put_back(
   interrupted = signal.getsignal(signal.SIGINT)
   try:
     with pytest.raises(LostRunError, match=r"127.0.0.1:1 .*gRPC.* this port"):
-      create_cluster(1, 4)
+      connect(["127.0.0.1:1", "b:1"], 0)
     signal.raise_signal(signal.SIGTERM)
   finally:
     signal.signal(signal.SIGTERM, before)

@@ -12,8 +12,7 @@ import tensorflow as tf
 import eval as eval_program
 from charlm.errors import InputError
 from charlm.runs import trained_model
-from charlm.runs.run import open_run
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run, open_run
 from charlm.runs.trained_model import follow_checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
@@ -45,7 +44,7 @@ def test_each_checkpoint_is_scored_as_by_a_call_of_its_own(
   assert captured.err.count("\n") == 1  # why it ended
   objects = [json.loads(line) for line in captured.out.splitlines()]
   scores = {score["step"]: score["log_perplexity"] for score in objects}
-  assert list(scores) == sorted(RunDir(run).checkpoint_steps())
+  assert list(scores) == sorted(open_run(run).checkpoint_steps())
   assert eval_program.main([*args, f"--checkpoint={objects[1]['step']}"]) == 0
   assert json.loads(capsys.readouterr().out) == objects[1]
   assert _curve(run / "summaries" / "other") == pytest.approx(scores)
@@ -54,9 +53,9 @@ def test_each_checkpoint_is_scored_as_by_a_call_of_its_own(
 
 
 @pytest.fixture
-def run(trained_run: pathlib.Path, tmp_path: pathlib.Path) -> RunDir:
+def run(trained_run: pathlib.Path, tmp_path: pathlib.Path) -> Run:
   """A copy of a finished run."""
-  return RunDir(shutil.copytree(trained_run, tmp_path / "run"))
+  return open_run(shutil.copytree(trained_run, tmp_path / "run"))
 
 
 def _move_checkpoint(step: int, source: pathlib.Path, to: pathlib.Path) -> None:
@@ -66,12 +65,14 @@ def _move_checkpoint(step: int, source: pathlib.Path, to: pathlib.Path) -> None:
 
 
 def test_checkpoints_and_metrics_prolong_the_wait(
-  run: RunDir, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  run: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   seconds = 0
   last = max(run.checkpoint_steps())
   events: dict[int, Callable[[], object]] = {
-    8: lambda: run.metrics.write_text(run.metrics.read_text() + "{}\n"),
+    8: lambda: run.metrics_path.write_text(
+      run.metrics_path.read_text() + "{}\n"
+    ),
     17: lambda: _move_checkpoint(last, tmp_path / "later", run.latest),
   }
   shutil.rmtree(run.best)
@@ -93,7 +94,7 @@ def test_checkpoints_and_metrics_prolong_the_wait(
 
 
 def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
-  run: RunDir,
+  run: Run,
 ) -> None:
   steps = sorted(run.checkpoint_steps())
   models = follow_checkpoints(open_run(run.path), idle_timeout=0)

@@ -12,13 +12,13 @@ from soak import numbers
 
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
-from charlm.runs.run_dir import checkpoint_steps
+from charlm.runs.run import checkpoint_steps
 from charlm.sampling.generator import GenerativeModel
 from charlm.system import cuda
-from charlm.system.cluster import Cluster
 from charlm.training import start
-from charlm.training.loop import TrainingLoop
+from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import Trainer
+from charlm.training.workers import Cluster
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
   strategy = tf.distribute.MirroredStrategy(
     ["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()
   )
-  monkeypatch.setattr(start, "choose_device", lambda *_, **__: enable(False))
-  monkeypatch.setattr(start, "create_cluster", lambda *_: Cluster(strategy))
+  enable(False)
+  monkeypatch.setattr(start, "_set_up_devices", lambda _: Cluster(strategy))
 
 
 def _note_calls(
@@ -70,9 +70,9 @@ def test_a_training_on_gpus(
   on_cpu = trained("replicas", *flags)
   request.getfixturevalue("gpus")
   calls, compiled = _note_calls(monkeypatch), []
-  compile_all = TrainingLoop._compile
+  compile_all = ChiefLoop._compile
 
-  def traces(loop: TrainingLoop) -> list[int]:
+  def traces(loop: ChiefLoop) -> list[int]:
     functions = (
       loop.trainer._compiled,
       loop._evaluator._compiled_nats,
@@ -81,12 +81,12 @@ def test_a_training_on_gpus(
     )
     return [each.experimental_get_tracing_count() for each in functions]
 
-  def note_loop(loop: TrainingLoop) -> None:
+  def note_loop(loop: ChiefLoop) -> None:
     compile_all(loop)
     calls.append(("compiled", False))
     compiled.extend([loop, traces(loop)])
 
-  monkeypatch.setattr(TrainingLoop, "_compile", note_loop)
+  monkeypatch.setattr(ChiefLoop, "_compile", note_loop)
   run_dir = tmp_path / "run"
   args = [*train_args, *flags, f"--run_dir={run_dir}"]
   assert train_program.main(args) == 0

@@ -15,8 +15,8 @@ from soak import numbers
 
 import train as train_program
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.run_dir import RunDir
-from charlm.training.progress_bar import ProgressBar
+from charlm.runs.run import Run
+from charlm.training.announce import ProgressBar
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
@@ -180,10 +180,10 @@ def test_a_start_that_cannot_be_logged_goes_on(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  def fail(run: RunDir, record: dict) -> None:
+  def fail(run: Run, record: dict) -> None:
     raise OSError("No space left on device")
 
-  monkeypatch.setattr(RunDir, "log_start", fail)
+  monkeypatch.setattr(Run, "log_start", fail)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=0"]
   assert train_program.main(args) == 0
   assert "this start could not be logged (OSError)" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import socket
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Program, file_size_limit, metrics, run_program, score_of
+from helpers import Program, file_size_limit, metrics, run_program
 from soak import assert_equal_runs
 from workers import wait_until
 
@@ -20,9 +20,10 @@ import eval as eval_program
 import sample as sample_program
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
+from charlm.runs.checkpoints import find_checkpoint
 from charlm.runs.run import open_run
-from charlm.runs.run_dir import RunDir
-from charlm.training.train_options import Periods, TrainOptions
+from charlm.training.loop import Periods
+from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer
 
 
@@ -71,7 +72,7 @@ def test_a_second_training_in_a_folder_is_refused(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   run = shutil.copytree(trained_run, tmp_path / "run")
-  with RunDir(run).locked():
+  with open_run(run).locked():
     assert train_program.main([*train_args, f"--run_dir={run}"]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert f"process {os.getpid()} is training in {run}" in line
@@ -125,13 +126,13 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
 ) -> None:
   scores = iter([3.0, 2.0, 2.5, np.nan])
   monkeypatch.setattr(
-    Evaluator, "stream", lambda self, ids: score_of(np.full(2, next(scores)))
+    Evaluator, "stream", lambda self, ids: np.full(len(ids) - 1, next(scores))
   )
   args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
   # Its end, step 12, is the best one, and stays it in an extended run.
   for epochs, code in ((1, 0), (3, 3)):
     assert train_program.main([*args, f"--epochs={epochs}"]) == code
-    assert RunDir(tmp_path / "run").find_checkpoint("best")[0] == 12
+    assert find_checkpoint(open_run(tmp_path / "run"), "best")[0] == 12
   assert "loss after step 30 is not finite" in capsys.readouterr().err
 
 

@@ -14,11 +14,11 @@ import charlm
 import eval as eval_program
 import report as report_program
 from charlm.reporting import result
-from charlm.reporting.figures import color_of, draw_curves
 from charlm.reporting.numbers import short_names
-from charlm.reporting.page import page
+from charlm.reporting.page import color_of, draw_curves, page
 from charlm.reporting.result import Result
 from charlm.reporting.types import Numbers
+from charlm.runs.checkpoints import find_checkpoint
 from charlm.runs.run import Run
 
 
@@ -120,7 +120,7 @@ def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
   """Has runs that have a checkpoint reported on, without their models."""
 
   def score(run: Run, name: str, checkpoint: str) -> Result:
-    run.dir.find_checkpoint(run.which_checkpoint(checkpoint))
+    find_checkpoint(run, checkpoint)
     run.eval_text()
     return result_of(name, [1, 3])
 

@@ -18,10 +18,9 @@ from helpers import NumberedCheckpoints as Checkpoints
 
 from charlm.errors import InputError, LostRunError
 from charlm.runs import checkpoints as checkpoints_module
-from charlm.runs.run import open_run
-from charlm.runs.run_dir import RunDir
+from charlm.runs.checkpoints import find_checkpoint
+from charlm.runs.run import CHECKPOINT_SUFFIXES, Run, open_run
 from charlm.runs.trained_model import load_model
-from charlm.system.files import CHECKPOINT_SUFFIXES
 from charlm.training.trainer import TrainState
 
 
@@ -29,20 +28,18 @@ def _names(folder: pathlib.Path) -> list[str]:
   return sorted(path.name for path in folder.glob("ckpt-*.index"))
 
 
-def test_the_newest_checkpoints_and_the_best_are_kept(run: RunDir) -> None:
+def test_the_newest_checkpoints_and_the_best_are_kept(run: Run) -> None:
   save_checkpoints(run, 0, 10, 20, 30, best=(10, 30))
   save_checkpoints(run, 40)  # by a later start
   assert _names(run.latest) == [f"ckpt-{step}.index" for step in (20, 30, 40)]
   assert _names(run.best) == ["ckpt-30.index"]
-  assert run.find_checkpoint("latest")[0] == 40
-  assert run.find_checkpoint("20")[0] == 20
-  assert run.find_checkpoint("best") == (30, str(run.best / "ckpt-30"))
+  assert find_checkpoint(run, "latest")[0] == 40
+  assert find_checkpoint(run, "20")[0] == 20
+  assert find_checkpoint(run, "best") == (30, str(run.best / "ckpt-30"))
 
 
 @pytest.mark.parametrize("state", [None, b"\xff\xfe"])
-def test_the_state_file_is_only_a_hint(
-  run: RunDir, state: bytes | None
-) -> None:
+def test_the_state_file_is_only_a_hint(run: Run, state: bytes | None) -> None:
   model = save_checkpoints(run, 10, 20)
   file = run.path / "checkpoints" / "checkpoint"
   file.unlink() if state is None else file.write_bytes(state)
@@ -54,7 +51,7 @@ def test_the_state_file_is_only_a_hint(
   assert checkpoints.save(30)
 
 
-def test_a_restore_matches_everything(run: RunDir) -> None:
+def test_a_restore_matches_everything(run: Run) -> None:
   save_checkpoints(run, 10)
   train_state = TrainState(tf.zeros([1, 0, 6]))
   train_state.more = tf.Variable(0)
@@ -67,7 +64,7 @@ def test_a_restore_matches_everything(run: RunDir) -> None:
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["cut off", "a flipped bit", "missing"])
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(
-  run: RunDir, suffix: str, damage: str, capsys: pytest.CaptureFixture[str]
+  run: Run, suffix: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10, 20)
   data = bytearray((file := checkpoint_file(run, 20, suffix)).read_bytes())
@@ -85,7 +82,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
   assert capsys.readouterr().err.count("\n") == expected
 
 
-def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
+def test_a_run_that_began_is_never_started_afresh(run: Run) -> None:
   model = save_checkpoints(run, 10, best=(20,))
   checkpoint_file(run, 10, ".index").write_bytes(b"rubbish")
   # The best checkpoint holds all that is needed too.
@@ -108,7 +105,7 @@ def test_a_run_that_began_is_never_started_afresh(run: RunDir) -> None:
 
 @pytest.mark.parametrize("whole_copy", [True, False])
 def test_the_data_of_a_run_that_lost_its_indices_are_kept(
-  whole_copy: bool, run: RunDir
+  whole_copy: bool, run: Run
 ) -> None:
   model = save_checkpoints(run, 10)
   if whole_copy:  # else it was cut off before this file
@@ -123,7 +120,7 @@ def test_the_data_of_a_run_that_lost_its_indices_are_kept(
 
 
 def test_a_restored_step_is_saved_again_only_where_it_is_missing(
-  run: RunDir,
+  run: Run,
 ) -> None:
   model = save_checkpoints(run, 10, best=(20,))
   checkpoints = Checkpoints(run, 3, model)
@@ -140,7 +137,7 @@ def test_a_restored_step_is_saved_again_only_where_it_is_missing(
 
 
 def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
-  run: RunDir,
+  run: Run,
 ) -> None:
   checkpoints = Checkpoints(run, 3, build_model(len(VOCAB), 4, 6))
   losses = {12: 3.0}
@@ -155,11 +152,11 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   for step in (36, 48):
     checkpoints.save_if_best(step, losses)
     assert not checkpoints.has_best(losses)
-  assert run.find_checkpoint("best")[0] == 48
+  assert find_checkpoint(run, "best")[0] == 48
 
 
 def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
+  run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = build_model(len(VOCAB), 4, 6)
   checkpoints = Checkpoints(run, 3, model)
@@ -174,11 +171,11 @@ def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
   losses = {10: 2.0, 30: 3.0}
   checkpoints.save_if_best(30, losses)
   assert not checkpoints.has_best(losses)
-  assert run.find_checkpoint("best")[0] == 30
+  assert find_checkpoint(run, "best")[0] == 30
 
 
 def test_half_a_checkpoint_is_removed(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
+  run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10, 20, 30)
   for step in (10, 30):  # a removal begins with the index, a save ends with it
@@ -193,14 +190,14 @@ def test_half_a_checkpoint_is_removed(
   assert names == files
 
 
-def test_a_run_killed_in_its_very_first_save_begins_again(run: RunDir) -> None:
+def test_a_run_killed_in_its_very_first_save_begins_again(run: Run) -> None:
   model = save_checkpoints(run, 0)
   checkpoint_file(run, 0, ".index").unlink()
   assert Checkpoints(run, 3, model).restore_latest() is None
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-def test_no_flipped_bit_goes_unnoticed(run: RunDir, suffix: str) -> None:
+def test_no_flipped_bit_goes_unnoticed(run: Run, suffix: str) -> None:
   model = save_checkpoints(run, 10, 20)
   saved = [weight.numpy() for weight in model.weights]
   file = checkpoint_file(run, 20, suffix)
@@ -219,7 +216,7 @@ def test_no_flipped_bit_goes_unnoticed(run: RunDir, suffix: str) -> None:
 
 
 def test_a_full_disk_leaves_the_older_checkpoints(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
+  run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   checkpoints = Checkpoints(run, 2, build_model(len(VOCAB), 4, 6))
   assert checkpoints.save(10)
@@ -235,7 +232,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
 
 
 def test_a_save_that_fails_at_its_index_leaves_nothing(
-  run: RunDir, monkeypatch: pytest.MonkeyPatch
+  run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   def fail(manager: tf.train.CheckpointManager, checkpoint_number: int) -> None:
     for suffix in CHECKPOINT_SUFFIXES:
@@ -259,7 +256,7 @@ def test_a_save_that_fails_at_its_index_leaves_nothing(
 
 
 def test_an_error_in_reading_is_no_damage(
-  run: RunDir, monkeypatch: pytest.MonkeyPatch
+  run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   model = save_checkpoints(run, 10, 20)
   data = checkpoint_file(run, 20, ".data-00000-of-00001")

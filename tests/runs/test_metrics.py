@@ -14,17 +14,17 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from charlm.runs import metrics as metrics_module
 from charlm.runs.metrics import Metrics, read_records
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Run
 
 _LOSS = "1 loss/loss"  # the tag in TensorBoard
 _LOGGED = {"time": "2026-01-02T03:04:05+00:00", "step": 0}
 
 
-def _start(run: RunDir, step: int) -> Metrics:
-  return Metrics(run, EXPERIMENT.config, step)
+def _start(run: Run, step: int) -> Metrics:
+  return Metrics(run, step)
 
 
-def _events(run: RunDir, split: str) -> list[tuple[int, str, object, float]]:
+def _events(run: Run, split: str) -> list[tuple[int, str, object, float]]:
   """Returns step, tag, value and wall time of all that a folder's files hold.
 
   The last entry is that of the run's settings, with the number of its epochs.
@@ -43,7 +43,7 @@ def _events(run: RunDir, split: str) -> list[tuple[int, str, object, float]]:
   return events
 
 
-def _curve(run: RunDir, split: str) -> list[tuple[int, float]]:
+def _curve(run: Run, split: str) -> list[tuple[int, float]]:
   events = _events(run, split)
   return [(step, value) for step, tag, value, _ in events if tag == _LOSS]
 
@@ -54,13 +54,13 @@ def _steps(path: pathlib.Path) -> list[int]:
   return [json.loads(line)["step"] for line in lines]
 
 
-def test_metrics_are_lines_and_event_files(run: RunDir) -> None:
+def test_metrics_are_lines_and_event_files(run: Run) -> None:
   before = time.time()
   metrics = _start(run, 0)
   metrics.write(10, "train", {"loss": 2.5, "learning_rate": 0.5})
   text = f"{'ab ' * 40}\n\n\t{'c' * 80}\n"
   metrics.write(20, "eval", {"loss": 2.0, "perplexity": 1e39, "sample": text})
-  first, second = records = read_records(run.metrics)
+  first, second = records = read_records(run.metrics_path)
   assert 0 <= first.pop("seconds") <= second.pop("seconds")
   times = [record.pop("time") for record in records]
   assert round(before, 3) <= times[0] <= times[1] <= round(time.time(), 3)
@@ -84,27 +84,23 @@ def test_metrics_are_lines_and_event_files(run: RunDir) -> None:
 
 
 def test_seconds_count_neither_pauses_nor_lost_steps(
-  run: RunDir, monkeypatch: pytest.MonkeyPatch
+  run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0, 9000.0, 9001.0])
   monkeypatch.setattr(metrics_module.time, "monotonic", lambda: next(clock))
   metrics = _start(run, 0)  # at 1,000
   metrics.write(10, "train", {"loss": 1.0})
   metrics.write(20, "train", {"loss": 1.0})
-  metrics = Metrics(
-    run, EXPERIMENT.config, 10
-  )  # at 5,000: the second record is dropped
+  metrics = Metrics(run, 10)  # at 5,000: the second record is dropped
   metrics.write(20, "train", {"loss": 1.0})
-  assert [r["seconds"] for r in read_records(run.metrics)] == [4, 7]
-  metrics = Metrics(
-    run, EXPERIMENT.config, 40
-  )  # 20 steps after the last record, 7 s more
+  assert [r["seconds"] for r in read_records(run.metrics_path)] == [4, 7]
+  metrics = Metrics(run, 40)  # 20 steps after the last record, 7 s more
   metrics.write(50, "train", {"loss": 1.0})
-  assert read_records(run.metrics)[-1]["seconds"] == 15
+  assert read_records(run.metrics_path)[-1]["seconds"] == 15
 
 
 def test_a_start_makes_the_event_files_anew(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
+  run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)
   for step in (10, 20, 30):
@@ -112,7 +108,7 @@ def test_a_start_makes_the_event_files_anew(
   metrics.write(10, "eval", {"loss": 1.0})
   before = _events(run, "train")[:2]
   # What a kill leaves of a record, and in the event files.
-  with run.metrics.open("a") as file:
+  with run.metrics_path.open("a") as file:
     file.write('{"step": 40, "spl')
   (run.summaries / "train" / "events.out.tfevents.1.host.v2").touch()
   others = [
@@ -130,11 +126,14 @@ def test_a_start_makes_the_event_files_anew(
   for watcher in watched.values():
     watcher.Reload()
   config = dataclasses.replace(EXPERIMENT.config, epochs=20)
-  metrics = Metrics(run, config, 20)
+  run.experiment = dataclasses.replace(EXPERIMENT, config=config)
+  metrics = Metrics(run, 20)
   (line,) = capsys.readouterr().err.splitlines()
-  assert line == f"{run.metrics} has a line that is cut off: it is left out"
+  assert (
+    line == f"{run.metrics_path} has a line that is cut off: it is left out"
+  )
   metrics.write(30, "train", {"loss": 33.0})
-  assert _steps(run.metrics) == [10, 20, 10, 30]
+  assert _steps(run.metrics_path) == [10, 20, 10, 30]
   assert _curve(run, "train") == [(10, 10.0), (20, 20.0), (30, 33.0)]
   assert _events(run, "train")[:2] == before  # at the times of the records
   # The settings are those of the extended run.
@@ -152,43 +151,45 @@ def test_a_start_makes_the_event_files_anew(
 
 
 def test_lost_metrics_are_a_warning(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
+  run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   _start(run, 0)
   run.log_start(_LOGGED)
   _start(run, 0).write(10, "eval", {"loss": 2.0})
   assert capsys.readouterr().err == ""
-  run.metrics.unlink()
+  run.metrics_path.unlink()
   metrics = _start(run, 10)
   (line,) = capsys.readouterr().err.splitlines()
-  assert line == f"{run.metrics} is missing: the metrics up to step 10 are lost"
+  assert (
+    line == f"{run.metrics_path} is missing: the metrics up to step 10 are lost"
+  )
   metrics.write(20, "train", {"loss": 1.0})
-  assert (_steps(run.metrics), metrics.losses) == ([20], {})
+  assert (_steps(run.metrics_path), metrics.losses) == ([20], {})
 
 
 @pytest.mark.parametrize("room", [0, 20, 150, 300])
 def test_a_full_disk_is_waited_out(
-  run: RunDir, room: int, capsys: pytest.CaptureFixture[str]
+  run: Run, room: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)
   metrics.write(1, "train", {"loss": 4.0})
-  size = run.metrics.stat().st_size
+  size = run.metrics_path.stat().st_size
   with file_size_limit(size + 5):
     metrics.write(2, "eval", {"loss": 3.0})
   assert not metrics.whole
   with file_size_limit(size + room):  # for none, a part, one and a half, both
     metrics.write(3, "train", {"loss": 2.0, "sample": "text " * 20})
   # All or none: a part would be there twice after the next attempt.
-  assert _steps(run.metrics) == ([1, 2, 3] if room == 300 else [1])
+  assert _steps(run.metrics_path) == ([1, 2, 3] if room == 300 else [1])
   assert metrics.losses == {2: 3.0}
   metrics.write(4, "train", {"loss": 1.0})
   assert metrics.whole
-  assert _steps(run.metrics) == [1, 2, 3, 4]
-  with file_size_limit(run.metrics.stat().st_size + 5):
+  assert _steps(run.metrics_path) == [1, 2, 3, 4]
+  with file_size_limit(run.metrics_path.stat().st_size + 5):
     metrics.write(5, "train", {"loss": 0.5})
   metrics.write_rest()  # as at a stop
   assert metrics.whole
-  assert _steps(run.metrics) == [1, 2, 3, 4, 5]
+  assert _steps(run.metrics_path) == [1, 2, 3, 4, 5]
   # The event files were given up, with one warning, and come back.
   err = capsys.readouterr().err
   assert err.count("TensorBoard shows no more until the next start") == 1

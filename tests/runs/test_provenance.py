@@ -1,7 +1,7 @@
 """What is compared when a run is resumed elsewhere."""
 
-from charlm.experiment import Start
 from charlm.runs.provenance import describe_start, start_differences
+from charlm.runs.run import Start
 
 
 def test_other_gpus_and_drivers_are_told() -> None:

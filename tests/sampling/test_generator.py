@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM
-from charlm.sampling.generator import GenerativeModel
+from charlm.sampling.generator import GenerativeModel, StopBuffer, join_pieces
 from charlm.sampling.gumbel import (
   gumbel_noise,
   limit,
@@ -24,8 +24,6 @@ from charlm.sampling.gumbel import (
   temperature_random_sampling,
 )
 from charlm.sampling.request import Limits, Request
-from charlm.sampling.sample import join_pieces
-from charlm.sampling.stop import StopBuffer
 
 NUM_DRAWS = 200_000
 LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])

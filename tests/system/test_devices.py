@@ -8,9 +8,11 @@ from helpers import Gpus, pretend_gpus
 
 import sample as sample_program
 import train as train_program
+from charlm.config import Config
 from charlm.errors import InputError
 from charlm.system import cuda, devices
 from charlm.system.devices import choose_device
+from charlm.training.replicas import most_replicas, number_of_replicas
 
 
 def test_a_process_that_chose_the_cpu_is_told_so(
@@ -141,14 +143,17 @@ def test_a_gpu_whose_driver_is_too_old_is_told_so(
 def test_only_the_gpus_that_are_used_are_opened(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  for batch_size, num_replicas, used in ((6, 0, 3), (8, 0, 2), (8, 1, 1)):
+  for batch_size, asked, used in ((6, 0, 3), (8, 0, 2), (8, 1, 1)):
     gpus = Gpus((8, 9), (8, 9), (8, 9))
     pretend_gpus(monkeypatch, gpus)
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
-    strategy = devices.create_strategy(num_replicas, batch_size)
+    number = number_of_replicas(
+      Config(batch_size=batch_size), asked=asked, gru="auto"
+    )
+    strategy = devices.create_strategy(number)
     assert strategy == ["GPU:0", "GPU:1", "GPU:2"][:used]
     assert gpus.visible == gpus.physical[:used]
-    assert devices.most_replicas() == 3
+    assert most_replicas() == 3
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_ctrl_c_ends_a_call_of_tensorflow_at_once(
 def test_a_second_signal_ends_what_is_to_be_saved() -> None:
   code = (
     "import os, signal\n"
-    "from charlm.system.signals import StopRequest\n"
+    "from charlm.system.process import StopRequest\n"
     "with StopRequest() as stop:\n"
     "  os.kill(os.getpid(), signal.SIGTERM)\n"
     "  print(stop.exit_code, flush=True)\n"

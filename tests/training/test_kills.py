@@ -19,7 +19,7 @@ import train as train_program
 from charlm.runs import metrics as metrics_module
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.metrics import Metrics
-from charlm.training.loop import TrainingLoop
+from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import Trainer
 
 _END = 11  # the step
@@ -80,15 +80,15 @@ def _copy_instants(
 
 
 def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
-  evaluate = TrainingLoop._write_evaluation
+  evaluate = ChiefLoop._write_evaluation
 
-  def stopped(loop: TrainingLoop, step: int) -> None:
+  def stopped(loop: ChiefLoop, step: int) -> None:
     if step == _END:
       signal.raise_signal(signal.SIGTERM)
     evaluate(loop, step)
 
   with evaluating_quickly() as patch:
-    patch.setattr(TrainingLoop, "_write_evaluation", stopped)
+    patch.setattr(ChiefLoop, "_write_evaluation", stopped)
     assert _train(args, run_dir) == 128 + signal.SIGTERM
 
 

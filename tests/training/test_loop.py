@@ -18,7 +18,7 @@ import train as train_program
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
-from charlm.training.loop import TrainingLoop
+from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import Trainer, TrainMetrics
 
 _FLAGS = ["--eval_every_steps=5", "--eval_lines=100", "--valid_lines=50"]
@@ -31,15 +31,15 @@ class _Looks:
 
   def __init__(self, patch: pytest.MonkeyPatch, stop_at: int = 0) -> None:
     self.number = 0
-    look = TrainingLoop._give_up_if_asked
+    look = ChiefLoop._give_up_if_asked
 
-    def counted(loop: TrainingLoop) -> None:
+    def counted(loop: ChiefLoop) -> None:
       self.number += 1
       if self.number == stop_at:
         signal.raise_signal(signal.SIGTERM)
       look(loop)
 
-    patch.setattr(TrainingLoop, "_give_up_if_asked", counted)
+    patch.setattr(ChiefLoop, "_give_up_if_asked", counted)
 
 
 def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,8 @@ def test_what_is_due_happens_at_its_steps_in_order(
 ) -> None:
   done: list[tuple[str, int]] = []
   for owner, name in (
-    (TrainingLoop, "_write_metrics"),
-    (TrainingLoop, "_evaluate"),
+    (ChiefLoop, "_write_metrics"),
+    (ChiefLoop, "_evaluate"),
     (Checkpoints, "save"),
   ):
     action = getattr(owner, name)
@@ -172,7 +172,7 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
 ) -> None:
   losses = iter([3.0, 2.0, 2.1, 2.2, 2.3, 2.4])
   monkeypatch.setattr(
-    TrainingLoop, "_score_valid", lambda _: score_of(np.full(9, next(losses)))
+    ChiefLoop, "_score_valid", lambda _: score_of(np.full(9, next(losses)))
   )
   run_dir = tmp_path / "run"
   flags = ["--valid_lines=30", "--eval_every_steps=2", f"--run_dir={run_dir}"]
@@ -204,14 +204,14 @@ def test_a_stopped_run_tells_its_latest_step(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  write = TrainingLoop._write_metrics
+  write = ChiefLoop._write_metrics
 
-  def stopping(loop: TrainingLoop, step: int) -> None:
+  def stopping(loop: ChiefLoop, step: int) -> None:
     write(loop, step)
     if step == 9:
       signal.raise_signal(signal.SIGTERM)
 
-  monkeypatch.setattr(TrainingLoop, "_write_metrics", stopping)
+  monkeypatch.setattr(ChiefLoop, "_write_metrics", stopping)
   flags = ["--valid_lines=30", "--eval_every_steps=4", f"--run_dir={tmp_path}"]
   flags.append("--summary_every_steps=3")
   assert train_program.main([*train_args, *flags]) == 143

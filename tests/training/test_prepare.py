@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from charlm.config import Config
-from charlm.data.corpus import load_texts
+from charlm.data.split import load_texts
 from charlm.errors import InputError
-from charlm.runs.run import create_run, experiment_of
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Experiment, Run
 from charlm.system.flags import parse
 from charlm.training import prepare as module
+from charlm.training import recipes as recipes_module
+from charlm.training.options import TrainOptions
 from charlm.training.prepare import prepare
-from charlm.training.train_options import TrainOptions
 
 TEXT = "".join(f"line {i} of a small text\n" for i in range(100))
 
@@ -28,8 +28,10 @@ def recipes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   large = "--rnn_units=16\n--layer_norm\n--valid_lines=-1\n"
   (folder / "large.flags").write_text(large)
   (tmp_path / "my.txt").write_text(TEXT)
-  monkeypatch.setattr(module, "_RECIPES", folder)
-  monkeypatch.setattr(module, "_AUTO", ((3_000, "small"), (9**9, "large")))
+  monkeypatch.setattr(recipes_module, "_RECIPES", folder)
+  sizes = ((3_000, "small"), (9**9, "large"))
+  for each in (module, recipes_module):
+    monkeypatch.setattr(each, "SIZES_OF_AUTO", sizes)
   monkeypatch.chdir(tmp_path)
 
 
@@ -40,12 +42,12 @@ def options_of(**given: Any) -> TrainOptions:
 def begin(run_dir: str, **given: Any) -> None:
   """Makes the folder of a run with these settings."""
   given = {"corpus": "my.txt", "run_dir": run_dir} | given
-  options, corpus, split = prepare(given)
+  options, corpus, split, _, _ = prepare(given)
   vocab = ["[UNK]", "", *corpus.text.characters]
-  experiment = experiment_of(options.config, corpus, vocab, split)
-  run = RunDir(run_dir)
+  experiment = Experiment.of(options.config, corpus, vocab, split)
+  run = Run(run_dir, experiment, vocab)
   with run.locked():
-    create_run(run, experiment, vocab, split)
+    run.create(split)
 
 
 def test_auto_chooses_by_the_size_of_the_train_text(
@@ -140,7 +142,7 @@ def test_auto_fine_tunes_an_initial_model_on_a_small_text(
   options = options_of(init_from="initial", recipe="auto")
   assert (options.recipe, options.rnn_units) == ("finetune", 24)
   assert options_of(init_from="initial", recipe="small").epochs == 3
-  monkeypatch.setattr(module, "_FINETUNE_AT_MOST", 1000)
+  monkeypatch.setattr(recipes_module, "FINETUNE_AT_MOST", 1000)
   options = options_of(init_from="initial", recipe="auto")
   assert (options.recipe, options.rnn_units) == ("small", 24)
 
@@ -177,7 +179,7 @@ def test_the_recipes_of_auto_split_a_text_alike(
 ) -> None:
   monkeypatch.undo()  # the recipes of charlm
   splits = []
-  names = ["finetune", *(name for _, name in module._AUTO)]
+  names = ["finetune", *(name for _, name in module.SIZES_OF_AUTO)]
   for name in names:
     options = TrainOptions(
       **parse([f"--flagfile=recipes/{name}.flags"], Config)

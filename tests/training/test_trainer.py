@@ -9,15 +9,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import build_model
+from helpers import build_model, pretend_kind
 
 from charlm.config import Config
 from charlm.data.batches import Batches, build_batches
 from charlm.errors import DivergedError, InputError
-from charlm.system import choices
 from charlm.system.devices import create_strategy
 from charlm.training import trainer as trainer_module
 from charlm.training.optimizer import build_optimizer
+from charlm.training.replicas import number_of_replicas, reason_for_one_replica
 from charlm.training.trainer import Trainer, TrainMetrics, build_trainer
 
 VOCAB_SIZE = 12
@@ -40,14 +40,14 @@ def few_windows(monkeypatch: pytest.MonkeyPatch) -> int:
 
   Returns the most windows for which it is turned on.
   """
-  most = choices.FEW_WINDOWS_FOR_XLA
-  monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", 0)
+  most = trainer_module.FEW_WINDOWS_FOR_XLA
+  monkeypatch.setattr(trainer_module, "FEW_WINDOWS_FOR_XLA", 0)
   return most
 
 
 @functools.cache
 def strategy(num_replicas: int) -> tf.distribute.Strategy:
-  return create_strategy(num_replicas, batch_size=8)
+  return create_strategy(num_replicas)
 
 
 # A `Config` is frozen, so that the calls can share one.
@@ -264,7 +264,13 @@ def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
   states = tf.ones([2, 8, 16])
   zeros = []
   for step in range(300):
-    left = one._states_before(states, tf.constant([4, step], tf.int64))
+    left = one._carried.before(
+      states,
+      tf.constant([4, step], tf.int64),
+      first_row=tf.constant(0),
+      num_rows=tf.constant(8),
+    )
+    left = one.model.pack(left)
     sums = tf.reduce_sum(left, axis=[0, 2]).numpy()  # over both layers
     assert set(sums) <= {0.0, 32.0}
     if step % one.batches.steps_per_epoch == 0:  # where all of them do
@@ -516,19 +522,20 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   few_windows: int,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr(choices, "FEW_WINDOWS_FOR_XLA", few_windows)
-  monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
+  monkeypatch.setattr(trainer_module, "FEW_WINDOWS_FOR_XLA", few_windows)
+  pretend_kind(monkeypatch, kind)
   names = ("batch_size", "rnn_units", "precision", "dropout_rate")
   config = Config(**dict(zip(names, sizes, strict=True)))
-  assert choices.reason_for_one_replica(config, "auto") == reason
+  assert reason_for_one_replica(config, "auto") == reason
   # Nothing compiles Keras' layer.
   fewest = reason if not xla else ""
-  assert choices.reason_for_one_replica(config, "keras") == fewest
-  assert choices.xla_compiles_steps(config, 1) is xla
+  assert reason_for_one_replica(config, "keras") == fewest
+  assert trainer_module.xla_compiles_steps(config, 1) is xla
 
 
 def test_impossible_replica_counts_are_refused() -> None:
   with pytest.raises(InputError, match="does not divide"):
-    create_strategy(3, 8)
+    number_of_replicas(Config(batch_size=8), asked=3, gru="auto")
   with pytest.raises(InputError, match="train in a new process"):
-    create_strategy(8, 8)
+    create_strategy(8)
+  assert create_strategy(8, or_fewer=True).num_replicas_in_sync == 4

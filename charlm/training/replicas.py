@@ -1,13 +1,25 @@
-"""Whether the replicas compute what they must: exact sums, equal weights."""
+"""The replicas: how many there are, and whether they compute what they must."""
 
 import numpy as np
 import tensorflow as tf
 
+from charlm.config import Config
 from charlm.errors import DivergedError, InputError
-from charlm.system.choices import kind_of_device
-from charlm.system.cluster import Cluster
-from charlm.system.devices import BIOS_REMEDY, NCCL_REMEDY, first_sum
-from charlm.training.trainer import WRONG_SUMS_REMEDY, Trainer
+from charlm.system.devices import (
+  BIOS_REMEDY,
+  NCCL_REMEDY,
+  first_sum,
+  kind_of_device,
+  largest_divisor,
+  most_gpus,
+  num_cores,
+)
+from charlm.training.trainer import (
+  WRONG_SUMS_REMEDY,
+  Trainer,
+  xla_compiles_steps,
+)
+from charlm.training.workers import Cluster
 
 _ONE = "train with one worker and --num_replicas=1"
 _REMEDY = f"{_ONE}, or {WRONG_SUMS_REMEDY}"
@@ -17,6 +29,71 @@ _PERIOD = 31
 # By the bytes of a number: the type whose bits are summed. A GPU has kernels
 # for these, but keeps int32 in the memory of the host.
 _BITS = {1: tf.uint8, 2: tf.uint16, 4: tf.uint32, 8: tf.int64}
+# On a CPU a step is many small operations, which each replica would repeat. Up
+# to this many windows a step, one replica on all cores is fastest.
+_FEW_WINDOWS = 4
+# By precision: from this many units on, one replica keeps all cores of a CPU
+# busy. More replicas take more memory, for a copy of the weights each, and
+# mostly no less time (recipes/LOG.md).
+_MANY_UNITS = {"float32": 1024, "bfloat16": 2048}
+
+
+def number_of_replicas(
+  config: Config, *, asked: int, gru: str, num_workers: int = 1
+) -> int:
+  """Returns how many devices of each worker compute a step.
+
+  Args:
+    config: gives windows, units, and precision.
+    asked: `--num_replicas`. By default, all GPUs, or one CPU device for each
+      core, of which several workers have one; lowered to a divisor of the
+      windows, or to one where that is faster.
+    gru: `--gru`.
+    num_workers: of the cluster.
+
+  Raises InputError: there are fewer devices, or the windows cannot be divided.
+  """
+  several = num_workers > 1
+  num_gpus = len(tf.config.get_visible_devices("GPU"))
+  number = asked or num_gpus or 1
+  if not asked and not several:
+    alone = reason_for_one_replica(config, gru)
+    at_most = 1 if alone else most_replicas()
+    number = largest_divisor(config.batch_size, at_most)
+  # TensorFlow gives each of several workers one CPU device.
+  at_most = num_gpus or (1 if several else number)
+  if number > at_most:
+    where = " on each worker" if several else ""
+    raise InputError(
+      f"num_replicas is {number}, above the number of devices{where}, "
+      f"{at_most}: lower it"
+    )
+  # All replicas take the same number of rows: a remainder would be left out.
+  total = number * num_workers
+  if config.batch_size % total:
+    raise InputError(
+      f"the number of replicas, {total}, does not divide the batch size "
+      f"{config.batch_size}: change one of the two"
+    )
+  return number
+
+
+def most_replicas() -> int:
+  """Returns the largest number of replicas by default: GPUs, or cores."""
+  if kind_of_device() == "CPU":
+    return num_cores()
+  return most_gpus()
+
+
+def reason_for_one_replica(config: Config, gru: str) -> str:
+  """Returns why one CPU device is better than one for each core, if it is."""
+  if kind_of_device() == "GPU":
+    return ""
+  compiled = gru != "keras" and xla_compiles_steps(config, num_replicas=1)
+  if compiled or config.batch_size <= _FEW_WINDOWS:
+    return "few windows"
+  many = config.rnn_units >= _MANY_UNITS[config.precision]
+  return "many units" if many else ""
 
 
 class Replicas:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import pretend_kind
 
 from charlm.config import Config
 from charlm.data.batches import build_batches
@@ -10,12 +11,11 @@ from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.gru import KerasGRU, build_gru
 from charlm.model.language_model import model_of
-from charlm.system import choices
 from charlm.system.devices import create_strategy
 from charlm.training import announce
 from charlm.training import optimizer as optimizer_module
 from charlm.training.optimizer import build_optimizer
-from charlm.training.train_options import TrainOptions
+from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer, build_trainer
 
 _BFLOAT16 = {"precision": "bfloat16"}
@@ -30,7 +30,7 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
   config = options.config
   ids = np.random.default_rng(0).integers(2, 9, 3000, np.uint8)
   batches = build_batches(ids, config)
-  strategy = create_strategy(num_replicas, config.batch_size)
+  strategy = create_strategy(num_replicas)
   return build_trainer(config, 9, batches, strategy, gru=options.gru)
 
 
@@ -62,7 +62,7 @@ def test_layer_precision_and_xla(
 ) -> None:
   sizes = {"seq_length": 9, "embedding_dim": 4, "rnn_units": 6}
   options = TrainOptions(**(sizes | changes))
-  monkeypatch.setattr(choices, "kind_of_device", lambda: kind)
+  pretend_kind(monkeypatch, kind)
   trainer = _trainer(options, num_replicas)
   layer, xla_steps, xla_scores = layer_and_xla
   (used,) = {type(each).__name__ for each in trainer.model.recurrent_layers}
@@ -85,7 +85,7 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
     build_gru(4, name="gru", gru="fused", precision="float16")
   with pytest.raises(InputError, match="no --precision=bfloat16"):
     build_gru(4, name="gru", gru="keras", precision="bfloat16")
-  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
+  pretend_kind(monkeypatch, "GPU")
   layer = build_gru(4, name="gru", gru="keras", precision="bfloat16")
   assert type(layer) is KerasGRU
 
@@ -93,7 +93,7 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
 def test_muon_says_what_its_products_are(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr(choices, "kind_of_device", lambda: "GPU")
+  pretend_kind(monkeypatch, "GPU")
   options = TrainOptions(
     seq_length=9, embedding_dim=4, rnn_units=6, optimizer="muon", **_BFLOAT16
   )
@@ -112,7 +112,7 @@ def test_muon_computes_the_same_part_by_part_and_together(
   parts = [tf.constant(rng.normal(size=x), tf.float32) for x in shapes]
   results = []
   for together in (False, True):
-    choice = choices.MUON_TOGETHER._replace(cpu=together)
+    choice = optimizer_module.MUON_TOGETHER._replace(cpu=together)
     monkeypatch.setattr(optimizer_module, "MUON_TOGETHER", choice)
     results.append(optimizer._all_orthogonal(dict(enumerate(parts))))
   one_by_one, joined = results

@@ -20,14 +20,13 @@ from helpers import (
 
 from charlm.config import Config
 from charlm.errors import InputError, LostRunError
+from charlm.runs.checkpoints import find_checkpoint
 from charlm.runs.metrics import Metrics
-from charlm.runs.run import create_run, experiment_of, open_run
-from charlm.runs.run_dir import RunDir
+from charlm.runs.run import Experiment, Run, open_run
 from charlm.runs.trained_model import load_model
 
 
-def test_what_was_created_is_read_back(run: RunDir) -> None:
-  assert run.exists()
+def test_what_was_created_is_read_back(run: Run) -> None:
   opened = open_run(run.path)
   assert opened.experiment == EXPERIMENT
   assert opened.vocab == VOCAB
@@ -35,27 +34,28 @@ def test_what_was_created_is_read_back(run: RunDir) -> None:
 
 
 @pytest.mark.parametrize("which", ["latest", "newest"])
-def test_a_missing_checkpoint_is_refused(run: RunDir, which: str) -> None:
+def test_a_missing_checkpoint_is_refused(run: Run, which: str) -> None:
   with pytest.raises(InputError, match=r"no checkpoint .*another checkpoint"):
-    run.find_checkpoint(which)
+    find_checkpoint(run, which)
 
 
-def test_a_run_is_not_overwritten(run: RunDir) -> None:
+def test_a_run_is_not_overwritten(run: Run) -> None:
   # Another start was quicker.
   with pytest.raises(InputError, match="another run has begun"):
-    create_run(run, EXPERIMENT, VOCAB, SPLIT)
+    run.create(SPLIT)
   save_checkpoints(run, 10)
   (run.path / "config.json").unlink()
   with pytest.raises(InputError, match=r"no config\.json"):
-    create_run(run, EXPERIMENT, VOCAB, SPLIT)
+    run.create(SPLIT)
 
 
-def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
+def test_more_epochs_are_noted_and_fewer_are_not(run: Run) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (10, 10), (12, 12)):
     config = Config(corpus="moved", epochs=epochs, **sizes)
     now = dataclasses.replace(EXPERIMENT, config=config)
-    resumed = open_run(run.path).resume(now, 10)
+    resumed = open_run(run.path)
+    resumed.resume(now, 10)
     assert resumed.experiment == open_run(run.path).experiment
     assert resumed.config.epochs == expected
     assert (resumed.config.corpus == "moved") == (epochs > 10)
@@ -63,7 +63,8 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: RunDir) -> None:
   for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
     config = Config(epochs=epochs, max_steps=max_steps, **sizes)
     now = dataclasses.replace(EXPERIMENT, config=config)
-    resumed = open_run(run.path).resume(now, 10)
+    resumed = open_run(run.path)
+    resumed.resume(now, 10)
     assert resumed.experiment == open_run(run.path).experiment
     assert resumed.config.epochs == expected
 
@@ -82,7 +83,10 @@ def test_the_files_of_others_are_left_alone(
   file.parent.mkdir(exist_ok=True)
   file.write_text("mine\n")
   holds = rf"holds {name.split('/')[0]}, which a run would replace"
-  with pytest.raises(InputError, match=holds), RunDir(tmp_path).locked():
+  with (
+    pytest.raises(InputError, match=holds),
+    Run(tmp_path, EXPERIMENT, VOCAB).locked(),
+  ):
     pass
   assert file.read_text() == "mine\n"
   assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0]}
@@ -93,9 +97,9 @@ def test_a_start_killed_before_there_was_a_config_is_made_again(
 ) -> None:
   (tmp_path / "lock").write_text("4711\n")
   (tmp_path / "vocabulary.json").write_text("[]")
-  run = RunDir(tmp_path)
+  run = Run(tmp_path, EXPERIMENT, VOCAB)
   with run.locked():
-    create_run(run, EXPERIMENT, VOCAB, SPLIT)
+    run.create(SPLIT)
   assert open_run(tmp_path).vocab == VOCAB
 
 
@@ -105,12 +109,13 @@ def test_a_valid_text_is_kept_as_the_eval_text_is(
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
   # They are read in pieces.
   split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**20)
-  experiment = experiment_of(config, CORPUS, VOCAB, split)
-  run = create_run(RunDir(tmp_path), experiment, VOCAB, split)
-  assert run.resume(experiment, 10) == run
+  experiment = Experiment.of(config, CORPUS, VOCAB, split)
+  run = Run(tmp_path, experiment, VOCAB)
+  run.create(split)
+  run.resume(experiment, 10)
   assert str(run.valid_text()) == str(split.valid)
   assert str(run.eval_text()) == str(split.eval)
-  for path in (run.dir.valid_path, run.dir.eval_path):
+  for path in (run.valid_path, run.eval_path):
     text = path.read_text()
     path.write_text("ab")
     with pytest.raises(InputError, match=f"{path.name}: it has changed"):
@@ -119,7 +124,7 @@ def test_a_valid_text_is_kept_as_the_eval_text_is(
 
 
 def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
-  run: RunDir,
+  run: Run,
 ) -> None:
   def times() -> dict[pathlib.Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
@@ -127,18 +132,18 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
   model = build_model(len(VOCAB), 4, 6)
   checkpoints = NumberedCheckpoints(run, 3, model)
   with run.locked():
-    metrics = Metrics(run, EXPERIMENT.config, 0)
+    metrics = Metrics(run, 0)
     shutil.rmtree(run.path)
-    second = RunDir(run.path)
+    second = Run(run.path, EXPERIMENT, VOCAB)
     with second.locked():
-      create_run(second, EXPERIMENT, VOCAB, SPLIT)
+      second.create(SPLIT)
       save_checkpoints(second, 10)
       before = times()
       for write in (
-        lambda: Metrics(run, EXPERIMENT.config, 0),
+        lambda: Metrics(run, 0),
         lambda: metrics.write(20, "eval", {"loss": 1.0}),
         metrics.write_rest,
-        lambda: NumberedCheckpoints(run, 3, model),
+        checkpoints.restore_latest,
         lambda: checkpoints.save(20),
         lambda: checkpoints.save_if_best(20, {20: 1.0}),
       ):
@@ -148,7 +153,7 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
 
 
 def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
-  run: RunDir, monkeypatch: pytest.MonkeyPatch
+  run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   save_checkpoints(run, 10)
   read = tf.train.Checkpoint.read
@@ -176,7 +181,7 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
   ],
 )
 def test_a_damaged_file_is_refused_naming_it_and_a_remedy(
-  run: RunDir, name: str, content: bytes | None, message: str
+  run: Run, name: str, content: bytes | None, message: str
 ) -> None:
   (run.path / name).unlink()
   if content is not None:
@@ -189,7 +194,7 @@ def test_a_damaged_file_is_refused_naming_it_and_a_remedy(
   ("field", "value"), [("rnn_units", 7), ("num_layers", 2)]
 )
 def test_a_checkpoint_of_other_sizes_is_refused(
-  run: RunDir, field: str, value: int
+  run: Run, field: str, value: int
 ) -> None:
   save_checkpoints(run, 10)
   fields = json.loads((run.path / "config.json").read_text())
@@ -199,7 +204,7 @@ def test_a_checkpoint_of_other_sizes_is_refused(
 
 
 def test_weights_that_are_not_finite_are_refused_or_skipped(
-  run: RunDir, capsys: pytest.CaptureFixture[str]
+  run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10)
   weights = model.get_weights()
@@ -215,7 +220,7 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
 
 
-def test_a_start_that_was_cut_off_is_left_out(run: RunDir) -> None:
+def test_a_start_that_was_cut_off_is_left_out(run: Run) -> None:
   assert run.starts() == []
   one, other = ({"step": step, "versions": {}} for step in (1, 2))
   for cut_off in (b"\xff[", b'{"step": 3'):

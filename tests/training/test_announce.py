@@ -1,6 +1,6 @@
 import pytest
 
-from charlm.training.progress_bar import ProgressBar
+from charlm.training.announce import ProgressBar
 
 
 def test_a_terminal_gets_a_bar_that_fits(

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from helpers import EXPERIMENT, result_of
 
-from charlm.reporting.numbers import report_numbers
+from charlm.reporting.numbers import (
+  report_numbers,
+  student_quantile,
+  welch_interval,
+)
 from charlm.reporting.page import page
 from charlm.reporting.result import setting_of
-from charlm.reporting.settings import student_quantile, welch_interval
 from charlm.runs.metrics import Record
 
 

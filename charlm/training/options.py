@@ -63,26 +63,3 @@ class TrainOptions(RunOptions, Config):
   def config(self) -> Config:
     """What defines the run."""
     return Config(**{name: getattr(self, name) for name in vars(Config())})
-
-
-class Periods:
-  """Periods in steps: of metrics, of evaluations, and of checkpoints."""
-
-  def __init__(
-    self,
-    options: TrainOptions,
-    steps_per_epoch: int,
-    least_checkpoint: int = 1,
-  ) -> None:
-    """Takes flags, and the fewest steps between two checkpoints by default."""
-    # Enough points for a curve, but a mean of few steps is noise.
-    self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
-    self.evaluation = options.eval_every_steps or steps_per_epoch
-    # What a kill can cost at most.
-    quarter = max(-(-steps_per_epoch // 4), least_checkpoint)
-    self.checkpoint = options.checkpoint_every_steps or quarter
-
-  def next_due(self, step: int) -> int:
-    """Returns the next step at which one of them ends."""
-    periods = (self.metrics, self.evaluation, self.checkpoint)
-    return min((step // period + 1) * period for period in periods)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import metrics
+from helpers import metrics, pretend_kind
 
 import train
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import DivergedError, HungError, InputError
 from charlm.system import devices
-from charlm.system.cluster import Cluster
-from charlm.training import replica_checks
-from charlm.training.replica_checks import Replicas
+from charlm.training import replicas as replicas_module
+from charlm.training.replicas import Replicas
 from charlm.training.trainer import Trainer, build_trainer
+from charlm.training.workers import Cluster
 
 _DEVICES = ["CPU:0", "CPU:1"]
 
@@ -111,13 +111,7 @@ def test_a_wrong_sum_over_workers_is_refused(
 @pytest.fixture
 def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
   """Pretends that the replicas are GPUs."""
-  for module in (
-    "training.replica_checks",
-    "training.trainer",
-    "system.devices",
-  ):
-    name = f"charlm.{module}.kind_of_device"
-    monkeypatch.setattr(name, lambda: "GPU")
+  pretend_kind(monkeypatch, "GPU")
 
 
 @pytest.mark.usefixtures("on_gpus")
@@ -203,7 +197,7 @@ def test_any_bit_changes_the_checksum() -> None:
 
     def checksum(bits: np.ndarray, dtype: tf.DType = dtype) -> int:
       numbers = tf.bitcast(tf.constant(bits), dtype)
-      return int(replica_checks._checksum(numbers, seed=1))
+      return int(replicas_module._checksum(numbers, seed=1))
 
     found = {checksum(bits), checksum(np.roll(bits, 1)), checksum(bits[::-1])}
     for bit in range(width):

@@ -1,0 +1,76 @@
+"""Recipes: files of flags, which give a new run the settings that lack."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charlm.config import Config
+from charlm.errors import InputError
+from charlm.system.flags import parse
+from charlm.training.options import TrainOptions
+
+_RECIPES = Path(__file__).parents[2] / "recipes"
+# What `--recipe=auto` chooses, by the largest number of characters of the train
+# text that it is for (recipes/LOG.md). All of them split a text alike.
+SIZES_OF_AUTO = (
+  (200_000, "text-100k"),
+  (600_000, "text-300k"),
+  (3_000_000, "text-1M"),
+  (30_000_000, "text-10M"),
+  (2**63, "text-100M"),
+)
+# With `--init_from`, `auto` chooses the recipe `finetune` up to this size.
+FINETUNE_AT_MOST = 600_000
+
+
+def recipe_of_auto(num_characters: int, has_initial: bool) -> str:
+  """Returns the recipe that `auto` chooses for a train text.
+
+  Args:
+    num_characters: of the train text.
+    has_initial: whether the run begins with an initial model.
+  """
+  if has_initial and num_characters <= FINETUNE_AT_MOST:
+    return "finetune"
+  return next(name for most, name in SIZES_OF_AUTO if num_characters <= most)
+
+
+def with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:
+  """Returns options with what a recipe, if there is one, adds to `values`.
+
+  Raises InputError: there is no such recipe, or a value is not allowed.
+  """
+  settings = _read(recipe) if recipe else {}
+  # What the values decide otherwise, or what has no meaning beside them.
+  ignored = set(values)
+  for part in ("eval", "valid"):
+    names = {f"{part}_lines", f"{part}_chars", f"{part}_corpus"}
+    ignored |= names if names & values.keys() else set()
+  if values.get("schedule") == "constant":
+    ignored.add("warmup_steps")
+  if values.get("carry_state") is False:
+    ignored.add("reset_rate")
+  added = {n: value for n, value in settings.items() if n not in ignored}
+  return TrainOptions(**(added | dict(values) | {"recipe": recipe}))
+
+
+def _read(recipe: str) -> dict[str, Any]:
+  """Returns the values that a recipe gives, by the names of their flags.
+
+  Raises InputError: there is no such recipe.
+  """
+  path = _RECIPES / f"{recipe}.flags"
+  if not _RECIPES.is_dir():
+    raise InputError(
+      "the installed package has no recipes: leave out recipe, or install a "
+      "clone by pip install -e"
+    )
+  if not path.is_file():
+    names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
+    raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")
+  try:
+    return parse([f"--flagfile={path}"], Config)
+  except Exception as error:  # the flags module's own
+    raise InputError(
+      f"{path}: {error}: give flags that define a run"
+    ) from error
