@@ -108,15 +108,17 @@ def evaluate(options: EvalOptions) -> int:
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, score_text
   from charlm.evaluation.score import refuse_short
+  from charlm.model.layers import import_layer
   from charlm.runs import trained_model
   from charlm.runs.metrics import EventFile, metrics_event
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
+  layer = import_layer(options.layer)
   if options.follow:
-    models = trained_model.follow_checkpoints(run, options.idle_timeout)
+    models = trained_model.follow_checkpoints(run, options.idle_timeout, layer)
   else:
-    models = iter([trained_model.load_model(run, options.checkpoint)])
+    models = iter([trained_model.load_model(run, options.checkpoint, layer)])
   text = _read_text(options, run)
   refuse_short(text, options.text or run.eval_path)
   unknown = unknown_characters(text.characters, run.vocab)

@@ -77,12 +77,13 @@ def export(options: ExportOptions) -> int:
   run = open_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
+  from charlm.model.layers import import_layer
   from charlm.runs.trained_model import load_model, say_which
   from charlm.system.devices import choose_device
 
   # A graph that is traced for a GPU calls cuDNN, which no CPU has.
   choose_device("cpu" if options.device == "auto" else options.device)
-  model, step = load_model(run, options.checkpoint)
+  model, step = load_model(run, options.checkpoint, import_layer(options.layer))
   save: dict[str, Callable[..., None]] = {
     "saved_model": save_saved_model,
     "keras": save_keras,

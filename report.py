@@ -69,19 +69,21 @@ def report(options: ReportOptions) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
+  from charlm.model.layers import import_layer
   from charlm.reporting.numbers import report_numbers, short_names
   from charlm.reporting.page import page
   from charlm.reporting.result import score_run
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
+  layer = import_layer(options.layer)
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
   names = short_names([str(run.path) for run in runs])
   results = []
   for run, name in zip(runs, names, strict=True):
     try:
-      results.append(score_run(run, name, options.checkpoint))
+      results.append(score_run(run, name, options.checkpoint, layer))
     except InputError as error:
       # `--corpus` and some parts of the page are of the first run.
       spec = options.run_dir

@@ -77,6 +77,7 @@ def sample(options: SampleOptions) -> int:
   run = open_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
+  from charlm.model.layers import import_layer
   from charlm.runs.trained_model import load_model, say_which
   from charlm.sampling.generator import FEW_TEXTS, GenerativeModel
   from charlm.sampling.writer import Writer
@@ -85,7 +86,7 @@ def sample(options: SampleOptions) -> int:
   # --stream draws one text after the other.
   few = options.stream or options.num_samples <= FEW_TEXTS
   choose_device("cpu" if few and options.device == "auto" else options.device)
-  model, step = load_model(run, options.checkpoint)
+  model, step = load_model(run, options.checkpoint, import_layer(options.layer))
   # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
   # and `fill_request` converts prefix and stop.
   process.set_output_encoding(config.encoding)

@@ -26,11 +26,14 @@ def train(given: dict[str, Any]) -> int:
     HungError: the GPUs do not answer.
   """
   # Before the import of TensorFlow, so that a wrong path is refused at once.
-  prepared = prepare(given)
+  file, _, name = given.get("layer", "").rpartition(":")
+  prepared = prepare(given | {"layer": name} if file else given)
   process.import_quietly("tensorflow", "keras")
+  from charlm.model.layers import import_layer
   from charlm.training.start import start
 
-  exit_code = start(prepared)
+  layer = import_layer(f"{file}:{name}" if file else "")
+  exit_code = start(prepared, layer)
   # Output that cannot be printed must not make a saved run an error.
   process.flush_or_drop_output()
   return exit_code

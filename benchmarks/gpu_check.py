@@ -95,13 +95,13 @@ class Expectation(NamedTuple):
 SPEEDS = (
   Expectation("steps", "step of default, cuDNN", at_most=10),
   Expectation("steps", "step of fast.flags, cuDNN", at_most=10),
-  Expectation("steps", "step of best-1M.flags, fused, XLA", at_most=60),
+  Expectation("steps", "step of an LSTM, cuDNN", at_most=10),
   Expectation("evaluation", "evaluation, charlm", at_least=100_000),
   Expectation("sampling", "1 text on the CPU", at_most=60),
   Expectation("sampling", "64 texts", at_most=20),
   Expectation("replicas", "speed-up of 2 replicas", at_least=1.3),
   Expectation("memory", "peak of a step of default", at_most=1024),
-  Expectation("memory", "peak of a step of best-1M.flags", at_most=4096),
+  Expectation("memory", "peak of a step of an LSTM", at_most=4096),
 )
 # These hold everywhere.
 RESULTS = (

@@ -54,9 +54,7 @@ from charlm.training.trainer import Trainer, build_trainer, xla_compiles_steps
 from charlm.training.workers import Cluster
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_FAST, _BEST_1M = (
-  [f"--flagfile={_ROOT}/recipes/{name}.flags"] for name in ("fast", "best-1M")
-)
+_FAST = [f"--flagfile={_ROOT}/recipes/fast.flags"]
 _TOY = {"batch_size": 4, "seq_length": 8, "embedding_dim": 4, "rnn_units": 8}
 _STEP = "gpu_parts.build_step"
 _MANY_WINDOWS = 256  # of a batch that several GPUs share
@@ -81,9 +79,8 @@ def graphs(check: Check) -> Iterator[Row]:
   trainings = _recipes(check)
   if not check.toy:
     trainings |= {
-      "best-1M.flags in float32": [*_BEST_1M, "--precision=float32"],
       "an LSTM": ["--layer=lstm"],
-      "a minGRU": ["--layer=mingru"],
+      "dropout and carried states": ["--dropout_rate=0.2", "--carry_state"],
     }
   for name, flags in trainings.items():
     yield _tried(f"training of {name}", _train, check, flags)
@@ -107,7 +104,7 @@ def steps(check: Check) -> Iterator[Row]:
       "fused": _task(check, _STEP, fused | {"xla": False}),
       "fused, XLA": _task(check, _STEP, fused | {"xla": True}),
     }
-    if kind_of_device() == "GPU" and not _config(flags).layer_norm:
+    if kind_of_device() == "GPU":
       ways["cuDNN"] = _task(check, _STEP, options | {"gru": "keras"})
     if recipe == "default":
       ways["Keras fit"] = _task(check, "reference.build_step")
@@ -180,8 +177,7 @@ def loss(check: Check) -> Iterator[Row]:
 
 def dropout(check: Check) -> Iterator[Row]:
   """Compares masks with the CPU's, and trainings with and without XLA."""
-  recipe = ["--dropout_rate=0.2"] if check.toy else _BEST_1M
-  flags = _sized(check, [*recipe, "--precision=float32"])
+  flags = _sized(check, ["--dropout_rate=0.2"])
   text, losses = Text(check.folder), []
   for xla in (False, True):
     trainer = _trainer(text, flags, gru="fused", xla=xla)
@@ -293,7 +289,7 @@ def _recipes(check: Check) -> dict[str, list[str]]:
   """Returns recipes by name, each as flags of `train.py`."""
   if check.toy:
     return {"default": []}
-  return {"default": [], "fast.flags": _FAST, "best-1M.flags": _BEST_1M}
+  return {"default": [], "fast.flags": _FAST, "an LSTM": ["--layer=lstm"]}
 
 
 def _sized(check: Check, flags: list[str]) -> list[str]:

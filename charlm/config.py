@@ -1,6 +1,7 @@
 """What defines a run."""
 
 import dataclasses
+from typing import Any
 
 from charlm.errors import InputError
 from charlm.options import (
@@ -24,8 +25,20 @@ SAME_AS_INITIAL = (
   "embedding_dim",
   "rnn_units",
   "num_layers",
-  "layer_norm",
 )
+
+
+def without_layer_norm(fields: dict[str, Any]) -> dict[str, Any]:
+  """Drops an old field of a run or an exported model.
+
+  Raises InputError: it has layer normalisation, which is gone.
+  """
+  if fields.get("layer_norm"):
+    raise InputError(
+      "its layers have layer normalisation: give it to commit 288d677 of "
+      "charlm, the last one that reads it"
+    )
+  return {name: x for name, x in fields.items() if name != "layer_norm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +119,7 @@ class Config(Options):
   )
   layer: str = option(
     "gru",
-    "recurrent layer: gru, lstm, or mingru; others need Python "
+    "recurrent layer: gru, lstm, or your own as FILE.py:CLASS "
     "(docs/your-model.md)",
     Allowed(str.isidentifier, "that is the name of a layer"),
   )
@@ -114,7 +127,6 @@ class Config(Options):
     512, "units of each recurrent layer", between(1, 2**16)
   )
   num_layers: int = option(1, "number of recurrent layers", between(1, 100))
-  layer_norm: bool = option(False, "layer normalisation in gru layers")
   dropout_rate: float = option(
     0.0,
     "fraction of the outputs of the embedding and of each layer that training "
@@ -123,7 +135,7 @@ class Config(Options):
   )
   precision: str = option(
     "float32",
-    "float32, or bfloat16 for the matrix products of GRUs and muon in training",
+    "float32, or bfloat16 for the products of layers and muon in training",
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(
@@ -185,8 +197,8 @@ class Config(Options):
   )
   weight_decay: float = option(
     0.0,
-    "decoupled weight decay (AdamW) of all weights but biases, the gains of "
-    "--layer_norm and, with muon, the embedding; usually 0.01 to 2",
+    "decoupled weight decay (AdamW) of all weights but biases and, with "
+    "muon, the embedding; usually 0.01 to 2",
     NOT_NEGATIVE,
   )
   clip_norm: float = option(

@@ -117,3 +117,4 @@ class ModelOptions(RunOptions):
     "latest, best, or a step; auto: best if the run has a valid text, else "
     "latest",
   )
+  layer: str = option("", "FILE.py:CLASS of the run's layer, if it is your own")

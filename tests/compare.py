@@ -39,7 +39,7 @@ _RUNS = {
   "adam": "",
   "muon": "--optimizer=muon --weight_decay=0.1 --carry_state --reset_rate=0.05",
   "bfloat16": "--precision=bfloat16",
-  "layer_norm": "--layer_norm --dropout_rate=0.2 --num_layers=2",
+  "dropout": "--dropout_rate=0.2 --num_layers=2",
   "large_vocabulary": "--corpus={corpora}/600.txt",
   # 64 x 100 x 6,000 logits are more than 2^25.
   "chunked_logits": "--corpus={corpora}/6000.txt --batch_size=64 "

@@ -148,9 +148,9 @@ def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def layer_norm_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A run of two layers with layer normalisation; only to be read."""
-  return trained("layer_norm", "--layer_norm", "--num_layers=2")
+def two_layers_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
+  """A run of two layers; only to be read."""
+  return trained("two_trained_layers", "--num_layers=2")
 
 
 @pytest.fixture(scope="session")

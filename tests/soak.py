@@ -36,7 +36,7 @@ FLAGS = (
   "--embedding_dim=32",
   "--rnn_units=64",
   "--num_layers=2",
-  "--layer_norm",
+  "--gru=fused",
   "--dropout_rate=0.1",
   "--optimizer=muon",
   "--weight_decay=0.01",

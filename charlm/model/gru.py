@@ -1,35 +1,68 @@
-"""The GRU: a layer that trains faster than Keras' on CPUs, and Keras' own.
+"""The GRU: its equation, forward and back, and its layers.
 
-Shapes: B rows of a batch, T time steps, D input features, H units, V vocabulary
-size. The gates are the update gate z, the reset gate r, and the candidate n.
+Shapes: B rows of a batch, D input features, H units. The gates are the update
+gate z, the reset gate r, and the candidate n. Keras has them in the order z, r,
+n, and so has the recurrent product. The input's product has n, z, r: so the
+rows of a step's gradients, of n, z and r before their activations, then of the
+recurrent part of n, are contiguous for both products.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
-from charlm.errors import InputError
-from charlm.model.gru_equation import next_state
-from charlm.model.gru_loop import recurrence
 from charlm.model.layers import RecurrentLayer
-from charlm.system.devices import Choice
+from charlm.model.scan import Cell, ScannedLayer, take_step
 
-# The layer of --gru=auto, in training and in scoring: Keras' layer calls cuDNN
-# on a GPU, and is slower elsewhere.
-_GRU_KIND = Choice("fused", "keras")
-# Whether Keras' layer may replace the fused one for bfloat16: TensorFloat-32
-# rounds less.
-_KERAS_FOR_BFLOAT16 = Choice(False, True)
-# Up to this many entries of the vocabulary the fused layer projects each entry
-# once, into a table, and looks positions up. Above, it projects each position:
-# a table's gradient is a product with one-hot rows, whose cost grows with the
-# vocabulary (BUILD.md).
-MAX_TABLE = 400
 
-# As in Keras, a state may be a list of one.
-_State: TypeAlias = "tf.Tensor | Sequence[tf.Tensor] | None"
+class GRUCell(Cell):
+  """A time step of H units; its parameter is the candidate's recurrent bias."""
+
+  def __init__(self, units: int) -> None:
+    self.units = units
+    self.num_inputs = self.num_recurrent = 3 * units
+    self.num_gradients = 4 * units
+    self.kept = (2 * units, units, units)  # zr, n, the recurrent part of n
+
+  def step(
+    self,
+    inputs: tf.Tensor,
+    recurrent: tf.Tensor,
+    state: Sequence[tf.Tensor],
+    parameters: Sequence[tf.Tensor],
+    axis: int = 0,
+  ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+    """Takes a time step, as `Cell` says."""
+    units, (h,), (bias,) = self.units, state, parameters
+    input_n, input_zr = tf.split(inputs, [units, 2 * units], axis)
+    zr, recurrent_n = tf.split(recurrent, [2 * units, units], axis)
+    zr = tf.sigmoid(input_zr + zr)
+    z, r = tf.split(zr, 2, axis)
+    recurrent_n += bias
+    n = tf.tanh(input_n + r * recurrent_n)
+    h = n + z * (h - n)  # one product less than (1 - z) n + z h
+    return [h], [zr, n, recurrent_n]
+
+  def step_back(
+    self,
+    kept: Sequence[tf.Tensor],
+    before: Sequence[tf.Tensor],
+    d_after: Sequence[tf.Tensor],
+  ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor | None]]:
+    """Takes the step back, as `Cell` says."""
+    (zr, n, recurrent_n), (h,), (d_h,) = kept, before, d_after
+    z, r = tf.split(zr, 2)
+    d_kept = d_h * z
+    # TensorFlow's own operations for these gradients pass over memory once.
+    d_n = tf.raw_ops.TanhGrad(y=n, dy=d_h - d_kept)
+    d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_h * (h - n))
+    d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
+    return [d_n, d_z, d_r, d_n * r], [d_kept]
+
+  def parameter_gradients(self, rows: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the bias' gradient: that of the recurrent part of n."""
+    return [tf.reduce_sum(rows[3 * self.units :], 1)]
 
 
 class KerasGRU(RecurrentLayer, keras.layers.GRU):
@@ -39,33 +72,22 @@ class KerasGRU(RecurrentLayer, keras.layers.GRU):
     super().__init__(units, return_sequences=True, return_state=True, name=name)
 
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns what inputs `[N, D]` add to the gates, `[N, 3H]`."""
-    return tf.matmul(inputs, self.cell.kernel) + self._input_bias()
+    """Returns what inputs `[N, D]` add to n, z and r, `[N, 3H]`."""
+    projected = tf.matmul(inputs, self.cell.kernel) + self._input_bias()
+    return tf.roll(projected, self.units, axis=1)
 
   def step(
     self, projected: tf.Tensor, state: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the state `[B, H]` after an input, twice: it is the output."""
-    input_zr, input_n = tf.split(
-      projected, [2 * self.units, self.units], axis=1
-    )
-    gain = getattr(self, "gain", None)
-    state, _ = next_state(
-      input_n=input_n,
-      input_zr=input_zr,
-      recurrent=tf.matmul(state, self.cell.recurrent_kernel),
-      bias=tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
-      gain=[] if gain is None else [tf.convert_to_tensor(gain)],
-      state=state,
-      axis=1,
-    )
-    return state, state
+    cell = GRUCell(self.units)
+    return take_step(self, cell, [self._candidate_bias()], projected, state)
 
   def matrices(self) -> list[tuple[keras.Variable, int]]:
     """Lists both kernels, each of three gates."""
     return [(self.cell.kernel, 3), (self.cell.recurrent_kernel, 3)]
 
-  def keras_layer(self) -> keras.layers.Layer | None:
+  def keras_layer(self) -> keras.layers.Layer:
     """Returns a plain `keras.layers.GRU`."""
     return keras.layers.GRU(
       self.units, return_sequences=True, return_state=True, name=self.name
@@ -78,48 +100,22 @@ class KerasGRU(RecurrentLayer, keras.layers.GRU):
     recurrent = bias[1:, : -self.units]
     return bias[:1] + tf.pad(recurrent, [[0, 0], [0, self.units]])
 
+  def _candidate_bias(self) -> tf.Tensor:
+    return tf.convert_to_tensor(self.cell.bias)[1, -self.units :]
 
-class FusedGRU(KerasGRU):
-  """A `keras.layers.GRU` with the same weights and a faster loop over time.
 
-  By default it computes what keras.layers.GRU(units,
-  return_sequences=True, return_state=True) does, and their weights and
-  checkpoints are interchangeable (except .weights.h5 files of functional
-  models, which name layers by their class). Its gradients cannot be
-  differentiated again.
-
-  With layer normalisation (Ba et al. 2016), what the previous state adds to a
-  gate is normalised to mean 0 and variance 1 over the gate's units, then
-  multiplied by a gain for each unit of each gate.
-  """
-
-  options = ("precision", "layer_norm")
-  fast_with_xla = True
+class FusedGRU(ScannedLayer, KerasGRU):
+  """The GRU by `scan`, which trains faster than Keras' on CPUs."""
 
   def __init__(
     self,
     units: int,
     precision: str = "float32",
-    layer_norm: bool = False,
     *,
     name: str | None = None,
     dtype: keras.DTypePolicy | str | None = None,
   ) -> None:
-    """Makes the layer; other arguments of Keras' layer are refused.
-
-    Args:
-      units: H.
-      precision: "bfloat16" rounds, in training alone, factors and result of
-        each matrix product to bfloat16. Of the product that makes the table of
-        `call_ids`, it rounds the result alone. "float32" rounds nothing.
-      layer_norm: whether to normalise; this adds the weight `gain`.
-      name: of the layer, as in Keras.
-      dtype: of the weights and of the outputs, as in Keras.
-
-    Raises ValueError: another precision.
-    """
-    if precision not in ("float32", "bfloat16"):
-      raise ValueError(f"precision is {precision!r}: give float32 or bfloat16")
+    """Makes the layer; other arguments of Keras' layer are refused."""
     keras.layers.GRU.__init__(
       self,
       units,
@@ -128,140 +124,17 @@ class FusedGRU(KerasGRU):
       name=name,
       dtype=dtype,
     )
-    self.precision, self.layer_norm = precision, layer_norm
-    self.gain: keras.Variable | None = None  # [3H], for z, r, n
+    self.precision = precision
 
-  def build(
-    self,
-    sequences_shape: Sequence[int | None],
-    initial_state_shape: Sequence[int | None] | None = None,
-  ) -> None:
-    """Makes the weights; Keras calls this."""
-    # Keras finds these arguments by their names, as for `summary`.
-    super().build(sequences_shape, initial_state_shape)
-    if self.layer_norm:
-      self.gain = self.add_weight([3 * self.units], "ones", name="gain")
+  def equation(self) -> Cell:
+    """Returns the GRU's."""
+    return GRUCell(self.units)
 
-  def call(
-    self,
-    sequences: tf.Tensor,
-    initial_state: _State = None,
-    training: bool = False,
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over a window `[B, T, D]`, T at least 1, from a state `[B, H]`.
+  def parameters(self) -> list[tf.Tensor]:
+    """Returns the candidate's recurrent bias `[H]`."""
+    return [self._candidate_bias()]
 
-    Without `initial_state` it starts from zeros. `precision` acts in training
-    only. Returns the outputs `[B, T, H]` and the last of them, the state
-    `[B, H]`.
-    """
-    if sequences.shape[0] == 1 and not training:
-      # One text: a product for all time steps is faster than one in each. Its
-      # rows are a table, in which a time step is an id.
-      num_steps = sequences.shape[1] or tf.shape(sequences)[1]
-      return self._run(
-        features=tf.range(num_steps)[:, None],
-        kernel=self.project(sequences[0]),
-        state=initial_state,
-        training=training,
-      )
-    # The bias is the kernel's row for one more feature, which is always 1.
-    features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
-    features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
+  def input_kernel(self) -> tf.Tensor:
+    """Returns kernel and bias, for n, z and r."""
     kernel = tf.concat([self.cell.kernel, self._input_bias()], axis=0)
-    return self._run(
-      features=features, kernel=kernel, state=initial_state, training=training
-    )
-
-  def keras_layer(self) -> keras.layers.Layer | None:
-    """Returns a plain `keras.layers.GRU`, which has no layer normalisation."""
-    return None if self.layer_norm else super().keras_layer()
-
-  def call_ids(
-    self,
-    ids: tf.Tensor,
-    embeddings: tf.Tensor,
-    initial_state: _State = None,
-    training: bool = False,
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
-
-    If V is at most `MAX_TABLE`, each embedding is projected once, in a
-    table, not at each occurrence.
-
-    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
-    give an error or a wrong result.
-    """
-    embeddings = tf.convert_to_tensor(embeddings)
-    if (embeddings.shape[0] or 0) > MAX_TABLE:
-      sequences = tf.gather(embeddings, ids)
-      return self.call(sequences, initial_state, training=training)
-    table = self.project(embeddings)
-    return self._run(
-      features=tf.transpose(ids),
-      kernel=table,
-      state=initial_state,
-      training=training,
-    )
-
-  def _run(
-    self,
-    *,
-    features: tf.Tensor,
-    kernel: tf.Tensor,
-    state: _State,
-    training: bool,
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over features `[T, D + 1, B]` with a kernel `[D + 1, 3H]`.
-
-    Or over ids `[T, B]` with a table `[V, 3H]` in place of the kernel.
-    """
-    if state is None:
-      state = tf.zeros([tf.shape(features)[-1], self.units], self.compute_dtype)
-    (state,) = tf.nest.flatten(state)
-    short = training and self.precision == "bfloat16"
-    outputs = recurrence(
-      features=features,
-      # From z, r, n to n, z, r.
-      kernel=tf.roll(kernel, self.units, axis=1),
-      recurrent_kernel=tf.convert_to_tensor(self.cell.recurrent_kernel),
-      bias=tf.convert_to_tensor(self.cell.bias)[1, -self.units :],
-      state=tf.cast(state, self.compute_dtype),
-      gain=[] if self.gain is None else [tf.convert_to_tensor(self.gain)],
-      product_dtype=tf.as_dtype("bfloat16" if short else self.compute_dtype),
-    )
-    outputs.set_shape([features.shape[-1], features.shape[0], self.units])
-    return outputs, outputs[:, -1]
-
-
-def build_gru(
-  units: int,
-  *,
-  name: str,
-  gru: str = "auto",
-  precision: str = "float32",
-  layer_norm: bool = False,
-) -> KerasGRU:
-  """Returns the layer that `gru` names: `fused`, `keras`, or `auto`.
-
-  `auto` is Keras' layer on a GPU, unless there is layer normalisation. There,
-  that layer also serves bfloat16: it rounds less.
-
-  Raises:
-    ValueError: another `gru` or, of the fused layer, another `precision`.
-    InputError: `keras`, with what needs `fused`.
-  """
-  if gru not in ("auto", "fused", "keras"):
-    raise ValueError(f"gru is {gru!r}: give auto, fused or keras")
-  rounded = precision != "float32"
-  if gru == "keras" and (
-    layer_norm or (rounded and not _KERAS_FOR_BFLOAT16.here)
-  ):
-    raise InputError(
-      "--gru=keras supports no --layer_norm, and without a GPU no "
-      "--precision=bfloat16: give --gru=fused, or leave those out"
-    )
-  if gru == "auto":
-    gru = "fused" if layer_norm else _GRU_KIND.here
-  if gru == "fused":
-    return FusedGRU(units, precision, layer_norm, name=name)
-  return KerasGRU(units, name=name)
+    return tf.roll(kernel, self.units, axis=1)

@@ -42,15 +42,15 @@ def load_keras_weights(
   try:
     weights, has_more = read(prefix, config.num_layers)
     if has_more:
-      raise ValueError(f"it has more than {config.num_layers} plain GRU layers")
+      raise ValueError(f"it has more than {config.num_layers} GRU layers")
     if not all_finite(*weights):
       raise ValueError("its weights are not finite")
     model.set_weights(weights)
   except Exception as error:  # h5py and TensorFlow raise all kinds for damage
     raise InputError(
       f"{path} has no weights of a GRULM with these flags ({error}): save them "
-      "with save_weights, and give the corpus and the sizes of that model, "
-      "--layer=gru and --nolayer_norm"
+      "with save_weights, and give the corpus and the sizes of that model, and "
+      "--layer=gru"
     ) from error
   return model
 
@@ -88,6 +88,4 @@ def _read_h5(path: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
       np.asarray(file[f"{owner}/vars/{place}"])
       for owner, _, place in _names(num_layers)
     ]
-    # Another layer, or what layer normalisation adds to the first one.
-    more = _layer(num_layers) in file or f"{_layer(0)}/vars/0" in file
-    return weights, more
+    return weights, _layer(num_layers) in file

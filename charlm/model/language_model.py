@@ -12,14 +12,23 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import InputError
 from charlm.model.dropout import Masks, draw_masks, drop
-from charlm.model.gru import build_gru
+from charlm.model.gru import FusedGRU, KerasGRU
 from charlm.model.layers import LayerState, RecurrentLayer
-from charlm.model.lstm import LSTM
-from charlm.model.mingru import MinGRU
+from charlm.model.lstm import FusedLSTM, KerasLSTM
 from charlm.model.output import MAX_LOGITS, chunked_nats
+from charlm.system.devices import Choice
 
-# The layers of --layer; the GRU is another one, which `build_gru` chooses.
-LAYERS: dict[str, type[RecurrentLayer]] = {"lstm": LSTM, "mingru": MinGRU}
+# Of each --layer: charlm's own, and Keras', which calls cuDNN on a GPU. Their
+# weights are the same.
+LAYERS: dict[str, tuple[type[RecurrentLayer], type[RecurrentLayer]]] = {
+  "gru": (FusedGRU, KerasGRU),
+  "lstm": (FusedLSTM, KerasLSTM),
+}
+# Of --gru=auto, in training and in scoring.
+_KIND = Choice("fused", "keras")
+# Whether Keras' layers may replace the fused ones for bfloat16: TensorFloat-32
+# rounds less.
+_KERAS_FOR_BFLOAT16 = Choice(False, True)
 
 State = tuple[LayerState, ...]
 
@@ -260,7 +269,6 @@ class GRULM(LanguageModel):
     dropout_rate: float = 0.0,
     gru: str = "auto",
     precision: str = "float32",
-    layer_norm: bool = False,
     **kwargs: object,
   ) -> None:
     """Takes the sizes. The defaults are those of the reference, the notebook.
@@ -273,34 +281,17 @@ class GRULM(LanguageModel):
       rnn_units: H.
       num_layers: number of GRU layers.
       dropout_rate: share of the outputs dropped in training, in [0, 1).
-      gru: `fused`, this package's layer; `keras`, Keras' layer, which is
-        cuDNN's on a GPU; `auto`, `keras` on a GPU without `layer_norm`, and
-        else `fused`. The weights are the same.
-      precision: of the fused layer's matrix products, `float32` or `bfloat16`.
-        Keras' layer takes `bfloat16` on a GPU, but rounds less.
-      layer_norm: whether the fused layer normalises what the state adds to its
-        gates.
+      gru: as `--gru`.
+      precision: as `--precision`.
       **kwargs: of `keras.Model`.
 
-    Raises:
-      ValueError: another `gru` or, of the fused layer, another `precision`.
-      InputError: `keras`, with what needs `fused`.
+    Raises InputError: no such `gru`, or one that lacks the precision.
     """
-    layers = (
-      build_gru(
-        rnn_units,
-        name=name,
-        gru=gru,
-        precision=precision,
-        layer_norm=layer_norm,
-      )
-      # Their keys in a checkpoint.
-      for name in ["gru", *(f"gru_{i}" for i in range(1, num_layers))]
-    )
+    kind = _kind_of("gru", gru, precision)
     super().__init__(
       vocab_size=vocab_size,
       embedding_dim=embedding_dim,
-      recurrent_layers=layers,
+      recurrent_layers=_layers("gru", kind, rnn_units, num_layers, precision),
       dropout_rate=dropout_rate,
       **kwargs,
     )
@@ -321,35 +312,27 @@ def model_of(
   Raises InputError: a layer that is unknown, or that lacks what is asked for.
   """
   precision = config.precision if training else "float32"
-  dropout_rate = config.dropout_rate if training else 0.0
-  if config.layer == "gru":
-    model: LanguageModel = GRULM(
-      vocab_size=vocab_size,
-      embedding_dim=config.embedding_dim,
-      rnn_units=config.rnn_units,
-      num_layers=config.num_layers,
-      dropout_rate=dropout_rate,
-      gru=gru,
-      precision=precision,
-      layer_norm=config.layer_norm,
+  kind = layer or _kind_of(config.layer, gru, precision)
+  if layer and layer.__name__.lower() != config.layer.lower():
+    raise InputError(
+      f"the run has the layer {config.layer}, not {layer.__name__}: give "
+      f"--layer=FILE.py:{config.layer}"
     )
-  else:
-    kind = _layer_class(config.layer, layer)
-    if lacking := lacking_options(config, gru, layer):
-      words = " and no ".join(f"--{name}" for name in lacking)
-      raise InputError(f"--layer={config.layer} has no {words}: leave that out")
-    asked = {"precision": precision, "layer_norm": config.layer_norm}
-    options = {name: asked[name] for name in kind.options}
-    layers = (
-      kind(config.rnn_units, name=f"{config.layer.lower()}_{i}", **options)
-      for i in range(config.num_layers)
-    )
-    model = LanguageModel(
-      vocab_size=vocab_size,
-      embedding_dim=config.embedding_dim,
-      recurrent_layers=layers,
-      dropout_rate=dropout_rate,
-    )
+  if lacking := lacking_options(config, gru, layer):
+    words = " and no ".join(f"--{name}" for name in lacking)
+    raise InputError(f"--layer={config.layer} has no {words}: leave that out")
+  model = LanguageModel(
+    vocab_size=vocab_size,
+    embedding_dim=config.embedding_dim,
+    recurrent_layers=_layers(
+      config.layer.lower(),
+      kind,
+      config.rnn_units,
+      config.num_layers,
+      precision,
+    ),
+    dropout_rate=config.dropout_rate if training else 0.0,
+  )
   model.build([None, None])
   return model
 
@@ -357,40 +340,50 @@ def model_of(
 def lacking_options(
   config: Config, gru: str, layer: type[RecurrentLayer] | None = None
 ) -> list[str]:
-  """Lists the options that are given, but that the config's layer lacks.
-
-  Raises InputError: the layer is unknown.
-  """
-  if config.layer == "gru":
-    return []
-  has = _layer_class(config.layer, layer).options
+  """Lists the options that are given, but that a layer of one's own lacks."""
   given = {
-    "layer_norm": config.layer_norm,
     "precision": config.precision != Config.precision,
     "gru": gru != "auto",
   }
-  return [
-    name for name, is_given in given.items() if is_given and name not in has
-  ]
+  lacking = (
+    [] if layer is None else [n for n in given if n not in layer.options]
+  )
+  return [name for name in lacking if given[name]]
 
 
-def _layer_class(
-  name: str, own: type[RecurrentLayer] | None
-) -> type[RecurrentLayer]:
-  """Returns the class of a layer that is no GRU.
+def _layers(
+  name: str,
+  kind: type[RecurrentLayer],
+  units: int,
+  num_layers: int,
+  precision: str,
+) -> Iterable[RecurrentLayer]:
+  """Makes layers, whose names are their keys in a checkpoint."""
+  options = {"precision": precision} if "precision" in kind.options else {}
+  for i in range(num_layers):
+    # GRULM's names are those that Keras gave the reference's layers.
+    number = "" if (name, i) == ("gru", 0) else f"_{i}"
+    yield kind(units, name=f"{name}{number}", **options)
 
-  Raises InputError: the layer is unknown.
+
+def _kind_of(layer: str, gru: str, precision: str) -> type[RecurrentLayer]:
+  """Returns the class of charlm's layer, or of Keras', that `--gru` names.
+
+  Raises InputError: an unknown layer, or `keras` with what needs `fused`.
   """
-  kind = LAYERS.get(name)
-  if own:
-    if own.__name__ != name:
-      raise InputError(
-        f"the run has the layer {name}, not {own.__name__}: give that class"
-      )
-    kind = own
-  if not kind:
+  if layer not in LAYERS:
     raise InputError(
-      f"layer is {name!r}: give one of gru, {', '.join(LAYERS)}; a layer of "
-      "your own needs Python (docs/your-model.md)"
+      f"layer is {layer!r}: give one of {', '.join(LAYERS)}, or your own as "
+      f"--layer=FILE.py:{layer} (docs/your-model.md)"
     )
-  return kind
+  if gru not in ("auto", "fused", "keras"):
+    raise InputError(f"gru is {gru!r}: give auto, fused or keras")
+  rounded = precision != "float32"
+  if gru == "keras" and rounded and not _KERAS_FOR_BFLOAT16.here:
+    raise InputError(
+      "--gru=keras supports no --precision=bfloat16 without a GPU: give "
+      "--gru=fused, or leave one of them out"
+    )
+  fused, keras_kind = LAYERS[layer]
+  name = _KIND.here if gru == "auto" else gru
+  return fused if name == "fused" else keras_kind

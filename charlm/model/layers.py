@@ -6,10 +6,14 @@ Shapes: B rows of a batch, T time steps, D inputs, H units. A state is any
 structure of float32 tensors `[B, ...]`.
 """
 
+import importlib.util
+import os
 from typing import Any, ClassVar, TypeAlias
 
 import keras
 import tensorflow as tf
+
+from charlm.errors import InputError
 
 LayerState: TypeAlias = Any  # any structure of tensors `[B, ...]`
 
@@ -97,3 +101,28 @@ class RecurrentLayer(keras.layers.Layer):
     its weights are in the same order.
     """
     return None
+
+
+def import_layer(spec: str) -> type[RecurrentLayer] | None:
+  """Imports the class that `--layer=FILE.py:CLASS` names.
+
+  The file is the user's own code, which is executed. Returns None for an empty
+  text.
+
+  Raises InputError: no such file, or no such class in it.
+  """
+  if not spec:
+    return None
+  file, _, name = spec.rpartition(":")
+  module_spec = importlib.util.spec_from_file_location("own_layer", file)
+  if not os.path.isfile(file) or not module_spec or not module_spec.loader:
+    raise InputError(f"layer is {spec!r}, no Python file: give FILE.py:CLASS")
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  kind = getattr(module, name, None)
+  if not isinstance(kind, type) or not issubclass(kind, RecurrentLayer):
+    raise InputError(
+      f"{file} has no class {name} that inherits from charlm.RecurrentLayer: "
+      "give FILE.py:CLASS"
+    )
+  return kind

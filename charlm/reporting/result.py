@@ -11,6 +11,7 @@ from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score
 from charlm.model.language_model import LanguageModel
+from charlm.model.layers import RecurrentLayer
 from charlm.reporting.types import Character, Part, Point, Run
 from charlm.runs.checkpoints import which_checkpoint
 from charlm.runs.metrics import Record, read_records
@@ -43,24 +44,36 @@ class Result:
   samples: list[str]  # drawn after a newline, in the run's encoding
 
 
-def score_run(run: OpenedRun, name: str, checkpoint: str) -> Result:
+def score_run(
+  run: OpenedRun,
+  name: str,
+  checkpoint: str,
+  layer: type[RecurrentLayer] | None = None,
+) -> Result:
   """Scores a run's texts, that for eval by all protocols, and draws samples.
 
-  The report calls the run by the name.
+  The report calls the run by the name. The layer's class, which is not
+  charlm's, is for runs that have it.
 
   Raises InputError, with the folder's name: no run, no such checkpoint, too
     short a text, or a model that has diverged.
   """
   try:
-    return _result(run, name, checkpoint)
+    return _result(run, name, checkpoint, layer)
   except InputError as error:
     named = str(error).startswith(str(run.path))
     raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
 
 
-def _result(run: OpenedRun, name: str, checkpoint: str) -> Result:
+def _result(
+  run: OpenedRun,
+  name: str,
+  checkpoint: str,
+  layer: type[RecurrentLayer] | None,
+) -> Result:
   checkpoint = which_checkpoint(run, checkpoint)
-  model, step = load_model(run, checkpoint)
+  own = layer and layer.__name__.lower() == run.config.layer.lower()
+  model, step = load_model(run, checkpoint, layer if own else None)
   vocab, config, text = run.vocab, run.config, run.eval_text()
   evaluator = Evaluator(model)
   by_protocol = _scores(evaluator, vocab, text)

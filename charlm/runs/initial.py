@@ -9,9 +9,9 @@ Arrays: `vocabulary` (JSON), `settings` (JSON: layer and sizes), `embeddings`
 `[V, D]`; for each layer i, from 0 on, its weights by their names; then
 `dense_kernel` `[H, V]` and `dense_bias` `[V]`. Those of a GRU are `kernel_i`
 `[D, 3H]` (above the first layer, D is H), `recurrent_kernel_i` `[H, 3H]`,
-`bias_i` `[2, 3H]` (of inputs, of states) and, with layer normalisation,
-`gain_i` `[3H]`. The 3H columns are those of the update gate, the reset gate,
-and the candidate. The weights are in the order of Keras' `get_weights`.
+`bias_i` `[2, 3H]` (of inputs, of states). The 3H columns are those of the
+update gate, the reset gate, and the candidate. The weights are in the order of
+Keras' `get_weights`.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charlm.config import SAME_AS_INITIAL, Config
+from charlm.config import SAME_AS_INITIAL, Config, without_layer_norm
 from charlm.data.text import sha256
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
@@ -70,6 +70,7 @@ def read_numpy(path: Path) -> NumpyFile:
     vocab = json.loads(str(weights.pop("vocabulary")))
     there = json.loads(str(weights.pop("settings")))
     settings = {name: there[name] for name in SAME_AS_INITIAL}
+    without_layer_norm(there)
     weights = {n: x.astype(np.float32) for n, x in weights.items()}
   except Exception as error:  # NumPy and zipfile raise all kinds for damage
     raise InputError(
@@ -91,7 +92,8 @@ class Initial:
   def check(self, config: Config) -> None:
     """Raises InputError: a new run's config has other sizes."""
     for name, there in self.settings.items():
-      if (here := getattr(config, name)) != there:
+      here = getattr(config, name)
+      if str(here).lower() != str(there).lower():
         raise InputError(
           f"{name} is {here}, but {there} in {self.name}: give --{name}={there}"
         )

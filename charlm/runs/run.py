@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO, TypedDict
 
-from charlm.config import Config
+from charlm.config import Config, without_layer_norm
 from charlm.data.corpus import Corpus, encode_text
 from charlm.data.split import Split
 from charlm.data.text import Text, sha256
@@ -79,6 +79,9 @@ class Experiment:
     # schedule depends on the number of steps.
     ignored = {n for n in _PATHS if bool(before[n]) == bool(fields[n])}
     ignored.add("recipe")  # its settings are compared one by one
+    # A run of an older commit has the name of its layer in lower case.
+    if self.config.layer.lower() == other.config.layer.lower():
+      ignored.add("layer")
     if all(before[n] == fields[n] for n in _SHA256):
       ignored.update(_SIZES_OF_PARTS)
     if self.config.schedule == "constant":
@@ -130,6 +133,7 @@ class Experiment:
     corpus, vocabulary, eval_text, valid_text = (
       _take_sha256(fields, name) for name in _SHA256
     )
+    fields = without_layer_norm(fields)
     # A field that an older file lacks has its default.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")

@@ -108,7 +108,7 @@ def say_which(run: Run, which: str, step: int) -> None:
 
 
 def follow_checkpoints(
-  run: Run, idle_timeout: float
+  run: Run, idle_timeout: float, layer: type[RecurrentLayer] | None = None
 ) -> Iterator[tuple[LanguageModel, int]]:
   """Yields the model of each checkpoint, and its step, as they are saved.
 
@@ -117,7 +117,7 @@ def follow_checkpoints(
 
   Raises InputError or OSError: a checkpoint that cannot be read.
   """
-  model = model_of(run.config, len(run.vocab))
+  model = model_of(run.config, len(run.vocab), layer=layer)
   done: set[int] = set()
   size, last_change = -1, time.monotonic()
   while True:

@@ -45,8 +45,8 @@ class TrainOptions(RunOptions, Config):
   max_to_keep: int = option(3, "latest checkpoints to keep", between(1))
   gru: str = option(
     "auto",
-    "GRU layer: fused (charlm's), keras (cuDNN on a GPU), or auto: keras "
-    "on a GPU without --layer_norm, else fused",
+    "code of the gru and of the lstm: fused (charlm's), keras (cuDNN on a "
+    "GPU), or auto: keras on a GPU, else fused",
     one_of("auto", "fused", "keras"),
   )
   profile_port: int = option(

@@ -81,12 +81,12 @@ def _vocabulary(file: pathlib.Path) -> list[str]:
 def test_models_are_stepped_without_charlm(
   short_run: pathlib.Path,
   two_layers: pathlib.Path,
-  layer_norm_run: pathlib.Path,
+  two_layers_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   exported = []
-  for run in (short_run, layer_norm_run):
+  for run in (short_run, two_layers_run):
     path = tmp_path / "new folder" / run.name
     _export(run, path, "saved_model")
     assert capsys.readouterr().out == f"{path}\n"
@@ -111,10 +111,10 @@ def test_models_are_stepped_without_charlm(
 def test_the_code_in_the_documents_scores_with_numpy_alone(
   layers: int,
   short_run: pathlib.Path,
-  layer_norm_run: pathlib.Path,
+  two_layers_run: pathlib.Path,
   tmp_path: pathlib.Path,
 ) -> None:
-  path = short_run if layers == 1 else layer_norm_run
+  path = short_run if layers == 1 else two_layers_run
   _export(path, tmp_path / "model.npz", "npz")
   page = (ROOT / "docs" / "exported.md").read_text()
   (code,) = re.findall(

@@ -31,11 +31,10 @@ from charlm.training.workers import Cluster
 
 _V, _T = 12, 20
 _SIZES = ("--seq_length=20", "--embedding_dim=8", "--rnn_units=16")
-# Without layer normalisation, and the kernels that a step may start. Before
-# these went to cuDNN, fast.flags had 4,300.
+# And the kernels that a step may start. Before these went to cuDNN, fast.flags
+# had 4,300.
 _BY_CUDNN = {"reference": 100, "fast": 240, "text-1M": 410}
-_WITH_LAYER_NORM = ("best-1M",)
-_RECIPES = (*_BY_CUDNN, *_WITH_LAYER_NORM)
+_LAYERS = ("gru", "lstm")
 # Not `CPU:0`, which stands for the host.
 _GPUS = ["CPU:1", "CPU:2"]
 
@@ -86,7 +85,7 @@ def _steps(trainer: Trainer) -> graphs.Graph:
 @pytest.fixture(scope="module")
 def traced(gpu: None) -> dict[str, graphs.Graph]:
   """The training steps of the recipes, as a GPU has them by default."""
-  return {name: _steps(_trainer(_config(name))) for name in _RECIPES}
+  return {name: _steps(_trainer(_config(name))) for name in _BY_CUDNN}
 
 
 def _piece(model: LanguageModel, rows: int) -> list:
@@ -102,12 +101,13 @@ def test_each_operation_of_a_training_has_a_kernel(
     assert graphs.without_kernel(function) == set()
   # And where neither cuDNN nor XLA takes part.
   monkeypatch.setattr(trainer_module, "xla_compiles_steps", lambda *_: False)
-  steps = _steps(_trainer(_config("best-1M", num_layers=1), gru="fused"))
-  assert not any("Cudnn" in name for name in graphs.operations(steps))
-  assert graphs.without_kernel(steps) == set()
+  for layer in _LAYERS:
+    steps = _steps(_trainer(_config("text-1M", layer=layer), gru="fused"))
+    assert not any("Cudnn" in name for name in graphs.operations(steps))
+    assert graphs.without_kernel(steps) == set()
 
 
-@pytest.mark.parametrize("layer", ["gru", "lstm", "mingru"])
+@pytest.mark.parametrize("layer", _LAYERS)
 def test_each_operation_of_scores_and_random_numbers_has_a_kernel(
   layer: str,
 ) -> None:
@@ -115,11 +115,10 @@ def test_each_operation_of_scores_and_random_numbers_has_a_kernel(
   nats = Evaluator(model)._compiled_nats.get_concrete_function(
     *_piece(model, 2)
   )
-  calls_cudnn = "CudnnRNNV3" in graphs.operations(nats)
-  assert calls_cudnn == (layer != "mingru")
+  assert "CudnnRNNV3" in graphs.operations(nats)
   assert graphs.without_kernel(nats) == set()
   step = _dynamic_step(model)
-  assert ("CudnnRNNV3" in graphs.operations(step)) == calls_cudnn
+  assert "CudnnRNNV3" in graphs.operations(step)
   assert graphs.without_kernel(step) == set()
   draw = tf.function(lambda: numbers_of_texts(0, range(2), 0, [4, _V]))
   assert graphs.without_kernel(draw.get_concrete_function()) == set()
@@ -148,16 +147,15 @@ def test_a_step_by_cudnn_is_a_few_hundred_kernels(
   assert 0.8 * _BY_CUDNN[recipe] <= counts.total() <= _BY_CUDNN[recipe]
 
 
-@pytest.mark.parametrize("recipe", _WITH_LAYER_NORM)
-def test_xla_compiles_the_loop_over_time(
-  recipe: str, traced: dict[str, graphs.Graph]
-) -> None:
-  steps = traced[recipe]
+@pytest.mark.parametrize("layer", _LAYERS)
+def test_xla_compiles_the_loop_over_time(layer: str) -> None:
+  config = _config("best-1M", layer=layer)
+  steps = _steps(_trainer(config, gru="fused"))
   assert max(node.depth for node in graphs.walk(steps)) == 1
   assert graphs.launches(steps).total() <= 200  # beside what XLA compiles
 
 
-@pytest.mark.parametrize("recipe", _RECIPES)
+@pytest.mark.parametrize("recipe", _BY_CUDNN)
 def test_the_host_waits_for_a_call_and_not_for_its_steps(
   recipe: str, traced: dict[str, graphs.Graph]
 ) -> None:
@@ -204,8 +202,10 @@ def test_each_operation_of_the_checks_of_replicas_has_a_kernel() -> None:
     assert graphs.without_kernel(function) == set()
 
 
-def test_gradients_lower_to_hlo_for_a_gpu() -> None:
-  trainer = _trainer(_config("best-1M", num_layers=1))
+@pytest.mark.parametrize("layer", _LAYERS)
+def test_gradients_lower_to_hlo_for_a_gpu(layer: str) -> None:
+  config = _config("best-1M", num_layers=1, layer=layer)
+  trainer = _trainer(config, gru="fused")
   windows, seed = tf.zeros([64, _T + 1], tf.int64), tf.constant([1, 2])
   model = trainer.model
   masks = model.dropout_masks(windows[:, :-1], seed)
@@ -215,7 +215,7 @@ def test_gradients_lower_to_hlo_for_a_gpu() -> None:
 
 
 def test_scores_of_the_fused_layer_lower_to_hlo_for_a_gpu() -> None:
-  model = build_model(_V, 8, 16, layer_norm=True)
+  model = build_model(_V, 8, 16, gru="fused")
   arguments = _piece(model, 2)
   compiled = Evaluator(model)._compiled_nats.get_concrete_function(*arguments)
   assert "while" in graphs.lower(compiled, tf.nest.flatten(arguments))
@@ -226,7 +226,7 @@ def test_dynamic_evaluation_lowers_to_hlo_for_a_gpu(
   rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(DynamicEvaluator, "_pass", lambda *_, **__: np.zeros(1))
-  model = build_model(_V, 8, 16, layer_norm=True)
+  model = build_model(_V, 8, 16, gru="fused")
   evaluator, updates = DynamicEvaluator(model, np.zeros(9)), []
   # Without a device XLA takes no variables: what is assigned is returned.
   for kind in {type(v) for v in [*evaluator._weights, *evaluator.mean_squares]}:

@@ -15,20 +15,21 @@ from helpers import PROGRAMS, ROOT, evaluating_quickly
 import charlm
 from charlm.config import Config
 from charlm.errors import InputError
-from charlm.model import mingru
 from charlm.model.language_model import LanguageModel, model_of
-from charlm.model.layers import RecurrentLayer
+from charlm.model.layers import RecurrentLayer, import_layer
 
 _V, _D, _H = 7, 3, 4
 _CONFIG = Config(embedding_dim=_D, rnn_units=_H, num_layers=2)
-_KINDS = ["fused", "keras", "lstm", "mingru"]
+_MINGRU = ROOT / "examples" / "mingru.py"
+_KINDS = ["fused gru", "keras gru", "fused lstm", "keras lstm", "auto MinGRU"]
 
 
 def _model(kind: str) -> LanguageModel:
-  gru = kind in ("fused", "keras")
-  config = dataclasses.replace(_CONFIG, layer="gru" if gru else kind)
+  code, name = kind.split()
+  own = import_layer(f"{_MINGRU}:MinGRU") if name == "MinGRU" else None
+  config = dataclasses.replace(_CONFIG, layer=name)
   keras.utils.set_random_seed(1)
-  model = model_of(config, _V, gru=kind if gru else "auto")
+  model = model_of(config, _V, gru=code, layer=own)
   rng = np.random.default_rng(0)
   model.set_weights([rng.normal(size=w.shape) for w in model.weights])
   return model
@@ -80,13 +81,13 @@ def test_ids_are_as_good_as_their_embeddings(kind: str) -> None:
 @pytest.mark.parametrize("kind", _KINDS)
 def test_matrices_are_cut_into_whole_gates(kind: str) -> None:
   model = _model(kind)
-  assert len(model.matrices()) == (2 if kind == "mingru" else 4)
+  assert len(model.matrices()) == (2 if "MinGRU" in kind else 4)
   for matrix, num_gates in model.matrices():
     assert matrix.shape[1] == num_gates * _H
 
 
 def test_mingru_is_its_equation() -> None:
-  layer = mingru.MinGRU(_H)
+  layer = import_layer(f"{_MINGRU}:MinGRU")(_H)
   layer.build([None, None, _D])
   rng = np.random.default_rng(0)
   for weight in layer.weights:
@@ -105,8 +106,11 @@ def test_mingru_is_its_equation() -> None:
 def test_the_linear_recurrence_has_the_gradients_of_its_steps(
   kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  choice = mingru.LINEAR_SCAN._replace(cpu=kind)
-  monkeypatch.setattr(mingru, "LINEAR_SCAN", choice)
+  names = runpy.run_path(str(_MINGRU))
+  linear_recurrence = names["linear_recurrence"]
+  namespace = names["_scan"].__globals__
+  choice = namespace["LINEAR_SCAN"]._replace(cpu=kind)
+  monkeypatch.setitem(namespace, "LINEAR_SCAN", choice)
   rng = np.random.default_rng(0)
   shapes = [2, 6, 3], [2, 6, 3], [2, 3]
   inputs = [tf.constant(rng.uniform(size=s), tf.float32) for s in shapes]
@@ -124,7 +128,7 @@ def test_the_linear_recurrence_has_the_gradients_of_its_steps(
       loss = tf.reduce_sum(outputs**3)
     return [outputs, *tape.gradient(loss, inputs)]
 
-  _assert_equal(run(mingru.linear_recurrence), run(steps))
+  _assert_equal(run(linear_recurrence), run(steps))
 
 
 @pytest.mark.usefixtures("quick_evaluations")
@@ -133,17 +137,17 @@ def test_what_a_layer_lacks_has_its_default(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  (tmp_path / "my.flags").write_text("--precision=bfloat16\n--layer_norm\n")
-  args = [*train_args, "--layer=mingru", f"--run_dir={tmp_path}/run"]
+  (tmp_path / "my.flags").write_text("--precision=bfloat16\n")
+  args = [*train_args, f"--layer={_MINGRU}:MinGRU", f"--run_dir={tmp_path}/run"]
   args += [f"--flagfile={tmp_path}/my.flags", "--gru=fused", "--epochs=0"]
   for _ in range(2):  # a resume, too
     assert PROGRAMS["train.py"].main(args) == 0
     out = capsys.readouterr().out
-    for default in ("--precision=float32", "--layer_norm=False", "--gru=auto"):
-      assert f"{default}: --layer=mingru has no other" in out
+    for default in ("--precision=float32", "--gru=auto"):
+      assert f"{default}: --layer=MinGRU has no other" in out
 
 
-@pytest.mark.parametrize("layer", ["lstm", "mingru"])
+@pytest.mark.parametrize("layer", ["lstm", f"{_MINGRU}:MinGRU"])
 def test_a_layer_is_trained_scored_sampled_and_exported(
   layer: str,
   trained: Callable[..., pathlib.Path],
@@ -151,10 +155,12 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   flags = ["--num_layers=2", "--valid_lines=20", "--carry_state"]
-  run_dir = trained(layer, f"--layer={layer}", *flags, "--optimizer=muon")
+  name = layer.rpartition(":")[2]
+  run_dir = trained(name, f"--layer={layer}", *flags, "--optimizer=muon")
+  own = [f"--layer={layer}"] if name == "MinGRU" else []
 
   def run(program: str, *args: str) -> tuple[int, str, str]:
-    argv = [program, f"--run_dir={run_dir}", *args]
+    argv = [program, f"--run_dir={run_dir}", *own, *args]
     code = PROGRAMS[program].main(argv)
     return (code, *capsys.readouterr())
 
@@ -163,7 +169,7 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   with evaluating_quickly():
     assert run("eval.py", "--protocol=lines")[0] == 0
   assert run("sample.py", "--num_chars=20", "--num_samples=2")[0] == 0
-  model = charlm.load(run_dir)
+  model = charlm.load(run_dir, layer=import_layer(layer) if own else None)
   ids = model.ids("the king")[np.newaxis]
   probs = np.exp(model.model(ids)[0, -1])
   np.testing.assert_allclose(probs, model.next("the king"), atol=1e-6)
@@ -233,8 +239,10 @@ def test_a_layer_of_ones_own(
       run_dir=str(tmp_path / "muon"),
     )
   assert PROGRAMS["eval.py"].main(["eval.py", f"--run_dir={run_dir}"]) == 2
-  assert "docs/your-model.md" in capsys.readouterr().err
-  with pytest.raises(InputError, match="of your own needs Python"):
+  assert (
+    "--layer=FILE.py:IndRNN (docs/your-model.md)" in capsys.readouterr().err
+  )
+  with pytest.raises(InputError, match=r"your own as --layer=FILE\.py:IndRNN"):
     charlm.load(run_dir)
   with pytest.raises(InputError, match="the layer IndRNN, not MinGRU"):
-    charlm.load(run_dir, layer=mingru.MinGRU)
+    charlm.load(run_dir, layer=import_layer(f"{_MINGRU}:MinGRU"))

@@ -9,7 +9,6 @@ from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
-from charlm.model.gru import KerasGRU, build_gru
 from charlm.model.language_model import model_of
 from charlm.system.devices import create_strategy
 from charlm.training import announce
@@ -19,7 +18,7 @@ from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer, build_trainer
 
 _BFLOAT16 = {"precision": "bfloat16"}
-_LAYER_NORM = {"layer_norm": True}
+_BY_US = {"gru": "fused"}
 _FEW = {"batch_size": 16}
 _TF32 = "TensorFloat-32"
 _KERAS = ("KerasGRU", False, False)
@@ -41,15 +40,14 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
     ("CPU", _FEW, 1, ("FusedGRU", True, True), "float32"),
     ("CPU", _FEW, 2, ("FusedGRU", False, True), "float32"),
     ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", False, True), "bfloat16"),
-    ("CPU", _FEW | {"layer": "lstm"}, 1, ("LSTM", False, True), "float32"),
+    ("CPU", _FEW | {"layer": "lstm"}, 1, ("FusedLSTM", True, True), "float32"),
     ("CPU", {"gru": "keras"}, 1, ("KerasGRU", False, True), "float32"),
     ("GPU", {}, 1, _KERAS, _TF32),
     ("GPU", _BFLOAT16, 1, _KERAS, _TF32),
-    ("GPU", _LAYER_NORM, 1, _FUSED, _TF32),
-    ("GPU", _LAYER_NORM | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
-    ("GPU", _LAYER_NORM | _BFLOAT16, 2, _FUSED, "bfloat16"),
-    ("GPU", {"gru": "fused"}, 1, _FUSED, _TF32),
-    ("GPU", {"layer": "lstm"}, 1, ("LSTM", False, False), _TF32),
+    ("GPU", _BY_US, 1, _FUSED, _TF32),
+    ("GPU", _BY_US | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
+    ("GPU", _BY_US | _BFLOAT16, 2, _FUSED, "bfloat16"),
+    ("GPU", {"layer": "lstm"}, 1, ("KerasLSTM", False, False), _TF32),
   ],
 )
 def test_layer_precision_and_xla(
@@ -78,16 +76,16 @@ def test_layer_precision_and_xla(
     assert type(scoring).__name__ == layer
 
 
+@pytest.mark.parametrize("layer", ["gru", "lstm"])
 def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
-  monkeypatch: pytest.MonkeyPatch,
+  layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  with pytest.raises(ValueError, match="give float32 or bfloat16"):
-    build_gru(4, name="gru", gru="fused", precision="float16")
+  config = Config(layer=layer, rnn_units=6, embedding_dim=4, **_BFLOAT16)
   with pytest.raises(InputError, match="no --precision=bfloat16"):
-    build_gru(4, name="gru", gru="keras", precision="bfloat16")
+    model_of(config, 9, gru="keras", training=True)
   pretend_kind(monkeypatch, "GPU")
-  layer = build_gru(4, name="gru", gru="keras", precision="bfloat16")
-  assert type(layer) is KerasGRU
+  model = model_of(config, 9, gru="keras", training=True)
+  assert type(model.recurrent_layers[0]).__name__.startswith("Keras")
 
 
 def test_muon_says_what_its_products_are(

@@ -25,7 +25,7 @@ def recipes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   folder.mkdir()
   small = "--rnn_units=8\n--epochs=3\n--valid_lines=-1\n"
   (folder / "small.flags").write_text(small)
-  large = "--rnn_units=16\n--layer_norm\n--valid_lines=-1\n"
+  large = "--rnn_units=16\n--valid_lines=-1\n"
   (folder / "large.flags").write_text(large)
   (tmp_path / "my.txt").write_text(TEXT)
   monkeypatch.setattr(recipes_module, "_RECIPES", folder)
@@ -126,9 +126,9 @@ def test_an_initial_run_gives_its_unit() -> None:
 
 
 def test_an_initial_run_gives_its_sizes() -> None:
-  begin("initial", rnn_units=24, layer_norm=True, dropout_rate=0.3)
+  begin("initial", rnn_units=24, num_layers=2, dropout_rate=0.3)
   options = options_of(init_from="initial", recipe="small")
-  assert (options.rnn_units, options.layer_norm) == (24, True)
+  assert (options.rnn_units, options.num_layers) == (24, 2)
   assert (options.epochs, options.dropout_rate) == (3, 0.0)
   # A start refuses this, by name.
   assert options_of(init_from="initial", rnn_units=9).rnn_units == 9

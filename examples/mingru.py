@@ -3,6 +3,8 @@
 Feng et al., Were RNNs All We Needed? (arXiv 2410.01201), without the logarithms
 of its appendix. Since nothing but the recurrence itself depends on the state,
 the products of a window are one, and the recurrence is a scan.
+
+    python train.py --layer=examples/mingru.py:MinGRU --corpus=my.txt
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +12,14 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from charlm.model.layers import RecurrentLayer
+import charlm
 from charlm.system.devices import Choice
 
 # A scan is logarithmic in depth, but computes more.
 LINEAR_SCAN = Choice("loop", "scan")
 
 
-class MinGRU(RecurrentLayer):
+class MinGRU(charlm.RecurrentLayer):
   """h = (1 - z) h + z n: z a sigmoid, n a linear function of the input."""
 
   def __init__(self, units: int, name: str | None = None) -> None:
