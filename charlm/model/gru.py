@@ -60,9 +60,11 @@ class GRUCell(Cell):
     d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_n * recurrent_n)
     return [d_n, d_z, d_r, d_n * r], [d_kept]
 
-  def parameter_gradients(self, rows: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the bias' gradient: that of the recurrent part of n."""
-    return [tf.reduce_sum(rows[3 * self.units :], 1)]
+  def parameter_gradients(
+    self, rows: tf.Tensor, dtype: tf.DType
+  ) -> list[tf.Tensor]:
+    """Returns the bias' gradient, a sum of the recurrent part of n."""
+    return [tf.reduce_sum(tf.cast(rows[3 * self.units :], dtype), 1)]
 
 
 class KerasGRU(RecurrentLayer, keras.layers.GRU):

@@ -84,7 +84,9 @@ class Cell:
     """
     raise NotImplementedError
 
-  def parameter_gradients(self, rows: tf.Tensor) -> list[tf.Tensor]:
+  def parameter_gradients(
+    self, rows: tf.Tensor, dtype: tf.DType
+  ) -> list[tf.Tensor]:
     """Sums up the gradients of the parameters, given rows `[rows, S * B]`."""
     return []
 
@@ -313,7 +315,7 @@ class _Computed(NamedTuple):
     return [
       tf.zeros([cell.num_inputs, self.depth], dtype),
       tf.zeros([self.units, cell.num_recurrent], dtype),
-      *cell.parameter_gradients(no_rows),
+      *cell.parameter_gradients(no_rows, dtype),
     ]
 
   def _chunk(
@@ -345,7 +347,7 @@ class _Computed(NamedTuple):
     found = [
       tf.matmul(d_gates[: cell.num_inputs], inputs),
       tf.matmul(previous, d_recurrent_rows, transpose_b=True),
-      *cell.parameter_gradients(tf.cast(d_gates, dtype)),
+      *cell.parameter_gradients(d_gates, dtype),
     ]
     pairs = zip(sums, found, strict=True)
     return [total + tf.cast(x, dtype) for total, x in pairs], carried
