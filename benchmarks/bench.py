@@ -41,7 +41,7 @@ class Bench:
   def __init__(self, args: argparse.Namespace, text: Text) -> None:
     self._args = args
     self._text = text
-    self._sizes = Sizes(len(text.vocab))
+    self._sizes = Sizes(len(text.vocab), layer=args.layer)
     self._deadline = time.monotonic() + 60 * args.minutes
     self._few_rounds = -(-args.rounds // _ROUNDS_DIVISOR)
     self.results: dict[str, Any] = {
@@ -162,6 +162,7 @@ def main(argv: list[str]) -> int:
     default=_GROUPS,
     help="some parts",
   )
+  parser.add_argument("--layer", choices=("gru", "lstm"), default="gru")
   args = parser.parse_args(argv[1:])
   if args.rounds < 1:
     parser.error(f"--rounds is {args.rounds}: give 1 or more")

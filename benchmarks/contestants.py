@@ -40,7 +40,7 @@ _BFLOAT16 = Contestant(
   options={"precision": "bfloat16"},
 )
 _KERAS = Contestant("keras", "Keras fit (reference)", "reference.build_step")
-_PYTORCH = Contestant("pytorch", "PyTorch nn.GRU", "pytorch.build_step")
+_PYTORCH = Contestant("pytorch", "PyTorch", "pytorch.build_step")
 _JAX = Contestant(
   name="jax",
   label="JAX scan",
@@ -62,7 +62,7 @@ _JAX_UNROLLED = Contestant(
 _BFLOAT16_PEERS = (
   Contestant(
     name="pytorch_bfloat16",
-    label="PyTorch nn.GRU, bfloat16",
+    label="PyTorch, bfloat16",
     builder="pytorch.build_step",
     options={"bfloat16": True},
   ),
@@ -74,7 +74,7 @@ _BFLOAT16_PEERS = (
   ),
 )
 _PEERS = (_KERAS, _PYTORCH, _JAX, _JAX_TABLE, _JAX_UNROLLED)
-_FACTORS = {
+_FACTORS: dict[str, tuple[Any, ...]] = {
   "rnn_units": (128, 256, 512, 1024, 2048),
   "batch_size": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
   "seq_length": (25, 50, 100, 200, 400),

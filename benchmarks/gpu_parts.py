@@ -55,7 +55,12 @@ from charlm.training.workers import Cluster
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FAST = [f"--flagfile={_ROOT}/recipes/fast.flags"]
-_TOY = {"batch_size": 4, "seq_length": 8, "embedding_dim": 4, "rnn_units": 8}
+_TOY: dict[str, Any] = {
+  "batch_size": 4,
+  "seq_length": 8,
+  "embedding_dim": 4,
+  "rnn_units": 8,
+}
 _STEP = "gpu_parts.build_step"
 _MANY_WINDOWS = 256  # of a batch that several GPUs share
 _NO_GPU = "no GPU: left out"

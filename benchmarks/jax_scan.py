@@ -26,12 +26,14 @@ class Variant:
     use_table: project each character of the vocabulary once a step, and look
       the projections up, instead of projecting each character of the batch.
     unroll: time steps in one round of the loop.
-    bfloat16: take the GRU's products in bfloat16, their gradients, too.
+    bfloat16: take the layers' products in bfloat16, their gradients, too.
+    lstm: an LSTM in place of a GRU.
   """
 
   use_table: bool
   unroll: int = 1
   bfloat16: bool = False
+  lstm: bool = False
 
 
 def build_step(
@@ -43,7 +45,12 @@ def build_step(
   bfloat16: bool = False,
 ) -> Run:
   """Training steps of a `Variant`."""
-  variant = Variant(use_table=use_table, unroll=unroll, bfloat16=bfloat16)
+  variant = Variant(
+    use_table=use_table,
+    unroll=unroll,
+    bfloat16=bfloat16,
+    lstm=sizes.layer == "lstm",
+  )
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
   params = _init(sizes)
   state = params, *(jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -67,21 +74,25 @@ def _init(sizes: Sizes) -> Params:
   keys = jax.random.split(jax.random.key(0), 2 + sizes.num_layers)
   glorot = jax.nn.initializers.glorot_uniform()
   embeddings = jax.random.uniform(keys[0], [v, d], minval=-0.05, maxval=0.05)
+  columns = h * (4 if sizes.layer == "lstm" else 3)
   layers = [
-    _init_layer(key, d if i == 0 else h, h) for i, key in enumerate(keys[2:])
+    _init_layer(key, d if i == 0 else h, h, columns)
+    for i, key in enumerate(keys[2:])
   ]
   dense = {"kernel": glorot(keys[1], [h, v]), "bias": jnp.zeros([v])}
   return {"embeddings": embeddings, "layers": layers, "dense": dense}
 
 
-def _init_layer(key: jax.Array, num_features: int, h: int) -> Params:
+def _init_layer(
+  key: jax.Array, num_features: int, h: int, columns: int
+) -> Params:
   keys = jax.random.split(key)
   glorot = jax.nn.initializers.glorot_uniform()
   return {
-    "kernel": glorot(keys[0], [num_features, 3 * h]),
-    "recurrent_kernel": jax.nn.initializers.orthogonal()(keys[1], [h, 3 * h]),
-    "bias": jnp.zeros([3 * h]),
-    "recurrent_bias": jnp.zeros([3 * h]),
+    "kernel": glorot(keys[0], [num_features, columns]),
+    "recurrent_kernel": jax.nn.initializers.orthogonal()(keys[1], [h, columns]),
+    "bias": jnp.zeros([columns]),
+    "recurrent_bias": jnp.zeros([columns]),
   }
 
 
@@ -146,7 +157,7 @@ def _project(x: jax.Array, layer: Params, variant: Variant) -> jax.Array:
 
 
 def _scan(layer: Params, projected: jax.Array, variant: Variant) -> jax.Array:
-  """Runs a layer over `[T, B, 3H]`; returns its outputs `[T, B, H]`."""
+  """Runs a layer over projected inputs; returns its outputs `[T, B, H]`."""
   units = layer["recurrent_kernel"].shape[0]
 
   def advance(h: jax.Array, x: jax.Array) -> tuple[jax.Array, Any]:
@@ -159,5 +170,20 @@ def _scan(layer: Params, projected: jax.Array, variant: Variant) -> jax.Array:
     h = z * h + (1 - z) * n
     return h, h
 
+  def advance_lstm(
+    state: tuple[jax.Array, jax.Array], x: jax.Array
+  ) -> tuple[Any, jax.Array]:
+    h, c = state
+    gates = x + _product(h, layer["recurrent_kernel"], variant)
+    gates += layer["recurrent_bias"]
+    i, f, g, o = jnp.split(gates, 4, axis=1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (h, c), h
+
   start = jnp.zeros([projected.shape[1], units])
+  if variant.lstm:
+    return jax.lax.scan(
+      advance_lstm, (start, start), projected, unroll=variant.unroll
+    )[1]
   return jax.lax.scan(advance, start, projected, unroll=variant.unroll)[1]

@@ -81,6 +81,7 @@ def _config(sizes: Sizes, precision: str = "float32") -> Config:
     embedding_dim=sizes.embedding_dim,
     rnn_units=sizes.rnn_units,
     num_layers=sizes.num_layers,
+    layer=sizes.layer,
     learning_rate=LEARNING_RATE,
     precision=precision,
   )

@@ -1,4 +1,4 @@
-"""PyTorch's contestant: eager `nn.GRU`."""
+"""PyTorch's contestant: eager `nn.GRU` or `nn.LSTM`."""
 
 import torch
 from torch import nn
@@ -8,12 +8,13 @@ from charlm.data.batches import Batches
 
 
 class CharacterModel(nn.Module):
-  """Embedding, GRU, and a linear layer."""
+  """Embedding, recurrent layers, and a linear layer."""
 
   def __init__(self, sizes: Sizes) -> None:
     super().__init__()
     self.embedding = nn.Embedding(sizes.vocab_size, sizes.embedding_dim)
-    self.gru = nn.GRU(
+    kind = nn.LSTM if sizes.layer == "lstm" else nn.GRU
+    self.layers = kind(
       sizes.embedding_dim,
       sizes.rnn_units,
       sizes.num_layers,
@@ -23,7 +24,7 @@ class CharacterModel(nn.Module):
 
   def forward(self, inputs: torch.Tensor) -> torch.Tensor:
     """Returns logits `[B, T, V]` of ids `[B, T]`."""
-    outputs, _ = self.gru(self.embedding(inputs))
+    outputs, _ = self.layers(self.embedding(inputs))
     return self.linear(outputs)
 
 

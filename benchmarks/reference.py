@@ -26,17 +26,17 @@ _SHUFFLE_BUFFER = 10_000  # windows
 
 
 class CharacterModel(keras.Model):
-  """Embedding, GRU, and a dense layer with log-softmax."""
+  """Embedding, recurrent layers, and a dense layer with log-softmax."""
 
   def __init__(self, sizes: Sizes) -> None:
     super().__init__()
     self.embedding = keras.layers.Embedding(
       sizes.vocab_size, sizes.embedding_dim
     )
-    self.grus = [
-      keras.layers.GRU(
-        sizes.rnn_units, return_sequences=True, return_state=True
-      )
+    lstm = sizes.layer == "lstm"
+    kind = keras.layers.LSTM if lstm else keras.layers.GRU
+    self.layers_over_time = [
+      kind(sizes.rnn_units, return_sequences=True, return_state=True)
       for _ in range(sizes.num_layers)
     ]
     self.dense = keras.layers.Dense(
@@ -54,10 +54,11 @@ class CharacterModel(keras.Model):
     x = self.embedding(inputs, training=training)
     if states is None:
       rows = tf.shape(x)[0]
-      states = [gru.get_initial_state(rows) for gru in self.grus]
+      layers = self.layers_over_time
+      states = [layer.get_initial_state(rows) for layer in layers]
     last = []
-    for gru, state in zip(self.grus, states, strict=True):
-      x, state = gru(x, initial_state=state, training=training)
+    for layer, state in zip(self.layers_over_time, states, strict=True):
+      x, *state = layer(x, initial_state=state, training=training)
       last.append(state)
     x = self.dense(x, training=training)
     return (x, last) if return_state else x

@@ -32,6 +32,7 @@ class Sizes:
   embedding_dim: int = 256
   rnn_units: int = 512
   num_layers: int = 1
+  layer: str = "gru"  # or lstm
 
   @property
   def characters_per_step(self) -> int:
