@@ -83,7 +83,9 @@ def report(options: ReportOptions) -> int:
   results = []
   for run, name in zip(runs, names, strict=True):
     try:
-      results.append(score_run(run, name, options.checkpoint, layer))
+      results.append(
+        score_run(run, name=name, checkpoint=options.checkpoint, layer=layer)
+      )
     except InputError as error:
       # `--corpus` and some parts of the page are of the first run.
       spec = options.run_dir

@@ -7,13 +7,10 @@ rows of a step's gradients, of n, z and r before their activations, then of the
 recurrent part of n, are contiguous for both products.
 """
 
-from collections.abc import Sequence
-
 import keras
 import tensorflow as tf
 
-from charlm.model.layers import RecurrentLayer
-from charlm.model.scan import Cell, ScannedLayer, take_step
+from charlm.model.scan import Cell, CellLayer, Gradients, ScannedLayer, Tensors
 
 
 class GRUCell(Cell):
@@ -29,10 +26,10 @@ class GRUCell(Cell):
     self,
     inputs: tf.Tensor,
     recurrent: tf.Tensor,
-    state: Sequence[tf.Tensor],
-    parameters: Sequence[tf.Tensor],
+    state: Tensors,
+    parameters: Tensors,
     axis: int = 0,
-  ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+  ) -> tuple[Tensors, Tensors]:
     """Takes a time step, as `Cell` says."""
     units, (h,), (bias,) = self.units, state, parameters
     input_n, input_zr = tf.split(inputs, [units, 2 * units], axis)
@@ -45,11 +42,8 @@ class GRUCell(Cell):
     return [h], [zr, n, recurrent_n]
 
   def step_back(
-    self,
-    kept: Sequence[tf.Tensor],
-    before: Sequence[tf.Tensor],
-    d_after: Sequence[tf.Tensor],
-  ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor | None]]:
+    self, kept: Tensors, before: Tensors, d_after: Tensors
+  ) -> tuple[Tensors, Gradients]:
     """Takes the step back, as `Cell` says."""
     (zr, n, recurrent_n), (h,), (d_h,) = kept, before, d_after
     z, r = tf.split(zr, 2)
@@ -67,33 +61,23 @@ class GRUCell(Cell):
     return [tf.reduce_sum(tf.cast(rows[3 * self.units :], dtype), 1)]
 
 
-class KerasGRU(RecurrentLayer, keras.layers.GRU):
+class KerasGRU(CellLayer, keras.layers.GRU):
   """Keras' layer, which calls cuDNN on a GPU."""
 
-  def __init__(self, units: int, name: str | None = None) -> None:
-    super().__init__(units, return_sequences=True, return_state=True, name=name)
+  plain = keras.layers.GRU
+
+  def equation(self) -> Cell:
+    """Returns the GRU's."""
+    return GRUCell(self.units)
+
+  def parameters(self) -> list[tf.Tensor]:
+    """Returns the candidate's recurrent bias `[H]`."""
+    return [tf.convert_to_tensor(self.cell.bias)[1, -self.units :]]
 
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
     """Returns what inputs `[N, D]` add to n, z and r, `[N, 3H]`."""
     projected = tf.matmul(inputs, self.cell.kernel) + self._input_bias()
     return tf.roll(projected, self.units, axis=1)
-
-  def step(
-    self, projected: tf.Tensor, state: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the state `[B, H]` after an input, twice: it is the output."""
-    cell = GRUCell(self.units)
-    return take_step(self, cell, [self._candidate_bias()], projected, state)
-
-  def matrices(self) -> list[tuple[keras.Variable, int]]:
-    """Lists both kernels, each of three gates."""
-    return [(self.cell.kernel, 3), (self.cell.recurrent_kernel, 3)]
-
-  def keras_layer(self) -> keras.layers.Layer:
-    """Returns a plain `keras.layers.GRU`."""
-    return keras.layers.GRU(
-      self.units, return_sequences=True, return_state=True, name=self.name
-    )
 
   def _input_bias(self) -> tf.Tensor:
     """Returns the sum of both biases `[1, 3H]`; of n, only the input's."""
@@ -102,39 +86,9 @@ class KerasGRU(RecurrentLayer, keras.layers.GRU):
     recurrent = bias[1:, : -self.units]
     return bias[:1] + tf.pad(recurrent, [[0, 0], [0, self.units]])
 
-  def _candidate_bias(self) -> tf.Tensor:
-    return tf.convert_to_tensor(self.cell.bias)[1, -self.units :]
-
 
 class FusedGRU(ScannedLayer, KerasGRU):
   """The GRU by `scan`, which trains faster than Keras' on CPUs."""
-
-  def __init__(
-    self,
-    units: int,
-    precision: str = "float32",
-    *,
-    name: str | None = None,
-    dtype: keras.DTypePolicy | str | None = None,
-  ) -> None:
-    """Makes the layer; other arguments of Keras' layer are refused."""
-    keras.layers.GRU.__init__(
-      self,
-      units,
-      return_sequences=True,
-      return_state=True,
-      name=name,
-      dtype=dtype,
-    )
-    self.precision = precision
-
-  def equation(self) -> Cell:
-    """Returns the GRU's."""
-    return GRUCell(self.units)
-
-  def parameters(self) -> list[tf.Tensor]:
-    """Returns the candidate's recurrent bias `[H]`."""
-    return [self._candidate_bias()]
 
   def input_kernel(self) -> tf.Tensor:
     """Returns kernel and bias, for n, z and r."""

@@ -291,7 +291,13 @@ class GRULM(LanguageModel):
     super().__init__(
       vocab_size=vocab_size,
       embedding_dim=embedding_dim,
-      recurrent_layers=_layers("gru", kind, rnn_units, num_layers, precision),
+      recurrent_layers=_layers(
+        kind,
+        name="gru",
+        units=rnn_units,
+        num_layers=num_layers,
+        precision=precision,
+      ),
       dropout_rate=dropout_rate,
       **kwargs,
     )
@@ -325,11 +331,11 @@ def model_of(
     vocab_size=vocab_size,
     embedding_dim=config.embedding_dim,
     recurrent_layers=_layers(
-      config.layer.lower(),
       kind,
-      config.rnn_units,
-      config.num_layers,
-      precision,
+      name=config.layer.lower(),
+      units=config.rnn_units,
+      num_layers=config.num_layers,
+      precision=precision,
     ),
     dropout_rate=config.dropout_rate if training else 0.0,
   )
@@ -352,8 +358,9 @@ def lacking_options(
 
 
 def _layers(
-  name: str,
   kind: type[RecurrentLayer],
+  *,
+  name: str,
   units: int,
   num_layers: int,
   precision: str,

@@ -6,13 +6,10 @@ and the rows of a step's gradients have them in this order, that of Keras. The
 state is h, the output, and c.
 """
 
-from collections.abc import Sequence
-
 import keras
 import tensorflow as tf
 
-from charlm.model.layers import RecurrentLayer
-from charlm.model.scan import Cell, ScannedLayer, take_step
+from charlm.model.scan import Cell, CellLayer, Gradients, ScannedLayer, Tensors
 
 _State = tuple[tf.Tensor, tf.Tensor]
 
@@ -29,10 +26,10 @@ class LSTMCell(Cell):
     self,
     inputs: tf.Tensor,
     recurrent: tf.Tensor,
-    state: Sequence[tf.Tensor],
-    parameters: Sequence[tf.Tensor],
+    state: Tensors,
+    parameters: Tensors,
     axis: int = 0,
-  ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+  ) -> tuple[Tensors, Tensors]:
     """Takes a time step, as `Cell` says."""
     units, (_, c) = self.units, state
     gates = inputs + recurrent
@@ -44,11 +41,8 @@ class LSTMCell(Cell):
     return [o * tanh_c, c], [i_f, g, o, tanh_c]
 
   def step_back(
-    self,
-    kept: Sequence[tf.Tensor],
-    before: Sequence[tf.Tensor],
-    d_after: Sequence[tf.Tensor],
-  ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor | None]]:
+    self, kept: Tensors, before: Tensors, d_after: Tensors
+  ) -> tuple[Tensors, Gradients]:
     """Takes the step back, as `Cell` says."""
     (i_f, g, o, tanh_c), (_, c), (d_h, d_c) = kept, before, d_after
     i, f = tf.split(i_f, 2)
@@ -61,11 +55,14 @@ class LSTMCell(Cell):
     return [d_i, d_f, d_g, d_o], [None, d_c * f]
 
 
-class KerasLSTM(RecurrentLayer, keras.layers.LSTM):
+class KerasLSTM(CellLayer, keras.layers.LSTM):
   """Keras' layer, which calls cuDNN on a GPU."""
 
-  def __init__(self, units: int, name: str | None = None) -> None:
-    super().__init__(units, return_sequences=True, return_state=True, name=name)
+  plain = keras.layers.LSTM
+
+  def equation(self) -> Cell:
+    """Returns the LSTM's."""
+    return LSTMCell(self.units)
 
   def initial_state(self, batch_size: int | tf.Tensor) -> _State:
     """Returns zeros for h and c."""
@@ -89,48 +86,9 @@ class KerasLSTM(RecurrentLayer, keras.layers.LSTM):
     """Returns what inputs `[N, D]` add to the gates, `[N, 4H]`."""
     return tf.matmul(inputs, self.cell.kernel) + self.cell.bias
 
-  def step(
-    self, projected: tf.Tensor, state: _State
-  ) -> tuple[tf.Tensor, _State]:
-    """Returns the output `[B, H]` and the state after an input."""
-    return take_step(self, LSTMCell(self.units), [], projected, state)
-
-  def matrices(self) -> list[tuple[keras.Variable, int]]:
-    """Lists both kernels, each of four gates."""
-    return [(self.cell.kernel, 4), (self.cell.recurrent_kernel, 4)]
-
-  def keras_layer(self) -> keras.layers.Layer:
-    """Returns a plain `keras.layers.LSTM`."""
-    return keras.layers.LSTM(
-      self.units, return_sequences=True, return_state=True, name=self.name
-    )
-
 
 class FusedLSTM(ScannedLayer, KerasLSTM):
   """The LSTM by `scan`, which trains faster than Keras' on CPUs."""
-
-  def __init__(
-    self,
-    units: int,
-    precision: str = "float32",
-    *,
-    name: str | None = None,
-    dtype: keras.DTypePolicy | str | None = None,
-  ) -> None:
-    """Makes the layer; other arguments of Keras' layer are refused."""
-    keras.layers.LSTM.__init__(
-      self,
-      units,
-      return_sequences=True,
-      return_state=True,
-      name=name,
-      dtype=dtype,
-    )
-    self.precision = precision
-
-  def equation(self) -> Cell:
-    """Returns the LSTM's."""
-    return LSTMCell(self.units)
 
   def input_kernel(self) -> tf.Tensor:
     """Returns kernel and bias."""

@@ -9,7 +9,7 @@ split and joined without strides.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,8 @@ import tensorflow as tf
 from charlm.model.layers import LayerState, RecurrentLayer
 
 _Size: TypeAlias = "int | tf.Tensor"
-_Tensors: TypeAlias = Sequence[tf.Tensor]
+Tensors: TypeAlias = Sequence[tf.Tensor]
+Gradients: TypeAlias = "Sequence[tf.Tensor | None]"  # None: nothing comes
 
 # Up to this many entries of the vocabulary each entry is projected once, into a
 # table, and positions are looked up. Above, each position is projected: a
@@ -48,10 +49,10 @@ class Cell:
     self,
     inputs: tf.Tensor,
     recurrent: tf.Tensor,
-    state: _Tensors,
-    parameters: _Tensors,
+    state: Tensors,
+    parameters: Tensors,
     axis: int = 0,
-  ) -> tuple[_Tensors, _Tensors]:
+  ) -> tuple[Tensors, Tensors]:
     """Takes a time step.
 
     Training and scoring have their features in axis 0. Sampling has a row for
@@ -70,8 +71,8 @@ class Cell:
     raise NotImplementedError
 
   def step_back(
-    self, kept: _Tensors, before: _Tensors, d_after: _Tensors
-  ) -> tuple[_Tensors, Sequence[tf.Tensor | None]]:
+    self, kept: Tensors, before: Tensors, d_after: Tensors
+  ) -> tuple[Tensors, Gradients]:
     """Takes the same step back.
 
     Args:
@@ -80,7 +81,7 @@ class Cell:
       d_after: the gradient with respect to the state after it.
 
     Returns the rows of gradients, and the gradient with respect to the state
-      before, without what comes through the recurrent product (None: nothing).
+      before, without what comes through the recurrent product.
     """
     raise NotImplementedError
 
@@ -102,8 +103,8 @@ def scan(
   features: tf.Tensor,
   kernel: tf.Tensor,
   recurrent_kernel: tf.Tensor,
-  parameters: _Tensors,
-  state: _Tensors,
+  parameters: Tensors,
+  state: Tensors,
   product_dtype: tf.DType,
 ) -> tuple[tf.Tensor, ...]:
   """Runs a cell over time.
@@ -166,8 +167,8 @@ def _forward(
   features: tf.Tensor,
   kernel: tf.Tensor,
   recurrent_kernel: tf.Tensor,
-  parameters: _Tensors,
-  state: _Tensors,
+  parameters: Tensors,
+  state: Tensors,
 ) -> tuple[list[tf.TensorArray], list[tf.TensorArray]]:
   """Returns the T + 1 states, and what the steps back need."""
   dtype, units = state[0].dtype, state[0].shape[1]
@@ -189,7 +190,7 @@ def _forward(
   def step(
     t: tf.Tensor,
     x: tf.Tensor,
-    state: _Tensors,
+    state: Tensors,
     states: Sequence[tf.TensorArray],
     kept: Sequence[tf.TensorArray],
   ) -> tuple[object, ...]:
@@ -224,7 +225,7 @@ def _forward(
 
 
 def _written(
-  arrays: Sequence[tf.TensorArray], t: _Size, values: _Tensors
+  arrays: Sequence[tf.TensorArray], t: _Size, values: Tensors
 ) -> list[tf.TensorArray]:
   pairs = zip(arrays, values, strict=True)
   return [array.write(t, value) for array, value in pairs]
@@ -233,7 +234,7 @@ def _written(
 class _Carried(NamedTuple):
   """What goes back in time from one time step to the one before it."""
 
-  d_state: _Tensors  # [H, B] each
+  d_state: Tensors  # [H, B] each
   d_features: Sequence[tf.TensorArray]  # of elements [F, B]; none for ids
 
 
@@ -251,8 +252,7 @@ class _Computed(NamedTuple):
   @property
   def units(self) -> int:
     """H."""
-    units: int = self.states[0].element_shape[0]
-    return units
+    return int(self.states[0].element_shape[0])
 
   @property
   def depth(self) -> _Size:
@@ -262,8 +262,7 @@ class _Computed(NamedTuple):
   @property
   def by_id(self) -> bool:
     """Whether the features are ids."""
-    by_id: bool = self.features.dtype.is_integer
-    return by_id
+    return bool(self.features.dtype.is_integer)
 
   def gradients(
     self, d_outputs: tf.Tensor, *d_last: tf.Tensor
@@ -285,18 +284,33 @@ class _Computed(NamedTuple):
       length = chunk_length(self.features.shape[-1] or 64, self.units)
       size = min(length, num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
-    chunk = functools.partial(self._chunk, d_outputs)
+
+    def step(
+      i: tf.Tensor, sums: Tensors, carried: _Carried
+    ) -> tuple[tf.Tensor, Tensors, _Carried]:
+      """Goes back over the chunk `i`."""
+      sums, carried = self._chunk(
+        d_outputs=d_outputs,
+        start=rest + i * size,
+        size=size,
+        sums=sums,
+        carried=carried,
+      )
+      return i - 1, sums, carried
+
     zeros = tf.zeros_like(self.states[0].read(0))  # [H, B]
     array = [] if self.by_id else [tf.TensorArray(self.kernel.dtype, num_steps)]
     carried = _Carried([zeros, *map(tf.transpose, d_last)], array)
     _, sums, carried = tf.while_loop(
       lambda i, *_: i >= 0,
-      lambda i, *before: (i - 1, *chunk(rest + i * size, size, *before)),
+      step,
       (num_chunks - 1, self._no_sums(dtype), carried),
       parallel_iterations=1,
     )
     if isinstance(rest, int) and rest:
-      sums, carried = chunk(0, rest, sums, carried)
+      sums, carried = self._chunk(
+        d_outputs=d_outputs, start=0, size=rest, sums=sums, carried=carried
+      )
     d_kernel, d_recurrent, *d_parameters = sums
     d_features = carried.d_features
     # In the order of the arguments of the scan.
@@ -320,10 +334,11 @@ class _Computed(NamedTuple):
 
   def _chunk(
     self,
+    *,
     d_outputs: tf.Tensor,
     start: _Size,
     size: _Size,
-    sums: _Tensors,
+    sums: Tensors,
     carried: _Carried,
   ) -> tuple[list[tf.Tensor], _Carried]:
     """Goes back over the `size` time steps from `start` on.
@@ -334,7 +349,9 @@ class _Computed(NamedTuple):
     dtype, cell = d_outputs.dtype, self.cell
     d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
     d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
-    d_gates, carried = self._propagate(d_outputs, start, size, carried)
+    d_gates, carried = self._propagate(
+      d_outputs=d_outputs, start=start, size=size, carried=carried
+    )
     previous = self.states[0].gather(start + tf.range(size))
     previous = _columns(tf.cast(previous, d_gates.dtype))  # [H, S * B]
     if self.by_id:
@@ -353,7 +370,7 @@ class _Computed(NamedTuple):
     return [total + tf.cast(x, dtype) for total, x in pairs], carried
 
   def _propagate(
-    self, d_outputs: tf.Tensor, start: _Size, size: _Size, carried: _Carried
+    self, *, d_outputs: tf.Tensor, start: _Size, size: _Size, carried: _Carried
   ) -> tuple[tf.Tensor, _Carried]:
     """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
 
@@ -402,7 +419,51 @@ def _columns(x: tf.Tensor) -> tf.Tensor:
   return tf.reshape(tf.transpose(x, [1, 0, 2]), [num_rows, -1])
 
 
-class ScannedLayer(RecurrentLayer):
+class CellLayer(RecurrentLayer):
+  """A layer of Keras whose time step is a `Cell`; a subclass is Keras' layer.
+
+  Scoring, sampling and training share this step, where charlm's loop runs it.
+  """
+
+  plain: ClassVar[type[keras.layers.RNN]]  # Keras' own layer
+
+  def __init__(self, units: int, **options: Any) -> None:
+    """Takes the `name` and the `dtype`, as Keras does."""
+    super().__init__(units, return_sequences=True, return_state=True, **options)
+
+  def equation(self) -> Cell:
+    """Returns the cell."""
+    raise NotImplementedError
+
+  def parameters(self) -> list[tf.Tensor]:
+    """Returns the cell's further weights, `[rows]` each."""
+    return []
+
+  def step(
+    self, projected: tf.Tensor, state: LayerState
+  ) -> tuple[tf.Tensor, LayerState]:
+    """Returns the output `[B, H]` and the state after an input."""
+    flat = tf.nest.flatten(state)
+    recurrent = tf.matmul(flat[0], self.cell.recurrent_kernel)
+    parameters = self.parameters()
+    after, _ = self.equation().step(
+      projected, recurrent, flat, parameters, axis=1
+    )
+    return after[0], tf.nest.pack_sequence_as(state, list(after))
+
+  def matrices(self) -> list[tuple[keras.Variable, int]]:
+    """Lists both kernels, each with the number of its gates."""
+    kernels = self.cell.kernel, self.cell.recurrent_kernel
+    return [(kernel, kernel.shape[1] // self.units) for kernel in kernels]
+
+  def keras_layer(self) -> keras.layers.Layer:
+    """Returns a plain layer of Keras."""
+    return self.plain(
+      self.units, return_sequences=True, return_state=True, name=self.name
+    )
+
+
+class ScannedLayer(CellLayer):
   """A layer that runs its cell by `scan`; a subclass is Keras' layer, too.
 
   It computes what Keras' layer does, with the same weights, which are
@@ -418,15 +479,12 @@ class ScannedLayer(RecurrentLayer):
   options: ClassVar[tuple[str, ...]] = ("precision",)
   fast_with_xla: ClassVar[bool] = True
 
-  precision: str
-
-  def equation(self) -> Cell:
-    """Returns the cell."""
-    raise NotImplementedError
-
-  def parameters(self) -> list[tf.Tensor]:
-    """Returns the cell's further weights, `[rows]` each."""
-    return []
+  def __init__(
+    self, units: int, precision: str = "float32", **options: Any
+  ) -> None:
+    """Takes the `name` and the `dtype`, too; other arguments are refused."""
+    super().__init__(units, **options)
+    self.precision = precision
 
   def input_kernel(self) -> tf.Tensor:
     """Returns the kernel `[D + 1, num_inputs]` of inputs, then of a 1."""
@@ -454,9 +512,8 @@ class ScannedLayer(RecurrentLayer):
       )
     # The bias is the kernel's row for one more feature, which is always 1.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
-    features = tf.transpose(features, [1, 2, 0])  # [T, D + 1, B]
     return self._run(
-      features=features,
+      features=tf.transpose(features, [1, 2, 0]),  # [T, D + 1, B]
       kernel=self.input_kernel(),
       state=initial_state,
       training=training,
@@ -488,12 +545,6 @@ class ScannedLayer(RecurrentLayer):
       training=training,
     )
 
-  def step(
-    self, projected: tf.Tensor, state: LayerState
-  ) -> tuple[tf.Tensor, LayerState]:
-    """Takes one time step, by the cell."""
-    return take_step(self, self.equation(), self.parameters(), projected, state)
-
   def _run(
     self,
     *,
@@ -506,10 +557,8 @@ class ScannedLayer(RecurrentLayer):
 
     Or over ids `[T, B]` with a table `[V, num_inputs]` in place of the kernel.
     """
-    structure = self.initial_state(tf.shape(features)[-1])
-    if state is None:
-      state = structure
-    flat = tf.nest.flatten(state)
+    zeros = self.initial_state(tf.shape(features)[-1])
+    flat = tf.nest.flatten(zeros if state is None else state)
     short = {"float32": False, "bfloat16": training}[self.precision]
     outputs, *others = scan(
       self.equation(),
@@ -522,26 +571,4 @@ class ScannedLayer(RecurrentLayer):
     )
     outputs.set_shape([features.shape[-1], features.shape[0], self.units])
     last = [outputs[:, -1], *others]
-    return outputs, tf.nest.pack_sequence_as(structure, last)
-
-
-def take_step(
-  layer: keras.layers.RNN,
-  cell: Cell,
-  parameters: _Tensors,
-  projected: tf.Tensor,
-  state: LayerState,
-) -> tuple[tf.Tensor, LayerState]:
-  """Takes one time step of Keras' layer by a cell, for rows `[B, ...]`.
-
-  Returns the output `[B, H]`, and the state after.
-  """
-  flat = tf.nest.flatten(state)
-  after, _ = cell.step(
-    projected,
-    tf.matmul(flat[0], layer.cell.recurrent_kernel),
-    flat,
-    parameters,
-    axis=1,
-  )
-  return after[0], tf.nest.pack_sequence_as(state, list(after))
+    return outputs, tf.nest.pack_sequence_as(zeros, last)

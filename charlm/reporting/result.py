@@ -46,6 +46,7 @@ class Result:
 
 def score_run(
   run: OpenedRun,
+  *,
   name: str,
   checkpoint: str,
   layer: type[RecurrentLayer] | None = None,
@@ -59,7 +60,7 @@ def score_run(
     short a text, or a model that has diverged.
   """
   try:
-    return _result(run, name, checkpoint, layer)
+    return _result(run, name=name, checkpoint=checkpoint, layer=layer)
   except InputError as error:
     named = str(error).startswith(str(run.path))
     raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
@@ -67,6 +68,7 @@ def score_run(
 
 def _result(
   run: OpenedRun,
+  *,
   name: str,
   checkpoint: str,
   layer: type[RecurrentLayer] | None,

@@ -126,20 +126,22 @@ def describe_recipe(config: Config, split: Split) -> str:
 
 
 def describe_initial(
-  config: Config,
   initial: LanguageModel,
+  *,
+  name: str,
   model: LanguageModel,
   split: Split,
   vocab: list[str],
 ) -> str:
   """Describes what an initial model lacks, and how well it predicts the text.
 
-  `model` has its weights, and others for new characters.
+  `name` is that of `--init_from`; `model` has the weights of the initial model,
+  and others for new characters.
   Warns if it is so much worse than n-grams of the text that random weights
   probably end no higher.
   """
-  name = "valid" if len(split.valid) else "eval"
-  ids = getattr(split, name).part(0, _SCORED).ids_in(vocab)
+  part = "valid" if len(split.valid) else "eval"
+  ids = getattr(split, part).part(0, _SCORED).ids_in(vocab)
   score = float(Evaluator(model).stream(ids).mean(dtype=np.float64))
   counted = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
   ngrams = min(float(nats.mean()) for nats in counted.nats(ids))
@@ -150,9 +152,9 @@ def describe_initial(
     )
   num_known = initial.embedding.input_dim
   new = unknown_characters(vocab, vocab[:num_known])
-  lacks = f"new      {new}: not in {config.init_from}\n" if new else ""
+  lacks = f"new      {new}: not in {name}\n" if new else ""
   return (
-    f"{lacks}begins   with a loss of {score:.4f} on the {name} text; n-grams "
+    f"{lacks}begins   with a loss of {score:.4f} on the {part} text; n-grams "
     f"of the train text: {ngrams:.4f}\n"
   )
 

@@ -92,7 +92,10 @@ def _train(
   with contextlib.ExitStack() as stack:
     with cluster.together():
       run = prepared.run or _new_run(prepared)
-      initial = _initial_of_new_run(prepared, run, cluster, layer)
+      initial = None
+      if cluster.is_chief and not prepared.run:
+        # Before a folder is made: no run begins where this model is refused.
+        initial = _initial_model(prepared, run, layer)
     check_alike(cluster, prepared, run.vocab)
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
@@ -109,10 +112,19 @@ def _train(
         # Locking makes the folder: a start that is refused before leaves none.
         stack.enter_context(run.locked())
         _create_or_resume(prepared, run, trainer)
-        _restore(prepared, run, trainer, checkpoints, initial, layer)
+        _restore(
+          prepared,
+          run=run,
+          trainer=trainer,
+          checkpoints=checkpoints,
+          initial=initial,
+          layer=layer,
+        )
         metrics = Metrics(run, trainer.step)
         record = _log_start(run, trainer, cluster)
-    _restore_from_chief(run, trainer, checkpoints, cluster)
+    _restore_from_chief(
+      run, trainer=trainer, checkpoints=checkpoints, cluster=cluster
+    )
     replicas = Replicas(cluster, trainer)
     replicas.check_start()
     if options.profile_port:
@@ -199,17 +211,11 @@ def _new_run(prepared: Prepared) -> Run:
   return Run(prepared.options.run_dir, experiment, vocab)
 
 
-def _initial_of_new_run(
-  prepared: Prepared,
-  run: Run,
-  cluster: Cluster,
-  layer: type[RecurrentLayer] | None,
+def _initial_model(
+  prepared: Prepared, run: Run, layer: type[RecurrentLayer] | None
 ) -> LanguageModel | None:
-  """Returns the model of `--init_from`, for the chief of a new run.
-
-  Before a folder is made: no run begins where this model is refused.
-  """
-  if prepared.run or not cluster.is_chief or not run.config.init_from:
+  """Returns the model of `--init_from`, None without that flag."""
+  if not run.config.init_from:
     return None
   return load_initial(
     prepared.initial,
@@ -261,6 +267,7 @@ def _create_or_resume(prepared: Prepared, run: Run, trainer: Trainer) -> None:
 
 def _restore(
   prepared: Prepared,
+  *,
   run: Run,
   trainer: Trainer,
   checkpoints: Checkpoints,
@@ -285,14 +292,18 @@ def _restore(
     trainer.take_weights(initial)
     say(
       describe_initial(
-        config, initial, trainer.model, prepared.split, run.vocab
+        initial,
+        name=config.init_from,
+        model=trainer.model,
+        split=prepared.split,
+        vocab=run.vocab,
       )
     )
   checkpoints.save(trainer.step)
 
 
 def _restore_from_chief(
-  run: Run, trainer: Trainer, checkpoints: Checkpoints, cluster: Cluster
+  run: Run, *, trainer: Trainer, checkpoints: Checkpoints, cluster: Cluster
 ) -> None:
   """Restores the chief's step on the other workers.
 

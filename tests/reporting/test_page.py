@@ -119,7 +119,7 @@ def test_a_single_point_is_visible(number: int, markers: int) -> None:
 def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
   """Has runs that have a checkpoint reported on, without their models."""
 
-  def score(run: Run, name: str, checkpoint: str) -> Result:
+  def score(run: Run, name: str, checkpoint: str, layer: None) -> Result:
     find_checkpoint(run, checkpoint)
     run.eval_text()
     return result_of(name, [1, 3])
