@@ -47,6 +47,8 @@ HEADER = (
 _FOLDER = ROOT / "results" / "layers"
 _RUNS = ROOT / "runs" / "layers"
 _UNITS = {"gru": 312, "lstm": 270, "mingru": 646}  # in each of two layers
+# The flag of each that is not charlm's own.
+_OWN = {"mingru": f"--layer={ROOT}/examples/mingru.py:MinGRU"}
 _TRIALS = {
   "recipe": [],
   "half-rate": ["--learning_rate=0.006"],
@@ -78,7 +80,10 @@ def measure(layer: str, corpus: pathlib.Path) -> dict[str, Any]:
     runs.append(
       {
         "valid_loss": lowest_valid_loss(run_dir),
-        "scores": {k: eval_loss(run_dir, *v) for k, v in _PROTOCOLS.items()},
+        "scores": {
+          k: eval_loss(run_dir, *v, *([_OWN[layer]] if layer in _OWN else []))
+          for k, v in _PROTOCOLS.items()
+        },
         "curve": [r["loss"] for r in _records(run_dir, "eval")],
       }
     )
@@ -170,7 +175,8 @@ def main(argv: list[str]) -> int:
 
 def _flags(layer: str, corpus: pathlib.Path) -> list[str]:
   recipe = ROOT / "recipes" / "tinyshakespeare.flags"
-  flags = [f"--corpus={corpus}", f"--flagfile={recipe}", f"--layer={layer}"]
+  kind = _OWN.get(layer, f"--layer={layer}")
+  flags = [f"--corpus={corpus}", f"--flagfile={recipe}", kind]
   return [*flags, f"--rnn_units={_UNITS[layer]}"]
 
 

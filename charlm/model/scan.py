@@ -472,8 +472,7 @@ class ScannedLayer(CellLayer):
   again.
 
   `precision` acts in training alone: `bfloat16` rounds factors and result of
-  each matrix product. Of the product that makes the table of `call_ids`, it
-  rounds the result alone.
+  each matrix product; of the table of `call_ids`, the result alone.
   """
 
   options: ClassVar[tuple[str, ...]] = ("precision",)
