@@ -70,13 +70,13 @@ def read_numpy(path: Path) -> NumpyFile:
     vocab = json.loads(str(weights.pop("vocabulary")))
     there = json.loads(str(weights.pop("settings")))
     settings = {name: there[name] for name in SAME_AS_INITIAL}
-    without_layer_norm(there)
     weights = {n: x.astype(np.float32) for n, x in weights.items()}
   except Exception as error:  # NumPy and zipfile raise all kinds for damage
     raise InputError(
       f"{path} is no model that export.py --format=npz wrote "
       f"({type(error).__name__}: {error}): export it again"
     ) from error
+  without_layer_norm(there)  # refuses a model that has it
   return NumpyFile(settings, vocab, weights)
 
 

@@ -57,8 +57,8 @@ def choose_device(device: str, start: bool = True) -> None:
   Args:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow cannot
       use a GPU that the machine has, a line on stderr says why.
-    start: whether TensorFlow starts the GPUs here. If not, `create_cluster` has
-      to: workers are connected before.
+    start: whether TensorFlow starts the GPUs here. If not, `create_strategy`
+      or `connect` has to: workers are connected before.
 
   Scores and samples are computed in float32; `tensor_float_32` is for training.
 

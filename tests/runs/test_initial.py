@@ -1,6 +1,7 @@
 """What a run begins with that is no run: an exported model, or charlm's own."""
 
 import io
+import json
 import pathlib
 import re
 from collections.abc import Callable
@@ -136,6 +137,18 @@ def test_a_file_that_was_not_exported_is_refused_in_one_line(
   (line,) = capsys.readouterr().err.splitlines()
   assert re.search(rf"{path}.* export it again$", line)
   assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
+
+
+def test_an_exported_model_with_layer_normalisation_is_refused(
+  exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  with np.load(exported) as arrays:
+    changed = dict(arrays)
+  settings = json.loads(str(changed["settings"]))
+  changed["settings"] = json.dumps(settings | {"layer_norm": True})
+  np.savez(tmp_path / "old.npz", **changed)
+  with pytest.raises(InputError, match="give it to commit 288d677"):
+    open_initial(str(tmp_path / "old.npz"))
 
 
 def test_the_model_of_english_is_what_its_page_says(
