@@ -100,13 +100,7 @@ def _train(
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
     trainer = _build_trainer(prepared, run, cluster, layer)
-    checkpoints = Checkpoints(
-      run,
-      options.max_to_keep,
-      model=trainer.model,
-      optimizer=trainer.optimizer,
-      train_state=trainer.train_state,
-    )
+    checkpoints = _checkpoints_of(run, trainer, options.max_to_keep)
     with cluster.together():
       if cluster.is_chief:
         # Locking makes the folder: a start that is refused before leaves none.
@@ -249,6 +243,18 @@ def _build_trainer(
     cluster.strategy,
     gru=prepared.options.gru,
     layer=layer,
+  )
+
+
+def _checkpoints_of(
+  run: Run, trainer: Trainer, max_to_keep: int
+) -> Checkpoints:
+  return Checkpoints(
+    run,
+    max_to_keep,
+    model=trainer.model,
+    optimizer=trainer.optimizer,
+    train_state=trainer.train_state,
   )
 
 
