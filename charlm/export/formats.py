@@ -24,8 +24,7 @@ def save_keras(model: LanguageModel, vocab: list[str], file: Path) -> None:
   layers = [layer.keras_layer() for layer in model.recurrent_layers]
   if None in layers:
     raise InputError(
-      "Keras has no such layer, or not with layer normalisation: give "
-      "--format=saved_model or npz"
+      "Keras has no such layer: give --format=saved_model or npz"
     )
   with moved_when_whole(file) as path:
     _stepwise(model, layers).save(path)

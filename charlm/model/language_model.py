@@ -319,6 +319,14 @@ def model_of(
   """
   precision = config.precision if training else "float32"
   kind = layer or _kind_of(config.layer, gru, precision)
+  if layer and layer.__name__.lower() in LAYERS:
+    raise InputError(
+      f"charlm has a layer of the name {layer.__name__}: rename your class"
+    )
+  if layer and config.layer in LAYERS:
+    raise InputError(
+      f"the run has charlm's own layer {config.layer}: leave out --layer"
+    )
   if layer and layer.__name__.lower() != config.layer.lower():
     raise InputError(
       f"the run has the layer {config.layer}, not {layer.__name__}: give "

@@ -8,6 +8,7 @@ structure of float32 tensors `[B, ...]`.
 
 import importlib.util
 import os
+import sys
 from typing import Any, ClassVar, TypeAlias
 
 import keras
@@ -114,10 +115,12 @@ def import_layer(spec: str) -> type[RecurrentLayer] | None:
   if not spec:
     return None
   file, _, name = spec.rpartition(":")
+  file = os.path.expanduser(file)
   module_spec = importlib.util.spec_from_file_location("own_layer", file)
   if not os.path.isfile(file) or not module_spec or not module_spec.loader:
     raise InputError(f"layer is {spec!r}, no Python file: give FILE.py:CLASS")
   module = importlib.util.module_from_spec(module_spec)
+  sys.modules["own_layer"] = module  # as dataclasses need it
   module_spec.loader.exec_module(module)
   kind = getattr(module, name, None)
   if not isinstance(kind, type) or not issubclass(kind, RecurrentLayer):

@@ -217,9 +217,10 @@ class Checkpoints:
     return None
 
   def _save(self, folder: Path, max_to_keep: int, step: int) -> bool:
-    is_new = step not in checkpoint_steps(folder, whole=False)
+    is_new = False
     try:
       self._run.check_owned()
+      is_new = step not in checkpoint_steps(folder, whole=False)
       folder.mkdir(exist_ok=True)
       # The manager trusts its state file, which can be garbled, or name files
       # of other folders. So it starts without one, and removes nothing.
@@ -234,8 +235,8 @@ class Checkpoints:
         for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
-      self._run.check_owned()  # if the folder is gone, that is what is wrong
       with contextlib.suppress(OSError):  # on a full disk, for the next save
+        self._run.check_owned()  # if the folder is gone, that is what is wrong
         # An older one of this step is mostly still whole.
         for suffix in CHECKPOINT_SUFFIXES if is_new else ():
           (folder / f"ckpt-{step}{suffix}").unlink(missing_ok=True)

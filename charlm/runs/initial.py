@@ -76,7 +76,10 @@ def read_numpy(path: Path) -> NumpyFile:
       f"{path} is no model that export.py --format=npz wrote "
       f"({type(error).__name__}: {error}): export it again"
     ) from error
-  without_layer_norm(there)  # refuses a model that has it
+  try:
+    without_layer_norm(there)
+  except InputError as error:
+    raise InputError(f"{path}: {error}") from error
   return NumpyFile(settings, vocab, weights)
 
 

@@ -58,7 +58,7 @@ def number_of_replicas(
   number = asked or num_gpus or 1
   if not asked and not several:
     alone = reason_for_one_replica(config, gru)
-    at_most = 1 if alone else most_replicas()
+    at_most = 1 if alone else num_gpus or num_cores()
     number = largest_divisor(config.batch_size, at_most)
   # TensorFlow gives each of several workers one CPU device.
   at_most = num_gpus or (1 if several else number)

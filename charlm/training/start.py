@@ -27,6 +27,7 @@ from charlm.runs.trained_model import load_initial
 from charlm.system.devices import (
   choose_device,
   create_strategy,
+  first_sum,
   kind_of_device,
   use_first_gpus,
 )
@@ -89,6 +90,7 @@ def _train(
 ) -> int:
   """Makes or resumes the run, and trains; returns the exit code."""
   options = prepared.options
+  first_sum(lambda: cluster.sum([0]), f"{cluster.num_workers} workers")
   with contextlib.ExitStack() as stack:
     with cluster.together():
       run = prepared.run or _new_run(prepared)

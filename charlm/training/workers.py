@@ -22,7 +22,6 @@ from charlm.runs.provenance import describe_start
 from charlm.system.devices import (
   NCCL_REMEDY,
   Choice,
-  first_sum,
 )
 from charlm.system.messages import say
 from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
@@ -34,6 +33,7 @@ _ROLES = ("chief", "worker")  # in the order of their workers
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH_GPUS = 10**4
 _COLLECTIVES = Choice("RING", "NCCL")
+_MOST_NUMBERS = 4  # of a sum, if there are fewer workers
 _CONNECTED_WITHIN = 300  # seconds
 # What TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
@@ -93,9 +93,13 @@ class Cluster:
     """
     if self.num_workers == 1:
       return list(numbers)
-    # Of the gradients' type, which every kind of device can sum.
-    sums = self._compiled_sum(np.array(numbers, np.float32)).numpy()
-    summed: list[int] = sums.astype(np.int64).tolist()
+    # All sums have one shape: if a worker ends alone, its last sum still fits
+    # that of the others. They are of the gradients' type, which every kind of
+    # device can sum.
+    padded = np.zeros(max(_MOST_NUMBERS, self.num_workers), np.float32)
+    padded[: len(numbers)] = numbers
+    sums = self._compiled_sum(padded).numpy()
+    summed: list[int] = sums[: len(numbers)].astype(np.int64).tolist()
     return summed
 
   def _sum(self, numbers: tf.Tensor) -> tf.Tensor:
@@ -206,7 +210,6 @@ def connect(addresses: list[str], index: int) -> Cluster:
 
   Raises:
     LostRunError: TensorFlow cannot connect the workers.
-    HungError: GPUs do not answer.
   """
   others = [address for i, address in enumerate(addresses) if i != index]
   here = f"index {index}, of {len(addresses)} workers, at {addresses[index]}"
@@ -224,9 +227,7 @@ def connect(addresses: list[str], index: int) -> Cluster:
       f"({_first_sentence(error)}): check that no program uses this port, then "
       "start all workers again"
     ) from error
-  cluster = Cluster(strategy, addresses, index)
-  first_sum(lambda: cluster.sum([0]), f"{cluster.num_workers} workers")
-  return cluster
+  return Cluster(strategy, addresses, index)
 
 
 @contextlib.contextmanager

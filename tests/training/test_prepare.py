@@ -94,9 +94,7 @@ def test_a_longer_training_under_a_schedule_is_a_new_run(
     "begin a new run, train.py --init_from=run --corpus=my.txt "
     "--valid_lines=-1 --recipe=small --epochs=20 --run_dir=another/folder"
   )
-  with pytest.raises(
-    InputError, match=f"falls to zero in 3 epochs.* {command}"
-  ):
+  with pytest.raises(InputError, match=f"falls to zero at its end.* {command}"):
     prepare({"run_dir": "run", "epochs": 20})
   assert prepare({"run_dir": "run", "epochs": 3}).options.epochs == 3
 
