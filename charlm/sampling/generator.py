@@ -265,7 +265,7 @@ class GenerativeModel:
   ) -> State:
     """Returns the state of one row after the first `length` of ids `[S]`."""
     # Before the loop, as XLA does not vectorise gates that look up inputs.
-    inputs = tf.gather(table, ids)[:, tf.newaxis]  # [S, 1, 3H]
+    inputs = tf.gather(table, ids)[:, tf.newaxis]  # [S, 1, columns]
 
     def step(i: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
       """Reads the next character."""

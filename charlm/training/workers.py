@@ -19,10 +19,7 @@ import tensorflow as tf
 
 from charlm.errors import DivergedError, HungError, InputError, LostRunError
 from charlm.runs.provenance import describe_start
-from charlm.system.devices import (
-  NCCL_REMEDY,
-  Choice,
-)
+from charlm.system.devices import NCCL_REMEDY, Choice
 from charlm.system.messages import say
 from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.prepare import Prepared
