@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip
 # Of `make train`: with CORPUS=my.txt, settings that suit its size, in runs/my.
 # For several files, ARGS gives the folder: it comes later, and counts.
 SETTINGS = $(if $(CORPUS),--recipe=auto --corpus='$(CORPUS)' \
-  --run_dir='runs/$(basename $(notdir $(CORPUS:/=)))',--flagfile=recipes/fast.flags)
+  --run_dir='runs/$(basename $(notdir $(CORPUS:/=)))',--recipe=fast)
 # Torch and JAX come beside what is installed, and change nothing of it.
 ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
   --no-build-isolation --editable '.[bench]'
@@ -91,6 +91,7 @@ lock:
 .venv/installed: requirements.lock setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "charlm needs Python 3.11 to 3.13: make PYTHON=python3.12"; exit 2; }
+	@echo "Installing TensorFlow and the other libraries into .venv: 2.5 GB, a few minutes"
 	$(PYTHON) -m venv --clear .venv
 ifeq ($(shell uname),Linux)
 	$(PIP) install --quiet --require-hashes --only-binary :all: --requirement requirements.lock

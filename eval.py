@@ -78,7 +78,7 @@ class EvalOptions(ModelOptions):
         "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )
     # These names in `summaries` are those of `train.py`.
-    own = ("train", "eval")
+    own = ("train", "valid", "eval")
     if self.follow and (not _NAME.fullmatch(self.name) or self.name in own):
       raise InputError(
         f"name is {self.name!r}: give a --name of letters, digits, - and _, "

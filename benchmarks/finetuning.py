@@ -46,7 +46,7 @@ def measure(
   start = time.perf_counter()
   said = train(run_dir, *flags, *_SETTINGS[setting].split())
   minutes = (time.perf_counter() - start) / 60
-  begins = re.search(r"^begins .* of (\S+) on .* (\S+)$", said, re.MULTILINE)
+  begins = re.search(r"^initial .* loss (\S+), n-grams (\S+): ", said, re.M)
   return {
     "loss": eval_loss(run_dir),
     "valid_loss": lowest_valid_loss(run_dir),

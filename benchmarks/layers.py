@@ -84,10 +84,10 @@ def measure(layer: str, corpus: pathlib.Path) -> dict[str, Any]:
           k: eval_loss(run_dir, *v, *([_OWN[layer]] if layer in _OWN else []))
           for k, v in _PROTOCOLS.items()
         },
-        "curve": [r["loss"] for r in _records(run_dir, "eval")],
+        "curve": [r["loss"] for r in _records(run_dir, "valid")],
       }
     )
-  num_weights = re.search(r"= (\S+) weights$", said, re.MULTILINE)
+  num_weights = re.search(r"^model .* (\S+) weights$", said, re.M)
   assert num_weights
   return {
     "machine": machine.describe(),
@@ -131,7 +131,11 @@ def rows() -> Iterator[list[str]]:
 
 
 def plot(path: pathlib.Path) -> None:
-  """Draws the eval losses of the seeds, mean and range, by epoch and time."""
+  """Draws the losses after each epoch, mean and range, by epoch and time.
+
+  They are of the text that is scored then: the valid text or, in older
+  measurements, the eval text.
+  """
   figure = Figure(figsize=(9, 4.5), layout="constrained")
   by_epoch, by_time = figure.subplots(1, 2, sharey=True)
   times = read(_FOLDER / "steps.json")["milliseconds"]
@@ -150,7 +154,7 @@ def plot(path: pathlib.Path) -> None:
   for axes in (by_epoch, by_time):
     axes.grid(alpha=0.3)
   by_epoch.legend()
-  label_losses(by_epoch, by_time, "character of the eval text")
+  label_losses(by_epoch, by_time, "character of the text scored")
   figure.savefig(path)
 
 

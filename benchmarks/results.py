@@ -112,28 +112,37 @@ def _measure_run(
       scores[protocol] = json.loads(call("eval.py", *args, "--json"))
   records = read_records(run.metrics_path)
   per_step = config.batch_size * config.seq_length
+  # The last record is of the step that was scored at the end.
+  last = max(records, key=lambda record: record["step"])
   return {
     "seed": seed,
     "checkpoint": checkpoint,
     "config": json.loads(run.experiment.to_json()) | {"corpus": corpus.name},
     "num_weights": load_model(run, "latest")[0].count_params(),
-    "num_characters": records[-1]["step"] * per_step,
-    "hours": records[-1]["seconds"] / 3600,
+    "num_characters": last["step"] * per_step,
+    "hours": last["seconds"] / 3600,
     "scores": scores,
     "curve": _curve(records, per_step),
   }
 
 
 def _curve(records: list[Record], per_step: int) -> list[dict[str, float]]:
-  """Returns each evaluation's losses, and the mean training loss before it."""
-  curve, train = [], []
+  """Returns each evaluation's loss, and the mean training loss before it."""
+  curve: list[dict[str, float]] = []
+  train: list[float] = []
+  has_valid = any(record["split"] == "valid" for record in records)
+  loss_name = "valid_loss" if has_valid else "loss"
   for record in records:
     if record["split"] == "train":
       train.append(record["loss"])
-    else:
-      losses = {k: record[k] for k in ("loss", "valid_loss") if k in record}
-      point = {"num_characters": record["step"] * per_step} | losses
-      curve.append(point | {"train_loss": statistics.mean(train)})
+    elif record["split"] == ("valid" if has_valid else "eval"):
+      curve.append(
+        {
+          "num_characters": record["step"] * per_step,
+          loss_name: record["loss"],
+          "train_loss": statistics.mean(train),
+        }
+      )
       train = []
   return curve
 
@@ -253,6 +262,11 @@ def plot_sizes(others: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
   figure.savefig(path)
 
 
+def _chosen_by(point: dict[str, float]) -> float:
+  """Returns the loss of the valid text or, without one, of the eval text."""
+  return point.get("valid_loss") or point["loss"]
+
+
 def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
   """Draws the losses of each recipe's first seed over characters."""
   figure = Figure(figsize=(9, 5), layout="constrained")
@@ -260,13 +274,14 @@ def plot_curves(results: dict[str, Any], path: pathlib.Path) -> None:
   curves = {name: r["runs"][0]["curve"] for name, r in results.items()}
   for recipe, curve in curves.items():
     x = [point["num_characters"] / 1e6 for point in curve]
-    (line,) = axes.plot(x, [point["loss"] for point in curve], label=recipe)
+    (line,) = axes.plot(x, [_chosen_by(p) for p in curve], label=recipe)
     train = [point["train_loss"] for point in curve]
     axes.plot(x, train, ":", color=line.get_color())
   # The training losses begin far above, as means of all that an epoch saw.
-  axes.set_ylim(top=max(p["loss"] for curve in curves.values() for p in curve))
+  points = [point for curve in curves.values() for point in curve]
+  axes.set_ylim(top=max(map(_chosen_by, points)))
   axes.set_xlabel("million characters seen")
-  label_losses(axes, axes, "character of the eval text (dotted: train)")
+  label_losses(axes, axes, "character (dotted: train)")
   axes.set_xscale("log")
   axes.grid(alpha=0.3)
   axes.legend()

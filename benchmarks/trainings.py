@@ -6,7 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from charlm.system.files import read_json_lines, write_atomically
+from charlm.runs.metrics import read_records
+from charlm.system.files import write_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -35,15 +36,10 @@ def eval_loss(run_dir: pathlib.Path, *flags: str) -> float:
   return float(score["log_perplexity"])
 
 
-def valid_losses(run_dir: pathlib.Path) -> list[tuple[int, float]]:
-  """Returns each evaluation's step and loss of the valid text."""
-  records = read_json_lines(run_dir / "metrics.jsonl")
-  return [(r["step"], r["valid_loss"]) for r in records if "valid_loss" in r]
-
-
 def lowest_valid_loss(run_dir: pathlib.Path) -> float:
   """Returns the loss of the valid text by the best checkpoint."""
-  return min(loss for _, loss in valid_losses(run_dir))
+  records = read_records(run_dir / "metrics.jsonl")
+  return min(r["loss"] for r in records if r["split"] == "valid")
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

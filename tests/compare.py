@@ -74,7 +74,7 @@ for line in sys.stdin:
 """
 _TOLERANCE = 1e-6  # where XLA compiles
 _COMPILED_RUN = "few_windows"
-_COMPILED = ("scores", "metrics of eval")  # of any run
+_COMPILED = ("scores", "metrics of valid")  # of any run
 Numbers = dict[str, dict[str, Any]]  # by what is compared, then by name
 
 
@@ -89,7 +89,7 @@ def measure(
     command = [sys.executable, "train.py", f"--run_dir={folder / name}", *flags]
     subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL, check=True)
     _read_variables(folder / name, found[name])
-    _read_metrics(folder / name, found[name], samples)
+    _read_metrics(folder / name, found[name])
   print(f"{folder.name}: scores", file=sys.stderr, flush=True)
   commands = [*_SCORES, *(_SAMPLES if samples else ())]
   asked = [(name, command) for name in names for command in commands]
@@ -144,18 +144,16 @@ def _read_variables(run_dir: pathlib.Path, found: Numbers) -> None:
       found.setdefault(part, {})[key] = reader.get_tensor(name)
 
 
-def _read_metrics(run_dir: pathlib.Path, found: Numbers, samples: bool) -> None:
-  lines = (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
-  for line in lines:
-    record = json.loads(line)
-    for name, value in record.items():
-      part = f"metrics of {record['split']}"
-      if name in ("sample", "continuation"):
-        part = "samples"
-      timed = name in ("seconds", "characters_per_second", "time")
-      if not timed and (part != "samples" or samples):
-        key = f"step {record['step']} {name}"
-        found.setdefault(part, {})[key] = value
+def _read_metrics(run_dir: pathlib.Path, found: Numbers) -> None:
+  from charlm.runs.metrics import read_records
+
+  for record in read_records(run_dir / "metrics.jsonl"):
+    names = {"loss"}  # of `eval`, the scores below are compared
+    if record["split"] == "train":
+      names = record.keys() - {"seconds", "characters_per_second", "time"}
+    for name in names if record["split"] != "eval" else ():
+      key = f"step {record['step']} {name}"
+      found.setdefault(f"metrics of {record['split']}", {})[key] = record[name]
 
 
 def difference(one: Any, other: Any) -> float:

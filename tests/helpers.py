@@ -185,7 +185,7 @@ def result_of(
       "num_weights": 1,
       "scores": {"stream": scores["eval"].to_dict()},
       "valid_score": scores["valid"].to_dict() if valid else None,
-      "curves": {"train": [], "eval": []},
+      "curves": {"train": [], "valid": [], "eval": []},
       "samples": [],
     },
     text=text,

@@ -84,7 +84,10 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
   assert one.changes(other) == [
     "rnn_units (512 before, 7 now)",
     "seed (0 before, 1 now)",
-    f"corpus_sha256 ({SHA256} before, {'1' * 64} now)",
+  ]
+  other = Experiment(Config(), "1" * 64, *OF_FILES)
+  assert one.changes(other) == [
+    f"corpus_sha256 ({SHA256} before, {'1' * 64} now)"
   ]
   vocabulary, _, valid = OF_FILES
   other = Experiment(Config(), SHA256, vocabulary, "2" * 64, valid)

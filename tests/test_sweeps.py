@@ -51,7 +51,7 @@ def test_the_loop_ends_in_a_report(
   assert {first["seed"], second["seed"]} == {0, 1}
   # Each is scored as at its end, and the mean is printed.
   runs = (first, second)
-  losses = [run["curves"]["eval"][-1]["valid_loss"] for run in runs]
+  losses = [run["curves"]["valid"][-1]["loss"] for run in runs]
   scored = [run["valid_score"]["log_perplexity"] for run in runs]
   assert scored == pytest.approx(losses)
   assert losses == sorted(losses)

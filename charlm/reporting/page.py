@@ -72,7 +72,9 @@ def _draw(
   divisor: float,
 ) -> None:
   for index, run in enumerate(runs):
-    for split, style in (("train", ":"), ("eval", "-")):
+    # With a valid text, the eval text is scored once.
+    scored = "valid" if run["curves"]["valid"] else "eval"
+    for split, style in (("train", ":"), (scored, "-")):
       points = run["curves"][split]
       # Seconds that were not recorded become NaN, which draws nothing.
       x = np.array([point[quantity] for point in points], np.float64) / divisor
@@ -257,8 +259,8 @@ def _curves(runs: Sequence[Run]) -> str:
     for i, run in enumerate(runs)
   ]
   return (
-    f"<p>{', '.join(names)}. Dotted: the train text; solid: the run's eval "
-    f"text.</p>\n{draw_curves(runs)}"
+    f"<p>{', '.join(names)}. Dotted: the train text; solid: the run's valid "
+    f"text or, without one, its eval text.</p>\n{draw_curves(runs)}"
   )
 
 

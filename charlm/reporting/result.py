@@ -140,7 +140,7 @@ def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:
 
   `seconds` are wall time since step 0, without pauses between starts.
   """
-  points: dict[str, list[Point]] = {"train": [], "eval": []}
+  points: dict[str, list[Point]] = {"train": [], "valid": [], "eval": []}
   for record in records:
     point: Point = {
       "step": record["step"],
@@ -148,8 +148,6 @@ def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:
       "seconds": record.get("seconds"),
       "loss": record["loss"],
     }
-    if "valid_loss" in record:
-      point["valid_loss"] = record["valid_loss"]
     points[record["split"]].append(point)
   return points
 

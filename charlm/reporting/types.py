@@ -49,7 +49,6 @@ class Point(TypedDict):
   characters: int  # seen in training so far
   seconds: float | None  # wall time since step 0; None: not recorded
   loss: float
-  valid_loss: NotRequired[float]  # only on `eval`, of a run with a valid text
 
 
 class Run(TypedDict):
@@ -62,7 +61,7 @@ class Run(TypedDict):
   num_weights: int
   scores: dict[str, ScoreNumbers]  # of the eval text, by protocol
   valid_score: ScoreNumbers | None  # by `stream`; None: no valid text
-  curves: dict[str, list[Point]]  # by split, `train` and `eval`
+  curves: dict[str, list[Point]]  # by split: train, valid, eval
   samples: list[str]
 
 

@@ -4,9 +4,10 @@ import contextlib
 import json
 import re
 import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -24,24 +25,20 @@ from charlm.system.files import (
 )
 from charlm.system.messages import warn, warn_unsaved
 
-# What is drawn, and under which name: TensorBoard groups charts by what comes
-# before the slash, in the order of the names, and opens only the first two
-# groups.
-_TAGS = {
-  "loss": "1 loss/loss",
-  "valid_loss": "1 loss/loss of the valid text",
-  "bits_per_character": "1 loss/loss in bits",
-  "bits_per_byte": "1 loss/loss in bits per byte",
-  "perplexity": "1 loss/perplexity",
-  "learning_rate": "2 learning rate/learning rate",
-  "gradient_norm": "3 gradient/norm before clipping",
-  "characters_per_second": "4 speed/characters per second",
-  "sample": "sample",
-  "continuation": "continuation",
-}
+# What is drawn of a record. The lowest loss so far is for the page HParams.
+_DRAWN = (
+  "loss",
+  "lowest_loss",
+  "learning_rate",
+  "gradient_norm",
+  "characters_per_second",
+  "sample",
+)
 # Each line of a text in pieces of 80 columns: a wider one would have to be
 # scrolled. `textwrap` would change the white space of a raw text.
 _PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
+# How the names of the event files of a training end.
+_OURS = ".run"
 _MAX_NUMBER = float(np.finfo(np.float32).max)  # TensorBoard draws float32
 
 
@@ -52,14 +49,14 @@ class EventFile:
   which TensorBoard reads nothing: the file is then to be made anew.
   """
 
-  def __init__(self, folder: Path) -> None:
-    """Makes the file, and the folder.
+  def __init__(self, folder: Path, suffix: str = "") -> None:
+    """Makes the file, whose name ends in a suffix, and the folder.
 
     Raises OSError: they cannot be written; so does `write`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # TensorBoard reads a folder's files in the order of their names.
-    self._path = folder / f"events.out.tfevents.{time.time_ns()}"
+    self._path = folder / f"events.out.tfevents.{time.time_ns()}{suffix}"
     self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
   def write(self, event: Event) -> None:
@@ -74,8 +71,8 @@ def metrics_event(record: Mapping[str, object], wall_time: float) -> Event:
   The wall time is in seconds since the epoch.
   """
   summary = Summary()
-  for name, tag in _TAGS.items():
-    value = record.get(name)
+  for tag in _DRAWN:
+    value = record.get(tag)
     if isinstance(value, str):
       # Markdown that shows lines as they are, if they are not too wide.
       block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
@@ -89,16 +86,25 @@ class Record(TypedDict):
   """A line of `metrics.jsonl`; it has other metrics, too, and samples."""
 
   step: int
-  split: str  # train or eval
+  split: str  # train, valid or eval
   loss: float
-  valid_loss: NotRequired[float]
   seconds: float  # wall time since step 0, without pauses between starts
   time: NotRequired[float]  # seconds since the epoch
 
 
 def read_records(path: Path) -> list[Record]:
-  """Reads `metrics.jsonl`, if there is one, leaving out malformed lines."""
-  records: list[Record] = read_json_lines(path)
+  """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
+
+  An `eval` record of an older commit has the loss of the valid text, too, which
+  becomes a record of its own.
+  """
+  records: list[Any] = []
+  for record in read_json_lines(path):
+    if "valid_loss" in record:
+      loss = {"split": "valid", "loss": record.pop("valid_loss")}
+      common = Record.__annotations__.keys() & record.keys()
+      records.append({name: record[name] for name in common} | loss)
+    records.append(record)
   return records
 
 
@@ -110,8 +116,15 @@ class Metrics:
   anew at each start, and given up for this start where a write fails.
   """
 
-  def __init__(self, run: Run, step: int) -> None:
+  def __init__(
+    self,
+    run: Run,
+    step: int,
+    settings: Mapping[str, Any] = types.MappingProxyType({}),
+  ) -> None:
     """Goes on from a step: records of later steps are dropped.
+
+    TensorBoard's page HParams shows the settings.
 
     Raises:
       OSError: `metrics.jsonl` cannot be written.
@@ -119,7 +132,7 @@ class Metrics:
     """
     run.check_owned()
     self._run, self._path = run, run.metrics_path
-    self._hparams = vars(run.config)
+    self._settings = dict(settings)
     self._unwritten = b""  # what the file lacks
     self._event_files: dict[str, EventFile] = {}  # by split; empty if given up
     text = b""
@@ -127,18 +140,21 @@ class Metrics:
       text = self._path.read_bytes()
     elif run.starts():
       warn(f"{self._path} is missing: the metrics up to step {step:,} are lost")
-    records = read_records(self._path)
-    if len(records) < len(text.splitlines()):  # by a kill, or in a copy
+    if len(read_json_lines(self._path)) < len(text.splitlines()):
+      # By a kill, or in a copy.
       warn(f"{self._path} has a line that is cut off: it is left out")
-    self._records = [r for r in records if r["step"] <= step]
+    self._records = [
+      record for record in read_records(self._path) if record["step"] <= step
+    ]
     lines = [json.dumps(record) + "\n" for record in self._records]
     if (kept := "".join(lines).encode()) != text:
       write_atomically(self._path, [kept])
     append_lines(self._path, b"")  # fails now if it cannot be written
     # The seconds trained before this start, without pauses, estimated from the
-    # last record: steps after it count as the mean of the steps before.
+    # highest step: steps after it count as the mean of the steps before. The
+    # record of the eval text comes last, and can be of an earlier step.
     first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
-    *_, last = first, *self._records
+    last = max(reversed([first, *self._records]), key=lambda r: r["step"])
     before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
     with self._drawing():
@@ -153,20 +169,22 @@ class Metrics:
 
   @property
   def losses(self) -> dict[int, float]:
-    """The loss by which a checkpoint is the best, of each step evaluated.
+    """The losses that choose the best checkpoint, by step.
 
-    It is the loss of the valid text or, without one, of the eval text.
+    They are of the valid text or, without one, of the eval text.
     """
-    found = self.evaluations.items()
-    return {step: r.get("valid_loss", r["loss"]) for step, r in found}
+    return self.losses_of(self._run.choosing_part)
 
-  @property
-  def evaluations(self) -> dict[int, Record]:
-    """The record of each step that was evaluated."""
-    return {r["step"]: r for r in self._records if r["split"] == "eval"}
+  def losses_of(self, split: str, after: int = 0) -> dict[int, float]:
+    """Returns the losses of a split at the steps after one, in order."""
+    return {
+      record["step"]: record["loss"]
+      for record in self._records
+      if record["split"] == split and record["step"] > after
+    }
 
   def write(self, step: int, split: str, values: Mapping[str, object]) -> None:
-    """Writes numbers, and texts such as samples, of `train` or `eval`.
+    """Writes numbers, and texts such as samples, of a split.
 
     Raises LostRunError: as `Run.check_owned`.
     """
@@ -210,18 +228,32 @@ class Metrics:
 
   def _make_event_files(self) -> None:
     """Makes the event files anew, without records."""
-    folders = [self._run.summaries / split for split in ("train", "eval")]
-    for path in [x for folder in folders for x in folder.glob("events.out.*")]:
-      path.unlink()
-    self._event_files = {folder.name: EventFile(folder) for folder in folders}
+    # `valid` may also hold a curve that somebody drew by `eval.py --follow`.
+    for pattern in (
+      "train/events.*",
+      "eval/events.*",
+      f"valid/events.*{_OURS}",
+    ):
+      for path in self._run.summaries.glob(pattern):
+        path.unlink()
+    splits = dict.fromkeys(["train", self._run.choosing_part, "eval"])
+    self._event_files = {
+      split: EventFile(self._run.summaries / split, _OURS) for split in splits
+    }
     for file in self._event_files.values():
       # A TensorBoard that has read the files before forgets what was in them.
       file.write(Event(session_log=SessionLog(status=SessionLog.START)))
     # No trial id: runs with equal settings would share one.
-    settings = hparams.hparams_pb(self._hparams, trial_id="")
-    self._event_files["eval"].write(Event(summary=settings))
+    shown = hparams.hparams_pb(self._settings, trial_id="")
+    file = self._event_files[self._run.choosing_part]
+    file.write(Event(summary=shown))
 
   def _draw(self, record: Record) -> None:
+    drawn = dict(record)
+    if record["split"] == self._run.choosing_part:
+      losses = self.losses.items()
+      so_far = [loss for step, loss in losses if step <= record["step"]]
+      drawn["lowest_loss"] = min(so_far)
     # A record of an older commit has no time: it is drawn in 1970.
-    event = metrics_event(record, record.get("time", record["seconds"]))
+    event = metrics_event(drawn, record.get("time", record["seconds"]))
     self._event_files[record["split"]].write(event)

@@ -11,9 +11,10 @@ import functools
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO, TypedDict
+from typing import Literal, TextIO, TypedDict
 
 from charlm.config import Config, without_layer_norm
 from charlm.data.corpus import Corpus, encode_text
@@ -27,6 +28,7 @@ from charlm.system.files import (
   refuse_pattern,
   write_atomically,
 )
+from charlm.system.messages import warn
 
 # Incremented only when older folders become unreadable: a new field needs no
 # new format, since it reads as its default where it is missing.
@@ -88,9 +90,9 @@ class Experiment:
       ignored |= {"epochs", "max_steps"}
     now = {n: value for n, value in fields.items() if n not in ignored}
     found = differences(before, now)
-    # The hashes other than the corpus' are named only if nothing else differs:
-    # another number of eval lines changes them, too.
-    others = [found[name] for name in found if name not in _SHA256[1:]]
+    # Another number of eval lines, and whatever changes how a text is read,
+    # changes hashes, too: they are named only if nothing else differs.
+    others = [found[name] for name in found if name not in _SHA256]
     return others or list(found.values())
 
   @property
@@ -216,6 +218,11 @@ class Run:
     """Whether a part of the text chooses the best checkpoint."""
     return self.experiment.valid_sha256 != sha256([])
 
+  @property
+  def choosing_part(self) -> Literal["valid", "eval"]:
+    """The part of the text that chooses the best checkpoint."""
+    return "valid" if self.has_valid_text else "eval"
+
   def eval_text(self) -> Text:
     """Reads `eval.txt`; raises InputError as `open_run` does."""
     digest = self.experiment.eval_sha256
@@ -319,10 +326,20 @@ class Run:
     Raises InputError: naming each field, or the file, that differs.
     """
     if changes := self.experiment.changes(experiment):
+      if changes[0].startswith(_SHA256[0]):
+        before, now = self.config.corpus, experiment.config.corpus
+        differs = f"it is {before}, not {now}"
+        if before == now:
+          digests = self.experiment.corpus_sha256, experiment.corpus_sha256
+          differs = "its SHA-256 was {:.8}, and is {:.8} now".format(*digests)
+        raise InputError(
+          f"this text is not the text of the run in {self.path} ({differs}): "
+          "give that text, or begin a new run, train.py "
+          f"{shlex.join([f'--corpus={now}'])} --run_dir=another/folder"
+        )
       raise InputError(
         f"{self.path} holds another run: {', '.join(changes)}; leave out "
-        "what differs, restore a text that has changed, or begin another run: "
-        "give a new --run_dir"
+        "what differs, or begin another run: give a new --run_dir"
       )
     # These compare the files' hashes.
     self.eval_text()
@@ -354,6 +371,8 @@ class Run:
     """
     if self._lock_path.exists():
       return
+    if any(self.path.iterdir()):
+      warn(f"{self.path} has other files: the run's are put beside them")
     own = [
       self.vocabulary_path,
       self.eval_path,

@@ -20,7 +20,7 @@ from charlm.runs.checkpoints import (
 )
 from charlm.runs.initial import Initial
 from charlm.runs.run import Run
-from charlm.system.messages import say, warn
+from charlm.system.messages import warn
 
 _ATTEMPTS = 5  # training can replace a checkpoint while it is read
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
@@ -86,16 +86,13 @@ def load_initial(
   initial.check(config)
   if isinstance(initial.source, Run):
     which = which_checkpoint(initial.source, "auto")
-    model, step = load_model(initial.source, which, layer)
-    say(f"initial  {initial.name}: the {which} checkpoint, step {step:,}\n")
-    return model
+    return load_model(initial.source, which, layer)[0]
   model = model_of(config, len(initial.vocab), layer=layer)
   try:
     model.set_weights(list(initial.source.weights.values()))
     check_finite(model)
   except ValueError as error:  # Keras says what differs
     raise InputError(f"{initial.name}: {error}: export it again") from error
-  say(f"initial  {initial.name}\n")
   return model
 
 

@@ -1,7 +1,5 @@
-"""What a start prints before its first step, and what it warns of."""
+"""What a person reads on the screen: the start, the progress, the results."""
 
-import datetime
-import math
 import shutil
 import sys
 import time
@@ -17,12 +15,12 @@ from charlm.evaluation.ngram import KneserNey
 from charlm.model.language_model import LanguageModel
 from charlm.runs.run import Run, Start
 from charlm.system.devices import kind_of_device
-from charlm.system.messages import say, warn
-from charlm.training.options import TrainOptions
-from charlm.training.replicas import most_replicas, reason_for_one_replica
+from charlm.system.messages import beginning, say, warn
 from charlm.training.trainer import Trainer
 
-_SECONDS_BETWEEN_LINES = 10.0  # in a log, where each line stays
+_COLUMNS = 79  # of a terminal of 80, whose last one would wrap
+_INDENT = 9  # of what follows the name of a line
+_SECONDS_BETWEEN_LINES = 30.0  # in a log, where each line stays
 _SECONDS_BEFORE_ESTIMATE = 5.0  # of steps, without the first, which compiles
 # Of the initial model: characters that are scored, and characters that n-grams
 # count; they take a second or two.
@@ -37,92 +35,126 @@ COMPILES = (
 )
 
 
-class ProgressBar:
-  """Shows loss, speed and time left."""
+class Screen:
+  """The screen during a training: a bar below the lines of evaluations."""
 
-  def __init__(self, num_steps: int, steps_per_epoch: int, step: int) -> None:
-    self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
-    self._start = step, time.monotonic()
-    self._is_first, self._estimate_due = True, True
+  def __init__(
+    self, *, last_step: int, steps_per_epoch: int, part: str, unit: str
+  ) -> None:
+    """Takes the run's last step, and the part of the text that is scored."""
+    self._last_step, self._steps_per_epoch = last_step, steps_per_epoch
+    self._part, self._unit = part, unit
+    self._timed_from: tuple[int, float] | None = None  # step, time
     self._last_line = float("-inf")
+    self._has_header = False
     self._on_terminal = sys.stdout.isatty()
 
-  def show(self, step: int, loss: float, characters_per_second: float) -> None:
-    """Redraws the bar, or writes a line where there is no terminal.
-
-    The loss is in nats per character.
-    """
-    epoch, index = divmod(step - 1, self._steps_per_epoch)
-    epochs = -(-self._num_steps // self._steps_per_epoch)
-    # On a terminal there is no room for them.
-    bits = "" if self._on_terminal else f" ({loss / math.log(2):.4f} bits)"
-    text = (
-      f"epoch {epoch + 1}/{epochs} step {step}/{self._num_steps} "
-      f"loss {loss:.4f}{bits} {characters_per_second:,.0f} characters/s "
-      f"{self._time_left(step)} left"
-    )
+  def show_progress(
+    self, step: int, loss: float, characters_per_second: float
+  ) -> None:
+    """Draws the bar again, or writes a line where there is no terminal."""
     now = time.monotonic()
-    due = now - self._last_line >= _SECONDS_BETWEEN_LINES
+    # The first call compiled: the time left is told without it.
+    self._timed_from = self._timed_from or (step, now)
+    text = f"step {step:,}/{self._last_step:,}  loss {loss:.4f}  "
+    text += f"{characters_per_second:,.0f} characters/s{self._left(step, now)}"
     if self._on_terminal:
-      filled = 20 * (index + 1) // self._steps_per_epoch
-      text += " [" + "=" * filled + "." * (20 - filled) + "]"
-      # Over the last bar. A longer line would wrap, and could not be redrawn.
-      say("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
-    elif due or step == self._num_steps:
-      say(text + "\n")
+      # A longer line would wrap, and could not be drawn over.
+      columns = min(shutil.get_terminal_size().columns - 1, _COLUMNS)
+      if (width := columns - len(text) - 3) > 0:
+        filled = width * step // self._last_step
+        text = f"[{'=' * filled:.<{width}}] {text}"
+      say(f"\r\x1b[K{beginning(text, columns)}")
+    elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
+      say(f"{text}\n")
       self._last_line = now
-    if self._is_first:  # it compiled: the time left is told without it
-      self._start, self._is_first = (step, now), False
-    elif self._estimate_due and now > self._start[1] + _SECONDS_BEFORE_ESTIMATE:
-      minutes = self._time_left(step).total_seconds() / 60
-      if minutes > 1:
-        self.log(f"time     about {math.ceil(minutes):,} min left")
-      self._estimate_due = False
+
+  def show_evaluation(
+    self,
+    step: int,
+    *,
+    train_loss: float | None,
+    loss: float,
+    is_best: bool,
+    sample: str,
+  ) -> None:
+    """Writes a line, under a header, and the beginning of a sample.
+
+    The training's loss is the mean since the last evaluation, if it is known.
+    """
+    if not self._has_header:
+      self.log(
+        f"{'epoch':>5}{'step':>10}{'train loss':>12}{self._part + ' loss':>12}"
+        f"  (nats per {self._unit})"
+      )
+      self._has_header = True
+    epoch = f"{step / self._steps_per_epoch:.3g}"
+    trained = "" if train_loss is None else f"{train_loss:.4f}"
+    best = "  best so far" if is_best else ""
+    self.log(f"{epoch:>5}{step:>10,}{trained:>12}{loss:>12.4f}{best}")
+    for name, row in zip(("sample", ""), _rows(sample), strict=False):
+      self.log(f"  {name:<{_INDENT - 2}}{row}")
 
   def log(self, text: str) -> None:
     """Writes a line that stays."""
     say(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
 
-  def _time_left(self, step: int) -> datetime.timedelta:
-    first, start = self._start
-    per_step = (time.monotonic() - start) / max(1, step - first)
-    seconds = round(per_step * (self._num_steps - step))
-    return datetime.timedelta(seconds=seconds)
+  def leave_out(self, seconds: float) -> None:
+    """Leaves a time that will not come again out of the time left."""
+    if self._timed_from:
+      step, start = self._timed_from
+      self._timed_from = step, start + seconds
+
+  def _left(self, step: int, now: float) -> str:
+    """Returns the time left, once it is known."""
+    first, start = self._timed_from or (step, now)
+    if now - start < _SECONDS_BEFORE_ESTIMATE:
+      return ""
+    seconds = (now - start) / (step - first) * (self._last_step - step)
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 90:
+      return f"  {seconds:.0f} s left"
+    return f"  {f'{hours} h ' if hours else ''}{minutes} min left"
+
+
+def _rows(sample: str) -> list[str]:
+  """Returns the lines of a sample as rows that fit below an evaluation."""
+  rows = []
+  for line in sample.expandtabs(4).splitlines():
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    while shown:
+      rows.append(beginning(shown, _COLUMNS - _INDENT))
+      shown = shown[len(rows[-1]) :]
+  return rows
+
+
+def _line(name: str, text: str) -> str:
+  """Returns a named line of a start, which fits on the screen."""
+  shown = beginning(text, _COLUMNS - _INDENT)
+  if shown != text:
+    shown = beginning(text, _COLUMNS - _INDENT - 3) + "..."
+  return f"{name:<{_INDENT}}{shown}\n"
 
 
 def describe_text(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
-  """Describes the corpus, its parts, and the vocabulary."""
-  num_bytes = corpus.text.num_bytes(corpus.counts)
-  size = f"{len(corpus.text):,} characters, {num_bytes:,} bytes"
-  lines = [f"corpus   {config.corpus}: {size}, SHA-256 {corpus.sha256}"]
-  for name, part in split._asdict().items():
-    line = f"{name:<8} {len(part):,} characters"
-    if name != "train":
-      line += " kept apart"
-    line += f", {part.num_bytes():,} bytes, SHA-256 {part.sha256}"
-    lines += [line] if len(part) else []
-  if not config.keeps_text:
-    lines.append(
-      "lines    without blanks at their ends, and without empty lines; --raw "
-      "keeps them"
-    )
+  """Describes the corpus, and how it is read and split."""
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
-  rare = [counts[char] for char in counts.keys() - set(vocab)]
-  words = f"; rare, read as [UNK]: {len(rare):,} (occur {sum(rare):,} times)"
-  lines.append(f"vocab    {len(vocab):,} entries{words if rare else ''}")
-  return "\n".join(lines) + "\n"
-
-
-def describe_recipe(config: Config, split: Split) -> str:
-  """Describes the recipe of a new run, or says that there is a choice."""
-  if config.recipe:
-    size = f"{len(split.train):,} characters of train text"
-    return f"recipe   {config.recipe}, with {size}\n"
-  if config == Config(corpus=config.corpus):
-    return "recipe   none: --recipe=auto chooses one by the size of the text\n"
-  return ""
+  rare = counts.keys() - set(vocab)
+  read = f", {len(rare):,} rare ones read as [UNK]" if rare else ""
+  size = f"{len(corpus.text):,} {config.unit}s, {len(counts):,} different{read}"
+  parts = [
+    f"{name} {len(part):,}"
+    for name, part in split._asdict().items()
+    if len(part)
+  ]
+  lines = [_line("text", f"{size}: {config.corpus}")]
+  if not config.keeps_text:
+    removed = "blanks at their ends and empty lines are removed; --raw keeps "
+    lines.append(_line("lines", f"{removed}them"))
+  lines.append(_line("parts", ", ".join(parts)))
+  return "".join(lines)
 
 
 def describe_initial(
@@ -133,7 +165,7 @@ def describe_initial(
   split: Split,
   vocab: list[str],
 ) -> str:
-  """Describes what an initial model lacks, and how well it predicts the text.
+  """Describes how well an initial model predicts the text, and what it lacks.
 
   `name` is that of `--init_from`; `model` has the weights of the initial model,
   and others for new characters.
@@ -150,13 +182,10 @@ def describe_initial(
       "the initial model knows little of this text: compare with a run without "
       "--init_from"
     )
-  num_known = initial.embedding.input_dim
-  new = unknown_characters(vocab, vocab[:num_known])
-  lacks = f"new      {new}: not in {name}\n" if new else ""
-  return (
-    f"{lacks}begins   with a loss of {score:.4f} on the {part} text; n-grams "
-    f"of the train text: {ngrams:.4f}\n"
-  )
+  new = unknown_characters(vocab, vocab[: initial.embedding.input_dim])
+  scores = f"{part} loss {score:.4f}, n-grams {ngrams:.4f}"
+  lacks = f"; new characters: {new}" if new else ""
+  return _line("initial", f"{scores}: {name}{lacks}")
 
 
 def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
@@ -170,81 +199,35 @@ def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
       warn(f"characters of {files} that are read as [UNK]: {unknown}")
 
 
-def describe_training(
-  run: Run, trainer: Trainer, start: Start, options: TrainOptions
-) -> str:
-  """Describes model, steps, devices, and code of a start."""
-  model, batches, end = trainer.model, trainer.batches, trainer.last_step
-  counts = [f"{layer.name} {layer.count_params():,}" for layer in model.layers]
-  versions = [f"{name} {v}" for name, v in start["versions"].items()]
+def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
+  """Describes recipe, model and devices; warns of GPUs with little to do."""
+  config, model = run.config, trainer.model
+  none = "none (--recipe=auto chooses one)"
+  steps_per_epoch = trainer.batches.steps_per_epoch
+  epochs = f"{trainer.last_step / steps_per_epoch:.3g}"
+  words = "epoch" if epochs == "1" else "epochs"
+  length = f"{epochs} {words} of {steps_per_epoch:,} steps"
+  layers = f"{config.num_layers} x {config.rnn_units} units of {config.layer}"
+  begins = f"from step {start['step']:,} on, in " if start["step"] else ""
   return (
-    f"model    {' + '.join(counts)} = {model.count_params():,} weights\n"
-    f"steps    {end:,} (an epoch has {batches.steps_per_epoch:,}), "
-    f"{batches.characters_per_step:,} characters each, from step "
-    f"{start['step']:,}\n"
-    f"devices  {_describe_devices(start, options)}\n"
-    f"{_describe_gpus(trainer, start, options)}"
-    f"layer    {_describe_layer(trainer)}\n"
-    f"products {_describe_precision(options, trainer)}\n"
-    f"code     {', '.join(versions)}, commit {start['commit'] or 'unknown'}\n"
-    f"run      {run.path}"
+    _line("recipe", f"{config.recipe or none}: {length}")
+    + _line("model", f"{layers}, {model.count_params():,} weights")
+    + _line("device", _describe_devices(trainer, start))
+    + _line("run", f"{begins}{run.path}")
   )
 
 
-def _describe_devices(start: Start, options: TrainOptions) -> str:
-  """Returns the devices of this worker, and why they are those."""
-  reason = "--device=cpu"
-  if options.device != "cpu":
-    found = "a" if kind_of_device() == "GPU" else "no"
-    reason = f"TensorFlow uses {found} GPU"
-  if options.num_replicas:
-    reason += f", --num_replicas={options.num_replicas}"
-  threads = start["intra_op_threads"] or "automatic"
-  devices = ", ".join(start["devices"])
+def _describe_devices(trainer: Trainer, start: Start) -> str:
+  """Returns what computes, on how many workers."""
+  number, kind = len(trainer.devices), kind_of_device()
+  replicas = f"{number} replicas" if number > 1 else "1 replica"
   if start["workers"] > 1:
-    devices += f" on each of {start['workers']} workers"
-  elif not options.num_replicas and len(start["devices"]) < most_replicas():
-    alone = reason_for_one_replica(options, options.gru)
-    why = f"best for {alone}" if alone else "the most that divide --batch_size"
-    reason += f"; {len(start['devices'])} of up to {most_replicas()}: {why}"
-  return f"{devices} ({reason}; intra-op threads: {threads})"
-
-
-def _describe_gpus(
-  trainer: Trainer, start: Start, options: TrainOptions
-) -> str:
-  """Returns lines that only a training on GPUs needs."""
-  if not (gpus := start["gpus"]):
-    return ""
-  words = [
-    value if name == "gpu" else f"{name} {value}"
-    for name, value in gpus.items()
-  ]
-  lines = [f"gpus     {', '.join(words)}"]
-  num_replicas = len(trainer.devices) * start["workers"]
-  windows = options.batch_size // num_replicas
-  if len(trainer.devices) > 1 and windows < _FEW_WINDOWS:
-    lines.append(
-      f"windows  {windows} for each GPU: one GPU is probably as fast: "
-      "--num_replicas=1, or a larger --batch_size"
+    replicas += f" on each of {start['workers']} workers"
+  windows = trainer.batches.rows.stop - trainer.batches.rows.start
+  if kind == "GPU" and number > 1 and windows < _FEW_WINDOWS * number:
+    warn(
+      f"{windows // number} windows for each GPU: one GPU is probably as fast: "
+      "give --num_replicas=1, or a larger --batch_size"
     )
-  return "".join(f"{line}\n" for line in lines)
-
-
-def _describe_layer(trainer: Trainer) -> str:
-  """Returns which recurrent layer computes."""
-  name = type(trainer.model.recurrent_layers[0]).__name__
-  return f"{name}, compiled by XLA" if trainer.compiled_by_xla else name
-
-
-def _describe_precision(options: TrainOptions, trainer: Trainer) -> str:
-  """Returns the precision of the matrix products."""
-  rounded = options.precision != "float32"
-  if rounded and "precision" in trainer.model.recurrent_layers[0].options:
-    return options.precision
-  products = "float32"
-  if kind_of_device() == "GPU":
-    products = "TensorFloat-32 in training, if the GPU has it; scores: float32"
-  if rounded and options.optimizer == "muon":
-    products += f"; Muon's in {options.precision}"
-  return products
+  name = f" ({start['gpus']['gpu']})" if start["gpus"] else ""
+  return f"{kind}{name}, {replicas}"

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+import statistics
+import time
 
 import numpy as np
 
@@ -14,14 +15,17 @@ from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import DivergedError, all_finite
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
-from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.metrics import Metrics, Record
+from charlm.model.layers import RecurrentLayer
+from charlm.runs.checkpoints import Checkpoints, find_checkpoint
+from charlm.runs.metrics import Metrics
+from charlm.runs.run import Run
+from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import SEPARATOR, GenerativeModel
 from charlm.sampling.request import Request
 from charlm.system.devices import Choice, kind_of_device
 from charlm.system.messages import warn
 from charlm.system.process import DONE, INCOMPLETE, StopRequest
-from charlm.training.announce import ProgressBar
+from charlm.training.announce import Screen
 from charlm.training.options import TrainOptions
 from charlm.training.replicas import Replicas
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
@@ -30,19 +34,35 @@ from charlm.training.workers import Cluster
 # The fewest steps between two checkpoints by default: a GPU can take a quarter
 # of an epoch in less time than a save.
 _LEAST_CHECKPOINT_STEPS = Choice(1, 100)
-_SAMPLE_CHARS = 500
-_PREFIX_CHARS = 100  # of the eval text: the prefix of the second sample
+_PREFIX_CHARS = 20  # of the valid text: what the samples go on from
+_SAMPLE = Request(num_chars=500, temperature=0.7)
+_FEWEST_EVALUATIONS = 10  # of a run with a valid text
 _RISES = 3  # in a row, of the valid loss: the model has begun to overfit
 
 
 class Periods:
   """Periods in steps: of metrics, of evaluations, and of checkpoints."""
 
-  def __init__(self, options: TrainOptions, steps_per_epoch: int) -> None:
-    """Takes flags; what is 0 has its default."""
+  def __init__(
+    self,
+    options: TrainOptions,
+    *,
+    steps_per_epoch: int,
+    last_step: int,
+    has_valid_text: bool,
+    first_evaluated: int = 0,
+  ) -> None:
+    """Takes flags, of which 0 has a default, and the run's first evaluation.
+
+    A run with a valid text keeps the period that it began with.
+    """
     # Enough points for a curve, but a mean of few steps is noise.
     self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
-    self.evaluation = options.eval_every_steps or steps_per_epoch
+    by_default = steps_per_epoch
+    if has_valid_text:
+      share = max(1, -(-last_step // _FEWEST_EVALUATIONS))
+      by_default = first_evaluated or min(steps_per_epoch, share)
+    self.evaluation = options.eval_every_steps or by_default
     # What a kill can cost at most.
     quarter = max(-(-steps_per_epoch // 4), _LEAST_CHECKPOINT_STEPS.here)
     self.checkpoint = options.checkpoint_every_steps or quarter
@@ -69,7 +89,7 @@ class TrainingLoop:
   def __post_init__(self) -> None:
     self._stop = StopRequest()
 
-  def run(self) -> int:
+  def train(self) -> int:
     """Trains; returns the exit code.
 
     Raises:
@@ -137,35 +157,37 @@ class TrainingLoop:
 class ChiefLoop(TrainingLoop):
   """The chief's loop, which leaves metrics, score, sample, and checkpoints.
 
-  An evaluation scores the texts, writes its record to the metrics, and saves
-  the best checkpoint if its loss is the lowest. The step's own checkpoint, if
-  due, follows. `Checkpoints.save_if_best` says what becomes of a step at which
-  this is cut short.
+  An evaluation scores the part of the text that chooses, writes its record to
+  the metrics, and saves the best checkpoint if its loss is the lowest. The
+  step's own checkpoint, if due, follows. `Checkpoints.save_if_best` says what
+  becomes of a step at which this is cut short. With a valid text, the eval text
+  is scored once, at the end.
   """
 
-  # The best checkpoint has the lowest loss on the valid text or, if that is
-  # empty, on the eval text.
+  run: Run  # locked by this process
+  layer: type[RecurrentLayer] | None  # the class of one that is not charlm's
   split: Split
-  vocab: list[str]  # the model's
   checkpoints: Checkpoints  # of the trainer's objects
   metrics: Metrics  # opened at the trainer's step
-  bar: ProgressBar  # of the trainer's steps
+  screen: Screen
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    model, give_up = self.trainer.model, self._give_up_if_asked
-    self._evaluator = Evaluator(model, before_piece=give_up)
-    self._generator = GenerativeModel(model, self.vocab)
-    self._told_step: int | None = None  # whose scores were printed
+    self._text: Text = getattr(self.split, self.run.choosing_part)
+    self._evaluator = Evaluator(
+      self.trainer.model, before_piece=self._give_up_if_asked
+    )
+    self._generator = GenerativeModel(self.trainer.model, self.run.vocab)
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
+    self._has_evaluated = False  # in this start
 
   def _compile(self) -> None:
     super()._compile()
     # The shapes of an evaluation, whatever the length of a text.
     with contextlib.suppress(_GivenUp):
       self._evaluator.stream(np.full(2, PADDING_ID))
-    self._generator.sample(Request(prefix="\n\n", num_chars=1))
+    self._sample(self._generator)
 
   def _begin(self, step: int) -> None:
     reached = step > 0 and self._evaluation_due(step)
@@ -175,7 +197,7 @@ class ChiefLoop(TrainingLoop):
   def _continue(
     self, step: int, loss: float, characters_per_second: float
   ) -> None:
-    self.bar.show(step, loss, characters_per_second)
+    self.screen.show_progress(step, loss, characters_per_second)
     if step % self.periods.metrics == 0 or step == self.trainer.last_step:
       self._write_metrics(step)
     # Before the save: a checkpoint holds the lowest loss so far.
@@ -190,28 +212,45 @@ class ChiefLoop(TrainingLoop):
 
   def _end(self, step: int, saved: bool) -> int:
     """Prints score and sample; returns the exit code."""
-    if self._stop:
-      to_resume = ": run the same command to resume" if saved else ""
-      self.bar.log(f"stopped after step {step:,}{to_resume}")
-    else:
-      if step != self._told_step:  # nothing was left to train
-        self._tell(step, self._score(), self._score_valid())
-      self.bar.log(f"trained to step {step:,}")
-    best, evaluations = self.checkpoints.best_step, self.metrics.evaluations
     has_best = self.checkpoints.has_best(self.metrics.losses)
     if not has_best:
       warn(
         "best/ lacks the step of the lowest loss: free some space and run the "
         "same command, or give the other programs --checkpoint=latest"
       )
-    elif (
-      saved and len(self.split.valid) and best in evaluations
-    ):  # if it has a record
-      self.bar.log(_describe_best(best, step, evaluations))
-    if not self._stop:
-      self.bar.log(f"{SEPARATOR}\n{self._sample()}")
+    if self._stop:
+      to_resume = ": run the same command to resume" if saved else ""
+      self.screen.log(f"stopped after step {step:,}{to_resume}")
+    else:
+      self.screen.log(f"trained to step {step:,}")
+      if saved and has_best and step:
+        self._score_result(step)
     whole = saved and has_best and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE
+
+  def _score_result(self, step: int) -> None:
+    """Scores the model that `auto` names, and shows what it writes.
+
+    It may be the trainer's, which is at this step, or that of the best one.
+    """
+    evaluator, generator = self._evaluator, self._generator
+    chosen, _ = find_checkpoint(self.run, "auto")
+    if chosen != step:
+      model, _ = load_model(self.run, "auto", self.layer)
+      evaluator = Evaluator(model)
+      generator = GenerativeModel(model, self.run.vocab)
+    losses = self.metrics.losses_of("eval")
+    if chosen not in losses:
+      numbers = _numbers_of(evaluator, self.split.eval, self.run.vocab)
+      self._check_finite(numbers["loss"], chosen)
+      self.metrics.write(chosen, "eval", numbers)
+      losses = self.metrics.losses_of("eval")
+    if self.run.has_valid_text:
+      self.screen.log(f"best/ has step {chosen:,}, whose valid loss is lowest")
+    nats, unit = losses[chosen], self.run.config.unit
+    bits = nats / math.log(2)
+    self.screen.log(f"eval loss {nats:.4f} nats, {bits:.4f} bits per {unit}")
+    self.screen.log(f"{SEPARATOR}\n{self._sample(generator)}")
 
   def _write_metrics(self, step: int) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
@@ -241,94 +280,71 @@ class ChiefLoop(TrainingLoop):
     self.checkpoints.save_if_best(step, self.metrics.losses)
 
   def _write_evaluation(self, step: int) -> None:
-    """Scores the texts, draws samples, and writes the record.
+    """Scores the text that chooses, draws a sample, and writes the record.
 
     Raises:
-      DivergedError: a loss is not finite.
+      DivergedError: the loss is not finite.
       _GivenUp: a stop was asked for.
     """
-    score, valid = self._score(), self._score_valid()
-    numbers = {
-      "loss": score.log_perplexity,
-      "perplexity": score.perplexity,
-      "bits_per_character": score.bits_per_character,
-      "bits_per_byte": score.bits_per_byte,
-    }
-    if valid:  # decides which checkpoint is the best
-      numbers["valid_loss"] = valid.log_perplexity
-    if not all_finite(numbers["loss"], numbers.get("valid_loss", 0)):
-      raise DivergedError(
-        f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
-      )
-    # From fixed prefixes and seeds, so that the samples of two steps can be
-    # compared.
-    start = str(self.split.eval.part(0, _PREFIX_CHARS))
-    samples = {
-      "sample": self._sample(),
-      "continuation": self._sample(start, seed=1),
-    }
-    self.metrics.write(step, "eval", {**numbers, **samples})
-    self._tell(step, score, valid)
+    begin, before = time.monotonic(), self.metrics.losses
+    numbers = _numbers_of(self._evaluator, self._text, self.run.vocab)
+    loss, sample = numbers["loss"], self._sample(self._generator)
+    self._check_finite(loss, step)
+    record = {**numbers, "sample": sample}
+    self.metrics.write(step, self.run.choosing_part, record)
+    last = max(before, default=0)
+    train_losses = [*self.metrics.losses_of("train", after=last).values()]
+    self.screen.show_evaluation(
+      step,
+      train_loss=statistics.fmean(train_losses) if train_losses else None,
+      loss=loss,
+      is_best=loss < min(before.values(), default=math.inf),
+      sample=sample,
+    )
     losses = self.metrics.losses
-    if valid and _rises_at_end(list(losses.values())) == _RISES:
+    rises = _rises_at_end(list(losses.values()))
+    if self.run.has_valid_text and rises == _RISES:
       lowest = min(losses, key=losses.__getitem__)
       warn(
         f"the valid loss has risen {_RISES} times in a row: it was lowest at "
         f"step {lowest:,} (Ctrl-C ends the training)"
       )
+    if not self._has_evaluated:  # it compiled
+      self.screen.leave_out(time.monotonic() - begin)
+      self._has_evaluated = True
 
-  def _score(self) -> Score:
-    return self._score_of(self.split.eval)
+  def _check_finite(self, loss: float, step: int) -> None:
+    if not all_finite(loss):
+      raise DivergedError(
+        f"the loss after step {step} is not finite: {DIVERGED_REMEDY}"
+      )
 
-  def _score_valid(self) -> Score | None:
-    valid = self.split.valid
-    return self._score_of(valid) if len(valid) else None
+  def _sample(self, generator: GenerativeModel) -> str:
+    """Returns what a model writes after the beginning of the text.
 
-  def _score_of(self, text: Text) -> Score:
-    ids = text.ids_in(self.vocab)
-    return Score.of(text, nats=self._evaluator.stream(ids), ids=ids[1:])
+    Prefix and seed are always the same, so that samples can be compared.
+    """
+    prefix = str(self._text.part(0, _PREFIX_CHARS))
+    request = dataclasses.replace(_SAMPLE, prefix=prefix)
+    text = prefix + generator.sample(request)[0].text
+    return readable(text, self._text.encoding)
 
-  def _tell(self, step: int, score: Score, valid: Score | None) -> None:
-    self.bar.log(_describe_scores(step, score, valid))
-    self._told_step = step
 
-  def _sample(self, prefix: str = "", seed: int = 0) -> str:
-    """Returns a prefix and what the model writes after it, for a person."""
-    request = Request(prefix=prefix, num_chars=_SAMPLE_CHARS, seed=seed)
-    text = prefix + self._generator.sample(request)[0].text
-    return readable(text, self.split.eval.encoding)
+def _numbers_of(
+  evaluator: Evaluator, text: Text, vocab: list[str]
+) -> dict[str, float]:
+  """Scores a text; returns what its record holds."""
+  ids = text.ids_in(vocab)
+  score = Score.of(text, nats=evaluator.stream(ids), ids=ids[1:])
+  return {
+    "loss": score.log_perplexity,
+    "perplexity": score.perplexity,
+    "bits_per_character": score.bits_per_character,
+    "bits_per_byte": score.bits_per_byte,
+  }
 
 
 def _rises_at_end(losses: list[float]) -> int:
   """Returns how many times in a row the last losses have risen."""
   rises = [one < other for one, other in itertools.pairwise(losses)]
   return len(list(itertools.takewhile(bool, reversed(rises))))
-
-
-def _describe_best(
-  best: int, latest: int, evaluations: Mapping[int, Record]
-) -> str:
-  """Describes the steps of the latest and of the best checkpoint."""
-  lines = []
-  for name, step in (("latest", latest), ("best", best)):
-    scores = "not evaluated"
-    if record := evaluations.get(step):
-      scores = f"valid log perplexity {record['valid_loss']:.4f}, "
-      scores += f"eval {record['loss']:.4f}"
-    lines.append(f"{name:<8} step {step:,}: {scores}")
-  if best == latest:
-    return f"{lines[1]}; it is the latest, too"
-  why = "the valid loss was lowest"
-  return "\n".join([*lines, f"{why} at step {best:,}: best/ has that model"])
-
-
-def _describe_scores(step: int, score: Score, valid: Score | None) -> str:
-  bits = ", ".join(f"{x:.4f} bits per {unit}" for unit, x in score.bits.items())
-  line = (
-    f"step {step:,}: eval log perplexity {score.log_perplexity:.4f} ({bits}), "
-    f"perplexity {score.perplexity:.3f}"
-  )
-  if valid:
-    nats, bits_of_valid = valid.log_perplexity, valid.bits_per_character
-    line += f", valid log perplexity {nats:.4f} ({bits_of_valid:.4f} bits)"
-  return line

@@ -29,7 +29,10 @@ class TrainOptions(RunOptions, Config):
     between(0, 1024),
   )
   eval_every_steps: int = option(
-    0, "steps between two evaluations; 0: an epoch", between(0)
+    0,
+    "steps between two evaluations; 0: an epoch or, with a valid text, a tenth "
+    "of the run if that is less",
+    between(0),
   )
   checkpoint_every_steps: int = option(
     0,

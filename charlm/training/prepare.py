@@ -85,9 +85,8 @@ def _resume(given: Mapping[str, Any], run: Run) -> Prepared:
   longer = any(value != getattr(config, n) for n, value in numbers.items())
   if longer and config.schedule != "constant":
     raise InputError(
-      f"the learning rate of the run in {run.path} falls to zero at its end, "
-      "so it cannot be trained for another number of steps: to train its model "
-      "further, "
+      f"the learning rate of the run in {run.path} falls to zero at its end: "
+      "to train longer, "
       f"{_begin_a_new_run(run, config.recipe, given)}"
     )
   stored = dict(vars(config))

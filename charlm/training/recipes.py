@@ -54,6 +54,24 @@ def with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:
   return TrainOptions(**(added | dict(values) | {"recipe": recipe}))
 
 
+def settings_beside_recipe(config: Config) -> dict[str, Any]:
+  """Returns what tells a run from others: the recipe, and what goes beside it.
+
+  TensorBoard shows five settings in which runs differ, in the order of their
+  names. With those that a recipe gives, the recipe would not be among them.
+  """
+  try:
+    usual = with_recipe(config.recipe, {}).config
+  except InputError:  # the run began with a recipe of another commit
+    usual = Config()
+  always = ("recipe", "layer", "learning_rate", "seed")
+  return {
+    name: value
+    for name, value in vars(config).items()
+    if name in always or value != getattr(usual, name)
+  }
+
+
 def _read(recipe: str) -> dict[str, Any]:
   """Returns the values that a recipe gives, by the names of their flags.
 

@@ -34,9 +34,8 @@ from charlm.system.devices import (
 from charlm.system.messages import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
-  ProgressBar,
+  Screen,
   describe_initial,
-  describe_recipe,
   describe_text,
   describe_training,
   warn_of_files,
@@ -44,6 +43,7 @@ from charlm.training.announce import (
 from charlm.training.loop import ChiefLoop, Periods, TrainingLoop
 from charlm.training.options import TrainOptions
 from charlm.training.prepare import Prepared, prepare
+from charlm.training.recipes import settings_beside_recipe
 from charlm.training.replicas import Replicas, number_of_replicas
 from charlm.training.trainer import Trainer, build_trainer
 from charlm.training.workers import (
@@ -91,6 +91,7 @@ def _train(
   """Makes or resumes the run, and trains; returns the exit code."""
   options = prepared.options
   first_sum(lambda: cluster.sum([0]), f"{cluster.num_workers} workers")
+  evaluated = 0  # the step of the run's first evaluation, if there was one
   with contextlib.ExitStack() as stack:
     with cluster.together():
       run = prepared.run or _new_run(prepared)
@@ -116,8 +117,10 @@ def _train(
           initial=initial,
           layer=layer,
         )
-        metrics = Metrics(run, trainer.step)
+        settings = settings_beside_recipe(run.config)
+        metrics = Metrics(run, trainer.step, settings)
         record = _log_start(run, trainer, cluster)
+        evaluated = next(iter(metrics.losses), 0)
     _restore_from_chief(
       run, trainer=trainer, checkpoints=checkpoints, cluster=cluster
     )
@@ -125,26 +128,36 @@ def _train(
     replicas.check_start()
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
-    periods = Periods(options, trainer.batches.steps_per_epoch)
+    periods = Periods(
+      options,
+      steps_per_epoch=trainer.batches.steps_per_epoch,
+      last_step=trainer.last_step,
+      has_valid_text=run.has_valid_text,
+      first_evaluated=cluster.of_chief(evaluated),
+    )
     if not cluster.is_chief:
       return TrainingLoop(
         periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
-      ).run()
-    bar = ProgressBar(
-      trainer.last_step, trainer.batches.steps_per_epoch, trainer.step
+      ).train()
+    say(describe_training(run, trainer, record))
+    screen = Screen(
+      last_step=trainer.last_step,
+      steps_per_epoch=trainer.batches.steps_per_epoch,
+      part=run.choosing_part,
+      unit=run.config.unit,
     )
-    bar.log(describe_training(run, trainer, record, options))
     return ChiefLoop(
       periods=periods,
       trainer=trainer,
       cluster=cluster,
       replicas=replicas,
+      run=run,
+      layer=layer,
       split=prepared.split,
-      vocab=run.vocab,
       checkpoints=checkpoints,
       metrics=metrics,
-      bar=bar,
-    ).run()
+      screen=screen,
+    ).train()
 
 
 def _without_what_the_layer_lacks(
@@ -269,7 +282,6 @@ def _create_or_resume(prepared: Prepared, run: Run, trainer: Trainer) -> None:
   else:
     warn_of_files(config, split, run.vocab)
     run.create(split)
-    say(describe_recipe(config, split))
   say(describe_text(config, prepared.corpus, split, run.vocab))
 
 

@@ -24,7 +24,7 @@ def _curve(folder: pathlib.Path) -> dict[int, float]:
   for file in folder.glob("events.out.*"):
     for event in tf.compat.v1.train.summary_iterator(str(file)):
       for value in event.summary.value:
-        if value.tag == "1 loss/loss":
+        if value.tag == "loss":
           losses[event.step] = float(tf.make_ndarray(value.tensor))
   return losses
 

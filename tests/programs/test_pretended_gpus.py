@@ -114,6 +114,6 @@ def test_a_training_on_gpus(
   assert gpus["gpu"] == "1 x GPU 0, 1 x GPU 1"
   assert gpus["driver"] == "570.1"
   assert gpus.keys() == {"gpu", "driver", "cuda", "cudnn", "nccl"}
-  printed = capsys.readouterr().out
-  assert "12 for each GPU: one GPU is probably as fast" in printed
+  printed, warned = capsys.readouterr()
+  assert "12 windows for each GPU: one GPU is probably as fast" in warned
   assert printed.count("a first start on a kind of card can take minutes") == 1

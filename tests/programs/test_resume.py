@@ -16,7 +16,7 @@ from soak import numbers
 import train as train_program
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run import Run
-from charlm.training.announce import ProgressBar
+from charlm.training.announce import Screen
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
@@ -57,7 +57,7 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
   assert train_program.main(args) == 0
   out, err = capsys.readouterr()
-  assert "step 36: eval log perplexity" in out
+  assert "trained to step 36\neval loss " in out
   assert err == ""
   assert numbers(tmp_path / "moved") == numbers(trained_run)
   version = start["versions"]["tensorflow"]
@@ -159,12 +159,12 @@ def test_a_stop_whose_save_fails_is_code_4(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  def stop_and_fail(bar: ProgressBar, step: int, *numbers: float) -> None:
+  def stop_and_fail(bar: Screen, step: int, *numbers: float) -> None:
     if step > 12:
       os.kill(os.getpid(), signal.SIGTERM)
       monkeypatch.setattr(Checkpoints, "_save", lambda *args: False)
 
-  monkeypatch.setattr(ProgressBar, "show", stop_and_fail)
+  monkeypatch.setattr(Screen, "show_progress", stop_and_fail)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
   assert train_program.main(args) == 4
   out = capsys.readouterr().out

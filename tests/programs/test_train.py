@@ -55,14 +55,37 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
       "seconds",
       "time",
       "sample",
-      "continuation",
     }
 
 
-def test_the_default_periods_follow_the_epoch() -> None:
-  for steps_per_epoch, expected in ((12, (10, 12, 3)), (1601, (20, 1601, 401))):
-    when = Periods(TrainOptions(run_dir="run"), steps_per_epoch)
-    assert (when.metrics, when.evaluation, when.checkpoint) == expected
+@pytest.mark.parametrize(
+  ("steps_per_epoch", "epochs", "valid", "evaluated", "expected"),
+  [
+    (12, 3, False, 0, (10, 12, 3)),
+    (1601, 3, False, 0, (20, 1601, 401)),
+    # A run with a valid text evaluates ten times at least.
+    (1600, 3, True, 0, (20, 480, 400)),
+    (1600, 20, True, 0, (20, 1600, 400)),
+    # It keeps the period that it began with.
+    (1600, 3, True, 1600, (20, 1600, 400)),
+    (12, 0, True, 0, (10, 1, 3)),
+  ],
+)
+def test_the_default_periods(
+  steps_per_epoch: int,
+  epochs: int,
+  valid: bool,
+  evaluated: int,
+  expected: tuple[int, int, int],
+) -> None:
+  when = Periods(
+    TrainOptions(run_dir="run"),
+    steps_per_epoch=steps_per_epoch,
+    last_step=epochs * steps_per_epoch,
+    has_valid_text=valid,
+    first_evaluated=evaluated,
+  )
+  assert (when.metrics, when.evaluation, when.checkpoint) == expected
 
 
 def test_a_second_training_in_a_folder_is_refused(
@@ -205,18 +228,17 @@ def test_train_eval_sample_as_processes(
   run_dir = tmp_path / "a run, ü"
   trained = run_program(*train_args, f"--run_dir={run_dir}", "--epochs=2")
   assert (trained.returncode, trained.stderr) == (0, "")
-  assert "= 1,823 weights" in trained.stdout
+  assert ", 1,823 weights\n" in trained.stdout
   match = re.search(
-    r"step 24: eval log perplexity (\S+) \((\S+) bits per character, \S+ bits "
-    r"per byte\), perplexity (\S+)\ntrained to step 24\n-{20}\n",
+    r"trained to step 24\neval loss (\S+) nats, (\S+) bits per character\n"
+    r"-{20}\n",
     trained.stdout,
   )
-  assert len(trained.stdout[match.end() :]) == 501
+  sample = trained.stdout[match.end() : -1]
   record = metrics(run_dir, "eval")[-1]
-  assert len(record["sample"]) == 500
-  assert len(record["continuation"]) == 600
-  log_perplexity, bits, perplexity = map(float, match.groups())
-  assert perplexity == pytest.approx(2.718281828**log_perplexity, rel=1e-3)
+  assert record["sample"] == sample
+  assert len(sample) == 20 + 500
+  log_perplexity, bits = map(float, match.groups())
   assert bits == pytest.approx(log_perplexity / 0.693147, rel=1e-3)
 
   scored = run_program("eval.py", f"--run_dir={run_dir}", "--json")
@@ -227,6 +249,7 @@ def test_train_eval_sample_as_processes(
   assert score["step"] == 24
   assert score["num_unknown"] == 0
   eval_text = (run_dir / "eval.txt").read_text()
+  assert sample.startswith(eval_text[:20])
   assert score["num_characters"] == len(eval_text) - 1
 
   sampled = run_program(

@@ -110,7 +110,7 @@ def test_runs_have_the_shortest_names_that_differ() -> None:
 @pytest.mark.parametrize(("number", "markers"), [(1, 2), (2, 0)])
 def test_a_single_point_is_visible(number: int, markers: int) -> None:
   points = [{"characters": i, "seconds": i, "loss": 2.0} for i in range(number)]
-  svg = draw_curves([{"curves": {"train": [], "eval": points}}])
+  svg = draw_curves([{"curves": {"train": [], "valid": [], "eval": points}}])
   # A marker in each panel; a line of two points needs none.
   assert len(re.findall(f"<use [^>]*{color_of(0)}", svg)) == markers
 

@@ -16,12 +16,12 @@ from charlm.runs import metrics as metrics_module
 from charlm.runs.metrics import Metrics, read_records
 from charlm.runs.run import Run
 
-_LOSS = "1 loss/loss"  # the tag in TensorBoard
+_LOSS = "loss"  # the tag in TensorBoard
 _LOGGED = {"time": "2026-01-02T03:04:05+00:00", "step": 0}
 
 
 def _start(run: Run, step: int) -> Metrics:
-  return Metrics(run, step)
+  return Metrics(run, step, vars(run.config))
 
 
 def _events(run: Run, split: str) -> list[tuple[int, str, object, float]]:
@@ -71,11 +71,12 @@ def test_metrics_are_lines_and_event_files(run: Run) -> None:
   ]
   assert _events(run, "train") == [
     (10, _LOSS, 2.5, times[0]),
-    (10, "2 learning rate/learning rate", 0.5, times[0]),
+    (10, "learning_rate", 0.5, times[0]),
   ]
   # A perplexity beyond float32 is not drawn.
-  _, loss, (*_, shown, _) = _events(run, "eval")
+  _, loss, lowest, (*_, shown, _) = _events(run, "eval")
   assert loss == (20, _LOSS, 2.0, times[1])
+  assert lowest == (20, "lowest_loss", 2.0, times[1])
   # A sample is wrapped, without a change of its white space.
   lines = shown.decode().splitlines()
   assert all(line.startswith("    ") for line in lines)
@@ -127,7 +128,7 @@ def test_a_start_makes_the_event_files_anew(
     watcher.Reload()
   config = dataclasses.replace(EXPERIMENT.config, epochs=20)
   run.experiment = dataclasses.replace(EXPERIMENT, config=config)
-  metrics = Metrics(run, 20)
+  metrics = _start(run, 20)
   (line,) = capsys.readouterr().err.splitlines()
   assert (
     line == f"{run.metrics_path} has a line that is cut off: it is left out"
@@ -137,7 +138,7 @@ def test_a_start_makes_the_event_files_anew(
   assert _curve(run, "train") == [(10, 10.0), (20, 20.0), (30, 33.0)]
   assert _events(run, "train")[:2] == before  # at the times of the records
   # The settings are those of the extended run.
-  settings, loss = _events(run, "eval")
+  settings, loss, _ = _events(run, "eval")
   assert settings[:3] == (0, SESSION_START_INFO_TAG, 20)
   assert loss[:3] == (10, _LOSS, 1.0)
   assert all(path.exists() for path in others)

@@ -1,47 +1,88 @@
+import re
+
 import pytest
 
-from charlm.training.announce import ProgressBar
+from charlm.system.messages import beginning
+from charlm.training.announce import Screen, _line
 
 
+def _screen(last_step: int = 400) -> Screen:
+  return Screen(
+    last_step=last_step, steps_per_epoch=100, part="valid", unit="character"
+  )
+
+
+@pytest.mark.parametrize("columns", [200, 80, 40])
 def test_a_terminal_gets_a_bar_that_fits(
-  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+  columns: int,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-  for columns, expected in ((200, "[==========..........]"), (40, "loss 1.")):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    ProgressBar(400, 100, 0).show(150, 1.25, 45_678.9)
-    out = capsys.readouterr().out
-    assert out.startswith("\r\x1b[Kepoch 2/4 step 150/400 loss 1.")
-    assert expected in out
-    assert len(out) - len("\r\x1b[K") < columns
-  assert "\n" not in out
+  monkeypatch.setenv("COLUMNS", str(columns))
+  _screen().show_progress(100, 1.25, 45_678.9)
+  out = capsys.readouterr().out
+  assert out.startswith("\r\x1b[K")
+  bar = out.removeprefix("\r\x1b[K")
+  assert len(bar) == min(columns - 1, 79)
+  assert "step 100/400  loss 1.2500" in bar
+  if columns > 40:  # a quarter of the whole run is done
+    done, left = re.match(r"\[(=+)(\.+)\]", bar).groups()
+    assert len(done) == (len(done) + len(left)) // 4
 
 
 def test_a_file_gets_few_plain_lines(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  line = ProgressBar(400, 100, 0)
+  screen = _screen()
   for step in (100, 200, 300, 400):
-    line.show(step, 1.25, 45_678.9)
-  out = capsys.readouterr().out
-  assert out.startswith(
-    "epoch 1/4 step 100/400 loss 1.2500 (1.8034 bits) 45,679 characters/s"
+    screen.show_progress(step, 1.25, 45_678.9)
+  # The others came too soon.
+  assert capsys.readouterr().out == (
+    "step 100/400  loss 1.2500  45,679 characters/s\n"
   )
-  # The first and the last one: the others came too soon.
-  assert out.count("\n") == 2
-  assert out.endswith("0:00:00 left\n")
-  assert "\r" not in out
 
 
-def test_the_time_is_told_once_and_without_the_first_call(
+def test_the_time_left_is_told_without_what_compiles(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   # The first call compiles for a minute; a step takes a second after it.
-  times = {1: 60.0, 5: 64.0, 10: 69.0, 40: 99.0}
-  monkeypatch.setattr("time.monotonic", lambda: times.get(step, 0.0))
-  step = 0
-  bar = ProgressBar(1_000, 100, step)
-  for step in times:  # which the clock reads
-    bar.show(step, 1.25, 100.0)
-  told = [x for x in capsys.readouterr().out.splitlines() if "about" in x]
-  assert told == ["time     about 17 min left"]  # 990 steps
+  now = 60.0
+  monkeypatch.setattr("time.monotonic", lambda: now)
+  screen = _screen(last_step=1_000)
+  told = []
+  for step in (1, 5, 31, 41, 971):
+    screen.show_progress(step, 1.25, 100.0)
+    told.append(capsys.readouterr().out.partition("characters/s")[2].strip())
+    if step == 31:  # an evaluation, the first one, takes another minute
+      screen.leave_out(60)
+      now += 60
+    now += {1: 4.0, 5: 26.0, 31: 10.0, 41: 930.0}.get(step, 0.0)
+  # Lines are half a minute apart.
+  assert told == ["", "", "16 min left", "16 min left", "29 s left"]
+
+
+def test_an_evaluation_is_a_line_and_two_rows_of_a_sample(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  screen = _screen()
+  sample = f"Is\tthis\x1b[31m\n\n{'a' * 100}\nno"
+  for train_loss, is_best in ((2.5, True), (None, False)):
+    screen.show_evaluation(
+      1250, train_loss=train_loss, loss=2.25, is_best=is_best, sample=sample
+    )
+  assert capsys.readouterr().out.splitlines() == [
+    "epoch      step  train loss  valid loss  (nats per character)",
+    " 12.5     1,250      2.5000      2.2500  best so far",
+    "  sample Is  this\ufffd[31m",
+    f"         {'a' * 70}",
+    " 12.5     1,250                  2.2500",
+    "  sample Is  this\ufffd[31m",
+    f"         {'a' * 70}",
+  ]
+
+
+def test_lines_fit_on_the_screen() -> None:
+  assert _line("run", "runs/my") == "run      runs/my\n"
+  assert _line("run", "a" * 71) == f"run      {'a' * 67}...\n"
+  assert beginning("\u6c34" * 9, 5) == "\u6c34" * 2  # two columns each

@@ -11,7 +11,6 @@ from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator
 from charlm.model.language_model import model_of
 from charlm.system.devices import create_strategy
-from charlm.training import announce
 from charlm.training import optimizer as optimizer_module
 from charlm.training.optimizer import build_optimizer
 from charlm.training.options import TrainOptions
@@ -20,7 +19,6 @@ from charlm.training.trainer import Trainer, build_trainer
 _BFLOAT16 = {"precision": "bfloat16"}
 _BY_US = {"gru": "fused"}
 _FEW = {"batch_size": 16}
-_TF32 = "TensorFloat-32"
 _KERAS = ("KerasGRU", False, False)
 _FUSED = ("FusedGRU", True, True)
 
@@ -34,20 +32,20 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
 
 
 @pytest.mark.parametrize(
-  ("kind", "changes", "num_replicas", "layer_and_xla", "products"),
+  ("kind", "changes", "num_replicas", "layer_and_xla"),
   [
-    ("CPU", {}, 1, ("FusedGRU", False, True), "float32"),
-    ("CPU", _FEW, 1, ("FusedGRU", True, True), "float32"),
-    ("CPU", _FEW, 2, ("FusedGRU", False, True), "float32"),
-    ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", False, True), "bfloat16"),
-    ("CPU", _FEW | {"layer": "lstm"}, 1, ("FusedLSTM", True, True), "float32"),
-    ("CPU", {"gru": "keras"}, 1, ("KerasGRU", False, True), "float32"),
-    ("GPU", {}, 1, _KERAS, _TF32),
-    ("GPU", _BFLOAT16, 1, _KERAS, _TF32),
-    ("GPU", _BY_US, 1, _FUSED, _TF32),
-    ("GPU", _BY_US | {"dropout_rate": 0.1}, 2, _FUSED, _TF32),
-    ("GPU", _BY_US | _BFLOAT16, 2, _FUSED, "bfloat16"),
-    ("GPU", {"layer": "lstm"}, 1, ("KerasLSTM", False, False), _TF32),
+    ("CPU", {}, 1, ("FusedGRU", False, True)),
+    ("CPU", _FEW, 1, ("FusedGRU", True, True)),
+    ("CPU", _FEW, 2, ("FusedGRU", False, True)),
+    ("CPU", _FEW | _BFLOAT16, 1, ("FusedGRU", False, True)),
+    ("CPU", _FEW | {"layer": "lstm"}, 1, ("FusedLSTM", True, True)),
+    ("CPU", {"gru": "keras"}, 1, ("KerasGRU", False, True)),
+    ("GPU", {}, 1, _KERAS),
+    ("GPU", _BFLOAT16, 1, _KERAS),
+    ("GPU", _BY_US, 1, _FUSED),
+    ("GPU", _BY_US | {"dropout_rate": 0.1}, 2, _FUSED),
+    ("GPU", _BY_US | _BFLOAT16, 2, _FUSED),
+    ("GPU", {"layer": "lstm"}, 1, ("KerasLSTM", False, False)),
   ],
 )
 def test_layer_precision_and_xla(
@@ -55,7 +53,6 @@ def test_layer_precision_and_xla(
   changes: dict,
   num_replicas: int,
   layer_and_xla: tuple[str, bool, bool],
-  products: str,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   sizes = {"seq_length": 9, "embedding_dim": 4, "rnn_units": 6}
@@ -69,7 +66,6 @@ def test_layer_precision_and_xla(
     assert trainer.model.recurrent_layers[0].precision == options.precision
   assert trainer.compiled_by_xla is xla_steps
   assert Evaluator(trainer.model)._compiled_nats._jit_compile is xla_scores
-  assert announce._describe_precision(options, trainer).startswith(products)
   # What scores later, without the training's options, has the same layer.
   if options.gru == "auto":
     scoring = model_of(options.config, 9).recurrent_layers[0]
@@ -86,18 +82,6 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
   pretend_kind(monkeypatch, "GPU")
   model = model_of(config, 9, gru="keras", training=True)
   assert type(model.recurrent_layers[0]).__name__.startswith("Keras")
-
-
-def test_muon_says_what_its_products_are(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  pretend_kind(monkeypatch, "GPU")
-  options = TrainOptions(
-    seq_length=9, embedding_dim=4, rnn_units=6, optimizer="muon", **_BFLOAT16
-  )
-  words = announce._describe_precision(options, _trainer(options, 1))
-  assert words.startswith(_TF32)
-  assert words.endswith("; Muon's in bfloat16")
 
 
 def test_muon_computes_the_same_part_by_part_and_together(

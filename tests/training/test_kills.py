@@ -45,9 +45,11 @@ def _copy_instants(
     shutil.copytree(run_dir, folder / instant)
 
   def writing(metrics: Metrics, step: int, split: str, values: object) -> None:
-    last = (step, split) == (_END, "eval")
+    last = (step, split) == (_END, "valid")
     if last:
       copy("scored")
+    if split == "eval":
+      copy("ended")
     write(metrics, step, split, values)
     if last:
       copy("recorded")
@@ -143,6 +145,7 @@ _BESIDE = "saved as the best, beside the one before"
     ("reached", "recorded", _no_damage),
     ("reached", _BESIDE, _cut_off(f"{_BEST}.index", 200)),
     ("reached", "saved", _cut_off(f"{_LATEST}.index", 200)),
+    ("reached", "ended", _no_damage),
     ("resumed", "recorded", _no_damage),
     ("resumed", "recorded", _cut_off("metrics.jsonl", 20)),
     ("resumed", _BESIDE, _removed(f"{_BEST}.index")),
@@ -202,7 +205,7 @@ def test_a_full_disk_is_code_4_and_made_up_for(
   append, save = metrics_module.append_lines, tf.train.CheckpointManager.save
 
   def appending(path: pathlib.Path, lines: bytes) -> None:
-    if part == "metrics" and b'"eval"' in lines:
+    if part == "metrics" and b'"valid"' in lines:
       raise OSError("no space")
     append(path, lines)
 
@@ -231,7 +234,7 @@ def test_metrics_are_tried_again_at_the_end(
   append, failed = metrics_module.append_lines, []
 
   def appending(path: pathlib.Path, lines: bytes) -> None:
-    if b'"eval"' in lines and not failed:
+    if b'"valid"' in lines and not failed:
       failed.append(lines)
       raise OSError("no space")
     append(path, lines)

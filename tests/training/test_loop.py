@@ -1,29 +1,31 @@
 """Evaluations that are given up, and losses that rise."""
 
 import itertools
+import json
 import pathlib
 import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import soak
-from helpers import score_of
+from helpers import metrics
 from soak import numbers
 
 import eval as eval_program
 import train as train_program
+from charlm.data.text import Text
+from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
+from charlm.training import loop as loop_module
 from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import Trainer, TrainMetrics
 
 _FLAGS = ["--eval_every_steps=5", "--eval_lines=100", "--valid_lines=50"]
-_EVAL_PIECES = 3
-_PIECES = _EVAL_PIECES + 2  # of both texts
+_VALID_PIECES, _EVAL_PIECES = 2, 3
 
 
 class _Looks:
@@ -49,7 +51,7 @@ def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
 
 
 def _evaluated(run_dir: pathlib.Path) -> list[int]:
-  return [r["step"] for r in numbers(run_dir) if r["split"] == "eval"]
+  return [r["step"] for r in numbers(run_dir) if r["split"] == "valid"]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +74,9 @@ def test_evaluations_that_are_given_up_are_made_up(
   expected = printed.partition("trained to")[2]
   first, last = _evaluated(unbroken)
   for step, look, there in (
-    (first, 2, []),  # in the middle of the eval text
+    (first, 2, []),  # in the middle of the valid text
     (first, 1, []),  # given up once more
-    # In the middle of the valid text, at the end.
-    (last, _PIECES + _EVAL_PIECES + 2, [first]),
+    (last, _VALID_PIECES + 2, [first]),
   ):
     _stop(stopped, look, monkeypatch)
     said = f"stopped after step {step}: run the same command to resume"
@@ -84,14 +85,13 @@ def test_evaluations_that_are_given_up_are_made_up(
   looks = _Looks(monkeypatch)
   assert train_program.main(stopped) == 0
   assert capsys.readouterr().out.partition("trained to")[2] == expected
-  # Each text was scored once, and not again at the end.
-  assert looks.number == _PIECES
+  # Each text was scored once: the valid text here, the eval text at the end.
+  assert looks.number == _VALID_PIECES + _EVAL_PIECES
   soak.assert_equal_runs(run_dir, unbroken)
-  # What is there is not evaluated again, but told: of both texts.
+  # What is there is told, and not scored again.
   assert train_program.main(stopped) == 0
-  (told,) = (x for x in printed.splitlines() if x.startswith(f"step {last}:"))
-  assert told in capsys.readouterr().out.splitlines()
-  assert "valid log perplexity" in told
+  assert capsys.readouterr().out.partition("trained to")[2] == expected
+  assert looks.number == _VALID_PIECES + _EVAL_PIECES
   soak.assert_equal_runs(run_dir, unbroken)
 
 
@@ -170,10 +170,14 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  losses = iter([3.0, 2.0, 2.1, 2.2, 2.3, 2.4])
-  monkeypatch.setattr(
-    ChiefLoop, "_score_valid", lambda _: score_of(np.full(9, next(losses)))
-  )
+  losses = [3.0, 2.0, 2.1, 2.2, 2.3, 2.4]  # at each second step, and the end
+  numbers_of = loop_module._numbers_of
+
+  def numbers(evaluator: Evaluator, text: Text, vocab: list[str]) -> dict:
+    found = numbers_of(evaluator, text, vocab)
+    return found | {"loss": losses.pop(0)} if losses else found
+
+  monkeypatch.setattr(loop_module, "_numbers_of", numbers)
   run_dir = tmp_path / "run"
   flags = ["--valid_lines=30", "--eval_every_steps=2", f"--run_dir={run_dir}"]
   assert train_program.main([*train_args, *flags]) == 0
@@ -182,9 +186,15 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
     "the valid loss has risen 3 times in a row: it was lowest at step 4 "
     "(Ctrl-C ends the training)\n"
   )
-  assert "best     step 4: valid log perplexity 2.0000, eval " in printed.out
-  assert "latest   step 11: valid log perplexity 2.4000, eval " in printed.out
-  assert "lowest at step 4: best/ has that model" in printed.out
+  assert printed.out.count("best so far") == 2
+  assert "best/ has step 4, whose valid loss is lowest\n" in printed.out
+  # The eval text is scored once, by the model that `auto` names.
+  (scored,) = metrics(run_dir, "eval")
+  assert scored["step"] == 4
+  args = ["eval.py", f"--run_dir={run_dir}", "--json"]
+  assert eval_program.main(args) == 0
+  printed = capsys.readouterr()
+  assert json.loads(printed.out)["log_perplexity"] == scored["loss"]
   run = open_run(run_dir)
   assert load_model(run, "auto")[1] == 4
   assert load_model(run, "latest")[1] == 11
@@ -216,5 +226,5 @@ def test_a_stopped_run_tells_its_latest_step(
   flags.append("--summary_every_steps=3")
   assert train_program.main([*train_args, *flags]) == 143
   out = capsys.readouterr().out
-  assert "latest   step 9: not evaluated\nbest     step 8: valid log" in out
+  assert out.endswith("stopped after step 9: run the same command to resume\n")
   assert load_model(open_run(tmp_path), "latest")[1] == 9
