@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import time
-import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -25,10 +24,10 @@ from charlm.system.files import (
 )
 from charlm.system.messages import warn, warn_unsaved
 
-# What is drawn of a record. The lowest loss so far is for the page HParams.
+# What is drawn of a record. The best loss so far is for the page HParams.
 _DRAWN = (
   "loss",
-  "lowest_loss",
+  "best_loss",
   "learning_rate",
   "gradient_norm",
   "characters_per_second",
@@ -120,7 +119,7 @@ class Metrics:
     self,
     run: Run,
     step: int,
-    settings: Mapping[str, Any] = types.MappingProxyType({}),
+    settings: Mapping[str, Any],
   ) -> None:
     """Goes on from a step: records of later steps are dropped.
 
@@ -253,7 +252,7 @@ class Metrics:
     if record["split"] == self._run.choosing_part:
       losses = self.losses.items()
       so_far = [loss for step, loss in losses if step <= record["step"]]
-      drawn["lowest_loss"] = min(so_far)
+      drawn["best_loss"] = min(so_far)
     # A record of an older commit has no time: it is drawn in 1970.
     event = metrics_event(drawn, record.get("time", record["seconds"]))
     self._event_files[record["split"]].write(event)

@@ -330,8 +330,9 @@ class Run:
         before, now = self.config.corpus, experiment.config.corpus
         differs = f"it is {before}, not {now}"
         if before == now:
-          digests = self.experiment.corpus_sha256, experiment.corpus_sha256
-          differs = "its SHA-256 was {:.8}, and is {:.8} now".format(*digests)
+          digest = self.experiment.corpus_sha256[:8]
+          new_digest = experiment.corpus_sha256[:8]
+          differs = f"its SHA-256 was {digest}, and is {new_digest} now"
         raise InputError(
           f"this text is not the text of the run in {self.path} ({differs}): "
           "give that text, or begin a new run, train.py "
@@ -371,8 +372,6 @@ class Run:
     """
     if self._lock_path.exists():
       return
-    if any(self.path.iterdir()):
-      warn(f"{self.path} has other files: the run's are put beside them")
     own = [
       self.vocabulary_path,
       self.eval_path,
@@ -392,6 +391,8 @@ class Run:
         f"{self.path} is not a run's folder, but holds {', '.join(there)}, "
         "which a run would replace: give another --run_dir"
       )
+    if any(self.path.iterdir()):
+      warn(f"{self.path} has other files: the run's are put beside them")
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path:

@@ -169,7 +169,6 @@ class ChiefLoop(TrainingLoop):
   split: Split
   checkpoints: Checkpoints  # of the trainer's objects
   metrics: Metrics  # opened at the trainer's step
-  screen: Screen
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -178,6 +177,12 @@ class ChiefLoop(TrainingLoop):
       self.trainer.model, before_piece=self._give_up_if_asked
     )
     self._generator = GenerativeModel(self.trainer.model, self.run.vocab)
+    self._screen = Screen(
+      last_step=self.trainer.last_step,
+      steps_per_epoch=self.trainer.batches.steps_per_epoch,
+      part=self.run.choosing_part,
+      unit=self.run.config.unit,
+    )
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
     self._has_evaluated = False  # in this start
@@ -197,7 +202,7 @@ class ChiefLoop(TrainingLoop):
   def _continue(
     self, step: int, loss: float, characters_per_second: float
   ) -> None:
-    self.screen.show_progress(step, loss, characters_per_second)
+    self._screen.show_progress(step, loss, characters_per_second)
     if step % self.periods.metrics == 0 or step == self.trainer.last_step:
       self._write_metrics(step)
     # Before the save: a checkpoint holds the lowest loss so far.
@@ -220,9 +225,9 @@ class ChiefLoop(TrainingLoop):
       )
     if self._stop:
       to_resume = ": run the same command to resume" if saved else ""
-      self.screen.log(f"stopped after step {step:,}{to_resume}")
+      self._screen.log(f"stopped after step {step:,}{to_resume}")
     else:
-      self.screen.log(f"trained to step {step:,}")
+      self._screen.log(f"trained to step {step:,}")
       if saved and has_best and step:
         self._score_result(step)
     whole = saved and has_best and self.metrics.whole
@@ -246,11 +251,11 @@ class ChiefLoop(TrainingLoop):
       self.metrics.write(chosen, "eval", numbers)
       losses = self.metrics.losses_of("eval")
     if self.run.has_valid_text:
-      self.screen.log(f"best/ has step {chosen:,}, whose valid loss is lowest")
+      self._screen.log(f"best/ has step {chosen:,}, whose valid loss is lowest")
     nats, unit = losses[chosen], self.run.config.unit
     bits = nats / math.log(2)
-    self.screen.log(f"eval loss {nats:.4f} nats, {bits:.4f} bits per {unit}")
-    self.screen.log(f"{SEPARATOR}\n{self._sample(generator)}")
+    self._screen.log(f"eval loss {nats:.4f} nats, {bits:.4f} bits per {unit}")
+    self._screen.log(f"{SEPARATOR}\n{self._sample(generator)}")
 
   def _write_metrics(self, step: int) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
@@ -294,7 +299,7 @@ class ChiefLoop(TrainingLoop):
     self.metrics.write(step, self.run.choosing_part, record)
     last = max(before, default=0)
     train_losses = [*self.metrics.losses_of("train", after=last).values()]
-    self.screen.show_evaluation(
+    self._screen.show_evaluation(
       step,
       train_loss=statistics.fmean(train_losses) if train_losses else None,
       loss=loss,
@@ -310,7 +315,7 @@ class ChiefLoop(TrainingLoop):
         f"step {lowest:,} (Ctrl-C ends the training)"
       )
     if not self._has_evaluated:  # it compiled
-      self.screen.leave_out(time.monotonic() - begin)
+      self._screen.leave_out(time.monotonic() - begin)
       self._has_evaluated = True
 
   def _check_finite(self, loss: float, step: int) -> None:

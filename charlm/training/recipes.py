@@ -54,22 +54,25 @@ def with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:
   return TrainOptions(**(added | dict(values) | {"recipe": recipe}))
 
 
-def settings_beside_recipe(config: Config) -> dict[str, Any]:
-  """Returns what tells a run from others: the recipe, and what goes beside it.
+def shown_settings(config: Config) -> dict[str, Any]:
+  """Returns what tells a run from others, for TensorBoard's page HParams.
 
-  TensorBoard shows five settings in which runs differ, in the order of their
-  names. With those that a recipe gives, the recipe would not be among them.
+  The page has room for five settings, so one holds all that differs from the
+  recipe or, without one, from the defaults. The corpus, whose name may be long,
+  is its end.
   """
   try:
     usual = with_recipe(config.recipe, {}).config
   except InputError:  # the run began with a recipe of another commit
     usual = Config()
-  always = ("recipe", "layer", "learning_rate", "seed")
-  return {
-    name: value
-    for name, value in vars(config).items()
-    if name in always or value != getattr(usual, name)
-  }
+  fields = vars(config)
+  shown = {n: fields[n] for n in ("recipe", "layer", "learning_rate", "seed")}
+  others = [
+    f"{name}={fields[name]}"
+    for name in (*sorted(fields.keys() - {"corpus"}), "corpus")
+    if name not in shown and fields[name] != getattr(usual, name)
+  ]
+  return shown | {"settings": " ".join(others)}
 
 
 def _read(recipe: str) -> dict[str, Any]:

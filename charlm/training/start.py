@@ -34,7 +34,6 @@ from charlm.system.devices import (
 from charlm.system.messages import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
-  Screen,
   describe_initial,
   describe_text,
   describe_training,
@@ -43,7 +42,7 @@ from charlm.training.announce import (
 from charlm.training.loop import ChiefLoop, Periods, TrainingLoop
 from charlm.training.options import TrainOptions
 from charlm.training.prepare import Prepared, prepare
-from charlm.training.recipes import settings_beside_recipe
+from charlm.training.recipes import shown_settings
 from charlm.training.replicas import Replicas, number_of_replicas
 from charlm.training.trainer import Trainer, build_trainer
 from charlm.training.workers import (
@@ -117,8 +116,7 @@ def _train(
           initial=initial,
           layer=layer,
         )
-        settings = settings_beside_recipe(run.config)
-        metrics = Metrics(run, trainer.step, settings)
+        metrics = Metrics(run, trainer.step, shown_settings(run.config))
         record = _log_start(run, trainer, cluster)
         evaluated = next(iter(metrics.losses), 0)
     _restore_from_chief(
@@ -128,24 +126,12 @@ def _train(
     replicas.check_start()
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
-    periods = Periods(
-      options,
-      steps_per_epoch=trainer.batches.steps_per_epoch,
-      last_step=trainer.last_step,
-      has_valid_text=run.has_valid_text,
-      first_evaluated=cluster.of_chief(evaluated),
-    )
+    periods = _periods_of(run, options, trainer, cluster.of_chief(evaluated))
     if not cluster.is_chief:
       return TrainingLoop(
         periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
       ).train()
     say(describe_training(run, trainer, record))
-    screen = Screen(
-      last_step=trainer.last_step,
-      steps_per_epoch=trainer.batches.steps_per_epoch,
-      part=run.choosing_part,
-      unit=run.config.unit,
-    )
     return ChiefLoop(
       periods=periods,
       trainer=trainer,
@@ -156,7 +142,6 @@ def _train(
       split=prepared.split,
       checkpoints=checkpoints,
       metrics=metrics,
-      screen=screen,
     ).train()
 
 
@@ -270,6 +255,18 @@ def _checkpoints_of(
     model=trainer.model,
     optimizer=trainer.optimizer,
     train_state=trainer.train_state,
+  )
+
+
+def _periods_of(
+  run: Run, options: TrainOptions, trainer: Trainer, first_evaluated: int
+) -> Periods:
+  return Periods(
+    options,
+    steps_per_epoch=trainer.batches.steps_per_epoch,
+    last_step=trainer.last_step,
+    has_valid_text=run.has_valid_text,
+    first_evaluated=first_evaluated,
   )
 
 

@@ -88,3 +88,29 @@ def test_a_damaged_checkpoint_is_one_line_and_no_more(
   for err in (refused, warned):
     assert f"{data.with_suffix('')}" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_another_text_and_other_files_are_told(
+  train_args: list[str],
+  short_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = shutil.copytree(short_run, tmp_path / "run")
+  other = tmp_path / "other.txt"
+  other.write_text("the king of night\n" * 300)
+  args = [*train_args, f"--run_dir={run}", f"--corpus={other}"]
+  assert train_program.main(args) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "this text is not the text of the run in" in line
+  assert f"not {other}" in line
+  assert "SHA" not in line
+  assert f"train.py --corpus={other} --run_dir=another/folder" in line
+  folder = tmp_path / "notes"
+  folder.mkdir()
+  (folder / "mine.txt").touch()
+  args = [*train_args, f"--run_dir={folder}", "--epochs=0"]
+  assert train_program.main(args) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == f"{folder} has other files: the run's are put beside them"

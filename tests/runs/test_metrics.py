@@ -76,7 +76,7 @@ def test_metrics_are_lines_and_event_files(run: Run) -> None:
   # A perplexity beyond float32 is not drawn.
   _, loss, lowest, (*_, shown, _) = _events(run, "eval")
   assert loss == (20, _LOSS, 2.0, times[1])
-  assert lowest == (20, "lowest_loss", 2.0, times[1])
+  assert lowest == (20, "best_loss", 2.0, times[1])
   # A sample is wrapped, without a change of its white space.
   lines = shown.decode().splitlines()
   assert all(line.startswith("    ") for line in lines)
@@ -92,10 +92,10 @@ def test_seconds_count_neither_pauses_nor_lost_steps(
   metrics = _start(run, 0)  # at 1,000
   metrics.write(10, "train", {"loss": 1.0})
   metrics.write(20, "train", {"loss": 1.0})
-  metrics = Metrics(run, 10)  # at 5,000: the second record is dropped
+  metrics = _start(run, 10)  # at 5,000: the second record is dropped
   metrics.write(20, "train", {"loss": 1.0})
   assert [r["seconds"] for r in read_records(run.metrics_path)] == [4, 7]
-  metrics = Metrics(run, 40)  # 20 steps after the last record, 7 s more
+  metrics = _start(run, 40)  # 20 steps after the last record, 7 s more
   metrics.write(50, "train", {"loss": 1.0})
   assert read_records(run.metrics_path)[-1]["seconds"] == 15
 

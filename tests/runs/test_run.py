@@ -132,7 +132,7 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
   model = build_model(len(VOCAB), 4, 6)
   checkpoints = NumberedCheckpoints(run, 3, model)
   with run.locked():
-    metrics = Metrics(run, 0)
+    metrics = Metrics(run, 0, {})
     shutil.rmtree(run.path)
     second = Run(run.path, EXPERIMENT, VOCAB)
     with second.locked():
@@ -140,7 +140,7 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
       save_checkpoints(second, 10)
       before = times()
       for write in (
-        lambda: Metrics(run, 0),
+        lambda: Metrics(run, 0, {}),
         lambda: metrics.write(20, "eval", {"loss": 1.0}),
         metrics.write_rest,
         checkpoints.restore_latest,
