@@ -44,14 +44,14 @@ _MAX_NUMBER = float(np.finfo(np.float32).max)  # TensorBoard draws float32
 class EventFile:
   """A file of a folder that TensorBoard shows as curves, opened for a write.
 
-  A write that fails, as on a full disk, can leave a part of an event, behind
-  which TensorBoard reads nothing: the file is then to be made anew.
+  A write that fails, as on a full disk, can leave a part of an event, after
+  which TensorBoard reads nothing: the file must then be made anew.
   """
 
   def __init__(self, folder: Path, suffix: str = "") -> None:
     """Makes the file, whose name ends in a suffix, and the folder.
 
-    Raises OSError: they cannot be written; so does `write`.
+    Raises OSError, as `write` does: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # TensorBoard reads a folder's files in the order of their names.
@@ -112,7 +112,7 @@ class Metrics:
 
   A disk that is full is no reason to stop: a record that could not be written
   is tried again with the next one, or by `write_rest`. The event files are made
-  anew at each start, and given up for this start where a write fails.
+  anew at each start; once a write fails, nothing is drawn until the next start.
   """
 
   def __init__(
@@ -153,7 +153,7 @@ class Metrics:
     # highest step: steps after it count as the mean of the steps before. The
     # record of the eval text comes last, and can be of an earlier step.
     first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
-    last = max(reversed([first, *self._records]), key=lambda r: r["step"])
+    last = max([first, *self._records], key=lambda r: (r["step"], r["seconds"]))
     before = last["seconds"] * step / max(1, last["step"])
     self._began = time.monotonic() - before
     with self._drawing():
@@ -174,12 +174,12 @@ class Metrics:
     """
     return self.losses_of(self._run.choosing_part)
 
-  def losses_of(self, split: str, after: int = 0) -> dict[int, float]:
-    """Returns the losses of a split at the steps after one, in order."""
+  def losses_of(self, split: str) -> dict[int, float]:
+    """Returns the losses of a split by step, in order."""
     return {
       record["step"]: record["loss"]
       for record in self._records
-      if record["split"] == split and record["step"] > after
+      if record["split"] == split
     }
 
   def write(self, step: int, split: str, values: Mapping[str, object]) -> None:

@@ -36,6 +36,7 @@ _FORMAT = 6
 # The hash identifies a text, not the path: files may be moved. But whether a
 # part has a file of its own decides the split.
 _PATHS = ("corpus", "eval_corpus", "valid_corpus")
+_SHA256_OF_TEXTS = ("corpus_sha256", "eval_sha256", "valid_sha256")
 _SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
@@ -326,18 +327,22 @@ class Run:
     Raises InputError: naming each field, or the file, that differs.
     """
     if changes := self.experiment.changes(experiment):
-      if changes[0].startswith(_SHA256[0]):
-        before, now = self.config.corpus, experiment.config.corpus
-        differs = f"it is {before}, not {now}"
-        if before == now:
-          digest = self.experiment.corpus_sha256[:8]
-          new_digest = experiment.corpus_sha256[:8]
-          differs = f"its SHA-256 was {digest}, and is {new_digest} now"
-        raise InputError(
-          f"this text is not the text of the run in {self.path} ({differs}): "
-          "give that text, or begin a new run, train.py "
-          f"{shlex.join([f'--corpus={now}'])} --run_dir=another/folder"
-        )
+      for name, flag in zip(_SHA256_OF_TEXTS, _PATHS, strict=True):
+        now = getattr(experiment.config, flag)
+        if now and changes[0].startswith(name):
+          before = getattr(self.config, flag)
+          differs = f"it is {before}, not {now}"
+          if before == now:
+            was, digest = (
+              getattr(x, name) for x in (self.experiment, experiment)
+            )
+            differs = f"its SHA-256 was {was[:8]}, and is {digest[:8]} now"
+          kind = f"{flag.removesuffix('corpus').replace('_', ' ')}text"
+          raise InputError(
+            f"this {kind} is not the {kind} of the run in {self.path} "
+            f"({differs}): give that {kind}, or begin a new run, train.py "
+            f"{shlex.join([f'--{flag}={now}'])} --run_dir=another/folder"
+          )
       raise InputError(
         f"{self.path} holds another run: {', '.join(changes)}; leave out "
         "what differs, or begin another run: give a new --run_dir"

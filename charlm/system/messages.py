@@ -5,17 +5,33 @@ import itertools
 import sys
 import unicodedata
 
+_shows_bar = False
+
 
 def say(text: str) -> None:
-  """Prints, without a newline; goes on if nobody reads, or the disk is full."""
+  """Prints lines; goes on if nobody reads, or the disk is full."""
+  _print_over_bar(text)
+
+
+def show_bar(text: str) -> None:
+  """Shows a line on a terminal until something else is written."""
+  global _shows_bar
+  _print_over_bar(text)
+  _shows_bar = True
+
+
+def _print_over_bar(text: str) -> None:
+  global _shows_bar
   # What could not be written is tried again with the next text.
   with contextlib.suppress(OSError):
-    print(text, end="", flush=True)
+    print("\r\x1b[K" * _shows_bar + text, end="", flush=True)
+    _shows_bar = False
 
 
 def warn(text: str) -> None:
   """Writes a line to stderr, unless that fails, as on a full disk."""
   with contextlib.suppress(OSError):
+    _print_over_bar("")
     print(text, file=sys.stderr, flush=True)
 
 

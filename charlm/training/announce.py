@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+import unicodedata
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from charlm.evaluation.ngram import KneserNey
 from charlm.model.language_model import LanguageModel
 from charlm.runs.run import Run, Start
 from charlm.system.devices import kind_of_device
-from charlm.system.messages import beginning, say, warn
+from charlm.system.messages import beginning, say, show_bar, warn
 from charlm.training.trainer import Trainer
 
-_COLUMNS = 79  # of a terminal of 80, whose last one would wrap
-_INDENT = 9  # of what follows the name of a line
+_COLUMNS = 79  # a line of 80 would wrap
+_INDENT = 9  # where the text of a named line begins
 _SECONDS_BETWEEN_LINES = 30.0  # in a log, where each line stays
-_SECONDS_BEFORE_ESTIMATE = 5.0  # of steps, without the first, which compiles
+_SECONDS_BEFORE_ESTIMATE = 5.0  # of steps, without the first call
+_SAMPLE_ROWS = 2
 # Of the initial model: characters that are scored, and characters that n-grams
 # count; they take a second or two.
 _SCORED = 20_000
@@ -39,11 +41,19 @@ class Screen:
   """The screen during a training: a bar below the lines of evaluations."""
 
   def __init__(
-    self, *, last_step: int, steps_per_epoch: int, part: str, unit: str
+    self,
+    *,
+    last_step: int,
+    steps_per_epoch: int,
+    part: str,
+    unit: str,
+    prefix: str,
+    temperature: float,
   ) -> None:
-    """Takes the run's last step, and the part of the text that is scored."""
+    """Takes the evaluated part of the text, and what samples are drawn with."""
     self._last_step, self._steps_per_epoch = last_step, steps_per_epoch
     self._part, self._unit = part, unit
+    self._prefix, self._temperature = prefix, temperature
     self._timed_from: tuple[int, float] | None = None  # step, time
     self._last_line = float("-inf")
     self._has_header = False
@@ -54,17 +64,18 @@ class Screen:
   ) -> None:
     """Draws the bar again, or writes a line where there is no terminal."""
     now = time.monotonic()
-    # The first call compiled: the time left is told without it.
+    # The first call compiles, so the clock starts after it.
     self._timed_from = self._timed_from or (step, now)
-    text = f"step {step:,}/{self._last_step:,}  loss {loss:.4f}  "
-    text += f"{characters_per_second:,.0f} characters/s{self._left(step, now)}"
+    text = f"step {step:,}/{self._last_step:,}  loss {loss:.4f}"
+    if left := self._left(step, now):
+      text += f"  {characters_per_second:,.0f} characters/s  {left}"
     if self._on_terminal:
-      # A longer line would wrap, and could not be drawn over.
-      columns = min(shutil.get_terminal_size().columns - 1, _COLUMNS)
+      # A longer line would wrap. Ctrl-C shows as ^C behind it.
+      columns = min(shutil.get_terminal_size().columns - 3, _COLUMNS)
       if (width := columns - len(text) - 3) > 0:
         filled = width * step // self._last_step
         text = f"[{'=' * filled:.<{width}}] {text}"
-      say(f"\r\x1b[K{beginning(text, columns)}")
+      show_bar(beginning(text, columns))
     elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
       say(f"{text}\n")
       self._last_line = now
@@ -80,27 +91,26 @@ class Screen:
   ) -> None:
     """Writes a line, under a header, and the beginning of a sample.
 
-    The training's loss is the mean since the last evaluation, if it is known.
+    The train loss is the mean of this start's steps since the last evaluation;
+    it is None if there are none.
     """
     if not self._has_header:
-      self.log(
+      samples = f"samples of temperature {self._temperature}, after"
+      say(
         f"{'epoch':>5}{'step':>10}{'train loss':>12}{self._part + ' loss':>12}"
-        f"  (nats per {self._unit})"
+        f"  (nats per {self._unit})\n"
+        + _line("", f"{samples} {self._prefix!r}")
       )
       self._has_header = True
-    epoch = f"{step / self._steps_per_epoch:.3g}"
+    epoch = _epochs(step / self._steps_per_epoch)
     trained = "" if train_loss is None else f"{train_loss:.4f}"
     best = "  best so far" if is_best else ""
-    self.log(f"{epoch:>5}{step:>10,}{trained:>12}{loss:>12.4f}{best}")
-    for name, row in zip(("sample", ""), _rows(sample), strict=False):
-      self.log(f"  {name:<{_INDENT - 2}}{row}")
-
-  def log(self, text: str) -> None:
-    """Writes a line that stays."""
-    say(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
+    say(f"{epoch:>5}{step:>10,}{trained:>12}{loss:>12.4f}{best}\n")
+    for row in _rows(sample)[:_SAMPLE_ROWS]:
+      say(f"{'':{_INDENT}}{row}\n")
 
   def leave_out(self, seconds: float) -> None:
-    """Leaves a time that will not come again out of the time left."""
+    """Excludes a delay that occurs once from the time left."""
     if self._timed_from:
       step, start = self._timed_from
       self._timed_from = step, start + seconds
@@ -113,15 +123,22 @@ class Screen:
     seconds = (now - start) / (step - first) * (self._last_step - step)
     hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 90:
-      return f"  {seconds:.0f} s left"
-    return f"  {f'{hours} h ' if hours else ''}{minutes} min left"
+      return f"{seconds:.0f} s left"
+    return f"{f'{hours} h ' if hours else ''}{minutes} min left"
+
+
+def _epochs(number: float) -> str:
+  return f"{number:.3g}" if number < 1000 else f"{number:.0f}"
 
 
 def _rows(sample: str) -> list[str]:
   """Returns the lines of a sample as rows that fit below an evaluation."""
   rows = []
   for line in sample.expandtabs(4).splitlines():
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    shown = "".join(
+      c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd"
+      for c in line
+    )
     while shown:
       rows.append(beginning(shown, _COLUMNS - _INDENT))
       shown = shown[len(rows[-1]) :]
@@ -142,18 +159,18 @@ def describe_text(
   """Describes the corpus, and how it is read and split."""
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
   rare = counts.keys() - set(vocab)
-  read = f", {len(rare):,} rare ones read as [UNK]" if rare else ""
-  size = f"{len(corpus.text):,} {config.unit}s, {len(counts):,} different{read}"
+  read = f" ({len(rare):,} rare ones read as [UNK])" if rare else ""
+  size = f"{len(corpus.text):,} {config.unit}s, {len(counts):,} distinct{read}"
   parts = [
-    f"{name} {len(part):,}"
+    f"{len(part):,} {name}"
     for name, part in split._asdict().items()
     if len(part)
   ]
-  lines = [_line("text", f"{size}: {config.corpus}")]
+  lines = [_line("text", f"{size}, in {config.corpus}")]
   if not config.keeps_text:
-    removed = "blanks at their ends and empty lines are removed; --raw keeps "
-    lines.append(_line("lines", f"{removed}them"))
-  lines.append(_line("parts", ", ".join(parts)))
+    removed = "spaces around lines, and empty lines, are removed"
+    lines.append(_line("lines", f"{removed} (--raw keeps them)"))
+  lines.append(_line("parts", f"{' + '.join(parts)} {config.unit}s"))
   return "".join(lines)
 
 
@@ -169,8 +186,8 @@ def describe_initial(
 
   `name` is that of `--init_from`; `model` has the weights of the initial model,
   and others for new characters.
-  Warns if it is so much worse than n-grams of the text that random weights
-  probably end no higher.
+  Warns if it is so much worse than n-grams that random weights would probably
+  do as well.
   """
   part = "valid" if len(split.valid) else "eval"
   ids = getattr(split, part).part(0, _SCORED).ids_in(vocab)
@@ -204,16 +221,21 @@ def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
   config, model = run.config, trainer.model
   none = "none (--recipe=auto chooses one)"
   steps_per_epoch = trainer.batches.steps_per_epoch
-  epochs = f"{trainer.last_step / steps_per_epoch:.3g}"
+  epochs = _epochs(trainer.last_step / steps_per_epoch)
   words = "epoch" if epochs == "1" else "epochs"
   length = f"{epochs} {words} of {steps_per_epoch:,} steps"
-  layers = f"{config.num_layers} x {config.rnn_units} units of {config.layer}"
-  begins = f"from step {start['step']:,} on, in " if start["step"] else ""
+  layers = "layer" if config.num_layers == 1 else "layers"
+  size = f"{config.num_layers} {layers} of {config.rnn_units} units"
+  hint = "Ctrl-C stops it, the same command resumes it"
+  if start["step"]:
+    hint = f"from step {start['step']:,} on"
   return (
     _line("recipe", f"{config.recipe or none}: {length}")
-    + _line("model", f"{layers}, {model.count_params():,} weights")
+    + _line(
+      "model", f"{config.layer}, {size}, {model.count_params():,} weights"
+    )
     + _line("device", _describe_devices(trainer, start))
-    + _line("run", f"{begins}{run.path}")
+    + _line("run", f"{run.path} ({hint})")
   )
 
 
@@ -226,8 +248,8 @@ def _describe_devices(trainer: Trainer, start: Start) -> str:
   windows = trainer.batches.rows.stop - trainer.batches.rows.start
   if kind == "GPU" and number > 1 and windows < _FEW_WINDOWS * number:
     warn(
-      f"{windows // number} windows for each GPU: one GPU is probably as fast: "
-      "give --num_replicas=1, or a larger --batch_size"
+      f"{windows // number} windows for each GPU: one GPU is probably as fast, "
+      "so give --num_replicas=1, or a larger --batch_size"
     )
   name = f" ({start['gpus']['gpu']})" if start["gpus"] else ""
   return f"{kind}{name}, {replicas}"

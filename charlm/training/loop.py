@@ -20,10 +20,10 @@ from charlm.runs.checkpoints import Checkpoints, find_checkpoint
 from charlm.runs.metrics import Metrics
 from charlm.runs.run import Run
 from charlm.runs.trained_model import load_model
-from charlm.sampling.generator import SEPARATOR, GenerativeModel
+from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 from charlm.system.devices import Choice, kind_of_device
-from charlm.system.messages import warn
+from charlm.system.messages import say, warn
 from charlm.system.process import DONE, INCOMPLETE, StopRequest
 from charlm.training.announce import Screen
 from charlm.training.options import TrainOptions
@@ -34,7 +34,7 @@ from charlm.training.workers import Cluster
 # The fewest steps between two checkpoints by default: a GPU can take a quarter
 # of an epoch in less time than a save.
 _LEAST_CHECKPOINT_STEPS = Choice(1, 100)
-_PREFIX_CHARS = 20  # of the valid text: what the samples go on from
+_PREFIX_CHARS = 20  # at most, of the valid text: samples continue them
 _SAMPLE = Request(num_chars=500, temperature=0.7)
 _FEWEST_EVALUATIONS = 10  # of a run with a valid text
 _RISES = 3  # in a row, of the valid loss: the model has begun to overfit
@@ -50,18 +50,18 @@ class Periods:
     steps_per_epoch: int,
     last_step: int,
     has_valid_text: bool,
-    first_evaluated: int = 0,
+    by_epochs: bool = False,
   ) -> None:
-    """Takes flags, of which 0 has a default, and the run's first evaluation.
+    """Takes flags, of which 0 has a default.
 
-    A run with a valid text keeps the period that it began with.
+    A run of an earlier release is evaluated after each epoch: `by_epochs`.
     """
     # Enough points for a curve, but a mean of few steps is noise.
     self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
     by_default = steps_per_epoch
-    if has_valid_text:
+    if has_valid_text and not by_epochs:
       share = max(1, -(-last_step // _FEWEST_EVALUATIONS))
-      by_default = first_evaluated or min(steps_per_epoch, share)
+      by_default = min(steps_per_epoch, share)
     self.evaluation = options.eval_every_steps or by_default
     # What a kill can cost at most.
     quarter = max(-(-steps_per_epoch // 4), _LEAST_CHECKPOINT_STEPS.here)
@@ -73,13 +73,13 @@ class Periods:
     return min((step // period + 1) * period for period in periods)
 
 
-class _GivenUp(Exception):
+class _Interrupted(Exception):
   """A stop was asked for in the middle of an evaluation."""
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TrainingLoop:
-  """Takes a run's steps to its end: all that a worker but the chief does."""
+  """Takes a run's steps to its end, as each worker does."""
 
   periods: Periods  # when to write metrics, to evaluate, and to save
   trainer: Trainer  # restored, at the step to continue from
@@ -113,7 +113,12 @@ class TrainingLoop:
         step += num_steps
         if self._evaluation_due(step) or step % periods.checkpoint == 0:
           self.replicas.check_weights()
-        self._continue(step, loss, characters_per_second)
+        self._continue(
+          step,
+          num_steps=num_steps,
+          loss=loss,
+          characters_per_second=characters_per_second,
+        )
       self.replicas.check_weights()
       saved = self._save_rest(step)
     # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
@@ -137,19 +142,24 @@ class TrainingLoop:
     return step % self.periods.evaluation == 0 or step == self.trainer.last_step
 
   def _begin(self, step: int) -> None:
-    """Does what a start has to do at its first step."""
+    """Runs before the first step of a start."""
 
   def _continue(
-    self, step: int, loss: float, characters_per_second: float
+    self,
+    step: int,
+    *,
+    num_steps: int,
+    loss: float,
+    characters_per_second: float,
   ) -> None:
     """Does what is due at a step, after a call of the trainer."""
 
   def _save_rest(self, step: int) -> bool:
-    """Saves what is not saved yet; tells whether the step is."""
+    """Saves the last step; returns whether it is on disk."""
     return True
 
   def _end(self, step: int, saved: bool) -> int:
-    """Tells the result; returns the exit code."""
+    """Reports the result; returns the exit code."""
     return self._stop.exit_code or DONE
 
 
@@ -173,8 +183,12 @@ class ChiefLoop(TrainingLoop):
   def __post_init__(self) -> None:
     super().__post_init__()
     self._text: Text = getattr(self.split, self.run.choosing_part)
+    # Whole words, if there are any. It never changes, so that samples can be
+    # compared.
+    start = str(self._text.part(0, _PREFIX_CHARS))
+    self._prefix = start.rpartition(" ")[0] or start
     self._evaluator = Evaluator(
-      self.trainer.model, before_piece=self._give_up_if_asked
+      self.trainer.model, before_piece=self._check_stop
     )
     self._generator = GenerativeModel(self.trainer.model, self.run.vocab)
     self._screen = Screen(
@@ -182,15 +196,18 @@ class ChiefLoop(TrainingLoop):
       steps_per_epoch=self.trainer.batches.steps_per_epoch,
       part=self.run.choosing_part,
       unit=self.run.config.unit,
+      prefix=readable(self._prefix, self._text.encoding),
+      temperature=_SAMPLE.temperature,
     )
     # Mean losses of the training, in this start.
     self._last_loss = self._lowest_loss = math.inf
+    self._losses_since_evaluation: list[float] = []  # of steps of this start
     self._has_evaluated = False  # in this start
 
   def _compile(self) -> None:
     super()._compile()
     # The shapes of an evaluation, whatever the length of a text.
-    with contextlib.suppress(_GivenUp):
+    with contextlib.suppress(_Interrupted):
       self._evaluator.stream(np.full(2, PADDING_ID))
     self._sample(self._generator)
 
@@ -200,8 +217,14 @@ class ChiefLoop(TrainingLoop):
       self._evaluate(step)
 
   def _continue(
-    self, step: int, loss: float, characters_per_second: float
+    self,
+    step: int,
+    *,
+    num_steps: int,
+    loss: float,
+    characters_per_second: float,
   ) -> None:
+    self._losses_since_evaluation += [loss] * num_steps
     self._screen.show_progress(step, loss, characters_per_second)
     if step % self.periods.metrics == 0 or step == self.trainer.last_step:
       self._write_metrics(step)
@@ -225,18 +248,18 @@ class ChiefLoop(TrainingLoop):
       )
     if self._stop:
       to_resume = ": run the same command to resume" if saved else ""
-      self._screen.log(f"stopped after step {step:,}{to_resume}")
+      say(f"stopped after step {step:,}{to_resume}\n")
     else:
-      self._screen.log(f"trained to step {step:,}")
-      if saved and has_best and step:
+      say(f"trained to step {step:,}\n")
+      if saved and has_best and 0 < step == self.trainer.last_step:
         self._score_result(step)
     whole = saved and has_best and self.metrics.whole
     return (self._stop.exit_code or DONE) if whole else INCOMPLETE
 
   def _score_result(self, step: int) -> None:
-    """Scores the model that `auto` names, and shows what it writes.
+    """Scores the best checkpoint, or the last one without a valid text.
 
-    It may be the trainer's, which is at this step, or that of the best one.
+    Prints a sample of it, too.
     """
     evaluator, generator = self._evaluator, self._generator
     chosen, _ = find_checkpoint(self.run, "auto")
@@ -251,11 +274,15 @@ class ChiefLoop(TrainingLoop):
       self.metrics.write(chosen, "eval", numbers)
       losses = self.metrics.losses_of("eval")
     if self.run.has_valid_text:
-      self._screen.log(f"best/ has step {chosen:,}, whose valid loss is lowest")
+      valid_loss = self.metrics.losses[chosen]
+      say(f"best checkpoint: step {chosen:,}, valid loss {valid_loss:.4f}\n")
     nats, unit = losses[chosen], self.run.config.unit
     bits = nats / math.log(2)
-    self._screen.log(f"eval loss {nats:.4f} nats, {bits:.4f} bits per {unit}")
-    self._screen.log(f"{SEPARATOR}\n{self._sample(generator)}")
+    say(f"eval loss {nats:.4f} nats per {unit} ({bits:.4f} bits)\n")
+    say(f"sample at temperature {_SAMPLE.temperature}:\n")
+    say(f"{self._sample(generator)}\n")
+    programs = "sample.py, eval.py and report.py read this run"
+    say(f"{programs}: --run_dir={self.run.path}\n")
 
   def _write_metrics(self, step: int) -> None:
     """Writes the training's numbers; warns of a loss that has exploded."""
@@ -271,52 +298,50 @@ class ChiefLoop(TrainingLoop):
     self._last_loss = metrics.loss
     self._lowest_loss = min(self._lowest_loss, metrics.loss)
 
-  def _give_up_if_asked(self) -> None:
+  def _check_stop(self) -> None:
     if self._stop:
-      raise _GivenUp
+      raise _Interrupted
 
   def _evaluate(self, step: int) -> None:
     """Evaluates a step, unless it has a record, and saves it if it is best."""
-    if step not in self.metrics.losses:
-      try:
-        self._write_evaluation(step)
-      except _GivenUp:  # the next start repeats it
-        return
-    self.checkpoints.save_if_best(step, self.metrics.losses)
-
-  def _write_evaluation(self, step: int) -> None:
-    """Scores the text that chooses, draws a sample, and writes the record.
-
-    Raises:
-      DivergedError: the loss is not finite.
-      _GivenUp: a stop was asked for.
-    """
-    begin, before = time.monotonic(), self.metrics.losses
-    numbers = _numbers_of(self._evaluator, self._text, self.run.vocab)
+    if step in self.metrics.losses:
+      self.checkpoints.save_if_best(step, self.metrics.losses)
+      return
+    started = time.monotonic()
+    try:
+      numbers = _numbers_of(self._evaluator, self._text, self.run.vocab)
+    except _Interrupted:  # the next start repeats it
+      return
     loss, sample = numbers["loss"], self._sample(self._generator)
     self._check_finite(loss, step)
     record = {**numbers, "sample": sample}
     self.metrics.write(step, self.run.choosing_part, record)
-    last = max(before, default=0)
-    train_losses = [*self.metrics.losses_of("train", after=last).values()]
+    self.checkpoints.save_if_best(step, self.metrics.losses)
+    in_best = self.checkpoints.best_step == step
+    losses_since = self._losses_since_evaluation
     self._screen.show_evaluation(
       step,
-      train_loss=statistics.fmean(train_losses) if train_losses else None,
+      train_loss=statistics.fmean(losses_since) if losses_since else None,
       loss=loss,
-      is_best=loss < min(before.values(), default=math.inf),
+      # Without a valid text, the programs take the last step.
+      is_best=in_best and self.run.has_valid_text,
       sample=sample,
     )
+    self._losses_since_evaluation = []
+    self._warn_of_rises()
+    if not self._has_evaluated:  # it compiled
+      self._screen.leave_out(time.monotonic() - started)
+      self._has_evaluated = True
+
+  def _warn_of_rises(self) -> None:
     losses = self.metrics.losses
     rises = _rises_at_end(list(losses.values()))
     if self.run.has_valid_text and rises == _RISES:
       lowest = min(losses, key=losses.__getitem__)
       warn(
         f"the valid loss has risen {_RISES} times in a row: it was lowest at "
-        f"step {lowest:,} (Ctrl-C ends the training)"
+        f"step {lowest:,} (Ctrl-C stops; best/ keeps that step)"
       )
-    if not self._has_evaluated:  # it compiled
-      self._screen.leave_out(time.monotonic() - begin)
-      self._has_evaluated = True
 
   def _check_finite(self, loss: float, step: int) -> None:
     if not all_finite(loss):
@@ -325,13 +350,9 @@ class ChiefLoop(TrainingLoop):
       )
 
   def _sample(self, generator: GenerativeModel) -> str:
-    """Returns what a model writes after the beginning of the text.
-
-    Prefix and seed are always the same, so that samples can be compared.
-    """
-    prefix = str(self._text.part(0, _PREFIX_CHARS))
-    request = dataclasses.replace(_SAMPLE, prefix=prefix)
-    text = prefix + generator.sample(request)[0].text
+    """Returns the prefix, and what a model writes after it."""
+    request = dataclasses.replace(_SAMPLE, prefix=self._prefix)
+    text = self._prefix + generator.sample(request)[0].text
     return readable(text, self._text.encoding)
 
 

@@ -51,11 +51,8 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
   folder = run_folder(given.get("run_dir", TrainOptions.run_dir))
   if run_exists(folder):
     return _resume(given, open_run(folder))
-  if "corpus" not in given:  # or else --run_dir may be mistyped
-    say(
-      f"a new run begins in {folder}, on the plays of Shakespeare: "
-      "--corpus takes another text, Ctrl-C stops it\n"
-    )
+  if "corpus" not in given:  # the --run_dir of an earlier run may be mistyped
+    say(f"a new run, on plays of Shakespeare (or --corpus), in {folder}\n")
   values, recipe = dict(given), given.get("recipe", "")
   if initial := open_initial(given.get("init_from", "")):
     values = initial.settings | values

@@ -261,12 +261,13 @@ def _checkpoints_of(
 def _periods_of(
   run: Run, options: TrainOptions, trainer: Trainer, first_evaluated: int
 ) -> Periods:
+  steps_per_epoch = trainer.batches.steps_per_epoch
   return Periods(
     options,
-    steps_per_epoch=trainer.batches.steps_per_epoch,
+    steps_per_epoch=steps_per_epoch,
     last_step=trainer.last_step,
     has_valid_text=run.has_valid_text,
-    first_evaluated=first_evaluated,
+    by_epochs=first_evaluated == steps_per_epoch,
   )
 
 

@@ -225,7 +225,7 @@ def test_a_layer_of_ones_own(
   (tmp_path / "text.txt").write_text(text)
   run_dir = tmp_path / "run"
   example["main"](str(tmp_path / "text.txt"), str(run_dir))
-  assert "units of IndRNN, " in capsys.readouterr().out
+  assert "IndRNN, 1 layer of " in capsys.readouterr().out
   page = (ROOT / "docs" / "your-model.md").read_text()
   _, layer, _ = program.read_text().split("\n\n\n", 2)
   assert layer in page

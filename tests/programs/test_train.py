@@ -59,23 +59,23 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-  ("steps_per_epoch", "epochs", "valid", "evaluated", "expected"),
+  ("steps_per_epoch", "epochs", "valid", "by_epochs", "expected"),
   [
-    (12, 3, False, 0, (10, 12, 3)),
-    (1601, 3, False, 0, (20, 1601, 401)),
+    (12, 3, False, False, (10, 12, 3)),
+    (1601, 3, False, False, (20, 1601, 401)),
     # A run with a valid text evaluates ten times at least.
-    (1600, 3, True, 0, (20, 480, 400)),
-    (1600, 20, True, 0, (20, 1600, 400)),
-    # It keeps the period that it began with.
-    (1600, 3, True, 1600, (20, 1600, 400)),
-    (12, 0, True, 0, (10, 1, 3)),
+    (1600, 3, True, False, (20, 480, 400)),
+    (1600, 20, True, False, (20, 1600, 400)),
+    # One of an earlier release goes on by epochs.
+    (1600, 3, True, True, (20, 1600, 400)),
+    (12, 0, True, False, (10, 1, 3)),
   ],
 )
 def test_the_default_periods(
   steps_per_epoch: int,
   epochs: int,
   valid: bool,
-  evaluated: int,
+  by_epochs: bool,
   expected: tuple[int, int, int],
 ) -> None:
   when = Periods(
@@ -83,7 +83,7 @@ def test_the_default_periods(
     steps_per_epoch=steps_per_epoch,
     last_step=epochs * steps_per_epoch,
     has_valid_text=valid,
-    first_evaluated=evaluated,
+    by_epochs=by_epochs,
   )
   assert (when.metrics, when.evaluation, when.checkpoint) == expected
 
@@ -230,14 +230,15 @@ def test_train_eval_sample_as_processes(
   assert (trained.returncode, trained.stderr) == (0, "")
   assert ", 1,823 weights\n" in trained.stdout
   match = re.search(
-    r"trained to step 24\neval loss (\S+) nats, (\S+) bits per character\n"
-    r"-{20}\n",
+    r"trained to step 24\neval loss (\S+) nats per character \((\S+) bits\)\n"
+    r"sample at temperature 0.7:\n",
     trained.stdout,
   )
-  sample = trained.stdout[match.end() : -1]
+  sample, _, end = trained.stdout[match.end() :].rpartition("\nsample.py, ")
+  assert end == f"eval.py and report.py read this run: --run_dir={run_dir}\n"
   record = metrics(run_dir, "eval")[-1]
   assert record["sample"] == sample
-  assert len(sample) == 20 + 500
+  prefix = sample[:-500]
   log_perplexity, bits = map(float, match.groups())
   assert bits == pytest.approx(log_perplexity / 0.693147, rel=1e-3)
 
@@ -249,7 +250,8 @@ def test_train_eval_sample_as_processes(
   assert score["step"] == 24
   assert score["num_unknown"] == 0
   eval_text = (run_dir / "eval.txt").read_text()
-  assert sample.startswith(eval_text[:20])
+  assert 0 < len(prefix) <= 20
+  assert eval_text.startswith(prefix)
   assert score["num_characters"] == len(eval_text) - 1
 
   sampled = run_program(

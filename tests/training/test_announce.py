@@ -2,13 +2,18 @@ import re
 
 import pytest
 
-from charlm.system.messages import beginning
+from charlm.system.messages import beginning, say, warn
 from charlm.training.announce import Screen, _line
 
 
 def _screen(last_step: int = 400) -> Screen:
   return Screen(
-    last_step=last_step, steps_per_epoch=100, part="valid", unit="character"
+    last_step=last_step,
+    steps_per_epoch=100,
+    part="valid",
+    unit="character",
+    prefix="Is",
+    temperature=0.7,
   )
 
 
@@ -21,14 +26,16 @@ def test_a_terminal_gets_a_bar_that_fits(
   monkeypatch.setattr("sys.stdout.isatty", lambda: True)
   monkeypatch.setenv("COLUMNS", str(columns))
   _screen().show_progress(100, 1.25, 45_678.9)
-  out = capsys.readouterr().out
-  assert out.startswith("\r\x1b[K")
-  bar = out.removeprefix("\r\x1b[K")
-  assert len(bar) == min(columns - 1, 79)
+  bar = capsys.readouterr().out
+  assert len(bar) == min(columns - 3, 79)
   assert "step 100/400  loss 1.2500" in bar
   if columns > 40:  # a quarter of the whole run is done
     done, left = re.match(r"\[(=+)(\.+)\]", bar).groups()
     assert len(done) == (len(done) + len(left)) // 4
+  # Whatever comes next takes the place of the bar.
+  warn("too hot")
+  say("done\n")
+  assert capsys.readouterr() == ("\r\x1b[Kdone\n", "too hot\n")
 
 
 def test_a_file_gets_few_plain_lines(
@@ -38,9 +45,7 @@ def test_a_file_gets_few_plain_lines(
   for step in (100, 200, 300, 400):
     screen.show_progress(step, 1.25, 45_678.9)
   # The others came too soon.
-  assert capsys.readouterr().out == (
-    "step 100/400  loss 1.2500  45,679 characters/s\n"
-  )
+  assert capsys.readouterr().out == ("step 100/400  loss 1.2500\n")
 
 
 def test_the_time_left_is_told_without_what_compiles(
@@ -53,31 +58,33 @@ def test_the_time_left_is_told_without_what_compiles(
   told = []
   for step in (1, 5, 31, 41, 971):
     screen.show_progress(step, 1.25, 100.0)
-    told.append(capsys.readouterr().out.partition("characters/s")[2].strip())
+    told.append(capsys.readouterr().out.partition("loss 1.2500")[2].strip())
     if step == 31:  # an evaluation, the first one, takes another minute
       screen.leave_out(60)
       now += 60
     now += {1: 4.0, 5: 26.0, 31: 10.0, 41: 930.0}.get(step, 0.0)
   # Lines are half a minute apart.
-  assert told == ["", "", "16 min left", "16 min left", "29 s left"]
+  times = ["16 min left", "16 min left", "29 s left"]
+  assert told == ["", "", *(f"100 characters/s  {time}" for time in times)]
 
 
 def test_an_evaluation_is_a_line_and_two_rows_of_a_sample(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   screen = _screen()
-  sample = f"Is\tthis\x1b[31m\n\n{'a' * 100}\nno"
+  sample = f" this\t\u3000\x1b[31m\n\n{'a' * 100}\nno"
   for train_loss, is_best in ((2.5, True), (None, False)):
     screen.show_evaluation(
       1250, train_loss=train_loss, loss=2.25, is_best=is_best, sample=sample
     )
   assert capsys.readouterr().out.splitlines() == [
     "epoch      step  train loss  valid loss  (nats per character)",
+    "         samples of temperature 0.7, after 'Is'",
     " 12.5     1,250      2.5000      2.2500  best so far",
-    "  sample Is  this\ufffd[31m",
+    "          this   \u3000\ufffd[31m",
     f"         {'a' * 70}",
     " 12.5     1,250                  2.2500",
-    "  sample Is  this\ufffd[31m",
+    "          this   \u3000\ufffd[31m",
     f"         {'a' * 70}",
   ]
 

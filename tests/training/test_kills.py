@@ -82,7 +82,7 @@ def _copy_instants(
 
 
 def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
-  evaluate = ChiefLoop._write_evaluation
+  evaluate = ChiefLoop._evaluate
 
   def stopped(loop: ChiefLoop, step: int) -> None:
     if step == _END:
@@ -90,7 +90,7 @@ def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
     evaluate(loop, step)
 
   with evaluating_quickly() as patch:
-    patch.setattr(ChiefLoop, "_write_evaluation", stopped)
+    patch.setattr(ChiefLoop, "_evaluate", stopped)
     assert _train(args, run_dir) == 128 + signal.SIGTERM
 
 

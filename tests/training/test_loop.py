@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import soak
 from helpers import metrics
@@ -21,6 +22,7 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 from charlm.training import loop as loop_module
+from charlm.training.announce import Screen
 from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import Trainer, TrainMetrics
 
@@ -33,7 +35,7 @@ class _Looks:
 
   def __init__(self, patch: pytest.MonkeyPatch, stop_at: int = 0) -> None:
     self.number = 0
-    look = ChiefLoop._give_up_if_asked
+    look = ChiefLoop._check_stop
 
     def counted(loop: ChiefLoop) -> None:
       self.number += 1
@@ -41,13 +43,18 @@ class _Looks:
         signal.raise_signal(signal.SIGTERM)
       look(loop)
 
-    patch.setattr(ChiefLoop, "_give_up_if_asked", counted)
+    patch.setattr(ChiefLoop, "_check_stop", counted)
 
 
 def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
   with patch.context() as inner:
     _Looks(inner, look)
     assert train_program.main(args) == 128 + signal.SIGTERM
+
+
+def _result(printed: str) -> str:
+  """Returns what was printed at the end, without the run's folder."""
+  return printed.partition("trained to")[2].rpartition("sample.py, ")[0]
 
 
 def _evaluated(run_dir: pathlib.Path) -> list[int]:
@@ -71,7 +78,7 @@ def test_evaluations_that_are_given_up_are_made_up(
   run_dir = tmp_path / "stopped"
   stopped = [*train_args, *_FLAGS, f"--run_dir={run_dir}"]
   printed = unbroken.with_name(f"{unbroken.name}.out").read_text()
-  expected = printed.partition("trained to")[2]
+  expected = _result(printed)
   first, last = _evaluated(unbroken)
   for step, look, there in (
     (first, 2, []),  # in the middle of the valid text
@@ -84,13 +91,13 @@ def test_evaluations_that_are_given_up_are_made_up(
     assert _evaluated(run_dir) == there
   looks = _Looks(monkeypatch)
   assert train_program.main(stopped) == 0
-  assert capsys.readouterr().out.partition("trained to")[2] == expected
+  assert _result(capsys.readouterr().out) == expected
   # Each text was scored once: the valid text here, the eval text at the end.
   assert looks.number == _VALID_PIECES + _EVAL_PIECES
   soak.assert_equal_runs(run_dir, unbroken)
   # What is there is told, and not scored again.
   assert train_program.main(stopped) == 0
-  assert capsys.readouterr().out.partition("trained to")[2] == expected
+  assert _result(capsys.readouterr().out) == expected
   assert looks.number == _VALID_PIECES + _EVAL_PIECES
   soak.assert_equal_runs(run_dir, unbroken)
 
@@ -184,10 +191,10 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   printed = capsys.readouterr()
   assert printed.err == (
     "the valid loss has risen 3 times in a row: it was lowest at step 4 "
-    "(Ctrl-C ends the training)\n"
+    "(Ctrl-C stops; best/ keeps that step)\n"
   )
   assert printed.out.count("best so far") == 2
-  assert "best/ has step 4, whose valid loss is lowest\n" in printed.out
+  assert "best checkpoint: step 4, valid loss 2.0000\n" in printed.out
   # The eval text is scored once, by the model that `auto` names.
   (scored,) = metrics(run_dir, "eval")
   assert scored["step"] == 4
@@ -228,3 +235,41 @@ def test_a_stopped_run_tells_its_latest_step(
   out = capsys.readouterr().out
   assert out.endswith("stopped after step 9: run the same command to resume\n")
   assert load_model(open_run(tmp_path), "latest")[1] == 9
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_the_train_loss_is_that_of_the_steps_since_the_last_evaluation(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  shown = []
+  monkeypatch.setattr(
+    Screen,
+    "show_evaluation",
+    lambda screen, step, train_loss, **_: shown.append((step, train_loss)),
+  )
+  flags = [
+    "--valid_lines=30",
+    "--eval_every_steps=5",
+    "--summary_every_steps=1",
+  ]
+  assert train_program.main([*train_args, *flags, f"--run_dir={tmp_path}"]) == 0
+  losses = [record["loss"] for record in metrics(tmp_path, "train")]
+  assert shown == [
+    (5, pytest.approx(np.mean(losses[:5]))),
+    (10, pytest.approx(np.mean(losses[5:10]))),
+    (11, pytest.approx(losses[10])),
+  ]
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_only_the_end_of_a_run_scores_the_eval_text(
+  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  args = [*train_args, "--valid_lines=30", f"--run_dir={tmp_path}"]
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      Screen, "show_progress", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )
+    assert train_program.main([*args, "--epochs=2"]) == 143
+  assert train_program.main([*args, "--epochs=0"]) == 0
+  assert not metrics(tmp_path, "eval")

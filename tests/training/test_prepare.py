@@ -110,8 +110,7 @@ def test_a_run_that_nobody_named_a_text_for_says_that_it_begins(
     ("run", ""),
     (
       "rum",
-      "a new run begins in rum, on the plays of Shakespeare: --corpus takes "
-      "another text, Ctrl-C stops it\n",
+      "a new run, on plays of Shakespeare (or --corpus), in rum\n",
     ),
   ):
     prepare({"run_dir": run_dir})
