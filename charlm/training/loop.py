@@ -187,6 +187,7 @@ class ChiefLoop(TrainingLoop):
     # compared.
     start = str(self._text.part(0, _PREFIX_CHARS))
     self._prefix = start.rpartition(" ")[0] or start
+    self._shown_prefix = readable(self._prefix, self._text.encoding)
     self._evaluator = Evaluator(
       self.trainer.model, before_piece=self._check_stop
     )
@@ -196,7 +197,7 @@ class ChiefLoop(TrainingLoop):
       steps_per_epoch=self.trainer.batches.steps_per_epoch,
       part=self.run.choosing_part,
       unit=self.run.config.unit,
-      prefix=readable(self._prefix, self._text.encoding),
+      prefix=self._shown_prefix,
       temperature=_SAMPLE.temperature,
     )
     # Mean losses of the training, in this start.
@@ -325,7 +326,7 @@ class ChiefLoop(TrainingLoop):
       loss=loss,
       # Without a valid text, the programs take the last step.
       is_best=in_best and self.run.has_valid_text,
-      sample=sample,
+      sample=sample.removeprefix(self._shown_prefix),
     )
     self._losses_since_evaluation = []
     self._warn_of_rises()
