@@ -3,6 +3,9 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
+# A plain path to this folder: `import charlm` then works in the folder above it,
+# too, where `charlm` is the name of the clone.
+export PIP_CONFIG_SETTINGS := editable_mode=compat
 # Of `make train`: with CORPUS=my.txt, settings that suit its size, in runs/my.
 # For several files, ARGS gives the folder: it comes later, and counts.
 SETTINGS = $(if $(CORPUS),--recipe=auto --corpus='$(CORPUS)' \

@@ -7,14 +7,11 @@ import re
 import sys
 import time
 
-from charlm.data.cleaning import read_sources
-from charlm.data.corpus import encode_text
-from charlm.data.sources import find_sources
-from charlm.data.text import Text
+from charlm.data.corpus import read_text
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
-from charlm.runs.run import Run, open_run
+from charlm.runs.run import open_newest_run
 from charlm.system import process
 from charlm.system.messages import warn
 
@@ -103,7 +100,7 @@ def evaluate(options: EvalOptions) -> int:
     InputError: bad input.
   """
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
-  run = open_run(options.run_dir)
+  run = open_newest_run(options.run_dir)
   process.import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
   from charlm.evaluation.evaluator import Evaluator, score_text
@@ -119,7 +116,9 @@ def evaluate(options: EvalOptions) -> int:
     models = trained_model.follow_checkpoints(run, options.idle_timeout, layer)
   else:
     models = iter([trained_model.load_model(run, options.checkpoint, layer)])
-  text = _read_text(options, run)
+  text = run.eval_text()
+  if options.text is not None:
+    text = read_text(run.config, options.text)
   refuse_short(text, options.text or run.eval_path)
   unknown = unknown_characters(text.characters, run.vocab)
   if unknown and not options.json:  # which has their number, as `num_unknown`
@@ -153,14 +152,6 @@ def evaluate(options: EvalOptions) -> int:
     seconds = f"{options.idle_timeout:g} seconds"
     warn(f"no new checkpoint or metrics in {seconds}: --follow ends")
   return process.DONE
-
-
-def _read_text(options: EvalOptions, run: Run) -> Text:
-  """Returns the text to score."""
-  if options.text is None:
-    return run.eval_text()
-  pieces = read_sources(run.config, find_sources(options.text))
-  return encode_text(pieces, run.config.encoding).text
 
 
 if __name__ == "__main__":

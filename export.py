@@ -1,14 +1,13 @@
 """Writes a trained model for use without charlm."""
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from charlm.errors import InputError
 from charlm.options import PATH, ModelOptions, one_of, option
-from charlm.runs.run import open_run
+from charlm.runs.run import open_newest_run
 from charlm.system.process import DONE, import_quietly, run_command
 
 # By format: what is written by default.
@@ -69,12 +68,15 @@ def export(options: ExportOptions) -> int:
   """
   outputs = [options.path]
   if options.format == "keras":
-    outputs.append(options.path.with_suffix(".vocabulary.json"))
+    outputs += [
+      options.path.with_suffix(f".{name}.json")
+      for name in ("vocabulary", "settings")
+    ]
   for path in outputs:
     if path.exists():
       raise InputError(f"{path} is there already: give another --output")
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
-  run = open_run(options.run_dir)
+  run = open_newest_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
   from charlm.model.layers import import_layer
@@ -87,9 +89,9 @@ def export(options: ExportOptions) -> int:
   save: dict[str, Callable[..., None]] = {
     "saved_model": save_saved_model,
     "keras": save_keras,
-    "npz": functools.partial(save_numpy, config=run.config),
+    "npz": save_numpy,
   }
-  save[options.format](model, run.vocab, options.path)
+  save[options.format](model, run.vocab, options.path, run.config)
   say_which(run, options.checkpoint, step)
   for path in outputs:
     print(path)

@@ -7,12 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from charlm.data.corpus import load_corpus
+from charlm.data.corpus import load_corpus, read_text
 from charlm.data.split import train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
-from charlm.runs.run import Run, open_run
+from charlm.runs.run import Run, open_newest_run, open_run
 from charlm.system.files import write_atomically
 from charlm.system.messages import warn
 from charlm.system.process import DONE, import_quietly, run_command
@@ -23,7 +23,7 @@ class ReportOptions(ModelOptions):
   """The flags."""
 
   run_dir: str = option(
-    "runs/shakespeare",
+    "runs",
     "folders or globs, separated by commas",
     UTF8,
     group="The run",
@@ -32,6 +32,11 @@ class ReportOptions(ModelOptions):
     None,
     "corpus of the first run; adds baselines, and what is memorised",
     group="The report",
+  )
+  text: str | None = option(
+    None,
+    "text that is coloured by the loss of its characters, as train.py's "
+    "--corpus; default: the eval text of the first run",
   )
   format: str = option(
     "html", "html: a page; json: its numbers", one_of("html", "json")
@@ -69,6 +74,7 @@ def report(options: ReportOptions) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
+  from charlm.evaluation.score import refuse_short
   from charlm.model.layers import import_layer
   from charlm.reporting.numbers import report_numbers, short_names
   from charlm.reporting.page import page
@@ -79,12 +85,22 @@ def report(options: ReportOptions) -> int:
   layer = import_layer(options.layer)
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
+  shown = runs[0].eval_text()
+  if options.text is not None:
+    shown = read_text(runs[0].config, options.text)
+    refuse_short(shown, options.text)
   names = short_names([str(run.path) for run in runs])
   results = []
   for run, name in zip(runs, names, strict=True):
     try:
       results.append(
-        score_run(run, name=name, checkpoint=options.checkpoint, layer=layer)
+        score_run(
+          run,
+          name=name,
+          checkpoint=options.checkpoint,
+          shown=shown,
+          layer=layer,
+        )
       )
     except InputError as error:
       # `--corpus` and some parts of the page are of the first run.
@@ -93,7 +109,12 @@ def report(options: ReportOptions) -> int:
       if named or run is runs[0]:
         raise
       warn(f"left out: {error}")
-  numbers = report_numbers(results, train)
+  numbers = report_numbers(
+    results,
+    train=train,
+    shown=shown,
+    shown_name=options.text or f"the eval text of {names[0]}",
+  )
   as_json = options.format == "json"
   text = json.dumps(numbers) + "\n" if as_json else page(numbers)
   if printed:
@@ -128,7 +149,9 @@ def _find_runs(spec: str, checkpoint: str) -> list[Run]:
   runs: dict[str, Run] = {}  # each once, by its real path
   for name in (os.path.expanduser(name.strip()) for name in names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
-    for run in _matching(name, checkpoint) if pattern else [open_run(name)]:
+    for run in (
+      _matching(name, checkpoint) if pattern else [open_newest_run(name)]
+    ):
       runs.setdefault(os.path.realpath(run.path), run)
   return list(runs.values())
 

@@ -13,7 +13,7 @@ from charlm.data.split import train_text
 from charlm.data.text import Text
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
-from charlm.runs.run import Run, open_run
+from charlm.runs.run import Run, open_newest_run
 from charlm.sampling.request import Request, fill_request
 from charlm.system import process
 from charlm.system.messages import warn
@@ -74,7 +74,7 @@ def sample(options: SampleOptions) -> int:
     InputError: bad input.
   """
   # Before the import of TensorFlow, so that a wrong folder is refused at once.
-  run = open_run(options.run_dir)
+  run = open_newest_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
   from charlm.model.layers import import_layer

@@ -13,6 +13,8 @@ from typing import Any
 # 256 bits, even on CPUs that have 512.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 os.environ["KERAS_BACKEND"] = "tensorflow"  # before Keras is imported
+# Errors are raised, too. TensorFlow reads this when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _MODULE_OF = {
   "load": "loaded",

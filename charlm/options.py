@@ -112,6 +112,12 @@ class RunOptions(Options):
 class ModelOptions(RunOptions):
   """The options of every script that reads a trained model."""
 
+  run_dir: str = option(
+    "runs",
+    "folder of the run, english, or a folder of runs: the one saved last",
+    PATH,
+    group="The run",
+  )
   checkpoint: str = option(
     "auto",
     "latest, best, or a step; auto: best if the run has a valid text, else "

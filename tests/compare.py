@@ -110,7 +110,7 @@ def measure(
     else:
       score = json.loads(out)
       del score["protocol"]  # words
-      del score["interval"]  # of no loss, but of its spread
+      del score["interval"]  # by another method in older commits
       scores = {f"{command} {key}": value for key, value in score.items()}
       found[name].setdefault("scores", {}).update(scores)
   return found

@@ -179,6 +179,7 @@ def result_of(
   return Result(
     run={
       "name": name,
+      "recipe": "",
       "seed": seed,
       "step": 1,
       "checkpoint": "latest",
@@ -191,10 +192,10 @@ def result_of(
     text=text,
     eval_sha256="",
     valid_sha256="",
-    setting=setting or name,
+    setting=(("layer", setting or name),),
     scores=scores,
     vocab=[],
-    characters=[],
+    expectations=None,
     samples=[],
   )
 

@@ -205,7 +205,7 @@ def test_a_walk_through_the_pages_for_users(
       exec(compile(_with_small_sizes(block), name, "exec"), names)
   # The page has the first lines alone of the one for Keras.
   first, keras, _ = blocks["docs/exported.md"]
-  read = "  vocabulary = json.load(file)\n"
+  read = "  settings = json.load(file)\n"
   assert keras.endswith(read)
   code = keras + first.partition(read)[2]
   exec(compile(_with_small_sizes(code), "Keras", "exec"), {})
@@ -215,7 +215,6 @@ def _with_small_sizes(code: str) -> str:
   """Returns a block of Python for the small runs of the walk."""
   for large, small in {
     "256, 512)": "8, 16)",
-    "units = 432": "units = 16",
     "[1, 1024]": "[1, 16]",
     'load_lines("shakespeare")': 'load_lines("my.txt")',
     "lines[:-1000], vocab)": "lines, vocab, 20, 24)",

@@ -131,6 +131,15 @@ class _Encoder:
     self.file, self._dtype = target, dtype
 
 
+def read_text(config: Config, spec: str) -> Text:
+  """Reads a text as the corpus of a run is read.
+
+  Raises InputError: it cannot be read.
+  """
+  pieces = read_sources(config, find_sources(spec))
+  return encode_text(pieces, config.encoding).text
+
+
 def encode_text(
   pieces: Iterable[str],
   encoding: str = "utf-8",

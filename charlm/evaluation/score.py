@@ -14,6 +14,8 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError, all_finite
 
+_FEWEST = 10  # values that have an interval: of fewer, it would be useless
+
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   """Averages each sequence's nats, then the means, as `Evaluator.lines` does.
@@ -116,19 +118,25 @@ class Score:
     return float(self.values.mean(dtype=np.float64))
 
   @property
-  def interval(self) -> tuple[float, float]:
-    """The 95 % confidence interval of the log perplexity.
+  def interval(self) -> tuple[float, float] | None:
+    """The 95 % confidence interval of the log perplexity, for other passages.
 
-    It is unbounded where the method gives nonsense: a loss below zero.
+    It is symmetric in the logarithm of the loss, so it never reaches below
+    zero. Fewer than ten values have none.
     """
-    low, high = confidence_interval(self.values)
-    return (low, high) if low >= 0 else (-math.inf, math.inf)
+    if len(self.values) < _FEWEST:
+      return None
+    mean = self.log_perplexity
+    half = half_interval(self.values)
+    factor = math.exp(half / mean) if half else 1.0
+    return mean / factor, mean * factor
 
   @property
   def _interval_in_words(self) -> str:
+    if not self.interval:
+      return ""
     low, high = self.interval
-    bounded = math.isfinite(low)  # not of few characters or lines
-    return f" (95 % interval {low:.4f} to {high:.4f})" if bounded else ""
+    return f" (95 % interval {low:.4f} to {high:.4f})"
 
   @property
   def perplexity(self) -> float:
@@ -187,12 +195,11 @@ class Score:
     return float((sums[counts > 0] / counts[counts > 0]).mean())
 
   def to_dict(self) -> ScoreNumbers:
-    """Returns what JSON, which knows no infinity, can hold of it."""
-    interval = self.interval
+    """Returns what JSON can hold of it."""
     return {
       "unit": self.unit,
       "log_perplexity": self.log_perplexity,
-      "interval": interval if math.isfinite(interval[0]) else None,
+      "interval": self.interval,
       "perplexity": self.perplexity,
       "bits_per_character": self.bits_per_character,
       "bits_per_byte": self.bits_per_byte,
@@ -208,34 +215,34 @@ def _sum_lines(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
   return np.add.reduceat(values, starts, dtype=np.float64)
 
 
-def confidence_interval(
-  values: np.ndarray, num_resamples: int = 2000
-) -> tuple[float, float]:
-  """Returns the 95 % confidence interval of the mean of values `[N]`.
+def half_interval(values: np.ndarray) -> float:
+  """Returns half the width of the 95 % interval of the mean of values `[N]`.
 
-  It holds 95 % of the means of resamples. Neighbouring values are correlated,
-  so a resample is made of stretches of sqrt(N) neighbours, drawn with
-  replacement from the values as a ring (circular block bootstrap, Politis and
-  Romano 1992). The mean of a resample of M values, in stretches of n, has the
-  variance (N - n) / M of that of the mean of N independent values, which is
-  corrected. A single value has no spread: its interval is unbounded.
+  Neighbouring values are correlated. So the error of the mean is estimated from
+  the means of stretches of n = sqrt(N) neighbours, which overlap, of the values
+  as a ring (overlapping batch means, Meketon and Schmeiser 1984). Such a mean
+  has the variance (N - n) / n of that of the mean of N independent values. A
+  single value has no spread: it is infinite.
   """
   if len(values) < 2:
-    return -math.inf, math.inf
+    return math.inf
   size = max(1, round(len(values) ** 0.5))
-  num_drawn = -(-len(values) // size)
   ring = np.concatenate([[0], values, values[: size - 1]], dtype=np.float64)
   ring = np.cumsum(ring)
-  stretches = (ring[size:] - ring[:-size]) / size  # their means
-  rng = np.random.default_rng(0)  # the same scores give the same interval
-  mean = float(values.mean(dtype=np.float64))
-  means = [
-    stretches[rng.integers(len(values), size=num_drawn)].mean()
-    for _ in range(num_resamples)
-  ]
-  scale = (num_drawn * size / (len(values) - size)) ** 0.5
-  low, high = mean + scale * (np.quantile(means, [0.025, 0.975]) - mean)
-  return float(low), float(high)
+  means = (ring[size:] - ring[:-size]) / size
+  error = math.sqrt(means.var() * size / (len(values) - size))
+  return student_quantile(len(values) / size - 1) * error
+
+
+def student_quantile(degrees_of_freedom: float) -> float:
+  """Returns the t for which 95 % of Student's distribution is in -t to t."""
+  # With t = sqrt(degrees) * tan(angle), the density of an angle is a power of
+  # its cosine. Its sums are accurate to six digits.
+  edges = np.linspace(0, math.pi / 2, 100_001)
+  density = np.cos((edges[1:] + edges[:-1]) / 2) ** (degrees_of_freedom - 1)
+  sums = np.append(0, density.cumsum())
+  angle = np.interp(0.95 * sums[-1], sums, edges)
+  return math.sqrt(degrees_of_freedom) * math.tan(angle)
 
 
 def refuse_diverged(nats: float) -> None:

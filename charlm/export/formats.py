@@ -1,7 +1,9 @@
 """A model for use without charlm: Keras' `.keras`, SavedModel, or `.npz`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,8 +16,12 @@ from charlm.runs.initial import NumpyFile, write_numpy
 from charlm.system.files import moved_when_whole, write_atomically
 
 
-def save_keras(model: LanguageModel, vocab: list[str], file: Path) -> None:
-  """Writes the model of `_stepwise`, and beside it `NAME.vocabulary.json`.
+def save_keras(
+  model: LanguageModel, vocab: list[str], file: Path, config: Config
+) -> None:
+  """Writes the model of `_stepwise`, and beside it what `_texts` returns.
+
+  The names of these files are `NAME.vocabulary.json` and `NAME.settings.json`.
 
   Raises:
     InputError: a layer that Keras does not have.
@@ -28,15 +34,15 @@ def save_keras(model: LanguageModel, vocab: list[str], file: Path) -> None:
     )
   with moved_when_whole(file) as path:
     _stepwise(model, layers).save(path)
-    # Before the model is moved there: if the model is there, both are.
-    vocabulary = file.with_suffix(".vocabulary.json")
-    write_atomically(vocabulary, [vocabulary_to_json(vocab).encode()])
+    # Before the model is moved there: if the model is there, all are.
+    for name, text in _texts(vocab, config).items():
+      write_atomically(file.with_suffix(f".{name}"), [text.encode()])
 
 
 def save_saved_model(
-  model: LanguageModel, vocab: list[str], folder: Path
+  model: LanguageModel, vocab: list[str], folder: Path, config: Config
 ) -> None:
-  """Writes the model of `_stepwise` as `serve`, and `vocabulary.json` in it.
+  """Writes the model of `_stepwise` as `serve`, with what `_texts` returns.
 
   Raises OSError: the folder cannot be written.
   """
@@ -52,7 +58,20 @@ def save_saved_model(
       archive.write_out(path, options, verbose=False)
     except tf.errors.OpError as error:  # a full disk, among others
       raise OSError(error.message) from error
-    Path(path, "vocabulary.json").write_text(vocabulary_to_json(vocab), "utf-8")
+    for name, text in _texts(vocab, config).items():
+      Path(path, name).write_text(text, "utf-8")
+
+
+def _texts(vocab: list[str], config: Config) -> dict[str, str]:
+  """Returns the texts of the files that a model's user needs, by name."""
+  return {
+    "vocabulary.json": vocabulary_to_json(vocab),
+    "settings.json": json.dumps(_settings(config)),
+  }
+
+
+def _settings(config: Config) -> dict[str, Any]:
+  return {name: getattr(config, name) for name in SAME_AS_INITIAL}
 
 
 def _stepwise(
@@ -85,7 +104,7 @@ def _stepwise(
 
 
 def save_numpy(
-  model: LanguageModel, vocab: list[str], file: Path, *, config: Config
+  model: LanguageModel, vocab: list[str], file: Path, config: Config
 ) -> None:
   """Writes weights, vocabulary and sizes; docs/exported.md shows their use.
 
@@ -98,6 +117,5 @@ def save_numpy(
     "dense_kernel": model.dense.kernel,
     "dense_bias": model.dense.bias,
   }
-  settings = {name: getattr(config, name) for name in SAME_AS_INITIAL}
   arrays = {name: weight.numpy() for name, weight in weights.items()}
-  write_numpy(NumpyFile(settings, vocab, arrays), file)
+  write_numpy(NumpyFile(_settings(config), vocab, arrays), file)

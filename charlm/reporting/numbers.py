@@ -12,8 +12,8 @@ import numpy as np
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.evaluation.ngram import Baseline, baselines
-from charlm.evaluation.score import confidence_interval
-from charlm.reporting.result import Result
+from charlm.evaluation.score import half_interval, student_quantile
+from charlm.reporting.result import MAX_SHOWN, Result
 from charlm.reporting.types import (
   Difference,
   Losses,
@@ -22,6 +22,9 @@ from charlm.reporting.types import (
   RunGroup,
   Setting,
 )
+
+# A setting that differs in more fields is named by its recipe.
+_MOST_NAMED = 4
 
 
 def compare_settings(
@@ -41,11 +44,63 @@ def compare_settings(
   )
   return [
     {
+      "name": name,
       "runs": [result.run["name"] for result in runs],
       "losses": {part: _describe(runs, settings[0], part) for part in parts},
     }
-    for runs in settings
+    for name, runs in zip(_names(settings), settings, strict=True)
   ]
+
+
+def _names(settings: Sequence[Sequence[Result]]) -> list[str]:
+  """Names settings by the fields in which they differ."""
+  firsts = [runs[0] for runs in settings]
+  if len(firsts) == 1:
+    alone = len(settings[0]) == 1
+    return [firsts[0].run["name"] if alone else "all runs"]
+  fields = [dict(first.setting) for first in firsts]
+  differing = [n for n in fields[0] if len({each[n] for each in fields}) > 1]
+  # A text tells more than its hash.
+  named = [n for n in differing if not n.endswith("_sha256")] or differing
+  recipes = [f"recipe {first.run['recipe']}" for first in firsts]
+  if len(named) > _MOST_NAMED and len({*recipes}) == len(recipes):
+    return recipes
+  return [
+    ", ".join(f"{n} {'none' if each[n] == '' else each[n]}" for n in named)
+    for each in fields
+  ]
+
+
+def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
+  """Says which setting is best, and whether the seeds could explain it."""
+  best, *others = settings
+  losses = best["losses"][part]
+  loss = f"a loss of {losses['mean']:.4f} nats per {unit} on the {part} text"
+  if len(best["runs"]) > 1:
+    loss += f" (mean of {len(best['runs'])} seeds)"
+  if not others:
+    eval_loss = best["losses"]["eval"]["mean"]
+    on_eval = f", of {eval_loss:.4f} on the eval text" * (part == "valid")
+    return f"{best['name']}: {loss}{on_eval}."
+  other = others[0]
+  difference = other["losses"][part]["difference_to_best"]
+  assert difference is not None  # it is not the best
+  text = (
+    f"Best: {best['name']}, with {loss}. Next: {other['name']}, "
+    f"{difference['mean']:.4f} higher. "
+  )
+  interval = difference["seed_interval"]
+  if interval is None:
+    return text + (
+      "The seeds could explain the difference: train each setting with two "
+      "seeds or more."
+    )
+  could = "could" if interval[0] <= 0 <= interval[1] else "hardly"
+  low, high = interval
+  return (
+    f"{text}The seeds {could} explain the difference: with other seeds it "
+    f"would be from {low:+.4f} to {high:+.4f} (95 % interval)."
+  )
 
 
 def welch_interval(
@@ -67,17 +122,6 @@ def welch_interval(
     half = student_quantile(freedom) * math.sqrt(total)
   difference = one.mean() - other.mean()
   return float(difference - half), float(difference + half)
-
-
-def student_quantile(degrees_of_freedom: float) -> float:
-  """Returns the t for which 95 % of Student's distribution is in -t to t."""
-  # With t = sqrt(degrees) * tan(angle), the density of an angle is a power of
-  # its cosine. Its sums are accurate to six digits.
-  edges = np.linspace(0, math.pi / 2, 100_001)
-  density = np.cos((edges[1:] + edges[:-1]) / 2) ** (degrees_of_freedom - 1)
-  sums = np.append(0, density.cumsum())
-  angle = np.interp(0.95 * sums[-1], sums, edges)
-  return math.sqrt(degrees_of_freedom) * math.tan(angle)
 
 
 def _losses(runs: Sequence[Result], part: Part) -> np.ndarray:
@@ -106,10 +150,10 @@ def _difference(
   one: Sequence[Result], other: Sequence[Result], part: Part
 ) -> Difference:
   nats = _mean_nats(one, part) - _mean_nats(other, part)
-  text_interval = confidence_interval(nats)
+  mean, half = float(nats.mean()), half_interval(nats)
   return {
-    "mean": float(nats.mean()),
-    "text_interval": text_interval if len(nats) > 1 else None,
+    "mean": mean,
+    "text_interval": (mean - half, mean + half) if len(nats) > 1 else None,
     "seed_interval": welch_interval(_losses(one, part), _losses(other, part)),
   }
 
@@ -122,7 +166,9 @@ def _mean_nats(runs: Sequence[Result], part: Part) -> np.ndarray:
   return total / len(runs)
 
 
-def report_numbers(results: list[Result], train: Text | None) -> Numbers:
+def report_numbers(
+  results: list[Result], *, train: Text | None, shown: Text, shown_name: str
+) -> Numbers:
   """Returns what there is to say of runs, as JSON can hold it.
 
   Args:
@@ -130,6 +176,8 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
       are a group, ranked by their losses. The first run's group comes first.
     train: what the first run was trained on; without it, whatever needs that
       text is left out.
+    shown: the text of which the results have expectations.
+    shown_name: its name.
   """
   first = results[0]
   groups: dict[tuple[str, str], list[Result]] = {}
@@ -142,7 +190,12 @@ def report_numbers(results: list[Result], train: Text | None) -> Numbers:
     # The first key, by which report.py recognises a file that it wrote.
     "groups": [_group(x) for x in groups.values()],
     "first": first.run["name"],
-    "characters": first.characters,
+    "heat_map": {
+      "name": shown_name,
+      "text": str(shown.part(0, MAX_SHOWN)),
+      "num_characters": len(shown),
+      "runs": [x.expectations for x in results if x.expectations],
+    },
   }
   if train is not None:
     numbers["baselines"] = _baselines(first, train)
@@ -175,12 +228,14 @@ def _group(results: list[Result]) -> RunGroup:
     parts = ["valid", "eval"]
   first = results[0]
   ranked = sorted(results, key=lambda x: x.scores[parts[0]].log_perplexity)
+  settings = compare_settings(results, parts)
   return {
     "eval_sha256": first.eval_sha256,
     # The first character is not predicted.
     "num_characters": len(first.text) - 1,
     "ranked_by": parts[0],
-    "settings": compare_settings(results, parts),
+    "summary": _summary(settings, parts[0], first.scores["eval"].unit),
+    "settings": settings,
     "runs": [result.run for result in ranked],
   }
 

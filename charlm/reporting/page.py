@@ -16,11 +16,16 @@ from matplotlib.figure import Figure
 
 from charlm.data.passages import MIN_LENGTH
 from charlm.evaluation.ngram import cells_of
-from charlm.reporting.types import Difference, Numbers, Run, RunGroup
+from charlm.reporting.result import SAMPLES
+from charlm.reporting.types import (
+  HeatMap,
+  Numbers,
+  Part,
+  Run,
+  RunGroup,
+  Setting,
+)
 
-# One class per level: a style for each character would double the page.
-_LEVELS = 8  # of loss, from 0 nats to `_MOST_NATS` and more
-_MOST_NATS = 6.0
 _ASSETS = Path(__file__).parent
 
 
@@ -48,14 +53,14 @@ def label_losses(left: Axes, right: Axes, unit: str) -> None:
   bits_axis.set_ylabel(f"bits per {unit}")
 
 
-def draw_curves(runs: Sequence[Run]) -> str:
-  """Draws the losses of runs against what was seen and against wall time."""
+def draw_curves(settings: Sequence[Sequence[Run]]) -> str:
+  """Draws the curves of settings: the mean and the range of their runs."""
   figure = Figure(figsize=(9, 4), layout="constrained")
   # One scale, so that a loss has the same height in both.
   left, right = figure.subplots(1, 2, sharey=True)
-  _draw(left, runs, quantity="characters", divisor=1e6)
+  _draw(left, settings, quantity="characters", divisor=1e6)
   left.set_xlabel("characters or bytes seen, millions")
-  _draw(right, runs, quantity="seconds", divisor=60)
+  _draw(right, settings, quantity="seconds", divisor=60)
   right.set_xlabel("wall time in minutes")
   label_losses(left, right, "character or byte")
   losses = np.concatenate([np.asarray(line.get_ydata()) for line in left.lines])
@@ -67,21 +72,30 @@ def draw_curves(runs: Sequence[Run]) -> str:
 
 def _draw(
   axes: Axes,
-  runs: Sequence[Run],
+  settings: Sequence[Sequence[Run]],
   quantity: Literal["characters", "seconds"],
   divisor: float,
 ) -> None:
-  for index, run in enumerate(runs):
+  for index, runs in enumerate(settings):
     # With a valid text, the eval text is scored once.
-    scored = "valid" if run["curves"]["valid"] else "eval"
+    scored = "valid" if runs[0]["curves"]["valid"] else "eval"
     for split, style in (("train", ":"), (scored, "-")):
-      points = run["curves"][split]
+      curves = [{p["step"]: p for p in run["curves"][split]} for run in runs]
+      steps = sorted(set.intersection(*map(set, curves)))
       # Seconds that were not recorded become NaN, which draws nothing.
-      x = np.array([point[quantity] for point in points], np.float64) / divisor
-      losses = [point["loss"] for point in points]
+      x, losses = (
+        np.array(
+          [[each[s][name] for s in steps] for each in curves], np.float64
+        )
+        for name in (quantity, "loss")
+      )
+      x = x.mean(axis=0) / divisor
       # A line has no length with one point.
-      marker = "." if len(points) == 1 else ""
-      axes.plot(x, losses, style, marker=marker, color=color_of(index))
+      marker, color = "." if len(steps) == 1 else "", color_of(index)
+      axes.plot(x, losses.mean(axis=0), style, marker=marker, color=color)
+      if len(runs) > 1:
+        low, high = losses.min(axis=0), losses.max(axis=0)
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
   axes.grid(alpha=0.3)
 
 
@@ -100,13 +114,12 @@ def page(numbers: Numbers) -> str:
   groups = numbers["groups"]
   runs = [run for group in groups for run in group["runs"]]
   sections = {
-    "Ranking": "".join(_ranking(group) for group in groups),
-    "Is it better?": "".join(_comparison(group) for group in groups),
-    "Learning curves": _curves(runs),
-    "Scores": _scores(groups),
+    "Settings": "".join(map(_settings, groups)),
+    "Runs": "".join(map(_runs, groups)),
+    "Scores of the eval text": _scores(groups),
     "Baselines": _baselines(numbers),
     "Samples": _samples(runs, numbers),
-    "Loss by character": _coloured(numbers),
+    "Loss by character": _heat_map(numbers["heat_map"]),
   }
   body = "".join(
     f"<h2>{title}</h2>\n{section}" for title, section in sections.items()
@@ -151,131 +164,104 @@ def _unit_of(runs: Sequence[Run]) -> str:
   return " or ".join(units)
 
 
-def _ranking(group: RunGroup) -> str:
+def _settings(group: RunGroup) -> str:
+  """Compares settings on one eval text, and draws their curves."""
+  settings, part = group["settings"], group["ranked_by"]
   unit = _unit_of(group["runs"])
-  header = ["run", f"eval: nats per {unit}", "95 % interval"]
-  header += [f"bits per {unit}", f"valid: nats (bits) per {unit}"]
-  header += ["seed", "step", "weights"]
-  rows = []
-  for run in group["runs"]:
-    stream, on_valid = run["scores"]["stream"], ""
-    if valid := run["valid_score"]:
-      bits = f"({valid['bits_per_character']:.4f})"
-      on_valid = f"{valid['log_perplexity']:.4f} {bits}"
-    rows.append(
-      [
-        run["name"],
-        f"{stream['log_perplexity']:.4f}",
-        _interval(stream["interval"]),
-        f"{stream['bits_per_character']:.4f}",
-        on_valid,
-        str(run["seed"]),
-        f"{run['step']:,} ({run['checkpoint']})",
-        f"{run['num_weights']:,}",
-      ]
+  text = f"<p><strong>{html.escape(group['summary'])}</strong></p>\n"
+  if len(settings) > 1:
+    header = ["setting", "seeds", f"{part} loss", "lowest to highest"]
+    header += ["above the best", "with other seeds", "on other passages"]
+    header += ["eval loss"]
+    text += _table(header, [_setting_row(each, part) for each in settings])
+    text += _note(
+      f"Losses are in nats per {unit}, the mean of the seeds. The last two "
+      "columns are 95 % intervals of the difference to the best: if the seeds "
+      "were others, and if the text were other passages of its kind. Where "
+      "one has 0 in it, seeds or passages could explain the difference."
     )
-  text = "valid text, which all runs share"
-  if group["ranked_by"] == "eval":
-    text = "eval text, since there is no valid text that all runs share"
-  return _table(header, rows) + _note(
-    f"Ranked by the {text}. By the protocol stream: each prediction is made "
-    "from all text before it. "
-    f"The eval text has {group['num_characters']:,} predictions, and a SHA-256 "
-    f"that begins with {group['eval_sha256'][:8]}. The interval is over this "
-    "text. Runs with another eval text are not compared, nor, if the text is "
-    "not ASCII, runs of bytes with runs of characters."
-  )
-
-
-def _comparison(group: RunGroup) -> str:
-  """Returns what the settings of a group lost, and whether one is better."""
-  if len(group["runs"]) < 2:
-    return _note(
-      f"{group['runs'][0]['name']} is not compared: no other run has its eval "
-      "text."
-    )
-  unit = _unit_of(group["runs"])
-  losses_header = ["setting", "text", "seeds", f"mean nats per {unit}"]
-  losses_header += [f"bits per {unit}", "lowest to highest", "standard error"]
-  header = ["setting", "text", f"difference to the best, nats per {unit}"]
-  header += ["interval over seeds", "interval over the text"]
-  header.append("more than the seeds'")
-  losses_rows, rows = [], []
-  for setting in group["settings"]:
-    for part, losses in setting["losses"].items():
-      name, error = ", ".join(setting["runs"]), losses["standard_error"]
-      losses_rows.append(
-        [
-          name,
-          part,
-          str(len(setting["runs"])),
-          f"{losses['mean']:.4f}",
-          f"{losses['mean'] / math.log(2):.4f}",
-          _interval((losses["lowest"], losses["highest"])),
-          "" if error is None else f"{error:.4f}",
-        ]
-      )
-      if difference := losses["difference_to_best"]:
-        rows.append(
-          [
-            name,
-            part,
-            f"{difference['mean']:+.4f}",
-            _interval(difference["seed_interval"], "+"),
-            _interval(difference["text_interval"], "+"),
-            _more_than_seeds(difference),
-          ]
-        )
-  tables = _table(losses_header, losses_rows)
-  if rows:
-    tables += _table(header, rows)
-  return tables + _note(
-    "Runs that differ in the seed alone are one setting. Their losses differ, "
-    "too: a difference that is smaller than that of two seeds is no "
-    "difference. The interval over seeds (95 %, Welch's t) says what other "
-    "seeds would give on the same text. If it includes 0, no difference is "
-    "shown. The interval over the text (95 %, paired, prediction by "
-    "prediction) says what these runs would give on other passages. "
-    "It knows nothing of seeds: for two seeds of one setting it can exclude 0. "
-    "If a setting has one seed, the difference may be the seed's: train each "
-    "with two or more, by --seed."
-  )
-
-
-def _more_than_seeds(difference: Difference) -> str:
-  """Returns whether a difference is more than what seeds make."""
-  interval = difference["seed_interval"]
-  if interval is None:
-    return "one seed: may be the seed's"
-  return "yes" if interval[0] > 0 or interval[1] < 0 else "not shown"
-
-
-def _curves(runs: Sequence[Run]) -> str:
+  if not any(
+    curve for run in group["runs"] for curve in run["curves"].values()
+  ):
+    return text
+  by_name = {run["name"]: run for run in group["runs"]}
+  runs = [[by_name[name] for name in x["runs"]] for x in settings]
   # In HTML, since matplotlib reads $ in a name as mathematics and lacks some
   # letters.
   names = [
     f'<span style="color:{color_of(i)}">&#9473;</span> '
-    f"{html.escape(run['name'])}"
-    for i, run in enumerate(runs)
+    f"{html.escape(setting['name'])}"
+    for i, setting in enumerate(settings)
   ]
   return (
-    f"<p>{', '.join(names)}. Dotted: the train text; solid: the run's valid "
-    f"text or, without one, its eval text.</p>\n{draw_curves(runs)}"
+    f"{text}<p>{', '.join(names)}. Solid: the loss on the valid text or, "
+    "without one, on the eval text, and its range over the seeds; dotted: on "
+    f"the train text.</p>\n{draw_curves(runs)}"
+  )
+
+
+def _setting_row(setting: Setting, part: Part) -> list[str]:
+  losses, num_seeds = setting["losses"][part], len(setting["runs"])
+  seeds = (losses["lowest"], losses["highest"]) if num_seeds > 1 else None
+  above, of_seeds, of_text = "", "", ""
+  if difference := losses["difference_to_best"]:
+    above = f"{difference['mean']:.4f}"
+    of_text = _interval(difference["text_interval"], "+")
+    of_seeds = _interval(difference["seed_interval"], "+") or "needs two seeds"
+  return [
+    setting["name"],
+    str(num_seeds),
+    f"{losses['mean']:.4f}",
+    _interval(seeds),
+    above,
+    of_seeds,
+    of_text,
+    f"{setting['losses']['eval']['mean']:.4f}",
+  ]
+
+
+def _runs(group: RunGroup) -> str:
+  """Lists the runs of one eval text."""
+  header = ["run", "setting", "seed", "step", "weights"]
+  header += ["valid loss", "eval loss", "95 % interval"]
+  settings = {
+    name: setting["name"]
+    for setting in group["settings"]
+    for name in setting["runs"]
+  }
+  rows = []
+  for run in group["runs"]:
+    valid, score = run["valid_score"], run["scores"]["stream"]
+    rows.append(
+      [
+        run["name"],
+        settings.get(run["name"], "a copy"),
+        str(run["seed"]),
+        f"{run['step']:,} ({run['checkpoint']})",
+        f"{run['num_weights']:,}",
+        f"{valid['log_perplexity']:.4f}" if valid else "",
+        f"{score['log_perplexity']:.4f}",
+        _interval(score["interval"]),
+      ]
+    )
+  return _table(header, rows) + _note(
+    f"All are scored on the same {group['num_characters']:,} "
+    f"{_unit_of(group['runs'])}s; the interval is for other passages. Runs "
+    "with another eval text are not compared with these."
   )
 
 
 def _scores(groups: list[RunGroup]) -> str:
-  header = ["run", "eval text", "protocol", "unit", "nats per unit"]
-  header += ["95 % interval", "bits per unit", "bits per byte", "unknown"]
+  header = ["run", "protocol", "nats", "95 % interval", "bits", "unit"]
+  header += ["bits per byte", "unknown"]
   rows = [
     (
       run["name"],
-      group["eval_sha256"][:8],
       protocol,
-      score["unit"],
       f"{score['log_perplexity']:.4f}",
       _interval(score["interval"]),
       f"{score['bits_per_character']:.4f}",
+      score["unit"],
       f"{score['bits_per_byte']:.4f}",
       f"{score['num_unknown']:,}",
     )
@@ -324,23 +310,27 @@ def _samples(runs: Sequence[Run], numbers: Numbers) -> str:
       passages = _in_passages(_unit_of([run]))
       parts.append(_note(f"Share of each sample {passages}: {shares}."))
     columns.append(f"<section>{''.join(parts)}</section>")
-  return f'<div class="columns">{"".join(columns)}</div>\n'
+  begin = f"At temperature {SAMPLES.temperature}, as after a newline."
+  return f'{_note(begin)}<div class="columns">{"".join(columns)}</div>\n'
 
 
-def _coloured(numbers: Numbers) -> str:
-  characters, spans = numbers["characters"], []
-  for entry in characters:
-    share = min(entry["nats"], _MOST_NATS) / _MOST_NATS
-    level = min(int(share * _LEVELS), _LEVELS - 1)
-    # One <i> a character: the script counts them.
-    spans.append(f'<i class="l{level}">{html.escape(entry["character"])}</i>')
-  data = json.dumps(characters).replace("<", "\\u003c")  # no end of a script
+def _heat_map(heat_map: HeatMap) -> str:
+  shown, runs = len(heat_map["text"]), heat_map["runs"]
+  of_all = f" of {heat_map['num_characters']:,}"
+  options = "".join(
+    f'<option value="{i}">{html.escape(run["run"])}</option>'
+    for i, run in enumerate(runs)
+  )
+  data = json.dumps(heat_map).replace("<", "\\u003c")  # no end of a script
   return (
     _note(
-      f"The first {len(characters):,} characters or bytes; the redder, the "
-      f"higher the loss of {numbers['first']}: from 0 to {_MOST_NATS:g} nats "
-      "and more. Point at one, or tap it, to see what the model expected."
+      f"{heat_map['name']}, {shown:,}{of_all} characters. The redder, the "
+      "higher the loss, from 0 to 6 nats. Compared with another run: blue "
+      "where the first one knows more, red where the other does. Point at a "
+      "character, or tap it, to see what was expected."
     )
-    + f'<pre id="text">{"".join(spans)}</pre>\n<div id="box" hidden></div>\n'
-    f'<script type="application/json" id="characters">{data}</script>\n'
+    + f'<p>Loss of <select id="one">{options}</select> compared with <select '
+    f'id="other"><option value="">no other</option>{options}</select></p>\n'
+    '<pre id="text"></pre>\n<div id="box" hidden></div>\n'
+    f'<script type="application/json" id="heat-map">{data}</script>\n'
   )

@@ -12,7 +12,7 @@ from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score
 from charlm.model.language_model import LanguageModel
 from charlm.model.layers import RecurrentLayer
-from charlm.reporting.types import Character, Part, Point, Run
+from charlm.reporting.types import Expectations, Part, Point, Run
 from charlm.runs.checkpoints import which_checkpoint
 from charlm.runs.metrics import Record, read_records
 from charlm.runs.run import Experiment
@@ -23,10 +23,11 @@ from charlm.sampling.request import Request
 
 _WINDOW = 256
 _NUM_EXPECTED = 5
-_NUM_SAMPLES = 2
-_MAX_SHOWN = 10_000  # characters whose expectations are shown
-_SAMPLE_CHARS = 400
+MAX_SHOWN = 10_000  # characters whose expectations are shown
+SAMPLES = Request(num_chars=400, num_samples=2, temperature=0.7)
 _PIECE = 500  # characters in one call of the model
+# The fields of an experiment, as far as they count, and their values.
+Setting = tuple[tuple[str, object], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Result:
   text: str  # the scored one, its first character included
   eval_sha256: str  # of the text in its encoding
   valid_sha256: str
-  setting: object  # equal for runs that differ in the seed alone
+  setting: Setting  # equal for runs that differ in the seed alone
   scores: dict[Part, Score]  # by the protocol `stream`; `valid` if it has one
   vocab: list[str]
-  characters: list[Character]  # the first that are scored
-  samples: list[str]  # drawn after a newline, in the run's encoding
+  expectations: Expectations | None  # of the text shown; None: another unit
+  samples: list[str]  # as `SAMPLES` says, in the run's encoding
 
 
 def score_run(
@@ -49,18 +50,21 @@ def score_run(
   *,
   name: str,
   checkpoint: str,
+  shown: Text,
   layer: type[RecurrentLayer] | None = None,
 ) -> Result:
   """Scores a run's texts, that for eval by all protocols, and draws samples.
 
-  The report calls the run by the name. The layer's class, which is not
-  charlm's, is for runs that have it.
+  The report calls the run by the name, and shows what the run expects of a
+  text. The layer's class, which is not charlm's, is for runs that have it.
 
   Raises InputError, with the folder's name: no run, no such checkpoint, too
     short a text, or a model that has diverged.
   """
   try:
-    return _result(run, name=name, checkpoint=checkpoint, layer=layer)
+    return _result(
+      run, name=name, checkpoint=checkpoint, shown=shown, layer=layer
+    )
   except InputError as error:
     named = str(error).startswith(str(run.path))
     raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
@@ -71,6 +75,7 @@ def _result(
   *,
   name: str,
   checkpoint: str,
+  shown: Text,
   layer: type[RecurrentLayer] | None,
 ) -> Result:
   checkpoint = which_checkpoint(run, checkpoint)
@@ -83,13 +88,15 @@ def _result(
   scores: dict[Part, Score] = {"eval": by_protocol["stream"]}
   if len(valid := run.valid_text()):
     scores["valid"] = score_text(evaluator, vocab, valid)[0]
-  nats = scores["eval"].nats
-  request = Request(num_chars=_SAMPLE_CHARS, num_samples=_NUM_SAMPLES)
-  drawn = GenerativeModel(model, vocab).sample(request)
+  drawn = GenerativeModel(model, vocab).sample(SAMPLES)
   samples = [sample.text for sample in drawn]
+  expectations = None
+  if shown.encoding == config.encoding:
+    expectations = _expectations(name, model=model, vocab=vocab, text=shown)
   return Result(
     run={
       "name": name,
+      "recipe": config.recipe,
       "seed": config.seed,
       "step": step,
       "checkpoint": checkpoint,
@@ -105,20 +112,20 @@ def _result(
     setting=setting_of(run.experiment, step, checkpoint, records),
     scores=scores,
     vocab=vocab,
-    characters=_characters(model=model, vocab=vocab, text=text, nats=nats),
+    expectations=expectations,
     samples=samples,
   )
 
 
 def setting_of(
   experiment: Experiment, step: int, checkpoint: str, records: list[Record]
-) -> object:
+) -> Setting:
   """Returns what is equal for runs that differ in the seed alone."""
   # A run that was stopped is no other seed of one that is done. The best step
   # may be another one for each seed, so it says nothing of that.
   if checkpoint == "best":
     step = max((record["step"] for record in records), default=step)
-  return experiment.setting, step
+  return *experiment.setting, ("steps", step)
 
 
 def _scores(
@@ -152,27 +159,24 @@ def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:
   return points
 
 
-def _characters(
-  model: LanguageModel, vocab: list[str], text: Text, nats: np.ndarray
-) -> list[Character]:
-  """Describes the first scored characters, and what was expected there."""
+def _expectations(
+  name: str, *, model: LanguageModel, vocab: list[str], text: Text
+) -> Expectations:
+  """Returns what a run expects of the beginning of a text."""
   # In a graph, since each character would be dozens of calls of TensorFlow.
   read = tf.function(model, autograph=False)
-  ids = text.part(0, _MAX_SHOWN + 1).ids_in(vocab)
-  chars, states = str(text), model.initial_states(1)
-  characters: list[Character] = []
+  ids = text.part(0, MAX_SHOWN).ids_in(vocab)
+  found = Expectations(run=name, nats=[], expected=[], probabilities=[])
+  states = model.initial_states(1)
   for start in range(0, len(ids) - 1, _PIECE):
-    piece = ids[np.newaxis, start : min(start + _PIECE, len(ids) - 1)]
-    log_probs, states = read(piece.astype(np.int32), states, return_state=True)
-    for row in log_probs[0].numpy():
-      place = len(characters)
+    piece = ids[start : start + _PIECE + 1]
+    log_probs, states = read(
+      piece[np.newaxis, :-1].astype(np.int32), states, return_state=True
+    )
+    rows = log_probs[0].numpy().astype(np.float64)
+    for row, right in zip(rows, piece[1:], strict=True):
       best = np.argsort(-row, kind="stable")[:_NUM_EXPECTED]
-      characters.append(
-        {
-          "character": chars[place + 1],
-          "nats": round(float(nats[place]), 4),
-          "expected": [vocab[i] for i in best],
-          "probabilities": [round(float(p), 4) for p in np.exp(row[best])],
-        }
-      )
-  return characters
+      found["nats"].append(round(-float(row[right]), 3))
+      found["expected"].append([vocab[i] for i in best])
+      found["probabilities"].append(np.exp(row[best]).round(4).tolist())
+  return found

@@ -35,13 +35,6 @@ class Losses(TypedDict):
   difference_to_best: Difference | None  # None: it is the best
 
 
-class Setting(TypedDict):
-  """Runs of one group that differ in the seed alone, one of each seed."""
-
-  runs: list[str]  # their names
-  losses: dict[Part, Losses]  # of what the group is ranked by, and of `eval`
-
-
 class Point(TypedDict):
   """A point of a learning curve."""
 
@@ -51,10 +44,19 @@ class Point(TypedDict):
   loss: float
 
 
+class Setting(TypedDict):
+  """Runs of one group that differ in the seed alone, one of each seed."""
+
+  name: str  # the flags in which the settings of the group differ
+  runs: list[str]  # their names
+  losses: dict[Part, Losses]  # of what the group is ranked by, and of `eval`
+
+
 class Run(TypedDict):
   """A run: its scores, curves and samples."""
 
   name: str
+  recipe: str
   seed: int
   step: int
   checkpoint: str  # `best`, `latest`, or the step
@@ -71,6 +73,7 @@ class RunGroup(TypedDict):
   eval_sha256: str
   num_characters: int  # predictions in the text
   ranked_by: Part  # `valid` if all have the same valid text
+  summary: str  # which setting is best, and whether seeds could explain it
   settings: list[Setting]  # the best first
   runs: list[Run]  # the best first
 
@@ -82,13 +85,22 @@ class Memorised(TypedDict):
   samples: list[FoundNumbers]  # of the first run, in their order
 
 
-class Character(TypedDict):
-  """A character of the eval text, and what was expected in its place."""
+class Expectations(TypedDict):
+  """What a run expected of each character of a text but the first, N - 1."""
 
-  character: str
-  nats: float
-  expected: list[str]  # the most likely first
-  probabilities: list[float]  # of these
+  run: str  # its name
+  nats: list[float]
+  expected: list[list[str]]  # the most likely characters first
+  probabilities: list[list[float]]  # of these
+
+
+class HeatMap(TypedDict):
+  """A text, and how well each run of its unit predicts it."""
+
+  name: str
+  text: str  # its first N characters
+  num_characters: int  # of all of it
+  runs: list[Expectations]
 
 
 class Numbers(TypedDict):
@@ -96,7 +108,7 @@ class Numbers(TypedDict):
 
   groups: list[RunGroup]  # that of the first run first
   first: str  # the name of the first of --run_dir, which the rest is about
-  characters: list[Character]  # the first that are scored
+  heat_map: HeatMap
   # With the train text of the first run, whose own score is the last baseline.
   baselines: NotRequired[list[Baseline]]
   memorised: NotRequired[Memorised]

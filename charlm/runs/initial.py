@@ -1,7 +1,7 @@
 """The initial model, with which a new run begins: `--init_from` names it.
 
 It is that of a run, or what `export.py --format=npz` wrote, or weights that
-Keras saved. The name `english` stands for a model that comes with charlm.
+Keras saved.
 
 The format `.npz`: a model as NumPy arrays, which need no TensorFlow.
 
@@ -24,17 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charlm.config import SAME_AS_INITIAL, Config, without_layer_norm
-from charlm.data.text import sha256
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
-from charlm.runs.run import Run, open_run
+from charlm.runs.run import Run, is_model, open_run
 from charlm.system.files import write_atomically
-
-_MODELS = Path(__file__).parents[2] / "models"
-# By name, the hash of the file in models/.
-_KNOWN = {
-  "english": "803f6b369a5a0dd1c07d2a31c4c8cf7aed95b6f1ab2182664b67af1547b22606"
-}
 
 
 class NumpyFile(NamedTuple):
@@ -108,23 +101,16 @@ def open_initial(name: str) -> Initial | None:
   It is None for an empty name, and for weights of Keras: they have no
   vocabulary, and the flags tell their sizes.
 
-  Raises InputError: damaged, or not the file that came with charlm.
+  Raises InputError: damaged, or a folder without a run.
   """
   if not name:
     return None
   path = Path(os.path.expanduser(name))
-  if name in _KNOWN:
-    path = _MODELS / f"{name}.npz"
-    if not path.is_file() or sha256([path.read_bytes()]) != _KNOWN[name]:
-      raise InputError(
-        f"{path} is missing or damaged: restore it in a clone (git checkout "
-        f"models), or give --init_from=./{name} for a folder of that name"
-      )
-  if path.is_dir():
-    run = open_run(path)
-    settings = {field: getattr(run.config, field) for field in SAME_AS_INITIAL}
-    return Initial(name, settings, run.vocab, run)
   if path.suffix == ".npz" and path.is_file():
     file = read_numpy(path)
     return Initial(name, file.settings, file.vocab, file)
+  if path.is_dir() or is_model(path):
+    run = open_run(path)
+    settings = {field: getattr(run.config, field) for field in SAME_AS_INITIAL}
+    return Initial(name, settings, run.vocab, run)
   return None

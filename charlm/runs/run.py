@@ -41,6 +41,7 @@ _SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _CHUNK = 2**20  # bytes
+_MODELS = Path(__file__).parents[2] / "models"  # runs that come with charlm
 _CHANGED = "it has changed since the run began"
 _REMEDY = "restore it, or give another --run_dir"
 
@@ -97,7 +98,7 @@ class Experiment:
     return others or list(found.values())
 
   @property
-  def setting(self) -> tuple[object, ...]:
+  def setting(self) -> tuple[tuple[str, object], ...]:
     """What runs that differ in the seed alone have in common."""
     fields = self._fields()
     # The hashes tell the parts apart.
@@ -411,23 +412,33 @@ def run_folder(path: str | os.PathLike[str]) -> Path:
   return Path(os.path.expanduser(path))
 
 
+def is_model(path: Path) -> bool:
+  """Tells whether a path is the name of a run in `models/`, and no folder."""
+  return not path.exists() and run_exists(_MODELS / path)
+
+
 def run_exists(path: Path) -> bool:
   """Tells whether a run was created in a folder."""
   return (path / "config.json").exists()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-  """Reads what defines the run in a folder.
+  """Reads what defines the run in a folder, or the one that has this name.
+
+  `english` is the name of a run that comes with charlm; a folder of this name
+  comes before it.
 
   Raises InputError: not a run's folder, or a file is missing, damaged, or not
     the one that the run began with.
   """
   folder = run_folder(path)
+  if is_model(folder):
+    folder = _MODELS / folder
   folders = (folder / "checkpoints", folder / "best")
   if not run_exists(folder) and not any(map(checkpoint_steps, folders)):
     raise InputError(
-      f"{folder} is not a run's folder: train a run there, "
-      f"for example with train.py --run_dir={folder}"
+      f"there is no run in {folder}: train one, for example with train.py "
+      "--run_dir=runs/shakespeare, or give --run_dir=english"
     )
   with _named(folder / "config.json") as file:
     experiment = Experiment.from_json(json.loads(file.read_bytes()))
@@ -436,6 +447,22 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     if sha256([data]) != experiment.vocabulary_sha256:
       raise ValueError(_CHANGED)
   return Run(folder, experiment, json.loads(data))
+
+
+def open_newest_run(path: str) -> Run:
+  """Opens a run or, of a folder of runs, the one saved last, and says which.
+
+  Raises InputError: as `open_run`.
+  """
+  folder = run_folder(path)
+  if not run_exists(folder):
+    # Not all depths: the path may be a wrong one, such as /.
+    saved = [*folder.glob("*/checkpoints"), *folder.glob("*/*/checkpoints")]
+    if saved := [each for each in saved if checkpoint_steps(each)]:
+      newest = max(saved, key=lambda each: each.stat().st_mtime)
+      folder = newest.parent
+      warn(f"takes the newest run: --run_dir={folder}")
+  return open_run(folder)
 
 
 def checkpoint_steps(folder: Path, whole: bool = True) -> list[int]:

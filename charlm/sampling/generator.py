@@ -31,7 +31,7 @@ SEPARATOR = "-" * 20  # between texts that are printed
 _SPAN = 1024  # the largest S
 _MAX_NUMBERS = 2**17  # the largest S * V: 0.5 MB
 _MAX_ROWS = 32  # side by side, in one graph call
-_STREAMED = 64  # characters in a piece of a streamed text
+_STREAMED = 8  # characters in a piece of a streamed text, so that it flows
 # Up to this many texts are drawn on the CPU: a character is a chain of small
 # operations, each of which takes a GPU longer.
 FEW_TEXTS = 8

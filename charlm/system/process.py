@@ -144,7 +144,7 @@ def import_quietly(*modules: str, keep: bool = True) -> None:
     modules: their names, such as `tensorflow`.
     keep: exempt all objects from garbage collection from now on.
   """
-  level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  level = os.environ["TF_CPP_MIN_LOG_LEVEL"]
   # A quarter of the time would go into looking for garbage among half a million
   # objects that stay.
   gc.disable()

@@ -95,7 +95,9 @@ def test_models_are_stepped_without_charlm(
     path = tmp_path / f"{run.name}.keras"
     _export(run, path, "keras")
     vocabulary = path.with_suffix(".vocabulary.json")
-    assert capsys.readouterr().out == f"{path}\n{vocabulary}\n"
+    settings = path.with_suffix(".settings.json")
+    assert capsys.readouterr().out == f"{path}\n{vocabulary}\n{settings}\n"
+    assert json.loads(settings.read_text())["rnn_units"] == 16
     exported.append((run, path, vocabulary))
   for run, path, vocabulary in exported:
     assert _vocabulary(vocabulary) == open_run(run).vocab

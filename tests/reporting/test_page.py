@@ -17,7 +17,7 @@ from charlm.reporting import result
 from charlm.reporting.numbers import short_names
 from charlm.reporting.page import color_of, draw_curves, page
 from charlm.reporting.result import Result
-from charlm.reporting.types import Numbers
+from charlm.reporting.types import Expectations, Numbers
 from charlm.runs.checkpoints import find_checkpoint
 from charlm.runs.run import Run
 
@@ -55,8 +55,7 @@ def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
   score = numbers["groups"][0]["runs"][0]["scores"]["stream"]
   low, high = score["interval"]
   cells = [f"{score['log_perplexity']:.4f}", f"{low:.4f} to {high:.4f}"]
-  first = ["trained", *cells, f"{score['bits_per_character']:.4f}"]
-  assert "".join(f"<td>{cell}</td>" for cell in first) in text
+  assert "".join(f"<td>{cell}</td>" for cell in cells) in text
 
 
 @pytest.mark.usefixtures("quick_evaluations")
@@ -83,21 +82,27 @@ def test_numbers_are_those_of_the_other_programs(
   assert numbers["first"] == "trained"
   xz, trained = numbers["baselines"][-2:]
   assert (xz["name"], trained["name"]) == ("xz", "trained")
-  _check_characters(numbers["characters"], trained_run)
+  heat_map = numbers["heat_map"]
+  assert [entry["run"] for entry in heat_map["runs"]] == names
+  text = (trained_run / "eval.txt").read_text()
+  assert heat_map["text"] == text[:10_000]
+  assert heat_map["num_characters"] == len(text)
+  _check_expectations(heat_map["runs"][0], text[:10_000], trained_run)
 
 
-def _check_characters(entries: list[dict], run: pathlib.Path) -> None:
+def _check_expectations(
+  entry: Expectations, text: str, run: pathlib.Path
+) -> None:
   """Compares what was expected with what the run's model says."""
-  model, text = charlm.load(run), (run / "eval.txt").read_text()
-  assert "".join(entry["character"] for entry in entries) == text[1:10_001]
-  for i in (0, 1, 700, len(entries) - 1):  # in several pieces
+  model = charlm.load(run)
+  for i in (0, 1, 700, len(text) - 2):  # in several pieces
     probs = model.next(text[: i + 1])
     best = np.argsort(-probs, kind="stable")[:5]
-    assert entries[i]["expected"] == [model.vocabulary[j] for j in best]
-    found = entries[i]["probabilities"]
+    assert entry["expected"][i] == [model.vocabulary[j] for j in best]
+    found = entry["probabilities"][i]
     np.testing.assert_allclose(found, probs[best], atol=1e-4)
     nats = -np.log(probs[model.vocabulary.index(text[i + 1])])
-    assert entries[i]["nats"] == pytest.approx(nats, abs=1e-3)
+    assert entry["nats"][i] == pytest.approx(nats, abs=1e-3)
 
 
 def test_runs_have_the_shortest_names_that_differ() -> None:
@@ -109,8 +114,11 @@ def test_runs_have_the_shortest_names_that_differ() -> None:
 
 @pytest.mark.parametrize(("number", "markers"), [(1, 2), (2, 0)])
 def test_a_single_point_is_visible(number: int, markers: int) -> None:
-  points = [{"characters": i, "seconds": i, "loss": 2.0} for i in range(number)]
-  svg = draw_curves([{"curves": {"train": [], "valid": [], "eval": points}}])
+  points = [
+    {"step": i, "characters": i, "seconds": i, "loss": 2.0}
+    for i in range(number)
+  ]
+  svg = draw_curves([[{"curves": {"train": [], "valid": [], "eval": points}}]])
   # A marker in each panel; a line of two points needs none.
   assert len(re.findall(f"<use [^>]*{color_of(0)}", svg)) == markers
 
@@ -119,7 +127,7 @@ def test_a_single_point_is_visible(number: int, markers: int) -> None:
 def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
   """Has runs that have a checkpoint reported on, without their models."""
 
-  def score(run: Run, name: str, checkpoint: str, layer: None) -> Result:
+  def score(run: Run, name: str, checkpoint: str, **_: object) -> Result:
     find_checkpoint(run, checkpoint)
     run.eval_text()
     return result_of(name, [1, 3])
@@ -165,19 +173,31 @@ def test_a_browser_shows_what_was_expected(
   errors = []
   tab.on("pageerror", lambda error: errors.append(error))
   tab.goto((tmp_path / "page.html").as_uri())
-  for name in ("Is it better?", "Learning curves"):
+  for name in ("Settings", "Loss by character"):
     assert tab.get_by_role("heading", name=name).is_visible()
   # One colour packs to a few kilobytes.
   assert len(tab.locator("svg").screenshot()) > 5_000
-  entries = json.loads(tab.locator("#characters").inner_text())
-  box = tab.locator("#box")
+  heat_map, box = numbers["heat_map"], tab.locator("#box")
+  cells = tab.locator("#text i")
+  assert "".join(cells.all_text_contents()) == heat_map["text"]
   assert not box.is_visible()
-  tab.locator("#text i").nth(7).hover()
-  first, _, *expected = box.inner_text().splitlines()
-  nats = f"{entries[7]['nats']:.2f} nats"
-  assert first == f"{json.dumps(entries[7]['character'])}  {nats}"
-  names = [json.loads(line.rpartition("  ")[0]) for line in expected]
-  assert names == entries[7]["expected"]
+  cells.nth(8).hover()
+  character = heat_map["text"][8]
+  entry = heat_map["runs"][0]
+  run, first, _, *expected = box.inner_text().splitlines()
+  assert run == entry["run"]
+  assert first == f"{json.dumps(character)}  {entry['nats'][7]:.2f} nats"
+  shown = [json.loads(line.rpartition("  ")[0]) for line in expected]
+  assert shown == entry["expected"][7]
+  # Compared with itself, no run knows more anywhere.
+  red = "rgba(255, 60, 0,"
+  assert red in cells.nth(8).evaluate("x => getComputedStyle(x).background")
+  tab.select_option("#other", "0")
+  color = cells.nth(8).evaluate("x => getComputedStyle(x).backgroundColor")
+  assert color.endswith(", 0)")
+  tab.select_option("#other", "1")
+  cells.nth(9).hover()
+  assert box.inner_text().count("expected:") == 2
   assert errors == []
   tab.close()
 

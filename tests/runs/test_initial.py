@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, SHARED_DATA
+from helpers import SHARED_DATA
 
 import charlm
 import export as export_program
 import train as train_program
 from charlm.errors import InputError
-from charlm.runs import initial
 from charlm.runs.initial import open_initial
 from charlm.runs.run import open_run
 
@@ -151,18 +150,6 @@ def test_an_exported_model_with_layer_normalisation_is_refused(
   np.savez(tmp_path / "old.npz", **changed)
   with pytest.raises(InputError, match="give it to commit 288d677"):
     open_initial(str(tmp_path / "old.npz"))
-
-
-def test_the_model_of_english_is_what_its_page_says(
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  path = ROOT / "models" / "english.npz"
-  page = path.with_name("README.md").read_text()
-  assert initial._KNOWN["english"] in page
-  assert open_initial("english")
-  monkeypatch.setitem(initial._KNOWN, "english", "0" * 64)
-  with pytest.raises(InputError, match="missing or damaged"):
-    open_initial("english")
 
 
 def test_the_model_of_english_knows_english(

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from helpers import (
   CORPUS,
   EXPERIMENT,
+  ROOT,
   SPLIT,
   VOCAB,
   NumberedCheckpoints,
@@ -22,7 +24,7 @@ from charlm.config import Config
 from charlm.errors import InputError, LostRunError
 from charlm.runs.checkpoints import find_checkpoint
 from charlm.runs.metrics import Metrics
-from charlm.runs.run import Experiment, Run, open_run
+from charlm.runs.run import Experiment, Run, open_newest_run, open_run
 from charlm.runs.trained_model import load_model
 
 
@@ -232,3 +234,34 @@ def test_a_start_that_was_cut_off_is_left_out(run: Run) -> None:
     # What a full disk has cut off does not spoil the next line.
     run.log_start(other)
     assert run.starts() == [one, other]
+
+
+def test_the_run_saved_last_is_found_and_named(
+  short_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(InputError, match=r"no run in runs: .* --run_dir=english"):
+    open_newest_run("runs")
+  for i, name in enumerate(("old", "sweep/new", "middle", "begun")):
+    run = shutil.copytree(short_run, tmp_path / "runs" / name)
+    os.utime(run / "checkpoints", (1000 + 10 * i % 25, 1000 + 10 * i % 25))
+  shutil.rmtree(run / "checkpoints")
+  assert open_newest_run("runs").path == pathlib.Path("runs/middle")
+  said = "takes the newest run: --run_dir=runs/middle\n"
+  assert capsys.readouterr().err == said
+  assert open_newest_run("runs/old").path == pathlib.Path("runs/old")
+  assert not capsys.readouterr().err
+
+
+def test_the_run_that_comes_with_charlm_is_found_by_its_name(
+  short_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  assert open_run("english").path == ROOT / "models" / "english"
+  shutil.copytree(short_run, tmp_path / "english")
+  assert open_run("english").path == pathlib.Path("english")
