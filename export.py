@@ -11,7 +11,12 @@ from charlm.runs.run import open_newest_run
 from charlm.system.process import DONE, import_quietly, run_command
 
 # By format: what is written by default.
-_NAMES = {"saved_model": "exported", "keras": "model.keras", "npz": "model.npz"}
+_NAMES = {
+  "saved_model": "exported",
+  "keras": "model.keras",
+  "npz": "model.npz",
+  "html": "model.html",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +30,14 @@ class ExportOptions(ModelOptions):
   )
   output: str | None = option(
     None,
-    "folder or file to write; default: exported, model.keras, or model.npz",
+    "folder or file to write; default: exported, or model.keras, .npz, .html",
     PATH,
     group="The output",
   )
   format: str = option(
     "saved_model",
     "saved_model or keras: a model from ids and states to log-probabilities "
-    "and states; npz: the weights as a NumPy file",
+    "and states; npz: the weights as a NumPy file; html: a page that writes",
     one_of(*_NAMES),
   )
 
@@ -79,6 +84,7 @@ def export(options: ExportOptions) -> int:
   run = open_newest_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
+  from charlm.export.page import save_page
   from charlm.model.layers import import_layer
   from charlm.runs.trained_model import load_model, say_which
   from charlm.system.devices import choose_device
@@ -91,7 +97,10 @@ def export(options: ExportOptions) -> int:
     "keras": save_keras,
     "npz": save_numpy,
   }
-  save[options.format](model, run.vocab, options.path, run.config)
+  if options.format == "html":
+    save_page(model, run, step, options.path)
+  else:
+    save[options.format](model, run.vocab, options.path, run.config)
   say_which(run, options.checkpoint, step)
   for path in outputs:
     print(path)

@@ -25,6 +25,7 @@ from charlm.reporting.types import (
   RunGroup,
   Setting,
 )
+from charlm.system.pages import html_page, json_for_script
 
 _ASSETS = Path(__file__).parent
 
@@ -124,16 +125,10 @@ def page(numbers: Numbers) -> str:
   body = "".join(
     f"<h2>{title}</h2>\n{section}" for title, section in sections.items()
   )
-  # Inside of the page, which is mailed and archived without other files.
   style, script = (
     (_ASSETS / f"page.{kind}").read_text() for kind in ("css", "js")
   )
-  return (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>charlm report</title><style>{style}</style></head><body>"
-    f"<h1>charlm report</h1>\n{body}<script>{script}</script></body></html>\n"
-  )
+  return html_page(title="charlm report", style=style, script=script, body=body)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -321,7 +316,7 @@ def _heat_map(heat_map: HeatMap) -> str:
     f'<option value="{i}">{html.escape(run["run"])}</option>'
     for i, run in enumerate(runs)
   )
-  data = json.dumps(heat_map).replace("<", "\\u003c")  # no end of a script
+  data = json_for_script(json.dumps(heat_map))
   return (
     _note(
       f"{heat_map['name']}, {shown:,}{of_all} characters. The redder, the "
@@ -331,6 +326,6 @@ def _heat_map(heat_map: HeatMap) -> str:
     )
     + f'<p>Loss of <select id="one">{options}</select> compared with <select '
     f'id="other"><option value="">no other</option>{options}</select></p>\n'
-    '<pre id="text"></pre>\n<div id="box" hidden></div>\n'
+    '<pre id="text"></pre>\n<div id="box" class="box" hidden></div>\n'
     f'<script type="application/json" id="heat-map">{data}</script>\n'
   )

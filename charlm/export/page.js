@@ -1,0 +1,248 @@
+
+const $ = id => document.getElementById(id);
+const read = id => JSON.parse($(id).textContent);
+const { weights, vocabulary, unit, lowercase } = read("data");
+const UNKNOWN = 0, MOST_NATS = 6;
+const ids = new Map(vocabulary.map((entry, id) => [entry, id]));
+const bytes = unit === "byte";
+
+// A text as entries of the vocabulary: characters, or bytes as U+0000 to U+00FF.
+const entriesOf = text => bytes
+  ? Array.from(new TextEncoder().encode(text), byte => String.fromCharCode(byte))
+  : [...(lowercase ? text.toLowerCase() : text)];
+const idsOf = text => entriesOf(text).map(entry => ids.get(entry) ?? UNKNOWN);
+
+// Groups entries as characters, of which one of bytes may have several. Half of
+// a character, as at the end of a text that is being written, is shown as one.
+function cellsOf(entries) {
+  if (!bytes) return entries.map((text, start) => ({ text, start, end: start + 1 }));
+  const cells = [];
+  for (let start = 0; start < entries.length;) {
+    const first = entries[start].charCodeAt(0);
+    const size = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
+    let end = start + 1;
+    while (end < Math.min(start + size, entries.length)
+      && (entries[end].charCodeAt(0) & 0xC0) === 0x80) end++;
+    const codes = entries.slice(start, end).map(entry => entry.charCodeAt(0));
+    const text = new TextDecoder().decode(Uint8Array.from(codes));
+    cells.push({ text, start, end });
+    start = end;
+  }
+  return cells;
+}
+
+// The worker, and the newest task, which ends the ones before it.
+const source = new Blob([read("worker")], { type: "text/javascript" });
+const worker = new Worker(URL.createObjectURL(source));
+let number = 0, listener = null;
+worker.onmessage = ({ data }) => {
+  if (data.task === number) listener?.(data);
+};
+function ask(kind, values, onResults) {
+  number += 1;
+  return new Promise(resolve => {
+    listener = data => {
+      onResults?.(data);
+      if (data.done) resolve(data);
+    };
+    worker.postMessage({ kind, number, ...values });
+  });
+}
+
+const named = entry => bytes && entry > "\x7f"
+  ? `byte ${entry.charCodeAt(0).toString(16)}` : JSON.stringify(entry);
+const percent = share => `${(100 * share).toFixed(1)} %`;
+
+// What a person sees of a place: its loss, and the likeliest entries.
+function description(entry, { nats, likeliest }, take) {
+  const lines = [`${named(entry)}  ${nats.toFixed(2)} nats\nexpected:`];
+  return lines.concat(likeliest.map(([id, share]) => {
+    const words = `${named(vocabulary[id])}  ${percent(share)}`;
+    if (!take || id < 2) return `\n${words}`;
+    const button = document.createElement("button");
+    button.textContent = words;
+    button.addEventListener("click", () => take(id));
+    return button;
+  }));
+}
+
+// Writing. `text` has an entry for each result; those of the prefix have none.
+const written = { prefix: [], results: [], cells: [] };
+const box = $("box");
+const writtenMap = new HeatMap($("written"), box, place => {
+  const cell = written.cells[place];
+  const result = written.results[cell.start - written.prefix.length];
+  if (!result) return null;
+  const entry = vocabulary[result.id];
+  return description(entry, result, id => takeAnother(cell.start, id));
+});
+const entriesWritten = () => [
+  ...written.prefix.map(id => vocabulary[id]),
+  ...written.results.map(({ id }) => vocabulary[id]),
+];
+
+// Shows what was added; only the cells that may have changed are made anew.
+function showWritten() {
+  const entries = entriesWritten();
+  const kept = Math.max(0, written.cells.findLastIndex(
+    cell => cell.end <= written.shown) - 3);
+  const begin = written.cells[kept]?.start ?? 0;
+  const added = cellsOf(entries.slice(begin)).map(cell =>
+    ({ ...cell, start: cell.start + begin, end: cell.end + begin }));
+  written.cells = [...written.cells.slice(0, kept), ...added];
+  writtenMap.show(added.map(cell => cell.text), kept);
+  written.shown = entries.length;
+}
+
+async function write(count) {
+  const started = performance.now(), before = written.results.length;
+  $("speed").textContent = "";
+  await ask("write", {
+    ids: written.read.concat(written.results.map(({ id }) => id)),
+    seed: +$("seed").value,
+    temperature: +$("temperature").value,
+    count,
+  }, ({ results }) => {
+    written.results.push(...results);
+    showWritten();
+  });
+  const seconds = (performance.now() - started) / 1000;
+  const speed = (written.results.length - before) / seconds;
+  $("speed").textContent = `${Math.round(speed).toLocaleString()} a second`;
+}
+
+function start() {
+  const prefix = $("prefix").value;
+  written.prefix = prefix ? idsOf(prefix) : [];
+  // A text without a prefix begins a line.
+  written.read = idsOf(prefix || "\n");
+  written.results = [];
+  written.cells = [];
+  written.shown = 0;
+  showWritten();
+  return write(+$("length").value);
+}
+
+function takeAnother(place, id) {
+  const kept = place - written.prefix.length;
+  const [nats] = written.results[kept].likeliest
+    .filter(([each]) => each === id).map(([, share]) => -Math.log(share));
+  const { likeliest } = written.results[kept];
+  written.results = [...written.results.slice(0, kept), { id, nats, likeliest }];
+  written.shown = place;
+  showWritten();
+  const rest = +$("length").value - written.results.length;
+  return write(Math.max(rest, 100));
+}
+
+const textWritten = () => written.cells.map(cell => cell.text).join("");
+$("start").addEventListener("click", start);
+$("stop").addEventListener("click", () => ask("stop", {}));
+$("more").addEventListener("click", () => write(+$("length").value));
+$("copy").addEventListener("click", () =>
+  navigator.clipboard.writeText(textWritten()));
+$("save").addEventListener("click", () => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([textWritten()]));
+  link.download = "text.txt";
+  link.click();
+});
+
+// Looking.
+const seen = { entries: [], cells: [], results: [], ranks: [] };
+const seenMap = new HeatMap($("seen"), box, place => {
+  const cell = seen.cells[place], result = seen.results[cell.start - 1];
+  return result ? description(seen.entries[cell.start], result) : null;
+});
+
+async function look() {
+  const entries = seen.entries = entriesOf($("given").value);
+  seen.cells = cellsOf(entries);
+  seen.results = [];
+  seen.ranks = [];
+  seenMap.show(seen.cells.map(cell => cell.text));
+  $("mean").textContent = "";
+  if (entries.length < 2) return;
+  const all = entries.map(entry => ids.get(entry) ?? UNKNOWN);
+  await ask("score", { ids: all }, ({ results }) => {
+    seen.results.push(...results);
+    if ($("colour").value === "loss") paintLosses();
+  });
+  const mean = seen.results.reduce((sum, { nats }) => sum + nats, 0)
+    / seen.results.length;
+  $("mean").textContent = `mean loss ${mean.toFixed(4)} nats, `
+    + `${(mean / Math.LN2).toFixed(4)} bits per ${unit}`;
+  const { found } = await ask("rank", { series: seriesOf(entries.slice(0, -1)) });
+  seen.ranks = found;
+  $("rank").max = found.length - 1;
+  if ($("colour").value === "unit") paintUnit();
+}
+
+// What a unit may follow in a text: numbers that a person can name.
+function seriesOf(entries) {
+  const series = {
+    "the position in the line": [], "the position in the word": [],
+    "being inside quotes": [], "being inside brackets": [],
+  };
+  let column = 0, letters = 0, quoted = 0, depth = 0;
+  for (const entry of entries) {
+    column = entry === "\n" ? 0 : column + 1;
+    letters = /[\p{L}\p{N}'\u2019]/u.test(entry) ? letters + 1 : 0;
+    if (entry === '"') quoted = 1 - quoted;
+    if ("\u201c\u00ab".includes(entry)) quoted = 1;
+    if ("\u201d\u00bb".includes(entry)) quoted = 0;
+    if ("([{".includes(entry)) depth += 1;
+    if (")]}".includes(entry)) depth = Math.max(0, depth - 1);
+    [column, letters, quoted, depth].forEach((value, i) =>
+      Object.values(series)[i].push(value));
+  }
+  return series;
+}
+
+function paintLosses() {
+  seen.cells.forEach(({ start, end }, place) => {
+    const nats = seen.results.slice(Math.max(0, start - 1), end - 1)
+      .reduce((sum, result) => sum + result.nats, 0);
+    seenMap.paint(place, start ? nats / MOST_NATS : 0);
+  });
+}
+
+async function paintUnit() {
+  const rank = seen.ranks[+$("rank").value];
+  if (!rank) return;
+  const { layer, unit: place, name, r } = rank;
+  const follows = Math.abs(r) < 0.3 ? "" : `, follows ${name} (r = ${r.toFixed(2)})`;
+  $("unit").textContent = `${place} of layer ${layer + 1}${follows}`;
+  const { values } = await ask("unit", { layer, unit: place });
+  seen.cells.forEach(({ end }, i) => seenMap.paint(i, values[end - 1] ?? 0));
+}
+
+let typing = 0;
+$("given").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(look, 300);
+});
+const colour = () => {
+  const byUnit = $("colour").value === "unit";
+  $("which").hidden = !byUnit;
+  if (byUnit) paintUnit();
+  else paintLosses();
+};
+$("colour").addEventListener("change", colour);
+$("rank").addEventListener("input", paintUnit);
+
+for (const name of ["write", "look"]) {
+  $(`${name}-tab`).addEventListener("click", () => {
+    for (const each of ["write", "look"]) {
+      $(each).hidden = each !== name;
+      $(`${each}-tab`).setAttribute("aria-selected", each === name);
+    }
+    box.hidden = true;
+    if (name === "look" && !$("given").value) {
+      $("given").value = textWritten();
+      look();
+    }
+  });
+}
+
+ask("load", { weights }).then(start);

@@ -1,0 +1,126 @@
+"""A model as one page of HTML, which writes in a browser without charlm."""
+
+import base64
+import datetime
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charlm.errors import InputError
+from charlm.model.language_model import LanguageModel
+from charlm.runs.metrics import read_records
+from charlm.runs.run import Run
+from charlm.system.files import write_atomically
+from charlm.system.pages import html_page, json_for_script
+
+_FOLDER = Path(__file__).parent
+_NUM_GATES = {"gru": 3, "lstm": 4}  # of the layers that `model.js` knows
+
+
+def save_page(model: LanguageModel, run: Run, step: int, file: Path) -> None:
+  """Writes the page of a run's model, its weights rounded to float16.
+
+  It holds nothing of the run's texts but the vocabulary and the corpus' name.
+
+  Raises:
+    InputError: a layer other than the GRU and the LSTM.
+    OSError: the file cannot be written.
+  """
+  weights = _weights(model, run)
+  data = {
+    "weights": weights,
+    "vocabulary": run.vocab,
+    "unit": run.config.unit,
+    "lowercase": run.config.lowercase,
+  }
+  script, worker, style, body = (
+    (_FOLDER / name).read_text("utf-8")
+    for name in ("page.js", "model.js", "page.css", "page.html")
+  )
+  body = body.replace("ABOUT", _about(model, run, step))
+  for name, text in (
+    ("data", json.dumps(data)),
+    ("worker", json.dumps(worker)),
+  ):
+    body += f'<script type="application/json" id="{name}">'
+    body += f"{json_for_script(text)}</script>\n"
+  name = html.escape(run.path.resolve().name)
+  page = html_page(
+    title=f"{name}, a model that writes",
+    style=style,
+    script=script,
+    body=body,
+    loads_nothing=True,
+  )
+  file.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(file, [page.encode()])
+
+
+def _weights(model: LanguageModel, run: Run) -> dict[str, Any]:
+  """Returns what `model.js` reads; matrices `[inputs, outputs]` transposed."""
+  config = run.config
+  if config.layer not in _NUM_GATES:
+    raise InputError(
+      f"a page cannot compute the layer {config.layer}: give --format=npz"
+    )
+  rows = _NUM_GATES[config.layer] * config.rnn_units
+  layers = []
+  for layer in model.recurrent_layers:
+    kernel, recurrent, bias = (weight.numpy() for weight in layer.weights)
+    # The LSTM has a bias of inputs alone.
+    of_inputs, of_states = np.resize(bias, [2, rows])
+    if config.layer == "lstm":
+      of_states = np.zeros(rows)
+    layers.append(
+      {
+        "kernel": _packed(kernel.T),
+        "recurrent": _packed(recurrent.T),
+        "bias": _packed(of_inputs),
+        "recurrentBias": _packed(of_states),
+      }
+    )
+  return {
+    "layer": config.layer,
+    "units": config.rnn_units,
+    "embeddings": _packed(model.embedding.embeddings.numpy()),
+    "layers": layers,
+    "dense": _packed(model.dense.kernel.numpy().T),
+    "bias": _packed(model.dense.bias.numpy()),
+  }
+
+
+def _packed(array: np.ndarray) -> str:
+  """Returns an array as little-endian float16, in base64."""
+  return base64.b64encode(array.astype("<f2").tobytes()).decode()
+
+
+def _about(model: LanguageModel, run: Run, step: int) -> str:
+  """Returns the rows of a table that says what the model is."""
+  config = run.config
+  layers = "layer" if config.num_layers == 1 else "layers"
+  losses = {
+    record["split"]: record["loss"]
+    for record in read_records(run.metrics_path)
+    if record["step"] == step
+  }
+  corpus = Path(config.corpus)
+  size = f", {corpus.stat().st_size:,} bytes" if corpus.is_file() else ""
+  rows = {
+    "run": f"{run.path.resolve().name}, step {step:,}",
+    "text": f"{corpus.name}{size}",
+    "model": f"{config.layer.upper()}, {config.num_layers} {layers} of "
+    f"{config.rnn_units} units, {model.count_params():,} weights",
+    **{
+      f"{part} loss": f"{losses[part]:.4f} nats per {config.unit}"
+      for part in ("valid", "eval")
+      if part in losses
+    },
+    "exported": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, by charlm",
+  }
+  return "".join(
+    f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>\n"
+    for name, value in rows.items()
+  )

@@ -1,0 +1,66 @@
+"use strict";
+
+// A text whose characters are coloured, and a box that describes the one that
+// the pointer or the cursor is at. Arrow keys move the cursor. A click keeps the
+// box, so that the pointer can reach it; Escape or another click lets it go.
+class HeatMap {
+  // `describe` returns the nodes or strings for a place, or nothing.
+  constructor(text, box, describe) {
+    this.text = text;
+    this.box = box;
+    this.describe = describe;
+    this.place = -1;
+    this.keeps = false;
+    text.tabIndex = 0;
+    text.addEventListener("pointerover", ({ target }) => {
+      if (!this.keeps && target !== text) this.look(target.place);
+    });
+    text.addEventListener("click", ({ target }) => {
+      this.keeps = target !== text && !(this.keeps && target.place === this.place);
+      this.look(this.keeps ? target.place : -1);
+    });
+    text.addEventListener("pointerleave", () => {
+      if (!this.keeps) this.look(-1);
+    });
+    text.addEventListener("keydown", event => {
+      if (event.key === "Escape") this.look(-1);
+      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      this.keeps = true;
+      const last = text.children.length - 1;
+      this.look(Math.min(Math.max(this.place + by, 0), last));
+    });
+  }
+
+  // Takes an array of strings, a cell each; keeps the first `kept` cells.
+  show(characters, kept = 0) {
+    while (this.text.children.length > kept) this.text.lastChild.remove();
+    this.text.append(...characters.map((character, i) => {
+      const cell = document.createElement("i");
+      cell.textContent = character;
+      cell.place = kept + i;
+      return cell;
+    }));
+    if (this.place >= kept) this.look(-1);
+  }
+
+  // Colours a cell: red above 0, blue below, from -1 to 1.
+  paint(place, value) {
+    const color = value > 0 ? "255 60 0" : "0 110 255";
+    const alpha = (0.8 * Math.min(Math.abs(value), 1)).toFixed(2);
+    this.text.children[place].style.background = `rgb(${color} / ${alpha})`;
+  }
+
+  // Moves the cursor to a place, and describes it; -1 hides the box.
+  look(place) {
+    this.text.children[this.place]?.classList.remove("at");
+    this.place = place;
+    const nodes = place >= 0 ? this.describe(place) : null;
+    this.box.hidden = !nodes;
+    if (place < 0) this.keeps = false;
+    if (!nodes) return;
+    this.text.children[place].classList.add("at");
+    this.box.replaceChildren(...nodes);
+  }
+}

@@ -1,0 +1,46 @@
+"""Pages of HTML that need no other file, and what they share."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+
+def html_page(
+  *, title: str, style: str, script: str, body: str, loads_nothing: bool = False
+) -> str:
+  """Returns a page: its parts are inside, since it is mailed and archived.
+
+  Args:
+    title: as HTML, like the body.
+    style: added to `heat_map.css`.
+    script: added to `heat_map.js`, at the end of the page.
+    body: without the heading, which is the title.
+    loads_nothing: forbids the browser to load or to send anything, and to apply
+      styles in attributes; workers may run.
+  """
+  style = (_FOLDER / "heat_map.css").read_text("utf-8") + style
+  script = (_FOLDER / "heat_map.js").read_text("utf-8") + script
+  policy = (
+    f"default-src 'none'; style-src '{_digest(style)}'; "
+    f"script-src '{_digest(script)}'; worker-src blob:"
+  )
+  meta = '<meta http-equiv="Content-Security-Policy" content="{}">'
+  return (
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    f"{meta.format(policy) if loads_nothing else ''}"
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f"<title>{title}</title><style>{style}</style></head><body>"
+    f"<h1>{title}</h1>\n{body}<script>{script}</script></body></html>\n"
+  )
+
+
+def json_for_script(text: str) -> str:
+  """Returns JSON that cannot end a `<script>` which holds it."""
+  return text.replace("<", "\\u003c")
+
+
+def _digest(text: str) -> str:
+  digest = hashlib.sha256(text.encode()).digest()
+  return f"sha256-{base64.b64encode(digest).decode()}"
