@@ -3,6 +3,7 @@ const $ = id => document.getElementById(id);
 const read = id => JSON.parse($(id).textContent);
 const { weights, vocabulary, unit, lowercase } = read("data");
 const UNKNOWN = 0, MOST_NATS = 6;
+const MOST_SEEN = 20000;  // characters that are coloured
 const ids = new Map(vocabulary.map((entry, id) => [entry, id]));
 const bytes = unit === "byte";
 
@@ -29,6 +30,13 @@ function cellsOf(entries) {
     start = end;
   }
   return cells;
+}
+
+// Returns the number of an input, within its limits.
+function numberIn(id) {
+  const { value, defaultValue, min, max } = $(id);
+  const number = value === "" ? +defaultValue : +value;
+  return Math.min(Math.max(number, +min), max === "" ? Infinity : +max);
 }
 
 // The worker, and the newest task, which ends the ones before it.
@@ -99,8 +107,8 @@ async function write(count) {
   $("speed").textContent = "";
   await ask("write", {
     ids: written.read.concat(written.results.map(({ id }) => id)),
-    seed: +$("seed").value,
-    temperature: +$("temperature").value,
+    seed: numberIn("seed"),
+    temperature: numberIn("temperature"),
     count,
   }, ({ results }) => {
     written.results.push(...results);
@@ -120,7 +128,7 @@ function start() {
   written.cells = [];
   written.shown = 0;
   showWritten();
-  return write(+$("length").value);
+  return write(numberIn("length"));
 }
 
 function takeAnother(place, id) {
@@ -131,16 +139,18 @@ function takeAnother(place, id) {
   written.results = [...written.results.slice(0, kept), { id, nats, likeliest }];
   written.shown = place;
   showWritten();
-  const rest = +$("length").value - written.results.length;
+  const rest = numberIn("length") - written.results.length;
   return write(Math.max(rest, 100));
 }
 
 const textWritten = () => written.cells.map(cell => cell.text).join("");
 $("start").addEventListener("click", start);
 $("stop").addEventListener("click", () => ask("stop", {}));
-$("more").addEventListener("click", () => write(+$("length").value));
-$("copy").addEventListener("click", () =>
-  navigator.clipboard.writeText(textWritten()));
+$("more").addEventListener("click", () => write(numberIn("length")));
+$("copy").addEventListener("click", () => {
+  getSelection().selectAllChildren($("written"));
+  document.execCommand("copy");  // also where a page may not use the clipboard
+});
 $("save").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([textWritten()]));
@@ -149,17 +159,19 @@ $("save").addEventListener("click", () => {
 });
 
 // Looking.
-const seen = { entries: [], cells: [], results: [], ranks: [] };
+const seen = { entries: [], cells: [], results: [], ranks: [], painted: 0 };
 const seenMap = new HeatMap($("seen"), box, place => {
   const cell = seen.cells[place], result = seen.results[cell.start - 1];
   return result ? description(seen.entries[cell.start], result) : null;
 });
 
 async function look() {
-  const entries = seen.entries = entriesOf($("given").value);
+  const given = entriesOf($("given").value), entries = given.slice(0, MOST_SEEN);
+  seen.entries = entries;
   seen.cells = cellsOf(entries);
   seen.results = [];
   seen.ranks = [];
+  seen.painted = 0;
   seenMap.show(seen.cells.map(cell => cell.text));
   $("mean").textContent = "";
   if (entries.length < 2) return;
@@ -171,7 +183,8 @@ async function look() {
   const mean = seen.results.reduce((sum, { nats }) => sum + nats, 0)
     / seen.results.length;
   $("mean").textContent = `mean loss ${mean.toFixed(4)} nats, `
-    + `${(mean / Math.LN2).toFixed(4)} bits per ${unit}`;
+    + `${(mean / Math.LN2).toFixed(4)} bits per ${unit}`
+    + (given.length > MOST_SEEN ? `, of the first ${MOST_SEEN}` : "");
   const { found } = await ask("rank", { series: seriesOf(entries.slice(0, -1)) });
   seen.ranks = found;
   $("rank").max = found.length - 1;
@@ -199,12 +212,15 @@ function seriesOf(entries) {
   return series;
 }
 
+// Paints the cells that are scored, from the first one that is not painted.
 function paintLosses() {
-  seen.cells.forEach(({ start, end }, place) => {
-    const nats = seen.results.slice(Math.max(0, start - 1), end - 1)
+  const { cells, results } = seen;
+  for (; cells[seen.painted]?.end <= results.length + 1; seen.painted++) {
+    const { start, end } = cells[seen.painted];
+    const nats = results.slice(Math.max(0, start - 1), end - 1)
       .reduce((sum, result) => sum + result.nats, 0);
-    seenMap.paint(place, start ? nats / MOST_NATS : 0);
-  });
+    seenMap.paint(seen.painted, start ? nats / MOST_NATS : 0);
+  }
 }
 
 async function paintUnit() {
@@ -225,6 +241,7 @@ $("given").addEventListener("input", () => {
 const colour = () => {
   const byUnit = $("colour").value === "unit";
   $("which").hidden = !byUnit;
+  seen.painted = 0;
   if (byUnit) paintUnit();
   else paintLosses();
 };

@@ -7,6 +7,7 @@ class HeatMap {
   // `describe` returns the nodes or strings for a place, or nothing.
   constructor(text, box, describe) {
     this.text = text;
+    this.cells = [];
     this.box = box;
     this.describe = describe;
     this.place = -1;
@@ -28,20 +29,22 @@ class HeatMap {
       if (!by) return;
       event.preventDefault();
       this.keeps = true;
-      const last = text.children.length - 1;
+      const last = this.cells.length - 1;
       this.look(Math.min(Math.max(this.place + by, 0), last));
     });
   }
 
   // Takes an array of strings, a cell each; keeps the first `kept` cells.
   show(characters, kept = 0) {
-    while (this.text.children.length > kept) this.text.lastChild.remove();
-    this.text.append(...characters.map((character, i) => {
+    const added = characters.map((character, i) => {
       const cell = document.createElement("i");
       cell.textContent = character;
       cell.place = kept + i;
       return cell;
-    }));
+    });
+    this.cells.splice(kept).forEach(cell => cell.remove());
+    this.cells.push(...added);
+    this.text.append(...added);
     if (this.place >= kept) this.look(-1);
   }
 
@@ -49,18 +52,18 @@ class HeatMap {
   paint(place, value) {
     const color = value > 0 ? "255 60 0" : "0 110 255";
     const alpha = (0.8 * Math.min(Math.abs(value), 1)).toFixed(2);
-    this.text.children[place].style.background = `rgb(${color} / ${alpha})`;
+    this.cells[place].style.background = `rgb(${color} / ${alpha})`;
   }
 
   // Moves the cursor to a place, and describes it; -1 hides the box.
   look(place) {
-    this.text.children[this.place]?.classList.remove("at");
+    this.cells[this.place]?.classList.remove("at");
     this.place = place;
     const nodes = place >= 0 ? this.describe(place) : null;
     this.box.hidden = !nodes;
     if (place < 0) this.keeps = false;
     if (!nodes) return;
-    this.text.children[place].classList.add("at");
+    this.cells[place].classList.add("at");
     this.box.replaceChildren(...nodes);
   }
 }
