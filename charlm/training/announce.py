@@ -31,7 +31,6 @@ _COUNTED = 300_000
 # Nats per character. With the model of English, most English texts are below
 # this, and all others above it (recipes/LOG.md).
 _TOO_FAR = 1.0
-_FEW_WINDOWS = 64  # a step: fewer leave a GPU waiting for the next operation
 COMPILES = (
   "compiles for the GPU: a first start on a kind of card can take minutes"
 )
@@ -217,7 +216,7 @@ def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
 
 
 def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
-  """Describes recipe, model and devices; warns of GPUs with little to do."""
+  """Describes recipe, model and devices."""
   config, model = run.config, trainer.model
   none = "none (--recipe=auto chooses one)"
   steps_per_epoch = trainer.batches.steps_per_epoch
@@ -245,11 +244,5 @@ def _describe_devices(trainer: Trainer, start: Start) -> str:
   replicas = f"{number} replicas" if number > 1 else "1 replica"
   if start["workers"] > 1:
     replicas += f" on each of {start['workers']} workers"
-  windows = trainer.batches.rows.stop - trainer.batches.rows.start
-  if kind == "GPU" and number > 1 and windows < _FEW_WINDOWS * number:
-    warn(
-      f"{windows // number} windows for each GPU: one GPU is probably as fast, "
-      "so give --num_replicas=1, or a larger --batch_size"
-    )
   name = f" ({start['gpus']['gpu']})" if start["gpus"] else ""
   return f"{kind}{name}, {replicas}"

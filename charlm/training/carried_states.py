@@ -16,10 +16,18 @@ _RESETS = 2**16
 
 
 class CarriedStates:
-  """What a replica does with the states of a step."""
+  """The states that each step goes on from, on each replica those of its rows.
+
+  Shapes: L layers, B rows of the global batch, R rows of a replica.
+  """
 
   def __init__(
-    self, model: LanguageModel, config: Config, steps_per_epoch: int
+    self,
+    model: LanguageModel,
+    config: Config,
+    *,
+    steps_per_epoch: int,
+    num_replicas: int,
   ) -> None:
     """Takes the config, which gives B and the rate of resets.
 
@@ -28,40 +36,42 @@ class CarriedStates:
     self._model, self._reset_rate = model, config.reset_rate
     self._steps_per_epoch = steps_per_epoch
     num_rows = config.batch_size if config.carry_state else 0
-    self.initial = model.pack(model.initial_states(num_rows))
+    self.initial = model.pack(model.initial_states(num_rows))  # [L, B, S]
+    self._own_rows = num_rows // num_replicas
 
-  def before(
-    self,
-    states: tf.Tensor,
-    seed: tf.Tensor,
-    *,
-    first_row: tf.Tensor,
-    num_rows: tf.Tensor,
-  ) -> State:
+  def own(self, states: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's rows of a tensor `[L, B, S]`."""
+    first = self._first_row()
+    return states[:, first : first + self._own_rows]
+
+  def joined(self, own: tf.Tensor) -> tf.Tensor:
+    """Returns the states of all rows, of which each replica has its own."""
+    shape = self.initial.shape
+    if not self._own_rows:
+      return own
+    first = self._first_row()
+    # Zeros in the place of the other replicas' rows: the sum joins them all.
+    padding = [[0, 0], [first, shape[1] - first - self._own_rows], [0, 0]]
+    context = tf.distribute.get_replica_context()
+    summed = context.all_reduce("SUM", tf.pad(own, padding))
+    return tf.ensure_shape(summed, shape)
+
+  def before(self, own: tf.Tensor, seed: tf.Tensor) -> State:
     """Returns the states from which a replica's rows start a step.
 
     They are the initial ones in rows to be reset.
 
     Args:
-      states: of all rows, after the step before.
+      own: the states of these rows after the step before.
       seed: `[2]`, of which the second is the number of the step.
-      first_row: of the replica.
-      num_rows: of the replica.
     """
     begins = seed[1] % self._steps_per_epoch == 0
-    uniform = uniform_numbers([1, states.shape[1], 1], seed, _RESETS)
+    uniform = uniform_numbers([1, self.initial.shape[1], 1], seed, _RESETS)
     # An epoch begins elsewhere in the text, where no state goes on.
     reset = begins | (uniform < self._reset_rate)
-    states = tf.where(reset, self.initial, states)
-    return self._model.unpack(states[:, first_row : first_row + num_rows])
+    own = tf.where(self.own(reset), self.own(self.initial), own)
+    return self._model.unpack(own)
 
-  def join(
-    self, after: State, *, first_row: tf.Tensor, num_rows: tf.Tensor
-  ) -> tf.Tensor:
-    """Returns the states of all rows, given those after a replica's rows."""
-    shape = self.initial.shape
-    # Zeros in the place of the other replicas' rows: the sum joins them all.
-    padding = [[0, 0], [first_row, shape[1] - first_row - num_rows], [0, 0]]
-    mine = tf.pad(self._model.pack(after), padding)
+  def _first_row(self) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
-    return tf.ensure_shape(context.all_reduce("SUM", mine), shape)
+    return context.replica_id_in_sync_group * self._own_rows

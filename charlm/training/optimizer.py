@@ -1,6 +1,7 @@
 """The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,17 @@ from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
 from charlm.system.devices import Choice
 
+
+def _by_xla(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Lets XLA compile a function."""
+  compiled = tf.function(function, autograph=False, jit_compile=True)
+  # An optimizer's attributes are looked for in checkpoints, if TensorFlow made
+  # them.
+  return lambda *args: compiled(*args)
+
+
+# On a GPU hundreds of operations are one launch.
+_COMPILED = Choice(lambda function: function, _by_xla)
 # Whether Muon's products of one shape are one: fewer kernels, slower on a CPU.
 MUON_TOGETHER = Choice(False, True)
 
@@ -26,8 +38,8 @@ _QUINTIC = 3.4445, -4.7750, 2.0315
 
 
 def clipped(
-  gradients: list[tf.Tensor], clip_norm: float
-) -> tuple[list[tf.Tensor], tf.Tensor]:
+  gradients: Sequence[tf.Tensor], clip_norm: float
+) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
   """Scales gradients down where their global norm is above `clip_norm`.
 
   They are summed over the replicas: Keras clips before. With 0 they stay.
@@ -54,6 +66,7 @@ class Adam(keras.optimizers.Optimizer):
   def __init__(
     self,
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    clip_norm: float = 0.0,
     undecayed: Sequence[str] = (),
     **kwargs: object,
   ) -> None:
@@ -61,6 +74,7 @@ class Adam(keras.optimizers.Optimizer):
 
     Args:
       learning_rate: a number, or a schedule.
+      clip_norm: the largest global norm of the gradients; 0: any.
       undecayed: parts of names of variables that the weight decay leaves out.
       **kwargs: other arguments of Keras' optimizers.
     """
@@ -69,7 +83,7 @@ class Adam(keras.optimizers.Optimizer):
     self._schedule = (
       learning_rate if isinstance(learning_rate, schedule) else None
     )
-    self._undecayed = undecayed
+    self._max_norm, self._undecayed = clip_norm, undecayed
 
   def build(self, variables: Sequence[keras.Variable]) -> None:
     """Makes the means of gradients and of their squares; Keras calls this."""
@@ -79,26 +93,46 @@ class Adam(keras.optimizers.Optimizer):
     self._momentums, self._velocities = self.add_optimizer_variables(
       variables, ["momentum", "velocity"]
     )
-    self._ids = [id(variable) for variable in variables]  # names may be equal
+    self._compile()
+
+  def _compile(self) -> None:
+    """Lets XLA compile the update on a GPU."""
+    self._compiled_update = _COMPILED.here(self._update)
 
   def apply_sums(
-    self,
-    gradients: Sequence[tf.Tensor],
-    variables: Sequence[keras.Variable],
-    step: tf.Tensor,
-  ) -> None:
-    """Updates the variables, each by one operation.
+    self, gradients: Sequence[tf.Tensor], step: tf.Tensor
+  ) -> tf.Tensor:
+    """Clips gradients, and updates the model's variables with them.
 
-    A weight decay takes one more operation. Call it on each replica with the
-    same gradients: Keras' `apply` would sum them over the replicas. `step`
-    equals `iterations`, but is on the host: a schedule with a condition would
-    wait for the GPU, which has `iterations`.
+    Call it on each replica with the same gradients: Keras' `apply` would sum
+    them over the replicas. `step` equals `iterations`, but is on the host: a
+    schedule with a condition would wait for the GPU, which has `iterations`.
+
+    Returns the global norm of the gradients before they are clipped.
     """
-    rate = self._rate(step)
+    return self._compiled_update(gradients, self._rate(step))
+
+  def _update(
+    self, gradients: Sequence[tf.Tensor], rate: tf.Tensor
+  ) -> tf.Tensor:
+    gradients, norm = clipped(gradients, self._max_norm)
+    self._update_by_adam(range(len(gradients)), gradients, rate)
+    return norm
+
+  def _update_by_adam(
+    self,
+    indices: Iterable[int],
+    gradients: Sequence[tf.Tensor],
+    rate: tf.Tensor,
+  ) -> None:
+    """Updates some of the variables, each by one operation; counts the step.
+
+    A weight decay takes one more operation.
+    """
     count = tf.cast(self.iterations.value + 1, rate.dtype)
     beta1_power, beta2_power = self.beta_1**count, self.beta_2**count
-    for gradient, variable in zip(gradients, variables, strict=True):
-      index = self._ids.index(id(variable))
+    for index in indices:
+      variable = self._trainable_variables[index]
       self._decay(variable, rate)
       # On a replica, a handle is that of the replica's own copy.
       tf.raw_ops.ResourceApplyAdam(
@@ -111,9 +145,9 @@ class Adam(keras.optimizers.Optimizer):
         beta1=self.beta_1,
         beta2=self.beta_2,
         epsilon=self.epsilon,
-        grad=gradient,
+        grad=gradients[index],
       )
-    self.iterations.assign_add(1)
+    _subtract(self.iterations, -tf.ones([], self.iterations.dtype))
 
   def _rate(self, step: tf.Tensor) -> tf.Tensor:
     """Returns the learning rate of a step, whose number is on the host."""
@@ -155,50 +189,89 @@ class Muon(Adam):
     """
     super().__init__(**kwargs)
     self._product_dtype, self._faster = product_dtype, faster
-    self._matrices = matrices
+    self._gates = matrices
 
-  def apply_sums(
-    self,
-    gradients: Sequence[tf.Tensor],
-    variables: Sequence[keras.Variable],
-    step: tf.Tensor,
-  ) -> None:
-    """Updates the variables, as `Adam.apply_sums` does."""
-    rate = self._rate(step)
-    pairs = list(zip(gradients, variables, strict=True))
-    gates = self._matrices
-    matrices = [(g, v) for g, v in pairs if v.path in gates]
-    others = [(g, v) for g, v in pairs if v.path not in gates]
+  def _compile(self) -> None:
+    variables = self._trainable_variables
+    # By the index of a matrix: its number of parts.
+    self._matrices = {
+      i: _num_parts(variable.shape, self._gates[variable.path])
+      for i, variable in enumerate(variables)
+      if variable.path in self._gates
+    }
+    self._others = sorted({*range(len(variables))} - self._matrices.keys())
+    functions = self._parts, self._own_orthogonal, self._apply_parts
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+      super()._compile()
+    else:  # XLA cannot compile a sum over the replicas
+      self._compiled_update = self._update
+      functions = tuple(map(_COMPILED.here, functions))
+    self._compiled_functions = functions
+
+  def _update(
+    self, gradients: Sequence[tf.Tensor], rate: tf.Tensor
+  ) -> tf.Tensor:
+    parts_of, own_orthogonal, apply_parts = self._compiled_functions
+    gradients, parts, norm = parts_of(gradients)
     context = tf.distribute.get_replica_context()
+    num_replicas = context.num_replicas_in_sync
     # A number, not a tensor: each replica is traced by itself, and has in its
     # graph the products of its own parts alone.
     index = tf.get_static_value(context.replica_id_in_sync_group)
-    replicas = context.num_replicas_in_sync
-    parts = [
-      _parts(self._momentum(gradient, matrix), gates[matrix.path])
-      for gradient, matrix in matrices
-    ]
-    # Each replica computes some of the parts; the sum gives all to every one.
-    flat = tf.nest.flatten(parts)
-    own = [i for i in range(len(flat)) if i % replicas == index]
-    made = self._all_orthogonal({i: flat[i] for i in own})
-    updates = [
-      made[i] if i in made else tf.zeros_like(part)
-      for i, part in enumerate(flat)
-    ]
-    updates = context.all_reduce("SUM", updates)
-    updates = tf.nest.pack_sequence_as(parts, updates)
-    for (_, variable), update in zip(matrices, updates, strict=True):
-      self._decay(variable, rate)
-      _subtract(variable, rate * tf.concat(update, axis=1))
-    super().apply_sums([g for g, _ in others], [v for _, v in others], step)
+    own = tuple(range(index, len(parts), num_replicas))
+    updates = own_orthogonal(parts, own)
+    if num_replicas > 1:
+      # Each replica computes some of the parts; the sum gives all to every one.
+      updates = context.all_reduce("SUM", updates)
+    apply_parts(updates, gradients, rate)
+    return norm
 
-  def _momentum(self, gradient: tf.Tensor, matrix: keras.Variable) -> tf.Tensor:
+  def _parts(
+    self, gradients: Sequence[tf.Tensor]
+  ) -> tuple[Sequence[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+    """Clips gradients, and moves the matrices' momenta.
+
+    Returns the gradients, what Muon makes orthogonal, and the gradients' norm.
+    """
+    gradients, norm = clipped(gradients, self._max_norm)
+    parts = [
+      part
+      for i, number in self._matrices.items()
+      for part in tf.split(self._momentum(i, gradients[i]), number, axis=1)
+    ]
+    return gradients, parts, norm
+
+  def _own_orthogonal(
+    self, parts: Sequence[tf.Tensor], own: Collection[int]
+  ) -> list[tf.Tensor]:
+    """Makes some parts nearly orthogonal, and the others zero."""
+    made = self._all_orthogonal({i: parts[i] for i in own})
+    return [
+      made[i] if i in made else tf.zeros_like(part)
+      for i, part in enumerate(parts)
+    ]
+
+  def _apply_parts(
+    self,
+    updates: Sequence[tf.Tensor],
+    gradients: Sequence[tf.Tensor],
+    rate: tf.Tensor,
+  ) -> None:
+    """Updates the matrices by parts, and the others by Adam."""
+    left = iter(updates)
+    for index, number in self._matrices.items():
+      matrix = self._trainable_variables[index]
+      self._decay(matrix, rate)
+      update = tf.concat([*itertools.islice(left, number)], axis=1)
+      _subtract(matrix, rate * update)
+    self._update_by_adam(self._others, gradients, rate)
+
+  def _momentum(self, index: int, gradient: tf.Tensor) -> tf.Tensor:
     """Sets m to b m + g; returns b m + g with the new m (Nesterov).
 
     b rises from 0.85 to 0.95 in the first 300 steps.
     """
-    momentum = self._momentums[self._ids.index(id(matrix))]
+    momentum = self._momentums[index]
     # From a table: TensorFlow would rewrite a formula in the graphs of some
     # replicas alone, whose results would then differ in their last bits.
     b = tf.gather(_RISE, tf.minimum(self.iterations.value, len(_RISE) - 1))
@@ -238,15 +311,16 @@ class Muon(Adam):
     return tf.cast(x, matrix.dtype) * (_SCALE * max(rows, columns) ** 0.5)
 
 
-def _parts(update: tf.Tensor, num_gates: int) -> list[tf.Tensor]:
-  """Splits the update `[N, K * M]` of a matrix into K gates, or their halves.
+def _num_parts(shape: Sequence[int], num_gates: int) -> int:
+  """Returns into how many parts Muon splits a matrix `[N, K * M]` of K gates.
 
-  Where N = M, and M is even, a gate is split into two matrices `[N, M / 2]`:
-  their products take half the time, and the loss was no higher.
+  They are the gates. Where N = M, and M is even, a gate is split into two
+  matrices `[N, M / 2]`: their products take half the time, and the loss was no
+  higher.
   """
-  num_inputs, columns = update.shape
+  num_inputs, columns = shape
   halves = columns == num_gates * num_inputs and num_inputs % 2 == 0
-  return tf.split(update, 2 * num_gates if halves else num_gates, axis=1)
+  return 2 * num_gates if halves else num_gates
 
 
 def _subtract(variable: keras.Variable, update: tf.Tensor) -> None:
@@ -299,7 +373,7 @@ def build_optimizer(
   decay = config.weight_decay or None
   undecayed = ["bias", "gain"]  # they only shift and scale: hardly overfit
   if config.optimizer == "adam":
-    return Adam(learning_rate, undecayed, weight_decay=decay)
+    return Adam(learning_rate, config.clip_norm, undecayed, weight_decay=decay)
   matrices = {matrix.path: gates for matrix, gates in model.matrices()}
   if not matrices:
     raise InputError(
@@ -311,6 +385,7 @@ def build_optimizer(
     matrices=matrices,
     faster=[weight.path for weight in model.dense.weights],
     learning_rate=learning_rate,
+    clip_norm=config.clip_norm,
     # Kernels need a decay that is too large for embeddings.
     undecayed=[*undecayed, "embeddings"],
     weight_decay=decay,

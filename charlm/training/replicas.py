@@ -32,6 +32,9 @@ _BITS = {1: tf.uint8, 2: tf.uint16, 4: tf.uint32, 8: tf.int64}
 # On a CPU a step is many small operations, which each replica would repeat. Up
 # to this many windows a step, one replica on all cores is fastest.
 _FEW_WINDOWS = 4
+# Of a step, for each GPU. Several GPUs cost the host three times as much time a
+# step as one, by host times alone (docs/machines.md).
+GPU_WINDOWS = 128
 # By precision: from this many units on, one replica keeps all cores of a CPU
 # busy. More replicas take more memory, for a copy of the weights each, and
 # mostly no less time (recipes/LOG.md).
@@ -45,9 +48,9 @@ def number_of_replicas(
 
   Args:
     config: gives windows, units, and precision.
-    asked: `--num_replicas`. By default, all GPUs, or one CPU device for each
-      core, of which several workers have one; lowered to a divisor of the
-      windows, or to one where that is faster.
+    asked: `--num_replicas`. By default, as many GPUs as get 128 windows each,
+      or one CPU device for each core, of which several workers have one; one
+      at least, and one where that is faster.
     gru: `--gru`.
     num_workers: of the cluster.
 
@@ -55,11 +58,13 @@ def number_of_replicas(
   """
   several = num_workers > 1
   num_gpus = len(tf.config.get_visible_devices("GPU"))
-  number = asked or num_gpus or 1
-  if not asked and not several:
-    alone = reason_for_one_replica(config, gru)
-    at_most = 1 if alone else num_gpus or num_cores()
-    number = largest_divisor(config.batch_size, at_most)
+  windows = config.batch_size // num_workers
+  if num_gpus:
+    most = min(num_gpus, max(1, windows // GPU_WINDOWS))
+  else:
+    alone = several or reason_for_one_replica(config, gru)
+    most = 1 if alone else num_cores()
+  number = asked or largest_divisor(windows, most)
   # TensorFlow gives each of several workers one CPU device.
   at_most = num_gpus or (1 if several else number)
   if number > at_most:

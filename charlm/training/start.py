@@ -173,8 +173,7 @@ def _set_up_devices(options: TrainOptions) -> Cluster:
     num_workers=max(1, len(addresses)),
   )
   if len(addresses) > 1:
-    if options.num_replicas:
-      use_first_gpus(num_replicas)
+    use_first_gpus(num_replicas)
     cluster = connect(addresses, index)
   else:
     strategy = create_strategy(num_replicas, or_fewer=not options.num_replicas)

@@ -19,7 +19,7 @@ from charlm.system.devices import (
   tensor_float_32,
 )
 from charlm.training.carried_states import CarriedStates
-from charlm.training.optimizer import Adam, build_optimizer, clipped
+from charlm.training.optimizer import Adam, build_optimizer
 
 # Up to this many windows a step, XLA compiles the steps of a single replica on
 # a CPU (recipes/LOG.md).
@@ -101,7 +101,12 @@ class Trainer:
     names: list[str] = strategy.extended.worker_devices
     # The devices of this worker's replicas, such as `CPU:0`.
     self.devices = [name.rpartition("device:")[2] for name in names]
-    self._carried = CarriedStates(model, config, batches.steps_per_epoch)
+    self._carried = CarriedStates(
+      model,
+      config,
+      steps_per_epoch=batches.steps_per_epoch,
+      num_replicas=strategy.num_replicas_in_sync,
+    )
     self.train_state = TrainState(self._carried.initial)
     self._steps_per_call = 1
     self._characters, self._seconds = 0, 0.0  # since the metrics were taken
@@ -232,28 +237,36 @@ class Trainer:
       """Takes the step of batch `i` on all replicas."""
       with tf.device("CPU:0"):  # what needs it reads it there
         number = tf.cast(start + i, tf.int64)
-      results = strategy.run(self._replica_step, (windows[i], states, number))
-      # All replicas have the same.
-      loss, norm, states = (
-        strategy.experimental_local_results(result)[0] for result in results
+      loss, norm, states = strategy.run(
+        self._replica_step, (windows[i], states, number)
       )
-      return i + 1, states, losses.write(i, loss), norms.write(i, norm)
+      losses = losses.write(i, self._first(loss))
+      return i + 1, states, losses, norms.write(i, self._first(norm))
 
     losses = tf.TensorArray(tf.float32, num_steps)
     norms = tf.TensorArray(tf.float32, num_steps)
-    _, states, losses, norms = tf.while_loop(
-      lambda i, *_: i < num_steps, step, (0, states, losses, norms)
+    # Each replica keeps the states of its rows until the last step.
+    own = strategy.run(self._carried.own, (states,))
+    _, own, losses, norms = tf.while_loop(
+      lambda i, *_: i < num_steps, step, (0, own, losses, norms)
     )
+    states = self._first(strategy.run(self._carried.joined, (own,)))
     return losses.stack(), norms.stack(), states
+
+  def _of_any_replica(
+    self, value: tf.distribute.DistributedValues
+  ) -> tf.Tensor:
+    """Returns a value that all replicas have the same."""
+    return self._strategy.experimental_local_results(value)[0]
 
   def _replica_step(
     self, windows: tf.Tensor, states: tf.Tensor, step: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes a replica's part in one step: loss, gradient, and update.
 
-    Takes the windows `[rows of this worker, T + 1]`, the states of all rows
-    `[num_layers, B, S]`, and the number of the step. Returns loss and gradient
-    norm of the whole batch, and the states after the step.
+    Takes the windows `[rows of this worker, T + 1]`, the states of the
+    replica's rows `[num_layers, rows, S]`, and the number of the step. Returns
+    loss and gradient norm of the whole batch, and the states after the step.
     """
     context = tf.distribute.get_replica_context()
     rows = tf.shape(windows)[0] // len(self.devices)  # of this replica
@@ -265,18 +278,14 @@ class Trainer:
       seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
-      before = self._carried.before(
-        states, seed, first_row=first, num_rows=rows
-      )
+      before = self._carried.before(states, seed)
     masks = self.model.dropout_masks(mine[:, :-1], seed)
     loss, gradients, after = self._loss_and_gradients(mine, before, masks)
     # Together: a sum over GPUs takes mostly the time of its start.
     loss, *gradients = context.all_reduce("SUM", [loss, *gradients])
-    gradients, norm = clipped(gradients, self._config.clip_norm)
-    variables = self.model.trainable_variables
-    self.optimizer.apply_sums(gradients, variables, step)
+    norm = self.optimizer.apply_sums(gradients, step)
     if self._config.carry_state:
-      states = self._carried.join(after, first_row=first, num_rows=rows)
+      states = self.model.pack(after)
     return loss, norm, states
 
   def _gradients(
