@@ -253,10 +253,8 @@ class Trainer:
     states = self._first(strategy.run(self._carried.joined, (own,)))
     return losses.stack(), norms.stack(), states
 
-  def _of_any_replica(
-    self, value: tf.distribute.DistributedValues
-  ) -> tf.Tensor:
-    """Returns a value that all replicas have the same."""
+  def _first(self, value: tf.distribute.DistributedValues) -> tf.Tensor:
+    """Returns the first replica's value; all have the same."""
     return self._strategy.experimental_local_results(value)[0]
 
   def _replica_step(
