@@ -8,12 +8,21 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
-# Where the driver shows its devices: Linux, and Linux inside Windows.
-_DEVICE_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")
+# What NVIDIA's driver shows: under Linux, and where Windows has it and Linux
+# runs inside. There /dev/dxg alone can be a GPU of AMD or Intel.
+_IN_WINDOWS = "/usr/lib/wsl/lib/libcuda.so.1"
+_DEVICE_FILES = ("/dev/nvidia[0-9]*", _IN_WINDOWS)
 _CUDA_12 = 12000  # as the driver writes its version
 _DRIVER = "install NVIDIA's driver, 525 or later"
+# TensorFlow's compute_90 is PTX 8.5, which older drivers cannot compile.
+_PTX = 12050
+# The capabilities of TensorFlow 2.21, for versions that do not list theirs.
+_BUILT_FOR = ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")
+# cuDNN's first version that asks for a compute capability of 7.5.
+_CUDNN_FOR_TURING, _TURING = (9, 11), (7, 5)
 _INSTALL = "pip install -e '.[cuda]'"
 # What TensorFlow opens, by the wheel's folder, and nvJitLink, which cuSPARSE
 # opens. Each comes after those that it needs.
@@ -76,19 +85,54 @@ def _all_hidden() -> bool:
   return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
 
 
-def has_code(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
-  """Tells whether a TensorFlow that is built for some GPUs can use another.
+def problem_of_card(
+  name: str, capability: tuple[int, int], built: Mapping[str, Any]
+) -> str:
+  """Returns why TensorFlow cannot compute on a GPU, or nothing.
 
   Args:
+    name: of the GPU.
     capability: the GPU's compute capability.
-    built_for: names such as `sm_89` or `compute_90`.
+    built: TensorFlow's build information.
   """
+  major, minor = capability
+  card = f"{name}, compute capability {major}.{minor}"
+  built_for = built.get("cuda_compute_capabilities", _BUILT_FOR)
+  codes = _codes_for(capability, built_for)
+  if not codes:
+    tensorflow = importlib.metadata.version("tensorflow")
+    return f"TensorFlow {tensorflow} has no code for {card}"
+  only_ptx = all(code.startswith("compute") for code in codes)
+  if only_ptx and (version := _cuda_of_driver()) < _PTX:
+    return (
+      f"the driver, for CUDA {_cuda(version)}, cannot compile TensorFlow's "
+      f"code for {card} (driver 555 or later can)"
+    )
+  if capability < _TURING:
+    cudnn = versions(built)["cudnn"]
+    if (found := re.match(r"(\d+)\.(\d+)\.", cudnn)) and (
+      tuple(map(int, found.groups())) >= _CUDNN_FOR_TURING
+    ):
+      return (
+        f"cuDNN {cudnn} has no code for {card} "
+        "(.venv/bin/pip install 'nvidia-cudnn-cu12<9.11' has)"
+      )
+  return ""
+
+
+def _codes_for(
+  capability: tuple[int, int], built_for: Iterable[str]
+) -> list[str]:
+  """Returns which of names such as `sm_89` and `compute_90` a GPU can use."""
   found = [re.fullmatch(r"\w+_(\d+)(\d)[a-z]?", name) for name in built_for]
-  versions = [(int(match[1]), int(match[2])) for match in found if match]
   # A GPU runs the code of its generation's older ones. The driver translates
   # `compute_90` for later generations, too, but XLA then ends the process.
   major, minor = capability
-  return any(major == other and minor >= low for other, low in versions)
+  return [
+    match[0]
+    for match in found
+    if match and int(match[1]) == major and int(match[2]) <= minor
+  ]
 
 
 def reason_for_no_gpu() -> str:
@@ -104,12 +148,13 @@ def driver_problem() -> str:
   try:
     driver = ctypes.CDLL("libcuda.so.1")
   except OSError as error:
-    return f"{error}: {_DRIVER}"
-  version = ctypes.c_int()
-  driver.cuDriverGetVersion(ctypes.byref(version))
-  if version.value < _CUDA_12:
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return f"the driver is for CUDA {cuda}, and 12 is needed: {_DRIVER}"
+    where = " in Windows, not here" if os.path.exists("/dev/dxg") else ""
+    return f"{error}: {_DRIVER}{where}"
+  version = _cuda_of_driver()
+  if version < _CUDA_12:
+    return (
+      f"the driver is for CUDA {_cuda(version)}, and 12 is needed: {_DRIVER}"
+    )
   if not (status := driver.cuInit(0)):
     return ""
   text = ctypes.c_char_p()
@@ -121,6 +166,17 @@ def driver_problem() -> str:
     f"the driver's cuInit says '{said}' (error {status}{given}): check it with "
     "nvidia-smi"
   )
+
+
+def _cuda_of_driver() -> int:
+  """Returns the newest version of CUDA that the driver is for, as 12020."""
+  version = ctypes.c_int()
+  ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+  return version.value
+
+
+def _cuda(version: int) -> str:
+  return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def versions(built_for: Mapping[str, str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ import tensorflow as tf
 from charlm.errors import HungError, InputError
 from charlm.system.cuda import (
   driver_problem,
-  has_code,
   nvidia_device,
+  problem_of_card,
   reason_for_no_gpu,
 )
 from charlm.system.messages import warn
@@ -89,12 +89,12 @@ def choose_device(device: str, start: bool = True) -> None:
 def _set_up_gpus(device: str) -> None:
   """Sets up the GPUs that TensorFlow is to use, and hides the others.
 
-  Raises InputError: `gpu`, if TensorFlow has code for none.
+  Raises InputError: `gpu`, if TensorFlow cannot compute on any.
   """
   gpus = tf.config.get_visible_devices("GPU")
   usable = []
   if device != "cpu":
-    problems = {gpu: _lack_of_code(gpu) for gpu in gpus}
+    problems = {gpu: _problem_of(gpu) for gpu in gpus}
     usable = [gpu for gpu in gpus if not problems[gpu]]
     problem = "; ".join(filter(None, problems.values()))
     if problem and device == "gpu" and not usable:
@@ -136,19 +136,14 @@ def tensor_float_32() -> Iterator[None]:
     enable(False)
 
 
-def _lack_of_code(gpu: tf.config.PhysicalDevice) -> str:
-  """Returns that this TensorFlow has no code for a GPU, or nothing."""
+def _problem_of(gpu: tf.config.PhysicalDevice) -> str:
+  """Returns why TensorFlow cannot compute on a GPU, or nothing."""
   details = tf.config.experimental.get_device_details(gpu)
   capability = details.get("compute_capability")
-  built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities")
-  if not capability or not built_for or has_code(capability, built_for):
+  if not capability:
     return ""
   name = details.get("device_name", gpu.name)
-  major, minor = capability
-  return (
-    f"TensorFlow {tf.__version__} has no code for {name}, compute capability "
-    f"{major}.{minor}"
-  )
+  return problem_of_card(name, capability, tf.sysconfig.get_build_info())
 
 
 def _reason_for_none() -> str:
@@ -262,9 +257,9 @@ def use_first_gpus(number: int) -> None:
 
 
 def most_gpus() -> int:
-  """Returns how many GPUs TensorFlow has code for, used or not."""
+  """Returns how many GPUs TensorFlow can compute on, used or not."""
   gpus = tf.config.list_physical_devices("GPU")
-  return len([gpu for gpu in gpus if not _lack_of_code(gpu)])
+  return len([gpu for gpu in gpus if not _problem_of(gpu)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:

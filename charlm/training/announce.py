@@ -15,8 +15,10 @@ from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.ngram import KneserNey
 from charlm.model.language_model import LanguageModel
 from charlm.runs.run import Run, Start
-from charlm.system.devices import kind_of_device
+from charlm.system.devices import kind_of_device, most_gpus
 from charlm.system.messages import beginning, say, show_bar, warn
+from charlm.training.recipes import FOR_GPUS
+from charlm.training.replicas import GPU_WINDOWS
 from charlm.training.trainer import Trainer
 
 _COLUMNS = 79  # a line of 80 would wrap
@@ -234,6 +236,7 @@ def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
       "model", f"{config.layer}, {size}, {model.count_params():,} weights"
     )
     + _line("device", _describe_devices(trainer, start))
+    + _describe_choices_for_gpus(run, trainer)
     + _line("run", f"{run.path} ({hint})")
   )
 
@@ -246,3 +249,16 @@ def _describe_devices(trainer: Trainer, start: Start) -> str:
     replicas += f" on each of {start['workers']} workers"
   name = f" ({start['gpus']['gpu']})" if start["gpus"] else ""
   return f"{kind}{name}, {replicas}"
+
+
+def _describe_choices_for_gpus(run: Run, trainer: Trainer) -> str:
+  """Returns what else could be chosen on a GPU, if anything."""
+  if kind_of_device() == "CPU":
+    return ""
+  lines = ""
+  if (number := len(trainer.devices)) < (there := most_gpus()):
+    more = f"more where each gets {GPU_WINDOWS} windows (--num_replicas)"
+    lines += _line("", f"{number} of {there} GPUs: {more}")
+  if larger := FOR_GPUS.get(run.config.recipe):
+    lines += _line("", f"--recipe={larger} is larger, but was never tried out")
+  return lines

@@ -19,6 +19,9 @@ SIZES_OF_AUTO = (
   (30_000_000, "text-10M"),
   (2**63, "text-100M"),
 )
+# Larger models for those sizes, by what `auto` chooses. `auto` does not choose
+# them: nobody has trained them on a GPU.
+FOR_GPUS = {"text-10M": "gpu-10M", "text-100M": "gpu-100M"}
 # With `--init_from`, `auto` chooses the recipe `finetune` up to this size.
 FINETUNE_AT_MOST = 600_000
 

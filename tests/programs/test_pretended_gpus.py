@@ -115,5 +115,5 @@ def test_a_training_on_gpus(
   assert gpus["driver"] == "570.1"
   assert gpus.keys() == {"gpu", "driver", "cuda", "cudnn", "nccl"}
   printed, warned = capsys.readouterr()
-  assert "12 windows for each GPU: one GPU is probably as fast" in warned
+  assert not warned
   assert printed.count("a first start on a kind of card can take minutes") == 1

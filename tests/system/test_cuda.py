@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import importlib.metadata
+import os
 import pathlib
 
 import pytest
@@ -128,24 +129,54 @@ def test_the_library_that_is_missing_is_named(machine: Machine) -> None:
   assert cuda.reason_for_no_gpu() == f"{expected}pip install -e '.[cuda]'"
 
 
+_BUILT = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]
+
+
 @pytest.mark.parametrize(
-  ("capability", "usable"),
+  ("capability", "built_for", "problem"),
   [
-    ((6, 1), True),
-    ((8, 9), True),
-    ((5, 2), False),
-    ((12, 0), False),
+    ((8, 9), _BUILT, ""),
+    ((8, 6), ["sm_89"], "no code for A card, compute capability 8.6"),
+    ((5, 2), _BUILT, "no code for A card, compute capability 5.2"),
+    ((12, 0), _BUILT, "no code for A card, compute capability 12.0"),
+    ((12, 0), None, "no code for A card, compute capability 12.0"),
+    ((12, 0), [*_BUILT, "sm_120a"], ""),
+    ((7, 5), _BUILT, ""),
+    ((7, 0), _BUILT, "cuDNN 9.28.0.42 has no code for A card"),
+    ((9, 0), _BUILT, "driver 555 or later can"),
+    ((9, 0), [*_BUILT, "sm_90"], ""),
   ],
 )
-def test_the_generations_that_the_wheel_has_code_for(
-  capability: tuple[int, int], usable: bool
+def test_the_cards_that_tensorflow_and_cudnn_have_code_for(
+  capability: tuple[int, int],
+  built_for: list[str] | None,
+  problem: str,
+  machine: Machine,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  built_for = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]
-  assert cuda.has_code(capability, built_for) == usable
-  assert cuda.has_code(capability, [*built_for, "sm_100", "sm_120a"]) == (
-    usable or capability[0] >= 10
-  )
-  assert not cuda.has_code((8, 6), ["sm_89"])
+  monkeypatch.setattr(importlib.metadata, "version", lambda _: "9.28.0.42")
+  built = {"cuda_compute_capabilities": built_for} if built_for else {}
+  found = cuda.problem_of_card("A card", capability, built)
+  assert problem in found
+  assert bool(problem) == bool(found)
+
+
+def test_what_makes_a_card_usable(
+  machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  built = {"cuda_compute_capabilities": _BUILT}
+  monkeypatch.setattr(importlib.metadata, "version", lambda _: "9.10.2.21")
+  machine.driver = Driver(version=12050)
+  for capability in (6, 1), (7, 0), (9, 0):
+    assert cuda.problem_of_card("A card", capability, built) == ""
+
+
+def test_a_driver_inside_windows_belongs_there(
+  machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  machine.driver = None
+  monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/dxg")
+  assert cuda.reason_for_no_gpu().endswith("later in Windows, not here")
 
 
 class ManagementLibrary:

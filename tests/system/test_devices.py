@@ -103,7 +103,7 @@ def test_a_card_that_tensorflow_has_no_code_for_leaves_the_cpu(
 def test_the_other_cards_remain(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  gpus = Gpus((12, 0), (8, 9), (9, 0))
+  gpus = Gpus((12, 0), (8, 9), (8, 9))
   pretend_gpus(monkeypatch, gpus)
   choose_device("gpu")
   assert gpus.visible == gpus.physical[1:]
@@ -143,12 +143,12 @@ def test_a_gpu_whose_driver_is_too_old_is_told_so(
 def test_only_the_gpus_that_are_used_are_opened(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  for batch_size, asked, used in ((6, 0, 3), (8, 0, 2), (8, 1, 1)):
+  for windows, asked, used in ((384, 0, 3), (256, 0, 2), (64, 0, 1), (6, 2, 2)):
     gpus = Gpus((8, 9), (8, 9), (8, 9))
     pretend_gpus(monkeypatch, gpus)
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
     number = number_of_replicas(
-      Config(batch_size=batch_size), asked=asked, gru="auto"
+      Config(batch_size=windows), asked=asked, gru="auto"
     )
     strategy = devices.create_strategy(number)
     assert strategy == ["GPU:0", "GPU:1", "GPU:2"][:used]
