@@ -95,13 +95,16 @@ def linear_recurrence(
 def _scan(kept: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
   """Returns the states from a state of zero, all `[B, T, H]`."""
   if LINEAR_SCAN.here == "scan" and kept.shape[1] is not None:
-    # The pair (a, b) stands for h -> a h + b; two in a row are one again.
-    _, states = keras.ops.associative_scan(
-      lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1]),
-      (kept, added),
-      axis=1,
-    )
-    return tf.ensure_shape(states, added.shape)
+    # (kept, added) stands for h -> kept h + added over the last `span` time
+    # steps; such a pair after the pair of the steps before stands for twice as
+    # many.
+    span = 1
+    while span < kept.shape[1]:
+      padding = [[0, 0], [span, 0], [0, 0]]
+      added += kept * tf.pad(added[:, :-span], padding)
+      kept *= tf.pad(kept[:, :-span], padding)
+      span *= 2
+    return added
   kept, added = (tf.transpose(x, [1, 0, 2]) for x in (kept, added))
   num_steps = tf.shape(added)[0]
   array = tf.TensorArray(added.dtype, num_steps, element_shape=added.shape[1:])
