@@ -1,8 +1,9 @@
 """Runs a program of charlm on the null card: run.py train.py FLAGS.
 
 What it reads from the card is garbage, which is replaced: numbers by 1, ids by
-0. The number of steps is set from the host. What charlm checks on several cards
-may fail, since nothing is added up: it is run, and ignored.
+0, and whether a variable has a value by True. The number of steps is set from
+the host. What charlm checks on several cards may fail, since nothing is added
+up: it is run, and ignored.
 """
 
 import contextlib
@@ -11,21 +12,17 @@ import pathlib
 import sys
 from typing import Any
 
-_ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(_ROOT))
-import charlm  # noqa: F401, I001  sets what TensorFlow says on stderr
-from charlm.system.process import import_quietly
-
-import_quietly("tensorflow", "keras")
 import numpy as np
-from tensorflow.python.framework import ops
 
 from charlm.errors import DivergedError, InputError
-from charlm.training.replicas import Replicas
-from charlm.training.trainer import Trainer
+from charlm.system.process import import_quietly
+
+_ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _replace_garbage() -> None:
+  from tensorflow.python.framework import ops
+
   tensor = ops._EagerTensorBase
   read = tensor._numpy
 
@@ -33,7 +30,7 @@ def _replace_garbage() -> None:
     value = read(self)
     if "GPU" not in self.backing_device:
       return value
-    if self.dtype.is_floating:
+    if self.dtype.is_floating or self.dtype.is_bool:
       return np.ones_like(value)
     return value if np.ndim(value) == 0 else np.zeros_like(value)
 
@@ -41,13 +38,15 @@ def _replace_garbage() -> None:
 
 
 def _count_steps() -> None:
+  from charlm.training.trainer import Trainer
+
   make, take = Trainer.__init__, Trainer._run_steps
 
-  def make_and_set(self: Trainer, **kwargs: Any) -> None:
+  def make_and_set(self: Any, **kwargs: Any) -> None:
     make(self, **kwargs)
     self.optimizer.iterations.assign(np.array(0))
 
-  def run_and_count(self: Trainer, start: int, stop: int) -> float:
+  def run_and_count(self: Any, start: int, stop: int) -> float:
     loss = take(self, start, stop)
     self.optimizer.iterations.assign(np.array(stop))
     return loss
@@ -56,10 +55,12 @@ def _count_steps() -> None:
 
 
 def _ignore_replicas() -> None:
+  from charlm.training.replicas import Replicas
+
   for name in ("check_start", "check_weights"):
     check = getattr(Replicas, name)
 
-    def run(self: Replicas, check: Any = check) -> None:
+    def run(self: Any, check: Any = check) -> None:
       with contextlib.suppress(InputError, DivergedError):
         check(self)
 
@@ -67,8 +68,10 @@ def _ignore_replicas() -> None:
 
 
 if __name__ == "__main__":
+  import_quietly("tensorflow", "keras")
   _replace_garbage()
   _count_steps()
   _ignore_replicas()
+  sys.path.insert(0, str(_ROOT))
   program = importlib.import_module(sys.argv[1].removesuffix(".py"))
   sys.exit(program.main(sys.argv[1:]))
