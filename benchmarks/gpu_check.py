@@ -326,14 +326,14 @@ def resume(check: Check) -> Rows:
 
 
 # How many seconds each part may take. A first start on a new kind of card
-# compiles for minutes; a sum that hangs is told after one.
+# compiles for minutes; a sum that hangs is told after three.
 _PARTS: dict[str, tuple[Callable[[Check], Rows], int]] = {
   "devices": (devices, 120),
   "values": (values, 120),
   "steps": (steps, 240),
   "uses": (uses, 90),
   "profile": (profile, 90),
-  "cards": (cards, 150),
+  "cards": (cards, 240),
   "resume": (resume, 120),
 }
 

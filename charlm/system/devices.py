@@ -21,7 +21,8 @@ from charlm.system.messages import warn
 NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
 BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
 _Value = TypeVar("_Value")
-_ANSWER_SECONDS = 60.0  # that a first sum over GPUs may take
+# That a first sum over GPUs may take: the driver may compile before.
+_ANSWER_SECONDS = 180.0
 _CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
 _Result = TypeVar("_Result")
 
@@ -216,7 +217,7 @@ def create_strategy(
 def first_sum(add: Callable[[], _Result], over: str) -> _Result:
   """Returns the result of the first sum over some devices, which may hang.
 
-  Raises HungError: GPUs do not answer within a minute.
+  Raises HungError: GPUs do not answer within three minutes.
   """
   if kind_of_device() == "CPU":
     return add()

@@ -6,7 +6,6 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.errors import DivergedError, InputError
 from charlm.system.devices import (
-  BIOS_REMEDY,
   NCCL_REMEDY,
   first_sum,
   kind_of_device,
@@ -108,37 +107,29 @@ class Replicas:
     """Takes this worker's trainer; all workers make each call together."""
     self._cluster, self._trainer = cluster, trainer
     self._several = cluster.strategy.num_replicas_in_sync > 1
-    signature = [tf.TensorSpec([], tf.float32)]
-    self._compiled_copies = tf.function(
-      self._wrong_copies, signature, autograph=False
-    )
     self._compiled_sums = tf.function(
-      self._wrong_sums, signature, autograph=False
+      self._wrong_sums, [tf.TensorSpec([], tf.float32)], autograph=False
     )
     self._compiled_checksums = tf.function(self._checksums, [], autograph=False)
 
   def check_start(self) -> None:
     """Checks that replicas sum correctly, and begin with equal values.
 
-    The sums, and copies between GPUs, are of known numbers in the gradients'
-    shapes. The values are the weights and the optimizer's.
+    The sums are of known numbers in the gradients' shapes. The values are the
+    weights and the optimizer's.
 
     Raises:
-      InputError: a copy or a sum is wrong, or values differ.
+      InputError: a sum is wrong, or values differ.
       HungError: the GPUs do not answer.
     """
     if not self._several:
       return
     if kind_of_device() == "GPU":
-      # Copies first: they compile all but the sum, which may take minutes, and
-      # the sum then has 60 seconds.
-      if bad := self._with_wrong_numbers(self._compiled_copies):
-        raise InputError(
-          f"{', '.join(bad)} got a wrong copy of another GPU's numbers: "
-          f"{BIOS_REMEDY}, or {_ONE}"
-        )
       self._make_first_sum()
-    if bad := self._with_wrong_numbers(self._compiled_sums):
+    # Not 1: a buffer that nobody has written to could still hold the numbers
+    # that each replica begins with.
+    wrong = self._local(self._compiled_sums(2.0))
+    if bad := self._named([count > 0 for count in wrong]):
       raise InputError(
         f"{', '.join(bad)} got a wrong sum over the replicas "
         f"{', '.join(self._names())}: {_REMEDY}"
@@ -158,16 +149,6 @@ class Replicas:
         f"saved: {_REMEDY}; the next start resumes the run"
       )
 
-  def _with_wrong_numbers(
-    self, compiled_wrong: tf.types.experimental.GenericFunction
-  ) -> list[str]:
-    """Names the replicas, or the workers, that find wrong numbers."""
-    # Not 1: a buffer that nobody has written to could still hold the numbers
-    # that each replica begins with.
-    return self._named(
-      [count > 0 for count in self._local(compiled_wrong(2.0))]
-    )
-
   def _make_first_sum(self) -> None:
     """Makes the first sum over the GPUs of this process.
 
@@ -186,19 +167,6 @@ class Replicas:
         f"or {_ONE}"
       ) from error
 
-  def _wrong_copies(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
-    """Returns how many wrong numbers each replica gets of the first device."""
-    strategy = self._cluster.strategy
-    with tf.device(strategy.extended.worker_devices[0]):
-      sent = [offset * x for x in self._patterns()]
-
-    def count(copies: list[tf.Tensor]) -> tf.Tensor:
-      """Returns how many numbers of one replica's copies are wrong."""
-      mine = [offset * x for x in self._patterns()]
-      return _count_different(copies, mine)
-
-    return strategy.run(count, (sent,))
-
   def _wrong_sums(self, offset: tf.Tensor) -> tf.distribute.DistributedValues:
     """Returns, for each replica, how many numbers of test sums are wrong."""
 
@@ -211,7 +179,9 @@ class Replicas:
       # Integers below 2**24, whose sums are exact in any order.
       sums = context.all_reduce("SUM", [mine * x for x in patterns])
       factor = total * (total - 1) / 2 + total * offset
-      return _count_different(sums, [factor * x for x in patterns])
+      pairs = zip(sums, patterns, strict=True)
+      wrong = [tf.math.count_nonzero(x != factor * y) for x, y in pairs]
+      return tf.add_n(wrong)
 
     return self._cluster.strategy.run(count)
 
@@ -263,14 +233,6 @@ class Replicas:
       bad = [count > 0 for count in self._cluster.of_each(sum(bad))]
     named = zip(self._names(), bad, strict=True)
     return [name for name, is_bad in named if is_bad]
-
-
-def _count_different(
-  ones: list[tf.Tensor], others: list[tf.Tensor]
-) -> tf.Tensor:
-  """Returns in how many numbers tensors differ from others."""
-  pairs = zip(ones, others, strict=True)
-  return tf.add_n([tf.math.count_nonzero(x != y) for x, y in pairs])
 
 
 def _pattern(shape: tf.TensorShape) -> tf.Tensor:

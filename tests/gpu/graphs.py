@@ -9,11 +9,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import tensorflow as tf
 from tensorflow.python.framework import kernels, op_def_registry
-from tensorflow.python.framework.convert_to_constants import (
-  convert_variables_to_constants_v2,
-)
 
 Graph = Any  # a function in the form that TensorFlow's `tf.function` traces
 _LOOPS = ("While", "StatelessWhile")
@@ -26,11 +22,6 @@ _FREE = {
   *("TensorListLength", "TensorListElementShape", "TensorListFromTensor"),
   *("PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"),
   *_LOOPS,
-}
-# Their kernels hold them on the host, whatever kernel it is.
-_HOST_TYPES = {
-  dtype.as_datatype_enum
-  for dtype in (tf.int32, tf.resource, tf.string, tf.variant)
 }
 
 
@@ -105,120 +96,9 @@ def operations(function: Graph) -> collections.Counter[str]:
   return collections.Counter(node.op for node in walk(function))
 
 
-def launches(function: Graph) -> collections.Counter[str]:
-  """Counts the kernels that one step of the loop over steps starts.
+def num_of_step(function: Graph) -> int:
+  """Counts the operations of a step of the loop over steps.
 
-  At most: TensorFlow removes some of them later. A loop inside of the step
-  counts once.
+  Not those that only pass tensors on, nor what XLA compiles.
   """
-  counts: collections.Counter[str] = collections.Counter()
-  for found in walk(function):
-    if not found.depth or found.op in _FREE or _pinned(found.node):
-      continue
-    _, outputs = _arguments(found.node)
-    on_host = [
-      _on_host(found.nodes, found.name, i) for i in range(len(outputs))
-    ]
-    if not on_host or not all(on_host):
-      counts[found.op] += 1
-  return counts
-
-
-def waits(function: Graph) -> set[str]:
-  """Returns what in the loop reads on the host what a GPU has computed."""
-  found = set()
-  for each in walk(function):
-    if not each.depth or each.op in _LOOPS or not op_def_registry.get(each.op):
-      continue
-    inputs, _ = _arguments(each.node)
-    kernel = _kernel(each.node)
-    host = set(kernel.host_memory_arg) if kernel else set()
-    for source, (name, _) in zip(each.node.input, inputs, strict=False):
-      if source.startswith("^") or not (name in host or _pinned(each.node)):
-        continue
-      producer, *where = source.split(":")
-      index = _index(each.nodes.get(producer), where)
-      if producer in each.nodes and not _on_host(each.nodes, producer, index):
-        found.add(
-          f"{each.nodes[producer].op} {producer} -> {each.op} {each.name}"
-        )
-  return found
-
-
-def _index(node: Any, where: list[str]) -> int:
-  """Returns the number of an output, of `name:output:i` or `name:i`."""
-  if node is None or not where:
-    return 0
-  if len(where) == 1:
-    return int(where[0])
-  _, outputs = _arguments(node)
-  names = [name for name, _ in outputs]
-  return names.index(where[0]) + int(where[1])
-
-
-def _pinned(node: Any) -> bool:
-  """Tells whether a node was put on the host."""
-  return node.device.endswith("CPU:0")
-
-
-def _on_host(nodes: dict[str, Any], name: str, index: int) -> bool:
-  """Tells whether an output of a node is in the host's memory."""
-  node = nodes[name]
-  _, outputs = _arguments(node)
-  if _pinned(node) or index >= len(outputs) or _constant(nodes, name):
-    return True
-  argument, kind = outputs[index]
-  kernel = _kernel(node)
-  if node.op in ("Identity", "Placeholder") or node.op in _LOOPS:
-    source = node.input[0].split(":")[0] if node.op == "Identity" else ""
-    if source in nodes:
-      where = node.input[0].split(":")[1:]
-      return _on_host(nodes, source, _index(nodes[source], where))
-    return kind in _HOST_TYPES
-  return kind in _HOST_TYPES or argument in (
-    set(kernel.host_memory_arg) if kernel else ()
-  )
-
-
-def _constant(nodes: dict[str, Any], name: str) -> bool:
-  """Tells whether TensorFlow can compute a node before it runs the graph."""
-  node = nodes.get(name)
-  op = op_def_registry.get(node.op) if node else None
-  if not op or op.is_stateful or node.op == "Placeholder":
-    return False
-  sources = [source.split(":")[0] for source in node.input if source[0] != "^"]
-  return node.op == "Const" or (
-    bool(sources) and all(_constant(nodes, source) for source in sources)
-  )
-
-
-def _arguments(node: Any) -> tuple[list[tuple[str, int]], ...]:
-  """Returns names and types of a node's inputs and of its outputs."""
-  op = op_def_registry.get(node.op)
-  if not op:
-    return [], []
-  found: tuple[list[tuple[str, int]], ...] = ([], [])
-  for args, kept in zip((op.input_arg, op.output_arg), found, strict=True):
-    for arg in args:
-      if arg.type_list_attr:
-        kinds = list(node.attr[arg.type_list_attr].list.type)
-      else:
-        kind = arg.type or node.attr[arg.type_attr].type
-        kinds = [kind] * (
-          node.attr[arg.number_attr].i if arg.number_attr else 1
-        )
-      kept.extend((arg.name, kind) for kind in kinds)
-  return found
-
-
-def lower(function: Graph, arguments: list[tf.Tensor]) -> str:
-  """Returns a traced function as XLA's HLO for a GPU.
-
-  Raises an error of TensorFlow: XLA cannot compile it for a GPU.
-  """
-  frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-  compiled = tf.function(
-    lambda *tensors: frozen(*tensors), jit_compile=True, autograph=False
-  )
-  make = compiled.experimental_get_compiler_ir(*arguments)
-  return make(stage="hlo", platform_name="GPU")
+  return sum(node.depth > 0 and node.op not in _FREE for node in walk(function))
