@@ -17,26 +17,25 @@ const idsOf = text => entriesOf(text).map(entry => ids.get(entry) ?? UNKNOWN);
 // a character, as at the end of a text that is being written, is shown as one.
 function cellsOf(entries) {
   if (!bytes) return entries.map((text, start) => ({ text, start, end: start + 1 }));
-  const cells = [];
-  for (let start = 0; start < entries.length;) {
-    const first = entries[start].charCodeAt(0);
-    const size = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
-    let end = start + 1;
-    while (end < Math.min(start + size, entries.length)
-      && (entries[end].charCodeAt(0) & 0xC0) === 0x80) end++;
-    const codes = entries.slice(start, end).map(entry => entry.charCodeAt(0));
-    const text = new TextDecoder().decode(Uint8Array.from(codes));
-    cells.push({ text, start, end });
-    start = end;
-  }
+  const cells = [], decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  let start = 0;
+  entries.forEach((entry, i) => {
+    const byte = Uint8Array.of(entry.charCodeAt(0));
+    const stream = i < entries.length - 1;
+    const text = decoder.decode(byte, { stream });
+    if (!text) return;
+    cells.push({ text, start, end: i + 1 });
+    start = i + 1;
+  });
   return cells;
 }
 
-// Returns the number of an input, within its limits.
+// Returns the number of an input, which it sets within its limits.
 function numberIn(id) {
   const { value, defaultValue, min, max } = $(id);
   const number = value === "" ? +defaultValue : +value;
-  return Math.min(Math.max(number, +min), max === "" ? Infinity : +max);
+  $(id).value = Math.min(Math.max(number, +min), max === "" ? Infinity : +max);
+  return +$(id).value;
 }
 
 // The worker, and the newest task, which ends the ones before it.
@@ -57,13 +56,14 @@ function ask(kind, values, onResults) {
   });
 }
 
-const named = entry => bytes && entry > "\x7f"
-  ? `byte ${entry.charCodeAt(0).toString(16)}` : JSON.stringify(entry);
+const named = entry => ({ "\n": "line break", " ": "space" })[entry]
+  ?? (bytes && entry > "\x7f" ? `byte ${entry.charCodeAt(0).toString(16)}` : entry);
 const percent = share => `${(100 * share).toFixed(1)} %`;
 
 // What a person sees of a place: its loss, and the likeliest entries.
 function description(entry, { nats, likeliest }, take) {
-  const lines = [`${named(entry)}  ${nats.toFixed(2)} nats\nexpected:`];
+  const share = percent(Math.exp(-nats));
+  const lines = [`${named(entry)}  ${share} (${nats.toFixed(2)} nats)\nmost likely:`];
   return lines.concat(likeliest.map(([id, share]) => {
     const words = `${named(vocabulary[id])}  ${percent(share)}`;
     if (!take || id < 2) return `\n${words}`;
@@ -74,8 +74,9 @@ function description(entry, { nats, likeliest }, take) {
   }));
 }
 
-// Writing. `text` has an entry for each result; those of the prefix have none.
-const written = { prefix: [], results: [], cells: [] };
+// Writing. The prefix is shown as it was typed, and read with a line break before
+// the first character if it is empty. `shown` counts the entries in `cells`.
+const written = { prefix: [], read: [], results: [], cells: [], shown: 0 };
 const box = $("box");
 const writtenMap = new HeatMap($("written"), box, place => {
   const cell = written.cells[place];
@@ -85,13 +86,14 @@ const writtenMap = new HeatMap($("written"), box, place => {
   return description(entry, result, id => takeAnother(cell.start, id));
 });
 const entriesWritten = () => [
-  ...written.prefix.map(id => vocabulary[id]),
+  ...written.prefix,
   ...written.results.map(({ id }) => vocabulary[id]),
 ];
 
 // Shows what was added; only the cells that may have changed are made anew.
 function showWritten() {
   const entries = entriesWritten();
+  // A character of bytes has up to four, which may have come apart.
   const kept = Math.max(0, written.cells.findLastIndex(
     cell => cell.end <= written.shown) - 3);
   const begin = written.cells[kept]?.start ?? 0;
@@ -116,12 +118,21 @@ async function write(count) {
   });
   const seconds = (performance.now() - started) / 1000;
   const speed = (written.results.length - before) / seconds;
-  $("speed").textContent = `${Math.round(speed).toLocaleString()} a second`;
+  $("speed").textContent = `${Math.round(speed).toLocaleString()} ${unit}s a second`;
 }
 
+let last = "";
 function start() {
   const prefix = $("prefix").value;
-  written.prefix = prefix ? idsOf(prefix) : [];
+  const asked = () => JSON.stringify([prefix, ...["temperature", "length", "seed"]
+    .map(id => numberIn(id))]);
+  // Pressed again, it writes another text.
+  if (asked() === last) $("seed").value = numberIn("seed") + 1;
+  last = asked();
+  written.prefix = entriesOf(prefix);
+  const unknown = new Set(written.prefix.filter(entry => !ids.has(entry)));
+  $("unknown").textContent = unknown.size
+    ? `The model has never seen: ${[...unknown].map(named).join(" ")}` : "";
   // A text without a prefix begins a line.
   written.read = idsOf(prefix || "\n");
   written.results = [];
@@ -139,12 +150,17 @@ function takeAnother(place, id) {
   written.results = [...written.results.slice(0, kept), { id, nats, likeliest }];
   written.shown = place;
   showWritten();
+  $("written").focus();
+  writtenMap.look(written.cells.findIndex(cell => cell.end > place));
   const rest = numberIn("length") - written.results.length;
   return write(Math.max(rest, 100));
 }
 
 const textWritten = () => written.cells.map(cell => cell.text).join("");
 $("start").addEventListener("click", start);
+$("numbers").addEventListener("keydown", ({ key, target }) => {
+  if (key === "Enter" && target.type === "number") start();
+});
 $("stop").addEventListener("click", () => ask("stop", {}));
 $("more").addEventListener("click", () => write(numberIn("length")));
 $("copy").addEventListener("click", () => {
@@ -174,10 +190,12 @@ async function look() {
   seen.painted = 0;
   seenMap.show(seen.cells.map(cell => cell.text));
   $("mean").textContent = "";
-  if (entries.length < 2) return;
+  $("unit").textContent = "";
+  if (entries.length < 2) return ask("stop", {});
   const all = entries.map(entry => ids.get(entry) ?? UNKNOWN);
   await ask("score", { ids: all }, ({ results }) => {
     seen.results.push(...results);
+    $("mean").textContent = `${seen.results.length + 1} of ${entries.length}`;
     if ($("colour").value === "loss") paintLosses();
   });
   const mean = seen.results.reduce((sum, { nats }) => sum + nats, 0)
@@ -226,10 +244,12 @@ function paintLosses() {
 async function paintUnit() {
   const rank = seen.ranks[+$("rank").value];
   if (!rank) return;
-  const { layer, unit: place, name, r } = rank;
-  const follows = Math.abs(r) < 0.3 ? "" : `, follows ${name} (r = ${r.toFixed(2)})`;
-  $("unit").textContent = `${place} of layer ${layer + 1}${follows}`;
-  const { values } = await ask("unit", { layer, unit: place });
+  const { layer, unit: index, name, r } = rank;
+  // In a short text any unit follows something.
+  const follows = Math.abs(r) > 0.3 && seen.entries.length > 50;
+  $("unit").textContent = `${index} of layer ${layer + 1}`
+    + (follows ? `, follows ${name} (correlation ${r.toFixed(2)})` : "");
+  const { values } = await ask("unit", { layer, unit: index });
   seen.cells.forEach(({ end }, i) => seenMap.paint(i, values[end - 1] ?? 0));
 }
 
@@ -255,10 +275,10 @@ for (const name of ["write", "look"]) {
       $(`${each}-tab`).setAttribute("aria-selected", each === name);
     }
     box.hidden = true;
-    if (name === "look" && !$("given").value) {
-      $("given").value = textWritten();
-      look();
-    }
+    if (name !== "look") return;
+    $("given").value ||= textWritten();
+    // Also where writing has ended an earlier look.
+    if (!seen.ranks.length) look();
   });
 }
 

@@ -17,13 +17,14 @@ from charlm.system.files import write_atomically
 from charlm.system.pages import html_page, json_for_script
 
 _FOLDER = Path(__file__).parent
-_NUM_GATES = {"gru": 3, "lstm": 4}  # of the layers that `model.js` knows
+_LAYERS = ("gru", "lstm")  # that `model.js` knows
 
 
 def save_page(model: LanguageModel, run: Run, step: int, file: Path) -> None:
   """Writes the page of a run's model, its weights rounded to float16.
 
-  It holds nothing of the run's texts but the vocabulary and the corpus' name.
+  Of the run's texts it holds the vocabulary, the corpus' name and size, and
+  losses.
 
   Raises:
     InputError: a layer other than the GRU and the LSTM.
@@ -62,18 +63,16 @@ def save_page(model: LanguageModel, run: Run, step: int, file: Path) -> None:
 def _weights(model: LanguageModel, run: Run) -> dict[str, Any]:
   """Returns what `model.js` reads; matrices `[inputs, outputs]` transposed."""
   config = run.config
-  if config.layer not in _NUM_GATES:
+  if config.layer not in _LAYERS:
     raise InputError(
       f"a page cannot compute the layer {config.layer}: give --format=npz"
     )
-  rows = _NUM_GATES[config.layer] * config.rnn_units
   layers = []
   for layer in model.recurrent_layers:
     kernel, recurrent, bias = (weight.numpy() for weight in layer.weights)
     # The LSTM has a bias of inputs alone.
-    of_inputs, of_states = np.resize(bias, [2, rows])
-    if config.layer == "lstm":
-      of_states = np.zeros(rows)
+    both = bias if config.layer == "gru" else (bias, np.zeros_like(bias))
+    of_inputs, of_states = both
     layers.append(
       {
         "kernel": _packed(kernel.T),

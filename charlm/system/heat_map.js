@@ -17,20 +17,25 @@ class HeatMap {
       if (!this.keeps && target !== text) this.look(target.place);
     });
     text.addEventListener("click", ({ target }) => {
-      this.keeps = target !== text && !(this.keeps && target.place === this.place);
-      this.look(this.keeps ? target.place : -1);
+      const keeps = target !== text && !(this.keeps && target.place === this.place);
+      this.look(keeps ? target.place : -1, keeps);
     });
     text.addEventListener("pointerleave", () => {
       if (!this.keeps) this.look(-1);
     });
+    box.addEventListener("keydown", ({ key }) => {
+      if (key !== "Escape" || this.place < 0) return;
+      text.focus();
+      this.look(-1);
+    });
     text.addEventListener("keydown", event => {
       if (event.key === "Escape") this.look(-1);
-      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      const last = this.cells.length - 1;
+      const by = { ArrowRight: 1, ArrowLeft: -1, End: last, Home: -last }[event.key];
       if (!by) return;
       event.preventDefault();
-      this.keeps = true;
-      const last = this.cells.length - 1;
-      this.look(Math.min(Math.max(this.place + by, 0), last));
+      this.look(Math.min(Math.max(this.place + by, 0), last), true);
+      this.cells[this.place].scrollIntoView({ block: "nearest" });
     });
   }
 
@@ -39,13 +44,16 @@ class HeatMap {
     const added = characters.map((character, i) => {
       const cell = document.createElement("i");
       cell.textContent = character;
+      if (character === "\n") cell.className = "line-break";
       cell.place = kept + i;
       return cell;
     });
     this.cells.splice(kept).forEach(cell => cell.remove());
     this.cells.push(...added);
     this.text.append(...added);
-    if (this.place >= kept) this.look(-1);
+    if (this.place >= kept) {
+      this.look(this.place < this.cells.length ? this.place : -1, this.keeps);
+    }
   }
 
   // Colours a cell: red above 0, blue below, from -1 to 1.
@@ -55,15 +63,15 @@ class HeatMap {
     this.cells[place].style.background = `rgb(${color} / ${alpha})`;
   }
 
-  // Moves the cursor to a place, and describes it; -1 hides the box.
-  look(place) {
+  // Moves the cursor to a place, and describes it; -1 hides the box. A box that
+  // is kept stays until the cursor is moved.
+  look(place, keeps = false) {
     this.cells[this.place]?.classList.remove("at");
     this.place = place;
+    this.cells[place]?.classList.add("at");
     const nodes = place >= 0 ? this.describe(place) : null;
+    this.keeps = keeps && Boolean(nodes);
     this.box.hidden = !nodes;
-    if (place < 0) this.keeps = false;
-    if (!nodes) return;
-    this.cells[place].classList.add("at");
-    this.box.replaceChildren(...nodes);
+    if (nodes) this.box.replaceChildren(...nodes);
   }
 }

@@ -10,7 +10,7 @@ _FOLDER = Path(__file__).parent
 def html_page(
   *, title: str, style: str, script: str, body: str, loads_nothing: bool = False
 ) -> str:
-  """Returns a page: its parts are inside, since it is mailed and archived.
+  """Returns a page as one file, so that it can be mailed and archived.
 
   Args:
     title: as HTML, like the body.

@@ -1,6 +1,5 @@
 """The page that writes, in a browser and as a file."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -204,10 +203,25 @@ def test_a_reader_writes_stops_and_takes_another_character(
   for _ in range(10):
     tab.keyboard.press("ArrowRight")
   other = tab.locator("#box button").nth(1)
-  character = json.loads(other.inner_text().rpartition("  ")[0])
+  character = other.inner_text().rpartition("  ")[0]
+  character = {"space": " ", "line break": "\n"}.get(character, character)
   other.press("Enter")
   expect(tab.locator("#written i")).to_have_count(110)
   after = written.inner_text()
   assert (after[:9], after[9]) == (before[:9], character)
+  # The cursor stays; pressed again, "Write" writes another text.
+  assert tab.locator("#written i.at").text_content() == character
+  tab.click("#start")
+  expect(tab.locator("#written i")).to_have_count(50)
+  first = written.inner_text()
+  tab.click("#start")
+  expect(tab.locator("#speed")).to_contain_text("a second")
+  assert written.inner_text() != first
+  tab.fill("#prefix", "\u03b1 ")
+  tab.press("#temperature", "Enter")
+  expect(tab.locator("#unknown")).to_have_text(
+    "The model has never seen: \u03b1"
+  )
+  expect(tab.locator("#written")).to_contain_text("\u03b1 ")
   assert errors == []
   tab.close()
