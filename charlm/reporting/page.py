@@ -172,8 +172,9 @@ def _settings(group: RunGroup) -> str:
     text += _note(
       f"Losses are in nats per {unit}, the mean of the seeds. The last two "
       "columns are 95 % intervals of the difference to the best: if the seeds "
-      "were others, and if the text were other passages of its kind. Where "
-      "one has 0 in it, seeds or passages could explain the difference."
+      "were others, and if the text were other passages from nearby. Where "
+      "one has 0 in it, seeds or passages could explain the difference. "
+      "Other chapters or authors may differ by more."
     )
   if not any(
     curve for run in group["runs"] for curve in run["curves"].values()
