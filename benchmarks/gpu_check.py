@@ -110,14 +110,17 @@ def _config(flags: list[str]) -> Config:
 
 
 def _trainer(
-  text: Text, flags: list[str], gru: str = "auto", num_cards: int = 1
+  text: Text,
+  flags: list[str],
+  gru: str = "auto",
+  strategy: tf.distribute.Strategy | None = None,
 ) -> Trainer:
   config = _config(flags)
   return build_trainer(
     config=config,
     vocab_size=len(text.vocab),
     batches=build_batches(text.train_ids, config),
-    strategy=create_strategy(num_cards),
+    strategy=strategy or create_strategy(1),
     gru=gru,
   )
 
@@ -290,9 +293,10 @@ def cards(check: Check) -> Rows:
   flags = check.flags("fast", f"--batch_size={windows}")
   # Two first: the devices of a process are set up once.
   for count in (2, 1):
-    trainer = _trainer(check.text, flags, num_cards=count)
+    strategy = create_strategy(count)
+    trainer = _trainer(check.text, flags, strategy=strategy)
     try:
-      Replicas(Cluster(create_strategy(count)), trainer).check_start()
+      Replicas(Cluster(strategy), trainer).check_start()
     except InputError as error:
       yield f"checks of {count} of {number} cards", str(error), ""
     trainer.train(3)

@@ -21,6 +21,7 @@ _LIBRARIES = {
   "cusolver": "libcusolver.so.11",
   "cudnn": "libcudnn.so.9",
   "nccl": "libnccl.so.2",
+  "cuda_cupti": "libcupti.so.12",
 }
 _NO_WHEEL = ("libcuda.so.1", "libnvidia-ml.so.1", "libcublasLt.so.12")
 _MAKES_A_HANDLE = r"Create|InitRank|Alloc|cuGraphAdd|cuGraphInstantiate"
