@@ -211,7 +211,7 @@ def build_step(sizes: Sizes, text: Text, flags: list[str], gru: str) -> Run:
   """Steps by flags of `train.py`, for a worker of `pool`."""
   choose_device("auto")
   trainer = _trainer(text, flags, gru)
-  return timed(lambda number: trainer.train(trainer.step + number))
+  return timed(trainer.take_steps)
 
 
 def _times(
@@ -251,14 +251,14 @@ def profile(check: Check) -> Rows:
   """Peak memory of recipes; where the time of a step of `fast` goes."""
   for recipe in _RECIPES:
     trainer = _trainer(check.text, check.flags(recipe))
-    trainer.train(1)
+    trainer.take_steps(1)
     if kind_of_device() == "GPU":
       tf.config.experimental.reset_memory_stats("GPU:0")
       trainer.take_steps(3)
       peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
       yield f"{recipe}: peak memory", peak / 2**20, "MiB"
   trainer = _trainer(check.text, check.flags("fast"))
-  trainer.train(2)
+  trainer.take_steps(2)
   with tempfile.TemporaryDirectory() as folder:
     with tf.profiler.experimental.Profile(folder):
       trainer.take_steps(10)
@@ -299,9 +299,9 @@ def cards(check: Check) -> Rows:
       Replicas(Cluster(strategy), trainer).check_start()
     except InputError as error:
       yield f"checks of {count} of {number} cards", str(error), ""
-    trainer.train(3)
+    trainer.take_steps(3)
     begin, size = time.perf_counter(), 3 if check.toy else 50
-    trainer.train(trainer.step + size)
+    trainer.take_steps(size)
     seconds = (time.perf_counter() - begin) / size
     yield f"a step of {windows} windows, cards: {count}", 1000 * seconds, "ms"
 
