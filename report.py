@@ -10,6 +10,7 @@ from pathlib import Path
 from charlm.data.corpus import load_corpus, read_text
 from charlm.data.split import train_text
 from charlm.data.text import Text
+from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import PATH, UTF8, ModelOptions, one_of, option
 from charlm.runs.run import Run, open_newest_run, open_run
@@ -24,13 +25,14 @@ class ReportOptions(ModelOptions):
 
   run_dir: str = option(
     "runs",
-    "folders or globs, separated by commas",
+    "folders or globs, separated by commas; english; or a folder of runs: the "
+    "one saved last",
     UTF8,
     group="The run",
   )
   corpus: str | None = option(
     None,
-    "corpus of the first run; adds baselines, and what is memorised",
+    "corpus of the first run; adds baselines",
     group="The report",
   )
   text: str | None = option(
@@ -89,6 +91,8 @@ def report(options: ReportOptions) -> int:
   if options.text is not None:
     shown = read_text(runs[0].config, options.text)
     refuse_short(shown, options.text)
+    if unknown := unknown_characters(shown.characters, runs[0].vocab):
+      warn(f"characters of {options.text} that are read as [UNK]: {unknown}")
   names = short_names([str(run.path) for run in runs])
   results = []
   for run, name in zip(runs, names, strict=True):
@@ -106,9 +110,10 @@ def report(options: ReportOptions) -> int:
       # `--corpus` and some parts of the page are of the first run.
       spec = options.run_dir
       named = os.path.exists(spec) or glob.escape(spec) == spec
+      prefix = "" if str(error).startswith(str(run.path)) else f"{run.path}: "
       if named or run is runs[0]:
-        raise
-      warn(f"left out: {error}")
+        raise InputError(f"{prefix}{error}") from error
+      warn(f"left out: {prefix}{error}")
   numbers = report_numbers(
     results,
     train=train,

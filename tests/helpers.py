@@ -184,7 +184,7 @@ def result_of(
       "step": 1,
       "checkpoint": "latest",
       "num_weights": 1,
-      "scores": {"stream": scores["eval"].to_dict()},
+      "eval_score": scores["eval"].to_dict(),
       "valid_score": scores["valid"].to_dict() if valid else None,
       "curves": {"train": [], "valid": [], "eval": []},
       "samples": [],
@@ -196,7 +196,6 @@ def result_of(
     scores=scores,
     vocab=[],
     expectations=None,
-    samples=[],
   )
 
 

@@ -14,7 +14,7 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError, all_finite
 
-_FEWEST = 10  # values that have an interval: of fewer, it would be useless
+FEWEST = 10  # values that have an interval: of fewer, it would be useless
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -124,7 +124,7 @@ class Score:
     It is symmetric in the logarithm of the loss, so it never reaches below
     zero. Fewer than ten values have none.
     """
-    if len(self.values) < _FEWEST:
+    if len(self.values) < FEWEST:
       return None
     mean = self.log_perplexity
     half = half_interval(self.values)

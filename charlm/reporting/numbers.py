@@ -12,7 +12,7 @@ import numpy as np
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.evaluation.ngram import Baseline, baselines
-from charlm.evaluation.score import half_interval, student_quantile
+from charlm.evaluation.score import FEWEST, half_interval, student_quantile
 from charlm.reporting.result import MAX_SHOWN, Result
 from charlm.reporting.types import (
   Difference,
@@ -75,18 +75,20 @@ def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
   """Says which setting is best, and whether the seeds could explain it."""
   best, *others = settings
   losses = best["losses"][part]
-  loss = f"a loss of {losses['mean']:.4f} nats per {unit} on the {part} text"
-  if len(best["runs"]) > 1:
-    loss += f" (mean of {len(best['runs'])} seeds)"
   if not others:
     eval_loss = best["losses"]["eval"]["mean"]
-    on_eval = f", of {eval_loss:.4f} on the eval text" * (part == "valid")
-    return f"{best['name']}: {loss}{on_eval}."
-  other = others[0]
-  difference = other["losses"][part]["difference_to_best"]
+    on_eval = f", {eval_loss:.4f} (eval)" * (part == "valid")
+    return (
+      f"{best['name']}: loss {losses['mean']:.4f} ({part}){on_eval}, in nats "
+      f"per {unit}."
+    )
+  seeds = len(best["runs"])
+  mean = f", the mean of {seeds} seeds" * (seeds > 1)
+  difference = others[0]["losses"][part]["difference_to_best"]
   assert difference is not None  # it is not the best
   text = (
-    f"Best: {best['name']}, with {loss}. Next: {other['name']}, "
+    f"Best of {len(settings)} settings: {best['name']}, with the {part} loss "
+    f"{losses['mean']:.4f} nats per {unit}{mean}. Next: {others[0]['name']}, "
     f"{difference['mean']:.4f} higher. "
   )
   interval = difference["seed_interval"]
@@ -95,11 +97,16 @@ def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
       "The seeds could explain the difference: train each setting with two "
       "seeds or more."
     )
-  could = "could" if interval[0] <= 0 <= interval[1] else "hardly"
   low, high = interval
+  by_text = difference["text_interval"] or (0, 0)
+  reasons = ["the seeds"] * (low <= 0 <= high)
+  reasons += ["the passages of this text"] * (by_text[0] <= 0 <= by_text[1])
+  could = " and ".join(reasons) + " could"
+  if not reasons:
+    could = "seeds and passages are unlikely to"
   return (
-    f"{text}The seeds {could} explain the difference: with other seeds it "
-    f"would be from {low:+.4f} to {high:+.4f} (95 % interval)."
+    f"{text}{could[0].upper()}{could[1:]} explain the difference (95 % confidence interval over "
+    f"seeds: {low:+.4f} to {high:+.4f})."
   )
 
 
@@ -153,7 +160,7 @@ def _difference(
   mean, half = float(nats.mean()), half_interval(nats)
   return {
     "mean": mean,
-    "text_interval": (mean - half, mean + half) if len(nats) > 1 else None,
+    "text_interval": None if len(nats) < FEWEST else (mean - half, mean + half),
     "seed_interval": welch_interval(_losses(one, part), _losses(other, part)),
   }
 
@@ -199,9 +206,8 @@ def report_numbers(
   }
   if train is not None:
     numbers["baselines"] = _baselines(first, train)
-    found, *in_samples = find_passages([first.text, *first.samples], train)
-    samples = [sample.to_dict() for sample in in_samples]
-    numbers["memorised"] = {"eval_text": found.share, "samples": samples}
+    (found,) = find_passages([first.text], train)
+    numbers["memorised"] = found.share
   return numbers
 
 
@@ -244,7 +250,7 @@ def _baselines(first: Result, train: Text) -> list[Baseline]:
   """Returns the scores of the baselines and, at the end, the first run's."""
   run: Baseline = {
     "name": first.run["name"],
-    "nats": first.run["scores"]["stream"]["log_perplexity"],
+    "nats": first.run["eval_score"]["log_perplexity"],
     "num_bytes": 4 * first.run["num_weights"],  # float32
   }
   return [

@@ -21,6 +21,9 @@
     a.nats.forEach((nats, i) =>
       map.paint(i + 1, b ? (nats - b.nats[i]) / 3 : nats / 6));
   };
-  [one, other].forEach(select => select.addEventListener("change", paint));
+  [one, other].forEach(select => select.addEventListener("change", () => {
+    map.look(-1);
+    paint();
+  }));
   paint();
 }

@@ -1,13 +1,11 @@
 """A report as one HTML page: runs side by side."""
 
-import colorsys
 import html
 import io
 import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,76 +26,49 @@ from charlm.reporting.types import (
 from charlm.system.pages import html_page, json_for_script
 
 _ASSETS = Path(__file__).parent
+_MOST_CURVES = 10  # settings, the best ones: more colours look alike
 
 
 def color_of(index: int) -> str:
-  """Returns the colour of a run, by its place in the report."""
-  if index < 10:
-    return to_hex(f"C{index}")
-  # Hues a golden ratio apart stay different, however many there are.
-  return to_hex(colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.8, 0.7))
+  """Returns the colour of a setting, by its place in the report."""
+  return to_hex(f"C{index}")
 
 
 def label_losses(left: Axes, right: Axes, unit: str) -> None:
   """Labels one scale of losses: nats on the left, bits on the right."""
   left.set_ylabel(f"nats per {unit}")
-
-  def to_bits(nats: Any) -> Any:
-    """Converts losses of any shape from nats."""
-    return nats / math.log(2)
-
-  def to_nats(bits: Any) -> Any:
-    """Converts losses of any shape from bits."""
-    return bits * math.log(2)
-
-  bits_axis = right.secondary_yaxis("right", functions=(to_bits, to_nats))
-  bits_axis.set_ylabel(f"bits per {unit}")
+  bit = math.log(2)
+  functions = (lambda nats: nats / bit, lambda bits: bits * bit)
+  right.secondary_yaxis("right", functions=functions).set_ylabel(
+    f"bits per {unit}"
+  )
 
 
-def draw_curves(settings: Sequence[Sequence[Run]]) -> str:
+def draw_curves(settings: Sequence[Sequence[Run]], unit: str) -> str:
   """Draws the curves of settings: the mean and the range of their runs."""
   figure = Figure(figsize=(9, 4), layout="constrained")
-  # One scale, so that a loss has the same height in both.
-  left, right = figure.subplots(1, 2, sharey=True)
-  _draw(left, settings, quantity="characters", divisor=1e6)
-  left.set_xlabel("characters or bytes seen, millions")
-  _draw(right, settings, quantity="seconds", divisor=60)
-  right.set_xlabel("wall time in minutes")
-  label_losses(left, right, "character or byte")
-  losses = np.concatenate([np.asarray(line.get_ydata()) for line in left.lines])
-  if len(losses):
-    # The losses of the first steps would hide the others.
-    left.set_ylim(losses.min() - 0.05, np.quantile(losses, 0.9) + 0.3)
-  return _svg(figure)
-
-
-def _draw(
-  axes: Axes,
-  settings: Sequence[Sequence[Run]],
-  quantity: Literal["characters", "seconds"],
-  divisor: float,
-) -> None:
+  axes = figure.subplots()
   for index, runs in enumerate(settings):
     # With a valid text, the eval text is scored once.
     scored = "valid" if runs[0]["curves"]["valid"] else "eval"
     for split, style in (("train", ":"), (scored, "-")):
       curves = [{p["step"]: p for p in run["curves"][split]} for run in runs]
       steps = sorted(set.intersection(*map(set, curves)))
-      # Seconds that were not recorded become NaN, which draws nothing.
-      x, losses = (
-        np.array(
-          [[each[s][name] for s in steps] for each in curves], np.float64
-        )
-        for name in (quantity, "loss")
-      )
-      x = x.mean(axis=0) / divisor
+      seen = [curves[0][step]["characters"] / 1e6 for step in steps]
+      losses = np.array([[each[s]["loss"] for s in steps] for each in curves])
       # A line has no length with one point.
       marker, color = "." if len(steps) == 1 else "", color_of(index)
-      axes.plot(x, losses.mean(axis=0), style, marker=marker, color=color)
+      axes.plot(seen, losses.mean(axis=0), style, marker=marker, color=color)
       if len(runs) > 1:
         low, high = losses.min(axis=0), losses.max(axis=0)
-        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(seen, low, high, color=color, alpha=0.15, linewidth=0)
   axes.grid(alpha=0.3)
+  axes.set_xlabel(f"{unit}s seen, millions")
+  label_losses(axes, axes, unit)
+  drawn = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
+  # The losses of the first steps would hide the others.
+  axes.set_ylim(drawn.min() - 0.05, np.quantile(drawn, 0.9) + 0.3)
+  return _svg(figure)
 
 
 def _svg(figure: Figure) -> str:
@@ -117,9 +88,8 @@ def page(numbers: Numbers) -> str:
   sections = {
     "Settings": "".join(map(_settings, groups)),
     "Runs": "".join(map(_runs, groups)),
-    "Scores of the eval text": _scores(groups),
     "Baselines": _baselines(numbers),
-    "Samples": _samples(runs, numbers),
+    "Samples": _samples(runs),
     "Loss by character": _heat_map(numbers["heat_map"]),
   }
   body = "".join(
@@ -155,7 +125,7 @@ def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
 
 def _unit_of(runs: Sequence[Run]) -> str:
   """Returns what the runs predict: character, byte, or both."""
-  units = dict.fromkeys(run["scores"]["stream"]["unit"] for run in runs)
+  units = dict.fromkeys(run["eval_score"]["unit"] for run in runs)
   return " or ".join(units)
 
 
@@ -165,16 +135,16 @@ def _settings(group: RunGroup) -> str:
   unit = _unit_of(group["runs"])
   text = f"<p><strong>{html.escape(group['summary'])}</strong></p>\n"
   if len(settings) > 1:
-    header = ["setting", "seeds", f"{part} loss", "lowest to highest"]
-    header += ["above the best", "with other seeds", "on other passages"]
-    header += ["eval loss"]
+    header = ["setting", "seeds", f"{part} loss", "range over seeds"]
+    header += ["difference from the best", "95 % interval over seeds"]
+    header += ["95 % interval over passages"]
+    header += ["eval loss"] * (part == "valid")
     text += _table(header, [_setting_row(each, part) for each in settings])
     text += _note(
-      f"Losses are in nats per {unit}, the mean of the seeds. The last two "
-      "columns are 95 % intervals of the difference to the best: if the seeds "
-      "were others, and if the text were other passages from nearby. Where "
-      "one has 0 in it, seeds or passages could explain the difference. "
-      "Other chapters or authors may differ by more."
+      f"Losses are in nats per {unit}, the mean of the seeds. The intervals "
+      "are of the difference from the best. Where one has 0 in it, seeds or "
+      "passages could explain the difference. They cover neither other authors "
+      "or later chapters, nor the luck of the best of many settings."
     )
   if not any(
     curve for run in group["runs"] for curve in run["curves"].values()
@@ -185,14 +155,15 @@ def _settings(group: RunGroup) -> str:
   # In HTML, since matplotlib reads $ in a name as mathematics and lacks some
   # letters.
   names = [
-    f'<span style="color:{color_of(i)}">&#9473;</span> '
-    f"{html.escape(setting['name'])}"
-    for i, setting in enumerate(settings)
+    f'<span class="name"><span style="color:{color_of(i)}">&#9473;</span> '
+    f"{html.escape(setting['name'])}</span>"
+    for i, setting in enumerate(settings[:_MOST_CURVES])
   ]
   return (
     f"{text}<p>{', '.join(names)}. Solid: the loss on the valid text or, "
     "without one, on the eval text, and its range over the seeds; dotted: on "
-    f"the train text.</p>\n{draw_curves(runs)}"
+    "the train text, with dropout if there is one."
+    f"</p>\n{draw_curves(runs[:_MOST_CURVES], unit)}"
   )
 
 
@@ -200,6 +171,7 @@ def _setting_row(setting: Setting, part: Part) -> list[str]:
   losses, num_seeds = setting["losses"][part], len(setting["runs"])
   seeds = (losses["lowest"], losses["highest"]) if num_seeds > 1 else None
   above, of_seeds, of_text = "", "", ""
+  eval_loss = [f"{setting['losses']['eval']['mean']:.4f}"] * (part == "valid")
   if difference := losses["difference_to_best"]:
     above = f"{difference['mean']:.4f}"
     of_text = _interval(difference["text_interval"], "+")
@@ -212,14 +184,15 @@ def _setting_row(setting: Setting, part: Part) -> list[str]:
     above,
     of_seeds,
     of_text,
-    f"{setting['losses']['eval']['mean']:.4f}",
+    *eval_loss,
   ]
 
 
 def _runs(group: RunGroup) -> str:
   """Lists the runs of one eval text."""
   header = ["run", "setting", "seed", "step", "weights"]
-  header += ["valid loss", "eval loss", "95 % interval"]
+  header += ["valid loss", "eval loss", "95 % interval", "bits per byte"]
+  header += ["[UNK]"]
   settings = {
     name: setting["name"]
     for setting in group["settings"]
@@ -227,86 +200,48 @@ def _runs(group: RunGroup) -> str:
   }
   rows = []
   for run in group["runs"]:
-    valid, score = run["valid_score"], run["scores"]["stream"]
+    valid, score = run["valid_score"], run["eval_score"]
     rows.append(
       [
         run["name"],
-        settings.get(run["name"], "a copy"),
+        settings.get(run["name"], "same setting and seed"),
         str(run["seed"]),
         f"{run['step']:,} ({run['checkpoint']})",
         f"{run['num_weights']:,}",
         f"{valid['log_perplexity']:.4f}" if valid else "",
         f"{score['log_perplexity']:.4f}",
         _interval(score["interval"]),
+        f"{score['bits_per_byte']:.4f}",
+        f"{score['num_unknown']:,}",
       ]
     )
   return _table(header, rows) + _note(
     f"All are scored on the same {group['num_characters']:,} "
-    f"{_unit_of(group['runs'])}s; the interval is for other passages. Runs "
-    "with another eval text are not compared with these."
-  )
-
-
-def _scores(groups: list[RunGroup]) -> str:
-  header = ["run", "protocol", "nats", "95 % interval", "bits", "unit"]
-  header += ["bits per byte", "unknown"]
-  rows = [
-    (
-      run["name"],
-      protocol,
-      f"{score['log_perplexity']:.4f}",
-      _interval(score["interval"]),
-      f"{score['bits_per_character']:.4f}",
-      score["unit"],
-      f"{score['bits_per_byte']:.4f}",
-      f"{score['num_unknown']:,}",
-    )
-    for group in groups
-    for run in group["runs"]
-    for protocol, score in run["scores"].items()
-  ]
-  return _table(header, rows) + _note(
-    "stream: each unit is predicted from all before it. windows: from those of "
-    "its window. lines: from those of its line, and the mean is that of the "
-    "lines' means. unknown: units that the model does not know."
+    f"{_unit_of(group['runs'])}s of the eval text, each predicted from all "
+    "before it. The interval is of the eval loss, for passages from nearby. "
+    "Runs with another eval text are not compared with these."
   )
 
 
 def _baselines(numbers: Numbers) -> str:
   if "baselines" not in numbers:
-    return _note(
-      "Not computed: report.py was run without --corpus, the corpus of "
-      f"{numbers['first']}."
-    )
+    return _note(f"Give the corpus of {numbers['first']} as --corpus for them.")
   unit = _unit_of(numbers["groups"][0]["runs"])
-  header = ("model", f"nats per {unit}", f"bits per {unit}", "MiB")
-  share = numbers["memorised"]["eval_text"]
+  header = ("model", f"nats per {unit}", f"bits per {unit}", "storage, MiB")
   return _table(header, map(cells_of, numbers["baselines"])) + _note(
-    f"Share of the eval text {_in_passages(unit)}: {share:.2%}."
+    f"Share of the eval text in passages of {MIN_LENGTH} {unit}s or more that "
+    f"also occur in the train text: {numbers['memorised']:.2%}."
   )
 
 
-def _in_passages(unit: str) -> str:
-  return (
-    f"in passages of {MIN_LENGTH} {unit}s or more that stand in the train "
-    "text, too"
-  )
-
-
-def _samples(runs: Sequence[Run], numbers: Numbers) -> str:
+def _samples(runs: Sequence[Run]) -> str:
   columns = []
   for run in runs:
-    parts = [f"<h3>{html.escape(run['name'])}</h3>"]
     # A browser drops a newline at the beginning.
-    parts += [f"<pre>\n{html.escape(text)}</pre>" for text in run["samples"]]
-    # Its corpus was given, and no other run's.
-    if run["name"] == numbers["first"] and "memorised" in numbers:
-      found = numbers["memorised"]["samples"]
-      shares = ", ".join(f"{sample['share']:.1%}" for sample in found)
-      passages = _in_passages(_unit_of([run]))
-      parts.append(_note(f"Share of each sample {passages}: {shares}."))
-    columns.append(f"<section>{''.join(parts)}</section>")
-  begin = f"At temperature {SAMPLES.temperature}, as after a newline."
+    texts = [f"<pre>\n{html.escape(text)}</pre>" for text in run["samples"]]
+    name = html.escape(run["name"])
+    columns.append(f"<section><h3>{name}</h3>{''.join(texts)}</section>")
+  begin = f"Sampled from a line's start at temperature {SAMPLES.temperature}."
   return f'{_note(begin)}<div class="columns">{"".join(columns)}</div>\n'
 
 
@@ -320,13 +255,15 @@ def _heat_map(heat_map: HeatMap) -> str:
   data = json_for_script(json.dumps(heat_map))
   return (
     _note(
-      f"{heat_map['name']}, {shown:,}{of_all} characters. The redder, the "
-      "higher the loss, from 0 to 6 nats. Compared with another run: blue "
-      "where the first one knows more, red where the other does. Point at a "
-      "character, or tap it, to see what was expected."
+      f"The first {shown:,}{of_all} characters of {heat_map['name']}. The "
+      "redder, the higher the loss, from 0 to 6 nats. Compared with another "
+      "run: blue where the first one knows more, red where the other does, up "
+      "to 3 nats. Point at a character, tap it, or move with the arrow keys, "
+      "to see what was expected. Nothing is expected of the first one."
     )
-    + f'<p>Loss of <select id="one">{options}</select> compared with <select '
-    f'id="other"><option value="">no other</option>{options}</select></p>\n'
+    + f'<p><label>Loss of <select id="one">{options}</select></label> '
+    '<label>compared with <select id="other"><option value="">none</option>'
+    f"{options}</select></label></p>\n"
     '<pre id="text"></pre>\n<div id="box" class="box" hidden></div>\n'
     f'<script type="application/json" id="heat-map">{data}</script>\n'
   )

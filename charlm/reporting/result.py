@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.data.text import Text, readable
-from charlm.errors import InputError
 from charlm.evaluation.evaluator import Evaluator, score_text
 from charlm.evaluation.score import Score
 from charlm.model.language_model import LanguageModel
@@ -21,7 +20,6 @@ from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 
-_WINDOW = 256
 _NUM_EXPECTED = 5
 MAX_SHOWN = 10_000  # characters whose expectations are shown
 SAMPLES = Request(num_chars=400, num_samples=2, temperature=0.7)
@@ -42,7 +40,6 @@ class Result:
   scores: dict[Part, Score]  # by the protocol `stream`; `valid` if it has one
   vocab: list[str]
   expectations: Expectations | None  # of the text shown; None: another unit
-  samples: list[str]  # as `SAMPLES` says, in the run's encoding
 
 
 def score_run(
@@ -53,43 +50,24 @@ def score_run(
   shown: Text,
   layer: type[RecurrentLayer] | None = None,
 ) -> Result:
-  """Scores a run's texts, that for eval by all protocols, and draws samples.
+  """Scores a run's texts, and draws samples.
 
   The report calls the run by the name, and shows what the run expects of a
   text. The layer's class, which is not charlm's, is for runs that have it.
 
-  Raises InputError, with the folder's name: no run, no such checkpoint, too
-    short a text, or a model that has diverged.
+  Raises InputError: no run, no such checkpoint, too short a text, or a model
+    that has diverged.
   """
-  try:
-    return _result(
-      run, name=name, checkpoint=checkpoint, shown=shown, layer=layer
-    )
-  except InputError as error:
-    named = str(error).startswith(str(run.path))
-    raise InputError(f"{'' if named else f'{run.path}: '}{error}") from error
-
-
-def _result(
-  run: OpenedRun,
-  *,
-  name: str,
-  checkpoint: str,
-  shown: Text,
-  layer: type[RecurrentLayer] | None,
-) -> Result:
   checkpoint = which_checkpoint(run, checkpoint)
   own = layer and layer.__name__.lower() == run.config.layer.lower()
   model, step = load_model(run, checkpoint, layer if own else None)
   vocab, config, text = run.vocab, run.config, run.eval_text()
   evaluator = Evaluator(model)
-  by_protocol = _scores(evaluator, vocab, text)
   records = read_records(run.metrics_path)
-  scores: dict[Part, Score] = {"eval": by_protocol["stream"]}
+  scores: dict[Part, Score] = {"eval": score_text(evaluator, vocab, text)[0]}
   if len(valid := run.valid_text()):
     scores["valid"] = score_text(evaluator, vocab, valid)[0]
-  drawn = GenerativeModel(model, vocab).sample(SAMPLES)
-  samples = [sample.text for sample in drawn]
+  samples = GenerativeModel(model, vocab).sample(SAMPLES)
   expectations = None
   if shown.encoding == config.encoding:
     expectations = _expectations(name, model=model, vocab=vocab, text=shown)
@@ -101,10 +79,10 @@ def _result(
       "step": step,
       "checkpoint": checkpoint,
       "num_weights": model.count_params(),
-      "scores": {key: score.to_dict() for key, score in by_protocol.items()},
+      "eval_score": scores["eval"].to_dict(),
       "valid_score": scores["valid"].to_dict() if "valid" in scores else None,
       "curves": _curves(records, config),
-      "samples": [readable(sample, config.encoding) for sample in samples],
+      "samples": [readable(each.text, config.encoding) for each in samples],
     },
     text=str(text),
     eval_sha256=run.experiment.eval_sha256,
@@ -113,7 +91,6 @@ def _result(
     scores=scores,
     vocab=vocab,
     expectations=expectations,
-    samples=samples,
   )
 
 
@@ -126,20 +103,6 @@ def setting_of(
   if checkpoint == "best":
     step = max((record["step"] for record in records), default=step)
   return *experiment.setting, ("steps", step)
-
-
-def _scores(
-  evaluator: Evaluator, vocab: list[str], text: Text
-) -> dict[str, Score]:
-  protocols = {"stream": "stream", f"windows of {_WINDOW}": "windows"}
-  if "\n" in vocab:
-    protocols["lines"] = "lines"
-  return {
-    name: score_text(
-      evaluator, vocab, text, protocol=protocol, window=_WINDOW, stride=_WINDOW
-    )[0]
-    for name, protocol in protocols.items()
-  }
 
 
 def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:

@@ -6,7 +6,6 @@ unit.
 
 from typing import Literal, NotRequired, TypedDict
 
-from charlm.data.passages import FoundNumbers
 from charlm.evaluation.ngram import Baseline
 from charlm.evaluation.score import ScoreNumbers
 
@@ -18,7 +17,7 @@ class Difference(TypedDict):
 
   mean: float
   # For these runs on other passages: over the text, paired unit by unit.
-  # None: the text has one unit alone.
+  # None: the text is too short.
   text_interval: tuple[float, float] | None
   # For other seeds on this text: over the runs, by Welch. None: one of the two
   # settings has one seed alone.
@@ -61,8 +60,8 @@ class Run(TypedDict):
   step: int
   checkpoint: str  # `best`, `latest`, or the step
   num_weights: int
-  scores: dict[str, ScoreNumbers]  # of the eval text, by protocol
-  valid_score: ScoreNumbers | None  # by `stream`; None: no valid text
+  eval_score: ScoreNumbers  # by `stream`, as the next one
+  valid_score: ScoreNumbers | None  # None: no valid text
   curves: dict[str, list[Point]]  # by split: train, valid, eval
   samples: list[str]
 
@@ -76,13 +75,6 @@ class RunGroup(TypedDict):
   summary: str  # which setting is best, and whether seeds could explain it
   settings: list[Setting]  # the best first
   runs: list[Run]  # the best first
-
-
-class Memorised(TypedDict):
-  """How much of some texts stands in the train text, too."""
-
-  eval_text: float  # fraction of its characters
-  samples: list[FoundNumbers]  # of the first run, in their order
 
 
 class Expectations(TypedDict):
@@ -111,4 +103,4 @@ class Numbers(TypedDict):
   heat_map: HeatMap
   # With the train text of the first run, whose own score is the last baseline.
   baselines: NotRequired[list[Baseline]]
-  memorised: NotRequired[Memorised]
+  memorised: NotRequired[float]  # the share of the eval text

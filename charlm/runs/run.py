@@ -457,11 +457,14 @@ def open_newest_run(path: str) -> Run:
   folder = run_folder(path)
   if not run_exists(folder):
     # Not all depths: the path may be a wrong one, such as /.
-    saved = [*folder.glob("*/checkpoints"), *folder.glob("*/*/checkpoints")]
-    if saved := [each for each in saved if checkpoint_steps(each)]:
+    saved = [
+      *folder.glob("*/*/ckpt-*.index"),
+      *folder.glob("*/*/*/ckpt-*.index"),
+    ]
+    if saved:
       newest = max(saved, key=lambda each: each.stat().st_mtime)
-      folder = newest.parent
-      warn(f"takes the newest run: --run_dir={folder}")
+      folder = newest.parents[1]
+      warn(f"takes the run that was saved last: --run_dir={folder}")
   return open_run(folder)
 
 

@@ -26,17 +26,17 @@ def report_numbers(results: list[Result]) -> Numbers:
 
 def test_runs_of_one_text_are_ranked_and_compared() -> None:
   results = [
-    result_of("worse", [2, 4, 3, 5], "night"),
+    result_of("worse", 3 * [2, 4, 3, 5], 3 * "night"),
     result_of("another text", [1, 1]),
-    result_of("best", [1, 2, 3, 4], "night"),
-    result_of("no worse", [1, 3, 2, 4], "night"),
+    result_of("best", 3 * [1, 2, 3, 4], 3 * "night"),
+    result_of("no worse", 3 * [1, 3, 2, 4], 3 * "night"),
   ]
   # The same characters, as bytes of another file.
   results.append(dataclasses.replace(results[1], eval_sha256="1"))
   numbers = report_numbers(results)
   assert numbers["first"] == "worse"
   first, *others = numbers["groups"]
-  assert first["num_characters"] == 4
+  assert first["num_characters"] == 14
   names = [run["name"] for run in first["runs"]]
   assert names == ["best", "no worse", "worse"]
   assert [setting["runs"] for setting in first["settings"]] == [
@@ -47,19 +47,20 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
   assert (best["standard_error"], best["difference_to_best"]) == (None, None)
   low, high = no_worse["difference_to_best"]["text_interval"]
   assert low < no_worse["difference_to_best"]["mean"] == 0 < high
-  # Differences of 1, 2, 0 and 1. Of stretches of two, means of 1.5, 1, 0.5 and
-  # 1, with a variance of 1/8; Student's t with one degree of freedom.
+  # Differences of 1, 2, 0 and 1, three times. Of stretches of three, means of
+  # 1, 1, 2/3 and 4/3, with a variance of 1/18; Student's t with three degrees
+  # of freedom.
   assert worse["difference_to_best"]["mean"] == 1
-  half = 12.7062047 * (1 / 8) ** 0.5
+  half = 3.1824463 * (1 / 18 * 3 / 9) ** 0.5
   assert worse["difference_to_best"]["text_interval"] == pytest.approx(
     (1 - half, 1 + half)
   )
   assert worse["difference_to_best"]["seed_interval"] is None
   assert page(numbers).count("<td>needs two seeds</td>") == 2
   assert first["summary"] == (
-    "Best: layer best, with a loss of 2.5000 nats per character on the eval "
-    "text. Next: layer no worse, 0.0000 higher. The seeds could explain the "
-    "difference: train each setting with two seeds or more."
+    "Best of 3 settings: layer best, with the eval loss 2.5000 nats per "
+    "character. Next: layer no worse, 0.0000 higher. The seeds could explain "
+    "the difference: train each setting with two seeds or more."
   )
 
 
@@ -87,13 +88,12 @@ def test_seeds_of_a_setting_are_one_group() -> None:
   assert other["runs"] == ["b0", "b1", "b2", "b3", "b4"]
   assert other["losses"]["eval"]["standard_error"] == pytest.approx(2**0.5)
   difference = other["losses"]["eval"]["difference_to_best"]
-  # The two characters have mean differences of 1 and 3.
+  # The two characters have mean differences of 1 and 3: too few of them.
   assert difference["mean"] == 2
-  low, high = difference["text_interval"]
-  assert low < 2 < high
+  assert difference["text_interval"] is None
   low, high = difference["seed_interval"]
   assert low < 0 < 2 < high
-  assert "The seeds could explain the difference: with" in group["summary"]
+  assert "The seeds and the passages of this text could" in group["summary"]
   assert other["name"] == "layer b"
 
 

@@ -250,7 +250,7 @@ def test_the_run_saved_last_is_found_and_named(
     os.utime(run / "checkpoints", (1000 + 10 * i % 25, 1000 + 10 * i % 25))
   shutil.rmtree(run / "checkpoints")
   assert open_newest_run("runs").path == pathlib.Path("runs/middle")
-  said = "takes the newest run: --run_dir=runs/middle\n"
+  said = "takes the run that was saved last: --run_dir=runs/middle\n"
   assert capsys.readouterr().err == said
   assert open_newest_run("runs/old").path == pathlib.Path("runs/old")
   assert not capsys.readouterr().err
