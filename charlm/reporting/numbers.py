@@ -105,8 +105,8 @@ def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
   if not reasons:
     could = "seeds and passages are unlikely to"
   return (
-    f"{text}{could[0].upper()}{could[1:]} explain the difference (95 % confidence interval over "
-    f"seeds: {low:+.4f} to {high:+.4f})."
+    f"{text}{could[0].upper()}{could[1:]} explain the difference (95 % "
+    f"confidence interval over seeds: {low:+.4f} to {high:+.4f})."
   )
 
 
