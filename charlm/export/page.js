@@ -1,7 +1,7 @@
 
 const $ = id => document.getElementById(id);
 const read = id => JSON.parse($(id).textContent);
-const { weights, vocabulary, unit, lowercase } = read("data");
+const { weights, vocabulary, unit, lowercase, lineBreak } = read("data");
 const UNKNOWN = 0, MOST_NATS = 6;
 const MOST_SEEN = 20000;  // characters that are coloured
 const ids = new Map(vocabulary.map((entry, id) => [entry, id]));
@@ -12,6 +12,9 @@ const entriesOf = text => bytes
   ? Array.from(new TextEncoder().encode(text), byte => String.fromCharCode(byte))
   : [...(lowercase ? text.toLowerCase() : text)];
 const idsOf = text => entriesOf(text).map(entry => ids.get(entry) ?? UNKNOWN);
+
+// The text in a field, which knows no other line break than \n.
+const textIn = id => $(id).value.replaceAll("\n", lineBreak);
 
 // Groups entries as characters, of which one of bytes may have several. Half of
 // a character, as at the end of a text that is being written, is shown as one.
@@ -123,7 +126,7 @@ async function write(count) {
 
 let last = "";
 function start() {
-  const prefix = $("prefix").value;
+  const prefix = textIn("prefix");
   const asked = () => JSON.stringify([prefix, ...["temperature", "length", "seed"]
     .map(id => numberIn(id))]);
   // Pressed again, it writes another text.
@@ -169,7 +172,9 @@ $("copy").addEventListener("click", () => {
 });
 $("save").addEventListener("click", () => {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([textWritten()]));
+  const saved = bytes
+    ? Uint8Array.from(entriesWritten(), entry => entry.charCodeAt(0)) : textWritten();
+  link.href = URL.createObjectURL(new Blob([saved]));
   link.download = "text.txt";
   link.click();
 });
@@ -182,7 +187,7 @@ const seenMap = new HeatMap($("seen"), box, place => {
 });
 
 async function look() {
-  const given = entriesOf($("given").value), entries = given.slice(0, MOST_SEEN);
+  const given = entriesOf(textIn("given")), entries = given.slice(0, MOST_SEEN);
   seen.entries = entries;
   seen.cells = cellsOf(entries);
   seen.results = [];
@@ -274,7 +279,7 @@ for (const name of ["write", "look"]) {
       $(each).hidden = each !== name;
       $(`${each}-tab`).setAttribute("aria-selected", each === name);
     }
-    box.hidden = true;
+    [writtenMap, seenMap].forEach(map => map.look(-1));
     if (name !== "look") return;
     $("given").value ||= textWritten();
     // Also where writing has ended an earlier look.
@@ -282,4 +287,7 @@ for (const name of ["write", "look"]) {
   });
 }
 
-ask("load", { weights }).then(start);
+ask("load", { weights }).then(() => {
+  for (const id of ["start", "stop", "more"]) $(id).disabled = false;
+  start();
+});

@@ -36,6 +36,7 @@ def save_page(model: LanguageModel, run: Run, step: int, file: Path) -> None:
     "vocabulary": run.vocab,
     "unit": run.config.unit,
     "lowercase": run.config.lowercase,
+    "lineBreak": "\r\n" if "\r\n" in str(run.eval_text()) else "\n",
   }
   script, worker, style, body = (
     (_FOLDER / name).read_text("utf-8")
@@ -105,11 +106,15 @@ def _about(model: LanguageModel, run: Run, step: int) -> str:
     for record in read_records(run.metrics_path)
     if record["step"] == step
   }
+  # A file or, with commas, several.
   corpus = Path(config.corpus)
   size = f", {corpus.stat().st_size:,} bytes" if corpus.is_file() else ""
+  names = [corpus.name]
+  if not size:
+    names = [Path(name).name for name in config.corpus.split(",")]
   rows = {
     "run": f"{run.path.resolve().name}, step {step:,}",
-    "text": f"{corpus.name}{size}",
+    "text": f"{', '.join(names)}{size}",
     "model": f"{config.layer.upper()}, {config.num_layers} {layers} of "
     f"{config.rnn_units} units, {model.count_params():,} weights",
     **{

@@ -49,8 +49,8 @@ class HeatMap {
       return cell;
     });
     this.cells.splice(kept).forEach(cell => cell.remove());
-    this.cells.push(...added);
-    this.text.append(...added);
+    this.cells = this.cells.concat(added);
+    added.forEach(cell => this.text.append(cell));
     if (this.place >= kept) {
       this.look(this.place < this.cells.length ? this.place : -1, this.keeps);
     }

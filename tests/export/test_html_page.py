@@ -223,5 +223,39 @@ def test_a_reader_writes_stops_and_takes_another_character(
     "The model has never seen: \u03b1"
   )
   expect(tab.locator("#written")).to_contain_text("\u03b1 ")
+  # Emptied while it is scored, a text has no loss.
+  tab.click("#look-tab")
+  tab.fill("#given", "the king " * 2000)
+  tab.wait_for_timeout(350)  # it begins to be scored after 300
+  tab.fill("#given", "")
+  tab.wait_for_timeout(1000)
+  assert tab.locator("#mean").inner_text() == ""
+  tab.click("#write-tab")
+  tab.fill("#prefix", "the king " * 20_000)
+  tab.fill("#length", "1")
+  tab.click("#start")
+  expect(tab.locator("#written i")).to_have_count(180_001, timeout=60_000)
   assert errors == []
+  tab.close()
+
+
+@pytest.mark.release
+def test_line_breaks_of_windows_are_scored_as_such(
+  trained: Callable[..., pathlib.Path],
+  corpus_path: pathlib.Path,
+  tmp_path: pathlib.Path,
+  browser: Browser,
+) -> None:
+  text = corpus_path.read_text().replace("\n", "\r\n")
+  (tmp_path / "windows.txt").write_bytes(text.encode())
+  flags = ("--raw", f"--corpus={tmp_path / 'windows.txt'}")
+  assert _export(trained("page_windows", *flags), tmp_path / "my.html") == 0
+  tab = browser.new_page()
+  tab.goto((tmp_path / "my.html").as_uri())
+  expect(tab.locator("#speed")).to_contain_text("a second", timeout=20_000)
+  tab.click("#look-tab")
+  tab.fill("#given", text[:500])
+  expect(tab.locator("#seen i")).to_have_count(500)
+  expect(tab.locator("#mean")).to_contain_text("mean loss", timeout=20_000)
+  assert tab.locator("#seen").text_content() == text[:500]
   tab.close()
