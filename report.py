@@ -93,16 +93,21 @@ def report(options: ReportOptions) -> int:
     refuse_short(shown, options.text)
     if unknown := unknown_characters(shown.characters, runs[0].vocab):
       warn(f"characters of {options.text} that are read as [UNK]: {unknown}")
+  reads = [
+    (x.config.encoding, x.config.keeps_text, x.config.lowercase) for x in runs
+  ]
   names = short_names([str(run.path) for run in runs])
   results = []
-  for run, name in zip(runs, names, strict=True):
+  for run, name, read in zip(runs, names, reads, strict=True):
+    if read != reads[0]:
+      warn(f"{name} reads texts otherwise than {names[0]}: not in the heat map")
     try:
       results.append(
         score_run(
           run,
           name=name,
           checkpoint=options.checkpoint,
-          shown=shown,
+          shown=shown if read == reads[0] else None,
           layer=layer,
         )
       )

@@ -32,11 +32,20 @@ def save_keras(
     raise InputError(
       "Keras has no such layer: give --format=saved_model or npz"
     )
+  beside = {
+    file.with_suffix(f".{name}"): text
+    for name, text in _texts(vocab, config).items()
+  }
   with moved_when_whole(file) as path:
     _stepwise(model, layers).save(path)
     # Before the model is moved there: if the model is there, all are.
-    for name, text in _texts(vocab, config).items():
-      write_atomically(file.with_suffix(f".{name}"), [text.encode()])
+    try:
+      for each, text in beside.items():
+        write_atomically(each, [text.encode()])
+    except OSError:  # the next export refuses to write over them
+      for each in beside:
+        each.unlink(missing_ok=True)
+      raise
 
 
 def save_saved_model(

@@ -60,14 +60,21 @@ def _names(settings: Sequence[Sequence[Result]]) -> list[str]:
     return [firsts[0].run["name"] if alone else "all runs"]
   fields = [dict(first.setting) for first in firsts]
   differing = [n for n in fields[0] if len({each[n] for each in fields}) > 1]
-  # A text tells more than its hash.
-  named = [n for n in differing if not n.endswith("_sha256")] or differing
-  recipes = [f"recipe {first.run['recipe']}" for first in firsts]
-  if len(named) > _MOST_NAMED and len({*recipes}) == len(recipes):
-    return recipes
-  return [
+  # Of texts, a setting has hashes, and whether there is a file.
+  named = [n for n in differing if not n.endswith(("_sha256", "corpus"))]
+  names = [
     ", ".join(f"{n} {'none' if each[n] == '' else each[n]}" for n in named)
     for each in fields
+  ]
+  recipes = [f"recipe {first.run['recipe'] or 'none'}" for first in firsts]
+  if len(named) > _MOST_NAMED and len({*recipes}) == len(recipes):
+    return recipes
+  if len({*names}) == len(names):
+    return names
+  # They differ in their texts.
+  return [
+    f"{name} ({first.run['name']})" if name else first.run["name"]
+    for name, first in zip(names, firsts, strict=True)
   ]
 
 

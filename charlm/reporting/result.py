@@ -39,7 +39,9 @@ class Result:
   setting: Setting  # equal for runs that differ in the seed alone
   scores: dict[Part, Score]  # by the protocol `stream`; `valid` if it has one
   vocab: list[str]
-  expectations: Expectations | None  # of the text shown; None: another unit
+  expectations: (
+    Expectations | None
+  )  # of the text shown; None: it reads otherwise
 
 
 def score_run(
@@ -47,13 +49,14 @@ def score_run(
   *,
   name: str,
   checkpoint: str,
-  shown: Text,
+  shown: Text | None,
   layer: type[RecurrentLayer] | None = None,
 ) -> Result:
   """Scores a run's texts, and draws samples.
 
   The report calls the run by the name, and shows what the run expects of a
-  text. The layer's class, which is not charlm's, is for runs that have it.
+  text, if there is one. The layer's class, which is not charlm's, is for runs
+  that have it.
 
   Raises InputError: no run, no such checkpoint, too short a text, or a model
     that has diverged.
@@ -69,7 +72,7 @@ def score_run(
     scores["valid"] = score_text(evaluator, vocab, valid)[0]
   samples = GenerativeModel(model, vocab).sample(SAMPLES)
   expectations = None
-  if shown.encoding == config.encoding:
+  if shown is not None:
     expectations = _expectations(name, model=model, vocab=vocab, text=shown)
   return Result(
     run={

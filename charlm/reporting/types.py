@@ -87,7 +87,7 @@ class Expectations(TypedDict):
 
 
 class HeatMap(TypedDict):
-  """A text, and how well each run of its unit predicts it."""
+  """A text, and how well runs that read texts alike predict it."""
 
   name: str
   text: str  # its first N characters

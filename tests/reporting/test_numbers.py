@@ -64,6 +64,24 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
   )
 
 
+def test_settings_that_differ_in_their_texts_have_names() -> None:
+  results = []
+  for name, layer, text in (
+    ("a", "gru", "1"),
+    ("b", "gru", "2"),
+    ("c", "x", "1"),
+  ):
+    setting = (("layer", layer), ("corpus", True), ("corpus_sha256", text))
+    result = result_of(name, [len(results) + 1.0, 1])
+    results.append(dataclasses.replace(result, setting=setting))
+  for chosen, names in (
+    (results[:2], ["a", "b"]),
+    (results, ["layer gru (a)", "layer gru (b)", "layer x (c)"]),
+  ):
+    (group,) = report_numbers(chosen)["groups"]
+    assert [setting["name"] for setting in group["settings"]] == names
+
+
 def test_seeds_of_a_setting_are_one_group() -> None:
   # Means of 2, 3 and 4; and of 1, 3, 5, 7 and 9, and a copy of the last run.
   results = [
