@@ -22,7 +22,7 @@ def _by_xla(function: Callable[..., Any]) -> Callable[..., Any]:
   return lambda *args: compiled(*args)
 
 
-# On a GPU hundreds of operations are one launch.
+# Of Muon: on a GPU hundreds of operations are one launch. Adam has few.
 _COMPILED = Choice(lambda function: function, _by_xla)
 # Whether Muon's products of one shape are one: fewer kernels, slower on a CPU.
 MUON_TOGETHER = Choice(False, True)
@@ -93,11 +93,6 @@ class Adam(keras.optimizers.Optimizer):
     self._momentums, self._velocities = self.add_optimizer_variables(
       variables, ["momentum", "velocity"]
     )
-    self._compile()
-
-  def _compile(self) -> None:
-    """Lets XLA compile the update on a GPU."""
-    self._compiled_update = _COMPILED.here(self._update)
 
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], step: tf.Tensor
@@ -110,13 +105,8 @@ class Adam(keras.optimizers.Optimizer):
 
     Returns the global norm of the gradients before they are clipped.
     """
-    return self._compiled_update(gradients, self._rate(step))
-
-  def _update(
-    self, gradients: Sequence[tf.Tensor], rate: tf.Tensor
-  ) -> tf.Tensor:
     gradients, norm = clipped(gradients, self._max_norm)
-    self._update_by_adam(range(len(gradients)), gradients, rate)
+    self._update_by_adam(range(len(gradients)), gradients, self._rate(step))
     return norm
 
   def _update_by_adam(
@@ -191,8 +181,11 @@ class Muon(Adam):
     self._product_dtype, self._faster = product_dtype, faster
     self._gates = matrices
 
-  def _compile(self) -> None:
-    variables = self._trainable_variables
+  def build(self, variables: Sequence[keras.Variable]) -> None:
+    """Makes the variables, as `Adam.build` does."""
+    if self.built:
+      return
+    super().build(variables)
     # By the index of a matrix: its number of parts.
     self._matrices = {
       i: _num_parts(variable.shape, self._gates[variable.path])
@@ -200,18 +193,24 @@ class Muon(Adam):
       if variable.path in self._gates
     }
     self._others = sorted({*range(len(variables))} - self._matrices.keys())
-    functions = self._parts, self._own_orthogonal, self._apply_parts
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-      super()._compile()
-    else:  # XLA cannot compile a sum over the replicas
-      self._compiled_update = self._update
-      functions = tuple(map(_COMPILED.here, functions))
-    self._compiled_functions = functions
+    # On one replica XLA compiles all of it; it cannot compile a sum.
+    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    whole = _COMPILED.here if alone else _COMPILED.cpu
+    piece = _COMPILED.cpu if alone else _COMPILED.here
+    pieces = self._parts, self._own_orthogonal, self._apply_parts
+    self._pieces = tuple(map(piece, pieces))
+    self._compiled_update = whole(self._update)
+
+  def apply_sums(
+    self, gradients: Sequence[tf.Tensor], step: tf.Tensor
+  ) -> tf.Tensor:
+    """Updates the model's variables, as `Adam.apply_sums` does."""
+    return self._compiled_update(gradients, self._rate(step))
 
   def _update(
     self, gradients: Sequence[tf.Tensor], rate: tf.Tensor
   ) -> tf.Tensor:
-    parts_of, own_orthogonal, apply_parts = self._compiled_functions
+    parts_of, own_orthogonal, apply_parts = self._pieces
     gradients, parts, norm = parts_of(gradients)
     context = tf.distribute.get_replica_context()
     num_replicas = context.num_replicas_in_sync

@@ -30,7 +30,7 @@ from charlm.training.workers import Cluster
 _V, _T = 12, 20
 _SIZES = ("--seq_length=20", "--embedding_dim=8", "--rnn_units=16")
 # And the operations that a step may have beside what XLA compiles.
-_BY_CUDNN = {"reference": 170, "fast": 240, "text-1M": 410}
+_BY_CUDNN = {"reference": 190, "fast": 240, "text-1M": 410}
 _LAYERS = ("gru", "lstm")
 # Not `CPU:0`, which stands for the host.
 _GPUS = ["CPU:1", "CPU:2"]
@@ -150,7 +150,7 @@ def test_xla_compiles_the_loop_over_time(layer: str) -> None:
   config = _config("best-1M", layer=layer)
   steps = _steps(_trainer(config, gru="fused"))
   assert max(node.depth for node in graphs.walk(steps)) == 1
-  assert graphs.num_of_step(steps) <= 190  # beside what XLA compiles
+  assert graphs.num_of_step(steps) <= 250  # beside what XLA compiles
 
 
 @pytest.mark.parametrize(("recipe", "number"), [("reference", 1), ("fast", 2)])
