@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import platform
 import random
 import re
 import signal
@@ -43,7 +44,7 @@ from benchmarks.task import (
 from benchmarks.worker import take_stdout
 from charlm.config import Config
 from charlm.data.batches import build_batches
-from charlm.errors import InputError
+from charlm.errors import HungError, InputError
 from charlm.model.language_model import model_of
 from charlm.runs.metrics import read_records
 from charlm.runs.provenance import describe_start
@@ -134,12 +135,15 @@ def devices(check: Check) -> Rows:
     with contextlib.suppress(FileNotFoundError):
       done = subprocess.run(command.split(), capture_output=True, text=True)
       yield command, done.stdout + done.stderr, ""
-  start = describe_start(0, [])
-  for name, version in {**start["versions"], **start["gpus"]}.items():
-    yield name, version, ""
+  yield "kernel", platform.release(), ""
   for name, value in sorted(os.environ.items()):
     if re.match(_VARIABLES, name):
       yield name, value, ""
+  choose_device(check.device)
+  start = describe_start(0, [])
+  yield "commit", start["commit"], ""
+  for name, version in {**start["versions"], **start["gpus"]}.items():
+    yield name, version, ""
   for device in tf.config.list_logical_devices(kind_of_device()):
     with tf.device(device.name):
       begin = time.perf_counter()
@@ -297,8 +301,11 @@ def cards(check: Check) -> Rows:
     trainer = _trainer(check.text, flags, strategy=strategy)
     try:
       Replicas(Cluster(strategy), trainer).check_start()
-    except InputError as error:
+      yield f"checks of {count} of {number} cards", "passed", ""
+    except (InputError, HungError) as error:
       yield f"checks of {count} of {number} cards", str(error), ""
+      if isinstance(error, HungError):
+        return
     trainer.take_steps(3)
     begin, size = time.perf_counter(), 3 if check.toy else 50
     trainer.take_steps(size)
@@ -332,7 +339,7 @@ def resume(check: Check) -> Rows:
 # How many seconds each part may take. A first start on a new kind of card
 # compiles for minutes; a sum that hangs is told after three.
 _PARTS: dict[str, tuple[Callable[[Check], Rows], int]] = {
-  "devices": (devices, 120),
+  "devices": (devices, 300),
   "values": (values, 120),
   "steps": (steps, 240),
   "uses": (uses, 90),
@@ -351,7 +358,7 @@ def command_of(name: str, told: str) -> list[str]:
 def run_part(command: list[str], seconds: float) -> Part:
   """Runs a part: a process that prints rows as lines of JSON."""
   part, start = Part(), time.monotonic()
-  environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
+  environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "NCCL_DEBUG": "INFO"}
   with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
     process = subprocess.Popen(
       command,
@@ -425,10 +432,11 @@ def main(argv: list[str]) -> int:
     answers = take_stdout()
     name, told = args.run.split(":", 1)
     check = Check(**json.loads(told))
-    choose_device(check.device)
+    if name != "devices":  # which tells of the machine before
+      choose_device(check.device)
     for row in _PARTS[name][0](check):
       print(json.dumps(row), file=answers, flush=True)
-    return 0
+    os._exit(0)  # the interpreter would wait for a sum that hangs
   if unknown := {*args.only.split(",")} - _PARTS.keys():
     parser.error(f"no part is called {min(unknown)}: give {', '.join(_PARTS)}")
   # Ends the process of a part, too, as Ctrl-C does.

@@ -257,7 +257,8 @@ def _describe_choices_for_gpus(run: Run, trainer: Trainer) -> str:
     return ""
   lines = ""
   if (number := len(trainer.devices)) < (there := most_gpus()):
-    more = f"more where each gets {GPU_WINDOWS} windows (--num_replicas)"
+    size = f"a step has {run.config.batch_size} windows (--batch_size)"
+    more = f"{size}, and each GPU needs {GPU_WINDOWS}"
     lines += _line("", f"{number} of {there} GPUs: {more}")
   if larger := FOR_GPUS.get(run.config.recipe):
     lines += _line("", f"--recipe={larger} is larger, but was never tried out")
