@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from charlm.data.corpus import load_corpus, read_text
 from charlm.data.split import train_text
@@ -17,6 +18,10 @@ from charlm.runs.run import Run, open_newest_run, open_run
 from charlm.system.files import write_atomically
 from charlm.system.messages import warn
 from charlm.system.process import DONE, import_quietly, run_command
+
+if TYPE_CHECKING:  # they import TensorFlow
+  from charlm.model.layers import RecurrentLayer
+  from charlm.reporting.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,51 +81,19 @@ def report(options: ReportOptions) -> int:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"
     ) from error
-  from charlm.evaluation.score import refuse_short
   from charlm.model.layers import import_layer
   from charlm.reporting.numbers import report_numbers, short_names
   from charlm.reporting.page import page
-  from charlm.reporting.result import score_run
   from charlm.system.devices import choose_device
 
   choose_device(options.device)
   layer = import_layer(options.layer)
   # Before the scoring: the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
-  shown = runs[0].eval_text()
-  if options.text is not None:
-    shown = read_text(runs[0].config, options.text)
-    refuse_short(shown, options.text)
-    if unknown := unknown_characters(shown.characters, runs[0].vocab):
-      warn(f"characters of {options.text} that are read as [UNK]: {unknown}")
-  reads = [
-    (x.config.encoding, x.config.keeps_text, x.config.lowercase) for x in runs
-  ]
+  shown = _shown_text(options.text, runs[0])
   names = short_names([str(run.path) for run in runs])
-  results = []
-  for run, name, read in zip(runs, names, reads, strict=True):
-    if read != reads[0]:
-      warn(f"{name} reads texts otherwise than {names[0]}: not in the heat map")
-    try:
-      results.append(
-        score_run(
-          run,
-          name=name,
-          checkpoint=options.checkpoint,
-          shown=shown if read == reads[0] else None,
-          layer=layer,
-        )
-      )
-    except InputError as error:
-      # `--corpus` and some parts of the page are of the first run.
-      spec = options.run_dir
-      named = os.path.exists(spec) or glob.escape(spec) == spec
-      prefix = "" if str(error).startswith(str(run.path)) else f"{run.path}: "
-      if named or run is runs[0]:
-        raise InputError(f"{prefix}{error}") from error
-      warn(f"left out: {prefix}{error}")
   numbers = report_numbers(
-    results,
+    _score_runs(options, runs, names=names, shown=shown, layer=layer),
     train=train,
     shown=shown,
     shown_name=options.text or f"the eval text of {names[0]}",
@@ -133,6 +106,68 @@ def report(options: ReportOptions) -> int:
   write_atomically(output, [text.encode()])
   print(output)
   return DONE
+
+
+def _score_runs(
+  options: ReportOptions,
+  runs: list[Run],
+  *,
+  names: list[str],
+  shown: Text,
+  layer: "type[RecurrentLayer] | None",
+) -> "list[Result]":
+  """Scores the runs; leaves out, with a warning, those that cannot be scored.
+
+  Raises InputError: one that was named, or the first, cannot be scored.
+  """
+  from charlm.reporting.result import score_run
+
+  results = []
+  for run, name in zip(runs, names, strict=True):
+    reads_alike = _reading(run) == _reading(runs[0])
+    if not reads_alike:
+      warn(f"{name} reads texts otherwise than {names[0]}: not in the heat map")
+    try:
+      results.append(
+        score_run(
+          run,
+          name=name,
+          checkpoint=options.checkpoint,
+          shown=shown if reads_alike else None,
+          layer=layer,
+        )
+      )
+    except InputError as error:
+      # `--corpus` and some parts of the page are of the first run.
+      spec = options.run_dir
+      named = os.path.exists(spec) or glob.escape(spec) == spec
+      prefix = "" if str(error).startswith(str(run.path)) else f"{run.path}: "
+      if named or run is runs[0]:
+        raise InputError(f"{prefix}{error}") from error
+      warn(f"left out: {prefix}{error}")
+  return results
+
+
+def _reading(run: Run) -> tuple[str, bool, bool]:
+  """Returns what decides how a run reads a text."""
+  config = run.config
+  return config.encoding, config.keeps_text, config.lowercase
+
+
+def _shown_text(text: str | None, run: Run) -> Text:
+  """Returns the text of the heat map, by default a run's eval text.
+
+  Raises InputError: it cannot be read, or is too short.
+  """
+  from charlm.evaluation.score import refuse_short
+
+  if text is None:
+    return run.eval_text()
+  shown = read_text(run.config, text)
+  refuse_short(shown, text)
+  if unknown := unknown_characters(shown.characters, run.vocab):
+    warn(f"characters of {text} that are read as [UNK]: {unknown}")
+  return shown
 
 
 def _check_output(path: Path) -> None:

@@ -10,7 +10,6 @@ from charlm.system.devices import (
   first_sum,
   kind_of_device,
   largest_divisor,
-  most_gpus,
   num_cores,
 )
 from charlm.training.trainer import (
@@ -80,13 +79,6 @@ def number_of_replicas(
       f"{config.batch_size}: change one of the two"
     )
   return number
-
-
-def most_replicas() -> int:
-  """Returns the largest number of replicas by default: GPUs, or cores."""
-  if kind_of_device() == "CPU":
-    return num_cores()
-  return most_gpus()
 
 
 def reason_for_one_replica(config: Config, gru: str) -> str:

@@ -217,6 +217,20 @@ def test_a_reader_writes_stops_and_takes_another_character(
   tab.click("#start")
   expect(tab.locator("#speed")).to_contain_text("a second")
   assert written.inner_text() != first
+  assert errors == []
+  tab.close()
+
+
+@pytest.mark.release
+def test_odd_texts_are_told_and_shown(
+  trained: Callable[..., pathlib.Path], tmp_path: pathlib.Path, browser: Browser
+) -> None:
+  assert _export(trained("short"), tmp_path / "my.html") == 0
+  tab = browser.new_page()
+  errors = []
+  tab.on("pageerror", lambda error: errors.append(error))
+  tab.goto((tmp_path / "my.html").as_uri())
+  expect(tab.locator("#written i")).to_have_count(500, timeout=20_000)
   tab.fill("#prefix", "\u03b1 ")
   tab.press("#temperature", "Enter")
   expect(tab.locator("#unknown")).to_have_text(

@@ -12,7 +12,7 @@ from charlm.config import Config
 from charlm.errors import InputError
 from charlm.system import cuda, devices
 from charlm.system.devices import choose_device
-from charlm.training.replicas import most_replicas, number_of_replicas
+from charlm.training.replicas import number_of_replicas
 
 
 def test_a_process_that_chose_the_cpu_is_told_so(
@@ -153,7 +153,7 @@ def test_only_the_gpus_that_are_used_are_opened(
     strategy = devices.create_strategy(number)
     assert strategy == ["GPU:0", "GPU:1", "GPU:2"][:used]
     assert gpus.visible == gpus.physical[:used]
-    assert most_replicas() == 3
+    assert devices.most_gpus() == 3
 
 
 @pytest.mark.parametrize(
