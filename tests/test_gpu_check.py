@@ -9,48 +9,43 @@ import pytest
 from benchmarks import gpu_check
 
 
-def _found(folder: pathlib.Path, *flags: str) -> dict:
-  output = f"--output={folder / 'page'}"
-  flags = ("--toy", "--device=cpu", output, *flags)
-  assert gpu_check.main(["gpu_check", *flags]) == 0
-  return json.loads((folder / "page.json").read_text())["parts"]
-
-
 @pytest.mark.release
-def test_each_part_runs_on_a_cpu(tmp_path: pathlib.Path) -> None:
-  parts = _found(tmp_path)
+def test_each_part_runs_on_a_cpu(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  assert gpu_check.main(["gpu_check", "--device=cpu"]) == 0
+  parts = json.loads(pathlib.Path("gpu-check.json").read_text())["parts"]
   assert [part["problem"] for part in parts.values()] == [""] * len(parts)
-  assert all(part["rows"] for part in parts.values())
-  rows = {name: value for name, value, _ in parts["resume"]["rows"]}
-  assert rows["last loss, killed"] == rows["last loss, whole"]
-  differences = [x for name, x, _ in parts["values"]["rows"] if "diff" in name]
+  rows = dict(parts["resume"]["rows"])
+  assert rows["last loss in nats, killed"] == rows["last loss in nats, whole"]
+  differences = [x for name, x in parts["values"]["rows"] if "diff" in name]
   assert max(differences) < 1e-5
 
 
-def test_a_part_that_hangs_or_crashes_loses_nothing(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+  ("end", "problem"),
+  [
+    ("time.sleep(60)", "took more than 1 s"),
+    (
+      "sys.exit('the first line\\n' + 9_000 * 'x' + 'no kernel')",
+      "exit code 1",
+    ),
+    ("os.abort()", "exit code -6"),
+    ("pass", ""),
+  ],
+)
+def test_a_part_that_hangs_or_crashes_keeps_its_rows_and_log(
+  end: str, problem: str
 ) -> None:
-  ends = {
-    "devices": "time.sleep(60)",
-    "values": "sys.exit('the first line\\n' + 9_000 * 'x' + 'no kernel')",
-    "steps": "os.abort()",
-    "cards": "pass",
-  }
-
-  def command_of(part: str, told: str) -> list[str]:
-    row = f'print(\'["found", 7.0, "ms"]\', flush=True); {ends[part]}'
-    return [sys.executable, "-c", f"import os, sys, time; {row}"]
-
-  monkeypatch.setattr(gpu_check, "command_of", command_of)
-  monkeypatch.setitem(gpu_check._PARTS, "devices", (gpu_check.devices, 1))
-  parts = _found(tmp_path, f"--only={','.join(ends)}")
-  assert [part["rows"] for part in parts.values()] == [
-    [["found", 7.0, "ms"]]
-  ] * 4
-  problems = ["took more than 1 s", "exit code 1", "exit code -6", ""]
-  assert [part["problem"] for part in parts.values()] == problems
-  # The page has the end of a log, the JSON all of it.
-  assert parts["values"]["log"].startswith("the first line")
-  page = (tmp_path / "page.md").read_text()
-  assert "xno kernel\n```" in page
-  assert "the first line" not in page
+  row = "print('[\"ms a step\", [7.0, 8.0]]', flush=True)"
+  code = f"import os, sys, time; {row}; {end}"
+  part = gpu_check.run_part([sys.executable, "-c", code], 1)
+  assert part["rows"] == [["ms a step", [7.0, 8.0]]]
+  assert part["problem"] == problem
+  page = gpu_check.to_markdown({"steps": part})
+  assert "| ms a step | 7, 8 |" in page
+  if part["log"]:  # the JSON has all of it, the page its end
+    assert part["log"].startswith("the first line")
+    assert "xno kernel\n```" in page
+    assert "the first line" not in page

@@ -228,7 +228,8 @@ class GenerativeModel:
     num_rows, shape = len(samples), [self._span, len(self._vocab)]
     last = np.repeat(begin.last, num_rows)
     states = tf.nest.map_structure(
-      lambda state: tf.repeat(state, num_rows, axis=0), begin.states
+      lambda state: tf.broadcast_to(state, [num_rows, *state.shape[1:]]),
+      begin.states,
     )
     temperature = tf.constant(request.temperature)
     tails = [StopBuffer(request.stop) for _ in samples]

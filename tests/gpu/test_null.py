@@ -31,14 +31,21 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return folder
 
 
-def _run(libraries: pathlib.Path, cards: int, *command: str) -> str:
-  variables = {"LD_LIBRARY_PATH": str(libraries), "NULL_CARDS": str(cards)}
+def _run(
+  libraries: pathlib.Path, cards: int, *command: str, cwd: pathlib.Path = ROOT
+) -> str:
+  variables = {
+    "LD_LIBRARY_PATH": str(libraries),
+    "NULL_CARDS": str(cards),
+    "PYTHONPATH": f"{ROOT}:{_NULL}",
+  }
   done = subprocess.run(
-    [sys.executable, _NULL / "run.py", *command],
+    [sys.executable, *command],
     capture_output=True,
     text=True,
     env=os.environ | variables,
-    timeout=300,
+    cwd=cwd,
+    timeout=900,
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
@@ -77,3 +84,12 @@ def test_a_training_and_what_follows(
     _run(libraries, 1, "eval.py", "--device=gpu", run, protocol, *layer)
   samples = ("--num_samples=9", "--num_chars=9")
   _run(libraries, 1, "sample.py", "--device=gpu", run, *samples, *layer)
+
+
+@pytest.mark.release
+def test_gpu_check_runs_to_its_end(
+  libraries: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  _run(libraries, 2, "-m", "benchmarks.gpu_check", cwd=tmp_path)
+  parts = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]
+  assert [part["problem"] for part in parts.values()] == [""] * len(parts)

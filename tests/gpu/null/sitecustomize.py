@@ -1,23 +1,19 @@
-"""Runs a program of charlm on the null card: run.py train.py FLAGS.
+"""Lets each Python process of charlm run to its end on the null card.
 
-What it reads from the card is garbage, which is replaced: numbers by 1, ids by
-0, and whether a variable has a value by True. The number of steps is set from
-the host. What charlm checks on several cards may fail, since nothing is added
-up: it is run, and ignored.
+Python imports it at its start where its folder is on PYTHONPATH. What is read
+from the card is garbage, which is replaced: numbers by 1, ids by 0, and whether
+a variable has a value by True. The number of steps is set from the host. What
+charlm checks on several cards may fail, since nothing is added up: it is run,
+and ignored.
 """
 
 import contextlib
-import importlib
-import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 
 from charlm.errors import DivergedError, InputError
 from charlm.system.process import import_quietly
-
-_ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _replace_garbage() -> None:
@@ -67,11 +63,7 @@ def _ignore_replicas() -> None:
     setattr(Replicas, name, run)
 
 
-if __name__ == "__main__":
-  import_quietly("tensorflow", "keras")
-  _replace_garbage()
-  _count_steps()
-  _ignore_replicas()
-  sys.path.insert(0, str(_ROOT))
-  program = importlib.import_module(sys.argv[1].removesuffix(".py"))
-  sys.exit(program.main(sys.argv[1:]))
+import_quietly("tensorflow", "keras")
+_replace_garbage()
+_count_steps()
+_ignore_replicas()
