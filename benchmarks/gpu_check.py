@@ -10,6 +10,7 @@ crashes loses nothing of the others, and its log is kept. Nothing is judged.
 import argparse
 import contextlib
 import functools
+import gc
 import importlib.util
 import itertools
 import json
@@ -26,20 +27,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
+from charlm.system.process import import_quietly
+
+import_quietly("tensorflow", "keras")
 import tensorflow as tf
 
 from benchmarks import machine, ours
 from benchmarks.tables import table
-from benchmarks.task import BLOCK_CHARS, SAMPLE_CHARS, Run, Sizes, Text, timed
+from benchmarks.task import BLOCK_CHARS, Run, Sizes, Text, timed
 from benchmarks.worker import take_stdout
 from charlm.config import Config
 from charlm.data.batches import build_batches
-from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel, model_of
 from charlm.runs.metrics import read_records
 from charlm.runs.provenance import describe_start
 from charlm.runs.run import checkpoint_steps
 from charlm.system import devices
+from charlm.system.files import write_atomically
 from charlm.system.flags import parse
 from charlm.training.replicas import GPU_WINDOWS, Replicas
 from charlm.training.trainer import Trainer, build_trainer
@@ -48,8 +53,9 @@ from charlm.training.workers import Cluster
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _TOY = ("--batch_size=4", "--seq_length=8", "--rnn_units=8")
 _RECIPES = ("reference", "fast", "tinyshakespeare")
-_VARIABLES = r"CUDA|NCCL|TF_|XLA|NVIDIA|LD_LIBRARY_PATH|PATH$"
+_VARIABLES = r"CUDA|CUDNN|NCCL|TF_|XLA|NVIDIA|PATH$"
 _LOG_CHARS = 2_000  # the end of a log, on the page; the JSON has all of it
+_INTERRUPTED = "interrupted"
 
 Rows = Iterator[tuple[str, Any]]  # a name, with the unit, and a value
 
@@ -66,7 +72,7 @@ class Check(argparse.Namespace):
     return Text(self.folder)
 
   def flags(self, recipe: str, *more: str) -> list[str]:
-    """Returns the flags of a recipe, whose warm-up fits any text."""
+    """Returns the flags of a recipe, without its warm-up."""
     file = f"--flagfile={_ROOT}/recipes/{recipe}.flags"
     toy = _TOY if self.device == "cpu" else ()
     return [file, "--warmup_steps=0", *toy, *more]
@@ -93,32 +99,33 @@ class Check(argparse.Namespace):
     )
 
   def seconds(self, run: Run) -> list[float]:
-    """Measures three times how long a repetition takes, half a second each."""
+    """Measures three times, for half a second, how long a repetition takes."""
     run(2)  # compiles
     size = 1 if self.device == "cpu" else max(1, round(0.5 / run(1)))
     return [run(size) / size for _ in range(3)]
 
 
 def hardware(check: Check) -> Rows:
-  """Hardware, driver, libraries, environment; a product on each device."""
-  for command in ("nvidia-smi -q", "nvidia-smi topo -m"):
-    with contextlib.suppress(FileNotFoundError):
-      done = subprocess.run(command.split(), capture_output=True, text=True)
-      yield command, done.stdout + done.stderr
+  """Environment, versions, hardware; a matrix product on each device."""
+  variables = os.environ.items()
+  yield from sorted(x for x in variables if re.search(_VARIABLES, x[0]))
   yield "kernel", platform.release()
-  yield from sorted(x for x in os.environ.items() if re.match(_VARIABLES, x[0]))
-  devices.choose_device(check.device)
   start = describe_start(0, [])
   yield "commit", start["commit"]
   yield from {**start["versions"], **start["gpus"]}.items()
+  for command in ("nvidia-smi -q", "nvidia-smi topo -m"):
+    # Through a shell, which says it if there is no such program.
+    done = subprocess.run(
+      command, shell=True, capture_output=True, text=True, timeout=60
+    )
+    yield command, done.stdout + done.stderr
+  devices.choose_device(check.device)
   for device in tf.config.list_logical_devices(devices.kind_of_device()):
     with tf.device(device.name):
       begin = time.perf_counter()
       tf.linalg.matmul(tf.eye(99), tf.eye(99)).numpy()
-      yield (
-        f"s for a product on {device.name[-5:]}",
-        time.perf_counter() - begin,
-      )
+      seconds = time.perf_counter() - begin
+      yield f"s for the first matrix product on {device.name}", seconds
 
 
 def values(check: Check) -> Rows:
@@ -131,9 +138,9 @@ def values(check: Check) -> Rows:
     expected: list[np.ndarray] = []
     for name, gru, device, xla in (
       ("on the CPU", "fused", "CPU:0", False),
-      ("cuDNN", "keras", here, False),
-      ("fused", "fused", here, False),
-      ("fused, XLA", "fused", here, True),
+      ("--gru=keras", "keras", here, False),
+      ("--gru=fused", "fused", here, False),
+      ("--gru=fused, XLA", "fused", here, True),
     ):
       with tf.device(device):
         model = model_of(config, len(check.text.vocab), gru=gru, training=True)
@@ -145,7 +152,8 @@ def values(check: Check) -> Rows:
         found = [x.numpy() for x in compute(tf.constant(windows, tf.int64))]
       expected = expected or found
       pairs = zip(found, expected, strict=True)
-      worst = max(np.abs(x - y).max() / np.abs(y).max() for x, y in pairs)
+      # Not by `max`, which overlooks what is no number.
+      worst = np.max([np.abs(x - y).max() / np.abs(y).max() for x, y in pairs])
       yield f"{layer}, {name}: loss in nats", float(found[0])
       yield f"{layer}, {name}: largest relative difference", float(worst)
 
@@ -165,27 +173,31 @@ def steps(check: Check, recipe: str) -> Rows:
     ("float32", "bfloat16"), ("keras", "fused")
   ):
     name = f"--gru={gru} --precision={precision}"
+    gc.collect()  # the weights of the trainer before
     try:
       trainer = check.trainer(recipe, f"--precision={precision}", gru=gru)
       if devices.kind_of_device() == "GPU":
         tf.config.experimental.reset_memory_stats("GPU:0")
       seconds = check.seconds(timed(trainer.take_steps))
-    except (InputError, tf.errors.OpError) as error:
-      yield name, str(error)
-      continue
-    yield f"ms a step, {name}", [1000 * x for x in seconds]
-    if devices.kind_of_device() == "GPU":
-      peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-      yield f"MiB at most, {name}", peak / 2**20
+      yield f"ms a step, {name}", [1000 * x for x in seconds]
+      if devices.kind_of_device() == "GPU":
+        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        yield f"MiB that TensorFlow allocated, {name}", peak / 2**20
+      del trainer
+    except Exception as error:  # the others are measured all the same
+      yield name, str(error)[-_LOG_CHARS:]
 
 
 def pytorch(check: Check) -> Rows:
-  """Times the same steps by PyTorch."""
+  """Times steps of the same sizes by PyTorch, with Adam."""
   if not importlib.util.find_spec("torch"):
     yield "PyTorch", "not installed"
     return
+  import torch
+
   from benchmarks import pytorch as contestant
 
+  yield "PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda}"
   for recipe in _RECIPES:
     config = check.config(recipe)
     sizes = Sizes(
@@ -197,25 +209,19 @@ def pytorch(check: Check) -> Rows:
       num_layers=config.num_layers,
       layer=config.layer,
     )
-    for bfloat16 in (False, True):
-      run = contestant.build_step(sizes, check.text, bfloat16)
-      name = f"{recipe}, {'bfloat16' if bfloat16 else 'float32'}"
-      yield f"ms a step, {name}", [1000 * x for x in check.seconds(run)]
+    bfloat16 = config.precision == "bfloat16"
+    run = contestant.build_step(sizes, check.text, bfloat16)
+    seconds = [1000 * x for x in check.seconds(run)]
+    yield f"ms a step, sizes and precision of {recipe}", seconds
 
 
-def uses(check: Check) -> Rows:
-  """Times sampling and evaluation, and an evaluation in steps of training."""
+def evaluation(check: Check) -> Rows:
+  """Times an evaluation, also in steps of training."""
   sizes = Sizes(len(check.text.vocab))
-  for number in (1, 64):
-    seconds = check.seconds(
-      ours.build_sampling(sizes, check.text, number, check.device)
-    )
-    microseconds = [1e6 * x / (number * SAMPLE_CHARS) for x in seconds]
-    yield f"us a character, {number} at a time", microseconds
-  evaluation = check.seconds(ours.build_evaluation(sizes, check.text))
-  yield f"ms for {BLOCK_CHARS} characters scored", [1e3 * x for x in evaluation]
+  scored = check.seconds(ours.build_evaluation(sizes, check.text))
+  yield f"ms for {BLOCK_CHARS} characters scored", [1000 * x for x in scored]
   step = check.seconds(timed(check.trainer("reference").take_steps))
-  yield "the same, in training steps", min(evaluation) / min(step)
+  yield "their time, in training steps", min(scored) / min(step)
 
 
 def profile(check: Check) -> Rows:
@@ -225,19 +231,23 @@ def profile(check: Check) -> Rows:
   trainer, num_steps = check.trainer("fast"), 10
   trainer.take_steps(2)
   with tempfile.TemporaryDirectory() as folder:
+    begin = time.perf_counter()
     with tf.profiler.experimental.Profile(folder):
       trainer.take_steps(num_steps)
+      seconds = time.perf_counter() - begin
     file = next(pathlib.Path(folder).rglob("*.xplane.pb"))
     space = xplane_pb2.XSpace.FromString(file.read_bytes())
   times: dict[str, list[float]] = {}
   for plane in space.planes:
     for line in plane.lines if "GPU:0" in plane.name else ():
       for event in line.events if "Stream" in line.name else ():
-        name = plane.event_metadata[event.metadata_id].name[:70]
-        times.setdefault(name, []).append(event.duration_ps / 1e6)
+        name = plane.event_metadata[event.metadata_id].name
+        times.setdefault(name, []).append(event.duration_ps / 1e6 / num_steps)
+  yield "us a step", 1e6 * seconds / num_steps
+  yield "us a step, all kernels", sum(map(sum, times.values()))
   for name in sorted(times, key=lambda name: -sum(times[name]))[:25]:
     number = len(times[name]) / num_steps
-    yield f"us a step, {number:g} x {name}", sum(times[name]) / num_steps
+    yield f"us a step, {number:g} x {name}", sum(times[name])
 
 
 def cards(check: Check) -> Rows:
@@ -263,7 +273,8 @@ def resume(check: Check) -> Rows:
   flags = check.flags("fast", "--eval_chars=2000", "--epochs=99")
   flags += [f"--device={check.device}", f"--corpus={_ROOT}/docs/*.md"]
   flags += [f"--max_steps={40 if check.device == 'cpu' else 400}"]
-  flags += ["--checkpoint_every_steps=20"]
+  flags += ["--checkpoint_every_steps=20", "--deterministic"]
+  losses = []
   for name in ("whole", "killed"):
     run = pathlib.Path(check.folder, name)
     command = [sys.executable, "train.py", *flags, f"--run_dir={run}"]
@@ -273,21 +284,24 @@ def resume(check: Check) -> Rows:
         if max(checkpoint_steps(run / "checkpoints"), default=0) > 0:
           process.kill()
         time.sleep(0.01)
-      yield "killed after step", max(checkpoint_steps(run / "checkpoints"))
+      steps_saved = checkpoint_steps(run / "checkpoints")
+      yield "killed after step", max(steps_saved, default=0)
+      yield "exit code of the kill", process.returncode
     code = subprocess.run(command, stdout=sys.stderr).returncode
     yield f"exit code, {name}", code
-    losses = [x["loss"] for x in read_records(run / "metrics.jsonl")]
-    yield f"last loss in nats, {name}", losses[-1]
+    losses.append(read_records(run / "metrics.jsonl")[-1]["loss"])
+  yield "last losses in nats", losses
+  yield "their difference", losses[1] - losses[0]
 
 
 # How many seconds each part may take. A first start on a new kind of card
-# compiles for minutes; a sum that hangs is told after three.
+# compiles for minutes. Of a sum that hangs, charlm says so after three minutes.
 _PARTS: dict[str, tuple[Callable[[Check], Rows], int]] = {
   "hardware": (hardware, 300),
   "values": (values, 120),
   **{x: (functools.partial(steps, recipe=x), 120) for x in _RECIPES},
   "pytorch": (pytorch, 90),
-  "uses": (uses, 90),
+  "evaluation": (evaluation, 60),
   "profile": (profile, 60),
   "cards": (cards, 240),
   "resume": (resume, 120),
@@ -298,7 +312,10 @@ def run_part(command: list[str], seconds: float) -> dict[str, Any]:
   """Runs a process that prints rows as lines of JSON; returns what it found."""
   problem, start = "", time.monotonic()
   environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "NCCL_DEBUG": "INFO"}
-  with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
+  with (
+    tempfile.TemporaryFile("w+", errors="replace") as out,
+    tempfile.TemporaryFile("w+", errors="replace") as log,
+  ):
     process = subprocess.Popen(
       command,
       stdout=out,
@@ -312,6 +329,8 @@ def run_part(command: list[str], seconds: float) -> dict[str, Any]:
         problem = f"exit code {code}"
     except subprocess.TimeoutExpired:
       problem = f"took more than {seconds:g} s"
+    except KeyboardInterrupt:
+      problem = _INTERRUPTED
     finally:  # with the processes that it has started
       with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -339,7 +358,7 @@ def to_markdown(parts: dict[str, dict[str, Any]]) -> str:
       else:
         found = value if isinstance(value, list) else [value]
         shown = [f"{x:.4g}" if isinstance(x, float) else str(x) for x in found]
-        rows.append((row, ", ".join(shown)))
+        rows.append((row[:100], ", ".join(shown)))
     if rows:
       pieces.append(table(("", "found"), rows))
     if part["problem"]:
@@ -363,12 +382,16 @@ def main(argv: list[str]) -> int:
       devices.choose_device(check.device)
     for row in _PARTS[check.part][0](check):
       print(json.dumps(row), file=answers, flush=True)
-    os._exit(0)  # the interpreter would wait for a sum that hangs
+    return 0
   if unknown := {*check.only.split(",")} - _PARTS.keys():
     parser.error(f"no part is called {min(unknown)}: give {', '.join(_PARTS)}")
-  # Ends the process of a part, too, as Ctrl-C does.
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  # They end the process of a part, too, as Ctrl-C does.
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: sys.exit(128 + number))
+  json_path, page_path = map(pathlib.Path, ("gpu-check.json", "gpu-check.md"))
   parts: dict[str, dict[str, Any]] = {}
+  if check.only != parser.get_default("only") and json_path.exists():
+    parts = json.loads(json_path.read_text())["parts"]  # the others stay
   with tempfile.TemporaryDirectory() as folder:
     Text(folder).write(f"{_ROOT}/docs/*.md")
     for name in check.only.split(","):
@@ -378,10 +401,11 @@ def main(argv: list[str]) -> int:
       command = [sys.executable, "-m", "benchmarks.gpu_check", *told]
       parts[name] = run_part(command, limit)
       found = {"machine": machine.describe(), "parts": parts}
-      json_text = json.dumps(found, indent=1) + "\n"
-      pathlib.Path("gpu-check.json").write_text(json_text)
-      pathlib.Path("gpu-check.md").write_text(to_markdown(parts))
-  print("wrote gpu-check.md and gpu-check.json", file=sys.stderr)
+      write_atomically(json_path, [json.dumps(found, indent=1).encode()])
+      write_atomically(page_path, [to_markdown(parts).encode()])
+      if parts[name]["problem"] == _INTERRUPTED:
+        return 128 + signal.SIGINT
+  print(f"wrote {page_path} and {json_path}", file=sys.stderr)
   return 0
 
 

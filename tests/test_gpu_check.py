@@ -1,10 +1,15 @@
 """The check of GPU machines, on a CPU: its parts, and what it keeps."""
 
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
+from helpers import ROOT
 
 from benchmarks import gpu_check
 
@@ -18,9 +23,32 @@ def test_each_part_runs_on_a_cpu(
   parts = json.loads(pathlib.Path("gpu-check.json").read_text())["parts"]
   assert [part["problem"] for part in parts.values()] == [""] * len(parts)
   rows = dict(parts["resume"]["rows"])
-  assert rows["last loss in nats, killed"] == rows["last loss in nats, whole"]
+  assert rows["exit code of the kill"] == -signal.SIGKILL
+  assert rows["their difference"] == 0
   differences = [x for name, x in parts["values"]["rows"] if "diff" in name]
   assert max(differences) < 1e-5
+
+
+@pytest.mark.release
+def test_ctrl_c_keeps_what_was_measured(tmp_path: pathlib.Path) -> None:
+  command = [sys.executable, "-m", "benchmarks.gpu_check", "--device=cpu"]
+  for only, code in (("hardware", 0), ("values,hardware", 130)):
+    with subprocess.Popen(
+      [*command, f"--only={only}"],
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+      stderr=subprocess.PIPE,
+      text=True,
+    ) as process:
+      assert process.stderr
+      if "values" in process.stderr.readline():
+        time.sleep(1)  # the process of the part starts
+        process.send_signal(signal.SIGINT)
+      process.stderr.read()
+    assert process.returncode == code
+  parts = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]
+  problems = {name: part["problem"] for name, part in parts.items()}
+  assert problems == {"hardware": "", "values": "interrupted"}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +60,7 @@ def test_each_part_runs_on_a_cpu(
       "exit code 1",
     ),
     ("os.abort()", "exit code -6"),
-    ("pass", ""),
+    ("sys.stdout.buffer.write(b'caf\\xe9')", ""),
   ],
 )
 def test_a_part_that_hangs_or_crashes_keeps_its_rows_and_log(
