@@ -299,7 +299,7 @@ def resume(check: Check) -> Rows:
 _PARTS: dict[str, tuple[Callable[[Check], Rows], int]] = {
   "hardware": (hardware, 300),
   "values": (values, 120),
-  **{x: (functools.partial(steps, recipe=x), 120) for x in _RECIPES},
+  **{x: (functools.partial(steps, recipe=x), 180) for x in _RECIPES},
   "pytorch": (pytorch, 90),
   "evaluation": (evaluation, 60),
   "profile": (profile, 60),
