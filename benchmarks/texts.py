@@ -8,6 +8,7 @@ import gzip
 import itertools
 import json
 import pathlib
+import random
 import re
 import subprocess
 import sysconfig
@@ -26,7 +27,8 @@ _SIZES = {
   "10M": 10_000_000,
   "100M": 100_000_000,
 }
-_FIRST = 100_000_000  # bytes of the source of Linux
+_FIRST = 110_000_000  # bytes of the source of Linux
+_LONG_LINE = 20  # characters: shorter lines occur in many files
 _MULTIPLE = 50  # of lines
 # For Debian's developers, and for users.
 _ENGLISH = (
@@ -61,12 +63,12 @@ def make(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _cut(text: str, size: int) -> str:
-  """Returns the first lines of a text, cleaned, or all.
+  """Returns the first lines of a text, or all.
 
   They leave `size` characters of train text, or somewhat more, beside the valid
   and the eval text of `--recipe=auto`.
   """
-  lines = [line for line in map(str.strip, text.split("\n")) if line]
+  lines = text.rstrip("\n").split("\n")
   ends = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
   for num_lines in range(_MULTIPLE, len(lines), _MULTIPLE):
     num_eval = min(1000, num_lines // 10)
@@ -91,15 +93,10 @@ def _quran(folder: pathlib.Path) -> Iterator[bytes]:
 
 
 def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the modules of Python's standard library, one after the other."""
+  """Yields the modules of Python's standard library, in random order."""
   library = pathlib.Path(sysconfig.get_path("stdlib"))
-  paths = (
-    path
-    for path in sorted(library.rglob("*.py"))
-    # Before this one are mostly modules for Python's own use.
-    if path >= library / "argparse.py" and "site-packages" not in path.parts
-  )
-  yield from _whole(paths)
+  paths = library.rglob("*.py")
+  yield from _distinct(x for x in paths if "site-packages" not in x.parts)
 
 
 def _dictionary(folder: pathlib.Path) -> Iterator[bytes]:
@@ -111,13 +108,13 @@ def _dictionary(folder: pathlib.Path) -> Iterator[bytes]:
 
 
 def _linux(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the first C files of Linux, a hundred megabytes."""
+  """Yields C files of Linux in random order, a hundred and ten megabytes."""
   source = _debian(folder, "linux-source-6.12/usr/src")
   command = "tar -xJf linux-source-*.tar.xz"
   subprocess.run(command, shell=True, cwd=source, check=True)
-  paths = sorted(source.rglob("*.[ch]"))
+  paths = (x for x in source.rglob("*.[ch]") if x.is_file())
   size = 0
-  for data in _whole(x for x in paths if x.is_file() and not x.is_symlink()):
+  for data in _distinct(x for x in paths if not x.is_symlink()):
     size += len(data)
     if size > _FIRST:
       return
@@ -165,12 +162,25 @@ def _debian(folder: pathlib.Path, path: str) -> pathlib.Path:
   return folder / path
 
 
-def _whole(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
-  """Yields the files that are text: some are binary, or in other encodings."""
-  for path in paths:
+def _distinct(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
+  """Yields files in random order, without near copies of earlier ones.
+
+  Sorted by path, the end would be one family of files, after its near copies. A
+  near copy is a file of whose long lines more than half occurred before. Files
+  that are binary, or in other encodings than UTF-8, are left out.
+  """
+  files = sorted(paths)
+  random.Random(0).shuffle(files)
+  seen: set[int] = set()
+  for path in files:
     data = path.read_bytes()
-    if b"\0" not in data and _is_utf8(data):
+    if b"\0" in data or not _is_utf8(data):
+      continue
+    lines = map(bytes.strip, data.splitlines())
+    hashes = {hash(line) for line in lines if len(line) >= _LONG_LINE}
+    if 2 * len(hashes & seen) <= len(hashes):
       yield data
+    seen |= hashes
 
 
 def _is_utf8(data: bytes) -> bool:
