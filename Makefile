@@ -61,7 +61,8 @@ quality: .venv/installed
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 results: .venv/installed
-	$(BIN)/python -m benchmarks.results $(if $(ONLY),--only $(ONLY)) $(ARGS)
+	$(if $(TABLE),$(BIN)/python -m benchmarks.trials results/$(TABLE).toml $(ARGS))
+	$(BIN)/python -m benchmarks.results
 
 soak: .venv/installed
 	$(BIN)/python tests/soak.py $(ARGS)

@@ -36,6 +36,9 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
+from charlm.system.process import import_quietly
+
+import_quietly("tensorflow", "keras")
 from benchmarks import machine, texts
 from benchmarks.tables import table
 from charlm.data.vocabulary import SPECIAL, extend_vocab
@@ -140,7 +143,7 @@ def measure(
   try:
     said = call(
       "train.py",
-      f"--corpus={_path_of(text, folder)}",
+      f"--corpus={path_of(text, folder)}",
       f"--seed={seed}",
       "--num_replicas=1",
       *flags,
@@ -162,6 +165,7 @@ def measure(
         "log_perplexity"
       ]
       for name in plan.scores
+      if losses or name != "dynamic"  # the valid text chooses its rate
     },
   }
 
@@ -169,7 +173,7 @@ def measure(
 def measure_baselines(plan: Table, text: str, folder: pathlib.Path) -> None:
   """Keeps the scores of n-grams and of xz, on the first setting's split."""
   flags = next(iter(plan.settings.values())).split()
-  flags += [f"--corpus={_path_of(text, folder)}", f"--run_dir={folder}/none"]
+  flags += [f"--corpus={path_of(text, folder)}", f"--run_dir={folder}/none"]
   prepared = prepare(parse(flags, TrainOptions))
   train, scored = prepared.split.train, prepared.split.eval
   size = len(train)
@@ -193,12 +197,19 @@ def measure_baselines(plan: Table, text: str, folder: pathlib.Path) -> None:
 def to_markdown(plan: Table) -> str:
   """Returns the table: of each text and setting, the means over the seeds."""
   found = plan.records()
-  scores = [n for n in plan.scores if any(n in x["scores"] for x in found)]
+  scores = [
+    name
+    for name in plan.scores
+    if any(name in record.get("scores", {}) for record in found)
+  ]
   rows = []
   for text in plan.texts:
     here = [record for record in found if record["text"] == text]
-    for setting in dict.fromkeys(record["setting"] for record in here):
+    others = (record["setting"] for record in here)  # n-grams and xz
+    for setting in dict.fromkeys([*plan.settings, *others]):
       runs = [record for record in here if record["setting"] == setting]
+      if not runs:
+        continue
       minutes = [run["minutes"] for run in runs if "minutes" in run]
       cells = [text, setting]
       cells.append(f"{runs[0]['weights']:,}" if "weights" in runs[0] else "")
@@ -226,7 +237,9 @@ def verdicts(plan: Table) -> list[str]:
       for (text, setting, seed), loss in valid.items()
       if setting == other and loss and valid.get((text, first, seed))
     ]
-    if len(differences) > 1:
+    if not all(map(math.isfinite, differences)):
+      lines.append(f"{other}: a training diverged")
+    elif len(differences) > 1:
       mean = statistics.mean(differences)
       error = statistics.stdev(differences) / math.sqrt(len(differences))
       half = student_quantile(len(differences) - 1) * error
@@ -247,7 +260,8 @@ def _mean_and_range(losses: Sequence[float | None]) -> str:
   return f"{mean} ({min(known):.4f} to {max(known):.4f})"
 
 
-def _path_of(text: str, folder: pathlib.Path) -> pathlib.Path:
+def path_of(text: str, folder: pathlib.Path) -> pathlib.Path:
+  """Returns the file of a text, which may be fetched into the folder."""
   if "-" in text:
     return texts.make(text, folder)
   return ROOT.parent / "shared" / "data" / f"{text}.txt"
@@ -267,7 +281,7 @@ def main(argv: list[str]) -> int:
   args = parser.parse_args(argv[1:])
   plan, folder = Table.read(args.table), args.folder.resolve()
   for text in plan.texts:
-    _path_of(text, folder)  # before two trainings fetch it at once
+    path_of(text, folder)  # before two trainings fetch it at once
     known = any(x["text"] == text and x["seed"] is None for x in plan.records())
     if plan.baselines and not known:
       measure_baselines(plan, text, folder)

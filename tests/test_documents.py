@@ -105,7 +105,7 @@ def _make(words: list[str]) -> str:
   assert result.returncode == 0, result.stderr
   for word in variables:
     name, _, value = word.partition("=")
-    assert name in ("ARGS", "BASE", "CORPUS", "ONLY", "PYTHON")
+    assert name in ("ARGS", "BASE", "CORPUS", "PYTHON", "TABLE")
     assert value in result.stdout
     assert name != "CORPUS" or "--recipe=auto" in result.stdout
   return target

@@ -86,6 +86,24 @@ def test_a_run_is_resumed_with_its_own_settings() -> None:
     prepare({"run_dir": "run", "recipe": "large"})
 
 
+def test_a_run_that_began_on_cleaned_lines_goes_on_with_them(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / "my.txt").write_text(TEXT.replace("9 of", "9\n\n  of"))
+  begin("run", recipe="small")
+  recipe = tmp_path / "recipes" / "small.flags"
+  recipe.write_text(recipe.read_text() + "--raw\n")
+  resumed = prepare({"run_dir": "run", "recipe": "auto"})
+  assert not resumed.options.raw
+  assert "\n\n" not in str(resumed.split.train)
+  for raw, given in ((True, {}), (False, {"raw": False})):
+    new = prepare(
+      {"corpus": "my.txt", "run_dir": "new", "recipe": "auto"} | given
+    )
+    assert new.options.raw == raw
+    assert ("\n\n  " in str(new.split.train)) == raw
+
+
 def test_a_longer_training_under_a_schedule_is_a_new_run(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -171,7 +189,7 @@ def test_auto_reads_a_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
   assert len(calls) == 1  # standard input could not be read again
 
 
-def test_the_recipes_of_auto_split_a_text_alike(
+def test_the_recipes_of_auto_read_and_split_a_text_alike(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.undo()  # the recipes of charlm
@@ -182,8 +200,8 @@ def test_the_recipes_of_auto_split_a_text_alike(
       **parse([f"--flagfile=recipes/{name}.flags"], Config)
     )
     sizes = (options.eval_lines, options.eval_chars, options.valid_chars)
-    splits.append((options.valid_lines, *sizes))
-  assert set(splits) == {(-1, 0, 0, 0)}
+    splits.append((options.raw, options.valid_lines, *sizes))
+  assert set(splits) == {(True, -1, 0, 0, 0)}
 
 
 def test_what_has_no_meaning_beside_the_flags_is_left_out(
