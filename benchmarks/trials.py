@@ -6,7 +6,7 @@ A table is a file such as
 
     texts = ["novels-100k", "stdlib-300k"]
     seeds = 3
-    scores = ["stream"]  # protocols by which the eval text is scored, or none
+    scores = ["stream"]  # how the eval text is scored, or nothing
     baselines = true     # n-grams and xz, too
     [settings]
     now = "--recipe=auto"
@@ -36,11 +36,17 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
+import charlm
 from charlm.system.process import import_quietly
 
 import_quietly("tensorflow", "keras")
+import numpy as np
+
 from benchmarks import machine, texts
 from benchmarks.tables import table
+from charlm.data.corpus import load_corpus
+from charlm.data.passages import find_passages
+from charlm.data.split import train_text
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.evaluation.ngram import baselines
 from charlm.evaluation.score import student_quantile
@@ -58,6 +64,8 @@ _PROTOCOLS = {
   "lines": ["--protocol=lines"],
   "dynamic": ["--dynamic"],
 }
+# The parts of the eval text that are in passages of the train text, and not.
+_COPIED, _NEW = "copied", "new"
 _DIVERGED = 3  # the exit code
 _READ_BY_BASELINES = 20_000_000  # characters at the end of the train text
 _WRITING = threading.Lock()
@@ -156,17 +164,40 @@ def measure(
   losses = [x["loss"] for x in records if x["split"] == "valid"]
   (weights,) = re.findall(r"^model .* (\S+) weights$", said, re.M)
   layer = [flag for flag in flags if ".py:" in flag]
+  scores = {
+    name: json.loads(call("eval.py", "--json", *_PROTOCOLS[name], *layer))[
+      "log_perplexity"
+    ]
+    for name in plan.scores
+    if name in _PROTOCOLS
+    # The valid text chooses its rate.
+    and (losses or name != "dynamic")
+  }
+  if _NEW in plan.scores:
+    scores |= _losses_by_copying(run_dir)
   return record | {
     "weights": int(weights.replace(",", "")),
     "minutes": max(x.get("seconds", 0) for x in records) / 60,
     "valid": min(losses) if losses else None,
-    "scores": {
-      name: json.loads(call("eval.py", "--json", *_PROTOCOLS[name], *layer))[
-        "log_perplexity"
-      ]
-      for name in plan.scores
-      if losses or name != "dynamic"  # the valid text chooses its rate
-    },
+    "scores": scores,
+  }
+
+
+def _losses_by_copying(run_dir: pathlib.Path) -> dict[str, float]:
+  """Returns the losses of characters in passages of the train text, and not."""
+  run = open_run(run_dir)
+  corpus = load_corpus(run.config, run.config.corpus)
+  text = run.eval_text()
+  (found,) = find_passages([str(text)], train_text(corpus.text, run.config))
+  copied = np.zeros(len(text), bool)
+  for start, length, _ in found.passages:
+    copied[start : start + length] = True
+  nats = charlm.load(str(run_dir), device="cpu").score([text])[0].nats
+  copied = copied[1:]  # the first character is not scored
+  return {
+    _COPIED: float(nats[copied].mean()),
+    _NEW: float(nats[~copied].mean()),
+    "share copied": float(copied.mean()),
   }
 
 
