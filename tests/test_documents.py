@@ -27,6 +27,7 @@ WALK = (
   "docs/guide.md",
   "docs/reference.md",
   "docs/exported.md",
+  "docs/from-the-notebook.md",
   "docs/from-the-tutorial.md",
 )
 DOCUMENTS = (
@@ -59,7 +60,7 @@ SMALL = [
 # repeat another one.
 NOT_TRAINED = {"raw", "edited", "text8", "profiled", "gpu"}
 NOT_TRAINED |= {"my-1", "my-2", "wide", "final", "better", "code", "tiny"}
-NOT_TRAINED |= {"finetuned-plays", "other"}
+NOT_TRAINED |= {"finetuned-plays", "keras", "other"}
 
 
 def _text(name: str) -> str:
