@@ -118,8 +118,6 @@ def _make(words: list[str]) -> str:
 def test_a_command_has_flags_that_exist(command: str) -> None:
   words = shlex.split(command.rpartition(" | ")[2])
   match words:
-    case [".venv/bin/python", "examples/own_layer.py", _, _]:
-      pass  # a program without flags, which has a test of its own
     case [".venv/bin/python", script, *args] if script.endswith(".py"):
       assert _main(script.removesuffix(".py"), *args, "--help")
     case [".venv/bin/python", "-c", code]:
