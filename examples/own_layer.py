@@ -1,11 +1,9 @@
-"""A layer of your own: IndRNN (arXiv 1803.04831), trained, scored, sampled.
+"""A layer of your own: IndRNN (arXiv 1803.04831).
 
-    python examples/own_layer.py my.txt runs/indrnn
+    python train.py --layer=examples/own_layer.py:IndRNN --corpus=my.txt
 
-docs/your-model.md explains each step.
+docs/your-model.md explains it.
 """
-
-import sys
 
 import keras
 import tensorflow as tf
@@ -45,21 +43,3 @@ class IndRNN(charlm.RecurrentLayer):
 
   def matrices(self) -> list[tuple[keras.Variable, int]]:
     return [(self.kernel, 1)]  # for Muon: one gate
-
-
-def main(corpus: str, run_dir: str) -> None:
-  exit_code = charlm.train(
-    layer=IndRNN, corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
-  )
-  if exit_code:  # stopped, or not all was saved: the same command resumes
-    sys.exit(exit_code)
-  model = charlm.load(run_dir, layer=IndRNN)
-  print(model.score(["To be, or not to be"]))
-  print(model.generate("The ", num_chars=100)[0].text)
-
-
-if __name__ == "__main__":
-  if len(sys.argv) != 3:
-    print("give two arguments: own_layer.py CORPUS RUN_DIR", file=sys.stderr)
-    sys.exit(2)
-  main(sys.argv[1], sys.argv[2])

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import runpy
-import sys
 from collections.abc import Callable
 
 import keras
@@ -210,30 +209,26 @@ def test_a_layer_that_projects_needs_a_step_of_its_own() -> None:
 def test_a_layer_of_ones_own(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  program = ROOT / "examples" / "own_layer.py"
-  monkeypatch.setattr(sys, "argv", [str(program)])
-  with pytest.raises(SystemExit) as ended:
-    runpy.run_path(str(program), run_name="__main__")
-  assert ended.value.code == 2
-  assert "own_layer.py CORPUS RUN_DIR" in capsys.readouterr().err
-  example = runpy.run_path(str(program))
+  file = ROOT / "examples" / "own_layer.py"
+  layer = import_layer(f"{file}:IndRNN")
   # The text has fewer lines than the eval text by default.
   text = corpus_path.read_text() * 5
   (tmp_path / "text.txt").write_text(text)
   run_dir = tmp_path / "run"
-  example["main"](str(tmp_path / "text.txt"), str(run_dir))
+  flags = [f"--layer={file}:IndRNN", f"--corpus={tmp_path / 'text.txt'}"]
+  flags += ["--epochs=1", "--rnn_units=8", f"--run_dir={run_dir}"]
+  assert PROGRAMS["train.py"].main(["train.py", *flags]) == 0
   assert "IndRNN, 1 layer of " in capsys.readouterr().out
   page = (ROOT / "docs" / "your-model.md").read_text()
-  _, layer, _ = program.read_text().split("\n\n\n", 2)
-  assert layer in page
+  _, code = file.read_text().split("\n\n\n", 1)
+  assert code in page
   # Muon could update nothing of it.
   bare = {"matrices": charlm.RecurrentLayer.matrices}
   with pytest.raises(InputError, match="names no matrices"):
     charlm.train(
-      layer=type("Bare", (example["IndRNN"],), bare),
+      layer=type("Bare", (layer,), bare),
       corpus=str(tmp_path / "text.txt"),
       recipe="auto",
       run_dir=str(tmp_path / "muon"),

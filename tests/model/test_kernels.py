@@ -1,0 +1,41 @@
+"""The products of a training step run on oneDNN's fast kernels."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_product_falls_back_to_a_reference_kernel(
+  precision: str, train_args: list[str], tmp_path: pathlib.Path
+) -> None:
+  # A reference kernel can be a thousand times slower; nothing else shows it.
+  done = subprocess.run(
+    [
+      sys.executable,
+      *train_args,
+      *("--num_layers=2", "--rnn_units=128", "--max_steps=2"),
+      *(f"--precision={precision}", f"--run_dir={tmp_path / 'run'}"),
+    ],
+    env=os.environ | {"ONEDNN_VERBOSE": "1"},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  lines = [line.split(",") for line in done.stdout.splitlines()]
+  if not any(line[0] == "onednn_verbose" for line in lines):
+    pytest.skip("TensorFlow has no oneDNN here, or one that does not log")
+  kernels = {  # name, and formats of what is multiplied
+    (line[6], line[8])
+    for line in lines
+    if line[0] == "onednn_verbose" and line[5:6] in (["matmul"], ["gemm_api"])
+  }
+  assert kernels
+  assert not [name for name, _ in kernels if "ref" in name], kernels
+  if precision == "bfloat16":
+    assert any("bf16" in formats for _, formats in kernels), kernels
