@@ -1,4 +1,4 @@
-"""A layer of your own: IndRNN (arXiv 1803.04831), trained, scored, sampled.
+"""Trains, scores and samples a layer of your own: IndRNN (arXiv 1803.04831).
 
     python examples/own_layer.py my.txt runs/indrnn
 
@@ -51,7 +51,7 @@ def main(corpus: str, run_dir: str) -> None:
   exit_code = charlm.train(
     layer=IndRNN, corpus=corpus, run_dir=run_dir, rnn_units=128, epochs=1
   )
-  if exit_code:  # stopped, or not all was saved: the same command resumes
+  if exit_code:  # stopped, or something was not saved: run it again to resume
     sys.exit(exit_code)
   model = charlm.load(run_dir, layer=IndRNN)
   print(model.score(["To be, or not to be"]))
