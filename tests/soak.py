@@ -88,15 +88,16 @@ def soak(
   Raises AssertionError: the two runs are not equal.
   """
   uninterrupted, disturbed = folder / "uninterrupted", folder / "disturbed"
-  alone = functools.partial(start or _start, "train.py", *flags)
-  train, rng = alone, random.Random(seed)
+  baseline = functools.partial(start or _start, "train.py", *flags)
+  train, rng = baseline, random.Random(seed)
   if num_workers > 1:
-    train = functools.partial(Workers, rng, _start, num_workers, *alone.args)
+    args = baseline.args
+    train = functools.partial(Workers, rng, _start, num_workers, *args)
   if num_workers == 2:
-    alone = functools.partial(alone, "--num_replicas=2")
+    baseline = functools.partial(baseline, "--num_replicas=2")
   elif num_workers > 2:
-    alone = train
-  assert alone(f"--run_dir={uninterrupted}").wait(_ENDED_WITHIN) == 0
+    baseline = train
+  assert baseline(f"--run_dir={uninterrupted}").wait(_ENDED_WITHIN) == 0
   # The file of ids, which kills can leave half written, must not matter.
   train = functools.partial(train, f"--corpus_cache={folder / 'cache'}")
   kills: list[Kill] = []

@@ -73,9 +73,8 @@ class Score:
   ) -> "Score":
     """Makes the score of a text from the nats of its characters.
 
-    They are those of all characters but the first. With `line_lengths`, they
-    are those of all characters, and of a newline at the end even if the text
-    has none.
+    They are those of all characters but the first; with `line_lengths`, of all
+    characters, and of a final newline even if the text lacks it.
     """
     by_lines = line_lengths is not None
     scored = text if by_lines else text.part(1, len(text))

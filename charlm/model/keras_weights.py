@@ -30,7 +30,7 @@ def load_keras_weights(
   Raises InputError: the file has no weights, or weights of other shapes.
   """
   path = os.path.expanduser(path)
-  # TensorFlow takes the common prefix of both files; a user may give the index.
+  # TensorFlow takes the prefix of both files; a user may give the index.
   prefix = path.removesuffix(".index")
   if not os.path.isfile(path if path.endswith(".h5") else f"{prefix}.index"):
     raise InputError(

@@ -346,9 +346,9 @@ class _ForwardPass(NamedTuple):
   ) -> tuple[list[tf.Tensor], _Carried]:
     """Backpropagates through the `size` time steps from `start` on.
 
-    Returns the sums with the chunk's gradients added, of kernel
-    `[num_inputs, F]`, recurrent kernel, and parameters; and the gradients that
-    go to the previous chunk.
+    Returns the sums, with the chunk's gradients of kernel `[num_inputs, F]`,
+    recurrent kernel, and parameters added; and the gradients that go to the
+    previous chunk.
     """
     dtype, cell = d_outputs.dtype, self.cell
     d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
@@ -425,10 +425,10 @@ def _columns(x: tf.Tensor) -> tf.Tensor:
 
 
 class CellLayer(RecurrentLayer):
-  """A Keras layer whose time step is a `Cell`; subclasses inherit from both.
+  """A layer whose time step is a `Cell`; subclasses also inherit from Keras'.
 
-  Sampling always takes the cell's steps; training and scoring do in a
-  `ScannedLayer`.
+  Sampling runs the cell step by step. In a `ScannedLayer`, training and scoring
+  run the same cell.
   """
 
   plain: ClassVar[type[keras.layers.RNN]]  # Keras' own layer

@@ -185,16 +185,9 @@ def describe_initial(
 ) -> str:
   """Describes how well an initial model predicts the text, beside n-grams.
 
-  Warns if it is so much worse than n-grams that random weights would probably
-  do as well.
-
-  Args:
-    initial: the initial model.
-    name: the value of `--init_from`.
-    model: the model to train, which has the weights of the initial model, and
-      random ones for new characters.
-    split: the parts of the text.
-    vocab: the vocabulary of the run.
+  Warns if random weights would probably do as well. `name` is the value of
+  `--init_from`. `model` has the initial model's weights, and random ones for
+  new characters.
   """
   part = "valid" if len(split.valid) else "eval"
   ids = getattr(split, part).part(0, _SCORED).ids_in(vocab)

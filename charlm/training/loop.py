@@ -122,8 +122,7 @@ class TrainingLoop:
         )
       self.replicas.check_weights()
       saved = self._save_rest(step)
-    # Outside of `with self._stop`: all is saved, so Ctrl-C may end the program
-    # at once.
+    # Outside of `with self._stop`: all is saved, so Ctrl-C may end it at once.
     return self._end(step, saved)
 
   def _compile(self) -> None:
@@ -184,8 +183,8 @@ class ChiefLoop(TrainingLoop):
   def __post_init__(self) -> None:
     super().__post_init__()
     self._text: Text = getattr(self.split, self.run.choosing_part)
-    # It ends with a whole word, if there is one. All samples of a run continue
-    # the same prefix, so that they can be compared.
+    # Whole words, if there are any. It never changes, so that samples can be
+    # compared.
     start = str(self._text.part(0, _PREFIX_CHARS))
     self._prefix = start.rpartition(" ")[0] or start
     self._shown_prefix = readable(self._prefix, self._text.encoding)

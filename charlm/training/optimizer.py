@@ -205,9 +205,9 @@ class Muon(Adam):
     self._others = sorted({*range(len(variables))} - self._matrices.keys())
     # XLA cannot compile a sum over replicas: with several of them, it compiles
     # the stages of the update separately.
-    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    compile_update = _COMPILED.here if alone else _COMPILED.cpu
-    compile_stage = _COMPILED.cpu if alone else _COMPILED.here
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    compile_update = _COMPILED.cpu if several else _COMPILED.here
+    compile_stage = _COMPILED.here if several else _COMPILED.cpu
     stages = self._parts, self._orthogonalise_local, self._apply_parts
     self._stages = tuple(map(compile_stage, stages))
     self._compiled_update = compile_update(self._update)

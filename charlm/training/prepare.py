@@ -57,7 +57,7 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
   if initial := open_initial(given.get("init_from", "")):
     values = initial.settings | values
   auto = recipe == "auto"
-  # All recipes of `auto` split a text alike, so any of them will do for now.
+  # All recipes of `auto` split a text alike, so the first will do for now.
   options = with_recipe(SIZES_OF_AUTO[0][1] if auto else recipe, values)
   corpus, split = load_texts(options.config, options.corpus_cache)
   if auto:

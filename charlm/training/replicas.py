@@ -113,8 +113,7 @@ class Replicas:
   def check_start(self) -> None:
     """Checks that sums over replicas are right, and that all start equal.
 
-    It sums known numbers in the shapes of the gradients, and compares the
-    weights and the optimizer's variables.
+    It sums known numbers in the gradients' shapes, and compares the variables.
 
     Raises:
       InputError: a sum is wrong, or variables differ.

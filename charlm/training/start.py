@@ -149,7 +149,7 @@ def _train(
 def _drop_unsupported_options(
   prepared: Prepared, layer: type[RecurrentLayer] | None
 ) -> Prepared:
-  """Resets options that the layer does not support, and says so."""
+  """Gives options that the layer does not support their defaults; says so."""
   options = prepared.options
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)

@@ -119,7 +119,8 @@ class Trainer:
     specs = [windows, states, tf.TensorSpec([], tf.int32)]
     # Without AutoGraph, whose conversion takes a second.
     self._compiled = tf.function(self._train_steps, specs, autograph=False)
-    self._loss_and_gradients = self._gradients  # traced in `_train_steps`
+    # By default, a part of the graph of `_train_steps`.
+    self._loss_and_gradients = self._gradients
     self.compiled_by_xla = model.fast_with_xla and xla_compiles_steps(
       config, strategy.num_replicas_in_sync
     )
