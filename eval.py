@@ -15,7 +15,7 @@ from charlm.runs.run import open_newest_run
 from charlm.system import process
 from charlm.system.messages import warn
 
-# The context of nanoGPT's character-level model, for comparison.
+# As in nanoGPT's character-level model, for comparison.
 _WINDOW = 256
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 
@@ -58,9 +58,8 @@ class EvalOptions(ModelOptions):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    # At their defaults, nobody asked for windows.
-    windows = (self.window, self.stride) != (_WINDOW, 0)
-    if windows and self.protocol != "windows":
+    windows_given = (self.window, self.stride) != (_WINDOW, 0)
+    if windows_given and self.protocol != "windows":
       raise InputError("--window and --stride need --protocol=windows: give it")
     if self.stride > self.window:
       raise InputError("a stride above the window leaves gaps: lower --stride")
@@ -74,12 +73,14 @@ class EvalOptions(ModelOptions):
       raise InputError(
         "--follow scores every checkpoint: leave out --dynamic and --checkpoint"
       )
-    # These names in `summaries` are those of `train.py`.
-    own = ("train", "valid", "eval")
-    if self.follow and (not _NAME.fullmatch(self.name) or self.name in own):
+    # The folders in `summaries` that `train.py` writes.
+    reserved = ("train", "valid", "eval")
+    if self.follow and (
+      not _NAME.fullmatch(self.name) or self.name in reserved
+    ):
       raise InputError(
         f"name is {self.name!r}: give a --name of letters, digits, - and _, "
-        f"none of {', '.join(own)}"
+        f"but not {', '.join(reserved)}"
       )
 
 
@@ -99,7 +100,7 @@ def evaluate(options: EvalOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  # Before the import of TensorFlow, so that a wrong folder is refused at once.
+  # Before importing TensorFlow, so that a wrong folder is refused at once.
   run = open_newest_run(options.run_dir)
   process.import_quietly("tensorflow", "keras")
   from charlm.evaluation.dynamic import score_dynamic
@@ -121,10 +122,10 @@ def evaluate(options: EvalOptions) -> int:
     text = read_text(run.config, options.text)
   refuse_short(text, options.text or run.eval_path)
   unknown = unknown_characters(text.characters, run.vocab)
-  if unknown and not options.json:  # which has their number, as `num_unknown`
+  if unknown and not options.json:  # which has `num_unknown`
     warn(f"not in the vocabulary, scored as [UNK]: {unknown}")
   curve = EventFile(run.summaries / options.name) if options.follow else None
-  evaluator_of = functools.cache(Evaluator)  # compiles for each model once
+  evaluator_of = functools.cache(Evaluator)  # compiles once per model
   for model, step in models:
     if options.dynamic:
       score, protocol = score_dynamic(
@@ -140,14 +141,14 @@ def evaluate(options: EvalOptions) -> int:
         stride=options.stride or options.window,
       )
     result = {"step": step, "protocol": protocol, **score.to_dict()}
-    words = score.in_words(step, protocol)
+    text_result = score.in_words(step, protocol)
     if not options.follow:
       trained_model.say_which(run, options.checkpoint, step)
-    # At once: with --follow, the next score may be hours away.
-    print(json.dumps(result) if options.json else words, flush=True)
+    # Flushed, since with --follow the next score can be hours away.
+    print(json.dumps(result) if options.json else text_result, flush=True)
     if curve:
-      drawn = {**result, "loss": score.log_perplexity}
-      curve.write(metrics_event(drawn, time.time()))
+      record = {**result, "loss": score.log_perplexity}
+      curve.write(metrics_event(record, time.time()))
   if options.follow:
     seconds = f"{options.idle_timeout:g} seconds"
     warn(f"no new checkpoint or metrics in {seconds}: --follow ends")

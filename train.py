@@ -19,13 +19,13 @@ def train(given: dict[str, Any]) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: bad input, or replicas whose sums are wrong.
+    InputError: the input is bad, or sums over the replicas are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the folder was taken away, nothing can be saved, or a worker
-      was lost.
+    LostRunError: the run's folder was moved or removed, nothing can be saved,
+      or a worker was lost.
     HungError: the GPUs do not answer.
   """
-  # Before the import of TensorFlow, so that a wrong path is refused at once.
+  # Before importing TensorFlow, so that a wrong path is refused at once.
   file, _, name = given.get("layer", "").rpartition(":")
   prepared = prepare(given | {"layer": name} if file else given)
   process.import_quietly("tensorflow", "keras")
@@ -34,7 +34,7 @@ def train(given: dict[str, Any]) -> int:
 
   layer = import_layer(f"{file}:{name}" if file else "")
   exit_code = start(prepared, layer)
-  # Output that cannot be printed must not make a saved run an error.
+  # A closed stdout must not turn a saved run into an error.
   process.flush_or_drop_output()
   return exit_code
 

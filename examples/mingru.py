@@ -1,8 +1,8 @@
-"""minGRU: a GRU whose gate and candidate depend on the input alone.
+"""minGRU: a GRU whose gate and candidate depend only on the input.
 
-Feng et al., Were RNNs All We Needed? (arXiv 2410.01201), without the logarithms
-of its appendix. Since nothing but the recurrence itself depends on the state,
-the products of a window are one, and the recurrence is a scan.
+This is the model of Feng et al., Were RNNs All We Needed? (arXiv 2410.01201),
+without the logarithms of their appendix. Only the recurrence depends on the
+state. So a window needs a single matrix product, and the recurrence is a scan.
 
     python train.py --layer=examples/mingru.py:MinGRU --corpus=my.txt
 """
@@ -15,12 +15,12 @@ import tensorflow as tf
 import charlm
 from charlm.system.devices import Choice
 
-# A scan is logarithmic in depth, but computes more.
+# A scan takes log2(T) sequential steps, but more operations.
 LINEAR_SCAN = Choice("loop", "scan")
 
 
 class MinGRU(charlm.RecurrentLayer):
-  """h = (1 - z) h + z n: z a sigmoid, n a linear function of the input."""
+  """h = (1 - z) h + z n, with z = sigmoid(W_z x + b_z) and n = W_n x + b_n."""
 
   def __init__(self, units: int, name: str | None = None) -> None:
     super().__init__(name=name)
@@ -38,7 +38,7 @@ class MinGRU(charlm.RecurrentLayer):
     initial_state: tf.Tensor | None = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs over a window `[B, T, D]`, as `RecurrentLayer` says."""
+    """Runs over a window `[B, T, D]`, as `RecurrentLayer` describes."""
     kept, added = self._gates(self.project(sequences))  # [B, T, H]
     if initial_state is None:
       initial_state = self.initial_state(tf.shape(sequences)[0])
@@ -46,24 +46,24 @@ class MinGRU(charlm.RecurrentLayer):
     return outputs, outputs[:, -1]
 
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns z, before the sigmoid, and n, `[..., 2H]`, of `[..., D]`."""
+    """Returns z before its sigmoid, and n, `[..., 2H]`, of `[..., D]`."""
     kernel = tf.convert_to_tensor(self.kernel)
     return tf.tensordot(inputs, kernel, 1) + self.bias
 
   def step(
     self, projected: tf.Tensor, state: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the state `[B, H]` after an input, twice: it is the output."""
+    """Returns the next state `[B, H]` twice, since it is also the output."""
     kept, added = self._gates(projected)
     state = kept * state + added
     return state, state
 
   def matrices(self) -> list[tuple[keras.Variable, int]]:
-    """Lists the kernel, of the gate and the candidate."""
+    """Lists the kernel, which has two gates for Muon: z and n."""
     return [(self.kernel, 2)]
 
   def _gates(self, projected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns 1 - z, the share of the state that is kept, and z n."""
+    """Returns 1 - z, which scales the state, and z n, which is added."""
     z, n = tf.split(projected, 2, axis=-1)
     return tf.sigmoid(-z), tf.sigmoid(z) * n
 
@@ -75,8 +75,8 @@ def linear_recurrence(
   """Returns the states h = kept * h + added, `[B, T, H]`.
 
   Takes kept and added `[B, T, H]`, and the state `[B, H]` before them. The
-  gradient is such a recurrence from the last time step to the first; that of
-  TensorFlow's loop would fill a `[B, T, H]` at each time step.
+  gradient is the same recurrence, from the last time step to the first. The
+  gradient of TensorFlow's loop would fill a `[B, T, H]` at each time step.
   """
   first = added[:, :1] + kept[:, :1] * state[:, tf.newaxis]
   states = _scan(kept, tf.concat([first, added[:, 1:]], axis=1))
@@ -93,17 +93,17 @@ def linear_recurrence(
 
 
 def _scan(kept: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
-  """Returns the states from a state of zero, all `[B, T, H]`."""
+  """Returns the states `[B, T, H]`, starting from zeros."""
   if LINEAR_SCAN.here == "scan" and kept.shape[1] is not None:
-    # (kept, added) stands for h -> kept h + added over the last `span` time
-    # steps; such a pair after the pair of the steps before stands for twice as
-    # many.
-    span = 1
-    while span < kept.shape[1]:
-      padding = [[0, 0], [span, 0], [0, 0]]
-      added += kept * tf.pad(added[:, :-span], padding)
-      kept *= tf.pad(kept[:, :-span], padding)
-      span *= 2
+    # At each position, (kept, added) is the map h -> kept h + added over the
+    # last `length` time steps. Composed with the map of the steps before, it
+    # covers twice as many.
+    length = 1
+    while length < kept.shape[1]:
+      padding = [[0, 0], [length, 0], [0, 0]]
+      added += kept * tf.pad(added[:, :-length], padding)
+      kept *= tf.pad(kept[:, :-length], padding)
+      length *= 2
     return added
   kept, added = (tf.transpose(x, [1, 0, 2]) for x in (kept, added))
   num_steps = tf.shape(added)[0]

@@ -1,12 +1,13 @@
-"""Compares the numbers of the present code with those of a commit.
+"""Compares the results of the working directory with those of a commit.
 
     python tests/compare.py 15b8925
     python tests/compare.py 15b8925 --samples --only adam muon
 
-Tiny runs are trained and scored on this machine, first with the code of the
-commit, then with the working directory. Both must have the same variables in
-the newest checkpoint and in the best one, the same metrics, and the same
-scores: bit by bit, or to 1e-6 where XLA compiles. Else the exit code is 1.
+It trains and scores tiny runs on this machine, first with the code of the
+commit, then with that in the working directory. Both must have the same
+variables in the newest and in the best checkpoint, the same metrics, and the
+same scores, bit by bit, or to 1e-6 where XLA compiles. Otherwise the exit code
+is 1.
 """
 
 import argparse
@@ -26,8 +27,8 @@ import numpy as np
 from charlm.system.process import import_quietly
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-# All that a run depends on, so that no default matters. Each corpus is named by
-# its number of letters.
+# All flags that a run depends on, so that no default matters. Each corpus is
+# named after its number of letters.
 _FLAGS = (
   "--corpus={corpora}/30.txt --eval_lines=30 --valid_lines=30 --seq_length=20 "
   "--batch_size=24 --embedding_dim=8 --rnn_units=16 --num_layers=1 --seed=1 "
@@ -60,7 +61,7 @@ _SAMPLES = (
   "sample.py --checkpoint=latest --seed=1 --num_chars=200 --num_samples=3",
   "sample.py --checkpoint=latest --seed=1 --num_chars=200 --top_p=0.9",
 )
-# One process for all commands: TensorFlow's import would take most of the time.
+# One process for all commands, since importing TensorFlow takes longest.
 _RUN_COMMANDS = """
 import contextlib, importlib, io, json, sys
 for line in sys.stdin:
@@ -75,49 +76,49 @@ for line in sys.stdin:
 _TOLERANCE = 1e-6  # where XLA compiles
 _COMPILED_RUN = "few_windows"
 _COMPILED = ("scores", "metrics of valid")  # of any run
-Numbers = dict[str, dict[str, Any]]  # by what is compared, then by name
+Numbers = dict[str, dict[str, Any]]  # by part of the comparison, then by name
 
 
 def measure(
   tree: pathlib.Path, folder: pathlib.Path, names: list[str], samples: bool
 ) -> dict[str, Numbers]:
   """Trains and scores runs with the code in `tree`; returns their numbers."""
-  found: dict[str, Numbers] = {name: {} for name in names}
+  numbers: dict[str, Numbers] = {name: {} for name in names}
   for name in names:
     print(f"{folder.name}: {name}", file=sys.stderr, flush=True)
     flags = (_FLAGS + _RUNS[name]).format(corpora=folder.parent).split()
     command = [sys.executable, "train.py", f"--run_dir={folder / name}", *flags]
     subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL, check=True)
-    _read_variables(folder / name, found[name])
-    _read_metrics(folder / name, found[name])
+    _read_variables(folder / name, numbers[name])
+    _read_metrics(folder / name, numbers[name])
   print(f"{folder.name}: scores", file=sys.stderr, flush=True)
   commands = [*_SCORES, *(_SAMPLES if samples else ())]
-  asked = [(name, command) for name in names for command in commands]
+  calls = [(name, command) for name in names for command in commands]
   printed = subprocess.run(
     [sys.executable, "-c", _RUN_COMMANDS],
     cwd=tree,
     input="".join(
-      f"{c} --device=cpu --run_dir={folder / n}\n" for n, c in asked
+      f"{c} --device=cpu --run_dir={folder / n}\n" for n, c in calls
     ),
     stdout=subprocess.PIPE,
     text=True,
     check=True,
   ).stdout
-  for (name, command), line in zip(asked, printed.splitlines(), strict=True):
+  for (name, command), line in zip(calls, printed.splitlines(), strict=True):
     out = json.loads(line)
     if command in _SAMPLES:
-      found[name].setdefault("samples", {})[command] = out
+      numbers[name].setdefault("samples", {})[command] = out
     else:
       score = json.loads(out)
-      del score["protocol"]  # words
-      del score["interval"]  # by another method in older commits
+      del score["protocol"]  # a description
+      del score["interval"]  # older commits compute it differently
       scores = {f"{command} {key}": value for key, value in score.items()}
-      found[name].setdefault("scores", {}).update(scores)
-  return found
+      numbers[name].setdefault("scores", {}).update(scores)
+  return numbers
 
 
 def _write_corpus(folder: pathlib.Path, num_letters: int, size: int) -> None:
-  """Writes lines that hold each letter once, then letters by Zipf's law."""
+  """Writes each letter once, then random letters by Zipf's law, in lines."""
   letters = [chr(0x4E00 + i) for i in range(num_letters)]
   weights = [1 / (i + 1) for i in range(num_letters)]
   text = "".join(letters + random.Random(0).choices(letters, weights, k=size))
@@ -125,7 +126,7 @@ def _write_corpus(folder: pathlib.Path, num_letters: int, size: int) -> None:
   (folder / f"{num_letters}.txt").write_text("".join(lines), "utf-8")
 
 
-def _read_variables(run_dir: pathlib.Path, found: Numbers) -> None:
+def _read_variables(run_dir: pathlib.Path, numbers: Numbers) -> None:
   import_quietly("tensorflow")
   import tensorflow as tf
 
@@ -138,28 +139,29 @@ def _read_variables(run_dir: pathlib.Path, found: Numbers) -> None:
       part = name.split("/")[0]
       if part.startswith("_") or part == "save_counter":
         continue
-      if name.startswith("train_state/best_loss"):  # an evaluation's
+      if name.startswith("train_state/best_loss"):  # comes from an evaluation
         part = "scores"
       key = f"{index.parent.name}/{index.stem}/{name}"
-      found.setdefault(part, {})[key] = reader.get_tensor(name)
+      numbers.setdefault(part, {})[key] = reader.get_tensor(name)
 
 
-def _read_metrics(run_dir: pathlib.Path, found: Numbers) -> None:
+def _read_metrics(run_dir: pathlib.Path, numbers: Numbers) -> None:
   from charlm.runs.metrics import read_records
 
   for record in read_records(run_dir / "metrics.jsonl"):
-    names = {"loss"}  # of `eval`, the scores below are compared
-    if record["split"] == "train":
+    split, names = record["split"], {"loss"}
+    if split == "train":
       names = record.keys() - {"seconds", "characters_per_second", "time"}
-    for name in names if record["split"] != "eval" else ():
+    # The eval text is compared by its scores.
+    for name in names if split != "eval" else ():
       key = f"step {record['step']} {name}"
-      found.setdefault(f"metrics of {record['split']}", {})[key] = record[name]
+      numbers.setdefault(f"metrics of {split}", {})[key] = record[name]
 
 
 def difference(one: Any, other: Any) -> float:
   """Returns the largest difference, relative to the largest value of `one`.
 
-  Infinity if the two have different kinds, or are no finite numbers.
+  It is infinity if the types or shapes differ, or a number is not finite.
   """
   x, y = np.asarray(one), np.asarray(other)
   if (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()):
@@ -167,23 +169,23 @@ def difference(one: Any, other: Any) -> float:
   if x.dtype != y.dtype or x.shape != y.shape or x.dtype.kind not in "fiu":
     return math.inf
   x, y = x.astype(np.float64), y.astype(np.float64)
-  found = np.abs(x - y).max() / np.abs(x).max()
-  return float(found) if np.isfinite(found) else math.inf
+  largest = np.abs(x - y).max() / np.abs(x).max()
+  return float(largest) if np.isfinite(largest) else math.inf
 
 
 def compare(name: str, base: Numbers, now: Numbers) -> bool:
-  """Prints rows of the table; tells whether nothing differs."""
+  """Prints the rows of a run; returns whether all differences are allowed."""
   good = True
   for part in sorted(base.keys() | now.keys()):
     one, other = base.get(part, {}), now.get(part, {})
     compiled = name == _COMPILED_RUN or part in _COMPILED
-    found = {k: difference(one.get(k), other.get(k)) for k in one | other}
-    worst = max(found, key=lambda key: found[key])
-    largest = found[worst]
-    fits = largest <= (_TOLERANCE if compiled else 0)
-    good &= fits
-    words = f"{largest:.1e} {'allowed' if fits else 'DIFFERS'}: {worst}"
-    print(f"{name:17} {part:17} {words if largest else 'equal'}")
+    differences = {k: difference(one.get(k), other.get(k)) for k in one | other}
+    worst = max(differences, key=lambda key: differences[key])
+    largest = differences[worst]
+    allowed = largest <= (_TOLERANCE if compiled else 0)
+    good &= allowed
+    verdict = f"{largest:.1e} {'allowed' if allowed else 'DIFFERS'}: {worst}"
+    print(f"{name:17} {part:17} {verdict if largest else 'equal'}")
   return good
 
 
@@ -192,7 +194,7 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser("compare.py")
   parser.add_argument("base", help="a commit")
   parser.add_argument("--only", nargs="+", choices=_RUNS, default=[*_RUNS])
-  parser.add_argument("--samples", action="store_true", help="compare texts")
+  parser.add_argument("--samples", action="store_true", help="compare samples")
   args = parser.parse_args(argv[1:])
   archive = ["git", "-C", _ROOT, "archive", args.base]
   code = subprocess.run(archive, stdout=subprocess.PIPE, check=True).stdout

@@ -3,12 +3,12 @@
     python tests/soak.py --kills=50
     python tests/soak.py --kills=20 --workers=2
 
-One run is never disturbed. The other is ended with SIGKILL at random instants,
-half of them inside the writing of a checkpoint, and started again each time; it
-reads the corpus from a file of ids, the uninterrupted one from memory.
-With several workers, one of them is killed or frozen, and the others must end.
-Then all variables of both, and all their metrics but speed and clock, must be
-equal bit by bit, in the newest checkpoint and in the best.
+One run is never disturbed. The other is killed at random instants, half of them
+while it writes a checkpoint, and started again each time. It reads the corpus
+from a file of ids, the uninterrupted run from memory. With several workers, one
+of them is killed or frozen, and the others must end. Afterwards, the variables
+of both runs must be equal bit by bit, in the newest checkpoint and in the best,
+and so must their metrics, except for speed and clock.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from workers import Workers
 from charlm.system.process import import_quietly
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-# All that training can do, at sizes at which a checkpoint is never far away.
+# All features of training, with frequent checkpoints.
 FLAGS = (
   "--embedding_dim=32",
   "--rnn_units=64",
@@ -51,19 +51,20 @@ FLAGS = (
   "--eval_every_steps=300",
   "--summary_every_steps=7",
 )
-# What a kill waits for, and how often which; a save is awaited after a delay.
+# The events that kills wait for, with their relative frequencies. The delay of
+# a kill comes before the wait for a save, and after the other events.
 _INSTANTS = {"start": 1, "first steps": 3, "begin of a save": 4}
-_SECONDS_BETWEEN_LOOKS = 0.0005
-_ENDED_WITHIN = 24 * 3600.0  # seconds in which a training ends
+_POLLING_SECONDS = 0.0005
+_ENDED_WITHIN = 24 * 3600.0  # seconds; a training ends by then
 
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-  """Where a kill came."""
+  """When a kill came, and what it left."""
 
-  after: str  # see `_INSTANTS`
+  after: str  # a key of `_INSTANTS`
   step: int  # of the newest whole checkpoint
-  left_overs: int  # files and folders of a save that was cut off
+  left_overs: int  # files and folders of an interrupted save
   frozen: bool  # by SIGSTOP
   seconds: float  # until the other workers had ended
 
@@ -77,26 +78,27 @@ def soak(
   start: Callable[..., Any] | None = None,
   num_workers: int = 1,
 ) -> list[Kill]:
-  """Trains a run uninterrupted and another one through kills.
+  """Trains one run without interruption, and another one through kills.
 
-  A kill comes up to `max_delay` seconds after its event. Trainers are started
-  by `start`, which takes the script and its flags, or else as any process. Two
-  workers must equal two replicas of one process; more, whose sums round in
-  another order, other workers.
+  A kill comes up to `max_delay` seconds after its event. `start` starts a
+  trainer, given the script and its flags; the default starts a process. Two
+  workers must equal two replicas of one process. More workers add up in another
+  order, so they are compared with other workers.
 
-  Raises AssertionError: the two are not equal.
+  Raises AssertionError: the two runs are not equal.
   """
   uninterrupted, disturbed = folder / "uninterrupted", folder / "disturbed"
-  alone = functools.partial(start or _start, "train.py", *flags)
-  train, rng = alone, random.Random(seed)
+  baseline = functools.partial(start or _start, "train.py", *flags)
+  train, rng = baseline, random.Random(seed)
   if num_workers > 1:
-    train = functools.partial(Workers, rng, _start, num_workers, *alone.args)
+    args = baseline.args
+    train = functools.partial(Workers, rng, _start, num_workers, *args)
   if num_workers == 2:
-    alone = functools.partial(alone, "--num_replicas=2")
+    baseline = functools.partial(baseline, "--num_replicas=2")
   elif num_workers > 2:
-    alone = train
-  assert alone(f"--run_dir={uninterrupted}").wait(_ENDED_WITHIN) == 0
-  # The ids in a file, which kills leave half written, give the same run.
+    baseline = train
+  assert baseline(f"--run_dir={uninterrupted}").wait(_ENDED_WITHIN) == 0
+  # The file of ids, which kills can leave half written, must not matter.
   train = functools.partial(train, f"--corpus_cache={folder / 'cache'}")
   kills: list[Kill] = []
   while len(kills) < num_kills:
@@ -109,9 +111,9 @@ def soak(
     process.send_signal(signal.SIGSTOP if frozen else signal.SIGKILL)
     killed = time.monotonic()
     exit_code = process.wait()
-    # The run may just have ended.
+    # 0 if the run had just ended.
     assert num_workers == 1 or exit_code in (0, 4), exit_code
-    kill = _look_at(disturbed, after, frozen, time.monotonic() - killed)
+    kill = _inspect(disturbed, after, frozen, time.monotonic() - killed)
     kills.append(kill)
     print(f"kill {len(kills)}: {kill}", flush=True)
   assert train(f"--run_dir={disturbed}").wait(_ENDED_WITHIN) == 0
@@ -120,7 +122,7 @@ def soak(
 
 
 def assert_equal_runs(one: pathlib.Path, other: pathlib.Path) -> None:
-  """Compares metrics but speed and clock, newest and best checkpoint."""
+  """Compares the metrics except speed and clock, and both checkpoints."""
   assert numbers(one) == numbers(other)
   for name in ("checkpoints", "best"):
     assert fingerprint(one / name) == fingerprint(other / name)
@@ -135,7 +137,7 @@ def fingerprint(folder: pathlib.Path) -> str:
   reader = tf.train.load_checkpoint(str(folder / f"ckpt-{max(steps)}"))
   digest = hashlib.sha256()
   for name in sorted(reader.get_variable_to_shape_map()):
-    # The graph's description and the save's counter are no variables.
+    # Skips the description of the graph, and the counter of saves.
     if name.endswith("VARIABLE_VALUE") and not name.startswith("save_counter"):
       value = reader.get_tensor(name)
       digest.update(f"{name} {value.dtype} {value.shape}".encode())
@@ -144,7 +146,7 @@ def fingerprint(folder: pathlib.Path) -> str:
 
 
 def numbers(run_dir: pathlib.Path) -> list[dict]:
-  """Returns all metrics but speed and clock, which no two runs share."""
+  """Returns the metrics except speed and clock, which no two runs share."""
   import_quietly("tensorflow")
   from charlm.runs.metrics import read_records
 
@@ -169,7 +171,7 @@ def _start(
 def _wait(
   process: subprocess.Popen, run_dir: pathlib.Path, after: str, delay: float
 ) -> bool:
-  """Waits for the instant of a kill; tells whether the process still runs."""
+  """Waits for the instant of a kill; returns whether the process still runs."""
   starts, metrics = run_dir / "starts.jsonl", run_dir / "metrics.jsonl"
   num_starts = _size(starts)
   events = [lambda: _size(starts) > num_starts]
@@ -182,7 +184,7 @@ def _wait(
     while not happened():
       if process.poll() is not None:
         return False
-      time.sleep(_SECONDS_BETWEEN_LOOKS)
+      time.sleep(_POLLING_SECONDS)
     num_metrics, end = _size(metrics), time.monotonic() + delay
   return True
 
@@ -198,7 +200,7 @@ def _saving(run_dir: pathlib.Path) -> bool:
   )
 
 
-def _look_at(
+def _inspect(
   run_dir: pathlib.Path, after: str, frozen: bool, seconds: float
 ) -> Kill:
   steps, left_overs = [0], 0

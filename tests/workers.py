@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_LOST_WITHIN = 60.0  # seconds in which the others end when a worker is lost
-_ENDED_WITHIN = 120.0  # seconds in which any training of a test ends
+_LOST_WITHIN = 60.0  # seconds; the others end by then if a worker is lost
+_ENDED_WITHIN = 120.0  # seconds; any training of a test ends by then
 
 
 def addresses(num_workers: int) -> list[str]:
-  """Returns addresses that no other process listens at."""
+  """Returns addresses with free ports."""
   sockets = [socket.socket() for _ in range(num_workers)]
   for each in sockets:
     each.bind(("127.0.0.1", 0))
-  found = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+  free = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
   for each in sockets:
     each.close()
-  return found
+  return free
 
 
 def tf_config(workers: list[str], index: int) -> str:
@@ -30,9 +30,9 @@ def tf_config(workers: list[str], index: int) -> str:
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-  """Waits for something to happen.
+  """Waits until a condition holds.
 
-  Raises AssertionError: it does not.
+  Raises AssertionError: it does not within two minutes.
   """
   end = time.monotonic() + _ENDED_WITHIN
   while not happened():
@@ -41,10 +41,10 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 class Workers:
-  """Processes that train together, with methods of a single process.
+  """Processes that train together, with the methods of a single process.
 
-  `send_signal` takes one of them at random; then `wait` expects the others to
-  end, too.
+  `send_signal` sends to one of them, by default at random. If this kills or
+  freezes it, `wait` expects the others to end.
   """
 
   def __init__(
@@ -54,23 +54,23 @@ class Workers:
     num_workers: int,
     *args: str,
   ) -> None:
-    """Starts workers by `start`, which takes arguments and an environment.
+    """Starts workers with `start`, which takes arguments and an environment.
 
-    The random numbers say which worker a signal goes to.
+    `rng` chooses the worker that gets a signal.
     """
-    found = addresses(num_workers)
+    free = addresses(num_workers)
     self.processes = [
-      start(*args, env={"TF_CONFIG": tf_config(found, i)})
+      start(*args, env={"TF_CONFIG": tf_config(free, i)})
       for i in range(num_workers)
     ]
     self._rng, self._lost = rng, -1
 
   def poll(self) -> int | None:
-    """Returns the chief's exit code, if it has ended."""
+    """Returns the chief's exit code, or None while it runs."""
     return self.processes[0].poll()
 
   def send_signal(self, number: int, index: int | None = None) -> None:
-    """Sends a signal to a worker; it counts as lost if that stops it."""
+    """Sends a signal to a worker; SIGKILL and SIGSTOP make it a lost one."""
     if index is None:
       index = self._rng.randrange(len(self.processes))
     if number in (signal.SIGKILL, signal.SIGSTOP):
@@ -78,9 +78,9 @@ class Workers:
     self.processes[index].send_signal(number)
 
   def wait(self, timeout: float = _ENDED_WITHIN) -> int:
-    """Waits for all; returns the largest of their exit codes.
+    """Waits for all workers but a lost one; returns the largest exit code.
 
-    Once a worker is lost, the others have a minute.
+    If a worker is lost, the others have a minute to end.
 
     Raises AssertionError: they do not end in time.
     """

@@ -1,7 +1,7 @@
-"""Dynamic evaluation: the model learns from what it was just scored on.
+"""Dynamic evaluation: the model learns from each chunk once it is scored.
 
-After Krause et al., Dynamic Evaluation of Neural Sequence Models (2018): their
-RMS rule, with a decay towards the trained weights.
+The update is the RMS rule with a decay towards the trained weights of Krause et
+al., Dynamic Evaluation of Neural Sequence Models (2018).
 """
 
 import functools
@@ -16,27 +16,26 @@ from charlm.evaluation.evaluator import xla_compiles_scores
 from charlm.evaluation.score import Score
 from charlm.model.language_model import LanguageModel, State
 
-_SEGMENT = 32  # characters that are scored, then learned from
-# The search begins in the middle.
+_CHUNK = 32  # characters between two updates
+# The search starts in the middle.
 _LEARNING_RATES = [2e-4 * 2.0**i for i in range(-5, 6)]
-# After each segment a weight moves back towards its trained value by a fraction
-# of the distance. The fraction grows with the weight's usual gradient; its mean
-# over a variable's weights is this.
+# After each chunk, a weight moves back towards its trained value by a fraction
+# of the distance. The fraction grows with the weight's usual gradient; this is
+# its mean over the weights of a variable.
 _DECAY = 1e-3
 _MAX_VALID = 5_000  # characters; tuning passes over them four times or more
-# The first segment is scored before anything is learned: with it alone, all
-# rates have the same loss; with few, the losses differ by chance.
-_MIN_VALID = 10 * _SEGMENT
+# The first chunk is scored before any update, so a single chunk gives all rates
+# the same loss. With few chunks, the losses differ by chance.
+_MIN_VALID = 10 * _CHUNK
 
 
 class DynamicEvaluator:
-  """Scores texts with a model that adapts to each of them afresh."""
+  """Scores texts with a model that adapts to each of them from scratch."""
 
   def __init__(self, model: LanguageModel, valid_ids: np.ndarray) -> None:
-    """Takes a model and the valid text `[N]`.
+    """Tunes the rule on the last `_MAX_VALID` characters of a valid text `[N]`.
 
-    Its last `_MAX_VALID` characters give the mean squared gradient of each
-    weight, and the learning rate.
+    They give the mean squared gradient of each weight, and the learning rate.
     """
     self._model = model
     self._weights = [v.value for v in model.trainable_variables]
@@ -45,23 +44,23 @@ class DynamicEvaluator:
     xla = xla_compiles_scores(model.fast_with_xla)
     self._compiled_step = tf.function(self._step, jit_compile=xla)
     valid_ids = valid_ids[-_MAX_VALID:]
-    # A rate of 0 takes no step, and sums the squares of the gradients.
+    # A rate of 0 makes no updates, but sums the squares of the gradients.
     self._pass(valid_ids, learning_rate=0.0)
-    num_segments = -(-(len(valid_ids) - 1) // _SEGMENT)
+    num_chunks = -(-(len(valid_ids) - 1) // _CHUNK)
     for squares in self.mean_squares:
-      squares.assign(squares / num_segments)
+      squares.assign(squares / num_chunks)
     self.learning_rate = self._choose(valid_ids)
 
   def stream(self, ids: np.ndarray) -> np.ndarray:
-    """Scores all characters but the first, learning from each segment."""
+    """Scores all characters but the first, learning from each chunk."""
     return self._pass(ids, self.learning_rate)
 
   def _choose(self, ids: np.ndarray) -> float:
     """Returns the first learning rate whose neighbours are not better."""
 
-    @functools.cache  # each pass is made once
+    @functools.cache
     def loss(index: int) -> float:
-      """Returns the nats per character at a rate; infinity if it diverges."""
+      """Returns the loss at a rate, infinity if the model diverges."""
       mean = self._pass(ids, _LEARNING_RATES[index]).mean()
       return mean if np.isfinite(mean) else np.inf
 
@@ -82,27 +81,27 @@ class DynamicEvaluator:
     states, rate = self._model.initial_states(1), tf.constant(learning_rate)
     nats = np.empty(len(ids) - 1, np.float32)
     try:
-      for start in range(0, len(nats), _SEGMENT):
-        piece = ids[start : start + _SEGMENT + 1]
-        # The last one is padded, since each shape is compiled anew.
-        segment = np.full([1, _SEGMENT + 1], PADDING_ID, np.int32)
-        segment[0, : len(piece)] = piece
-        found, states = self._compiled_step(segment, states, rate)
-        nats[start : start + _SEGMENT] = found.numpy()[: len(piece) - 1]
+      for start in range(0, len(nats), _CHUNK):
+        chunk = ids[start : start + _CHUNK + 1]
+        # The last chunk is padded, since each new shape is compiled again.
+        padded = np.full([1, _CHUNK + 1], PADDING_ID, np.int32)
+        padded[0, : len(chunk)] = chunk
+        scored, states = self._compiled_step(padded, states, rate)
+        nats[start : start + _CHUNK] = scored.numpy()[: len(chunk) - 1]
     finally:
       for weight, trained in zip(self._weights, self._trained, strict=True):
         weight.assign(trained)
     return nats
 
   def _step(
-    self, segment: tf.Tensor, states: State, rate: tf.Tensor
+    self, chunk: tf.Tensor, states: State, rate: tf.Tensor
   ) -> tuple[tf.Tensor, State]:
-    """Scores a segment `[1, T + 1]`, then learns from it.
+    """Scores a chunk `[1, T + 1]`, then learns from it.
 
-    Returns nats `[T]`, and the state after the segment.
+    Returns nats `[T]`, and the state after the chunk.
     """
     with tf.GradientTape() as tape:
-      inputs, targets = segment[:, :-1], segment[:, 1:]
+      inputs, targets = chunk[:, :-1], chunk[:, 1:]
       nats, states = self._model.nats(inputs, targets, states)
       nats = tf.where(targets == PADDING_ID, 0.0, nats)
     gradients = tape.gradient(nats, self._weights)
@@ -110,14 +109,14 @@ class DynamicEvaluator:
       self._weights, self._trained, self.mean_squares, gradients, strict=True
     ):
       gradient = tf.convert_to_tensor(gradient)
-      if rate == 0:  # a tensor: AutoGraph makes a condition of this
+      if rate == 0:  # a tensor: AutoGraph converts this to `tf.cond`
         squares.assign_add(tf.square(gradient))
       else:
         scale = tf.sqrt(squares)
         mean = tf.reduce_mean(scale)
-        # The mean bounds the step of a weight whose gradient was always 0, such
-        # as a rare character's. It is 0 itself where all of the variable's
-        # gradients were: then no step is taken.
+        # The mean bounds the update of a weight whose gradient was always 0, as
+        # for a rare character. It is 0 itself if all gradients of the variable
+        # were: then the variable keeps its values.
         step = tf.math.divide_no_nan(rate * gradient, scale + mean)
         back = tf.minimum(tf.math.divide_no_nan(_DECAY * scale, mean), 1)
         weight.assign_add(back * (trained - weight) - step)
@@ -127,18 +126,17 @@ class DynamicEvaluator:
 def score_dynamic(
   model: LanguageModel, vocab: list[str], text: Text, valid: Text
 ) -> tuple[Score, str]:
-  """Scores a text by dynamic evaluation, along its stream.
+  """Scores a text by dynamic evaluation, as a stream.
 
   Args:
-    model: is left as it was.
-    vocab: the model's.
-    text: the text.
+    model: the model; its weights are restored afterwards.
+    vocab: its vocabulary.
+    text: the text to score.
     valid: the valid text, on which the learning rate is chosen.
 
-  Returns the score, and the protocol in words.
+  Returns the score, and a description of the protocol.
 
-  Raises InputError: a text or valid text that is too short, or a diverged
-    model.
+  Raises InputError: the valid text is too short, or the model has diverged.
   """
   if len(valid) < _MIN_VALID:
     raise InputError(

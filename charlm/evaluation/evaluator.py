@@ -1,4 +1,4 @@
-"""How well a model predicts a text: log perplexity, in nats per character."""
+"""Scores texts by the protocols `stream`, `windows` and `lines`."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,42 +12,42 @@ from charlm.evaluation.score import Score, refuse_diverged
 from charlm.model.language_model import LanguageModel
 from charlm.system.devices import Choice
 
-# Rows of a batch, and the least length that they are padded to.
-_BATCH_SIZE, _MIN_PIECE = 64, 64
-# Whether XLA compiles scores by a layer that is not `fast_with_xla`: XLA cannot
-# call cuDNN.
+# Rows of a batch, and the least length to which they are padded.
+_BATCH_SIZE, _MIN_CHUNK = 64, 64
+# Whether XLA compiles scoring with a layer that is not `fast_with_xla`. It
+# cannot call cuDNN.
 _XLA_FOR_SCORES = Choice(True, False)
 
 
 def xla_compiles_scores(fast_with_xla: bool) -> bool:
-  """Tells whether XLA should compile the scoring by a layer."""
+  """Decides whether XLA compiles scoring with a layer."""
   return fast_with_xla or _XLA_FOR_SCORES.here
 
 
 class Evaluator:
-  """Scores texts of ids `[N]`, of two characters at least, a piece at a time.
+  """Scores texts of ids `[N]`, N at least 2, chunk by chunk.
 
-  `stream` is the protocol by default, `windows` that of models with a context
-  of fixed length, and `lines` that of the function `log_perplexity`.
+  `stream` is the default protocol. `windows` is for models with a context of
+  fixed length, and `lines` computes the same as the function `log_perplexity`.
   """
 
   def __init__(
     self,
     model: LanguageModel,
-    piece_length: int = 1024,
-    before_piece: Callable[[], None] = lambda: None,
+    chunk_length: int = 1024,
+    before_chunk: Callable[[], None] = lambda: None,
   ) -> None:
-    """Takes a model.
+    """Prepares the graph function.
 
     Args:
       model: the model that predicts the texts.
-      piece_length: the most characters of a row in one graph call; with
-        several rows, rounded up to 64, 128, 256, ...
-      before_piece: is called before each piece; an exception from it ends the
+      chunk_length: the largest number of characters per row and graph call;
+        with several rows, rounded up to 64, 128, 256, ...
+      before_chunk: is called before each chunk; an exception from it ends the
         evaluation.
     """
-    self._model, self._piece_length = model, piece_length
-    self._before_piece = before_piece
+    self._model, self._chunk_length = model, chunk_length
+    self._before_chunk = before_chunk
     xla = xla_compiles_scores(model.fast_with_xla)
     self._compiled_nats = tf.function(
       model.nats, jit_compile=xla, autograph=False
@@ -56,19 +56,19 @@ class Evaluator:
   def stream(self, ids: np.ndarray) -> np.ndarray:
     """Returns the nats `[N - 1]` of all characters but the first.
 
-    A character is predicted from all those before.
+    Each character is predicted from all those before it.
     """
-    # One row: what comes before a character cannot be cut into parallel parts.
-    (nats,) = self._score_batch([ids], 1, self._piece_length)
+    # A single row, since each state depends on the whole text before it.
+    (nats,) = self._score_batch([ids], 1, self._chunk_length)
     return np.asarray(nats)
 
   def windows(self, ids: np.ndarray, window: int, stride: int) -> np.ndarray:
     """Returns the nats `[N - 1]` of all characters but the first.
 
-    A character is predicted from at most `window` before it. Each window starts
-    from the zero state, `stride` characters after the one before; the last one
-    may be shorter. A window scores what no window before it has scored. The
-    stride is 1 at least, and at most the window.
+    Each character is predicted from at most `window` characters before it. Each
+    window starts from the initial state, `stride` characters after the previous
+    one; the last one may be shorter. It scores the characters that no earlier
+    window has scored. The stride is at least 1, and at most the window.
     """
     num_targets = len(ids) - 1
     # Up to the first window that holds the last character.
@@ -79,14 +79,14 @@ class Evaluator:
   def lines(
     self, ids: np.ndarray, newline: int
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores each line alone, including its newline.
+    """Scores each line on its own, including its newline.
 
-    A line is predicted from the zero state after a newline.
+    A line is predicted from the initial state and a newline as first input.
 
-    Returns nats `[M]`, the ids `[M]` of what was scored, which ends in a
-      newline, and the length of each line.
+    Returns nats `[M]`, the scored ids `[M]`, which end in a newline, and the
+      length of each line.
     """
-    # A newline before it and, if it ends in none, after it.
+    # Adds a newline in front and, if the text does not end in one, at the end.
     line_end = np.full(1, newline, ids.dtype)
     text = np.concatenate([line_end, ids])
     if text[-1] != newline:
@@ -105,48 +105,49 @@ class Evaluator:
     lengths: np.ndarray,
     overlap: int = 0,
   ) -> np.ndarray:
-    """Scores R rows from the zero state: `lengths` `[R]` characters each.
+    """Scores R rows of a text `[N]`, each from the initial state.
 
-    They are the characters of the text `[N]` after `starts` `[R]`. The first
-    `overlap` of them are left to other rows, except at the start of the text.
-    Returns nats `[N - 1]`, which mean nothing outside of the rows.
+    Row i reads from `starts[i]`, and scores the next `lengths[i]` characters,
+    except for the first `overlap` of them, which another row scores. At the
+    start of the text it scores these, too. Returns nats `[N - 1]`, which are
+    undefined outside of the rows.
     """
     nats = np.empty(len(text) - 1, np.float32)
     for first in range(0, len(starts), _BATCH_SIZE):
       batch = slice(first, first + _BATCH_SIZE)
-      spans = list(zip(starts[batch], lengths[batch], strict=True))
-      rows = [text[start : start + length + 1] for start, length in spans]
-      # Few lengths, since each is compiled anew.
-      piece_length = _MIN_PIECE
-      while piece_length < min(lengths[batch].max(), self._piece_length):
-        piece_length *= 2
-      found = self._score_batch(rows, _BATCH_SIZE, piece_length)
-      for row, (start, length) in zip(found, spans, strict=True):
+      chunks = list(zip(starts[batch], lengths[batch], strict=True))
+      rows = [text[start : start + length + 1] for start, length in chunks]
+      # Powers of two, since each new length is compiled again.
+      chunk_length = _MIN_CHUNK
+      while chunk_length < min(lengths[batch].max(), self._chunk_length):
+        chunk_length *= 2
+      scored = self._score_batch(rows, _BATCH_SIZE, chunk_length)
+      for row, (start, length) in zip(scored, chunks, strict=True):
         skipped = overlap if start else 0
         nats[start + skipped : start + length] = row[skipped:length]
     return nats
 
   def _score_batch(
-    self, rows: Sequence[np.ndarray], batch_size: int, piece_length: int
+    self, rows: Sequence[np.ndarray], batch_size: int, chunk_length: int
   ) -> np.ndarray:
-    """Scores R rows of ids side by side, a piece at a time.
+    """Scores a batch of R rows of ids, chunk by chunk.
 
-    Empty rows fill up the batch. Returns nats `[R, T]` for a longest row
-    `[T + 1]`. They mean nothing after the end of a row.
+    The batch is filled up with padding. Returns nats `[R, T]`, where T + 1 is
+    the length of the longest row. They are undefined after the end of a row.
     """
     num_targets = max(map(len, rows)) - 1
     nats = np.empty([len(rows), num_targets], np.float32)
     states = self._model.initial_states(batch_size)
-    for done in range(0, num_targets, piece_length):
-      self._before_piece()
-      # Short pieces are padded, since each shape is compiled anew.
-      ids = np.full([batch_size, piece_length + 1], PADDING_ID, np.int32)
+    for done in range(0, num_targets, chunk_length):
+      self._before_chunk()
+      # Short chunks are padded, since each new shape is compiled again.
+      ids = np.full([batch_size, chunk_length + 1], PADDING_ID, np.int32)
       for i, row in enumerate(rows):
-        piece = row[done : done + piece_length + 1]
-        ids[i, : len(piece)] = piece
-      found, states = self._compiled_nats(ids[:, :-1], ids[:, 1:], states)
-      scored = found.numpy()[: len(rows), : num_targets - done]
-      nats[:, done : done + piece_length] = scored
+        chunk = row[done : done + chunk_length + 1]
+        ids[i, : len(chunk)] = chunk
+      padded, states = self._compiled_nats(ids[:, :-1], ids[:, 1:], states)
+      scored = padded.numpy()[: len(rows), : num_targets - done]
+      nats[:, done : done + chunk_length] = scored
     return nats
 
 
@@ -162,10 +163,10 @@ def score_text(
 
   `window` and `stride` are numbers of characters, for `windows`.
 
-  Returns the score, and the protocol in words.
+  Returns the score, and a description of the protocol.
 
-  Raises InputError: a model that has diverged or, by `lines`, one that does not
-    know the newline.
+  Raises InputError: the model has diverged or, for `lines`, its vocabulary has
+    no newline.
   """
   ids, description, lengths = text.ids_in(vocab), protocol, None
   if protocol == "windows":

@@ -1,4 +1,4 @@
-"""Baselines that need no training: counts of n-grams, and a compressor."""
+"""Baselines beside the models: n-grams, and a compressor."""
 
 import dataclasses
 import lzma
@@ -17,11 +17,11 @@ class Baseline(TypedDict):
 
   name: str
   nats: float  # per character, or per byte
-  num_bytes: int  # what it must store
+  num_bytes: int  # the size of its tables, or of the train text
 
 
 def cells_of(baseline: Baseline) -> list[str]:
-  """Returns name, nats, bits and MiB as a table shows them."""
+  """Returns name, nats, bits and MiB as the cells of a table."""
   nats = baseline["nats"]
   mib = baseline["num_bytes"] / 2**20
   return [
@@ -35,9 +35,9 @@ def cells_of(baseline: Baseline) -> list[str]:
 def baselines(
   train: str, text: str, vocab: list[str], encoding: str
 ) -> list[Baseline]:
-  """Scores a text by n-grams of all orders and by xz, given the train text.
+  """Scores a text with n-grams of all orders, and with xz.
 
-  `encoding` is that of the texts, for xz.
+  `encoding` is the encoding of the texts, for xz.
   """
   train_ids, ids = encode(train, vocab), encode(text, vocab)
   model = KneserNey(train_ids, len(vocab))
@@ -58,12 +58,11 @@ def baselines(
 
 
 def xz_bits_per_character(train: str, text: str, encoding: str) -> float:
-  """Returns the bits per character that a text adds to the train text in xz.
+  """Returns the bits per character that a text adds to a compressed train text.
 
-  The two are compressed as one file, and the train text alone; the difference
-  of the sizes counts.
+  That is the size of both in one file, minus the size of the train text alone.
   """
-  # Preset 9 looks back over 64 MiB for what is repeated.
+  # Preset 9 looks back over 64 MiB for repetitions.
   with_text, without = (
     len(lzma.compress(part.encode(encoding), preset=9 | lzma.PRESET_EXTREME))
     for part in (train + text, train)
@@ -75,8 +74,8 @@ def xz_bits_per_character(train: str, text: str, encoding: str) -> float:
 class _Counts:
   """The counts of all n-grams of one length, or their continuation counts.
 
-  A gram is a number whose digits, in base V, are its ids, the newest last. Its
-  context is the gram without the newest.
+  An n-gram is a number whose digits in base V are its ids. Its context is the
+  n-gram without its last id.
   """
 
   grams: np.ndarray  # [G], sorted
@@ -87,23 +86,23 @@ class _Counts:
 
   @property
   def num_bytes(self) -> int:
-    """The memory that the tables take."""
+    """The memory of the arrays."""
     arrays = (getattr(self, field.name) for field in dataclasses.fields(self))
     return sum(array.nbytes for array in arrays)
 
 
 class KneserNey:
-  """Interpolated Kneser-Ney models of the orders 1 to `max_order` of a text.
+  """Interpolated Kneser-Ney models of a text, of the orders 1 to `max_order`.
 
-  After Chen and Goodman (1999), with one discount per order. An order's model
-  counts how often its longest grams occur and, for all shorter ones, how many
-  distinct characters come before them.
+  They follow Chen and Goodman (1999), with one discount per order. A model
+  counts how often its longest n-grams occur and, for shorter ones, how many
+  distinct characters precede them.
   """
 
   def __init__(self, ids: np.ndarray, vocab_size: int) -> None:
     """Counts a text `[N]` of ids below `vocab_size`."""
     self._base = vocab_size
-    # Grams are 64-bit numbers.
+    # An n-gram must fit into 64 bits.
     self.max_order = MAX_ORDER
     while vocab_size**self.max_order >= 2**63:
       self.max_order -= 1
@@ -117,12 +116,12 @@ class KneserNey:
         self._continued.append(self._table(shorter, counts))
 
   def num_bytes(self, order: int) -> int:
-    """Returns the memory of the model of an order."""
+    """Returns the memory of an order's model."""
     tables = [*self._continued[: order - 1], self._raw[order - 1]]
     return sum(table.num_bytes for table in tables)
 
   def nats(self, ids: np.ndarray) -> list[np.ndarray]:
-    """Scores all characters of a text `[N]` but the first, given those before.
+    """Scores all characters of a text `[N]` but the first.
 
     Returns the nats `[N - 1]` of each order's model, from order 1 up.
     """
@@ -145,11 +144,11 @@ class KneserNey:
   ) -> np.ndarray:
     """Returns each character's probability `[N - 1]`.
 
-    It is `shorter`, that of the next shorter context, where the text before a
-    character is too short or was never seen.
+    It is `shorter`, the one in the next shorter context, if the text before the
+    character is too short for the context, or if that was never counted.
     """
     result = shorter.copy()
-    # The first gram of order 1 is the first character, which is not scored.
+    # The first unigram is the first character, which is not scored.
     grams = self._grams(ids, order)[1 if order == 1 else 0 :]
     target = slice(len(result) - len(grams), None)
     discount = _discount(table.counts)
@@ -158,14 +157,15 @@ class KneserNey:
     totals = _look_up(table.contexts, table.totals, contexts)
     num_types = _look_up(table.contexts, table.num_types, contexts)
     seen = totals > 0
-    kept = np.maximum(counts - discount, 0) + (
+    # Interpolation spreads the discounted counts in proportion to `shorter`.
+    smoothed = np.maximum(counts - discount, 0) + (
       discount * num_types * shorter[target]
     )
-    result[target][seen] = kept[seen] / totals[seen]
+    result[target][seen] = smoothed[seen] / totals[seen]
     return result
 
   def _grams(self, ids: np.ndarray, order: int) -> np.ndarray:
-    """Returns the grams of a text `[N]`, `[N - order + 1]`."""
+    """Returns the n-grams `[N - order + 1]` of a text `[N]`."""
     length = len(ids) - order + 1
     grams = np.zeros(max(length, 0), np.int64)
     for i in range(order):
@@ -188,24 +188,24 @@ class KneserNey:
 
 
 def _discount(counts: np.ndarray) -> float:
-  """Returns the discount of Kneser-Ney, from the counts that are 1 and 2."""
+  """Estimates the discount from how many n-grams occur once and twice."""
   once, twice = (np.count_nonzero(counts == n) for n in (1, 2))
-  # Without any seen once, a usual value.
+  # If none occurs once, a typical value.
   return float(once / (once + 2 * twice)) if once else 0.5
 
 
 def _look_up(
   keys: np.ndarray, values: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
-  """Returns the values of the wanted keys, 0 where there is none."""
+  """Returns the values of the wanted keys, 0 for missing ones."""
   if not len(keys):
     return np.zeros(len(wanted), np.int64)
   places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-  found = keys[places] == wanted
-  return np.where(found, values[places], 0).astype(np.int64)
+  exists = keys[places] == wanted
+  return np.where(exists, values[places], 0).astype(np.int64)
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:
   smallest = np.min_scalar_type(int(array.max(initial=0)))
-  # Together with signed numbers, NumPy would turn uint64 into floats.
+  # Not uint64, which NumPy converts to floats beside signed integers.
   return array.astype(np.int64 if smallest == np.uint64 else smallest)

@@ -14,16 +14,16 @@ from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError, all_finite
 
-FEWEST = 10  # values that have an interval: of fewer, it would be useless
+FEWEST = 10  # values; an interval from fewer would be useless
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Averages each sequence's nats, then the means, as `Evaluator.lines` does.
+  """Averages the nats of each sequence, then the means of all sequences.
 
   Args:
     preds: log-probabilities `[B, T, V]`.
     target: ids `[B, T]`; padding (id 1) does not count, nor does a sequence
-      of padding alone.
+      of padding only.
 
   Returns nats per character, a scalar.
   """
@@ -38,11 +38,11 @@ def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 class ScoreNumbers(TypedDict):
-  """What `eval.py --json` prints of a score."""
+  """A score as `eval.py --json` prints it."""
 
   unit: str
   log_perplexity: float
-  interval: tuple[float, float] | None  # None: of too few values
+  interval: tuple[float, float] | None  # None if there are too few values
   perplexity: float
   bits_per_character: float
   bits_per_byte: float
@@ -53,13 +53,13 @@ class ScoreNumbers(TypedDict):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Score:
-  """The nats of a text's characters, and all that is computed of them."""
+  """The nats of a text's characters, and all numbers computed from them."""
 
-  nats: np.ndarray  # the loss of each scored character, [N]
+  nats: np.ndarray  # of each scored character, [N]
   ids: np.ndarray  # of these characters, [N]
   num_bytes: int  # of these characters
   unit: str = "character"
-  # By lines: how many characters each line has. They are averaged line by line.
+  # The characters in each line, if the score averages the means of lines.
   line_lengths: np.ndarray | None = None
 
   @classmethod
@@ -71,10 +71,10 @@ class Score:
     ids: np.ndarray,
     line_lengths: np.ndarray | None = None,
   ) -> "Score":
-    """Returns the score of a text whose characters were scored.
+    """Makes the score of a text from the nats of its characters.
 
-    All but the first are; by lines, all, and a newline at the end even if it is
-    missing.
+    They are those of all characters but the first; with `line_lengths`, of all
+    characters, and of a final newline even if the text lacks it.
     """
     by_lines = line_lengths is not None
     scored = text if by_lines else text.part(1, len(text))
@@ -96,33 +96,33 @@ class Score:
 
   @functools.cached_property
   def values(self) -> np.ndarray:
-    """What is averaged: the nats or, by lines, the mean nats of each line."""
+    """The averaged values: the nats or, by lines, the mean of each line."""
     if self.line_lengths is None:
       return self.nats
     return _sum_lines(self.nats, self.line_lengths) / self.line_lengths
 
   @property
   def num_characters(self) -> int:
-    """How many characters are scored."""
+    """The number of scored characters."""
     return len(self.nats)
 
   @property
   def num_unknown(self) -> int:
-    """How many of these the model does not know."""
+    """The number of scored characters that the vocabulary lacks."""
     return int(np.count_nonzero(self.ids == UNKNOWN_ID))
 
   @property
   def log_perplexity(self) -> float:
-    """Nats per unit, unknown ones included."""
+    """The loss in nats per unit, including unknown characters."""
     # In float64: a mean of millions of float32 can lose its last digits.
     return float(self.values.mean(dtype=np.float64))
 
   @property
   def interval(self) -> tuple[float, float] | None:
-    """The 95 % confidence interval of the log perplexity, for other passages.
+    """The 95 % confidence interval of the log perplexity on similar text.
 
-    It is symmetric in the logarithm of the loss, so it never reaches below
-    zero. Fewer than ten values have none.
+    It is symmetric in the logarithm, so that it never reaches below zero. It is
+    None for fewer than ten values.
     """
     if len(self.values) < FEWEST:
       return None
@@ -141,7 +141,7 @@ class Score:
   @property
   def perplexity(self) -> float:
     """The exponential of the log perplexity, at most the largest float."""
-    # The loss of a model that diverged can be too large for `math.exp`.
+    # The loss of a diverged model can be too large for `math.exp`.
     return math.exp(min(self.log_perplexity, math.log(sys.float_info.max)))
 
   @property
@@ -151,12 +151,12 @@ class Score:
 
   @property
   def bits_per_byte(self) -> float:
-    """The bits of all scored characters over their bytes, for any alphabet."""
+    """The bits of all characters over their bytes, in any alphabet."""
     return float(self.nats.sum(dtype=np.float64)) / math.log(2) / self.num_bytes
 
   @property
   def bits(self) -> dict[str, float]:
-    """The bits per unit and per byte; of bytes, the latter alone."""
+    """The bits per unit and per byte; one entry if the unit is the byte."""
     return {self.unit: self.bits_per_character, "byte": self.bits_per_byte}
 
   def in_words(self, step: int, protocol: str) -> str:
@@ -181,9 +181,9 @@ class Score:
 
   @property
   def log_perplexity_known(self) -> float | None:
-    """Nats per known character; None where there is none.
+    """Nats per known character, or None if all are unknown.
 
-    By lines, it is the mean over the lines that have one.
+    By lines, it is the mean over the lines with a known character.
     """
     known = self.ids != UNKNOWN_ID
     if not known.any():
@@ -195,7 +195,7 @@ class Score:
     return float((sums[counts > 0] / counts[counts > 0]).mean())
 
   def to_dict(self) -> ScoreNumbers:
-    """Returns what JSON can hold of it."""
+    """Returns the numbers as JSON-serialisable data."""
     return {
       "unit": self.unit,
       "log_perplexity": self.log_perplexity,
@@ -219,10 +219,10 @@ def half_interval(values: np.ndarray) -> float:
   """Returns half the width of the 95 % interval of the mean of values `[N]`.
 
   Neighbouring values are correlated. So the error of the mean is estimated from
-  the means of stretches of n = sqrt(N) neighbours, which overlap, of the values
-  as a ring (overlapping batch means, Meketon and Schmeiser 1984). Such a mean
-  has the variance (N - n) / n of that of the mean of N independent values. A
-  single value has no spread: it is infinite.
+  the means of all overlapping chunks of n = sqrt(N) neighbours, with the values
+  joined to a ring (overlapping batch means, Meketon and Schmeiser 1984). For
+  independent values, the variance of a chunk's mean is (N - n) / n times the
+  variance of the mean of all N. For a single value, the width is infinite.
   """
   if len(values) < 2:
     return math.inf
@@ -235,9 +235,9 @@ def half_interval(values: np.ndarray) -> float:
 
 
 def student_quantile(degrees_of_freedom: float) -> float:
-  """Returns the t for which 95 % of Student's distribution is in -t to t."""
-  # With t = sqrt(degrees) * tan(angle), the density of an angle is a power of
-  # its cosine. Its sums are accurate to six digits.
+  """Returns the t such that 95 % of Student's distribution is in [-t, t]."""
+  # With t = sqrt(degrees) * tan(angle), the density of the angle is a power of
+  # its cosine. Summing it is accurate to six digits.
   edges = np.linspace(0, math.pi / 2, 100_001)
   density = np.cos((edges[1:] + edges[:-1]) / 2) ** (degrees_of_freedom - 1)
   sums = np.append(0, density.cumsum())
@@ -246,13 +246,13 @@ def student_quantile(degrees_of_freedom: float) -> float:
 
 
 def refuse_diverged(nats: float) -> None:
-  """Raises InputError for what is not finite, as a diverged model gives it."""
+  """Raises InputError if the loss is not finite: the model has diverged."""
   if not all_finite(nats):
     raise InputError("the model has diverged: give another --checkpoint")
 
 
 def refuse_short(text: Sized, name: object) -> None:
-  """Raises InputError, which names the text, for fewer than two characters."""
+  """Raises InputError for a text of fewer than two characters."""
   if len(text) < 2:
     raise InputError(
       f"{name} has fewer than two characters, once it is cleaned as the corpus "

@@ -1,7 +1,7 @@
-"""Weights that `GRULM.save_weights` wrote.
+"""Loads weights saved by `GRULM.save_weights`.
 
 Keras 3 writes `NAME.weights.h5`, Keras 2 a TensorFlow checkpoint `NAME.index`
-and `NAME.data-00000-of-00001`. Only arrays are read, nothing is executed.
+and `NAME.data-00000-of-00001`. Loading reads arrays and executes nothing.
 """
 
 import os
@@ -20,17 +20,17 @@ from charlm.system.files import refuse_pattern
 def load_keras_weights(
   path: str, config: Config, vocab_size: int
 ) -> LanguageModel:
-  """Returns a model of a config's sizes with the weights of a file.
+  """Returns a model with the sizes of a config and the weights of a file.
 
   Args:
     path: the file; for a checkpoint, `.index` may be left out.
     config: gives the sizes of the model.
-    vocab_size: V of the corpus, whose vocabulary must be that of the weights.
+    vocab_size: V; the weights must belong to the same vocabulary.
 
-  Raises InputError: no such weights, or weights of other shapes.
+  Raises InputError: the file has no weights, or weights of other shapes.
   """
   path = os.path.expanduser(path)
-  # TensorFlow wants the prefix of two files; a user may name the index.
+  # TensorFlow takes the prefix of both files; a user may give the index.
   prefix = path.removesuffix(".index")
   if not os.path.isfile(path if path.endswith(".h5") else f"{prefix}.index"):
     raise InputError(
@@ -46,7 +46,7 @@ def load_keras_weights(
     if not all_finite(*weights):
       raise ValueError("its weights are not finite")
     model.set_weights(weights)
-  except Exception as error:  # h5py and TensorFlow raise all kinds for damage
+  except Exception as error:  # damaged files raise all kinds
     raise InputError(
       f"{path} has no weights of a GRULM with these flags ({error}): save them "
       "with save_weights, and give the corpus and the sizes of that model, and "
@@ -56,22 +56,22 @@ def load_keras_weights(
 
 
 def _names(num_layers: int) -> Iterator[tuple[str, str, int]]:
-  """Yields owner, name and place of each weight, as `get_weights` has them."""
+  """Yields owner, name and index of each weight, in `get_weights`' order."""
   yield "embedding", "embeddings", 0
   for i in range(num_layers):
-    for place, name in enumerate(("kernel", "recurrent_kernel", "bias")):
-      yield f"{_layer(i)}/cell", name, place
+    for index, name in enumerate(("kernel", "recurrent_kernel", "bias")):
+      yield f"{_layer(i)}/cell", name, index
   yield "dense", "kernel", 0
   yield "dense", "bias", 1
 
 
 def _layer(i: int) -> str:
-  """Returns the name of a recurrent layer, from 0 on."""
+  """Returns the name of the i-th recurrent layer, from 0."""
   return f"gru_{i}" if i else "gru"
 
 
 def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
-  """Returns the weights, and whether there are more."""
+  """Returns the weights, and whether the file has more layers."""
   key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
   refuse_pattern(prefix)
   reader = tf.train.load_checkpoint(prefix)
@@ -82,10 +82,10 @@ def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
 
 
 def _read_h5(path: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
-  """Returns the weights, and whether there are more."""
+  """Returns the weights, and whether the file has more layers."""
   with h5py.File(path) as file:
     weights = [
-      np.asarray(file[f"{owner}/vars/{place}"])
-      for owner, _, place in _names(num_layers)
+      np.asarray(file[f"{owner}/vars/{index}"])
+      for owner, _, index in _names(num_layers)
     ]
     return weights, _layer(num_layers) in file

@@ -1,7 +1,7 @@
-"""What the model is: embedding, recurrent layers, log-probabilities.
+"""The language model: embedding, recurrent layers, log-probabilities.
 
 Shapes: B rows of a batch, T inputs of a window, D embedding_dim,
-H rnn_units, V vocabulary size. A state is a tuple with that of each layer.
+H rnn_units, V vocabulary size. A state is a tuple of the layers' states.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,16 +18,16 @@ from charlm.model.lstm import FusedLSTM, KerasLSTM
 from charlm.model.output import MAX_LOGITS, chunked_nats
 from charlm.system.devices import Choice
 
-# Of each --layer: charlm's own, and Keras', which calls cuDNN on a GPU. Their
-# weights are the same.
+# For each --layer, charlm's own class, and Keras', which calls cuDNN on a GPU.
+# Both have the same weights.
 LAYERS: dict[str, tuple[type[RecurrentLayer], type[RecurrentLayer]]] = {
   "gru": (FusedGRU, KerasGRU),
   "lstm": (FusedLSTM, KerasLSTM),
 }
-# Of --gru=auto, in training and in scoring.
+# What --gru=auto means, in training and in scoring.
 _KIND = Choice("fused", "keras")
-# Whether Keras' layers may replace the fused ones for bfloat16: TensorFloat-32
-# rounds less.
+# Whether Keras' layers may run with --precision=bfloat16. On a GPU they compute
+# in TensorFloat-32, which rounds less.
 _KERAS_FOR_BFLOAT16 = Choice(False, True)
 
 State = tuple[LayerState, ...]
@@ -47,23 +47,24 @@ class LanguageModel(keras.Model):
     dropout_rate: float = 0.0,
     **kwargs: object,
   ) -> None:
-    """Takes the sizes V and D, and the layers, all of H units.
+    """Makes the layers; `build` makes their weights.
 
     Args:
       vocab_size: V.
       embedding_dim: D.
-      recurrent_layers: their names are their keys in a checkpoint. A generator
-        makes them after the embedding: Keras draws their seeds in that order.
+      recurrent_layers: layers of H units; their names are their keys in a
+        checkpoint. Pass a generator, so that they are made after the embedding:
+        Keras draws the layers' seeds in the order in which they are made.
       dropout_rate: share of the outputs dropped in training, in [0, 1).
-      **kwargs: of `keras.Model`.
+      **kwargs: the arguments of `keras.Model`.
     """
     super().__init__(**kwargs)
     self._dropout_rate = dropout_rate
-    # Five times Keras' scale. Under `fit`, Keras' Adam squares the gradient of
-    # each occurrence of a character separately. Where they agree in sign, the
-    # sum of squares is smaller than the square of the sum, so embeddings take
-    # larger steps. The trainer's Adam gets the summed gradient; starting from
-    # ±0.25, its learning curve is about that of `fit` from ±0.05.
+    # Five times Keras' scale. In `fit`, Keras' Adam squares the gradient of
+    # each occurrence of a character separately. If they agree in sign, the sum
+    # of their squares is smaller than the square of their sum, so embeddings
+    # take larger steps. The trainer's Adam gets the summed gradient. From ±0.25
+    # it learns about as fast as `fit` from ±0.05.
     initializer = keras.initializers.RandomUniform(-0.25, 0.25)
     self.embedding = keras.layers.Embedding(
       vocab_size, embedding_dim, initializer, name="embedding"
@@ -72,17 +73,17 @@ class LanguageModel(keras.Model):
     for layer in recurrent_layers:
       setattr(self, layer.name, layer)
       self._layer_names.append(layer.name)
-    # By name: with a function as activation, a saved model cannot be loaded.
+    # By name: Keras cannot load a model whose activation is a function.
     self.dense = keras.layers.Dense(vocab_size, "log_softmax", name="dense")
 
   @property
   def recurrent_layers(self) -> list[RecurrentLayer]:
-    """The recurrent layers in their order."""
+    """The recurrent layers, in order."""
     return [getattr(self, name) for name in self._layer_names]
 
   @property
   def fast_with_xla(self) -> bool:
-    """Whether XLA makes the layers, all of one kind, faster."""
+    """Whether XLA speeds up the layers, which are all of one kind."""
     return self.recurrent_layers[0].fast_with_xla
 
   def build(self, input_shape: Sequence[int | None]) -> None:
@@ -95,7 +96,7 @@ class LanguageModel(keras.Model):
     self.dense.build([None, None, depth])
 
   def initial_states(self, batch_size: int | tf.Tensor) -> State:
-    """Returns the state of `batch_size` rows before a text."""
+    """Returns the state of `batch_size` rows at the start of a text."""
     layers = self.recurrent_layers
     return tuple(layer.initial_state(batch_size) for layer in layers)
 
@@ -108,7 +109,7 @@ class LanguageModel(keras.Model):
     return tf.stack([tf.concat(leaves, axis=1) for leaves in by_layer])
 
   def unpack(self, packed: tf.Tensor) -> State:
-    """Returns the state that `pack` packed, or some rows of it."""
+    """Inverts `pack`; also takes a selection of the rows."""
     states = []
     for state, packed_layer in zip(
       self.initial_states(1), tf.unstack(packed), strict=True
@@ -132,17 +133,17 @@ class LanguageModel(keras.Model):
     training: bool = False,
     dropout_masks: Masks | None = None,
   ) -> tf.Tensor | tuple[tf.Tensor, State]:
-    """Predicts each next character.
+    """Predicts the next character at each position.
 
     Args:
       inputs: ids `[B, T]`.
-      states: the state before the first character; zero if None.
-      return_state: also return the state after the last character.
-      training: whether dropout and bfloat16 act.
-      dropout_masks: what `dropout_masks` returns; if None, of a seed from
+      states: the state before the first character; None means the initial one.
+      return_state: whether to return the state after the last character, too.
+      training: whether dropout and bfloat16 apply.
+      dropout_masks: the result of `dropout_masks`; if None, they are drawn with
         TensorFlow's global generator.
 
-    Returns log-probabilities `[B, T, V]`, and the state if asked for.
+    Returns log-probabilities `[B, T, V]`, and the state with `return_state`.
     """
     x, states = self.outputs(
       inputs, states, training=training, dropout_masks=dropout_masks
@@ -158,18 +159,18 @@ class LanguageModel(keras.Model):
     training: bool = False,
     dropout_masks: Masks | None = None,
   ) -> tuple[tf.Tensor, State]:
-    """Returns the negative log-likelihood of targets in nats, and the state.
+    """Returns the negative log-likelihood of the targets, and the next state.
 
-    Targets and result are `[B, T]`; the state is that after the inputs, and the
-    other arguments are those of `call`. If B and T are static, at most
-    `MAX_LOGITS` logits are held at a time, but at least one character's.
+    It is in nats, `[B, T]` like the targets. The state is the one after the
+    inputs. The other arguments are those of `call`. If B and T are static, it
+    holds at most `MAX_LOGITS` logits at a time, but at least one character's.
     """
     x, states = self.outputs(
       inputs, states, training=training, dropout_masks=dropout_masks
     )
     targets = tf.convert_to_tensor(targets)
     num_targets = targets.shape.num_elements() or 0
-    # 0 where a size is not static: chunks cannot be made then.
+    # 0 if a size is not static, which leaves the logits whole.
     if num_targets * self.dense.units <= MAX_LOGITS:
       return -tf.gather(self.dense(x), targets, batch_dims=2), states
     x = tf.reshape(x, [num_targets, x.shape[-1]])
@@ -186,7 +187,7 @@ class LanguageModel(keras.Model):
     training: bool = False,
     dropout_masks: Masks | None = None,
   ) -> tuple[tf.Tensor, State]:
-    """Returns what the dense layer reads, `[B, T, H]`, and the state after.
+    """Returns the last layer's outputs `[B, T, H]`, and the next state.
 
     The arguments are those of `call`.
     """
@@ -194,7 +195,7 @@ class LanguageModel(keras.Model):
       states = self.initial_states(tf.shape(inputs)[0])
     masks: Masks = ()
     if training and self._dropout_rate:
-      # Keras' `fit` gives none; the trainer gives those of each step.
+      # The trainer passes the masks of each step; Keras' `fit` passes none.
       masks = dropout_masks or self.dropout_masks(
         inputs, tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
       )
@@ -202,7 +203,8 @@ class LanguageModel(keras.Model):
     for i, (layer, state) in enumerate(
       zip(self.recurrent_layers, states, strict=True)
     ):
-      # Dropout on the embeddings needs the embedding of each position.
+      # Without dropout, the first layer can look up projected embeddings. With
+      # it, each position has its own embedding.
       if i == 0 and not masks:
         x, state = layer.call_ids(
           ids=inputs,
@@ -220,10 +222,10 @@ class LanguageModel(keras.Model):
     return x, tuple(new_states)
 
   def dropout_masks(self, inputs: tf.Tensor, seed: tf.Tensor) -> Masks:
-    """Draws what dropout keeps of the outputs for ids `[B, T]`.
+    """Draws the dropout masks for ids `[B, T]`: of embeddings, then layers.
 
-    The seed, `[2]` integers, determines the masks, of which there are none
-    without dropout.
+    The seed, `[2]` integers, determines them. Without dropout, the list is
+    empty.
     """
     if not self._dropout_rate:
       return []
@@ -232,15 +234,15 @@ class LanguageModel(keras.Model):
     return draw_masks(inputs, sizes, self._dropout_rate, seed)
 
   def input_table(self) -> tf.Tensor:
-    """Returns what the first layer computes of each character, `[V, P]`."""
+    """Returns the first layer's projection of each character, `[V, P]`."""
     return self.recurrent_layers[0].project(self.embedding.embeddings)
 
   def read(self, x: tf.Tensor, states: State) -> tuple[tf.Tensor, State]:
-    """Reads one character of each row; meant for loops over characters.
+    """Reads one character per row; meant for loops over characters.
 
-    Takes the rows `[B, P]` of the characters in the `input_table`, which the
-    caller computes once before the loop, and the state before them. Returns
-    log-probabilities `[B, V]` and the state after.
+    Takes the characters' rows `[B, P]` of the `input_table`, which the caller
+    computes once before the loop, and the state before them. Returns the
+    log-probabilities `[B, V]` of the next characters, and the next state.
     """
     new_states = []
     for i, (layer, state) in enumerate(
@@ -253,7 +255,7 @@ class LanguageModel(keras.Model):
     return self.dense(x), tuple(new_states)
 
   def matrices(self) -> list[tuple[keras.Variable, int]]:
-    """Lists the weights that Muon updates, each with its number of gates."""
+    """Lists the matrices that Muon updates, each with its number of gates."""
     return [x for layer in self.recurrent_layers for x in layer.matrices()]
 
 
@@ -271,9 +273,9 @@ class GRULM(LanguageModel):
     precision: str = "float32",
     **kwargs: object,
   ) -> None:
-    """Takes the sizes. The defaults are those of the reference, the notebook.
+    """Makes the model, by default with the sizes of the reference's class.
 
-    `Config` has the sizes with which the reference trains it.
+    The sizes with which the reference trains it are the defaults of `Config`.
 
     Args:
       vocab_size: V.
@@ -283,9 +285,9 @@ class GRULM(LanguageModel):
       dropout_rate: share of the outputs dropped in training, in [0, 1).
       gru: as `--gru`.
       precision: as `--precision`.
-      **kwargs: of `keras.Model`.
+      **kwargs: the arguments of `keras.Model`.
 
-    Raises InputError: no such `gru`, or one that lacks the precision.
+    Raises InputError: `gru` is unknown, or does not support the precision.
     """
     kind = _kind_of("gru", gru, precision)
     super().__init__(
@@ -311,11 +313,11 @@ def model_of(
   layer: type[RecurrentLayer] | None = None,
   training: bool = False,
 ) -> LanguageModel:
-  """Returns the model of a config; dropout and bfloat16 only for training.
+  """Builds the model of a config; dropout and bfloat16 only for training.
 
   `layer` is the class of a layer that is not charlm's.
 
-  Raises InputError: a layer that is unknown, or that lacks what is asked for.
+  Raises InputError: the layer is unknown, or lacks an option of the config.
   """
   precision = config.precision if training else "float32"
   kind = layer or _kind_of(config.layer, gru, precision)
@@ -333,8 +335,8 @@ def model_of(
       f"--layer=FILE.py:{config.layer}"
     )
   if lacking := lacking_options(config, gru, layer):
-    words = " and no ".join(f"--{name}" for name in lacking)
-    raise InputError(f"--layer={config.layer} has no {words}: leave that out")
+    flags = " and no ".join(f"--{name}" for name in lacking)
+    raise InputError(f"--layer={config.layer} has no {flags}: leave that out")
   model = LanguageModel(
     vocab_size=vocab_size,
     embedding_dim=config.embedding_dim,
@@ -354,15 +356,14 @@ def model_of(
 def lacking_options(
   config: Config, gru: str, layer: type[RecurrentLayer] | None = None
 ) -> list[str]:
-  """Lists the options that are given, but that a layer of one's own lacks."""
+  """Lists the options that are given but not supported by a layer of yours."""
   given = {
     "precision": config.precision != Config.precision,
     "gru": gru != "auto",
   }
-  lacking = (
-    [] if layer is None else [n for n in given if n not in layer.options]
-  )
-  return [name for name in lacking if given[name]]
+  if layer is None:
+    return []
+  return [n for n in given if given[n] and n not in layer.options]
 
 
 def _layers(
@@ -373,18 +374,19 @@ def _layers(
   num_layers: int,
   precision: str,
 ) -> Iterable[RecurrentLayer]:
-  """Makes layers, whose names are their keys in a checkpoint."""
+  """Makes the layers, whose names are their keys in a checkpoint."""
   options = {"precision": precision} if "precision" in kind.options else {}
   for i in range(num_layers):
-    # GRULM's names are those that Keras gave the reference's layers.
+    # The names that Keras gave the reference's layers: gru, gru_1, ...
     number = "" if (name, i) == ("gru", 0) else f"_{i}"
     yield kind(units, name=f"{name}{number}", **options)
 
 
 def _kind_of(layer: str, gru: str, precision: str) -> type[RecurrentLayer]:
-  """Returns the class of charlm's layer, or of Keras', that `--gru` names.
+  """Returns charlm's class of a layer, or Keras', as `--gru` chooses.
 
-  Raises InputError: an unknown layer, or `keras` with what needs `fused`.
+  Raises InputError: `layer` or `gru` is unknown, or `keras` does not support
+    the precision.
   """
   if layer not in LAYERS:
     raise InputError(

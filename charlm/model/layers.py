@@ -1,6 +1,6 @@
-"""What a recurrent layer offers: all that charlm knows of one.
+"""The interface of a recurrent layer, which is all that charlm uses of it.
 
-A layer of your own is a `RecurrentLayer`; docs/your-model.md shows one.
+A layer of your own inherits from `RecurrentLayer` (docs/your-model.md).
 
 Shapes: B rows of a batch, T time steps, D inputs, H units. A state is any
 structure of float32 tensors `[B, ...]`.
@@ -20,40 +20,41 @@ LayerState: TypeAlias = Any  # any structure of tensors `[B, ...]`
 
 
 class RecurrentLayer(keras.layers.Layer):
-  """A Keras layer that runs over windows, and takes single steps.
+  """A Keras layer that runs over windows, and takes single time steps.
 
-  Besides the methods below, a layer has these two of Keras:
+  Besides the methods below, implement two methods of Keras:
 
-  - `build(shape)` makes its weights, for inputs of the shape `[None, None, D]`.
+  - `build(shape)` makes the weights for inputs of the shape `[None, None, D]`.
   - `call(sequences, initial_state=None, training=False)` runs over a window
     `[B, T, D]` from a state, by default the initial one. It returns the outputs
     `[B, T, H]` and the state after the window.
 
-  Weights whose names have `bias` or `gain` in them are not decayed.
+  Weight decay skips weights whose names contain `bias` or `gain`.
   """
 
-  # The fields of `Config` that the constructor takes besides `units` and
-  # `name`, as keyword arguments, and keeps as attributes.
+  # The fields of `Config` that the constructor takes as keyword arguments,
+  # besides `units` and `name`, and stores as attributes.
   options: ClassVar[tuple[str, ...]] = ()
-  # Whether XLA makes it faster: on a CPU the steps of few windows, on a GPU all
-  # steps and scores. Not a layer that calls cuDNN, which XLA cannot.
+  # Whether XLA speeds it up: on a CPU the training steps with few windows, on a
+  # GPU all of training and scoring. False for a layer that calls cuDNN, which
+  # XLA cannot.
   fast_with_xla: ClassVar[bool] = False
 
   units: int  # H
 
   def __init_subclass__(cls, **kwargs: object) -> None:
     super().__init_subclass__(**kwargs)
-    # The default of `step` would project what is projected already.
+    # The default `step` calls `call`, which would project a second time.
     own_project = cls.project is not RecurrentLayer.project
     if own_project and cls.step is RecurrentLayer.step:
       raise TypeError(f"{cls.__name__} has a `project`: give it a `step`, too")
 
   def initial_state(self, batch_size: int | tf.Tensor) -> LayerState:
-    """Returns the state before a text; by default zeros `[B, H]`."""
+    """Returns the state at the start of a text; by default zeros `[B, H]`."""
     return tf.zeros([batch_size, self.units])
 
   def get_config(self) -> dict[str, object]:
-    """Returns the arguments of an equal layer, for Keras' `from_config`."""
+    """Returns the constructor's arguments, for Keras' `from_config`."""
     names = ("units", "name", *self.options)
     return {name: getattr(self, name) for name in names}
 
@@ -62,17 +63,17 @@ class RecurrentLayer(keras.layers.Layer):
   ) -> tuple[tf.Tensor, LayerState]:
     """Takes one time step; meant for loops over characters.
 
-    Takes what `project` returned for inputs `[B, D]`. Returns the output
-    `[B, H]` and the state after. By default it runs `call`.
+    Takes the result of `project` for inputs `[B, D]`. Returns the output
+    `[B, H]` and the next state. By default it runs `call`.
     """
     outputs, state = self.call(projected[:, tf.newaxis], initial_state=state)
     return outputs[:, 0], state
 
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Computes of inputs `[N, D]` what needs no state, `[N, P]`.
+    """Computes the part of a step that needs no state: `[N, D]` to `[N, P]`.
 
-    Sampling does so once for each character of the vocabulary. A layer that
-    overrides this must override `step`, too.
+    Sampling calls it once, for all characters of the vocabulary. A layer that
+    overrides it must override `step`, too.
     """
     return inputs
 
@@ -88,18 +89,18 @@ class RecurrentLayer(keras.layers.Layer):
     return self(sequences, initial_state=initial_state, training=training)
 
   def matrices(self) -> list[tuple[keras.Variable, int]]:
-    """Lists the weights that Muon is to update, `[N, K * M]` each.
+    """Lists the matrices `[N, K * M]` that Muon updates, each with K.
 
-    With each is K, the number of its gates: Muon makes the part `[N, M]` of
-    each gate nearly orthogonal. Adam updates all other weights.
+    K is the number of gates: Muon orthogonalises the part `[N, M]` of each gate
+    separately. Adam updates all other weights.
     """
     return []
 
   def keras_layer(self) -> keras.layers.Layer | None:
-    """Returns Keras' own layer with the same weights, if there is one.
+    """Returns an unbuilt layer of Keras with the same weights, if there is one.
 
-    It is not built. It has `return_sequences=True` and `return_state=True`, and
-    its weights are in the same order.
+    It has `return_sequences=True` and `return_state=True`, and its weights are
+    in the same order.
     """
     return None
 
@@ -107,10 +108,10 @@ class RecurrentLayer(keras.layers.Layer):
 def import_layer(spec: str) -> type[RecurrentLayer] | None:
   """Imports the class that `--layer=FILE.py:CLASS` names.
 
-  The file is the user's own code, which is executed. Returns None for an empty
-  text.
+  This executes the file, which is the user's own code. Returns None for an
+  empty string.
 
-  Raises InputError: no such file, or no such class in it.
+  Raises InputError: the file does not exist, or has no such class.
   """
   if not spec:
     return None
@@ -120,7 +121,7 @@ def import_layer(spec: str) -> type[RecurrentLayer] | None:
   if not os.path.isfile(file) or not module_spec or not module_spec.loader:
     raise InputError(f"layer is {spec!r}, no Python file: give FILE.py:CLASS")
   module = importlib.util.module_from_spec(module_spec)
-  sys.modules["own_layer"] = module  # as dataclasses need it
+  sys.modules["own_layer"] = module  # dataclasses look it up there
   module_spec.loader.exec_module(module)
   kind = getattr(module, name, None)
   if not isinstance(kind, type) or not issubclass(kind, RecurrentLayer):

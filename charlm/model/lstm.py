@@ -1,9 +1,14 @@
-"""The LSTM: its equation, forward and back, and its layers.
+"""The LSTM: its equation, forward and backward, and its layers.
 
-Shapes: B rows of a batch, D input features, H units. The gates are the input
-gate i, the forget gate f, the candidate g, and the output gate o. Both products
-and the rows of a step's gradients have them in this order, that of Keras. The
-state is h, the output, and c.
+    i, f, o = sigmoid(W x + U h + b)  input, forget and output gate
+    g = tanh(W x + U h + b)           candidate
+    c = f c + i g
+    h = o tanh(c)
+
+Each gate has its own rows of W, U and b, in Keras' order i, f, g, o; so do the
+gradients of a step. The state is (h, c).
+
+Shapes: B rows of a batch, D input features, H units.
 """
 
 import keras
@@ -20,7 +25,7 @@ class LSTMCell(Cell):
   def __init__(self, units: int) -> None:
     self.units = units
     self.num_inputs = self.num_recurrent = self.num_gradients = 4 * units
-    self.kept = (2 * units, units, units, units)  # i and f, g, o, tanh c
+    self.saved = (2 * units, units, units, units)  # i and f, g, o, tanh(c)
 
   def step(
     self,
@@ -30,7 +35,7 @@ class LSTMCell(Cell):
     parameters: Tensors,
     axis: int = 0,
   ) -> tuple[Tensors, Tensors]:
-    """Takes a time step, as `Cell` says."""
+    """Takes a time step, as `Cell.step` describes."""
     units, (_, c) = self.units, state
     gates = inputs + recurrent
     i_f, g, o = tf.split(gates, [2 * units, units, units], axis)
@@ -40,13 +45,13 @@ class LSTMCell(Cell):
     tanh_c = tf.tanh(c)
     return [o * tanh_c, c], [i_f, g, o, tanh_c]
 
-  def step_back(
-    self, kept: Tensors, before: Tensors, d_after: Tensors
+  def step_backward(
+    self, saved: Tensors, before: Tensors, d_after: Tensors
   ) -> tuple[Tensors, Gradients]:
-    """Takes the step back, as `Cell` says."""
-    (i_f, g, o, tanh_c), (_, c), (d_h, d_c) = kept, before, d_after
+    """Backpropagates through a step, as `Cell.step_backward` describes."""
+    (i_f, g, o, tanh_c), (_, c), (d_h, d_c) = saved, before, d_after
     i, f = tf.split(i_f, 2)
-    # TensorFlow's own operations for these gradients pass over memory once.
+    # TensorFlow's operations for these gradients make one pass over memory.
     d_o = tf.raw_ops.SigmoidGrad(y=o, dy=d_h * tanh_c)
     d_c += tf.raw_ops.TanhGrad(y=tanh_c, dy=d_h * o)
     d_i = tf.raw_ops.SigmoidGrad(y=i, dy=d_c * g)
@@ -56,12 +61,12 @@ class LSTMCell(Cell):
 
 
 class KerasLSTM(CellLayer, keras.layers.LSTM):
-  """Keras' layer, which calls cuDNN on a GPU."""
+  """Keras' LSTM, which calls cuDNN on a GPU."""
 
   plain = keras.layers.LSTM
 
   def equation(self) -> Cell:
-    """Returns the LSTM's."""
+    """Returns an `LSTMCell`."""
     return LSTMCell(self.units)
 
   def initial_state(self, batch_size: int | tf.Tensor) -> _State:
@@ -75,7 +80,7 @@ class KerasLSTM(CellLayer, keras.layers.LSTM):
     initial_state: _State | None = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, _State]:
-    """Runs over a window `[B, T, D]`, as `RecurrentLayer` says."""
+    """Runs over a window `[B, T, D]`, as `RecurrentLayer` describes."""
     state = None if initial_state is None else list(initial_state)
     outputs, h, c = super().call(
       sequences, initial_state=state, training=training
@@ -83,14 +88,14 @@ class KerasLSTM(CellLayer, keras.layers.LSTM):
     return outputs, (h, c)
 
   def project(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns what inputs `[N, D]` add to the gates, `[N, 4H]`."""
+    """Returns the input products `[N, 4H]` of inputs `[N, D]`."""
     return tf.matmul(inputs, self.cell.kernel) + self.cell.bias
 
 
 class FusedLSTM(ScannedLayer, KerasLSTM):
-  """The LSTM by `scan`, which trains faster than Keras' on CPUs."""
+  """The LSTM in `scan`, which trains faster than Keras' on CPUs."""
 
   def input_kernel(self) -> tf.Tensor:
-    """Returns kernel and bias."""
+    """Returns the kernel above the bias."""
     kernel = tf.convert_to_tensor(self.cell.kernel)
     return tf.concat([kernel, self.cell.bias[None]], axis=0)

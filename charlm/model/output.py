@@ -7,32 +7,32 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# Above this many logits, nats are computed in chunks, in bounded memory.
+# Above this many logits, nats are computed chunk by chunk.
 MAX_LOGITS = 2**25  # 128 MiB
 
 
 def chunked_nats(
   *, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
 ) -> tf.Tensor:
-  """Returns the nats of targets `[N]`, N static, computed chunk by chunk.
+  """Returns the nats of targets `[N]`, computed chunk by chunk; N is static.
 
   The logits are x `[N, H]` times the kernel `[H, V]`, plus the bias `[V]`.
   """
   num_targets = x.shape[0]
   rows = max(1, MAX_LOGITS // kernel.shape[1])
   num_chunks = -(-num_targets // rows)
-  rows = -(-num_targets // num_chunks)  # evened out: the last is nearly full
-  filler = num_chunks * rows - num_targets
-  x = tf.pad(x, [[0, filler], [0, 0]])
+  rows = -(-num_targets // num_chunks)  # chunks of nearly equal size
+  padding = num_chunks * rows - num_targets
+  x = tf.pad(x, [[0, padding], [0, 0]])
   x = tf.reshape(x, [num_chunks, rows, x.shape[1]])
-  # No `tf.pad`, which a GPU has no kernel for: these are integers.
-  targets = tf.concat([targets, tf.zeros([filler], targets.dtype)], axis=0)
+  # Not `tf.pad`, which has no GPU kernel for integers.
+  targets = tf.concat([targets, tf.zeros([padding], targets.dtype)], axis=0)
   targets = tf.reshape(targets, [num_chunks, rows])
   nats = tf.map_fn(
-    # By position: in a graph a custom gradient takes no other arguments.
+    # In a graph, a custom gradient takes only positional arguments.
     lambda chunk: _nats(chunk[0], kernel, bias, chunk[1]),
     (x, targets),
-    parallel_iterations=1,  # or several chunks' logits would be held
+    parallel_iterations=1,  # more would hold the logits of several chunks
     fn_output_signature=tf.TensorSpec([rows], x.dtype),
   )
   return tf.reshape(nats, [-1])[:num_targets]
@@ -42,7 +42,7 @@ def chunked_nats(
 def _nats(
   x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor | None, ...]]]:
-  """Returns the nats `[R]` of one chunk; its gradient recomputes the logits."""
+  """Returns the nats `[R]` of a chunk; its gradient recomputes the logits."""
 
   def gradient(d_nats: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
     """Returns the gradients of the arguments."""

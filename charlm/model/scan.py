@@ -1,10 +1,10 @@
-"""The loop over time, forward and back in chunks, which knows no cell.
+"""The loop over time, for any cell, with its own backpropagation through time.
 
-Shapes: B rows of a batch, T time steps, F rows of the input's kernel (features
+Shapes: B rows of a batch, T time steps, F rows of the input kernel (features
 or, with ids, entries of the vocabulary), H units, S time steps of a chunk.
-Tensors are feature-major, `[T, features, B]`: the weights, as the left factor
-of every matrix product, need not be repacked at every time step, and gates are
-split and joined without strides.
+Tensors are feature-major, `[T, features, B]`. The weights are then the left
+factor of every matrix product, so oneDNN does not repack them at each time
+step, and gates are split and concatenated as contiguous rows.
 """
 
 import functools
@@ -18,32 +18,32 @@ from charlm.model.layers import LayerState, RecurrentLayer
 
 _Size: TypeAlias = "int | tf.Tensor"
 Tensors: TypeAlias = Sequence[tf.Tensor]
-Gradients: TypeAlias = "Sequence[tf.Tensor | None]"  # None: nothing comes
+Gradients: TypeAlias = "Sequence[tf.Tensor | None]"  # None means zero
 
-# Up to this many entries of the vocabulary each entry is projected once, into a
-# table, and positions are looked up. Above, each position is projected: a
-# table's gradient is a product with one-hot rows, whose cost grows with the
-# vocabulary (BUILD.md).
+# For a vocabulary of at most this size, each entry is projected once, into a
+# table, and each position looks up its row. For a larger one, each position is
+# projected: the gradient of a table is a product with one-hot rows, whose cost
+# grows with the vocabulary (BUILD.md).
 MAX_TABLE = 400
-# The largest S * B of a chunk of several steps: with a smaller one, the sums
-# over chunks take longer, and with a larger one, memory grows. And the largest
-# H * S * B, which shortens chunks where H is large.
+# The largest S * B and H * S * B of a chunk of several steps. Smaller chunks
+# spend more time on adding up gradients, larger ones take more memory.
 _COLUMNS = 1024
 _ENTRIES = 2**19
 
 
 class Cell:
-  """One time step of a layer, forward and back.
+  """One time step of a layer, forward and backward.
 
-  A step has rows of gradients, `[rows, B]` each, with respect to the gates
-  before their activations. The input's product takes the first `num_inputs` of
-  them, the recurrent product the last `num_recurrent`.
+  The gates before their activations sum an input product and a recurrent
+  product. The gradients with respect to them are the rows of a matrix
+  `[num_gradients, B]`: the first `num_inputs` rows are the gradient of the
+  input product, the last `num_recurrent` rows that of the recurrent product.
   """
 
   num_inputs: int
   num_recurrent: int
   num_gradients: int
-  kept: tuple[int, ...]  # the rows of each tensor that a step keeps
+  saved: tuple[int, ...]  # rows of each tensor saved for the backward pass
 
   def step(
     self,
@@ -55,45 +55,47 @@ class Cell:
   ) -> tuple[Tensors, Tensors]:
     """Takes a time step.
 
-    Training and scoring have their features in axis 0. Sampling has a row for
-    each text, and its features in axis 1: XLA vectorises the gates of a few
-    texts only there.
+    Training and scoring have the features in axis 0. Sampling has a row per
+    text and the features in axis 1: XLA vectorises the gates of a few texts
+    only in this layout.
 
     Args:
-      inputs: the product of the input, bias included, `[num_inputs, B]`.
-      recurrent: the product of the first tensor of the state.
-      state: tensors `[H, B]`; the first is the output of the step before.
+      inputs: the input product, bias included, `[num_inputs, B]`.
+      recurrent: the recurrent product `[num_recurrent, B]`, which is the
+        recurrent kernel times the first tensor of the state.
+      state: tensors `[H, B]`; the first is the output of the previous step.
       parameters: further weights, `[rows, B]`, or `[rows]` if the axis is 1.
-      axis: 0, or 1 if all of these have their axes the other way round.
+      axis: the axis of the features; if it is 1, all shapes are transposed.
 
-    Returns the state after, and what `step_back` needs.
+    Returns the next state, and the tensors that `step_backward` needs.
     """
     raise NotImplementedError
 
-  def step_back(
-    self, kept: Tensors, before: Tensors, d_after: Tensors
+  def step_backward(
+    self, saved: Tensors, before: Tensors, d_after: Tensors
   ) -> tuple[Tensors, Gradients]:
-    """Takes the same step back.
+    """Backpropagates through the same step.
 
     Args:
-      kept: what `step` returned.
+      saved: the tensors that `step` saved.
       before: the state before the step.
-      d_after: the gradient with respect to the state after it.
+      d_after: the gradient with respect to the state after the step.
 
-    Returns the rows of gradients, and the gradient with respect to the state
-      before, without what comes through the recurrent product.
+    Returns the rows of the gates' gradients, and the gradient with respect to
+      the state before the step, except for its path through the recurrent
+      product.
     """
     raise NotImplementedError
 
   def parameter_gradients(
     self, rows: tf.Tensor, dtype: tf.DType
   ) -> list[tf.Tensor]:
-    """Sums up the gradients of the parameters, given rows `[rows, S * B]`."""
+    """Sums the parameters' gradients over the gates' `[rows, S * B]`."""
     return []
 
 
 def chunk_length(num_rows: int, units: int) -> int:
-  """Returns S for B rows and H units, unless T is smaller."""
+  """Returns S for B rows and H units, without regard to T."""
   return max(1, min(_COLUMNS, _ENTRIES // units) // num_rows)
 
 
@@ -110,16 +112,16 @@ def scan(
   """Runs a cell over time.
 
   Args:
-    cell: the equation.
+    cell: the equation of a time step.
     features: `[T, F, B]`, or ids `[T, B]` below F in place of one-hot features.
-    kernel: of the features, `[F, cell.num_inputs]`.
-    recurrent_kernel: of the state, `[H, cell.num_recurrent]`.
+    kernel: the input kernel `[F, cell.num_inputs]`.
+    recurrent_kernel: `[H, cell.num_recurrent]`.
     parameters: further weights of the cell, `[rows]`.
     state: tensors `[B, H]` before the first time step.
-    product_dtype: of the factors and the results of the matrix products.
+    product_dtype: the type of the matrix products, factors and results.
 
-  Returns the outputs `[B, T, H]`, and the last of each further tensor of the
-    state, `[B, H]`.
+  Returns the outputs `[B, T, H]`, and the final value `[B, H]` of each tensor
+    of the state but the first, whose final value is the last output.
   """
 
   @tf.custom_gradient
@@ -129,13 +131,13 @@ def scan(
     recurrent_kernel: tf.Tensor,
     *weights_and_state: tf.Tensor,
   ) -> tuple[tuple[tf.Tensor, ...], Callable[..., object]]:
-    """Returns the outputs, and the function for the gradients."""
+    """Returns the results of `scan`, and the function for the gradients."""
     by_id = features.dtype.is_integer  # int64 below: a gather takes no uint8
     features = tf.cast(features, tf.int64 if by_id else product_dtype)
-    # Cast in here: outside, their gradients would be rounded, too.
+    # Cast in here: outside, the kernels' gradients would be rounded, too.
     kernel = tf.cast(kernel, product_dtype)
     recurrent_kernel = tf.cast(recurrent_kernel, product_dtype)
-    states, kept = _forward(
+    states, saved = _forward(
       cell,
       features=features,
       kernel=kernel,
@@ -143,21 +145,21 @@ def scan(
       parameters=weights_and_state[: len(parameters)],
       state=weights_and_state[len(parameters) :],
     )
-    # Only the outputs are kept as one tensor; the gradient reads the arrays.
+    # Only the outputs are stacked; the backward pass reads the arrays.
     outputs, *others = states
-    computed = _Computed(
+    forward = _ForwardPass(
       cell=cell,
       features=features,
       kernel=kernel,
       recurrent_kernel=recurrent_kernel,
       states=states,
-      kept=kept,
+      saved=saved,
     )
     last = [tf.transpose(each.read(each.size() - 1)) for each in others]
     outputs = tf.transpose(outputs.stack()[1:], [2, 0, 1])
-    return (outputs, *last), computed.gradients
+    return (outputs, *last), forward.gradients
 
-  # By position: in a graph TensorFlow takes no other arguments here.
+  # In a graph, a custom gradient takes only positional arguments.
   return run(features, kernel, recurrent_kernel, *parameters, *state)
 
 
@@ -170,14 +172,14 @@ def _forward(
   parameters: Tensors,
   state: Tensors,
 ) -> tuple[list[tf.TensorArray], list[tf.TensorArray]]:
-  """Returns the T + 1 states, and what the steps back need."""
+  """Returns the T + 1 states, and the tensors saved for the backward pass."""
   dtype, units = state[0].dtype, state[0].shape[1]
   num_steps = tf.shape(features)[0]
   by_id = features.dtype.is_integer
-  # Once, not in every time step.
+  # Transposed once, not in each time step.
   kernel = kernel if by_id else tf.transpose(kernel)
   recurrent_kernel = tf.transpose(recurrent_kernel)
-  # B may be static in the features though it is not in the state.
+  # B can be static in the features but not in the state.
   shape = tf.TensorShape([units, features.shape[-1]])
   state = [tf.ensure_shape(tf.transpose(each), shape) for each in state]
   parameters = [x[:, None] + tf.zeros_like(state[0][:1]) for x in parameters]
@@ -192,39 +194,40 @@ def _forward(
     x: tf.Tensor,
     state: Tensors,
     states: Sequence[tf.TensorArray],
-    kept: Sequence[tf.TensorArray],
+    saved: Sequence[tf.TensorArray],
   ) -> tuple[object, ...]:
-    """Computes time step t from its `x`; returns the `x` of the next, too."""
+    """Takes time step t with its `x`, and reads the `x` of the next one."""
     x = x if by_id else tf.matmul(kernel, x)
     h = tf.cast(state[0], recurrent_kernel.dtype)
     recurrent = tf.cast(tf.matmul(recurrent_kernel, h), dtype)
     state, values = cell.step(tf.cast(x, dtype), recurrent, state, parameters)
     for each in state:
       each.set_shape(shape)  # a loop's variables keep their shapes
-    kept = _written(kept, t, values)
-    # XLA would not vectorise gates that look up x. The last x is unused.
+    saved = _write_all(saved, t, values)
+    # A step ahead, since XLA does not vectorise gates that it fuses with the
+    # look-up of x. The last x is unused.
     x = read((t + 1) % num_steps)
-    return t + 1, x, list(state), _written(states, t + 1, state), kept
+    return t + 1, x, list(state), _write_all(states, t + 1, state), saved
 
   array = functools.partial(tf.TensorArray, dtype, clear_after_read=False)
   arrays = [array(num_steps + 1, element_shape=shape) for _ in state]
-  rows = [[number, shape[1]] for number in cell.kept]
-  _, _, _, states, kept = tf.while_loop(
+  saved_shapes = [[num_rows, shape[1]] for num_rows in cell.saved]
+  _, _, _, states, saved = tf.while_loop(
     lambda t, *_: t < num_steps,
     step,
     (
       0,
       read(0),
       state,
-      _written(arrays, 0, state),
-      [array(num_steps, element_shape=each) for each in rows],
+      _write_all(arrays, 0, state),
+      [array(num_steps, element_shape=each) for each in saved_shapes],
     ),
-    parallel_iterations=1,  # a time step needs the one before
+    parallel_iterations=1,  # each time step needs the previous one
   )
-  return states, kept
+  return states, saved
 
 
-def _written(
+def _write_all(
   arrays: Sequence[tf.TensorArray], t: _Size, values: Tensors
 ) -> list[tf.TensorArray]:
   pairs = zip(arrays, values, strict=True)
@@ -232,22 +235,22 @@ def _written(
 
 
 class _Carried(NamedTuple):
-  """What goes back in time from one time step to the one before it."""
+  """The gradients that a time step hands to the previous one."""
 
   d_state: Tensors  # [H, B] each
-  d_features: Sequence[tf.TensorArray]  # of elements [F, B]; none for ids
+  d_features: Sequence[tf.TensorArray]  # of elements [F, B]; empty for ids
 
 
-class _Computed(NamedTuple):
-  """What the loop over time read and computed."""
+class _ForwardPass(NamedTuple):
+  """The inputs and results of the forward pass, and its backward pass."""
 
   cell: Cell
   features: tf.Tensor
-  # These two, and features that are not ids, are in the dtype of the products.
+  # The kernels, and features that are not ids, are in the products' dtype.
   kernel: tf.Tensor
   recurrent_kernel: tf.Tensor
-  states: Sequence[tf.TensorArray]  # of T + 1 elements [H, B] each
-  kept: Sequence[tf.TensorArray]  # of what each time step keeps
+  states: Sequence[tf.TensorArray]  # each of T + 1 elements [H, B]
+  saved: Sequence[tf.TensorArray]  # each of T elements
 
   @property
   def units(self) -> int:
@@ -267,20 +270,20 @@ class _Computed(NamedTuple):
   def gradients(
     self, d_outputs: tf.Tensor, *d_last: tf.Tensor
   ) -> tuple[object, ...]:
-    """Propagates the gradients of what `scan` returns back in time.
+    """Backpropagates the gradients of the results of `scan` through time.
 
-    A chunk of time steps adds to the gradient of a kernel by one product. That
-    is faster than a product for each step, and takes less memory than one for
-    all of them.
+    Each chunk of time steps adds to a kernel's gradient with a single product.
+    This is faster than a product per time step, and takes less memory than one
+    for all of them.
 
     Returns the gradients of features (None if they are ids), kernel, recurrent
       kernel, parameters, and state.
     """
     dtype = d_outputs.dtype
     num_steps = self.features.shape[0] or tf.shape(self.features)[0]
-    size = 1  # divides any T: XLA needs a static size, and T may not be static
+    size = 1  # if T is not static: XLA needs a static size that divides it
     if isinstance(num_steps, int):
-      # Where the batch size is unknown, `Config`'s default.
+      # 64, the default of `Config`, if the batch size is unknown.
       length = chunk_length(self.features.shape[-1] or 64, self.units)
       size = min(length, num_steps)
     num_chunks, rest = num_steps // size, num_steps % size
@@ -288,8 +291,8 @@ class _Computed(NamedTuple):
     def step(
       i: tf.Tensor, sums: Tensors, carried: _Carried
     ) -> tuple[tf.Tensor, Tensors, _Carried]:
-      """Goes back over the chunk `i`."""
-      sums, carried = self._chunk(
+      """Backpropagates through chunk `i`."""
+      sums, carried = self._chunk_gradients(
         d_outputs=d_outputs,
         start=rest + i * size,
         size=size,
@@ -304,16 +307,16 @@ class _Computed(NamedTuple):
     _, sums, carried = tf.while_loop(
       lambda i, *_: i >= 0,
       step,
-      (num_chunks - 1, self._no_sums(dtype), carried),
+      (num_chunks - 1, self._zero_sums(dtype), carried),
       parallel_iterations=1,
     )
     if isinstance(rest, int) and rest:
-      sums, carried = self._chunk(
+      sums, carried = self._chunk_gradients(
         d_outputs=d_outputs, start=0, size=rest, sums=sums, carried=carried
       )
     d_kernel, d_recurrent, *d_parameters = sums
     d_features = carried.d_features
-    # In the order of the arguments of the scan.
+    # In the order of the arguments of `run`.
     return (
       None if self.by_id else tf.cast(d_features[0].stack(), dtype),
       tf.transpose(d_kernel),
@@ -322,8 +325,8 @@ class _Computed(NamedTuple):
       *map(tf.transpose, carried.d_state),
     )
 
-  def _no_sums(self, dtype: tf.DType) -> list[tf.Tensor]:
-    """Returns zeros for the gradients of kernels and parameters."""
+  def _zero_sums(self, dtype: tf.DType) -> list[tf.Tensor]:
+    """Returns zeros in the shapes of the kernels' and parameters' gradients."""
     cell = self.cell
     no_rows = tf.zeros([cell.num_gradients, 0], dtype)
     return [
@@ -332,7 +335,7 @@ class _Computed(NamedTuple):
       *cell.parameter_gradients(no_rows, dtype),
     ]
 
-  def _chunk(
+  def _chunk_gradients(
     self,
     *,
     d_outputs: tf.Tensor,
@@ -341,15 +344,16 @@ class _Computed(NamedTuple):
     sums: Tensors,
     carried: _Carried,
   ) -> tuple[list[tf.Tensor], _Carried]:
-    """Goes back over the `size` time steps from `start` on.
+    """Backpropagates through the `size` time steps from `start` on.
 
-    Adds to the sums, which are the gradients of kernel `[num_inputs, F]`,
-    recurrent kernel, and parameters.
+    Returns the sums, with the chunk's gradients of kernel `[num_inputs, F]`,
+    recurrent kernel, and parameters added; and the gradients that go to the
+    previous chunk.
     """
     dtype, cell = d_outputs.dtype, self.cell
     d_outputs = tf.slice(d_outputs, [0, start, 0], [-1, size, -1])
     d_outputs = tf.transpose(d_outputs, [1, 2, 0])  # [S, H, B]
-    d_gates, carried = self._propagate(
+    d_gates, carried = self._gate_gradients(
       d_outputs=d_outputs, start=start, size=size, carried=carried
     )
     previous = self.states[0].gather(start + tf.range(size))
@@ -361,20 +365,21 @@ class _Computed(NamedTuple):
       features = tf.slice(self.features, [start, 0, 0], [size, -1, -1])
       inputs = tf.transpose(_columns(features))  # [S * B, F]
     d_recurrent_rows = d_gates[-cell.num_recurrent :]
-    found = [
+    gradients = [
       tf.matmul(d_gates[: cell.num_inputs], inputs),
       tf.matmul(previous, d_recurrent_rows, transpose_b=True),
       *cell.parameter_gradients(d_gates, dtype),
     ]
-    pairs = zip(sums, found, strict=True)
+    pairs = zip(sums, gradients, strict=True)
     return [total + tf.cast(x, dtype) for total, x in pairs], carried
 
-  def _propagate(
+  def _gate_gradients(
     self, *, d_outputs: tf.Tensor, start: _Size, size: _Size, carried: _Carried
   ) -> tuple[tf.Tensor, _Carried]:
-    """Propagates the gradient of a chunk's outputs `[S, H, B]` back in time.
+    """Backpropagates the gradient of a chunk's outputs `[S, H, B]`.
 
-    Returns the gradients `[rows, S * B]` of the steps, and what it carries.
+    Returns the gates' gradients `[num_gradients, S * B]`, and the gradients
+    that go to the previous chunk.
     """
     product_dtype, cell = self.kernel.dtype, self.cell
     shape = self.states[0].element_shape
@@ -382,12 +387,12 @@ class _Computed(NamedTuple):
     def step(
       i: tf.Tensor, d_gates: tf.TensorArray, carried: _Carried
     ) -> tuple[tf.Tensor, tf.TensorArray, _Carried]:
-      """Goes back over the time step `start + i`."""
+      """Backpropagates through time step `start + i`."""
       t, ((d_h, *d_others), d_features) = start + i, carried
-      rows, (d_before, *d_others) = cell.step_back(
-        kept=[array.read(t) for array in self.kept],
+      rows, (d_before, *d_others) = cell.step_backward(
+        saved=[array.read(t) for array in self.saved],
         before=[array.read(t) for array in self.states],
-        # The state after step t is an output, and what step t + 1 started from.
+        # Two gradients meet: h is output t, and step t + 1 starts from it.
         d_after=[d_h + d_outputs[i], *d_others],
       )
       rows = tf.concat([tf.cast(d, product_dtype) for d in rows], axis=0)
@@ -414,21 +419,22 @@ class _Computed(NamedTuple):
 
 
 def _columns(x: tf.Tensor) -> tf.Tensor:
-  """Sets the time steps of x `[S, N, B]` side by side: `[N, S * B]`."""
+  """Puts the time steps of x `[S, N, B]` side by side: `[N, S * B]`."""
   num_rows = x.shape[1] or tf.shape(x)[1]
   return tf.reshape(tf.transpose(x, [1, 0, 2]), [num_rows, -1])
 
 
 class CellLayer(RecurrentLayer):
-  """A layer of Keras whose time step is a `Cell`; a subclass is Keras' layer.
+  """A layer whose time step is a `Cell`; subclasses also inherit from Keras'.
 
-  Scoring, sampling and training share this step, where charlm's loop runs it.
+  Sampling runs the cell step by step. In a `ScannedLayer`, training and scoring
+  run the same cell.
   """
 
   plain: ClassVar[type[keras.layers.RNN]]  # Keras' own layer
 
   def __init__(self, units: int, **options: Any) -> None:
-    """Takes the `name` and the `dtype`, as Keras does."""
+    """Takes `name` and `dtype` as Keras does."""
     super().__init__(units, return_sequences=True, return_state=True, **options)
 
   def equation(self) -> Cell:
@@ -436,13 +442,13 @@ class CellLayer(RecurrentLayer):
     raise NotImplementedError
 
   def parameters(self) -> list[tf.Tensor]:
-    """Returns the cell's further weights, `[rows]` each."""
+    """Returns the cell's further weights, each `[rows]`."""
     return []
 
   def step(
     self, projected: tf.Tensor, state: LayerState
   ) -> tuple[tf.Tensor, LayerState]:
-    """Returns the output `[B, H]` and the state after an input."""
+    """Returns the output `[B, H]` and the next state."""
     flat = tf.nest.flatten(state)
     recurrent = tf.matmul(flat[0], self.cell.recurrent_kernel)
     parameters = self.parameters()
@@ -452,27 +458,26 @@ class CellLayer(RecurrentLayer):
     return after[0], tf.nest.pack_sequence_as(state, list(after))
 
   def matrices(self) -> list[tuple[keras.Variable, int]]:
-    """Lists both kernels, each with the number of its gates."""
+    """Lists both kernels, each with its number of gates."""
     kernels = self.cell.kernel, self.cell.recurrent_kernel
     return [(kernel, kernel.shape[1] // self.units) for kernel in kernels]
 
   def keras_layer(self) -> keras.layers.Layer:
-    """Returns a plain layer of Keras."""
+    """Returns Keras' own layer."""
     return self.plain(
       self.units, return_sequences=True, return_state=True, name=self.name
     )
 
 
 class ScannedLayer(CellLayer):
-  """A layer that runs its cell by `scan`; a subclass is Keras' layer, too.
+  """A layer that runs its cell with `scan`, in place of Keras' loop.
 
-  It computes what Keras' layer does, with the same weights, which are
-  interchangeable in checkpoints (except .weights.h5 files of functional models,
-  which name layers by their class). Its gradients cannot be differentiated
-  again.
+  Results and weights are those of Keras' layer, and checkpoints are
+  interchangeable (except .weights.h5 files of functional models, which name
+  layers by their class). It has no second derivatives.
 
-  `precision` acts in training alone: `bfloat16` rounds factors and result of
-  each matrix product; of the table of `call_ids`, the result alone.
+  `precision` applies only in training: `bfloat16` rounds the factors and the
+  result of each matrix product, but only the result of the table of `call_ids`.
   """
 
   options: ClassVar[tuple[str, ...]] = ("precision",)
@@ -481,12 +486,12 @@ class ScannedLayer(CellLayer):
   def __init__(
     self, units: int, precision: str = "float32", **options: Any
   ) -> None:
-    """Takes the `name` and the `dtype`, too; other arguments are refused."""
+    """Takes `name` and `dtype`, too, but no other arguments of Keras."""
     super().__init__(units, **options)
     self.precision = precision
 
   def input_kernel(self) -> tf.Tensor:
-    """Returns the kernel `[D + 1, num_inputs]` of inputs, then of a 1."""
+    """Returns the kernel `[D + 1, num_inputs]`, whose last row is the bias."""
     raise NotImplementedError
 
   def call(
@@ -497,11 +502,11 @@ class ScannedLayer(CellLayer):
   ) -> tuple[tf.Tensor, LayerState]:
     """Runs over a window `[B, T, D]`, T at least 1.
 
-    Returns the outputs `[B, T, H]`, and the state after the last of them.
+    Returns the outputs `[B, T, H]`, and the state after the last one.
     """
     if sequences.shape[0] == 1 and not training:
-      # One text: a product for all time steps is faster than one in each. Its
-      # rows are a table, in which a time step is an id.
+      # For a single text, one product for all time steps is faster than one per
+      # time step. Its rows become the table, and the time steps the ids.
       num_steps = sequences.shape[1] or tf.shape(sequences)[1]
       return self._run(
         features=tf.range(num_steps)[:, None],
@@ -509,7 +514,7 @@ class ScannedLayer(CellLayer):
         state=initial_state,
         training=training,
       )
-    # The bias is the kernel's row for one more feature, which is always 1.
+    # A constant feature of 1 multiplies the bias, the last row of the kernel.
     features = tf.concat([sequences, tf.ones_like(sequences[..., :1])], axis=2)
     return self._run(
       features=tf.transpose(features, [1, 2, 0]),  # [T, D + 1, B]
@@ -525,13 +530,13 @@ class ScannedLayer(CellLayer):
     initial_state: LayerState = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, LayerState]:
-    """Runs over a window of ids: `call(tf.gather(embeddings, ids))`, faster.
+    """Computes `call(tf.gather(embeddings, ids))` faster.
 
-    If V is at most `MAX_TABLE`, each embedding is projected once, in a table,
+    Up to a V of `MAX_TABLE`, it projects each embedding once, into a table, and
     not at each occurrence.
 
-    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others give
-    an error or a wrong result.
+    Ids `[B, T]` must be below V, the number of embeddings `[V, D]`: others
+    cause an error or a wrong result.
     """
     embeddings = tf.convert_to_tensor(embeddings)
     if (embeddings.shape[0] or 0) > MAX_TABLE:
@@ -552,13 +557,13 @@ class ScannedLayer(CellLayer):
     state: LayerState,
     training: bool,
   ) -> tuple[tf.Tensor, LayerState]:
-    """Runs over features `[T, D + 1, B]` with a kernel for them.
+    """Runs over features `[T, D + 1, B]`, given their kernel.
 
-    Or over ids `[T, B]` with a table `[V, num_inputs]` in place of the kernel.
+    Or over ids `[T, B]`, given a table `[V, num_inputs]` as the kernel.
     """
     zeros = self.initial_state(tf.shape(features)[-1])
     flat = tf.nest.flatten(zeros if state is None else state)
-    short = {"float32": False, "bfloat16": training}[self.precision]
+    in_bfloat16 = {"float32": False, "bfloat16": training}[self.precision]
     outputs, *others = scan(
       self.equation(),
       features=features,
@@ -566,7 +571,9 @@ class ScannedLayer(CellLayer):
       recurrent_kernel=tf.convert_to_tensor(self.cell.recurrent_kernel),
       parameters=self.parameters(),
       state=[tf.cast(each, self.compute_dtype) for each in flat],
-      product_dtype=tf.as_dtype("bfloat16" if short else self.compute_dtype),
+      product_dtype=tf.as_dtype(
+        "bfloat16" if in_bfloat16 else self.compute_dtype
+      ),
     )
     outputs.set_shape([features.shape[-1], features.shape[0], self.units])
     last = [outputs[:, -1], *others]

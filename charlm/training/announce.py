@@ -1,4 +1,4 @@
-"""What a person reads on the screen: the start, the progress, the results."""
+"""The screen of `train.py`: description of the run, progress, evaluations."""
 
 import shutil
 import sys
@@ -24,14 +24,14 @@ from charlm.training.trainer import Trainer
 _COLUMNS = 79  # a line of 80 would wrap
 _INDENT = 9  # where the text of a named line begins
 _SECONDS_BETWEEN_LINES = 30.0  # in a log, where each line stays
-_SECONDS_BEFORE_ESTIMATE = 5.0  # of steps, without the first call
+_SECONDS_BEFORE_ESTIMATE = 5.0  # of training, without the first call
 _SAMPLE_ROWS = 2
-# Of the initial model: characters that are scored, and characters that n-grams
-# count; they take a second or two.
+# For the check of an initial model: how many characters it scores, and how many
+# the n-grams count. Together they take a second or two.
 _SCORED = 20_000
 _COUNTED = 300_000
-# Nats per character. With the model of English, most English texts are below
-# this, and all others above it (recipes/LOG.md).
+# Nats per character above the loss of the n-grams. With the model of English,
+# most English texts are below this, all others above it (recipes/LOG.md).
 _TOO_FAR = 1.0
 COMPILES = (
   "compiles for the GPU: a first start on a kind of card can take minutes"
@@ -39,7 +39,7 @@ COMPILES = (
 
 
 class Screen:
-  """The screen during a training: a bar below the lines of evaluations."""
+  """The screen during training: a progress bar below the evaluations."""
 
   def __init__(
     self,
@@ -51,7 +51,7 @@ class Screen:
     prefix: str,
     temperature: float,
   ) -> None:
-    """Takes the evaluated part of the text, and what samples are drawn with."""
+    """Takes the size of the run, and how it is evaluated and sampled."""
     self._last_step, self._steps_per_epoch = last_step, steps_per_epoch
     self._part, self._unit = part, unit
     self._prefix, self._temperature = prefix, temperature
@@ -63,15 +63,15 @@ class Screen:
   def show_progress(
     self, step: int, loss: float, characters_per_second: float
   ) -> None:
-    """Draws the bar again, or writes a line where there is no terminal."""
+    """Redraws the bar; without a terminal, writes a line now and then."""
     now = time.monotonic()
-    # The first call compiles, so the clock starts after it.
+    # The clock starts after the first call, which compiles.
     self._timed_from = self._timed_from or (step, now)
     text = f"step {step:,}/{self._last_step:,}  loss {loss:.4f}"
     if left := self._left(step, now):
       text += f"  {characters_per_second:,.0f} characters/s  {left}"
     if self._on_terminal:
-      # A longer line would wrap. Ctrl-C shows as ^C behind it.
+      # A longer line would wrap; Ctrl-C appends ^C.
       columns = min(shutil.get_terminal_size().columns - 3, _COLUMNS)
       if (width := columns - len(text) - 3) > 0:
         filled = width * step // self._last_step
@@ -90,10 +90,10 @@ class Screen:
     is_best: bool,
     sample: str,
   ) -> None:
-    """Writes a line, under a header, and the beginning of a sample.
+    """Writes a row of the table of evaluations, and the start of a sample.
 
-    The train loss is the mean of this start's steps since the last evaluation;
-    it is None if there are none.
+    The train loss is the mean over the steps since the previous evaluation; it
+    is None if this start has not taken any.
     """
     if not self._has_header:
       samples = f"samples of temperature {self._temperature}, after"
@@ -111,13 +111,13 @@ class Screen:
       say(f"{'':{_INDENT}}{row}\n")
 
   def leave_out(self, seconds: float) -> None:
-    """Excludes a delay that occurs once from the time left."""
+    """Excludes a one-time delay from the estimate of the time left."""
     if self._timed_from:
       step, start = self._timed_from
       self._timed_from = step, start + seconds
 
   def _left(self, step: int, now: float) -> str:
-    """Returns the time left, once it is known."""
+    """Returns the time left, or nothing while it is too early to tell."""
     first, start = self._timed_from or (step, now)
     if now - start < _SECONDS_BEFORE_ESTIMATE:
       return ""
@@ -133,7 +133,7 @@ def _epochs(number: float) -> str:
 
 
 def _rows(sample: str) -> list[str]:
-  """Returns the lines of a sample as rows that fit below an evaluation."""
+  """Wraps the lines of a sample into rows that fit below an evaluation."""
   rows = []
   for line in sample.expandtabs(4).splitlines():
     shown = "".join(
@@ -147,7 +147,7 @@ def _rows(sample: str) -> list[str]:
 
 
 def _line(name: str, text: str) -> str:
-  """Returns a named line of a start, which fits on the screen."""
+  """Returns a line with a name in front, cut to the width of the screen."""
   shown = beginning(text, _COLUMNS - _INDENT)
   if shown != text:
     shown = beginning(text, _COLUMNS - _INDENT - 3) + "..."
@@ -157,7 +157,7 @@ def _line(name: str, text: str) -> str:
 def describe_text(
   config: Config, corpus: Corpus, split: Split, vocab: list[str]
 ) -> str:
-  """Describes the corpus, and how it is read and split."""
+  """Describes the corpus, and how it is cleaned and split."""
   counts = dict(zip(corpus.text.characters, corpus.counts, strict=True))
   rare = counts.keys() - set(vocab)
   read = f" ({len(rare):,} rare ones read as [UNK])" if rare else ""
@@ -183,31 +183,30 @@ def describe_initial(
   split: Split,
   vocab: list[str],
 ) -> str:
-  """Describes how well an initial model predicts the text, and what it lacks.
+  """Describes how well an initial model predicts the text, beside n-grams.
 
-  `name` is that of `--init_from`; `model` has the weights of the initial model,
-  and others for new characters.
-  Warns if it is so much worse than n-grams that random weights would probably
-  do as well.
+  Warns if random weights would probably do as well. `name` is the value of
+  `--init_from`. `model` has the initial model's weights, and random ones for
+  new characters.
   """
   part = "valid" if len(split.valid) else "eval"
   ids = getattr(split, part).part(0, _SCORED).ids_in(vocab)
-  score = float(Evaluator(model).stream(ids).mean(dtype=np.float64))
-  counted = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
-  ngrams = min(float(nats.mean()) for nats in counted.nats(ids))
-  if score > ngrams + _TOO_FAR:
+  loss = float(Evaluator(model).stream(ids).mean(dtype=np.float64))
+  ngrams = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
+  ngram_loss = min(float(nats.mean()) for nats in ngrams.nats(ids))
+  if loss > ngram_loss + _TOO_FAR:
     warn(
       "the initial model knows little of this text: compare with a run without "
       "--init_from"
     )
   new = unknown_characters(vocab, vocab[: initial.embedding.input_dim])
-  scores = f"{part} loss {score:.4f}, n-grams {ngrams:.4f}"
-  lacks = f"; new characters: {new}" if new else ""
-  return _line("initial", f"{scores}: {name}{lacks}")
+  losses = f"{part} loss {loss:.4f}, n-grams {ngram_loss:.4f}"
+  added = f"; new characters: {new}" if new else ""
+  return _line("initial", f"{losses}: {name}{added}")
 
 
 def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
-  """Warns of what is odd in files of valid and eval texts."""
+  """Warns of shared lines and unknown characters in valid and eval files."""
   for name, part in (("valid", split.valid), ("eval", split.eval)):
     files = getattr(config, f"{name}_corpus")
     if files and (number := count_shared_lines(split.train, part)):
@@ -218,13 +217,13 @@ def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:
 
 
 def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
-  """Describes recipe, model and devices."""
+  """Describes recipe, model, devices and folder of a run."""
   config, model = run.config, trainer.model
   none = "none (--recipe=auto chooses one)"
   steps_per_epoch = trainer.batches.steps_per_epoch
   epochs = _epochs(trainer.last_step / steps_per_epoch)
-  words = "epoch" if epochs == "1" else "epochs"
-  length = f"{epochs} {words} of {steps_per_epoch:,} steps"
+  noun = "epoch" if epochs == "1" else "epochs"
+  length = f"{epochs} {noun} of {steps_per_epoch:,} steps"
   layers = "layer" if config.num_layers == 1 else "layers"
   size = f"{config.num_layers} {layers} of {config.rnn_units} units"
   hint = "Ctrl-C stops it, the same command resumes it"
@@ -242,7 +241,7 @@ def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
 
 
 def _describe_devices(trainer: Trainer, start: Start) -> str:
-  """Returns what computes, on how many workers."""
+  """Describes the devices, and the number of replicas and workers."""
   number, kind = len(trainer.devices), kind_of_device()
   replicas = f"{number} replicas" if number > 1 else "1 replica"
   if start["workers"] > 1:
@@ -252,14 +251,14 @@ def _describe_devices(trainer: Trainer, start: Start) -> str:
 
 
 def _describe_choices_for_gpus(run: Run, trainer: Trainer) -> str:
-  """Returns what else could be chosen on a GPU, if anything."""
+  """Suggests settings that use the GPUs better, if there are any."""
   if kind_of_device() == "CPU":
     return ""
   lines = ""
-  if (number := len(trainer.devices)) < (there := most_gpus()):
+  if (used := len(trainer.devices)) < (available := most_gpus()):
     size = f"a step has {run.config.batch_size} windows (--batch_size)"
-    more = f"{size}, and each GPU needs {GPU_WINDOWS}"
-    lines += _line("", f"{number} of {there} GPUs: {more}")
+    reason = f"{size}, and each GPU needs {GPU_WINDOWS}"
+    lines += _line("", f"{used} of {available} GPUs: {reason}")
   if larger := FOR_GPUS.get(run.config.recipe):
     lines += _line("", f"--recipe={larger} is larger, but was never tried out")
   return lines

@@ -1,4 +1,4 @@
-"""The training loop: when to take steps, and what is due between them."""
+"""The training loop: steps, and between them metrics, evaluations and saves."""
 
 import contextlib
 import dataclasses
@@ -31,17 +31,17 @@ from charlm.training.replicas import Replicas
 from charlm.training.trainer import DIVERGED_REMEDY, Trainer
 from charlm.training.workers import Cluster
 
-# The fewest steps between two checkpoints by default: a GPU can take a quarter
-# of an epoch in less time than a save.
+# The fewest steps between checkpoints by default: on a GPU, a quarter of an
+# epoch can take less time than a save.
 _LEAST_CHECKPOINT_STEPS = Choice(1, 100)
-_PREFIX_CHARS = 20  # at most, of the valid text: samples continue them
+_PREFIX_CHARS = 20  # the longest prefix of samples, from the valid text
 _SAMPLE = Request(num_chars=500, temperature=0.7)
 _FEWEST_EVALUATIONS = 10  # of a run with a valid text
-_RISES = 3  # in a row, of the valid loss: the model has begun to overfit
+_RISES = 3  # of the valid loss in a row that show overfitting
 
 
 class Periods:
-  """Periods in steps: of metrics, of evaluations, and of checkpoints."""
+  """The periods of metrics, evaluations, and checkpoints, in steps."""
 
   def __init__(
     self,
@@ -52,9 +52,10 @@ class Periods:
     has_valid_text: bool,
     by_epochs: bool = False,
   ) -> None:
-    """Takes flags, of which 0 has a default.
+    """Takes the flags, and replaces 0 by a default.
 
-    A run of an earlier release is evaluated after each epoch: `by_epochs`.
+    With `by_epochs`, the default is an evaluation per epoch, as in runs of an
+    earlier release.
     """
     # Enough points for a curve, but a mean of few steps is noise.
     self.metrics = options.summary_every_steps or max(10, steps_per_epoch // 80)
@@ -63,27 +64,27 @@ class Periods:
       share = max(1, -(-last_step // _FEWEST_EVALUATIONS))
       by_default = min(steps_per_epoch, share)
     self.evaluation = options.eval_every_steps or by_default
-    # What a kill can cost at most.
+    # A kill costs at most this many steps.
     quarter = max(-(-steps_per_epoch // 4), _LEAST_CHECKPOINT_STEPS.here)
     self.checkpoint = options.checkpoint_every_steps or quarter
 
   def next_due(self, step: int) -> int:
-    """Returns the next step at which one of them ends."""
+    """Returns the next step at which a period ends."""
     periods = (self.metrics, self.evaluation, self.checkpoint)
     return min((step // period + 1) * period for period in periods)
 
 
 class _Interrupted(Exception):
-  """A stop was asked for in the middle of an evaluation."""
+  """A signal to stop arrived during an evaluation."""
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TrainingLoop:
-  """Takes a run's steps to its end, as each worker does."""
+  """The loop that each worker runs, until the end of the run or a signal."""
 
   periods: Periods  # when to write metrics, to evaluate, and to save
-  trainer: Trainer  # restored, at the step to continue from
-  cluster: Cluster  # all of its workers do the same
+  trainer: Trainer  # restored to the step at which training resumes
+  cluster: Cluster  # whose workers all run this loop
   replicas: Replicas  # checked before each evaluation and save
 
   def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ class TrainingLoop:
     Raises:
       DivergedError: a loss or a gradient is not finite, or the replicas
         differ; nothing is saved after it.
-      LostRunError: the folder was taken away.
+      LostRunError: the run's folder was moved or removed.
     """
     trainer, periods = self.trainer, self.periods
     step, end = trainer.step, trainer.last_step
@@ -107,7 +108,7 @@ class TrainingLoop:
         due = min(periods.next_due(step), end)
         num_steps = trainer.steps_per_call(at_most=due - step)
         num_steps = self.cluster.agree(num_steps, self._stop)
-        if num_steps == 0:  # a stop was asked for
+        if num_steps == 0:  # a worker got a signal to stop
           break
         loss, characters_per_second = trainer.take_steps(num_steps)
         step += num_steps
@@ -121,20 +122,19 @@ class TrainingLoop:
         )
       self.replicas.check_weights()
       saved = self._save_rest(step)
-    # After the `with self._stop` block: nothing is left to save, so Ctrl-C may
-    # end the program at once.
+    # Outside of `with self._stop`: all is saved, so Ctrl-C may end it at once.
     return self._end(step, saved)
 
   def _compile(self) -> None:
-    """Lets the GPUs compile a step, and leaves no other trace.
+    """Takes a step, so that the GPUs compile it, and then undoes it.
 
-    Compilation is then not in the measured speed, and too little memory shows
-    now.
+    The measured speed then excludes compilation, and a lack of memory shows at
+    once.
     """
     trainer = self.trainer
     values = [np.asarray(each).copy() for each in trainer.variables]
     trainer.take_steps(1)
-    trainer.take_metrics()  # with the time that this has taken
+    trainer.take_metrics()  # drops those of this step
     for variable, value in zip(trainer.variables, values, strict=True):
       variable.assign(value)
 
@@ -142,7 +142,7 @@ class TrainingLoop:
     return step % self.periods.evaluation == 0 or step == self.trainer.last_step
 
   def _begin(self, step: int) -> None:
-    """Runs before the first step of a start."""
+    """Prepares for the first step of a start."""
 
   def _continue(
     self,
@@ -152,10 +152,10 @@ class TrainingLoop:
     loss: float,
     characters_per_second: float,
   ) -> None:
-    """Does what is due at a step, after a call of the trainer."""
+    """Does what is due at a step, after the trainer has reached it."""
 
   def _save_rest(self, step: int) -> bool:
-    """Saves the last step; returns whether it is on disk."""
+    """Saves the last step; returns whether this succeeded."""
     return True
 
   def _end(self, step: int, saved: bool) -> int:
@@ -165,17 +165,17 @@ class TrainingLoop:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ChiefLoop(TrainingLoop):
-  """The chief's loop, which leaves metrics, score, sample, and checkpoints.
+  """The chief's loop, which also writes metrics, samples and checkpoints.
 
-  An evaluation scores the part of the text that chooses, writes its record to
-  the metrics, and saves the best checkpoint if its loss is the lowest. The
-  step's own checkpoint, if due, follows. `Checkpoints.save_if_best` says what
-  becomes of a step at which this is cut short. With a valid text, the eval text
-  is scored once, at the end.
+  An evaluation scores the valid text, or without one the eval text. It writes a
+  record to the metrics, then saves the best checkpoint if the loss is the
+  lowest. The step's own checkpoint follows, if due. `Checkpoints.save_if_best`
+  describes what happens if a kill interrupts this. With a valid text, the eval
+  text is scored once, at the end.
   """
 
   run: Run  # locked by this process
-  layer: type[RecurrentLayer] | None  # the class of one that is not charlm's
+  layer: type[RecurrentLayer] | None  # the user's own class, if any
   split: Split
   checkpoints: Checkpoints  # of the trainer's objects
   metrics: Metrics  # opened at the trainer's step
@@ -189,7 +189,7 @@ class ChiefLoop(TrainingLoop):
     self._prefix = start.rpartition(" ")[0] or start
     self._shown_prefix = readable(self._prefix, self._text.encoding)
     self._evaluator = Evaluator(
-      self.trainer.model, before_piece=self._check_stop
+      self.trainer.model, before_chunk=self._check_stop
     )
     self._generator = GenerativeModel(self.trainer.model, self.run.vocab)
     self._screen = Screen(
@@ -200,14 +200,14 @@ class ChiefLoop(TrainingLoop):
       prefix=self._shown_prefix,
       temperature=_SAMPLE.temperature,
     )
-    # Mean losses of the training, in this start.
-    self._last_loss = self._lowest_loss = math.inf
-    self._losses_since_evaluation: list[float] = []  # of steps of this start
-    self._has_evaluated = False  # in this start
+    # All of these are of this start only.
+    self._last_loss = self._lowest_loss = math.inf  # of the train metrics
+    self._losses_since_evaluation: list[float] = []  # of each step
+    self._has_evaluated = False
 
   def _compile(self) -> None:
     super()._compile()
-    # The shapes of an evaluation, whatever the length of a text.
+    # Evaluations of any text have these shapes.
     with contextlib.suppress(_Interrupted):
       self._evaluator.stream(np.full(2, PADDING_ID))
     self._sample(self._generator)
@@ -229,7 +229,7 @@ class ChiefLoop(TrainingLoop):
     self._screen.show_progress(step, loss, characters_per_second)
     if step % self.periods.metrics == 0 or step == self.trainer.last_step:
       self._write_metrics(step)
-    # Before the save: a checkpoint holds the lowest loss so far.
+    # Before the save, since a checkpoint holds the lowest loss so far.
     if self._evaluation_due(step):
       self._evaluate(step)
     if step % self.periods.checkpoint == 0:
@@ -240,7 +240,7 @@ class ChiefLoop(TrainingLoop):
     return self.checkpoints.save(step)
 
   def _end(self, step: int, saved: bool) -> int:
-    """Prints score and sample; returns the exit code."""
+    """Prints the score and a sample; returns the exit code."""
     has_best = self.checkpoints.has_best(self.metrics.losses)
     if not has_best:
       warn(
@@ -254,16 +254,16 @@ class ChiefLoop(TrainingLoop):
       say(f"trained to step {step:,}\n")
       if saved and has_best and 0 < step == self.trainer.last_step:
         self._score_result(step)
-    whole = saved and has_best and self.metrics.whole
-    return (self._stop.exit_code or DONE) if whole else INCOMPLETE
+    complete = saved and has_best and self.metrics.whole
+    return (self._stop.exit_code or DONE) if complete else INCOMPLETE
 
   def _score_result(self, step: int) -> None:
-    """Scores the best checkpoint, or the last one without a valid text.
+    """Scores and samples the best checkpoint; without a valid text, the last.
 
-    Prints a sample of it, too.
+    The score is that of the eval text.
     """
     evaluator, generator = self._evaluator, self._generator
-    chosen, _ = find_checkpoint(self.run, "auto")
+    chosen, _ = find_checkpoint(self.run, "auto")  # a step
     if chosen != step:
       model, _ = load_model(self.run, "auto", self.layer)
       evaluator = Evaluator(model)
@@ -277,20 +277,20 @@ class ChiefLoop(TrainingLoop):
     if self.run.has_valid_text:
       valid_loss = self.metrics.losses[chosen]
       say(f"best checkpoint: step {chosen:,}, valid loss {valid_loss:.4f}\n")
-    nats, unit = losses[chosen], self.run.config.unit
-    bits = nats / math.log(2)
-    say(f"eval loss {nats:.4f} nats per {unit} ({bits:.4f} bits)\n")
+    loss, unit = losses[chosen], self.run.config.unit
+    bits = loss / math.log(2)
+    say(f"eval loss {loss:.4f} nats per {unit} ({bits:.4f} bits)\n")
     say(f"sample at temperature {_SAMPLE.temperature}:\n")
     say(f"{self._sample(generator)}\n")
     programs = "sample.py, eval.py and report.py read this run"
     say(f"{programs}: --run_dir={self.run.path}\n")
 
   def _write_metrics(self, step: int) -> None:
-    """Writes the training's numbers; warns of a loss that has exploded."""
+    """Writes the train metrics, and warns if the loss has exploded."""
     metrics = self.trainer.take_metrics()
     self.metrics.write(step, "train", metrics._asdict())
-    # Warned of once, when the mean rises more than 1 nat above the lowest. In a
-    # training that goes well, it rises by less.
+    # Warns when the mean crosses the lowest one plus 1 nat. In a training that
+    # goes well, it rises by less.
     if self._last_loss <= self._lowest_loss + 1 < metrics.loss:
       warn(
         f"the mean loss of the steps up to {step:,} is {metrics.loss:.4g}, but "
@@ -311,7 +311,7 @@ class ChiefLoop(TrainingLoop):
     started = time.monotonic()
     try:
       numbers = _numbers_of(self._evaluator, self._text, self.run.vocab)
-    except _Interrupted:  # the next start repeats it
+    except _Interrupted:  # the next start evaluates this step
       return
     loss, sample = numbers["loss"], self._sample(self._generator)
     self._check_finite(loss, step)
@@ -324,13 +324,13 @@ class ChiefLoop(TrainingLoop):
       step,
       train_loss=statistics.fmean(losses_since) if losses_since else None,
       loss=loss,
-      # Without a valid text, the programs take the last step.
+      # Without a valid text, the other programs use the last step.
       is_best=in_best and self.run.has_valid_text,
       sample=sample.removeprefix(self._shown_prefix),
     )
     self._losses_since_evaluation = []
     self._warn_of_rises()
-    if not self._has_evaluated:  # it compiled
+    if not self._has_evaluated:  # the first evaluation compiles
       self._screen.leave_out(time.monotonic() - started)
       self._has_evaluated = True
 
@@ -351,7 +351,7 @@ class ChiefLoop(TrainingLoop):
       )
 
   def _sample(self, generator: GenerativeModel) -> str:
-    """Returns the prefix, and what a model writes after it."""
+    """Returns the prefix with a model's continuation."""
     request = dataclasses.replace(_SAMPLE, prefix=self._prefix)
     text = self._prefix + generator.sample(request)[0].text
     return readable(text, self._text.encoding)
@@ -360,7 +360,7 @@ class ChiefLoop(TrainingLoop):
 def _numbers_of(
   evaluator: Evaluator, text: Text, vocab: list[str]
 ) -> dict[str, float]:
-  """Scores a text; returns what its record holds."""
+  """Scores a text; returns the numbers of its record in the metrics."""
   ids = text.ids_in(vocab)
   score = Score.of(text, nats=evaluator.stream(ids), ids=ids[1:])
   return {
@@ -372,6 +372,6 @@ def _numbers_of(
 
 
 def _rises_at_end(losses: list[float]) -> int:
-  """Returns how many times in a row the last losses have risen."""
+  """Counts how many times in a row the last losses have risen."""
   rises = [one < other for one, other in itertools.pairwise(losses)]
   return len(list(itertools.takewhile(bool, reversed(rises))))

@@ -1,4 +1,4 @@
-"""The optimizer, its learning-rate schedule, and a compiled model for `fit`."""
+"""Optimizers, learning-rate schedules, and a compiled model for `fit`."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,23 +15,24 @@ from charlm.system.devices import Choice
 
 
 def _by_xla(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Lets XLA compile a function."""
+  """Compiles a function with XLA."""
   compiled = tf.function(function, autograph=False, jit_compile=True)
-  # An optimizer's attributes are looked for in checkpoints, if TensorFlow made
-  # them.
+  # Wrapped: checkpoints track attributes that are functions of TensorFlow.
   return lambda *args: compiled(*args)
 
 
-# Of Muon: on a GPU hundreds of operations are one launch. Adam has few.
+# How to compile Muon's update: on a GPU, XLA makes one launch of hundreds of
+# operations. Adam has few.
 _COMPILED = Choice(lambda function: function, _by_xla)
-# Whether Muon's products of one shape are one: fewer kernels, slower on a CPU.
+# Whether Muon batches its products of the same shape: fewer kernels on a GPU,
+# slower on a CPU.
 MUON_TOGETHER = Choice(False, True)
 
-# Of Muon. The momentum and the coefficients of the quintic Newton-Schulz
-# iteration are its author's, and so is the rise of the momentum (in
-# github.com/KellerJordan/modded-nanogpt); three iterations are enough here,
-# where he takes five. They leave the updates smaller, hence a scale above the
-# 0.2 of arXiv 2502.16982.
+# Muon's constants. The warm-up of the momentum and the coefficients of the
+# quintic Newton-Schulz iteration are its author's
+# (github.com/KellerJordan/modded-nanogpt). He takes five iterations; three are
+# enough here. They leave the updates smaller, hence a scale above the 0.2 of
+# arXiv 2502.16982.
 _RISE = np.linspace(0.85, 0.95, 301, dtype=np.float32)  # momentum, by step
 _ITERATIONS, _SCALE = 3, 0.4
 _QUINTIC = 3.4445, -4.7750, 2.0315
@@ -40,11 +41,12 @@ _QUINTIC = 3.4445, -4.7750, 2.0315
 def clipped(
   gradients: Sequence[tf.Tensor], clip_norm: float
 ) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
-  """Scales gradients down where their global norm is above `clip_norm`.
+  """Scales gradients down if their global norm is above `clip_norm`.
 
-  They are summed over the replicas: Keras clips before. With 0 they stay.
+  They are the sums over the replicas; Keras would clip before the sum. A
+  `clip_norm` of 0 turns clipping off.
 
-  Returns them, and the norm that they had.
+  Returns the clipped gradients, and the global norm before.
   """
   norm = tf.linalg.global_norm(gradients)
   if clip_norm:
@@ -53,13 +55,20 @@ def clipped(
 
 
 class Adam(keras.optimizers.Optimizer):
-  """Adam for gradients that are sums over the replicas already.
+  """Adam for gradients that are already summed over the replicas.
 
-  Variables and checkpoints are those of Keras' Adam, and so are the constants.
+  With the gradient g and the learning rate lr, step t updates a weight w:
+
+    w -= lr weight_decay w
+    m = beta_1 m + (1 - beta_1) g
+    v = beta_2 v + (1 - beta_2) g^2
+    w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
+
+  Constants, variables and checkpoints are those of Keras' Adam.
   """
 
   beta_1, beta_2, epsilon = 0.9, 0.999, 1e-7
-  # The paths of variables with twice the learning rate, though not twice the
+  # The paths of variables with twice the learning rate, but not twice the
   # decay.
   _faster: Sequence[str] = ()
 
@@ -70,12 +79,12 @@ class Adam(keras.optimizers.Optimizer):
     undecayed: Sequence[str] = (),
     **kwargs: object,
   ) -> None:
-    """Makes the optimizer of a model.
+    """Stores the settings; `build` makes the variables.
 
     Args:
       learning_rate: a number, or a schedule.
-      clip_norm: the largest global norm of the gradients; 0: any.
-      undecayed: parts of names of variables that the weight decay leaves out.
+      clip_norm: the largest global norm of the gradients; 0 for no limit.
+      undecayed: weight decay skips variables with one of these in their name.
       **kwargs: other arguments of Keras' optimizers.
     """
     super().__init__(learning_rate=learning_rate, **kwargs)
@@ -86,7 +95,7 @@ class Adam(keras.optimizers.Optimizer):
     self._max_norm, self._undecayed = clip_norm, undecayed
 
   def build(self, variables: Sequence[keras.Variable]) -> None:
-    """Makes the means of gradients and of their squares; Keras calls this."""
+    """Makes the variables m ("momentum") and v ("velocity")."""
     if self.built:
       return
     super().build(variables)
@@ -97,13 +106,14 @@ class Adam(keras.optimizers.Optimizer):
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], step: tf.Tensor
   ) -> tf.Tensor:
-    """Clips gradients, and updates the model's variables with them.
+    """Clips the gradients, and updates this replica's weights.
 
-    Call it on each replica with the same gradients: Keras' `apply` would sum
-    them over the replicas. `step` equals `iterations`, but is on the host: a
-    schedule with a condition would wait for the GPU, which has `iterations`.
+    Call it on each replica with the same gradients; Keras' `apply` would sum
+    them over the replicas again. `step` equals `iterations`, but is on the
+    host: with `iterations`, which is on the GPU, the condition in a schedule
+    would make the host wait.
 
-    Returns the global norm of the gradients before they are clipped.
+    Returns the global norm of the gradients before clipping.
     """
     gradients, norm = clipped(gradients, self._max_norm)
     self._update_by_adam(range(len(gradients)), gradients, self._rate(step))
@@ -115,16 +125,16 @@ class Adam(keras.optimizers.Optimizer):
     gradients: Sequence[tf.Tensor],
     rate: tf.Tensor,
   ) -> None:
-    """Updates some of the variables, each by one operation; counts the step.
+    """Updates some variables with Adam, and counts the step.
 
-    A weight decay takes one more operation.
+    Each takes one operation, and one more for weight decay.
     """
     count = tf.cast(self.iterations.value + 1, rate.dtype)
     beta1_power, beta2_power = self.beta_1**count, self.beta_2**count
     for index in indices:
       variable = self._trainable_variables[index]
       self._decay(variable, rate)
-      # On a replica, a handle is that of the replica's own copy.
+      # In a replica, the handle refers to the replica's own copy.
       tf.raw_ops.ResourceApplyAdam(
         var=variable.value.handle,
         m=self._momentums[index].value.handle,
@@ -140,26 +150,26 @@ class Adam(keras.optimizers.Optimizer):
     _subtract(self.iterations, -tf.ones([], self.iterations.dtype))
 
   def _rate(self, step: tf.Tensor) -> tf.Tensor:
-    """Returns the learning rate of a step, whose number is on the host."""
+    """Returns the learning rate of a step; its number is on the host."""
     if self._schedule is None:
       return tf.convert_to_tensor(self.learning_rate)
     with tf.device("CPU:0"):
       return tf.convert_to_tensor(self._schedule(step))
 
   def _decay(self, variable: keras.Variable, rate: tf.Tensor) -> None:
-    left_out = any(part in variable.name for part in self._undecayed)
-    if self.weight_decay and not left_out:
+    skipped = any(name in variable.name for name in self._undecayed)
+    if self.weight_decay and not skipped:
       _subtract(variable, rate * self.weight_decay * variable.value)
 
 
 class Muon(Adam):
   """Muon for the recurrent layers' matrices, Adam for all other weights.
 
-  The update of a matrix is the momentum of its gradient. The part of each gate,
-  or each half of it, is made nearly orthogonal:
+  The update of a matrix is the Nesterov momentum of its gradient, with the part
+  of each gate, or each half of it, nearly orthogonalised:
   https://kellerjordan.github.io/posts/muon. The output layer has twice the
   learning rate, but the same weight decay. Variables and checkpoints are
-  Adam's; second moments of matrices stay zero.
+  Adam's; the second moments of the matrices stay zero.
   """
 
   def __init__(
@@ -169,11 +179,11 @@ class Muon(Adam):
     faster: Sequence[str],
     **kwargs: Any,
   ) -> None:
-    """Makes the optimizer of a model.
+    """Stores the settings; `build` makes the variables.
 
     Args:
-      product_dtype: the type of the factors of products.
-      matrices: by the path of a matrix, its number of gates.
+      product_dtype: the type of the matrix products.
+      matrices: maps the path of each matrix to its number of gates.
       faster: the paths of the weights with twice the learning rate.
       **kwargs: the arguments of `Adam`.
     """
@@ -182,45 +192,47 @@ class Muon(Adam):
     self._gates = matrices
 
   def build(self, variables: Sequence[keras.Variable]) -> None:
-    """Makes the variables, as `Adam.build` does."""
+    """Makes the variables, and compiles the update if XLA should."""
     if self.built:
       return
     super().build(variables)
-    # By the index of a matrix: its number of parts.
+    # Maps the index of each matrix to its number of parts.
     self._matrices = {
       i: _num_parts(variable.shape, self._gates[variable.path])
       for i, variable in enumerate(variables)
       if variable.path in self._gates
     }
     self._others = sorted({*range(len(variables))} - self._matrices.keys())
-    # On one replica XLA compiles all of it; it cannot compile a sum.
-    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    whole = _COMPILED.here if alone else _COMPILED.cpu
-    piece = _COMPILED.cpu if alone else _COMPILED.here
-    pieces = self._parts, self._own_orthogonal, self._apply_parts
-    self._pieces = tuple(map(piece, pieces))
-    self._compiled_update = whole(self._update)
+    # XLA cannot compile a sum over replicas: with several of them, it compiles
+    # the stages of the update separately.
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    compile_update = _COMPILED.cpu if several else _COMPILED.here
+    compile_stage = _COMPILED.here if several else _COMPILED.cpu
+    stages = self._parts, self._orthogonalise_local, self._apply_parts
+    self._stages = tuple(map(compile_stage, stages))
+    self._compiled_update = compile_update(self._update)
 
   def apply_sums(
     self, gradients: Sequence[tf.Tensor], step: tf.Tensor
   ) -> tf.Tensor:
-    """Updates the model's variables, as `Adam.apply_sums` does."""
+    """Updates this replica's weights, as `Adam.apply_sums` does."""
     return self._compiled_update(gradients, self._rate(step))
 
   def _update(
     self, gradients: Sequence[tf.Tensor], rate: tf.Tensor
   ) -> tf.Tensor:
-    parts_of, own_orthogonal, apply_parts = self._pieces
-    gradients, parts, norm = parts_of(gradients)
+    split_parts, orthogonalise_local, apply_parts = self._stages
+    gradients, parts, norm = split_parts(gradients)
     context = tf.distribute.get_replica_context()
     num_replicas = context.num_replicas_in_sync
-    # A number, not a tensor: each replica is traced by itself, and has in its
-    # graph the products of its own parts alone.
+    # A number, not a tensor: each replica is traced separately, and its graph
+    # has the products of its own parts only.
     index = tf.get_static_value(context.replica_id_in_sync_group)
-    own = tuple(range(index, len(parts), num_replicas))
-    updates = own_orthogonal(parts, own)
+    local = tuple(range(index, len(parts), num_replicas))
+    updates = orthogonalise_local(parts, local)
     if num_replicas > 1:
-      # Each replica computes some of the parts; the sum gives all to every one.
+      # Each replica has computed some of the parts, and zeros for the others:
+      # the sum gathers them all.
       updates = context.all_reduce("SUM", updates)
     apply_parts(updates, gradients, rate)
     return norm
@@ -228,9 +240,10 @@ class Muon(Adam):
   def _parts(
     self, gradients: Sequence[tf.Tensor]
   ) -> tuple[Sequence[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-    """Clips gradients, and moves the matrices' momenta.
+    """Clips the gradients, and updates the momentum of the matrices.
 
-    Returns the gradients, what Muon makes orthogonal, and the gradients' norm.
+    Returns the clipped gradients, the parts of the matrices' updates, and the
+    norm of the gradients before clipping.
     """
     gradients, norm = clipped(gradients, self._max_norm)
     parts = [
@@ -240,13 +253,13 @@ class Muon(Adam):
     ]
     return gradients, parts, norm
 
-  def _own_orthogonal(
-    self, parts: Sequence[tf.Tensor], own: Collection[int]
+  def _orthogonalise_local(
+    self, parts: Sequence[tf.Tensor], local: Collection[int]
   ) -> list[tf.Tensor]:
-    """Makes some parts nearly orthogonal, and the others zero."""
-    made = self._all_orthogonal({i: parts[i] for i in own})
+    """Orthogonalises this replica's parts; the others become zero."""
+    updates = self._orthogonalise_all({i: parts[i] for i in local})
     return [
-      made[i] if i in made else tf.zeros_like(part)
+      updates[i] if i in updates else tf.zeros_like(part)
       for i, part in enumerate(parts)
     ]
 
@@ -256,45 +269,48 @@ class Muon(Adam):
     gradients: Sequence[tf.Tensor],
     rate: tf.Tensor,
   ) -> None:
-    """Updates the matrices by parts, and the others by Adam."""
-    left = iter(updates)
+    """Updates the matrices with their parts, other weights with Adam."""
+    remaining = iter(updates)
     for index, number in self._matrices.items():
       matrix = self._trainable_variables[index]
       self._decay(matrix, rate)
-      update = tf.concat([*itertools.islice(left, number)], axis=1)
+      update = tf.concat([*itertools.islice(remaining, number)], axis=1)
       _subtract(matrix, rate * update)
     self._update_by_adam(self._others, gradients, rate)
 
   def _momentum(self, index: int, gradient: tf.Tensor) -> tf.Tensor:
-    """Sets m to b m + g; returns b m + g with the new m (Nesterov).
+    """Sets m = b m + g; returns b m + g with the new m (Nesterov momentum).
 
     b rises from 0.85 to 0.95 in the first 300 steps.
     """
     momentum = self._momentums[index]
     # From a table: TensorFlow would rewrite a formula in the graphs of some
-    # replicas alone, whose results would then differ in their last bits.
+    # replicas only, which would then differ in their last bits.
     b = tf.gather(_RISE, tf.minimum(self.iterations.value, len(_RISE) - 1))
     _subtract(momentum, (1 - b) * momentum - gradient)
     return b * momentum + gradient
 
-  def _all_orthogonal(
+  def _orthogonalise_all(
     self, parts: Mapping[int, tf.Tensor]
   ) -> dict[int, tf.Tensor]:
-    """Makes parts of updates nearly orthogonal."""
+    """Orthogonalises parts of updates, one by one or batched by shape."""
     if not MUON_TOGETHER.here:
-      return {i: self._orthogonal(part) for i, part in parts.items()}
-    # Those of a shape as one tensor `[P, N, M]`.
-    made: dict[int, tf.Tensor] = {}
+      return {i: self._orthogonalise(part) for i, part in parts.items()}
+    updates: dict[int, tf.Tensor] = {}
     for shape in dict.fromkeys(tuple(part.shape) for part in parts.values()):
       group = [i for i, part in parts.items() if tuple(part.shape) == shape]
-      stacked = self._orthogonal(tf.stack([parts[i] for i in group]))
-      made |= dict(zip(group, tf.unstack(stacked), strict=True))
-    return made
+      stacked = tf.stack([parts[i] for i in group])  # [P, N, M]
+      stacked = self._orthogonalise(stacked)
+      updates |= dict(zip(group, tf.unstack(stacked), strict=True))
+    return updates
 
-  def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-    """Makes a part of an update nearly orthogonal, by Newton-Schulz.
+  def _orthogonalise(self, matrix: tf.Tensor) -> tf.Tensor:
+    """Moves the singular values of a matrix towards 1, by Newton-Schulz.
 
-    Or several of one shape, `[P, N, M]`.
+    Each iteration replaces X by a X + (b A + c A^2) X, with A = X X^T. Then the
+    result is scaled by 0.4 sqrt(max(N, M)).
+
+    Takes a part `[N, M]` of an update, or several of one shape, `[P, N, M]`.
     """
     norm = tf.norm(matrix, axis=[-2, -1], keepdims=True)
     x = tf.cast(matrix / (norm + 1e-7), self._product_dtype)
@@ -302,18 +318,18 @@ class Muon(Adam):
     tall = rows > columns
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
-      # The smaller Gram matrix: of the columns if x is tall, else of the rows.
+      # The smaller of both Gram matrices: X^T X if x is tall, else X X^T.
       gram = tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
-      # No sum of three terms: TensorFlow would rewrite it (see `_momentum`).
+      # Not a sum of three terms: TensorFlow would rewrite it (see `_momentum`).
       factor = b * gram + c * tf.matmul(gram, gram)
       x = a * x + (tf.matmul(x, factor) if tall else tf.matmul(factor, x))
     return tf.cast(x, matrix.dtype) * (_SCALE * max(rows, columns) ** 0.5)
 
 
 def _num_parts(shape: Sequence[int], num_gates: int) -> int:
-  """Returns into how many parts Muon splits a matrix `[N, K * M]` of K gates.
+  """Returns how many parts Muon makes of a matrix `[N, K * M]` of K gates.
 
-  They are the gates. Where N = M, and M is even, a gate is split into two
+  Each gate is a part. But if N = M, and M is even, each gate is split into two
   matrices `[N, M / 2]`: their products take half the time, and the loss was no
   higher.
   """
@@ -328,10 +344,10 @@ def _subtract(variable: keras.Variable, update: tf.Tensor) -> None:
 
 
 class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-  """A learning rate that rises linearly from zero, and falls linearly to it."""
+  """A linear warm-up from zero, then a linear decay to zero."""
 
   def __init__(self, peak: float, warmup_steps: int, num_steps: int) -> None:
-    """Takes the peak, the step that reaches it, and the one that reaches 0."""
+    """Takes the peak, the step that reaches it, and the step that reaches 0."""
     self.peak, self.warmup_steps, self.num_steps = peak, warmup_steps, num_steps
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
@@ -345,12 +361,13 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 def build_optimizer(
   config: Config, num_steps: int, model: LanguageModel
 ) -> Adam:
-  """Returns a model's optimizer; make it inside the strategy's scope.
+  """Makes the optimizer of a model; call it inside the strategy's scope.
 
-  A schedule that falls reaches zero at `num_steps`, the end of the run.
+  The schedules other than `constant` reach zero at `num_steps`, the end of the
+  run.
 
-  Raises InputError: a warm-up that takes the whole run, or Muon for layers
-    without matrices.
+  Raises InputError: the warm-up takes the whole run, or the optimizer is Muon
+    and the layers name no matrices.
   """
   if 0 < num_steps <= config.warmup_steps:
     raise InputError(
@@ -359,7 +376,7 @@ def build_optimizer(
     )
   learning_rate = config.learning_rate
   if config.schedule == "cosine":
-    # A linear rise from zero, then half a cosine back to it.
+    # A linear warm-up from zero, then half a cosine back to zero.
     learning_rate = keras.optimizers.schedules.CosineDecay(
       initial_learning_rate=0.0,
       decay_steps=max(1, num_steps - config.warmup_steps),
@@ -368,16 +385,15 @@ def build_optimizer(
     )
   elif config.schedule == "linear":
     learning_rate = LinearDecay(learning_rate, config.warmup_steps, num_steps)
-  # AdamW, if there is a decay: it is not part of the gradient.
   decay = config.weight_decay or None
-  undecayed = ["bias", "gain"]  # they only shift and scale: hardly overfit
+  undecayed = ["bias", "gain"]  # which only shift and scale, and hardly overfit
   if config.optimizer == "adam":
     return Adam(learning_rate, config.clip_norm, undecayed, weight_decay=decay)
   matrices = {matrix.path: gates for matrix, gates in model.matrices()}
   if not matrices:
     raise InputError(
       f"optimizer is muon, but the layer {config.layer} names no matrices: "
-      "write its method matrices, or give --optimizer=adam"
+      "write its method `matrices`, or give --optimizer=adam"
     )
   return Muon(
     product_dtype=config.precision,
@@ -385,7 +401,7 @@ def build_optimizer(
     faster=[weight.path for weight in model.dense.weights],
     learning_rate=learning_rate,
     clip_norm=config.clip_norm,
-    # Kernels need a decay that is too large for embeddings.
+    # A decay that suits the kernels is too large for embeddings.
     undecayed=[*undecayed, "embeddings"],
     weight_decay=decay,
   )
@@ -393,7 +409,7 @@ def build_optimizer(
 
 def compile_model(model: keras.Model) -> keras.Model:
   """Compiles a model for `fit`, with `Config`'s learning rate; returns it."""
-  # Log-probabilities are logits too: log-softmax leaves them as they are.
+  # Log-probabilities are logits, too: log-softmax does not change them.
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   # Keras' own class, so that Keras can load a saved model.
   optimizer = keras.optimizers.Adam(Config().learning_rate)

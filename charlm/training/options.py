@@ -1,4 +1,4 @@
-"""The flags of `train.py`: those that define a run, and those of one start.
+"""The flags of `train.py`: some define the run, the others belong to a start.
 
 A start is one execution of `train.py`.
 """
@@ -11,7 +11,7 @@ from charlm.options import PATH, RunOptions, between, one_of, option
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(RunOptions, Config):
-  """The flags: what defines the run, then those of one start.
+  """The flags: those of `Config`, which define the run, then those of a start.
 
   Raises InputError: a value is not allowed.
   """
@@ -64,5 +64,5 @@ class TrainOptions(RunOptions, Config):
 
   @property
   def config(self) -> Config:
-    """What defines the run."""
+    """The flags that define the run."""
     return Config(**{name: getattr(self, name) for name in vars(Config())})

@@ -1,14 +1,14 @@
-"""What a start trains with: flags, then the run's config, then a recipe.
+"""Collects the settings of a start, and opens its texts, run and initial model.
 
-A value comes from the first of these that has one:
+Each setting comes from the first of these that has a value:
 
 1. the flags, also those in a file of `--flagfile`
-2. the config of the run that is resumed
-3. the initial model, which `--init_from` names: unit, layer, and sizes
-4. the recipe that `--recipe` names
+2. the config of the resumed run
+3. the initial model of `--init_from`: unit, layer, and sizes
+4. the recipe of `--recipe`
 5. the default
 
-TensorFlow is not needed yet, so wrong flags and paths are refused at once.
+This does not import TensorFlow, so wrong flags and paths are refused at once.
 """
 
 import itertools
@@ -28,24 +28,24 @@ from charlm.training.recipes import SIZES_OF_AUTO, recipe_of_auto, with_recipe
 
 
 class Prepared(NamedTuple):
-  """What a start trains with."""
+  """The settings of a start, and its open texts, run and initial model."""
 
   options: TrainOptions
   corpus: Corpus
   split: Split
-  run: Run | None  # the one that is resumed
-  initial: Initial | None  # of a new run, as `open_initial` returns it
+  run: Run | None  # the resumed run; None for a new one
+  initial: Initial | None  # the initial model of a new run
 
 
 def prepare(given: Mapping[str, Any]) -> Prepared:
-  """Completes the options of a start, and opens texts, run, initial model.
+  """Completes the given flags, and opens texts, run and initial model.
 
   Args:
-    given: the values of flags, by name.
+    given: maps the names of the given flags to their values.
 
   Raises:
-    InputError: bad values, a text or a recipe that cannot be read, or a run in
-      `run_dir` that began with another recipe.
+    InputError: a value is bad, a text or recipe cannot be read, or the run in
+      `run_dir` began with another recipe.
     OSError: the ids of the corpus cannot be written.
   """
   folder = run_folder(given.get("run_dir", TrainOptions.run_dir))
@@ -57,7 +57,7 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
   if initial := open_initial(given.get("init_from", "")):
     values = initial.settings | values
   auto = recipe == "auto"
-  # The recipes of `auto` split a text alike.
+  # All recipes of `auto` split a text alike, so the first will do for now.
   options = with_recipe(SIZES_OF_AUTO[0][1] if auto else recipe, values)
   corpus, split = load_texts(options.config, options.corpus_cache)
   if auto:
@@ -69,18 +69,18 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
 
 
 def _resume(given: Mapping[str, Any], run: Run) -> Prepared:
-  """Completes the options by the config of the run that is resumed."""
+  """Completes the given flags with the config of the resumed run."""
   config = run.config
   recipe = given.get("recipe") or "auto"
   if recipe not in ("auto", config.recipe):
     raise InputError(
       f"the run in {run.path} began with {config.recipe or 'no'} recipe, "
-      f"not {recipe}: to train its model by that, "
+      f"not {recipe}: to train its model with that, "
       f"{_begin_a_new_run(run, recipe, given)}"
     )
-  numbers = {n: given[n] for n in ("epochs", "max_steps") if n in given}
-  longer = any(value != getattr(config, n) for n, value in numbers.items())
-  if longer and config.schedule != "constant":
+  lengths = {n: given[n] for n in ("epochs", "max_steps") if n in given}
+  changed = any(value != getattr(config, n) for n, value in lengths.items())
+  if changed and config.schedule != "constant":
     raise InputError(
       f"the learning rate of the run in {run.path} falls to zero at its end: "
       "to train longer, "
@@ -89,28 +89,28 @@ def _resume(given: Mapping[str, Any], run: Run) -> Prepared:
   stored = dict(vars(config))
   epochs = given.get("epochs")
   if isinstance(epochs, int) and epochs > config.epochs:
-    del stored["max_steps"]  # else it would end the longer run
+    del stored["max_steps"]  # it would end the run before these epochs
   values = stored | dict(given) | {"recipe": config.recipe}
   try:
     options = TrainOptions(**values)
   except InputError as error:
     raise InputError(
-      f"{error} (flags that are not given are those of {run.config_path}: "
-      "if they do not go with yours, leave yours out, or give a new --run_dir)"
+      f"{error} (all other flags are those in {run.config_path}: if yours do "
+      "not fit them, leave yours out, or give a new --run_dir)"
     ) from error
   try:
     corpus, split = load_texts(options.config, options.corpus_cache)
   except InputError as error:
     raise InputError(
-      f"{error} (paths that are not given are those of {run.config_path}: "
-      "if a text was moved, give --corpus, --eval_corpus or --valid_corpus)"
+      f"{error} (all other paths are those in {run.config_path}: if a text was "
+      "moved, give --corpus, --eval_corpus or --valid_corpus)"
     ) from error
   return Prepared(options, corpus, split, run=run, initial=None)
 
 
 def _begin_a_new_run(run: Run, recipe: str, given: Mapping[str, Any]) -> str:
-  """Returns the command of a new run that begins with the model of a run."""
-  # Which text, and how it is split.
+  """Suggests the command of a new run that starts from a run's model."""
+  # The fields before `recipe` choose the text and its parts.
   values = vars(run.config).items()
   fields = itertools.takewhile(lambda field: field[0] != "recipe", values)
   command = [
@@ -120,7 +120,7 @@ def _begin_a_new_run(run: Run, recipe: str, given: Mapping[str, Any]) -> str:
   ]
   command.insert(0, f"--init_from={run.path}")
   command += [f"--recipe={recipe}"] if recipe else []
-  numbers = [n for n in ("epochs", "max_steps") if n in given]
-  command += [f"--{name}={given[name]}" for name in numbers]
+  lengths = [n for n in ("epochs", "max_steps") if n in given]
+  command += [f"--{name}={given[name]}" for name in lengths]
   command += ["--run_dir=another/folder"]
   return f"begin a new run, train.py {shlex.join(command)}"

@@ -1,4 +1,4 @@
-"""Recipes: files of flags, which give a new run the settings that lack."""
+"""Recipes: files of flags that complete the settings of a new run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,8 @@ from charlm.system.flags import parse
 from charlm.training.options import TrainOptions
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
-# What `--recipe=auto` chooses, by the largest number of characters of the train
-# text that it is for (recipes/LOG.md). All of them split a text alike.
+# The recipes of `--recipe=auto`, each for train texts of up to this many
+# characters (recipes/LOG.md). All of them split a text alike.
 SIZES_OF_AUTO = (
   (200_000, "text-100k"),
   (600_000, "text-300k"),
@@ -19,10 +19,10 @@ SIZES_OF_AUTO = (
   (30_000_000, "text-10M"),
   (2**63, "text-100M"),
 )
-# Larger models for those sizes, by what `auto` chooses. `auto` does not choose
-# them: nobody has trained them on a GPU.
+# For a recipe that `auto` chooses, one with a larger model for the same text.
+# `auto` does not choose these: nobody has trained them on a GPU.
 FOR_GPUS = {"text-10M": "gpu-10M", "text-100M": "gpu-100M"}
-# With `--init_from`, `auto` chooses the recipe `finetune` up to this size.
+# With `--init_from`, `auto` chooses `finetune` for train texts up to this size.
 FINETUNE_AT_MOST = 600_000
 
 
@@ -30,8 +30,8 @@ def recipe_of_auto(num_characters: int, has_initial: bool) -> str:
   """Returns the recipe that `auto` chooses for a train text.
 
   Args:
-    num_characters: of the train text.
-    has_initial: whether the run begins with an initial model.
+    num_characters: the size of the train text.
+    has_initial: whether the run starts from an initial model.
   """
   if has_initial and num_characters <= FINETUNE_AT_MOST:
     return "finetune"
@@ -39,12 +39,12 @@ def recipe_of_auto(num_characters: int, has_initial: bool) -> str:
 
 
 def with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:
-  """Returns options with what a recipe, if there is one, adds to `values`.
+  """Returns `values`, completed with the settings of a recipe, if any.
 
   Raises InputError: there is no such recipe, or a value is not allowed.
   """
   settings = _read(recipe) if recipe else {}
-  # What the values decide otherwise, or what has no meaning beside them.
+  # Settings that the values override or make meaningless.
   ignored = set(values)
   for part in ("eval", "valid"):
     names = {f"{part}_lines", f"{part}_chars", f"{part}_corpus"}
@@ -58,11 +58,11 @@ def with_recipe(recipe: str, values: Mapping[str, Any]) -> TrainOptions:
 
 
 def shown_settings(config: Config) -> dict[str, Any]:
-  """Returns what tells a run from others, for TensorBoard's page HParams.
+  """Returns the settings that TensorBoard's page HParams shows for a run.
 
-  The page has room for five settings, so one holds all that differs from the
-  recipe or, without one, from the defaults. The corpus, whose name may be long,
-  is its end.
+  The page has room for five, so one of them lists everything that differs from
+  the recipe or, without one, from the defaults. The corpus comes last, since
+  its name may be long.
   """
   try:
     usual = with_recipe(config.recipe, {}).config
@@ -79,7 +79,7 @@ def shown_settings(config: Config) -> dict[str, Any]:
 
 
 def _read(recipe: str) -> dict[str, Any]:
-  """Returns the values that a recipe gives, by the names of their flags.
+  """Reads the flags in a recipe's file: maps their names to their values.
 
   Raises InputError: there is no such recipe.
   """
@@ -87,14 +87,14 @@ def _read(recipe: str) -> dict[str, Any]:
   if not _RECIPES.is_dir():
     raise InputError(
       "the installed package has no recipes: leave out recipe, or install a "
-      "clone by pip install -e"
+      "clone with pip install -e"
     )
   if not path.is_file():
     names = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.flags")))
     raise InputError(f"recipe is {recipe!r}: give one of auto, {names}")
   try:
     return parse([f"--flagfile={path}"], Config)
-  except Exception as error:  # the flags module's own
+  except Exception as error:  # of the flags module
     raise InputError(
       f"{path}: {error}: give flags that define a run"
     ) from error

@@ -1,7 +1,7 @@
 """One start (execution of train.py): makes or resumes the run, then trains.
 
-Devices, run, trainer, restore, loop: in this order. All workers run it; the
-chief alone writes the run's folder, and the others read it there.
+The order is: devices, run, trainer, restore, loop. All workers execute this;
+only the chief writes into the run's folder, and the others read it.
 """
 
 import contextlib
@@ -57,30 +57,30 @@ def train(*, layer: type[RecurrentLayer] | None = None, **flags: Any) -> int:
   """Trains as `train.py` does; returns the exit code.
 
   Args:
-    layer: the class of a layer of your own, whose name is then `--layer`.
-    **flags: those of `train.py`: `corpus="my.txt", recipe="auto"`.
+    layer: the class of a layer of your own; its name becomes `--layer`.
+    **flags: the flags of `train.py`, as in `corpus="my.txt", recipe="auto"`.
 
   Raises:
     TypeError: there is no such flag.
-    Otherwise as `start`.
+    Others as `start`.
   """
   return start(prepare(flags), layer)
 
 
 def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
-  """Trains with what was prepared; returns the exit code.
+  """Trains with the result of `prepare`; returns the exit code.
 
   Raises:
-    InputError: bad input, or replicas whose sums are wrong.
+    InputError: the input is bad, or sums over the replicas are wrong.
     DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: nothing can be saved, the folder was taken away, or a worker
-      was lost.
+    LostRunError: nothing can be saved, the run's folder was moved or removed,
+      or a worker was lost.
     HungError: the GPUs do not answer.
     OSError: the folder or the metrics cannot be written.
   """
-  prepared = _without_what_the_layer_lacks(prepared, layer)
+  prepared = _drop_unsupported_options(prepared, layer)
   cluster = _set_up_devices(prepared.options)
-  with cluster.watched(), _the_chief_prints(cluster):
+  with cluster.watched(), _only_chief_prints(cluster):
     return _train(prepared, cluster, layer)
 
 
@@ -90,22 +90,22 @@ def _train(
   """Makes or resumes the run, and trains; returns the exit code."""
   options = prepared.options
   first_sum(lambda: cluster.sum([0]), f"{cluster.num_workers} workers")
-  evaluated = 0  # the step of the run's first evaluation, if there was one
+  first_evaluated = 0  # the step of the run's first evaluation; 0 without one
   with contextlib.ExitStack() as stack:
-    with cluster.together():
+    with cluster.barrier():
       run = prepared.run or _new_run(prepared)
       initial = None
       if cluster.is_chief and not prepared.run:
-        # Before a folder is made: no run begins where this model is refused.
+        # Before the folder is made: an unsuitable model must not leave one.
         initial = _initial_model(prepared, run, layer)
     check_alike(cluster, prepared, run.vocab)
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
     trainer = _build_trainer(prepared, run, cluster, layer)
     checkpoints = _checkpoints_of(run, trainer, options.max_to_keep)
-    with cluster.together():
+    with cluster.barrier():
       if cluster.is_chief:
-        # Locking makes the folder: a start that is refused before leaves none.
+        # Locking makes the folder. A start that is refused above leaves none.
         stack.enter_context(run.locked())
         _create_or_resume(prepared, run, trainer)
         _restore(
@@ -118,7 +118,7 @@ def _train(
         )
         metrics = Metrics(run, trainer.step, shown_settings(run.config))
         record = _log_start(run, trainer, cluster)
-        evaluated = next(iter(metrics.losses), 0)
+        first_evaluated = next(iter(metrics.losses), 0)
     _restore_from_chief(
       run, trainer=trainer, checkpoints=checkpoints, cluster=cluster
     )
@@ -126,7 +126,8 @@ def _train(
     replicas.check_start()
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
-    periods = _periods_of(run, options, trainer, cluster.of_chief(evaluated))
+    first_evaluated = cluster.broadcast(first_evaluated)
+    periods = _periods_of(run, options, trainer, first_evaluated)
     if not cluster.is_chief:
       return TrainingLoop(
         periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
@@ -145,23 +146,23 @@ def _train(
     ).train()
 
 
-def _without_what_the_layer_lacks(
+def _drop_unsupported_options(
   prepared: Prepared, layer: type[RecurrentLayer] | None
 ) -> Prepared:
-  """Gives options that the layer lacks their defaults, and says so."""
+  """Gives options that the layer does not support their defaults; says so."""
   options = prepared.options
   if layer:
     options = dataclasses.replace(options, layer=layer.__name__)
   defaults = {}
   for name in lacking_options(options.config, options.gru, layer):
     defaults[name] = getattr(TrainOptions, name)
-    said = f"default  --{name}={defaults[name]}"
-    say(f"{said}: --layer={options.layer} has no other\n")
+    flag = f"--{name}={defaults[name]}"
+    say(f"default  {flag}: --layer={options.layer} has no other\n")
   return prepared._replace(options=dataclasses.replace(options, **defaults))
 
 
 def _set_up_devices(options: TrainOptions) -> Cluster:
-  """Chooses the devices of this process, and connects it with the others."""
+  """Chooses this process' devices, and connects it to the other workers."""
   choose_device(options.device, start=False)
   if options.deterministic:
     tf.config.experimental.enable_op_determinism()
@@ -182,8 +183,8 @@ def _set_up_devices(options: TrainOptions) -> Cluster:
 
 
 @contextlib.contextmanager
-def _the_chief_prints(cluster: Cluster) -> Iterator[None]:
-  """Drops what the other workers print, which would be the same."""
+def _only_chief_prints(cluster: Cluster) -> Iterator[None]:
+  """Discards the output of the other workers, which would be the same."""
   if cluster.is_chief:
     yield
   else:
@@ -192,7 +193,7 @@ def _the_chief_prints(cluster: Cluster) -> Iterator[None]:
 
 
 def _new_run(prepared: Prepared) -> Run:
-  """Returns a run that has yet to be written."""
+  """Returns a run that is not yet on disk."""
   config, corpus = prepared.options.config, prepared.corpus
   known = prepared.initial.vocab if prepared.initial else SPECIAL
   vocab = extend_vocab(known, corpus.frequent(config.min_count))
@@ -207,7 +208,7 @@ def _new_run(prepared: Prepared) -> Run:
 def _initial_model(
   prepared: Prepared, run: Run, layer: type[RecurrentLayer] | None
 ) -> LanguageModel | None:
-  """Returns the model of `--init_from`, None without that flag."""
+  """Loads the model of `--init_from`, or returns None without that flag."""
   if not run.config.init_from:
     return None
   return load_initial(
@@ -224,7 +225,7 @@ def _build_trainer(
   cluster: Cluster,
   layer: type[RecurrentLayer] | None,
 ) -> Trainer:
-  """Returns the trainer of a worker, which reads only its own rows."""
+  """Builds a worker's trainer, which reads only the worker's rows."""
   config: Config = prepared.options.config
   train_text = prepared.split.train
   num_rows = config.batch_size // cluster.num_workers
@@ -271,7 +272,7 @@ def _periods_of(
 
 
 def _create_or_resume(prepared: Prepared, run: Run, trainer: Trainer) -> None:
-  """Writes a new run, or checks that the start goes on with its run."""
+  """Writes a new run, or checks that the start may resume its run."""
   config, split = prepared.options.config, prepared.split
   if prepared.run:
     experiment = Experiment.of(config, prepared.corpus, run.vocab, split)
@@ -291,15 +292,15 @@ def _restore(
   initial: LanguageModel | None,
   layer: type[RecurrentLayer] | None,
 ) -> None:
-  """Restores the latest checkpoint, or begins with the initial model.
+  """Restores the latest checkpoint, or starts from the initial model.
 
-  Then saves: a run that is killed early must have a checkpoint to resume from,
-  and the other workers restore it.
+  Then saves a checkpoint, from which the other workers restore, and a run that
+  is killed early resumes.
   """
   config = run.config
   restored = checkpoints.restore_latest()
   if config.init_from and restored is None:
-    # A kill can have come before a run had its first checkpoint.
+    # Not loaded yet if a kill came before the run's first checkpoint.
     initial = initial or load_initial(
       open_initial(config.init_from),
       config=config,
@@ -322,12 +323,12 @@ def _restore(
 def _restore_from_chief(
   run: Run, *, trainer: Trainer, checkpoints: Checkpoints, cluster: Cluster
 ) -> None:
-  """Restores the chief's step on the other workers.
+  """Restores the chief's checkpoint on the other workers.
 
-  Raises InputError: this worker, or another one, does not see it.
+  Raises InputError: a worker does not see it.
   """
-  with cluster.together():
-    step = cluster.of_chief(trainer.step)
+  with cluster.barrier():
+    step = cluster.broadcast(trainer.step)
     if not cluster.is_chief and not checkpoints.restore_from_chief(step):
       raise InputError(
         f"{cluster.name(cluster.index)} does not see ckpt-{step} in "
@@ -336,7 +337,7 @@ def _restore_from_chief(
 
 
 def _log_start(run: Run, trainer: Trainer, cluster: Cluster) -> Start:
-  """Logs how and where this start runs; warns if the last one ran otherwise."""
+  """Logs versions and devices; warns if they differ from the last start's."""
   start = describe_start(trainer.step, trainer.devices, cluster.num_workers)
   starts = run.starts()
   if starts and (names := start_differences(starts[-1], start)):

@@ -21,8 +21,8 @@ from charlm.system.devices import (
 from charlm.training.carried_states import CarriedStates
 from charlm.training.optimizer import Adam, build_optimizer
 
-# Up to this many windows a step, XLA compiles the steps of a single replica on
-# a CPU (recipes/LOG.md).
+# Up to this many windows per step, XLA compiles the steps of a single replica
+# on a CPU (recipes/LOG.md).
 FEW_WINDOWS_FOR_XLA = 16
 _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
@@ -36,44 +36,46 @@ WRONG_SUMS_REMEDY = (
 
 
 class TrainMetrics(NamedTuple):
-  """Numbers of the steps since the metrics were last taken."""
+  """Metrics of the steps since the previous `take_metrics`."""
 
   loss: float  # the mean, in nats per character
   gradient_norm: float  # the mean, before clipping
-  learning_rate: float  # of the step to come
+  learning_rate: float  # of the next step
   characters_per_second: float
 
 
 class TrainState(tf.Module):
-  """What a checkpoint holds besides model and optimizer, to resume exactly.
+  """Variables that a checkpoint needs besides model and optimizer.
 
-  The best loss is set by `Checkpoints`, after an evaluation. It is kept here
-  because it must be saved with the step that it belongs to.
+  With them a resumed run equals an uninterrupted one. `Checkpoints` sets the
+  best loss after an evaluation; it is here so that it is saved with its step.
   """
 
   def __init__(self, states: tf.Tensor) -> None:
-    """Takes the carried states `[num_layers, B, S]`, B of all replicas.
+    """Takes the carried states `[num_layers, B, S]` of the global batch.
 
-    B is 0 if none are carried: they then take no room in a checkpoint.
+    Without carried states, B is 0, and they take no space in a checkpoint.
     """
     super().__init__()
     self.states = tf.Variable(states, trainable=False)
-    # Loss, gradient norm and number of steps since the metrics were written.
+    # Of loss, gradient norm and 1, over the steps since the last metrics.
     self.sums = tf.Variable(tf.zeros([3], tf.float64), trainable=False)
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64, trainable=False)
 
 
 class Trainer:
-  """Trains a model under a strategy.
+  """Trains a model on all replicas of a strategy.
 
-  take_steps:
-    call the graph function once:
-      for each batch:
-        on each replica: loss and gradient of its rows
-        sum the gradients over the replicas, clip, apply
-    check that losses and norms are finite
+  `take_steps` runs many steps in one call of a graph function:
 
-  `ChiefLoop` decides how many steps, and does what is due between them.
+    for each batch [B, T + 1]:
+      on each replica, with B / num_replicas rows:
+        loss and gradients of these rows
+        sum of both over the replicas
+        clipping, then the optimizer's update of the replica's weights
+
+  Afterwards it checks that all losses and gradient norms are finite.
+  `ChiefLoop` decides how many steps to take, and what to do between them.
   """
 
   def __init__(
@@ -85,18 +87,18 @@ class Trainer:
     strategy: tf.distribute.Strategy,
     config: Config,
   ) -> None:
-    """Takes what `build_trainer` has built.
+    """Prepares the graph function; use `build_trainer` to make a trainer.
 
     Args:
-      model: built in the strategy's scope.
-      optimizer: the model's, made in the same scope.
-      batches: where the windows come from.
-      strategy: the devices.
-      config: gives the sizes, the seed, the clipping, and what is carried.
+      model: the model, built in the strategy's scope.
+      optimizer: its optimizer, made in the same scope.
+      batches: the windows of each step.
+      strategy: the replicas.
+      config: gives batch size, epochs, seed, and whether states are carried.
     """
     self.model, self.optimizer, self.batches = model, optimizer, batches
     self._strategy, self._config = strategy, config
-    # The step at which the run ends.
+    # The step after which the run ends.
     self.last_step = config.num_steps(batches.steps_per_epoch)
     names: list[str] = strategy.extended.worker_devices
     # The devices of this worker's replicas, such as `CPU:0`.
@@ -109,29 +111,30 @@ class Trainer:
     )
     self.train_state = TrainState(self._carried.initial)
     self._steps_per_call = 1
-    self._characters, self._seconds = 0, 0.0  # since the metrics were taken
-    # One trace serves any number of steps: tracing takes seconds.
+    self._characters, self._seconds = 0, 0.0  # since the last metrics
+    # A signature for any number of steps: each trace would take seconds.
     batch = batches.batch(0)
     windows = tf.TensorSpec([None, *batch.shape], batch.dtype)
     states = tf.TensorSpec(self.train_state.states.shape)
     specs = [windows, states, tf.TensorSpec([], tf.int32)]
-    # AutoGraph's conversion would delay the first step by a second.
+    # Without AutoGraph, whose conversion takes a second.
     self._compiled = tf.function(self._train_steps, specs, autograph=False)
-    self._loss_and_gradients = self._gradients  # traced in `_train_steps`
+    # By default, a part of the graph of `_train_steps`.
+    self._loss_and_gradients = self._gradients
     self.compiled_by_xla = model.fast_with_xla and xla_compiles_steps(
       config, strategy.num_replicas_in_sync
     )
-    if self.compiled_by_xla:  # a graph of its own
+    if self.compiled_by_xla:
       self._loss_and_gradients = tf.function(
         self._gradients, autograph=False, jit_compile=True
       )
-    # Now, so that a checkpoint can be restored into its variables.
+    # Makes the variables into which a checkpoint is restored.
     with strategy.scope():
       optimizer.build(model.trainable_variables)
 
   @property
   def variables(self) -> list[keras.Variable | tf.Variable]:
-    """All that a checkpoint holds."""
+    """All variables of a checkpoint."""
     variables = self.model.variables + self.optimizer.variables
     return [*variables, *self.train_state.variables]
 
@@ -141,9 +144,9 @@ class Trainer:
     return int(self.optimizer.iterations.numpy())
 
   def take_weights(self, initial: LanguageModel) -> None:
-    """Takes the weights of a model of the same sizes.
+    """Copies the weights of a model of the same sizes.
 
-    Its vocabulary may be shorter: the weights of new characters stay.
+    Its vocabulary may be shorter: weights of new characters keep their values.
     """
     weights = self.model.get_weights()
     for old, new in zip(initial.get_weights(), weights, strict=True):
@@ -151,39 +154,39 @@ class Trainer:
     self.model.set_weights(weights)
 
   def train(self, until_step: int) -> None:
-    """Trains until a step; writes, saves and evaluates nothing."""
+    """Trains up to a step, without metrics, checkpoints or evaluations."""
     while (left := until_step - self.step) > 0:
       self.take_steps(self.steps_per_call(left))
 
   def steps_per_call(self, at_most: int) -> int:
-    """Returns how many steps take about a second: 1 at least."""
+    """Returns how many steps take about a second, at least 1."""
     return min(self._steps_per_call, at_most)
 
   def take_steps(self, num_steps: int) -> tuple[float, float]:
-    """Takes some steps in one call of the graph function.
+    """Takes several steps in one call of the graph function.
 
     Returns their mean loss, in nats per character, and characters per second.
 
     Raises:
       DivergedError: a loss or a gradient is not finite; the message names the
-        step. The weights are those after all steps: they must not be saved.
+        step. All steps have then changed the weights: they must not be saved.
     """
     step, start = self.step, time.perf_counter()
-    # What a profile shows as a step: a call, with the step that it begins at.
+    # A profile shows each call as a step, numbered by its first step.
     trace = tf.profiler.experimental.Trace("train", step_num=step, _r=1)
     with trace, tensor_float_32():
       loss = self._run_steps(step, step + num_steps)
     seconds = time.perf_counter() - start
-    # The first call also traces, so that the first estimate is too low.
-    in_time = int(_SECONDS_PER_CALL / (seconds / num_steps))
-    self._steps_per_call = max(1, min(in_time, _MAX_STEPS_PER_CALL))
+    # The first call also traces, so the first estimate is too low.
+    estimate = int(_SECONDS_PER_CALL / (seconds / num_steps))
+    self._steps_per_call = max(1, min(estimate, _MAX_STEPS_PER_CALL))
     characters = num_steps * self.batches.characters_per_step
     self._characters += characters
     self._seconds += seconds
     return loss, characters / seconds
 
   def take_metrics(self) -> TrainMetrics:
-    """Returns the numbers of the steps since it was last called."""
+    """Returns the metrics of the steps since the previous call."""
     loss_sum, norm_sum, num_steps = self.train_state.sums.numpy()
     metrics = TrainMetrics(
       loss=loss_sum / num_steps,
@@ -196,7 +199,7 @@ class Trainer:
     return metrics
 
   def _run_steps(self, start: int, stop: int) -> float:
-    """Runs the steps `start` to `stop` in one call; returns the mean loss."""
+    """Runs the steps from `start` to `stop` - 1; returns their mean loss."""
     windows = np.stack([self.batches.batch(i) for i in range(start, stop)])
     before = self.train_state.states.read_value()
     losses, norms, states = self._compiled(windows, before, tf.constant(start))
@@ -204,12 +207,12 @@ class Trainer:
     if not all_finite(losses, norms):
       step = start + int(np.argmin(np.isfinite(losses) & np.isfinite(norms)))
       several = self._strategy.num_replicas_in_sync > 1
-      suspect = several and kind_of_device() == "GPU"
+      suspect_sums = several and kind_of_device() == "GPU"
       epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
         f"epoch {epoch + 1}) is not finite: {DIVERGED_REMEDY}"
-        + (f"; or {WRONG_SUMS_REMEDY}" if suspect else "")
+        + (f"; or {WRONG_SUMS_REMEDY}" if suspect_sums else "")
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]
@@ -221,10 +224,11 @@ class Trainer:
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes one step for each of N batches `[N, rows, T + 1]`.
 
-    The rows are those of this worker; `start` is the number of the first step.
+    The rows are those of this worker, the states `[num_layers, B, S]` those of
+    the global batch. `start` is the number of the first step.
 
-    Returns loss and gradient norm of each step, `[N]` each, and the
-      states `[num_layers, B, S]` that the next step goes on from.
+    Returns the losses `[N]`, the gradient norms `[N]`, and the states
+      `[num_layers, B, S]` from which the next step starts.
     """
     strategy, num_steps = self._strategy, tf.shape(windows)[0]
 
@@ -235,7 +239,7 @@ class Trainer:
       norms: tf.TensorArray,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
       """Takes the step of batch `i` on all replicas."""
-      with tf.device("CPU:0"):  # what needs it reads it there
+      with tf.device("CPU:0"):  # where seeds and schedules read it
         number = tf.cast(start + i, tf.int64)
       loss, norm, states = strategy.run(
         self._replica_step, (windows[i], states, number)
@@ -245,41 +249,46 @@ class Trainer:
 
     losses = tf.TensorArray(tf.float32, num_steps)
     norms = tf.TensorArray(tf.float32, num_steps)
-    # Each replica keeps the states of its rows until the last step.
-    own = strategy.run(self._carried.own, (states,))
-    _, own, losses, norms = tf.while_loop(
-      lambda i, *_: i < num_steps, step, (0, own, losses, norms)
+    # Inside the loop, each replica holds the states of its own rows only.
+    local = strategy.run(self._carried.local_rows, (states,))
+    _, local, losses, norms = tf.while_loop(
+      lambda i, *_: i < num_steps, step, (0, local, losses, norms)
     )
-    states = self._first(strategy.run(self._carried.joined, (own,)))
+    states = self._first(strategy.run(self._carried.gather, (local,)))
     return losses.stack(), norms.stack(), states
 
   def _first(self, value: tf.distribute.DistributedValues) -> tf.Tensor:
-    """Returns the first replica's value; all have the same."""
+    """Returns the first replica's value, which all replicas share."""
     return self._strategy.experimental_local_results(value)[0]
 
   def _replica_step(
     self, windows: tf.Tensor, states: tf.Tensor, step: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes a replica's part in one step: loss, gradient, and update.
+    """Takes one step on this replica: loss, gradients, sum, and update.
 
-    Takes the windows `[rows of this worker, T + 1]`, the states of the
-    replica's rows `[num_layers, rows, S]`, and the number of the step. Returns
-    loss and gradient norm of the whole batch, and the states after the step.
+    Args:
+      windows: the ids of this worker's rows, `[rows of the worker, T + 1]`.
+      states: the states of this replica's rows, `[num_layers, rows, S]`, where
+        S is the size of a layer's state.
+      step: the number of the step.
+
+    Returns loss and gradient norm of the global batch, and the states of this
+      replica's rows after the step.
     """
     context = tf.distribute.get_replica_context()
     rows = tf.shape(windows)[0] // len(self.devices)  # of this replica
     first = context.replica_id_in_sync_group * rows  # in the global batch
-    here = first - self.batches.rows.start
-    # Windows come in the smallest type that holds the ids, and are cast here.
-    mine = tf.cast(windows[here : here + rows], tf.int64)  # [rows, T + 1]
+    offset = first - self.batches.rows.start  # in this worker's rows
+    # Batches have the smallest type that holds the ids, and are cast here.
+    local = tf.cast(windows[offset : offset + rows], tf.int64)  # [rows, T + 1]
     with tf.device("CPU:0"):
       seed = tf.stack([self._config.seed, step])
     before = None
     if self._config.carry_state:
-      before = self._carried.before(states, seed)
-    masks = self.model.dropout_masks(mine[:, :-1], seed)
-    loss, gradients, after = self._loss_and_gradients(mine, before, masks)
-    # Together: a sum over GPUs takes mostly the time of its start.
+      before = self._carried.initial_or_carried(states, seed)
+    masks = self.model.dropout_masks(local[:, :-1], seed)
+    loss, gradients, after = self._loss_and_gradients(local, before, masks)
+    # In one call, since starting a sum over GPUs takes longer than the sum.
     loss, *gradients = context.all_reduce("SUM", [loss, *gradients])
     norm = self.optimizer.apply_sums(gradients, step)
     if self._config.carry_state:
@@ -289,10 +298,14 @@ class Trainer:
   def _gradients(
     self, windows: tf.Tensor, before: State | None, masks: Masks
   ) -> tuple[tf.Tensor, list[tf.Tensor], State]:
-    """Returns loss and gradient of windows `[rows, T + 1]`, and their states.
+    """Computes loss and gradients of a replica's windows `[rows, T + 1]`.
 
-    The loss is the sum over these rows, divided by the characters of the global
-    batch, so that its sum over the replicas is the mean of the batch.
+    The first T characters are the inputs, the last T the targets. The loss is
+    the sum of the rows' nats, divided by the number of characters in the global
+    batch: its sum over the replicas is then the mean of the batch.
+
+    Returns the loss, a gradient per trainable variable, and the states after
+      the windows.
     """
     with tf.GradientTape() as tape:
       inputs, targets = windows[:, :-1], windows[:, 1:]
@@ -302,24 +315,23 @@ class Trainer:
       loss = tf.reduce_sum(nats) / self.batches.characters_per_step
     variables = [v.value for v in self.model.trainable_variables]
     gradients = tape.gradient(loss, variables)
-    # `tf.IndexedSlices` of an embedding are made dense: an id can occur in them
-    # more than once, which a norm would not add up.
+    # Converts `tf.IndexedSlices` of the embedding to dense tensors: an id can
+    # occur in several slices, which a norm would not add up first.
     return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
 
 def xla_compiles_steps(config: Config, num_replicas: int) -> bool:
-  """Tells whether XLA should compile the gradients of training steps.
+  """Decides whether XLA compiles the gradients of a `fast_with_xla` layer.
 
-  This holds for a layer that is `fast_with_xla`. On a GPU, it joins most of the
-  thousands of kernels of a step. On a CPU, several replicas that it compiled
-  would wait for each other, it makes products in bfloat16 slower, and with
-  dropout it was not measured.
+  On a GPU, XLA fuses most of the thousands of kernels of a step. On a CPU,
+  several compiled replicas would wait for each other, products in bfloat16
+  become slower, and dropout was not measured.
   """
   if kind_of_device() == "GPU":
     return True
-  fit = config.precision == "float32" and not config.dropout_rate
+  suitable = config.precision == "float32" and not config.dropout_rate
   few = config.batch_size <= FEW_WINDOWS_FOR_XLA
-  return num_replicas == 1 and fit and few
+  return num_replicas == 1 and suitable and few
 
 
 def build_trainer(
@@ -331,15 +343,14 @@ def build_trainer(
   gru: str = "auto",
   layer: type[RecurrentLayer] | None = None,
 ) -> Trainer:
-  """Returns a trainer of a new model, whose weights the seed determines.
+  """Builds a model, its optimizer, and a trainer for both.
 
   `layer` is the class of a layer that is not charlm's.
 
-  Raises InputError: a warm-up that takes the whole run, or a layer that lacks
-    what the config asks for.
+  Raises InputError: the warm-up takes the whole run, or the layer lacks an
+    option of the config.
   """
-  # Before the model is made: the seed determines its initial weights.
-  keras.utils.set_random_seed(config.seed)
+  keras.utils.set_random_seed(config.seed)  # determines the initial weights
   with strategy.scope():
     model = model_of(config, vocab_size, gru=gru, layer=layer, training=True)
     num_steps = config.num_steps(batches.steps_per_epoch)

@@ -1,9 +1,9 @@
-"""Processes on several hosts that train together.
+"""Workers: processes on several hosts that train together.
 
-They are called workers, and all run the same program; the first is the chief,
-which alone writes into the run's folder, and the others read it there.
-TensorFlow's `MultiWorkerMirroredStrategy` connects them. A process that trains
-without others is the chief of a cluster of one.
+All of them run the same program, connected by TensorFlow's
+`MultiWorkerMirroredStrategy`. Worker 0 is the chief: only it writes into the
+run's folder, and the others read it. A process that trains alone is the chief
+of a cluster of one.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ from charlm.system.messages import say
 from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.prepare import Prepared
 
-_ROLES = ("chief", "worker")  # in the order of their workers
-# The port of a SLURM job's first task: below those that systems give to
-# outgoing connections.
+_ROLES = ("chief", "worker")  # workers are numbered in this order
+# Ports for the tasks of SLURM jobs, below the ephemeral ports that systems give
+# to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _ENOUGH_GPUS = 10**4
 _COLLECTIVES = Choice("RING", "NCCL")
-_MOST_NUMBERS = 4  # of a sum, if there are fewer workers
-_CONNECTED_WITHIN = 300  # seconds
-# What TensorFlow raises when a worker is gone or does not answer.
+_SUM_SIZE = 4  # or the number of workers, if that is larger
+_CONNECT_SECONDS = 300
+# The errors that TensorFlow raises when a worker is gone or does not answer.
 _LOST = (
   tf.errors.UnavailableError,
   tf.errors.DeadlineExceededError,
@@ -42,7 +42,8 @@ _LOST = (
   tf.errors.InternalError,
 )
 
-# Paths, whose contents are compared, and what each worker has of its own.
+# Flags that may differ between workers: paths, whose contents are compared
+# instead, and the port.
 _OWN = (
   "run_dir",
   "corpus",
@@ -55,9 +56,10 @@ _OWN = (
 
 
 class Cluster:
-  """The workers, as one of them sees them.
+  """The cluster, as one of its workers sees it.
 
-  All of them must make each call that sums, in the same order.
+  All workers must make the same calls of `sum`, and of the methods that use it,
+  in the same order.
   """
 
   def __init__(
@@ -66,21 +68,21 @@ class Cluster:
     addresses: Sequence[str] = ("",),
     index: int = 0,
   ) -> None:
-    """Takes a strategy over the devices of all workers.
+    """Makes a cluster, by default of a single worker.
 
     Args:
-      strategy: the devices.
+      strategy: a strategy over the devices of all workers.
       addresses: host and port of each worker, the chief's first; a single
-        one, of any value, for a process without others.
-      index: this worker's place among them.
+        worker may have any.
+      index: the index of this worker.
     """
     self.strategy, self.addresses, self.index = strategy, addresses, index
-    self.num_workers = len(addresses)  # 1 without a cluster
-    self.is_chief = index == 0  # which writes the run's folder
+    self.num_workers = len(addresses)
+    self.is_chief = index == 0
     self._compiled_sum = tf.function(self._sum, [tf.TensorSpec([None])])
 
   def name(self, index: int) -> str:
-    """Returns what a message calls a worker."""
+    """Returns a worker's name for messages."""
     return f"worker {index} ({self.addresses[index]})"
 
   def sum(self, numbers: Sequence[int]) -> list[int]:
@@ -90,50 +92,50 @@ class Cluster:
     """
     if self.num_workers == 1:
       return list(numbers)
-    # All sums have one shape: if a worker ends alone, its last sum still fits
-    # that of the others. They are of the gradients' type, which every kind of
-    # device can sum.
-    padded = np.zeros(max(_MOST_NUMBERS, self.num_workers), np.float32)
+    # All sums have the same shape, so that the last sum of a worker that ends
+    # alone matches whichever sum the others make. Their type is that of the
+    # gradients, which every kind of device can sum.
+    padded = np.zeros(max(_SUM_SIZE, self.num_workers), np.float32)
     padded[: len(numbers)] = numbers
-    sums = self._compiled_sum(padded).numpy()
-    summed: list[int] = sums[: len(numbers)].astype(np.int64).tolist()
-    return summed
+    padded_sums = self._compiled_sum(padded).numpy()
+    sums: list[int] = padded_sums[: len(numbers)].astype(np.int64).tolist()
+    return sums
 
   def _sum(self, numbers: tf.Tensor) -> tf.Tensor:
     def add(numbers: tf.Tensor) -> tf.Tensor:
       """Adds up the workers' numbers; runs on each replica."""
       context = tf.distribute.get_replica_context()
-      # A worker's first replica speaks for it.
+      # The worker's first replica contributes them, the others zeros.
       per_worker = context.num_replicas_in_sync // self.num_workers
-      mine = context.replica_id_in_sync_group == self.index * per_worker
-      numbers = tf.where(mine, numbers, tf.zeros_like(numbers))
+      is_first = context.replica_id_in_sync_group == self.index * per_worker
+      numbers = tf.where(is_first, numbers, tf.zeros_like(numbers))
       return context.all_reduce("SUM", numbers)
 
     sums = self.strategy.run(add, (numbers,))
     return self.strategy.experimental_local_results(sums)[0]
 
-  def of_each(self, number: int) -> list[int]:
-    """Returns the number that each worker passes to this call."""
+  def gather(self, number: int) -> list[int]:
+    """Returns the numbers that the workers pass to this call."""
     return self.sum(
       [number * (i == self.index) for i in range(self.num_workers)]
     )
 
-  def of_chief(self, number: int) -> int:
+  def broadcast(self, number: int) -> int:
     """Returns the number that the chief passes to this call, modulo 2^64.
 
-    Raises HungError: on the chief it is another one, so sums are garbage.
+    Raises HungError: the chief gets back another number, so sums are wrong.
     """
     shifts = (0, 16, 32, 48)
     sums = self.sum([(number >> n & 0xFFFF) * self.is_chief for n in shifts])
-    found = sum(part << n for n, part in zip(shifts, sums, strict=True))
-    if self.is_chief and found != number % 2**64:
+    received = sum(part << n for n, part in zip(shifts, sums, strict=True))
+    if self.is_chief and received != number % 2**64:
       raise HungError(f"a sum over the workers is wrong: {NCCL_REMEDY}")
-    return found
+    return received
 
   def agree(self, steps: int, stop: StopRequest) -> int:
-    """Returns how many steps to take: the chief's, or 0 if a signal came.
+    """Returns the chief's number of steps, or 0 if any worker got a signal.
 
-    Where any worker had a signal, all note it.
+    In that case, `stop` gets the exit code of the signal on all workers.
     """
     code = stop.exit_code
     numbers = [steps * self.is_chief, code == TERMINATED, code == INTERRUPTED]
@@ -144,25 +146,25 @@ class Cluster:
     return steps
 
   @contextlib.contextmanager
-  def together(self) -> Iterator[None]:
-    """Waits at the end for the others; an error of any worker ends all.
+  def barrier(self) -> Iterator[None]:
+    """Waits for all workers at the end; if one raises an error, all do.
 
-    Raises InputError: another worker met bad input.
+    Raises InputError: another worker raised an error.
     """
     try:
       yield
     except (InputError, OSError) as error:
-      self.of_each(1)
+      self.gather(1)
       if isinstance(error, OSError):  # the others raise InputError
         self._let_others_fetch()
       raise
-    refused = [self.name(i) for i, each in enumerate(self.of_each(0)) if each]
+    refused = [self.name(i) for i, code in enumerate(self.gather(0)) if code]
     if refused:
-      raise InputError(f"{', '.join(refused)} was refused: see what it says")
+      raise InputError(f"{', '.join(refused)} was refused: see its message")
 
   @contextlib.contextmanager
   def watched(self) -> Iterator[None]:
-    """Waits at the end for the others, and tells of one that is lost.
+    """Waits for all workers at the end, and names one that was lost.
 
     Raises LostRunError: a worker ended, or does not answer.
     """
@@ -170,7 +172,7 @@ class Cluster:
       yield
       self.sum([0])
       self._let_others_fetch()
-    except (InputError, DivergedError):  # all raise it
+    except (InputError, DivergedError):  # which all workers raise
       self._let_others_fetch()
       raise
     except _LOST as error:
@@ -182,28 +184,28 @@ class Cluster:
         named = others
       name = self.name(min(named)) if named else "another worker"
       raise LostRunError(
-        f"{name} was lost ({_first_sentence(error)}): what is saved is whole; "
-        "start all workers again to go on"
+        f"{name} was lost ({_first_sentence(error)}): start all workers again "
+        "to resume from the latest checkpoint"
       ) from error
 
   def _let_others_fetch(self) -> None:
-    """Returns when the others have the last sum, or end.
+    """Waits until the others have the last sum, or end.
 
-    A worker may have a sum while another still fetches it from there: once one
-    more returns, all have the last one's.
+    A worker can have a sum that another is still fetching from it. Once a
+    further sum returns, all have the one before.
     """
     with contextlib.suppress(tf.errors.OpError):
       self.sum([0])
 
 
 def connect(addresses: list[str], index: int) -> Cluster:
-  """Connects this worker with the others; waits for all of them.
+  """Connects this worker to the others, and waits for all of them.
 
-  If they do not come within five minutes, SIGALRM ends the process.
+  SIGALRM ends the process if they are not connected within five minutes.
 
   Args:
-    addresses: what `find_workers` returns; two at least.
-    index: this worker's place among them.
+    addresses: as `find_workers` returns them; at least two.
+    index: the index of this worker.
 
   Raises:
     LostRunError: TensorFlow cannot connect the workers.
@@ -214,7 +216,7 @@ def connect(addresses: list[str], index: int) -> Cluster:
   experimental = tf.distribute.experimental
   options = experimental.CommunicationOptions(implementation=_COLLECTIVES.here)
   try:
-    with _ended_by_the_kernel():
+    with _killed_by_default_signals():
       strategy = tf.distribute.MultiWorkerMirroredStrategy(
         tf.distribute.cluster_resolver.TFConfigClusterResolver(), options
       )
@@ -228,29 +230,29 @@ def connect(addresses: list[str], index: int) -> Cluster:
 
 
 @contextlib.contextmanager
-def _ended_by_the_kernel() -> Iterator[None]:
+def _killed_by_default_signals() -> Iterator[None]:
   """Lets Ctrl-C, or five minutes, end TensorFlow's wait for other workers.
 
-  TensorFlow waits for an hour, lets no handler of Python run in that time, and
-  takes SIGTERM for itself.
+  TensorFlow waits for an hour, during which no Python signal handler runs, and
+  installs its own handler of SIGTERM. So this needs the system's defaults.
   """
   interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)
-  signal.alarm(_CONNECTED_WITHIN)
+  signal.alarm(_CONNECT_SECONDS)
   try:
     yield
   finally:
     signal.alarm(0)
     signal.signal(signal.SIGINT, interrupted or signal.SIG_DFL)
-    # TensorFlow's handler stands in the place of Python's, which is put back.
+    # Restores Python's handler, which TensorFlow has replaced.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def find_workers() -> tuple[list[str], int]:
-  """Returns the addresses of all workers, and which of them this one is.
+  """Returns the addresses of all workers, and the index of this one.
 
-  Without `TF_CONFIG`, it sets that variable from SLURM's, for TensorFlow.
+  In a SLURM job without `TF_CONFIG`, it sets that variable for TensorFlow.
 
-  Raises InputError: what the environment says is no cluster.
+  Raises InputError: the environment variables do not describe a cluster.
   """
   if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
     os.environ.setdefault("TF_CONFIG", _slurm_config())
@@ -266,7 +268,7 @@ def find_workers() -> tuple[list[str], int]:
       resolver.task_type, resolver.task_id
     )
     return addresses, addresses.index(own)
-  except Exception as error:  # rubbish raises all kinds
+  except Exception as error:  # malformed values raise all kinds
     raise InputError(
       f"TF_CONFIG does not describe a cluster ({type(error).__name__}: "
       f'{error}): give {{"cluster": {{"worker": ["HOST:PORT", "HOST:PORT"]}}, '
@@ -282,21 +284,21 @@ def _slurm_config() -> str:
   try:
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
       port_base=_FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % _NUM_PORTS,
-      # SLURM itself shows each task its GPUs alone. The resolver needs some
-      # number of them, at least as large as that of the tasks.
+      # SLURM itself shows each task only its own GPUs. The resolver needs a
+      # number that is at least the number of tasks.
       gpus_per_node=_ENOUGH_GPUS,
       gpus_per_task=1,
       auto_set_gpu=False,
     )
     addresses = resolver.cluster_spec().as_dict()["worker"]
-    # Not by SLURM_PROCID: the resolver sorts the hosts in another way.
+    # Not SLURM_PROCID, since the resolver sorts the hosts differently.
     host, place = os.environ["SLURMD_NODENAME"], os.environ["SLURM_LOCALID"]
-    here = [each for each in addresses if each.startswith(f"{host}:")]
-    task = {"type": "worker", "index": addresses.index(here[int(place)])}
+    on_host = [each for each in addresses if each.startswith(f"{host}:")]
+    task = {"type": "worker", "index": addresses.index(on_host[int(place)])}
   except (RuntimeError, LookupError, ValueError) as error:
     raise InputError(
       f"SLURM's variables do not describe a cluster ({type(error).__name__}: "
-      f"{error}): start the workers by srun, or set TF_CONFIG"
+      f"{error}): start the workers with srun, or set TF_CONFIG"
     ) from error
   return json.dumps({"cluster": {"worker": addresses}, "task": task})
 
@@ -306,23 +308,23 @@ def _first_sentence(error: tf.errors.OpError) -> str:
 
 
 def check_alike(cluster: Cluster, prepared: Prepared, vocab: list[str]) -> None:
-  """Checks that all workers were started alike, and see the same run.
+  """Checks that all workers have the same settings, and see the same run.
 
-  Raises InputError: this worker, or another one, is not like the chief.
+  Raises InputError: a worker differs from the chief.
   """
   options, resumes = prepared.options, prepared.run is not None
   start = describe_start(0, [])
-  facts = {n: value for n, value in vars(options).items() if n not in _OWN}
+  shared = {n: value for n, value in vars(options).items() if n not in _OWN}
   texts = [prepared.corpus.sha256, *(part.sha256 for part in prepared.split)]
-  facts |= {"commit": start["commit"], "versions": start["versions"]}
-  facts |= {"texts": texts, "vocabulary": vocab, "resumes": resumes}
-  digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+  shared |= {"commit": start["commit"], "versions": start["versions"]}
+  shared |= {"texts": texts, "vocabulary": vocab, "resumes": resumes}
+  digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).digest()
   number = int.from_bytes(digest[:8])
-  with cluster.together():
-    if cluster.of_chief(number) != number:
-      doing = "resumes a run" if resumes else "begins a run"
+  with cluster.barrier():
+    if cluster.broadcast(number) != number:
+      action = "resumes a run" if resumes else "begins a run"
       raise InputError(
-        f"{cluster.name(cluster.index)} {doing} in {options.run_dir}, and is "
-        "not like the chief: give all workers the same commit, versions, flags "
-        "and texts, and a folder that all hosts share"
+        f"{cluster.name(cluster.index)} {action} in {options.run_dir}, and "
+        "differs from the chief: give all workers the same commit, versions, "
+        "flags and texts, and a folder that all hosts share"
       )

@@ -30,7 +30,7 @@ def _repetitive(length: int, period: int = 7) -> np.ndarray:
 
 
 def _scorer(model: GRULM) -> Callable[[np.ndarray, State], tuple]:
-  """Returns what gives nats, states and gradients of a segment's ids."""
+  """Returns a function for the nats, states and gradients of a chunk's ids."""
   weights = [v.value for v in model.trainable_variables]
 
   @tf.function(reduce_retracing=True, autograph=False)
@@ -49,7 +49,7 @@ def _scorer(model: GRULM) -> Callable[[np.ndarray, State], tuple]:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
+def test_a_repetitive_text_is_learned(model: GRULM) -> None:
   ids = _repetitive(2000)
   before = model.get_weights()
   dynamic = DynamicEvaluator(model, _repetitive(1000, period=9))
@@ -57,7 +57,7 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
   static = Evaluator(model).stream(ids)
   assert len(nats) == len(static)
   assert nats.mean() < static.mean() - 0.05
-  # The model has learned nothing of a text before its first segment is scored.
+  # The first chunk is scored before the model has learned from the text.
   np.testing.assert_allclose(nats[:32], static[:32], atol=1e-5)
   assert (nats[32:] != static[32:]).any()
   for old, new in zip(before, model.get_weights(), strict=True):
@@ -70,7 +70,7 @@ def test_a_text_that_repeats_itself_is_learned(model: GRULM) -> None:
 @pytest.mark.parametrize("best", [_LEARNING_RATES[i] for i in (0, 1, -1)])
 def test_the_best_learning_rate_is_found(model: GRULM, best: float) -> None:
   class Slope(DynamicEvaluator):
-    """Loses more the farther a learning rate is from the best."""
+    """Has a loss that grows with the distance from the best rate."""
 
     def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
       distance = abs(math.log(learning_rate / best)) if learning_rate else 0
@@ -84,21 +84,21 @@ def test_a_learning_rate_that_diverges_is_not_chosen(
   model: GRULM, number: int
 ) -> None:
   class Diverging(DynamicEvaluator):
-    """Gains by larger rates, up to a number of them; all others diverge."""
+    """Improves with larger rates, but diverges from one of them on."""
 
     def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
       diverges = learning_rate >= _LEARNING_RATES[number]
       return np.array([np.nan if diverges else -learning_rate])
 
-  found = Diverging(model, _repetitive(40)).learning_rate
-  assert found == _LEARNING_RATES[number - 1]
+  chosen = Diverging(model, _repetitive(40)).learning_rate
+  assert chosen == _LEARNING_RATES[number - 1]
 
 
-def test_what_a_pass_is_given(model: GRULM) -> None:
+def test_tuning_reads_only_the_end_of_the_valid_text(model: GRULM) -> None:
   passed = []
 
   class Idle(DynamicEvaluator):
-    """Notes what it would pass over."""
+    """Records the texts that it would score."""
 
     def _pass(self, ids: np.ndarray, learning_rate: float) -> np.ndarray:
       passed.append(ids)
@@ -127,11 +127,11 @@ def test_a_model_that_diverges_is_refused(
 
 @pytest.mark.parametrize(
   ("vocab_size", "embedding_dim", "num_layers", "period", "xla"),
-  # In the second, one weight of the embedding is the only one that is used, so
-  # that its scale is 2,000 times the mean: it goes all the way back.
+  # In the second, a single weight of the embedding is used, so its scale is
+  # 2,000 times the mean: it moves all the way back.
   [(12, 6, 2, 7, False), (2000, 1, 1, 1, True)],
 )
-def test_steps_follow_the_rule(
+def test_updates_follow_the_rms_rule(
   vocab_size: int,
   embedding_dim: int,
   num_layers: int,
@@ -143,8 +143,8 @@ def test_steps_follow_the_rule(
   monkeypatch.setattr(name, lambda _: xla)
   keras.utils.set_random_seed(5)
   model = build_model(vocab_size, embedding_dim, 10, num_layers=num_layers)
-  # As many segments as it takes to see the way back to the trained weights.
-  # The last segments are short: what fills them up teaches nothing.
+  # Enough chunks to see the decay towards the trained weights. The last ones
+  # are short: their padding must not change the weights.
   ids = _repetitive(32 * 5 + 6, period)
   valid = _repetitive(50, min(period, 5))
   dynamic = DynamicEvaluator(model, valid)

@@ -1,4 +1,4 @@
-"""The protocols, against plain calls of the model."""
+"""Compares the protocols with plain calls of the model."""
 
 from collections.abc import Callable
 
@@ -31,25 +31,25 @@ def predict(model: GRULM) -> Predict:
 
 @pytest.fixture(scope="module")
 def evaluator(model: GRULM) -> Evaluator:
-  """One for all tests, which compiles each size once."""
+  """An evaluator for all tests, so that each size is compiled once."""
   return Evaluator(model, 128)
 
 
 def _ids(length: int) -> np.ndarray:
-  """Returns ids of which some are unknown."""
+  """Returns ids, some of them unknown."""
   ids = np.random.default_rng(1).integers(2, 12, length, np.uint8)
   ids[::7] = 0
   return ids
 
 
 def _nats(predict: Predict, ids: np.ndarray) -> np.ndarray:
-  """Scores a text in one call of the model, from the zero state."""
+  """Scores a text in one call of the model, from the initial state."""
   log_probs = predict(ids[np.newaxis, :-1])[0].numpy()
   return -log_probs[np.arange(len(ids) - 1), ids[1:]]
 
 
 @pytest.mark.parametrize("length", [2, 128, 129, 130, 300])
-def test_a_stream_is_scored_as_in_one_call(
+def test_a_stream_in_chunks_equals_one_call(
   predict: Predict, evaluator: Evaluator, length: int
 ) -> None:
   ids = _ids(length)
@@ -59,7 +59,7 @@ def test_a_stream_is_scored_as_in_one_call(
 
 @pytest.mark.parametrize(
   ("length", "window", "stride"),
-  # The last two have more windows than a batch.
+  # The last two have more windows than fit into a batch.
   [(301, 200, 50), (40, 64, 32), (130, 64, 64), (80, 1, 1), (200, 50, 2)],
 )
 def test_windows_start_from_zero_and_score_each_character_once(
@@ -78,18 +78,18 @@ def test_windows_start_from_zero_and_score_each_character_once(
 
 @pytest.fixture(scope="module")
 def lines() -> list[np.ndarray]:
-  """More lines than a batch: some are empty, and some take several pieces."""
+  """More lines than fit into a batch, some empty, some of several chunks."""
   rng = np.random.default_rng(4)
   lengths = [*rng.integers(0, 80, 70), 0, 64, 300, 150, 1]
   return [rng.integers(3, 12, length, np.uint8) for length in lengths]
 
 
 def _joined(lines: list[np.ndarray]) -> np.ndarray:
-  """Returns the lines, each with its end."""
+  """Joins the lines, each with its newline."""
   return np.concatenate([np.append(x, np.uint8(_NEWLINE)) for x in lines])
 
 
-def test_lines_are_scored_alone(
+def test_each_line_is_scored_on_its_own(
   predict: Predict, evaluator: Evaluator, lines: list[np.ndarray]
 ) -> None:
   by_line = [
@@ -103,10 +103,10 @@ def test_lines_are_scored_alone(
   np.testing.assert_array_equal(ids, text)
   expected = np.mean([nats.mean() for nats in by_line])
   assert score.log_perplexity == pytest.approx(expected, abs=1e-6)
-  # The last line's end is scored where it is missing, too.
+  # The last line's newline is scored even if it is missing.
   without_end, _, _ = evaluator.lines(text[:-1], _NEWLINE)
   np.testing.assert_array_equal(without_end, nats)
-  # The same by the reference's function.
+  # The reference's function gives the same.
   padded = np.full([len(lines), 301], 1)
   inputs = np.full([len(lines), 301], _NEWLINE)
   for row, start, line in zip(padded, inputs, lines, strict=True):
@@ -116,10 +116,10 @@ def test_lines_are_scored_alone(
   assert score.log_perplexity == pytest.approx(reference, abs=1e-5)
 
 
-def test_an_evaluation_can_be_given_up(
+def test_an_exception_before_a_chunk_ends_the_evaluation(
   evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(evaluator, "_before_piece", [None, None].pop)
+  monkeypatch.setattr(evaluator, "_before_chunk", [None, None].pop)
   evaluator.stream(_ids(2 * 128 + 1))
   with pytest.raises(IndexError):
     evaluator.stream(_ids(2))

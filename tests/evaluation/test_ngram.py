@@ -7,7 +7,7 @@ from charlm.evaluation import ngram
 
 
 def _slow_nats(train: list[int], text: list[int], v: int, order: int) -> list:
-  """The same model, straight from its definition."""
+  """Computes the same nats straight from the definition."""
 
   def grams(k: int) -> list[tuple]:
     return [tuple(train[i : i + k]) for i in range(len(train) - k + 1)]
@@ -39,7 +39,7 @@ def _slow_nats(train: list[int], text: list[int], v: int, order: int) -> list:
   ]
 
 
-def test_probabilities_are_those_of_the_definition() -> None:
+def test_probabilities_follow_the_definition() -> None:
   rng = np.random.default_rng(0)
   train, text = (
     rng.choice(5, n, p=[0.4, 0.3, 0.2, 0.07, 0.03]) for n in (300, 60)
@@ -50,14 +50,14 @@ def test_probabilities_are_those_of_the_definition() -> None:
     np.testing.assert_allclose(nats, expected, rtol=1e-9)
 
 
-def test_a_large_vocabulary_has_lower_orders() -> None:
+def test_a_large_vocabulary_lowers_the_largest_order() -> None:
   ids = np.random.default_rng(3).integers(0, 5000, 2000)
   model = ngram.KneserNey(ids, 5000)
   assert model.max_order == 5
   assert len(model.nats(ids[:100])) == 5
 
 
-def test_xz_counts_what_the_text_adds() -> None:
+def test_xz_counts_only_what_the_text_adds() -> None:
   train, text = "to be or not to be\n" * 50, "that is the question\n"
   sizes = [
     len(lzma.compress(part.encode(), preset=9 | lzma.PRESET_EXTREME))
@@ -67,7 +67,7 @@ def test_xz_counts_what_the_text_adds() -> None:
   assert ngram.xz_bits_per_character(train, text, "utf-8") == expected
 
 
-def test_text_that_was_just_packed_costs_nothing() -> None:
+def test_text_that_repeats_the_train_text_costs_almost_nothing() -> None:
   rng = np.random.default_rng(4)
   train, other = (
     "".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(2)

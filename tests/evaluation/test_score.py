@@ -1,4 +1,4 @@
-"""What is computed of the nats of a text."""
+"""The numbers that are computed from the nats of a text."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from charlm.evaluation.score import (
 )
 
 
-def test_log_perplexity_is_the_mean_of_the_rows_means() -> None:
+def test_log_perplexity_averages_the_means_of_rows() -> None:
   rng = np.random.default_rng(2)
   logits = rng.normal(size=[3, 5, 7])
   log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -29,14 +29,14 @@ def test_log_perplexity_is_the_mean_of_the_rows_means() -> None:
     picked = [log_probs[row, t, target[row, t]] for t in range(length)]
     rows.append(-sum(picked) / length)
   expected = sum(rows) / 3
-  # It matters here that rows, not characters, are averaged.
+  # An average over characters would differ.
   assert abs(expected - np.average(rows, weights=lengths)) > 1e-3
   assert float(log_perplexity(log_probs, target)) == pytest.approx(expected)
   actual = log_perplexity(tf.constant(log_probs, tf.float32), target)
   assert float(actual) == pytest.approx(expected, abs=1e-6)
 
 
-def test_padding_may_hold_anything() -> None:
+def test_padding_is_ignored_whatever_its_probability() -> None:
   log_probs = np.log(np.full([3, 4, 5], 0.2, np.float32))
   log_probs[:, :, 1] = -np.inf
   target = np.array([[2, 3, 1, 1], [1, 1, 1, 1], [4, 1, 1, 1]])
@@ -44,7 +44,7 @@ def test_padding_may_hold_anything() -> None:
   assert float(log_perplexity(log_probs, target)) == expected
 
 
-def test_characters_or_lines_are_averaged() -> None:
+def test_a_score_averages_characters_or_lines() -> None:
   nats = np.array([1, 3, 5, 9, 4], np.float32)
   unknown = np.array([0, 1, 0, 0, 1], bool)
   score = score_of(nats, unknown)
@@ -53,8 +53,8 @@ def test_characters_or_lines_are_averaged() -> None:
   by_line = score_of(nats, unknown, np.array([2, 2, 1]))
   assert by_line.log_perplexity == pytest.approx((2 + 7 + 4) / 3)
   assert by_line.log_perplexity_known == pytest.approx((1 + 7) / 2)
-  for found in (score, by_line):
-    assert (found.num_characters, found.num_unknown) == (5, 2)
+  for each in (score, by_line):
+    assert (each.num_characters, each.num_unknown) == (5, 2)
 
 
 def test_a_text_of_unknown_characters_has_no_known_score() -> None:
@@ -74,7 +74,7 @@ def test_a_text_of_unknown_characters_has_no_known_score() -> None:
     ("", True, 1),
   ],
 )
-def test_bytes_are_those_of_what_is_scored(
+def test_bytes_are_those_of_the_scored_characters(
   text: str, by_lines: bool, num_bytes: int
 ) -> None:
   encoded = encode_text([text]).text
@@ -107,16 +107,16 @@ def test_bits_per_byte() -> None:
   assert score.bits_per_byte == pytest.approx(0.5)
 
 
-def test_a_million_small_losses_are_added_without_loss() -> None:
+def test_the_mean_of_a_million_losses_keeps_its_precision() -> None:
   nats = np.full(2**20 + 1, 0.1, np.float32)
   nats[0] = 1e6
   expected = math.fsum(nats.tolist()) / len(nats)
   assert score_of(nats).log_perplexity == pytest.approx(expected, rel=1e-12)
 
 
-def test_an_interval_is_that_of_overlapping_batch_means() -> None:
+def test_an_interval_uses_overlapping_batch_means() -> None:
   values = np.random.default_rng(5).exponential(size=99).cumsum() + 9
-  # 99 stretches of 10 values, value by value.
+  # The means of 99 overlapping chunks of 10 values.
   means = [
     np.mean([values[(i + j) % 99] for j in range(10)]) for i in range(99)
   ]
@@ -127,8 +127,8 @@ def test_an_interval_is_that_of_overlapping_batch_means() -> None:
   assert np.log([mean / low, high / mean]) == pytest.approx(half / mean)
 
 
-def test_intervals_cover_the_truth() -> None:
-  """Values that hang together over some 30 neighbours, as passages do."""
+def test_intervals_cover_the_true_mean() -> None:
+  """Neighbouring values are correlated, over a distance of about 30."""
   num_trials = 100
   noise = np.random.default_rng(6).standard_normal([4001, num_trials])
   state, values = noise[0] / (1 - 0.9**2) ** 0.5, []
@@ -142,7 +142,7 @@ def test_intervals_cover_the_truth() -> None:
 
 
 @pytest.mark.parametrize("num_values", [10, 20, 50])
-def test_intervals_of_few_losses_cover_the_truth(num_values: int) -> None:
+def test_intervals_of_few_values_cover_the_true_mean(num_values: int) -> None:
   """Most losses are small, and a few are large."""
   losses = np.random.default_rng(7).gamma(0.5, 2, size=[1000, num_values])
   covered = 0
@@ -168,5 +168,7 @@ def test_an_interval_needs_enough_values() -> None:
     (30, 2.0422725),
   ],
 )
-def test_quantiles_are_those_of_tables(degrees: float, quantile: float) -> None:
+def test_quantiles_match_published_tables(
+  degrees: float, quantile: float
+) -> None:
   assert student_quantile(degrees) == pytest.approx(quantile, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Weights of a reader of the reference, saved with Keras 3 and with Keras 2."""
+"""Weights of the reference's model, saved with Keras 3 and with Keras 2."""
 
 import json
 import pathlib
@@ -16,12 +16,12 @@ from charlm.data.vocabulary import encode
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
-# What the model below saved in Keras 2, with a vocabulary of the tests' corpus.
+# Saved in Keras 2 by the model below, with the vocabulary of the tests' corpus.
 _KERAS_2 = pathlib.Path(__file__).parent / "keras_2" / "model"
 
 
 class Reference(keras.Model):
-  """The model as the reference has it."""
+  """The model of the reference, in its own code."""
 
   def __init__(self, vocab_size: int) -> None:
     super().__init__()
@@ -35,7 +35,7 @@ class Reference(keras.Model):
 
 
 def _reference(vocab_size: int) -> keras.Model:
-  """Returns a model with the weights that the stored files have."""
+  """Returns a model with the weights of the stored files."""
   model = Reference(vocab_size)
   model(np.zeros([1, 2], int))
   weights = [
@@ -48,7 +48,7 @@ def _reference(vocab_size: int) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def vocab(trained_run: pathlib.Path) -> list[str]:
-  """Of the corpus that the tests share."""
+  """The vocabulary of the corpus that the tests share."""
   text = (trained_run / "vocabulary.json").read_text()
   return json.loads(text)
 
@@ -73,7 +73,7 @@ def _expected(model: keras.Model, text: str, vocab: list[str]) -> float:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_imported_weights_score_the_same(
+def test_imported_weights_have_the_same_loss_as_in_keras(
   version: int,
   vocab: list[str],
   train_args: list[str],
@@ -92,7 +92,7 @@ def test_imported_weights_score_the_same(
   assert abs(_score(run, capsys) - expected) < 1e-5
   if version == 2:
     return
-  # The run goes on without the file.
+  # The run resumes without the file.
   path.unlink()
   assert _init_from(path, run, train_args, "--epochs=1") == 0
   assert abs(_score(run, capsys) - expected) > 0.1

@@ -22,14 +22,14 @@ def _ids(rows: int, length: int, seed: int = 0) -> tf.Tensor:
   return tf.constant(rng.integers(12, size=[rows, length]), tf.int32)
 
 
-def test_defaults_are_the_published_ones() -> None:
+def test_defaults_are_those_of_the_reference() -> None:
   model = charlm.GRULM()
   assert model(tf.constant([[1, 2]])).shape == (1, 2, 256)
   assert model.gru.units == 128
   assert model.embedding.output_dim == 256
 
 
-def test_prediction_depends_on_the_past_alone(model: charlm.GRULM) -> None:
+def test_predictions_depend_only_on_the_past(model: charlm.GRULM) -> None:
   ids = _ids(2, 9).numpy()
   changed = ids.copy()
   changed[:, 5] = (changed[:, 5] + 1) % 12
@@ -38,7 +38,7 @@ def test_prediction_depends_on_the_past_alone(model: charlm.GRULM) -> None:
   assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 
 
-def test_bfloat16_acts_in_training_alone() -> None:
+def test_bfloat16_applies_only_in_training() -> None:
   model = build_model(12, 6, 10, precision="bfloat16")
   other = build_model(12, 6, 10)
   other.set_weights(model.get_weights())
@@ -46,11 +46,11 @@ def test_bfloat16_acts_in_training_alone() -> None:
   assert log_probs.dtype == tf.float32
   assert np.abs(log_probs - other(_ids(2, 5), training=True)).max() > 1e-6
   np.testing.assert_allclose(log_probs, other(_ids(2, 5)), atol=1e-2)
-  # What is not training computes in float32.
+  # Outside of training, it computes in float32.
   np.testing.assert_array_equal(model(_ids(2, 5)), other(_ids(2, 5)))
 
 
-def test_dropout_needs_training_and_is_its_seeds() -> None:
+def test_dropout_applies_only_in_training_and_repeats_with_its_seed() -> None:
   model = build_model(12, 6, 10, num_layers=2, dropout_rate=0.5)
   ids = _ids(3, 5)
 
@@ -68,7 +68,7 @@ def test_dropout_needs_training_and_is_its_seeds() -> None:
   assert (train(None) != train(None)).any()
 
 
-def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
+def test_dropout_zeroes_its_share_and_scales_up_the_rest() -> None:
   model = build_model(12, 20, 20, dropout_rate=0.3)
   masks = model.dropout_masks(_ids(40, 50), tf.constant([1, 2]))
   x = drop(tf.ones([40, 50, 20]), masks[0], rate=0.3).numpy()
@@ -78,7 +78,7 @@ def test_dropout_zeroes_its_share_and_scales_the_rest() -> None:
   assert (masks[0] != masks[1]).numpy().any()
 
 
-def test_a_reader_may_compile_and_fit(lines: list[str]) -> None:
+def test_a_model_can_be_compiled_and_fitted(lines: list[str]) -> None:
   keras.utils.set_random_seed(3)
   batches = charlm.create_batch_dataset(lines, VOCAB, 20, 16)
   model = charlm.compile_model(charlm.GRULM(82, 8, 16))

@@ -1,4 +1,4 @@
-"""The output layer in chunks, and the look-up in a large vocabulary."""
+"""The output layer in chunks, and large vocabularies."""
 
 import keras
 import numpy as np
@@ -33,12 +33,12 @@ def _gradients(
 @pytest.mark.parametrize(
   ("gru", "vocab_size", "rows", "characters", "max_logits"),
   [
-    ("fused", 7, 3, 5, 60),  # 8 of 15, and 7
-    ("fused", 6, 1, 4, 10),  # a character a chunk: two are too many
-    ("keras", 401, 2, 5, 401 * 4),  # 4 of 10, 4, and 2
+    ("fused", 7, 3, 5, 60),  # chunks of 8 and 7 characters
+    ("fused", 6, 1, 4, 10),  # chunks of 1: two have too many logits
+    ("keras", 401, 2, 5, 401 * 4),  # chunks of 4, 4 and 2
   ],
 )
-def test_chunks_equal_the_whole(
+def test_chunked_nats_and_gradients_equal_those_of_one_chunk(
   gru: str,
   vocab_size: int,
   rows: int,
@@ -50,7 +50,7 @@ def test_chunks_equal_the_whole(
   model = build_model(vocab_size, 4, 6, 2, dropout_rate=0.2, gru=gru)
   rng = np.random.default_rng(0)
   ids = rng.integers(0, vocab_size, [rows, characters + 1])
-  # Some targets count more than others, and some not at all.
+  # Targets have different weights, some of them zero.
   weights = rng.integers(0, 3, [rows, characters]).astype(np.float32)
   carried = tf.constant(rng.normal(size=[rows, 6]), tf.float32)
   expected = _gradients(model, ids, carried, weights)
@@ -62,7 +62,9 @@ def test_chunks_equal_the_whole(
   assert 0 < max(held) <= max(max_logits, vocab_size)
 
 
-def test_pieces_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluator_bounds_the_logits(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
   keras.utils.set_random_seed(1)
   model = build_model(401, 4, 6)
   ids = np.random.default_rng(0).integers(2, 401, 300)
@@ -75,7 +77,7 @@ def test_pieces_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("vocab_size", [400, 401, 5000])
 def test_a_large_vocabulary_equals_keras_layer(vocab_size: int) -> None:
-  # Above 400 characters each position is projected, without a table.
+  # Above 400 characters, each position is projected, without a table.
   keras.utils.set_random_seed(1)
   ids = np.random.default_rng(0).integers(0, vocab_size, [3, 6])
   ids[1] = ids[0]  # gradients of a repeated id are summed

@@ -206,14 +206,14 @@ def test_a_layer_that_projects_needs_a_step_of_its_own() -> None:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_layer_of_ones_own(
+def test_the_example_of_a_layer_of_your_own(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   file = ROOT / "examples" / "own_layer.py"
   layer = import_layer(f"{file}:IndRNN")
-  # The text has fewer lines than the eval text by default.
+  # The corpus alone is shorter than the default eval text.
   text = corpus_path.read_text() * 5
   (tmp_path / "text.txt").write_text(text)
   run_dir = tmp_path / "run"
@@ -224,7 +224,7 @@ def test_a_layer_of_ones_own(
   page = (ROOT / "docs" / "your-model.md").read_text()
   _, code = file.read_text().split("\n\n\n", 1)
   assert code in page
-  # Muon could update nothing of it.
+  # Without matrices, Muon has nothing to update.
   bare = {"matrices": charlm.RecurrentLayer.matrices}
   with pytest.raises(InputError, match="names no matrices"):
     charlm.train(

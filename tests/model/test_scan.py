@@ -1,4 +1,4 @@
-"""The fused layers against Keras' own, and against numerical gradients."""
+"""Compares the fused layers with Keras' own, and with numerical gradients."""
 
 import pathlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ both_cells = pytest.mark.parametrize("cell", LAYERS)
 
 
 def _built(layer: RecurrentLayer, num_inputs: int = _D) -> RecurrentLayer:
-  """Gives a layer random weights, biases too."""
+  """Gives a layer random weights, including biases."""
   layer.build((None, None, num_inputs))
   rng = np.random.default_rng(1)
   layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.weights])
@@ -59,8 +59,8 @@ def _results(
     for each in tf.nest.flatten(state):
       loss += tf.reduce_sum(each**2)
   gradients = tape.gradient(loss, [*weights, *inputs])
-  found = [outputs, *tf.nest.flatten(state)]
-  return [*found, *map(tf.convert_to_tensor, gradients)]
+  results = [outputs, *tf.nest.flatten(state)]
+  return [*results, *map(tf.convert_to_tensor, gradients)]
 
 
 def _assert_close(
@@ -87,7 +87,7 @@ def _by_vectors(
 
 
 def _by_ids(layer: RecurrentLayer, ids: tf.Tensor) -> Callable[..., Any]:
-  """Returns a run over ids, which Keras must look up first."""
+  """Returns a run over ids, whose embeddings Keras looks up first."""
   return lambda table, *states: layer.call_ids(
     ids, table, _packed(layer, states), True
   )
@@ -127,8 +127,8 @@ def test_one_text_equals_keras(cell: str) -> None:
 
 @both_cells
 @pytest.mark.parametrize("by_ids", [False, True])
-def test_float32_is_near_float64(cell: str, by_ids: bool) -> None:
-  """Whose gradients are those of finite differences."""
+def test_float32_is_close_to_float64(cell: str, by_ids: bool) -> None:
+  """A test below compares float64 with finite differences."""
   single = _built(LAYERS[cell][0](_H))
   double = _built(LAYERS[cell][0](_H, dtype="float64"))
   run, inputs = _run_of(single, by_ids, num_steps=100)
@@ -141,22 +141,22 @@ def test_float32_is_near_float64(cell: str, by_ids: bool) -> None:
 
 @both_cells
 @pytest.mark.parametrize("by_ids", [False, True])
-def test_gradients_are_the_same_in_chunks(
+def test_chunks_of_time_steps_give_the_same_gradients(
   cell: str, by_ids: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   fused, _ = _pair(cell)
   run, inputs = _run_of(fused, by_ids)
-  # By default they are one chunk.
+  # By default, there is a single chunk.
   expected = _results(run, fused, *inputs)
   for name, size in (("_COLUMNS", 1), ("_ENTRIES", _H)):
     with monkeypatch.context() as patch:
-      # Chunks of 3 steps, and a rest.
+      # Chunks of 3 steps, and a remainder.
       patch.setattr(scan, name, 3 * _B * size)
       _assert_close(_results(run, fused, *inputs), expected, 1e-6)
 
 
 @both_cells
-def test_no_state_is_the_zero_state(cell: str) -> None:
+def test_without_a_state_a_layer_starts_from_zeros(cell: str) -> None:
   fused, _ = _pair(cell)
   x = _normal(_B, _T, _D)
   outputs, _ = fused(x)
@@ -165,7 +165,7 @@ def test_no_state_is_the_zero_state(cell: str) -> None:
 
 
 @both_cells
-def test_gradient_equals_the_numerical_one(cell: str) -> None:
+def test_gradients_equal_finite_differences(cell: str) -> None:
   fused = LAYERS[cell][0](2, dtype="float64")
   fused.build((None, None, 2))
   num_states = len(tf.nest.flatten(fused.initial_state(1)))
@@ -245,7 +245,7 @@ def test_checkpoints_are_interchangeable(
 
 @both_cells
 @pytest.mark.parametrize("by_ids", [False, True])
-def test_bfloat16_is_close(cell: str, by_ids: bool) -> None:
+def test_bfloat16_is_close_to_float32(cell: str, by_ids: bool) -> None:
   low, reference = _pair(cell, precision="bfloat16")
   run, inputs = _run_of(low, by_ids)
   in_keras, _ = _run_of(reference, by_ids)
@@ -260,11 +260,11 @@ def test_bfloat16_is_close(cell: str, by_ids: bool) -> None:
 
 
 def test_a_cell_needs_no_layer_of_keras() -> None:
-  """The loop sums up what a cell adds: here, a sum of its inputs."""
+  """The loop runs any cell; here, one that adds its inputs up."""
 
   class Sum(scan.Cell):
     num_inputs = num_recurrent = num_gradients = 2
-    kept = ()
+    saved = ()
 
     def step(
       self,
@@ -276,7 +276,7 @@ def test_a_cell_needs_no_layer_of_keras() -> None:
     ) -> tuple[list, list]:
       return [state[0] + inputs + 0 * recurrent], []
 
-    def step_back(self, kept: Any, before: Any, d_after: Any) -> tuple:
+    def step_backward(self, saved: Any, before: Any, d_after: Any) -> tuple:
       return [d_after[0]], [d_after[0]]
 
   ids = tf.constant([[0], [1], [1]])  # [T, B]

@@ -29,46 +29,46 @@ def test_a_terminal_gets_a_bar_that_fits(
   bar = capsys.readouterr().out
   assert len(bar) == min(columns - 3, 79)
   assert "step 100/400  loss 1.2500" in bar
-  if columns > 40:  # a quarter of the whole run is done
+  if columns > 40:  # a quarter of the run is done
     done, left = re.match(r"\[(=+)(\.+)\]", bar).groups()
     assert len(done) == (len(done) + len(left)) // 4
-  # Whatever comes next takes the place of the bar.
+  # Any other output replaces the bar.
   warn("too hot")
   say("done\n")
   assert capsys.readouterr() == ("\r\x1b[Kdone\n", "too hot\n")
 
 
-def test_a_file_gets_few_plain_lines(
+def test_without_a_terminal_progress_is_an_occasional_line(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   screen = _screen()
   for step in (100, 200, 300, 400):
     screen.show_progress(step, 1.25, 45_678.9)
-  # The others came too soon.
+  # The others came too soon after the first.
   assert capsys.readouterr().out == ("step 100/400  loss 1.2500\n")
 
 
-def test_the_time_left_is_told_without_what_compiles(
+def test_the_time_left_excludes_compilation(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   # The first call compiles for a minute; a step takes a second after it.
   now = 60.0
   monkeypatch.setattr("time.monotonic", lambda: now)
   screen = _screen(last_step=1_000)
-  told = []
+  shown = []
   for step in (1, 5, 31, 41, 971):
     screen.show_progress(step, 1.25, 100.0)
-    told.append(capsys.readouterr().out.partition("loss 1.2500")[2].strip())
-    if step == 31:  # an evaluation, the first one, takes another minute
+    shown.append(capsys.readouterr().out.partition("loss 1.2500")[2].strip())
+    if step == 31:  # the first evaluation takes another minute
       screen.leave_out(60)
       now += 60
     now += {1: 4.0, 5: 26.0, 31: 10.0, 41: 930.0}.get(step, 0.0)
   # Lines are half a minute apart.
   times = ["16 min left", "16 min left", "29 s left"]
-  assert told == ["", "", *(f"100 characters/s  {time}" for time in times)]
+  assert shown == ["", "", *(f"100 characters/s  {time}" for time in times)]
 
 
-def test_an_evaluation_is_a_line_and_two_rows_of_a_sample(
+def test_an_evaluation_shows_a_line_and_two_rows_of_its_sample(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   screen = _screen()

@@ -1,4 +1,4 @@
-"""What is chosen for a CPU and for a GPU: layer, precision, XLA, replicas."""
+"""The choices that differ between CPU and GPU: layer, precision, XLA, Muon."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer, build_trainer
 
 _BFLOAT16 = {"precision": "bfloat16"}
-_BY_US = {"gru": "fused"}
+_USE_FUSED = {"gru": "fused"}
 _FEW = {"batch_size": 16}
 _KERAS = ("KerasGRU", False, False)
 _FUSED = ("FusedGRU", True, True)
@@ -42,13 +42,13 @@ def _trainer(options: TrainOptions, num_replicas: int) -> Trainer:
     ("CPU", {"gru": "keras"}, 1, ("KerasGRU", False, True)),
     ("GPU", {}, 1, _KERAS),
     ("GPU", _BFLOAT16, 1, _KERAS),
-    ("GPU", _BY_US, 1, _FUSED),
-    ("GPU", _BY_US | {"dropout_rate": 0.1}, 2, _FUSED),
-    ("GPU", _BY_US | _BFLOAT16, 2, _FUSED),
+    ("GPU", _USE_FUSED, 1, _FUSED),
+    ("GPU", _USE_FUSED | {"dropout_rate": 0.1}, 2, _FUSED),
+    ("GPU", _USE_FUSED | _BFLOAT16, 2, _FUSED),
     ("GPU", {"layer": "lstm"}, 1, ("KerasLSTM", False, False)),
   ],
 )
-def test_layer_precision_and_xla(
+def test_layer_precision_and_xla_suit_the_device(
   kind: str,
   changes: dict,
   num_replicas: int,
@@ -66,14 +66,14 @@ def test_layer_precision_and_xla(
     assert trainer.model.recurrent_layers[0].precision == options.precision
   assert trainer.compiled_by_xla is xla_steps
   assert Evaluator(trainer.model)._compiled_nats._jit_compile is xla_scores
-  # What scores later, without the training's options, has the same layer.
+  # Scoring, which does not know the options of the training, uses this layer.
   if options.gru == "auto":
     scoring = model_of(options.config, 9).recurrent_layers[0]
     assert type(scoring).__name__ == layer
 
 
 @pytest.mark.parametrize("layer", ["gru", "lstm"])
-def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
+def test_keras_layer_takes_bfloat16_only_on_a_gpu(
   layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   config = Config(layer=layer, rnn_units=6, embedding_dim=4, **_BFLOAT16)
@@ -84,7 +84,7 @@ def test_keras_layer_takes_bfloat16_on_a_gpu_alone(
   assert type(model.recurrent_layers[0]).__name__.startswith("Keras")
 
 
-def test_muon_computes_the_same_part_by_part_and_together(
+def test_muon_computes_the_same_one_by_one_and_batched(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   config = Config(optimizer="muon", embedding_dim=4, rnn_units=6)
@@ -96,8 +96,8 @@ def test_muon_computes_the_same_part_by_part_and_together(
   for together in (False, True):
     choice = optimizer_module.MUON_TOGETHER._replace(cpu=together)
     monkeypatch.setattr(optimizer_module, "MUON_TOGETHER", choice)
-    results.append(optimizer._all_orthogonal(dict(enumerate(parts))))
-  one_by_one, joined = results
-  assert joined.keys() == one_by_one.keys()
+    results.append(optimizer._orthogonalise_all(dict(enumerate(parts))))
+  one_by_one, batched = results
+  assert batched.keys() == one_by_one.keys()
   for i, part in one_by_one.items():
-    np.testing.assert_allclose(joined[i], part, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(batched[i], part, rtol=0, atol=1e-5)

@@ -1,8 +1,8 @@
-"""Whatever a kill or a full disk leaves at an evaluation is made up for.
+"""A run that is killed, or meets a full disk, at an evaluation can be resumed.
 
-A run of two evaluations is copied at each instant of the second one, which is
-its end: a copy is what a kill would have left. Gone on from, each must end as
-the run that nothing disturbed.
+A run has two evaluations, the second at its end. At each instant of the second
+one, its folder is copied, as a kill would leave it. Each copy must resume to
+the same result as the undisturbed run.
 """
 
 import pathlib
@@ -37,7 +37,7 @@ def _train(args: list[str], run_dir: pathlib.Path) -> int:
 def _copy_instants(
   args: list[str], run_dir: pathlib.Path, folder: pathlib.Path
 ) -> None:
-  """Trains, and copies the run at each instant of its last evaluation."""
+  """Trains, and copies the run at each instant of the last evaluation."""
   write, save = Metrics.write, tf.train.CheckpointManager.save
   keep_best, saves = Checkpoints.save_if_best, Checkpoints.save
 
@@ -96,10 +96,10 @@ def _stop_in_the_evaluation(args: list[str], run_dir: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def instants(args: list[str], once: Once) -> pathlib.Path:
-  """A folder of two kinds of copies, and of the undisturbed run.
+  """A folder with the undisturbed run, and copies in two subfolders.
 
-  The step is `reached` by training, and has no checkpoint; or it is `resumed`,
-  and has one from before its evaluation.
+  In `reached`, the last step has no checkpoint before its evaluation. In
+  `resumed` it has one, because an earlier start was stopped there.
   """
 
   def make(folder: pathlib.Path) -> None:
@@ -129,7 +129,7 @@ def _removed(name: str) -> Callable[[pathlib.Path], None]:
 
 
 def _without_the_record(run_dir: pathlib.Path) -> None:
-  """As commit 15b8925, which wrote the record after the best checkpoint."""
+  """Imitates commit 15b8925, which wrote the record after the checkpoint."""
   *lines, _ = (run_dir / "metrics.jsonl").read_bytes().splitlines(True)
   (run_dir / "metrics.jsonl").write_bytes(b"".join(lines))
 
@@ -154,7 +154,7 @@ _BESIDE = "saved as the best, beside the one before"
     ("resumed", "saved", _removed(f"{_LATEST}.index")),
   ],
 )
-def test_a_kill_is_made_up_for(
+def test_a_killed_run_resumes_to_the_same_result(
   step: str,
   instant: str,
   damage: Callable[[pathlib.Path], None],
@@ -169,7 +169,7 @@ def test_a_kill_is_made_up_for(
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
 
-def test_a_recorded_step_is_saved_as_the_best_wherever_it_is_resumed(
+def test_a_resume_saves_a_step_that_is_recorded_as_the_best(
   args: list[str], instants: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   run_dir = shutil.copytree(instants / "resumed/recorded", tmp_path / "run")
@@ -180,7 +180,7 @@ def test_a_recorded_step_is_saved_as_the_best_wherever_it_is_resumed(
 
   with evaluating_quickly() as patch:
     patch.setattr(Trainer, "steps_per_call", stop)
-    # The run goes on, so no evaluation is due at this step.
+    # In the longer run, no evaluation is due at this step.
     assert _train([*args, "--epochs=2"], run_dir) == 128 + signal.SIGTERM
   undisturbed = soak.fingerprint(instants / "undisturbed" / "best")
   assert soak.fingerprint(run_dir / "best") == undisturbed
@@ -194,7 +194,7 @@ def test_a_recorded_step_is_saved_as_the_best_wherever_it_is_resumed(
     ("checkpoints", "stopped"),
   ],
 )
-def test_a_full_disk_is_code_4_and_made_up_for(
+def test_a_full_disk_ends_with_code_4_and_the_run_can_be_resumed(
   part: str,
   start: str,
   args: list[str],
@@ -228,7 +228,7 @@ def test_a_full_disk_is_code_4_and_made_up_for(
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
 
-def test_metrics_are_tried_again_at_the_end(
+def test_metrics_that_could_not_be_written_are_written_at_the_end(
   args: list[str], instants: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   append, failed = metrics_module.append_lines, []
@@ -247,7 +247,7 @@ def test_metrics_are_tried_again_at_the_end(
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
 
-def test_lost_metrics_leave_the_best_checkpoint(
+def test_the_best_checkpoint_survives_lost_metrics(
   args: list[str],
   instants: pathlib.Path,
   tmp_path: pathlib.Path,

@@ -1,4 +1,4 @@
-"""Evaluations that are given up, and losses that rise."""
+"""The loop: interrupted evaluations, rising losses, and what is due when."""
 
 import itertools
 import json
@@ -27,33 +27,33 @@ from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import Trainer, TrainMetrics
 
 _FLAGS = ["--eval_every_steps=5", "--eval_lines=100", "--valid_lines=50"]
-_VALID_PIECES, _EVAL_PIECES = 2, 3
+_VALID_CHUNKS, _EVAL_CHUNKS = 2, 3
 
 
-class _Looks:
-  """Counts the looks for a stop request; makes one at a given look."""
+class _StopChecks:
+  """Counts the checks for a signal to stop, and sends one before a check."""
 
   def __init__(self, patch: pytest.MonkeyPatch, stop_at: int = 0) -> None:
     self.number = 0
-    look = ChiefLoop._check_stop
+    check = ChiefLoop._check_stop
 
     def counted(loop: ChiefLoop) -> None:
       self.number += 1
       if self.number == stop_at:
         signal.raise_signal(signal.SIGTERM)
-      look(loop)
+      check(loop)
 
     patch.setattr(ChiefLoop, "_check_stop", counted)
 
 
-def _stop(args: list[str], look: int, patch: pytest.MonkeyPatch) -> None:
+def _stop(args: list[str], check: int, patch: pytest.MonkeyPatch) -> None:
   with patch.context() as inner:
-    _Looks(inner, look)
+    _StopChecks(inner, check)
     assert train_program.main(args) == 128 + signal.SIGTERM
 
 
 def _result(printed: str) -> str:
-  """Returns what was printed at the end, without the run's folder."""
+  """Returns the output at the end of a run, without its folder."""
   return printed.partition("trained to")[2].rpartition("sample.py, ")[0]
 
 
@@ -68,7 +68,7 @@ def unbroken(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_evaluations_that_are_given_up_are_made_up(
+def test_an_interrupted_evaluation_is_repeated_on_resume(
   train_args: list[str],
   unbroken: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -80,30 +80,30 @@ def test_evaluations_that_are_given_up_are_made_up(
   printed = unbroken.with_name(f"{unbroken.name}.out").read_text()
   expected = _result(printed)
   first, last = _evaluated(unbroken)
-  for step, look, there in (
+  for step, check, evaluated in (
     (first, 2, []),  # in the middle of the valid text
-    (first, 1, []),  # given up once more
-    (last, _VALID_PIECES + 2, [first]),
+    (first, 1, []),  # interrupted once more
+    (last, _VALID_CHUNKS + 2, [first]),
   ):
-    _stop(stopped, look, monkeypatch)
-    said = f"stopped after step {step}: run the same command to resume"
-    assert said in capsys.readouterr().out
-    assert _evaluated(run_dir) == there
-  looks = _Looks(monkeypatch)
+    _stop(stopped, check, monkeypatch)
+    line = f"stopped after step {step}: run the same command to resume"
+    assert line in capsys.readouterr().out
+    assert _evaluated(run_dir) == evaluated
+  checks = _StopChecks(monkeypatch)
   assert train_program.main(stopped) == 0
   assert _result(capsys.readouterr().out) == expected
   # Each text was scored once: the valid text here, the eval text at the end.
-  assert looks.number == _VALID_PIECES + _EVAL_PIECES
+  assert checks.number == _VALID_CHUNKS + _EVAL_CHUNKS
   soak.assert_equal_runs(run_dir, unbroken)
-  # What is there is told, and not scored again.
+  # Another start prints the stored scores, and scores nothing.
   assert train_program.main(stopped) == 0
   assert _result(capsys.readouterr().out) == expected
-  assert looks.number == _VALID_PIECES + _EVAL_PIECES
+  assert checks.number == _VALID_CHUNKS + _EVAL_CHUNKS
   soak.assert_equal_runs(run_dir, unbroken)
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_what_is_due_happens_at_its_steps_in_order(
+def test_metrics_evaluations_and_saves_are_done_when_due_and_in_order(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -116,16 +116,16 @@ def test_what_is_due_happens_at_its_steps_in_order(
   ):
     action = getattr(owner, name)
 
-    def noted(
-      of: object,
+    def recorded(
+      owner: object,
       step: int,
       name: str = name,
       action: Callable[[Any, int], object] = action,
     ) -> object:
       done.append((name, step))
-      return action(of, step)
+      return action(owner, step)
 
-    monkeypatch.setattr(owner, name, noted)
+    monkeypatch.setattr(owner, name, recorded)
   args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=13"]
   periods = ("summary_every_steps=3", "eval_every_steps=6")
   args += [f"--{each}" for each in (*periods, "checkpoint_every_steps=4")]
@@ -149,13 +149,13 @@ def test_what_is_due_happens_at_its_steps_in_order(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_loss_that_explodes_is_told_once(
+def test_an_exploding_loss_is_warned_of_once(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  # Far from a uniform guess, as a training at a high rate once was.
+  # The rise of a training at a high learning rate.
   losses = itertools.chain([3.0, 1.0, 1.9, 2.1], itertools.repeat(2.2))
   taken = Trainer.take_metrics
 
@@ -171,18 +171,18 @@ def test_a_loss_that_explodes_is_told_once(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
+def test_a_rising_valid_loss_is_warned_of_and_the_best_checkpoint_used(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  losses = [3.0, 2.0, 2.1, 2.2, 2.3, 2.4]  # at each second step, and the end
+  losses = [3.0, 2.0, 2.1, 2.2, 2.3, 2.4]  # every second step, and at the end
   numbers_of = loop_module._numbers_of
 
   def numbers(evaluator: Evaluator, text: Text, vocab: list[str]) -> dict:
-    found = numbers_of(evaluator, text, vocab)
-    return found | {"loss": losses.pop(0)} if losses else found
+    record = numbers_of(evaluator, text, vocab)
+    return record | {"loss": losses.pop(0)} if losses else record
 
   monkeypatch.setattr(loop_module, "_numbers_of", numbers)
   run_dir = tmp_path / "run"
@@ -195,7 +195,7 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   )
   assert printed.out.count("best so far") == 2
   assert "best checkpoint: step 4, valid loss 2.0000\n" in printed.out
-  # The eval text is scored once, by the model that `auto` names.
+  # The eval text is scored once, by the model that `auto` selects.
   (scored,) = metrics(run_dir, "eval")
   assert scored["step"] == 4
   args = ["eval.py", f"--run_dir={run_dir}", "--json"]
@@ -205,7 +205,7 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
   run = open_run(run_dir)
   assert load_model(run, "auto")[1] == 4
   assert load_model(run, "latest")[1] == 11
-  # A copy without it takes the latest, and says so.
+  # Without best/, eval.py uses the latest one, and says so.
   shutil.rmtree(run_dir / "best")
   assert eval_program.main(["eval.py", f"--run_dir={run_dir}"]) == 0
   assert capsys.readouterr().err == (
@@ -215,7 +215,7 @@ def test_a_valid_loss_that_rises_is_told_and_the_best_checkpoint_taken(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_stopped_run_tells_its_latest_step(
+def test_a_stopped_run_prints_and_saves_its_last_step(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -238,7 +238,7 @@ def test_a_stopped_run_tells_its_latest_step(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_the_train_loss_is_that_of_the_steps_since_the_last_evaluation(
+def test_the_train_loss_is_the_mean_since_the_last_evaluation(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   shown = []
@@ -262,7 +262,7 @@ def test_the_train_loss_is_that_of_the_steps_since_the_last_evaluation(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_only_the_end_of_a_run_scores_the_eval_text(
+def test_the_eval_text_is_scored_only_at_the_end_of_a_run(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   args = [*train_args, "--valid_lines=30", f"--run_dir={tmp_path}"]

@@ -1,4 +1,4 @@
-"""Which settings a start has, and where they come from."""
+"""The settings of a start, and where they come from."""
 
 import pathlib
 from typing import Any
@@ -57,16 +57,16 @@ def test_auto_chooses_by_the_size_of_the_train_text(
   assert (options.recipe, options.rnn_units) == ("small", 8)
   (tmp_path / "my.txt").write_text(TEXT * 9)
   assert options_of(recipe="auto").rnn_units == 16
-  # Not of the whole corpus.
+  # By the train text, not by the whole corpus.
   assert (
     options_of(recipe="auto", eval_chars=20_000, valid_chars=9).rnn_units == 8
   )
 
 
-def test_flags_come_before_the_recipe() -> None:
+def test_flags_override_the_recipe() -> None:
   options = options_of(recipe="small", rnn_units=5, valid_chars=50)
   assert (options.rnn_units, options.epochs) == (5, 3)
-  # How the valid text is chosen is said once, by the flags.
+  # One flag that chooses the valid text replaces all of the recipe's.
   assert (options.valid_lines, options.valid_chars) == (0, 50)
 
 
@@ -86,7 +86,7 @@ def test_a_run_is_resumed_with_its_own_settings() -> None:
     prepare({"run_dir": "run", "recipe": "large"})
 
 
-def test_a_run_that_began_on_cleaned_lines_goes_on_with_them(
+def test_a_run_that_began_on_cleaned_lines_resumes_with_them(
   tmp_path: pathlib.Path,
 ) -> None:
   (tmp_path / "my.txt").write_text(TEXT.replace("9 of", "9\n\n  of"))
@@ -104,7 +104,7 @@ def test_a_run_that_began_on_cleaned_lines_goes_on_with_them(
     assert ("\n\n  " in str(new.split.train)) == raw
 
 
-def test_a_longer_training_under_a_schedule_is_a_new_run(
+def test_a_run_with_a_schedule_cannot_be_made_longer(
   tmp_path: pathlib.Path,
 ) -> None:
   begin("run", recipe="small", schedule="cosine")
@@ -117,7 +117,7 @@ def test_a_longer_training_under_a_schedule_is_a_new_run(
   assert prepare({"run_dir": "run", "epochs": 3}).options.epochs == 3
 
 
-def test_a_run_that_nobody_named_a_text_for_says_that_it_begins(
+def test_a_new_run_without_a_corpus_is_announced(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   monkeypatch.setattr(
@@ -135,17 +135,17 @@ def test_a_run_that_nobody_named_a_text_for_says_that_it_begins(
     assert capsys.readouterr().out == line
 
 
-def test_an_initial_run_gives_its_unit() -> None:
+def test_a_new_run_takes_the_unit_of_its_initial_run() -> None:
   begin("initial", unit="byte")
   assert options_of(init_from="initial").unit == "byte"
 
 
-def test_an_initial_run_gives_its_sizes() -> None:
+def test_a_new_run_takes_the_sizes_of_its_initial_run() -> None:
   begin("initial", rnn_units=24, num_layers=2, dropout_rate=0.3)
   options = options_of(init_from="initial", recipe="small")
   assert (options.rnn_units, options.num_layers) == (24, 2)
   assert (options.epochs, options.dropout_rate) == (3, 0.0)
-  # A start refuses this, by name.
+  # A flag wins here; the start refuses it later.
   assert options_of(init_from="initial", rnn_units=9).rnn_units == 9
 
 
@@ -162,13 +162,13 @@ def test_auto_fine_tunes_an_initial_model_on_a_small_text(
   assert (options.recipe, options.rnn_units) == ("small", 24)
 
 
-def test_more_epochs_go_beyond_the_largest_step() -> None:
+def test_more_epochs_drop_max_steps() -> None:
   begin("run", max_steps=3, epochs=2)
   assert prepare({"run_dir": "run", "epochs": 2}).options.max_steps == 3
   assert prepare({"run_dir": "run", "epochs": 4}).options.max_steps == 0
 
 
-def test_a_corpus_that_was_moved_is_asked_for(tmp_path: pathlib.Path) -> None:
+def test_a_resume_asks_for_a_moved_corpus(tmp_path: pathlib.Path) -> None:
   begin("run")
   (tmp_path / "my.txt").rename(tmp_path / "moved.txt")
   with pytest.raises(InputError, match=r"config.json.*give --corpus"):
@@ -204,7 +204,7 @@ def test_the_recipes_of_auto_read_and_split_a_text_alike(
   assert set(splits) == {(True, -1, 0, 0, 0)}
 
 
-def test_what_has_no_meaning_beside_the_flags_is_left_out(
+def test_flags_remove_dependent_settings_of_a_recipe(
   tmp_path: pathlib.Path,
 ) -> None:
   cosine = "--schedule=cosine\n--warmup_steps=5\n"
@@ -214,13 +214,15 @@ def test_what_has_no_meaning_beside_the_flags_is_left_out(
   assert (options.warmup_steps, options.reset_rate) == (0, 0.0)
 
 
-def test_a_recipe_that_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
+def test_the_refusal_of_a_malformed_recipe_names_its_file(
+  tmp_path: pathlib.Path,
+) -> None:
   (tmp_path / "recipes" / "mine.flags").write_text("--epochs=2x\n")
   with pytest.raises(InputError, match=r"mine\.flags: .*epochs"):
     options_of(recipe="mine")
 
 
-def test_the_command_for_another_recipe_keeps_the_split() -> None:
+def test_the_suggested_command_for_another_recipe_keeps_the_split() -> None:
   begin("a run", eval_chars=200, recipe="small")
   with pytest.raises(InputError, match=r"'--init_from=a run' .*eval_chars=200"):
     prepare({"run_dir": "a run", "recipe": "large"})

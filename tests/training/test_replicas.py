@@ -1,4 +1,4 @@
-"""Replicas that compute something else are found before it does harm."""
+"""Replicas with wrong sums or different weights are detected in time."""
 
 import pathlib
 import signal
@@ -25,7 +25,7 @@ _DEVICES = ["CPU:0", "CPU:1"]
 
 
 class _Faulty(tf.distribute.ReductionToOneDevice):
-  """A sum over replicas that does something to each result."""
+  """A sum over replicas with a fault in each result."""
 
   def __init__(self, fault: Callable[..., Any]) -> None:
     super().__init__()
@@ -48,7 +48,7 @@ def _map(change: Callable[[int, tf.Tensor], tf.Tensor], result: Any) -> Any:
 
 
 def _corrupts(value: Any, result: Any) -> Any:
-  """One more in the last number of each sum, on one device."""
+  """Adds 1 to the last number of each sum, on one device."""
 
   def change(number: int, copy: tf.Tensor) -> tf.Tensor:
     if not number:
@@ -60,7 +60,7 @@ def _corrupts(value: Any, result: Any) -> Any:
 
 
 def _sums_nothing(value: Any, result: Any) -> Any:
-  """Each device keeps its own share."""
+  """Leaves each device its own addend."""
   return _map(lambda i, copy: tf.identity(value.values[i]), result)
 
 
@@ -89,7 +89,9 @@ def _replicas(fault: Callable[..., Any]) -> tuple[Replicas, Trainer]:
 
 
 @pytest.mark.parametrize("fault", [_corrupts, _sums_nothing])
-def test_a_wrong_sum_is_refused(fault: Callable[..., Any]) -> None:
+def test_a_wrong_sum_over_replicas_is_refused(
+  fault: Callable[..., Any],
+) -> None:
   replicas, _ = _replicas(fault)
   with pytest.raises(InputError, match=r"wrong sum.* CPU:0, CPU:1") as error:
     replicas.check_start()
@@ -105,7 +107,7 @@ def test_a_wrong_sum_over_workers_is_refused(
   cluster = Cluster(tf.distribute.get_strategy(), ["a:1", "b:1"])
   monkeypatch.setattr(cluster, "sum", lambda xs: [factor * x for x in xs])
   with pytest.raises(HungError, match="wrong: set NCCL_P2P_DISABLE=1"):
-    cluster.of_chief(7)
+    cluster.broadcast(7)
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_right_sums_and_equal_weights_pass() -> None:
 
 
 @pytest.mark.usefixtures("on_gpus")
-def test_a_sum_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_sum_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
   replicas, _ = _replicas(_hangs)
   with pytest.raises(HungError, match="CPU:0, CPU:1 did not come") as error:
@@ -133,7 +135,7 @@ def test_a_sum_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_gpus")
-def test_a_sum_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_sum_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
   replicas, _ = _replicas(_right)
 
   def fail(offset: float) -> None:
@@ -144,11 +146,11 @@ def test_a_sum_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     replicas.check_start()
 
 
-# The lowest bit, and the sign, in which 0.0 and -0.0 differ.
+# The lowest bit, and the sign bit, in which 0.0 and -0.0 differ.
 @pytest.mark.parametrize(
   ("of", "bits"), [("model", 1), ("optimizer", -(2**31))]
 )
-def test_one_bit_of_one_number_is_found(of: str, bits: int) -> None:
+def test_a_single_differing_bit_is_detected(of: str, bits: int) -> None:
   replicas, trainer = _replicas(_right)
   _flip(getattr(trainer, of), bits)
   with pytest.raises(InputError, match="CPU:1 begins with other values"):
@@ -160,7 +162,7 @@ def test_one_bit_of_one_number_is_found(of: str, bits: int) -> None:
   assert "NCCL_P2P_DISABLE=1" in str(error.value)
 
 
-def test_any_bit_changes_the_checksum() -> None:
+def test_every_bit_changes_the_checksum() -> None:
   rng = np.random.default_rng(0)
   for dtype, of_bits in (
     (tf.float32, np.uint32),
@@ -175,12 +177,12 @@ def test_any_bit_changes_the_checksum() -> None:
       numbers = tf.bitcast(tf.constant(bits), dtype)
       return int(replicas_module._checksum(numbers, seed=1))
 
-    found = {checksum(bits), checksum(np.roll(bits, 1)), checksum(bits[::-1])}
+    sums = {checksum(bits), checksum(np.roll(bits, 1)), checksum(bits[::-1])}
     for bit in range(width):
       changed = bits.copy()
       changed[bit % 3, bit % 5] ^= of_bits(1 << bit)
-      found.add(checksum(changed))
-    assert len(found) == 3 + width
+      sums.add(checksum(changed))
+    assert len(sums) == 3 + width
 
 
 def _flip(of: Any, bits: int = 1) -> None:
@@ -192,7 +194,7 @@ def _flip(of: Any, bits: int = 1) -> None:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_replicas_that_drift_apart_are_not_saved(
+def test_replicas_that_diverge_from_each_other_are_not_saved(
   stopped: bool,
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -223,7 +225,7 @@ def test_replicas_that_drift_apart_are_not_saved(
   assert not metrics(run_dir, "eval")
 
 
-def test_a_loss_that_is_not_finite_on_gpus_names_their_connection(
+def test_on_gpus_a_loss_that_is_not_finite_also_suggests_a_remedy_for_nccl(
   request: pytest.FixtureRequest,
 ) -> None:
   _, trainer = _replicas(_right)

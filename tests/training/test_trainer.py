@@ -26,7 +26,7 @@ VOCAB_SIZE = 12
 def record(
   one: Trainer, num_steps: int, every: int = 1
 ) -> list[tuple[int, TrainMetrics]]:
-  """Trains, and takes the metrics at each multiple of a period."""
+  """Trains; takes the metrics at each multiple of a period, and at the end."""
   records = []
   while one.step < num_steps:
     one.train(min((one.step // every + 1) * every, num_steps))
@@ -38,7 +38,7 @@ def record(
 def few_windows(monkeypatch: pytest.MonkeyPatch) -> int:
   """Turns off XLA, which takes seconds to compile a step.
 
-  Returns the most windows for which it is turned on.
+  Returns the largest number of windows for which XLA is on otherwise.
   """
   most = trainer_module.FEW_WINDOWS_FOR_XLA
   monkeypatch.setattr(trainer_module, "FEW_WINDOWS_FOR_XLA", 0)
@@ -53,7 +53,7 @@ def strategy(num_replicas: int) -> tf.distribute.Strategy:
 # A `Config` is frozen, so that the calls can share one.
 def batches(config: Config = Config()) -> Batches:  # noqa: B008
   ids = np.random.default_rng(0).integers(2, VOCAB_SIZE, 2000, np.uint8)
-  # Each third character repeats the one before: something to learn.
+  # Every third character repeats the one before, so that a model can learn.
   ids[2::3] = ids[1::3][: len(ids[2::3])]
   sizes = {"seq_length": 9, "batch_size": 8, "seed": 4}
   return build_batches(ids, dataclasses.replace(config, **sizes))
@@ -71,7 +71,7 @@ def weights(trainer: Trainer) -> list[np.ndarray]:
   return trainer.model.get_weights()
 
 
-# All that a step can do.
+# All options of a step.
 EVERYTHING = {
   "num_layers": 2,
   "dropout_rate": 0.2,
@@ -123,7 +123,7 @@ def _assert_replicas_hold_the_same_weights(
       np.testing.assert_array_equal(copies[0], copy)
 
 
-def test_steps_and_checkpoints_are_those_of_keras(
+def test_steps_and_checkpoints_equal_those_of_keras(
   tmp_path: pathlib.Path,
 ) -> None:
   one = trainer(weight_decay=0.1, learning_rate=0.01)
@@ -138,17 +138,17 @@ def test_steps_and_checkpoints_are_those_of_keras(
     with tf.GradientTape() as tape:
       value = loss(windows[:, 1:], theirs(windows[:, :-1]))
     gradients = tape.gradient(value, theirs.trainable_variables)
-    # Sums: Keras' Adam squares each row of a sparse gradient by itself.
+    # Dense: Keras' Adam squares each row of a sparse gradient separately.
     gradients = [tf.convert_to_tensor(g) for g in gradients]
     optimizer.apply(gradients, theirs.trainable_variables)
-  # The means of the gradients too: weights alone would forgive their scale.
+  # Also the means of the gradients, since Adam's weights ignore their scale.
   for mine, other in zip(
     [*one.model.trainable_variables, *one.optimizer.variables],
     [*theirs.trainable_variables, *optimizer.variables],
     strict=True,
   ):
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
-  # Runs that Keras' Adam trained are resumed.
+  # A run trained with Keras' Adam can be resumed.
   path = str(tmp_path / "ckpt")
   saved = tf.train.Checkpoint(model=theirs, optimizer=optimizer).write(path)
   new = trainer(2, weight_decay=0.1, learning_rate=0.01)
@@ -168,7 +168,7 @@ def test_steps_and_checkpoints_are_those_of_keras(
   # none is split into halves. The momentum rises until step 300.
   [(16, 0.0, 150), (5, 0.5, 299)],
 )
-def test_muon_is_that_of_keras_on_each_part(
+def test_muon_equals_that_of_keras_on_each_part(
   units: int, weight_decay: float, start: int
 ) -> None:
   options = {"weight_decay": weight_decay, "learning_rate": 0.01}
@@ -181,7 +181,7 @@ def test_muon_is_that_of_keras_on_each_part(
   kernels = [v for v in kernels if "bias" not in v.path]
   assert len(kernels) == 4
   others = [v for v in variables if all(v is not k for k in kernels)]
-  even = units % 2 == 0  # then square gates are cut into halves
+  even = units % 2 == 0  # square gates are then split into halves
   nums = [6 if even and k.shape[0] == units else 3 for k in kernels]
   parts = [
     [keras.Variable(part) for part in np.split(kernel.numpy(), num, axis=1)]
@@ -218,7 +218,7 @@ def test_muon_is_that_of_keras_on_each_part(
 def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
   updates = []
   for precision in ("float32", "bfloat16"):
-    # At this rate the weights of before are lost in the update's rounding.
+    # At this learning rate, the update rounds away the initial weights.
     options = {"precision": precision, "learning_rate": 1e4}
     one = trainer(1, optimizer="muon", rnn_units=96, **options)
     variables = one.model.trainable_variables
@@ -235,14 +235,14 @@ def test_muon_in_bfloat16_takes_nearly_the_same_step() -> None:
     assert 2**-9 < error < 2**-4
 
 
-def test_a_carried_state_is_that_of_the_text_before() -> None:
-  # No learning: the model stays the one that is asked for the losses.
+def test_a_carried_state_comes_from_the_text_before() -> None:
+  # No learning, so that the model keeps its weights.
   one = trainer(carry_state=True, learning_rate=1e-30)
   steps_per_epoch = one.batches.steps_per_epoch
   states = None
   for step, metrics in record(one, steps_per_epoch + 2):
     if step - 1 == steps_per_epoch:
-      states = None  # the next epoch starts elsewhere in the text
+      states = None  # in a new epoch, rows start elsewhere in the text
     windows = one.batches.batch(step - 1).astype(np.int32)
     log_probs, states = one.model(windows[:, :-1], states, return_state=True)
     nats = -tf.gather(log_probs, windows[:, 1:], batch_dims=2)
@@ -250,28 +250,29 @@ def test_a_carried_state_is_that_of_the_text_before() -> None:
   np.testing.assert_allclose(one.train_state.states, states, atol=1e-6)
 
 
-def test_a_share_of_the_carried_rows_starts_from_zero() -> None:
+def test_a_share_of_the_carried_states_is_reset() -> None:
   one = trainer(1, carry_state=True, reset_rate=0.3, num_layers=2)
   states = tf.ones([2, 8, 16])
   zeros = []
   for step in range(300):
-    left = one._carried.before(states, tf.constant([4, step], tf.int64))
-    left = one.model.pack(left)
-    sums = tf.reduce_sum(left, axis=[0, 2]).numpy()  # over both layers
+    seed = tf.constant([4, step], tf.int64)
+    start = one._carried.initial_or_carried(states, seed)
+    start = one.model.pack(start)
+    sums = tf.reduce_sum(start, axis=[0, 2]).numpy()  # over both layers
     assert set(sums) <= {0.0, 32.0}
-    if step % one.batches.steps_per_epoch == 0:  # where all of them do
+    if step % one.batches.steps_per_epoch == 0:  # where all are reset
       assert not sums.any()
     else:
       zeros.append(sums == 0)
   shares = np.mean(zeros, axis=0)
   assert ((shares > 0.2) & (shares < 0.4)).all()
-  # Neither rows nor steps start together: each is drawn alone.
+  # Rows and steps are drawn independently.
   together = np.corrcoef(np.transpose(zeros)) - np.eye(8)
   assert np.abs(together).max() < 0.3
   assert abs(np.corrcoef(np.ravel(zeros[1:]), np.ravel(zeros[:-1]))[0, 1]) < 0.1
 
 
-def test_weight_decay_shrinks_all_but_biases() -> None:
+def test_weight_decay_skips_only_biases() -> None:
   one = trainer(1, weight_decay=0.5, learning_rate=0.01)
   one.model.set_weights([np.ones_like(array) for array in weights(one)])
   variables = one.model.trainable_variables
@@ -299,8 +300,8 @@ def test_initial_weights_are_kept_and_new_characters_added() -> None:
     np.testing.assert_array_equal(new[rest], fresh[rest])
 
 
-def test_dropout_is_another_one_in_each_step() -> None:
-  # No learning, and a batch of all the windows there are.
+def test_each_step_has_new_dropout_masks() -> None:
+  # No learning, and each batch has all windows of the text.
   sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
   config = Config(
     **sizes, batch_size=200, learning_rate=1e-30, dropout_rate=0.5
@@ -312,7 +313,7 @@ def test_dropout_is_another_one_in_each_step() -> None:
   assert np.abs(np.diff(losses)).min() > 1e-5
 
 
-def test_means_are_those_of_the_steps() -> None:
+def test_metrics_are_means_over_their_steps() -> None:
   one, by_step = trainer(learning_rate=0.01), trainer(learning_rate=0.01)
   of_steps = [metrics for _, metrics in record(by_step, 14)]
   losses = [metrics.loss for metrics in of_steps]
@@ -327,7 +328,7 @@ def test_means_are_those_of_the_steps() -> None:
       np.mean(norms[part]), abs=1e-6
     )
     assert metrics.learning_rate == pytest.approx(0.01)
-  # What a call returns is the mean of its own steps alone.
+  # A call returns the mean of its own steps only.
   for first, last in ((7, 10), (10, 14)):
     loss, _ = one.take_steps(last - first)
     assert loss == pytest.approx(np.mean(losses[first:last]), abs=1e-6)
@@ -345,7 +346,7 @@ def test_clipping_scales_the_update_by_the_global_norm() -> None:
   assert metrics.loss == pytest.approx(float(loss), abs=1e-6)
   norm = float(tf.linalg.global_norm(gradients))
   assert metrics.gradient_norm == pytest.approx(norm, abs=1e-6)
-  # Adam's mean of the gradient has seen a tenth of the only one.
+  # After one step, Adam's mean is a tenth of the clipped gradient.
   means = [v.numpy() for v in one.optimizer.variables if "momentum" in v.path]
   assert len(means) == len(weights(one))
   clipped = 10 * np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in means))
@@ -381,7 +382,7 @@ def test_a_schedule_rises_and_falls_to_zero(
 
 
 @pytest.mark.parametrize("layer", ["gru", "lstm"])
-def test_a_restored_run_goes_on_as_if_never_stopped(
+def test_a_restored_run_continues_as_if_never_stopped(
   layer: str, tmp_path: pathlib.Path
 ) -> None:
   def objects(one: Trainer) -> dict[str, object]:
@@ -410,13 +411,13 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     strict=True,
   ):
     np.testing.assert_array_equal(mine, other)
-  # What is handed over at step 10 spans steps from before and after the stop.
+  # The metrics at step 10 are of steps before and after the stop.
   assert [(s, r.loss, r.gradient_norm) for s, r in whole] == [
     (s, r.loss, r.gradient_norm) for s, r in rest
   ]
 
 
-def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
+def test_a_call_takes_about_a_second_and_at_most_100_steps(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   def clock(seconds_per_call: float) -> types.SimpleNamespace:
@@ -438,18 +439,18 @@ def test_a_call_takes_the_steps_of_a_second_and_at_most_100(
   assert one.take_metrics().characters_per_second == 72 * 200 / 4
   assert calls(one, 400) == [300, 400]
   assert one.take_metrics().characters_per_second == 72 * 200 / 1
-  # One step at least, however long it takes.
+  # At least one step, however long it takes.
   seconds_per_call = 200.0
   monkeypatch.setattr("charlm.training.trainer.time", clock(200.0))
   assert calls(one, 503) == [500, 501, 502, 503]
-  # Whatever their number.
+  # All numbers of steps share one trace.
   assert one._compiled.experimental_get_tracing_count() == 1
 
 
 def test_a_loss_that_is_not_finite_names_its_step() -> None:
   config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
   ids = np.full(800, 2, np.uint8)
-  # One character of its own, in a window that only one replica reads.
+  # A character that occurs once, in the window of a single replica.
   ids[404] = 3
   one = build_trainer(
     config, VOCAB_SIZE, Batches(ids, 9, 8), strategy(2), gru="keras"
@@ -459,8 +460,8 @@ def test_a_loss_that_is_not_finite_names_its_step() -> None:
   poison[3] = float("nan")
   embeddings.assign(embeddings + poison)
   (step,) = (i + 1 for i in range(10) if 3 in one.batches.batch(i)[:, :-1])
-  words = rf"step {step} \(batch {step} of ep.*--learning_rate"
-  with pytest.raises(DivergedError, match=words):
+  message = rf"step {step} \(batch {step} of ep.*--learning_rate"
+  with pytest.raises(DivergedError, match=message):
     one.train(10)
 
 
@@ -469,10 +470,10 @@ def test_xla_trains_the_same_model_on_each_replica(
   layer: str,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  # Dropout, too: equal masks.
+  # With dropout, whose masks must be equal.
   options = EVERYTHING | {"num_layers": 1, "layer": layer}
   results = []
-  for xla in (True, False):  # as on a GPU, and not
+  for xla in (True, False):
     monkeypatch.setattr(
       trainer_module, "xla_compiles_steps", lambda *_, xla=xla: xla
     )
@@ -500,7 +501,7 @@ def test_xla_trains_the_same_model_on_each_replica(
     ((1, 2**16, "float32", 0.0), "GPU", "", True),
   ],
 )
-def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
+def test_few_windows_or_many_units_get_one_replica_on_a_cpu(
   sizes: tuple[int, int, str, float],
   kind: str,
   reason: str,
@@ -513,9 +514,9 @@ def test_one_replica_is_for_few_windows_or_many_units_on_a_cpu(
   names = ("batch_size", "rnn_units", "precision", "dropout_rate")
   config = Config(**dict(zip(names, sizes, strict=True)))
   assert reason_for_one_replica(config, "auto") == reason
-  # Nothing compiles Keras' layer.
-  fewest = reason if not xla else ""
-  assert reason_for_one_replica(config, "keras") == fewest
+  # XLA does not compile Keras' layer.
+  for_keras = reason if not xla else ""
+  assert reason_for_one_replica(config, "keras") == for_keras
   assert trainer_module.xla_compiles_steps(config, 1) is xla
 
 
