@@ -78,27 +78,27 @@ class Config(Options):
   )
   eval_lines: int = option(
     0,
-    "number of last lines held out as the eval text; 0: a tenth of the lines, "
-    "at most 1,000",
+    "lines at the end held out as the eval text; 0: a tenth of the lines, at "
+    "most 1,000",
     between(0),
   )
   # Not 1: a single character leaves nothing to predict.
   eval_chars: int = option(
     0,
-    "number of last characters held out as the eval text; 0: use --eval_lines",
+    "characters at the end held out as the eval text; 0: use --eval_lines",
     Allowed(lambda value: value == 0 or value > 1, "0, or at least 2"),
   )
   valid_lines: int = option(
     0,
-    "number of lines before the eval text held out as the valid text, which "
-    "chooses the best checkpoint; -1: half the size of the eval text; 0: no "
-    "valid text, so that the eval text chooses the best checkpoint",
+    "lines before the eval text held out as the valid text, which chooses the "
+    "best checkpoint; -1: half the size of the eval text; 0: no valid text, so "
+    "that the eval text chooses the best checkpoint",
     between(-1),
   )
   valid_chars: int = option(
     0,
-    "number of characters before the eval text held out as the valid text; 0: "
-    "use --valid_lines",
+    "characters before the eval text held out as the valid text; 0: use "
+    "--valid_lines",
     Allowed(lambda value: value == 0 or value > 1, "0, or at least 2"),
   )
   eval_corpus: str = option(
@@ -128,7 +128,7 @@ class Config(Options):
     Allowed(str.isidentifier, "the name of a layer"),
   )
   rnn_units: int = option(
-    512, "number of units of each recurrent layer", between(1, 2**16)
+    512, "units of each recurrent layer", between(1, 2**16)
   )
   num_layers: int = option(1, "number of recurrent layers", between(1, 100))
   dropout_rate: float = option(
@@ -219,12 +219,12 @@ class Config(Options):
     super().__post_init__()
     if self.warmup_steps and self.schedule == "constant":
       raise InputError(
-        "warmup_steps needs a schedule: add --schedule=cosine or linear, or "
-        "give --warmup_steps=0"
+        "warmup_steps needs a schedule: give --schedule=cosine or linear, or "
+        "--warmup_steps=0"
       )
     if self.reset_rate and not self.carry_state:
       raise InputError(
-        "reset_rate needs a state to reset: add --carry_state, or give "
+        "reset_rate needs a state to reset: give --carry_state, or "
         "--reset_rate=0"
       )
     # A second reader would find standard input empty.
@@ -234,7 +234,7 @@ class Config(Options):
         "standard input can be read only once: give - for one text only"
       )
     if self.skip_bad and not self.field:
-      raise InputError("skip_bad has no effect without a field: add --field")
+      raise InputError("skip_bad has no effect without a field: give --field")
     only_characters = self.field or self.lowercase or self.min_count > 1
     if self.unit == "byte" and only_characters:
       raise InputError(

@@ -96,9 +96,9 @@ def _first_places(wanted: np.ndarray, searched: Text) -> np.ndarray:
     # Without the last hash, so that each result is a valid index.
     nearest = np.searchsorted(wanted[:-1], hashes)
     hits = np.flatnonzero(wanted[nearest] == hashes)
-    found, first = np.unique(nearest[hits], return_index=True)
-    new = places[found] < 0
-    places[found[new]] = start + hits[first[new]]
+    matched, first = np.unique(nearest[hits], return_index=True)
+    new = places[matched] < 0
+    places[matched[new]] = start + hits[first[new]]
   return places
 
 

@@ -19,7 +19,7 @@ _CUDA_12 = 12000  # in the driver's format
 _DRIVER = "install NVIDIA's driver, 525 or later"
 # TensorFlow's compute_90 is PTX 8.5, which older drivers cannot compile.
 _PTX = 12050
-# Those of TensorFlow 2.21, for versions that do not list theirs.
+# The targets of TensorFlow 2.21, for versions that do not list theirs.
 _BUILT_FOR = ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")
 # The first version of cuDNN that requires compute capability 7.5.
 _CUDNN_FOR_TURING, _TURING = (9, 11), (7, 5)
@@ -185,14 +185,14 @@ def versions(build_info: Mapping[str, str]) -> dict[str, str]:
   If a library's wheel is not installed, uses the version in TensorFlow's build
   information.
   """
-  found = {"driver": _driver_version()}
+  installed = {"driver": _driver_version()}
   for name, (wheel, field) in _WHEELS.items():
     try:
-      found[name] = importlib.metadata.version(wheel)
+      installed[name] = importlib.metadata.version(wheel)
     except importlib.metadata.PackageNotFoundError:
       built = build_info.get(field)
-      found[name] = f"{built} or later" if built else "unknown"
-  return found
+      installed[name] = f"{built} or later" if built else "unknown"
+  return installed
 
 
 def _driver_version() -> str:

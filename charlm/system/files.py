@@ -96,8 +96,8 @@ def moved_when_whole(path: Path) -> Iterator[str]:
 
 def refuse_pattern(path: str | os.PathLike[str]) -> None:
   """Raises InputError: TensorFlow would read the path as a glob pattern."""
-  if found := _GLOB_CHARACTERS.intersection(os.fspath(path)):
+  if special := _GLOB_CHARACTERS.intersection(os.fspath(path)):
     raise InputError(
-      f"{os.fspath(path)}: TensorFlow reads {' '.join(sorted(found))} as a "
+      f"{os.fspath(path)}: TensorFlow reads {' '.join(sorted(special))} as a "
       "glob pattern: rename the folder"
     )
