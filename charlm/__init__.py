@@ -1,7 +1,7 @@
 """Character-level language models in TensorFlow 2.
 
-The public names, loaded on first use so that importing charlm is instant; type
-checkers find them in `__init__.pyi`.
+The public names are loaded on first use, so that importing charlm is instant.
+`__init__.pyi` declares them for type checkers.
 """
 
 import importlib
@@ -9,11 +9,11 @@ import os
 import sys
 from typing import Any
 
-# XLA reads this when it first compiles. By default it computes with vectors of
-# 256 bits, even on CPUs that have 512.
+# XLA reads this on its first compilation. By default it uses 256-bit vectors,
+# even on CPUs with AVX-512.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
 os.environ["KERAS_BACKEND"] = "tensorflow"  # before Keras is imported
-# Errors are raised, too. TensorFlow reads this when it is imported.
+# Hides TensorFlow's log: errors are also raised. Read when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _MODULE_OF = {
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'charlm' has no attribute {name!r}")
   module = f"charlm.{_MODULE_OF[name]}"
   if module not in sys.modules:
-    # A notebook's own objects may become garbage.
+    # Freezing would also exempt a notebook's own objects from collection.
     process = importlib.import_module("charlm.system.process")
     process.import_quietly(module, keep=False)
   return getattr(sys.modules[module], name)

@@ -1,4 +1,4 @@
-"""The public names and their types; `__init__.py` loads them on first use."""
+"""Declares the public names, which `__init__.py` loads on first use."""
 
 from charlm.config import Config as Config
 from charlm.data.batches import split_input_target as split_input_target

@@ -1,4 +1,4 @@
-"""The errors that end a program with one line and a code of their own."""
+"""Errors that end a program with one line on stderr and an exit code."""
 
 from typing import Any
 
@@ -6,34 +6,33 @@ import numpy as np
 
 
 def all_finite(*values: Any) -> bool:
-  """Tells whether numbers are finite: else the model has diverged."""
+  """Returns whether all values are finite; if not, training has diverged."""
   return all(np.isfinite(value).all() for value in values)
 
 
 class InputError(ValueError):
-  """Bad input: the message names the remedy, in one line for a terminal."""
+  """Invalid input; the message is one line and names the remedy."""
 
-  # Not 1, with which Python ends after a traceback: that is a fault of charlm.
+  # Python exits with 1 after a traceback, which means a bug in charlm.
   exit_code = 2
 
 
 class DivergedError(ArithmeticError):
-  """The loss or the gradient is not finite, or the replicas differ."""
+  """The loss or the gradient is not finite, or the replicas disagree."""
 
   exit_code = 3
 
 
 class LostRunError(RuntimeError):
-  """A training cannot save, or lost a worker; what is saved is whole."""
+  """Training cannot save, or lost a worker; saved checkpoints are intact."""
 
   exit_code = 4
 
 
 class HungError(RuntimeError):
-  """GPUs do not answer, or answer with garbage: nothing can be agreed on.
+  """GPUs hang or return garbage, so the processes cannot coordinate.
 
-  A program has to end by `os._exit`: the interpreter would wait for a call that
-  does not end.
+  Exit with `os._exit`: a normal exit would wait for the hanging call.
   """
 
   exit_code = 2

@@ -172,8 +172,8 @@ class LoadedModel:
     name = "the text"
     if not isinstance(text, Text):
       name = repr(text)
-      pieces = read_string(self.config, text)
-      text = encode_text(pieces, self.config.encoding).text
+      chunks = read_string(self.config, text)
+      text = encode_text(chunks, self.config.encoding).text
     refuse_short(text, name)
     score, _ = score_text(self._evaluator, self.vocabulary, text)
     return score

@@ -14,7 +14,7 @@ SHA256 = "0" * 64
 OF_FILES = ("2" * 64, "3" * 64, "4" * 64)
 
 
-def test_a_field_that_is_missing_is_its_default() -> None:
+def test_a_missing_field_has_its_default() -> None:
   experiment = Experiment(Config(rnn_units=7), SHA256, *OF_FILES)
   fields = json.loads(experiment.to_json())
   del fields["seed"], fields["epochs"]
@@ -32,7 +32,7 @@ def test_a_field_that_is_missing_is_its_default() -> None:
     ({"corpus_sha256": None}, "corpus_sha256"),
   ],
 )
-def test_other_json_is_refused_naming_the_field(
+def test_invalid_json_is_refused_and_the_field_named(
   change: dict, message: str
 ) -> None:
   fields = (
@@ -44,7 +44,7 @@ def test_other_json_is_refused_naming_the_field(
 
 
 @pytest.mark.parametrize("value", [[], 3, None])
-def test_what_is_no_object_is_refused(value: object) -> None:
+def test_json_that_is_not_an_object_is_refused(value: object) -> None:
   with pytest.raises(InputError, match="JSON"):
     Experiment.from_json(value)
 
@@ -74,7 +74,7 @@ def test_impossible_values_are_refused(change: dict) -> None:
     Config(**change)
 
 
-def test_identity_leaves_out_corpus_path_and_epochs() -> None:
+def test_a_run_may_change_its_corpus_path_and_epochs() -> None:
   one = Experiment(Config(), SHA256, *OF_FILES)
   assert (
     one.changes(Experiment(Config(corpus="x", epochs=99), SHA256, *OF_FILES))
@@ -96,7 +96,7 @@ def test_identity_leaves_out_corpus_path_and_epochs() -> None:
 
 
 @pytest.mark.parametrize("name", ["eval_corpus", "valid_corpus"])
-def test_an_eval_file_may_be_moved_but_not_left_out(name: str) -> None:
+def test_a_run_may_move_its_eval_file_but_not_drop_it(name: str) -> None:
   without, one, other = (
     Experiment(Config(**{name: path}), SHA256, *OF_FILES)
     for path in ("", "a.txt", "b.txt")
@@ -106,13 +106,13 @@ def test_an_eval_file_may_be_moved_but_not_left_out(name: str) -> None:
   assert without.changes(one) == [f"{name} ( before, a.txt now)"]
 
 
-def test_a_schedule_makes_epochs_part_of_the_identity() -> None:
+def test_with_a_schedule_a_run_may_not_change_its_epochs() -> None:
   one = Experiment(Config(schedule="cosine"), SHA256, *OF_FILES)
   other = Experiment(Config(schedule="cosine", epochs=11), SHA256, *OF_FILES)
   assert one.changes(other) == ["epochs (10 before, 11 now)"]
 
 
-def test_a_setting_is_all_but_the_seed_and_where_texts_are() -> None:
+def test_a_setting_excludes_the_seed_and_the_paths_of_texts() -> None:
   config = Config(eval_corpus="a.txt")
   one = Experiment(config, SHA256, *OF_FILES).setting
 

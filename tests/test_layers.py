@@ -1,4 +1,4 @@
-"""The rules of the house that a reader of one file cannot see."""
+"""Rules for imports that span several files."""
 
 import ast
 import pathlib
@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers import ROOT
 
-# Folders and modules of the package: each imports from the rows before its own.
+# Components of the package. Each imports only from earlier rows.
 ROWS = [
   {"errors"},
   {"options"},
@@ -22,7 +22,7 @@ MODULES = sorted((ROOT / "charlm").rglob("*.py"))
 
 
 def _component(path: str) -> str:
-  """Returns the first name below the package in `charlm/name/module.py`."""
+  """Returns `name` for `charlm/name/module.py` or `charlm/name.py`."""
   return path.split("/")[1].removesuffix(".py")
 
 
@@ -40,7 +40,7 @@ def _imports(path: pathlib.Path) -> set[str]:
 @pytest.mark.parametrize(
   "path", MODULES, ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_a_component_imports_from_the_rows_before_its_own(
+def test_a_component_imports_only_from_earlier_rows(
   path: pathlib.Path,
 ) -> None:
   component = _component(str(path.relative_to(ROOT)))
@@ -59,7 +59,7 @@ def test_a_component_imports_from_the_rows_before_its_own(
   assert ours <= allowed
 
 
-def test_the_trainer_knows_neither_disk_nor_evaluation() -> None:
+def test_the_trainer_imports_neither_file_access_nor_evaluation() -> None:
   imported = _imports(ROOT / "charlm" / "training" / "trainer.py")
   components = {name.split(".")[1] for name in imported if "charlm." in name}
   assert not components & {"evaluation", "runs"}
@@ -67,7 +67,7 @@ def test_the_trainer_knows_neither_disk_nor_evaluation() -> None:
   assert not modules & {"os", "pathlib", "io", "shutil", "tempfile"}
 
 
-def test_what_checks_the_flags_imports_no_tensorflow() -> None:
+def test_importing_the_programs_does_not_import_tensorflow() -> None:
   code = (
     "import sys, train, eval, sample, report, export\n"
     "slow = {'tensorflow', 'keras'} & set(sys.modules)\n"

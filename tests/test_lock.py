@@ -1,4 +1,4 @@
-"""make installs the lock of CUDA's libraries where there is a driver."""
+"""make installs the locked CUDA libraries if there is a driver."""
 
 import os
 import pathlib
@@ -12,10 +12,10 @@ from helpers import ROOT
 
 @pytest.mark.skipif(
   (sys.platform, platform.machine()) != ("linux", "x86_64"),
-  reason="TensorFlow has no code for GPUs there",
+  reason="TensorFlow has no GPU code for this platform",
 )
 @pytest.mark.parametrize("target", ["train", "bench"])
-def test_a_changed_lock_of_cuda_is_installed_where_a_driver_is(
+def test_make_installs_a_changed_cuda_lock_if_there_is_a_driver(
   target: str, tmp_path: pathlib.Path
 ) -> None:
   (tmp_path / "nvidia-smi").touch(mode=0o755)

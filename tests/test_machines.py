@@ -1,4 +1,4 @@
-"""The scripts of docs/machines.md."""
+"""The scripts in docs/machines.md."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ def _blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("index", ["0", "1"])
-def test_each_pod_of_kubernetes_has_its_place(
+def test_each_kubernetes_pod_has_its_worker_index(
   index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   (script,) = (block for block in _blocks("sh") if "charlm-0" in block)
@@ -34,7 +34,7 @@ def test_each_pod_of_kubernetes_has_its_place(
   assert find_workers() == (addresses, int(index))
 
 
-def test_the_config_by_hand_names_two_hosts(
+def test_the_example_tf_config_names_two_hosts(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   (line,) = re.findall(r"TF_CONFIG='([^']*\"host1[^']*)'", _TEXT)
@@ -54,7 +54,7 @@ def test_the_config_by_hand_names_two_hosts(
     (4, 20, False),
   ],
 )
-def test_the_job_goes_on_after_a_stop_and_a_loss(
+def test_the_slurm_job_is_requeued_after_a_stop_or_a_lost_worker(
   exit_code: int, restarts: int, requeued: bool, tmp_path: pathlib.Path
 ) -> None:
   (script,) = (block for block in _blocks("sh") if "SBATCH" in block)

@@ -19,7 +19,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   tmp_path = tmp_path_factory.mktemp("wheel")
   command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
   command.append("--no-build-isolation")
-  # From a copy, since a build folder from before would go into the wheel.
+  # From a copy, since an old build folder would go into the wheel.
   for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
     shutil.copy(ROOT / name, tmp_path)
   ignored = shutil.ignore_patterns("__pycache__")
@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.release
-def test_the_wheel_holds_the_package_alone(wheel: pathlib.Path) -> None:
+def test_the_wheel_contains_only_the_package(wheel: pathlib.Path) -> None:
   with zipfile.ZipFile(wheel) as archive:
     names = set(archive.namelist())
     (metadata,) = (n for n in names if n.endswith("METADATA"))
@@ -78,17 +78,17 @@ def test_the_wheel_works_in_an_empty_folder(
 
 def test_type_checkers_find_the_public_names() -> None:
   stub = pathlib.Path(charlm.__file__).with_suffix(".pyi")
-  found = {}
+  declared = {}
   for node in ast.parse(stub.read_text()).body[1:]:
     assert isinstance(node, ast.ImportFrom)
-    found |= {alias.asname: (node.module, alias.name) for alias in node.names}
-  assert sorted(found) == sorted(charlm.__all__) == dir(charlm)
-  for name, (module, original) in found.items():
-    there = getattr(importlib.import_module(module), original)
-    assert getattr(charlm, name) is there
+    declared |= {x.asname: (node.module, x.name) for x in node.names}
+  assert sorted(declared) == sorted(charlm.__all__) == dir(charlm)
+  for name, (module, original) in declared.items():
+    expected = getattr(importlib.import_module(module), original)
+    assert getattr(charlm, name) is expected
 
 
-def test_names_that_need_no_tensorflow_import_none() -> None:
+def test_names_that_do_not_need_tensorflow_do_not_import_it() -> None:
   code = (
     "import charlm, sys; charlm.Config; charlm.load_lines\n"
     "sys.exit('tensorflow' in sys.modules)"
@@ -96,7 +96,7 @@ def test_names_that_need_no_tensorflow_import_none() -> None:
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_keras_computes_with_tensorflow_whatever_is_exported(
+def test_keras_uses_tensorflow_whatever_the_environment_says(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setenv("KERAS_BACKEND", "jax")
@@ -104,7 +104,7 @@ def test_keras_computes_with_tensorflow_whatever_is_exported(
   assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
-def test_xla_is_told_to_use_512_bits_unless_told_something_else(
+def test_xla_uses_512_bits_unless_the_environment_has_xla_flags(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.delenv("XLA_FLAGS", raising=False)

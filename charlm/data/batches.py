@@ -1,4 +1,4 @@
-"""From ids to batches: the batch of a step is a function of (seed, step)."""
+"""Training batches: the batch of a step is a function of (seed, step)."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,20 +14,19 @@ _Entry = TypeVar("_Entry")
 def split_input_target(
   sequence: Sequence[_Entry],
 ) -> tuple[Sequence[_Entry], Sequence[_Entry]]:
-  """Returns all but the last and all but the first, of a tensor or a list."""
+  """Returns all elements but the last, and all but the first."""
   return sequence[:-1], sequence[1:]
 
 
 class Batches:
-  """The endless sequence of training batches.
+  """An endless sequence of training batches.
 
-  Each epoch is a new full shuffle of all windows, keyed by seed and epoch. So a
-  step's batch needs nothing but the seed and the step: to resume is to ask for
-  the next step.
+  Each epoch shuffles all windows anew, keyed by seed and epoch. A step's batch
+  depends only on the seed and the step, so resuming needs no other state.
 
-  A window's inputs are `seq_length` characters, and its targets the same
-  stretch one character later. In this class the `seq_length` + 1 characters
-  that windows read do not overlap, and what remains of the text is dropped.
+  A window's inputs are `seq_length` characters; its targets are shifted by one.
+  Here the chunks of `seq_length` + 1 characters do not overlap, and the rest of
+  the text is dropped.
   """
 
   def __init__(
@@ -39,23 +38,22 @@ class Batches:
     rows: range | None = None,
     table: np.ndarray | None = None,
   ) -> None:
-    """Takes the whole text as ids `[N]`.
+    """Prepares the batches of a text.
 
     Args:
-      ids: the text, perhaps a memory map.
-      seq_length: inputs in a window.
-      batch_size: windows in a batch.
-      seed: with the epoch, determines the shuffle.
-      rows: those of each batch that are read; None for all.
-      table: by each of `ids`, the id that a batch has in its place; None for
-        the same.
+      ids: the whole text, `[N]`, possibly memory-mapped.
+      seq_length: characters per window.
+      batch_size: windows per batch.
+      seed: determines the shuffles.
+      rows: the rows of each batch to read; None for all.
+      table: maps `ids` to those of the batches; None for the identity.
 
     Raises InputError: the text does not fill one batch of windows.
     """
     self._ids, self._table, self._size = ids, table, seq_length + 1
     self._batch_size, self._seed = batch_size, seed
     self.rows = rows or range(batch_size)
-    self._shuffle = (-1, np.empty(0, np.int64))  # of the epoch last asked for
+    self._shuffle = (-1, np.empty(0, np.int64))  # of the last requested epoch
     self.characters_per_step = batch_size * seq_length
     self.steps_per_epoch = self._count_steps()
     if self.steps_per_epoch < 1:
@@ -71,8 +69,8 @@ class Batches:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
     starts = self._starts(epoch, index)
-    # The text is circular: its first character follows its last. Of a memory
-    # map, nothing but the windows is read.
+    # The text is circular: its first character follows its last. Indexing a
+    # memory map reads only the windows.
     places = (starts[:, np.newaxis] + np.arange(self._size)) % len(self._ids)
     windows = self._ids[places]
     return windows if self._table is None else self._table[windows]
@@ -82,10 +80,11 @@ class Batches:
     return len(self._ids) // self._size // self._batch_size
 
   def _starts(self, epoch: int, index: int) -> np.ndarray:
-    """Returns where the windows of an epoch's batch start, `[len(rows)]`."""
-    # Windows that do not fill the last batch are left out of this epoch alone.
+    """Returns the start of each window in an epoch's batch, `[len(rows)]`."""
+    # An epoch skips the windows that do not fill its last batch: each time
+    # different ones.
     places = index * self._batch_size + np.array(self.rows)
-    # Kept for the whole epoch; that of another epoch is drawn anew.
+    # The shuffle is cached for one epoch.
     if self._shuffle[0] != epoch:
       num_windows = len(self._ids) // self._size
       rng = _generator(self._seed, epoch)
@@ -94,23 +93,23 @@ class Batches:
 
 
 class ContinuedBatches(Batches):
-  """The endless sequence of batches whose rows go on where they stopped.
+  """An endless sequence of batches whose rows continue across batches.
 
-  Row b of a batch continues the text of row b of the batch before. The text is
-  circular, and is split into `batch_size` equal parts from an offset drawn anew
-  each epoch. So no row goes on from one epoch to the next: all rows start an
-  epoch from the zero state.
+  Row b of a batch continues row b of the previous one. The circular text is
+  split into `batch_size` equal chunks, from a new random offset in each epoch.
+  Rows therefore do not continue across epochs: every epoch starts from the zero
+  state.
   """
 
   def _count_steps(self) -> int:
-    # A row's windows overlap by a character, and stay in its part of the text.
+    # A row's windows overlap by one character, and stay in the row's chunk.
     return (len(self._ids) // self._batch_size - 1) // (self._size - 1)
 
   def _starts(self, epoch: int, index: int) -> np.ndarray:
-    # Another offset in each epoch: else every window would always be the same.
-    first = _generator(self._seed, epoch).integers(len(self._ids))
-    parts = len(self._ids) * np.array(self.rows) // self._batch_size
-    return first + parts + index * (self._size - 1)
+    # A new offset per epoch, or all epochs would have the same windows.
+    offset = _generator(self._seed, epoch).integers(len(self._ids))
+    chunks = len(self._ids) * np.array(self.rows) // self._batch_size
+    return offset + chunks + index * (self._size - 1)
 
 
 def build_batches(
@@ -119,9 +118,7 @@ def build_batches(
   rows: range | None = None,
   table: np.ndarray | None = None,
 ) -> Batches:
-  """Returns the batches of a text `[N]`, or these rows of them.
-
-  They have the ids of the table, if there is one.
+  """Returns the batches of a text `[N]`, with the arguments of `Batches`.
 
   Raises InputError: the text does not fill one batch of windows.
   """
@@ -137,5 +134,5 @@ def build_batches(
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:
-  # Different keys have independent streams; seed + epoch would repeat keys.
+  # Different keys give independent streams; seed + epoch would repeat keys.
   return np.random.Generator(np.random.Philox(key=[seed, epoch]))

@@ -1,4 +1,4 @@
-"""From the bytes of files to the text that a model sees, piece by piece."""
+"""Decodes and cleans files, chunk by chunk, into the text of a model."""
 
 import codecs
 import io
@@ -14,65 +14,65 @@ from charlm.system.messages import warn
 
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
-  """Yields the decoded and cleaned text of files, joined, in pieces.
+  """Yields the decoded, cleaned and joined text of files in chunks.
 
-  Raises InputError: content that cannot be read.
+  Raises InputError: the content cannot be read.
   """
   return _clean(config, (_read_source(config, source) for source in sources))
 
 
 def read_string(config: Config, text: str) -> Iterator[str]:
-  """Yields a string as `read_sources` yields it from a file.
+  """Yields a string as `read_sources` would if it were in a file.
 
-  Raises InputError: a string that cannot be UTF-8.
+  Raises InputError: the string cannot be encoded as UTF-8.
   """
   if not is_utf8(text):
     raise InputError("the text has lone surrogates: remove them")
-  chunks = [text.encode()]
-  return _clean(config, [decode_chunks(chunks, "text", config.encoding)])
+  data = [text.encode()]
+  return _clean(config, [decode_chunks(data, "text", config.encoding)])
 
 
 def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
-  # The last line of a file need not have a newline.
+  # The last line of a file may lack a newline.
   end = [] if config.keeps_text else ["\n"]
-  pieces = (piece for text in texts for piece in itertools.chain(text, end))
-  cleaned = pieces if config.keeps_text else clean_pieces(pieces)
+  chunks = (chunk for text in texts for chunk in itertools.chain(text, end))
+  cleaned = chunks if config.keeps_text else clean_chunks(chunks)
   yield from map(str.lower, cleaned) if config.lowercase else cleaned
 
 
 def _read_source(config: Config, source: Source) -> Iterator[str]:
-  pieces = decode_chunks(source.read(), source.name, config.encoding)
+  chunks = decode_chunks(source.read(), source.name, config.encoding)
   if config.field and source.is_json_lines:
-    return _read_field(pieces, config, source.name)
-  return pieces
+    return _read_field(chunks, config, source.name)
+  return chunks
 
 
 def decode_chunks(
   chunks: Iterable[bytes], name: str, encoding: str = "utf-8"
 ) -> Iterator[str]:
-  """Decodes UTF-8, whose byte-order mark is dropped, or Latin-1.
+  """Decodes UTF-8, dropping a byte-order mark, or Latin-1.
 
-  Raises InputError: not UTF-8; it names `name` and the first bad byte's offset.
+  Raises InputError: not UTF-8; gives `name` and the first bad byte's offset.
   """
   decoder = codecs.getincrementaldecoder(encoding)()
   size, mark = 0, "" if encoding == "latin-1" else "\ufeff"
-  # The empty chunk ends the text: a character cut off there is an error.
+  # The empty chunk ends the text: an incomplete character there is an error.
   for chunk in itertools.chain(chunks, [b""]):
     size += len(chunk)
     try:
       text = decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
-      # `error.object` is the end of what was read: the part not yet decoded.
+      # `error.object` holds the bytes not yet decoded, up to the last one read.
       offset = size - len(error.object) + error.start
-      # As Windows writes it, with a mark at its beginning.
+      # Windows writes UTF-16 with a byte-order mark.
       marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
       wide = offset == 0 and error.object.startswith(marks)
-      # At the end of a text, a character may be cut off.
-      remedy = "convert it" if chunk else "give a whole copy, or convert it"
+      # The last character may be incomplete because the copy is.
+      remedy = "convert it" if chunk else "give a complete copy, or convert it"
       raise InputError(
         f"{name} is not UTF-8 at byte {offset}: if it is text, {remedy}, for "
-        f"example by iconv -f {'UTF-16' if wide else 'CP1252'} -t UTF-8; only "
-        "a model of --unit=byte reads any bytes"
+        f"example with iconv -f {'UTF-16' if wide else 'CP1252'} -t UTF-8; "
+        "only models with --unit=byte read arbitrary bytes"
       ) from error
     if text:
       yield text.removeprefix(mark)
@@ -80,59 +80,59 @@ def decode_chunks(
 
 
 def _read_field(
-  pieces: Iterable[str], config: Config, name: str
+  chunks: Iterable[str], config: Config, name: str
 ) -> Iterator[str]:
-  """Yields a field's text of each line of JSON, and a newline after it."""
+  """Yields the field's text of each JSON line, followed by a newline."""
   bad: list[int] = []
-  for number, line in enumerate(split_lines(pieces), 1):
+  for number, line in enumerate(split_lines(chunks), 1):
     try:
-      # A blank line, as at the end, is not bad.
+      # Blank lines, as at the end, are not bad.
       text = json.loads(line)[config.field] if line.strip() else ""
-      text.encode()  # fails for what is not a string, or has lone surrogates
+      text.encode()  # fails if it is not a string or has lone surrogates
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
       bad.append(number)
     else:
       yield f"{text}\n" if line.strip() else ""
   if bad:
-    words = (
+    problem = (
       f"{name} has {len(bad):,} lines without a text in the field "
       f"{config.field!r}, the first is line {bad[0]:,}"
     )
     if not config.skip_bad:
       raise InputError(
-        f"{words}: correct them, or train with another --field or --skip_bad"
+        f"{problem}: correct them, or train with another --field or --skip_bad"
       )
-    warn(f"{words}: they are left out")
+    warn(f"{problem}: they are skipped")
 
 
-def split_lines(pieces: Iterable[str]) -> Iterator[str]:
+def split_lines(chunks: Iterable[str]) -> Iterator[str]:
   """Yields the lines of a text, split at line feeds."""
-  # Not one string, which each addition would copy.
-  held: list[str] = []  # of a line whose end is yet to come
-  for piece in pieces:
-    if "\n" in piece:
-      *lines, rest = ("".join(held) + piece).split("\n")
+  # A list: appending to a string would copy it each time.
+  incomplete: list[str] = []  # the chunks of the current line
+  for chunk in chunks:
+    if "\n" in chunk:
+      *lines, rest = ("".join(incomplete) + chunk).split("\n")
       yield from lines
-      held = [rest]
+      incomplete = [rest]
     else:
-      held.append(piece)
-  yield "".join(held)
+      incomplete.append(chunk)
+  yield "".join(incomplete)
 
 
-def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:
-  """Strips each line, and drops empty ones.
+def clean_chunks(chunks: Iterable[str]) -> Iterator[str]:
+  """Strips each line and drops empty ones; yields the text in chunks.
 
-  Only line feeds, carriage returns and their pair end a line. Yields the lines,
-  joined by newlines, in pieces.
+  Lines end at a line feed, a carriage return or the pair. The yielded lines are
+  joined by newlines.
   """
-  # Not `splitlines`, which ends a line at form feeds and Unicode's separators.
-  ends = io.IncrementalNewlineDecoder(None, translate=True)
-  # Blanks between two pieces: those inside a line stay as they are, those with
-  # a newline become one newline, and those before all text nothing: `separator`
-  # is empty until there is text.
+  # Not `splitlines`, which also splits at form feeds and Unicode separators.
+  newlines = io.IncrementalNewlineDecoder(None, translate=True)
+  # The whitespace between two chunks stays if it is inside a line, becomes one
+  # newline if it contains one, and is dropped before the first text, while
+  # `separator` is empty.
   blanks, separator = "", ""
-  for piece in pieces:
-    text = blanks + str(ends.decode(piece))
+  for chunk in chunks:
+    text = blanks + str(newlines.decode(chunk))
     body = text.lstrip()
     blanks = text[: len(text) - len(body)]
     if not separator or "\n" in blanks:

@@ -1,4 +1,4 @@
-"""The files of a corpus, decompressed as their suffixes say."""
+"""Finds the files of a corpus and decompresses them by suffix."""
 
 import bz2
 import contextlib
@@ -19,39 +19,40 @@ from charlm.data.shakespeare import plays
 from charlm.errors import InputError
 from charlm.system.messages import warn
 
-# What a run's folder holds.
-_OF_RUN = {"config.json", "vocabulary.json", "eval.txt", "valid.txt", "lock"}
-_OF_RUN |= {"metrics.jsonl", "starts.jsonl", "checkpoints", "best", "summaries"}
-_CHUNK = 2**21  # bytes that are read at a time
+# The contents of a run's folder.
+_RUN_NAMES = {"config.json", "vocabulary.json", "eval.txt", "valid.txt", "lock"}
+_RUN_NAMES |= {"metrics.jsonl", "starts.jsonl"}
+_RUN_NAMES |= {"checkpoints", "best", "summaries"}
+_CHUNK = 2**21  # bytes per read
 
 
 @dataclasses.dataclass
 class Source:
-  """A file, the plays, or standard input."""
+  """A file, Shakespeare's plays, or standard input."""
 
   name: str  # a path, `shakespeare`, or `-`
   is_file: bool = True
 
   @property
   def is_json_lines(self) -> bool:
-    """Whether its name ends in `.jsonl`, or in that and `.gz` or the like."""
+    """Whether the name ends in `.jsonl` or, for example, `.jsonl.gz`."""
     return bool(re.search(r"\.jsonl(\.(gz|bz2|xz|zst))?\Z", self.name))
 
   def stamp(self) -> tuple[str, int, int, int] | None:
-    """Returns a file's absolute path, size, mtime, ctime (ns); else None."""
+    """Returns a file's absolute path, size, mtime and ctime (ns), or None."""
     path = Path(self.name).absolute()
-    # A pipe's times change with what goes through it.
+    # A pipe's times change as data passes through it.
     if not self.is_file or not path.is_file():
       return None
     status = path.stat()
-    # The ctime changes even where another file takes this one's place.
+    # The ctime changes even if another file replaces this one.
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
   @contextlib.contextmanager
   def open(self) -> Iterator[io.BufferedIOBase]:
-    """Opens it for reading, without decompressing it.
+    """Opens the source for reading, without decompressing it.
 
-    Raises InputError: plays that cannot be fetched.
+    Raises InputError: the plays cannot be downloaded.
     """
     if self.is_file:
       with open(self.name, "rb") as file:
@@ -62,13 +63,12 @@ class Source:
       yield cast(io.BufferedIOBase, sys.stdin.buffer)
 
   def read(self) -> Iterator[bytes]:
-    """Yields the content in chunks, decompressed as its name says.
+    """Yields the content in chunks, decompressed by suffix.
 
-    Raises InputError: what `decompress` refuses, or a file that changes in the
-      meantime.
+    Raises InputError: as `decompress`, or the file changes while it is read.
     """
     if self.name == "-" and sys.stdin.isatty():
-      warn("reads the text from the terminal: Ctrl-D ends it")
+      warn("reading the text from the terminal: end it with Ctrl-D")
     before = self.stamp()
     with self.open() as file:
       yield from decompress(self.name, file)
@@ -77,14 +77,14 @@ class Source:
 
 
 def find_sources(spec: str) -> list[Source]:
-  """Finds what a corpus is made of.
+  """Finds the sources of a corpus.
 
-  Takes `shakespeare`, `-` for standard input, a file, a glob, a folder (its
+  `spec` is `shakespeare`, `-` for standard input, a file, a glob, a folder (its
   `*.txt`, sorted), or several of these separated by commas.
 
-  Raises InputError: nothing there, or not a regular file.
+  Raises InputError: no file is found, or it is not a regular file.
   """
-  # A file's name may have commas.
+  # A file name may contain commas.
   parts = [spec] if os.path.exists(spec) else spec.split(",")
   return [source for part in parts for source in _sources_of(part)]
 
@@ -99,19 +99,19 @@ def _sources_of(part: str) -> list[Source]:
     path = os.path.join(glob.escape(path), "*.txt")
   elif os.path.exists(path):
     return [_file(path)]
-  found = glob.glob(path, recursive=True)
-  paths = {path for path in found if not os.path.isdir(path)}
-  # What charlm wrote is no part of a text. Sorted, since each disk lists a
-  # folder in an order of its own.
+  matches = glob.glob(path, recursive=True)
+  paths = {path for path in matches if not os.path.isdir(path)}
+  # Skips charlm's own files. Sorted, since the order of `glob` depends on the
+  # file system.
   texts = sorted(p for p in paths if not _is_own(p))
   if paths and not texts:
     raise InputError(
-      f"all files at {part} are of runs or caches: name those to be read"
+      f"all files at {part} belong to runs or caches: name the files to read"
     )
   if not texts:
     raise InputError(
       f"no file at {part}: give a text file, a glob such as 'folder/*.md', a "
-      "folder with *.txt files, or the name shakespeare"
+      "folder with *.txt files, or shakespeare"
     )
   return [_file(path) for path in texts]
 
@@ -119,20 +119,21 @@ def _sources_of(part: str) -> list[Source]:
 def _file(path: str) -> Source:
   if not os.path.isfile(path):
     raise InputError(
-      f"{path} is not a regular file: give one, or - and pipe its content in"
+      f"{path} is not a regular file: give one, or - and pipe in its content"
     )
   return Source(path)
 
 
 def _is_own(path: str) -> bool:
-  """Tells whether a file belongs to a run's folder, or is a corpus' cache."""
+  """Returns whether a file belongs to a run or to a corpus cache."""
   file = Path(path)
-  # As `Cache` names them.
+  # The names that `Cache` uses.
   if re.search(r"\b[0-9a-f]{32}/(ids\.npy|about\.json)\Z", path):
     return True
-  # A run has `vocabulary.json` and `lock` before, and a copy perhaps no `lock`.
+  # A run has `vocabulary.json` and `lock` before `config.json`; a copy of a run
+  # may lack `lock`.
   return any(
-    part.name in _OF_RUN
+    part.name in _RUN_NAMES
     and part.with_name("vocabulary.json").exists()
     and (
       part.with_name("config.json").exists() or part.with_name("lock").exists()
@@ -150,11 +151,11 @@ except ImportError:
 
 
 def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
-  """Yields the content of a file in chunks, decompressed as its name says.
+  """Yields the content of a file in chunks, decompressed by suffix.
 
-  Raises InputError, with the name: data that is cut off, not what the name
-    says, or damaged (but in the header of a later stream, where bz2 and lzma
-    end); or a name of zstd data where the extra zstd is missing.
+  Raises InputError: the data is truncated, damaged or in another format, or the
+    extra `zstd` is missing. bz2 and lzma stop silently at a damaged header of a
+    later stream.
   """
   compressed = name.endswith((".gz", ".bz2", ".xz", ".zst"))
   if name.endswith(".zst") and not _HAS_ZSTD:
@@ -162,24 +163,24 @@ def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
   content = _open(name, file) if compressed else file
   try:
     yield from iter(functools.partial(content.read, _CHUNK), b"")
-  except Exception as error:  # each library has its own
-    # The system's errors, which have a number, do not come from the data.
+  except Exception as error:  # each library raises its own
+    # Errors with an errno come from the system, not from the data.
     if not compressed or getattr(error, "errno", None):
       raise
     raise InputError(
-      f"{name} cannot be decompressed ({error}): give a whole copy, or rename "
-      "it if it is not compressed"
+      f"{name} cannot be decompressed ({error}): give a complete copy, or "
+      "rename it if it is not compressed"
     ) from error
 
 
 def _open(name: str, file: io.BufferedIOBase) -> io.BufferedIOBase:
-  """Opens a file by its suffix."""
+  """Opens a compressed file by its suffix."""
   if name.endswith(".gz"):
     return gzip.GzipFile(fileobj=file)
   if name.endswith(".bz2"):
     return bz2.BZ2File(file)
   if name.endswith(".xz"):
     return lzma.LZMAFile(cast(IO[bytes], file))
-  # A window of up to 2 GB, as published corpora have it.
+  # Published corpora use windows of up to 2 GB.
   options = {int(zstd.DecompressionParameter.window_log_max): 31}
   return zstd.ZstdFile(file, options=options)

@@ -1,4 +1,4 @@
-"""How a text is split: what is trained on, what chooses, what is scored."""
+"""Splits a text into the train, valid and eval text."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,32 +15,31 @@ _MAX_EVAL_LINES = 1000  # by default
 
 
 class Split(NamedTuple):
-  """The parts of a text; only the first trains a model's weights."""
+  """The parts of a text; only `train` updates the weights."""
 
   train: Text
-  valid: Text  # may choose among checkpoints and settings; may be empty
-  eval: Text  # scored; chooses the best checkpoint if there is no valid text
+  valid: Text  # for choosing checkpoints and settings; may be empty
+  eval: Text  # scored; also chooses the best checkpoint if `valid` is empty
 
 
 def split_text(
   text: Text, config: Config, load: Callable[[str], Text] | None = None
 ) -> Split:
-  """Splits a text into its parts, the last first.
+  """Splits a text into its parts, from the end backwards.
 
   The eval text is the last `eval_chars` characters or, if that is 0, the last
-  `eval_lines` lines; the valid text, the `valid_chars` characters or
-  `valid_lines` lines before it; and the train text, what is left. If both
-  numbers of the eval text are 0, it has a tenth of the lines, 1,000 at most. Of
-  a text of fewer than ten lines, it has a tenth of the characters. If
-  `valid_lines` is -1, the valid text is half as large. The newline before a
-  part that is taken by lines belongs to no part. For `eval_corpus` and
-  `valid_corpus` nothing is cut off: `load` loads them, by default as
-  `load_corpus` does.
+  `eval_lines` lines. If both are 0, it is a tenth of the lines, at most 1,000,
+  or a tenth of the characters if the text has fewer than ten lines. The valid
+  text is the `valid_chars` characters or `valid_lines` lines before it, or half
+  as large as the eval text if `valid_lines` is -1. The rest is the train text.
+  The newline before a part that is split off by lines belongs to no part.
 
-  Raises InputError: as `load_corpus`, or a part is too short to be of use.
+  `eval_corpus` and `valid_corpus` are loaded by `load`, by default
+  `load_corpus`, instead of being split off.
+
+  Raises InputError: as `load_corpus`, or a part is too short.
   """
   load = load or (lambda spec: load_corpus(config, spec).text)
-  # From the end backwards: the parts follow each other as train, valid, eval.
   rest, parts = text, {}
   sizes = _sizes(text, config)
   for name, other in (("eval", "give --eval_chars"), ("valid", "leave it out")):
@@ -53,22 +52,22 @@ def split_text(
     if not len(rest):
       lower = f"lower --{flag}, or " if getattr(config, flag) else ""
       raise InputError(
-        f"the {name} text leaves none of the corpus' {len(text)} characters to "
-        f"train on: {lower}give a longer corpus"
+        f"the {name} text leaves none of the {len(text)} characters of the "
+        f"corpus for training: {lower}give a longer corpus"
       )
     if len(part) < 2 and value:
       raise InputError(
-        f"the text of {flag} is a single character or none, which "
-        f"leaves nothing to predict: {remedy}"
+        f"the text of {flag} has fewer than two characters, which leaves "
+        f"nothing to predict: {remedy}"
       )
     parts[name] = part
   return Split(train=rest, valid=parts["valid"], eval=parts["eval"])
 
 
 def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
-  """Returns, for the eval and the valid text, the flag that counts, its value.
+  """Returns the flag that determines the eval and valid text, and its value.
 
-  A value that stands for a share of the text is replaced by its number.
+  Values that stand for a share of the text are replaced by numbers.
   """
   sizes = {}
   for name in ("eval", "valid"):
@@ -88,7 +87,7 @@ def _sizes(text: Text, config: Config) -> dict[str, tuple[str, Any]]:
 
 
 def _default_size(text: Text) -> tuple[str, int]:
-  """Returns the size of the eval text by default: lines or chars, a number."""
+  """Returns the default size of the eval text: lines or chars, and a number."""
   num_lines = 1 + len(_newlines(text, 10 * _MAX_EVAL_LINES))
   if num_lines >= 10:
     return "lines", min(num_lines // 10, _MAX_EVAL_LINES)
@@ -96,9 +95,9 @@ def _default_size(text: Text) -> tuple[str, int]:
 
 
 def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:
-  """Returns the corpus that a config names, and its parts.
+  """Loads the corpus of a config and splits it.
 
-  `cache` is a folder for the ids, as `folder` of `load_corpus`.
+  `cache` is a folder for the ids, like `folder` of `load_corpus`.
 
   Raises InputError or OSError: as `load_corpus` and `split_text`.
   """
@@ -110,46 +109,44 @@ def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:
 
 
 def train_text(text: Text, config: Config) -> Text:
-  """Returns the part of a corpus that a run trains on.
-
-  It needs none of the files that may hold the other parts.
+  """Returns the train text of a corpus, without reading any other file.
 
   Raises InputError: as `split_text`.
   """
-  # What these files hold does not change the rest: any text will do.
+  # The other files do not affect the train text: any text will do.
   return split_text(text, config, lambda _: text).train
 
 
 def _cut(text: Text, flag: str, number: int) -> tuple[Text, Text]:
-  """Returns a text without its end, and its end."""
+  """Splits the last lines or characters off a text."""
   length = len(text)
   if flag.endswith("_chars") or not number:
-    first = max(0, length - number)
-    return text.part(0, first), text.part(first, length)
+    start = max(0, length - number)
+    return text.part(0, start), text.part(start, length)
   newlines = _newlines(text, number)
   if number > len(newlines):
     num_lines = 1 + len(newlines)
     remedy = f"lower --{flag}, or give --{flag.replace('lines', 'chars')}"
-    if flag == "eval_lines" and num_lines == 1:  # not even 1 would do
+    if flag == "eval_lines" and num_lines == 1:  # too few for any number
       remedy = "give a corpus of more lines, or --eval_chars"
     raise InputError(
-      f"{flag} is {number}, but there are only {num_lines} lines to take them "
-      f"from, which leaves nothing to train on: {remedy}"
+      f"{flag} is {number}, but only {num_lines} lines are available, which "
+      f"leaves nothing to train on: {remedy}"
     )
   last = int(newlines[-number])
   return text.part(0, last), text.part(last + 1, length)
 
 
 def _newlines(text: Text, number: int) -> np.ndarray:
-  """Returns the places `[M]` of newlines that begin a line, in order.
+  """Returns the sorted positions `[M]` of newlines that begin a line.
 
-  These are the last ones, `number` or more, or all if there are fewer.
+  These are the last ones, at least `number` unless the text has fewer.
   """
   places = text.last_places_of("\n", number + 1)
-  return places[places < len(text) - 1]  # one at the end begins none
+  return places[places < len(text) - 1]  # a newline at the end begins no line
 
 
 def count_shared_lines(train: Text, other: Text) -> int:
   """Counts the distinct lines of `other` that are also in `train`."""
-  lines = set(filter(None, split_lines(other.pieces())))
-  return len(lines.intersection(split_lines(train.pieces())))
+  lines = set(filter(None, split_lines(other.chunks())))
+  return len(lines.intersection(split_lines(train.chunks())))

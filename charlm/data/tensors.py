@@ -1,4 +1,4 @@
-"""Texts and batches as TensorFlow's tensors and datasets."""
+"""Texts and batches as TensorFlow tensors and datasets."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ def line_to_tensor(
     vocab: the vocabulary.
 
   Returns:
-    `[N]` for a string, else a ragged row for each string. Unknown characters
-    are id 0.
+    `[N]` for a string, otherwise a ragged row per string. Unknown characters
+    become id 0.
   """
-  # The last entry is for all code points above those of the vocabulary.
+  # The last entry stands for all code points above those of the vocabulary.
   table = tf.constant(id_of_code_point(vocab))
   code_points = tf.strings.unicode_decode(line, "UTF-8")
   return tf.gather(table, tf.minimum(code_points, len(table) - 1))
@@ -34,7 +34,7 @@ def text_from_ids(
 ) -> tf.Tensor:
   """Joins the characters of ids `[..., N]` into string tensors `[...]`.
 
-  Padding disappears, unknown characters read `[UNK]`.
+  Drops padding; unknown characters become `[UNK]`.
   """
   ids = tf.cast(ids, tf.int64)
   return tf.strings.reduce_join(tf.gather(vocab, ids), axis=-1)
@@ -50,8 +50,8 @@ def create_batch_dataset(
   """Returns the trainer's batches as a dataset for `model.fit`.
 
   Returns:
-    A dataset of (inputs, targets), int64 `[batch_size, seq_length]` each, one
-    epoch long; each pass over it has the shuffle of the next epoch.
+    One epoch of (inputs, targets), int64 `[batch_size, seq_length]` each; each
+    iteration is shuffled like the next epoch.
 
   Raises InputError: the text does not fill one batch.
   """
@@ -59,7 +59,7 @@ def create_batch_dataset(
   batches = Batches(
     ids=ids, seq_length=seq_length, batch_size=batch_size, seed=seed
   )
-  # Outlives the generator, which `fit` starts again for each epoch.
+  # Shared by the generators: `fit` starts a new one for each epoch.
   first_steps = itertools.count(step=batches.steps_per_epoch)
 
   def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -71,6 +71,6 @@ def create_batch_dataset(
 
   spec = tf.TensorSpec([batch_size, seq_length], tf.int64)
   dataset = tf.data.Dataset.from_generator(epoch, output_signature=(spec, spec))
-  # Else `fit` could not say in the first epoch how long it is.
+  # Without it, `fit` does not know the length of the first epoch.
   cardinality = tf.data.experimental.assert_cardinality(batches.steps_per_epoch)
   return dataset.apply(cardinality).prefetch(tf.data.AUTOTUNE)

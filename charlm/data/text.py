@@ -1,9 +1,8 @@
-"""A text as ids of its own characters, in memory or in a mapped file.
+"""A text as ids of its own characters, in memory or memory-mapped.
 
-The characters have ids in the order in which they first occur (in a text of
-bytes, the bytes' values), so that a text of any size is encoded in one pass,
-before its vocabulary is known. A table then leads from these ids to those of a
-vocabulary.
+Ids are assigned in order of first occurrence (in a text of bytes, they are the
+byte values). A text of any size is therefore encoded in one pass, before its
+vocabulary is known. A table then maps these ids to those of a vocabulary.
 """
 
 import functools
@@ -14,7 +13,7 @@ import numpy as np
 
 from charlm.data.vocabulary import encode
 
-_BLOCK = 2**20  # characters
+_CHUNK = 2**20  # characters
 
 
 class Text:
@@ -23,10 +22,10 @@ class Text:
   def __init__(
     self, ids: np.ndarray, code_points: np.ndarray, encoding: str
   ) -> None:
-    """Takes ids and what they mean.
+    """Wraps ids without copying them.
 
     Args:
-      ids: `[N]`; of a large text, a memory map, of which parts are no copies.
+      ids: `[N]`; memory-mapped if the text is large.
       code_points: the character of each id, uint32.
       encoding: `utf-8`, or `latin-1` for a text of bytes.
     """
@@ -36,7 +35,7 @@ class Text:
     return len(self.ids)
 
   def __str__(self) -> str:
-    return "".join(self.pieces())
+    return "".join(self.chunks())
 
   @functools.cached_property
   def sha256(self) -> str:
@@ -45,77 +44,77 @@ class Text:
 
   @property
   def characters(self) -> list[str]:
-    """The characters in the order of their ids; a part may lack some."""
+    """All characters by id; a part may contain only some of them."""
     return [chr(x) for x in self._code_points]
 
   def part(self, start: int, stop: int) -> "Text":
-    """Returns the characters from `start` to `stop`, or to the end."""
+    """Returns the characters from `start` to `stop` or the end, as a view."""
     return Text(self.ids[start:stop], self._code_points, self.encoding)
 
   def table(self, vocab: list[str]) -> np.ndarray:
-    """Returns the id in a vocabulary of each of the C characters, `[C]`.
+    """Returns the vocabulary's id of each of the C characters, `[C]`.
 
-    Characters that the vocabulary lacks become id 0. The type is the smallest
-    one that fits, mostly a byte for each id.
+    Unknown characters become id 0. The dtype is the smallest that fits, usually
+    uint8.
     """
     return encode("".join(self.characters), vocab)
 
   def ids_in(self, vocab: list[str]) -> np.ndarray:
-    """Returns the text in the ids of a vocabulary, `[N]`, in memory."""
+    """Returns the text as ids of a vocabulary, `[N]`, in memory."""
     return self.table(vocab)[self.ids]
 
-  def pieces(self) -> Iterator[str]:
-    """Yields the text in pieces."""
-    for ids in self._blocks():
+  def chunks(self) -> Iterator[str]:
+    """Yields the text in chunks."""
+    for ids in self._id_chunks():
       yield self._code_points[ids].tobytes().decode("utf-32-le")
 
   def data(self) -> Iterator[bytes]:
-    """Yields the text in pieces, in its encoding."""
-    return (piece.encode(self.encoding) for piece in self.pieces())
+    """Yields the encoded text in chunks."""
+    return (chunk.encode(self.encoding) for chunk in self.chunks())
 
   def counts(self) -> np.ndarray:
-    """Counts each of the text's C characters, `[C]`, by id, int64."""
+    """Counts each of the C characters by id, int64 `[C]`."""
     counts = np.zeros(len(self._code_points), np.int64)
-    for ids in self._blocks():
+    for ids in self._id_chunks():
       counts += np.bincount(ids, minlength=len(counts))
     return counts
 
   def num_bytes(self, counts: np.ndarray | None = None) -> int:
-    """Returns the size in the text's encoding.
+    """Returns the size of the encoded text.
 
-    If the result of `counts` is given, that saves a pass over the text.
+    Giving the result of `counts` saves a pass over the text.
     """
     sizes = [len(char.encode(self.encoding)) for char in self.characters]
     return int(np.dot(sizes, self.counts() if counts is None else counts))
 
   def last_places_of(self, character: str, number: int) -> np.ndarray:
-    """Returns where a character occurs, `[M]`, in order.
+    """Returns the sorted positions of a character's last occurrences, `[M]`.
 
-    It reads from the end, until it has `number` places or more: most of a large
-    text is not read.
+    Reads chunks from the end until it has at least `number` positions, so that
+    most of a large text is not read.
     """
-    (found,) = np.nonzero(self._code_points == ord(character))
+    (char_id,) = np.nonzero(self._code_points == ord(character))
     places, left = [np.zeros(0, np.int64)], number
-    for start in reversed(range(0, len(self), _BLOCK)) if len(found) else ():
+    for start in reversed(range(0, len(self), _CHUNK)) if len(char_id) else ():
       if left <= 0:
         break
-      here = np.flatnonzero(self.ids[start : start + _BLOCK] == found[0])
+      here = np.flatnonzero(self.ids[start : start + _CHUNK] == char_id[0])
       places.append(start + here)
       left -= len(here)
     return np.concatenate(places[::-1])
 
-  def _blocks(self) -> Iterator[np.ndarray]:
-    for start in range(0, len(self), _BLOCK):
-      yield self.ids[start : start + _BLOCK]
+  def _id_chunks(self) -> Iterator[np.ndarray]:
+    for start in range(0, len(self), _CHUNK):
+      yield self.ids[start : start + _CHUNK]
 
 
 def readable(text: str, encoding: str) -> str:
-  """Returns a model's text for a person: bytes are read as UTF-8."""
+  """Returns a model's text for display: bytes are decoded as UTF-8."""
   return text.encode(encoding, "replace").decode(errors="replace")
 
 
 def sha256(chunks: Iterable[bytes]) -> str:
-  """Hashes what is yielded, as one."""
+  """Hashes the concatenated chunks."""
   digest = hashlib.sha256()
   for chunk in chunks:
     digest.update(chunk)

@@ -40,7 +40,7 @@ class Request(Options):
   temperature: float = option(
     1.0,
     "divides the log-probabilities; 0 is greedy, 0.5 to 1.2 is usual",
-    Allowed(lambda x: x == 0 or 0.001 <= x <= 1000, "of 0, or 0.001 to 1000"),
+    Allowed(lambda x: x == 0 or 0.001 <= x <= 1000, "0, or 0.001 to 1000"),
     group="How it is drawn",
   )
   top_k: int = option(

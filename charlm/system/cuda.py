@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs, their driver, and CUDA's libraries, without TensorFlow."""
+"""Checks NVIDIA's GPUs, driver and CUDA libraries without TensorFlow."""
 
 import contextlib
 import ctypes
@@ -11,21 +11,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
-# What NVIDIA's driver shows: under Linux, and where Windows has it and Linux
-# runs inside. There /dev/dxg alone can be a GPU of AMD or Intel.
-_IN_WINDOWS = "/usr/lib/wsl/lib/libcuda.so.1"
-_DEVICE_FILES = ("/dev/nvidia[0-9]*", _IN_WINDOWS)
-_CUDA_12 = 12000  # as the driver writes its version
+# Files that NVIDIA's driver creates, on Linux and on WSL. There /dev/dxg also
+# exists for AMD and Intel GPUs.
+_WSL_LIBRARY = "/usr/lib/wsl/lib/libcuda.so.1"
+_DEVICE_FILES = ("/dev/nvidia[0-9]*", _WSL_LIBRARY)
+_CUDA_12 = 12000  # in the driver's format
 _DRIVER = "install NVIDIA's driver, 525 or later"
 # TensorFlow's compute_90 is PTX 8.5, which older drivers cannot compile.
 _PTX = 12050
-# The capabilities of TensorFlow 2.21, for versions that do not list theirs.
+# The targets of TensorFlow 2.21, for versions that do not list theirs.
 _BUILT_FOR = ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")
-# cuDNN's first version that asks for a compute capability of 7.5.
+# The first version of cuDNN that requires compute capability 7.5.
 _CUDNN_FOR_TURING, _TURING = (9, 11), (7, 5)
 _INSTALL = "pip install -e '.[cuda]'"
-# What TensorFlow opens, by the wheel's folder, and nvJitLink, which cuSPARSE
-# opens. Each comes after those that it needs.
+# The libraries that TensorFlow loads, by their wheel's folder, and nvJitLink,
+# which cuSPARSE loads. Dependencies come first.
 _LIBRARIES = {
   "cuda_runtime": "libcudart.so.12",
   "cublas": "libcublas.so.12",
@@ -35,8 +35,8 @@ _LIBRARIES = {
   "cusolver": "libcusolver.so.11",
   "cudnn": "libcudnn.so.9",
 }
-# Whose versions a start notes: their wheels, and what TensorFlow calls the
-# version that it was built for.
+# The libraries whose versions a run records: wheel, and the key in
+# TensorFlow's build information.
 _WHEELS = {
   "cuda": ("nvidia-cuda-runtime-cu12", "cuda_version"),
   "cudnn": ("nvidia-cudnn-cu12", "cudnn_version"),
@@ -45,28 +45,28 @@ _WHEELS = {
 
 
 def preload() -> None:
-  """Opens cuSOLVER for TensorFlow 2.21, before TensorFlow looks for GPUs.
+  """Loads cuSOLVER for TensorFlow 2.21, before TensorFlow looks for GPUs.
 
-  That version looks for CUDA's libraries in the folders of their wheels, but
-  not in cuSOLVER's, and then finds no GPU.
+  That version searches the folders of CUDA's wheels except cuSOLVER's, and so
+  finds no GPU.
   """
-  # Without the wheel, TensorFlow asks the system for the library.
+  # Without the wheel, TensorFlow loads the system's library.
   with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError):
     if importlib.metadata.version("tensorflow").startswith("2.21."):
       ctypes.CDLL(_path_in_wheel("cusolver"))
 
 
 def _path_in_wheel(folder: str) -> str:
-  """Returns where the wheel has its library: beside TensorFlow."""
+  """Returns the path of a wheel's library, next to TensorFlow."""
   tensorflow = importlib.metadata.distribution("tensorflow")
   path = f"nvidia/{folder}/lib/{_LIBRARIES[folder]}"
   return str(tensorflow.locate_file(path))
 
 
 def nvidia_device() -> str:
-  """Returns what shows that there is an NVIDIA device, or nothing.
+  """Returns the evidence of an NVIDIA GPU, or an empty string.
 
-  Nothing, too, if `CUDA_VISIBLE_DEVICES` hides every GPU.
+  Also empty if `CUDA_VISIBLE_DEVICES` hides all GPUs.
   """
   if _all_hidden():
     return ""
@@ -77,74 +77,74 @@ def nvidia_device() -> str:
 
 
 def _all_hidden() -> bool:
-  """Tells whether CUDA_VISIBLE_DEVICES hides all GPUs.
+  """Returns whether CUDA_VISIBLE_DEVICES hides all GPUs.
 
-  The first entry decides: CUDA ignores one that names no GPU, and all after it.
+  The first entry decides: CUDA ignores an invalid entry and all after it.
   """
   first = os.environ.get(_VARIABLE, "0").split(",")[0].strip()
   return not (first.isdecimal() or first.startswith(("GPU-", "MIG-")))
 
 
-def problem_of_card(
-  name: str, capability: tuple[int, int], built: Mapping[str, Any]
+def gpu_problem(
+  name: str, capability: tuple[int, int], build_info: Mapping[str, Any]
 ) -> str:
-  """Returns why TensorFlow cannot compute on a GPU, or nothing.
+  """Returns why TensorFlow cannot compute on a GPU, or an empty string.
 
   Args:
-    name: of the GPU.
+    name: the GPU's name.
     capability: the GPU's compute capability.
-    built: TensorFlow's build information.
+    build_info: TensorFlow's build information.
   """
   major, minor = capability
-  card = f"{name}, compute capability {major}.{minor}"
-  built_for = built.get("cuda_compute_capabilities", _BUILT_FOR)
-  codes = _codes_for(capability, built_for)
-  if not codes:
+  gpu = f"{name}, compute capability {major}.{minor}"
+  built_for = build_info.get("cuda_compute_capabilities", _BUILT_FOR)
+  targets = _usable_targets(capability, built_for)
+  if not targets:
     tensorflow = importlib.metadata.version("tensorflow")
-    return f"TensorFlow {tensorflow} has no code for {card}"
-  only_ptx = all(code.startswith("compute") for code in codes)
+    return f"TensorFlow {tensorflow} has no code for {gpu}"
+  only_ptx = all(target.startswith("compute") for target in targets)
   if only_ptx and (version := _cuda_of_driver()) < _PTX:
     return (
       f"the driver, for CUDA {_cuda(version)}, cannot compile TensorFlow's "
-      f"code for {card} (driver 555 or later can)"
+      f"code for {gpu} (driver 555 or later can)"
     )
   if capability < _TURING:
-    cudnn = versions(built)["cudnn"]
-    if (found := re.match(r"(\d+)\.(\d+)\.", cudnn)) and (
-      tuple(map(int, found.groups())) >= _CUDNN_FOR_TURING
+    cudnn = versions(build_info)["cudnn"]
+    if (match := re.match(r"(\d+)\.(\d+)\.", cudnn)) and (
+      tuple(map(int, match.groups())) >= _CUDNN_FOR_TURING
     ):
       return (
-        f"cuDNN {cudnn} has no code for {card} "
-        "(.venv/bin/pip install 'nvidia-cudnn-cu12<9.11' has)"
+        f"cuDNN {cudnn} has no code for {gpu} (an older one has: .venv/bin/pip "
+        "install 'nvidia-cudnn-cu12<9.11')"
       )
   return ""
 
 
-def _codes_for(
+def _usable_targets(
   capability: tuple[int, int], built_for: Iterable[str]
 ) -> list[str]:
-  """Returns which of names such as `sm_89` and `compute_90` a GPU can use."""
-  found = [re.fullmatch(r"\w+_(\d+)(\d)[a-z]?", name) for name in built_for]
-  # A GPU runs the code of its generation's older ones. The driver translates
-  # `compute_90` for later generations, too, but XLA then ends the process.
+  """Returns the targets that a GPU can use, such as `sm_89`, `compute_90`."""
+  matches = [re.fullmatch(r"\w+_(\d+)(\d)[a-z]?", name) for name in built_for]
+  # Code runs on later GPUs of the same generation. The driver also translates
+  # `compute_90` for later generations, but then XLA aborts the process.
   major, minor = capability
   return [
     match[0]
-    for match in found
+    for match in matches
     if match and int(match[1]) == major and int(match[2]) <= minor
   ]
 
 
 def reason_for_no_gpu() -> str:
-  """Returns why a TensorFlow that is built with CUDA finds no GPU; a remedy."""
+  """Returns why TensorFlow with CUDA finds no GPU, and the remedy."""
   if _all_hidden():
     return f"{_VARIABLE} hides all GPUs: unset it"
-  check = "nothing that it needs is missing: check the driver with nvidia-smi"
+  check = "no library is missing: check the driver with nvidia-smi"
   return driver_problem() or _library_problem() or check
 
 
 def driver_problem() -> str:
-  """Returns what is wrong with the driver, and the remedy, or nothing."""
+  """Returns the driver's problem with the remedy, or an empty string."""
   try:
     driver = ctypes.CDLL("libcuda.so.1")
   except OSError as error:
@@ -153,23 +153,23 @@ def driver_problem() -> str:
   version = _cuda_of_driver()
   if version < _CUDA_12:
     return (
-      f"the driver is for CUDA {_cuda(version)}, and 12 is needed: {_DRIVER}"
+      f"the driver supports CUDA {_cuda(version)}, but 12 is needed: {_DRIVER}"
     )
   if not (status := driver.cuInit(0)):
     return ""
   text = ctypes.c_char_p()
   driver.cuGetErrorString(status, ctypes.byref(text))
-  said = text.value.decode() if text.value else "unknown"
+  message = text.value.decode() if text.value else "unknown"
   visible = os.environ.get(_VARIABLE)
-  given = f", with {_VARIABLE}={visible}" if visible else ""
+  setting = f", with {_VARIABLE}={visible}" if visible else ""
   return (
-    f"the driver's cuInit says '{said}' (error {status}{given}): check it with "
-    "nvidia-smi"
+    f"the driver's cuInit says '{message}' (error {status}{setting}): check it "
+    "with nvidia-smi"
   )
 
 
 def _cuda_of_driver() -> int:
-  """Returns the newest version of CUDA that the driver is for, as 12020."""
+  """Returns the latest CUDA version that the driver supports, such as 12020."""
   version = ctypes.c_int()
   ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
   return version.value
@@ -179,20 +179,20 @@ def _cuda(version: int) -> str:
   return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def versions(built_for: Mapping[str, str]) -> dict[str, str]:
+def versions(build_info: Mapping[str, str]) -> dict[str, str]:
   """Returns the versions of the driver and of CUDA's libraries.
 
-  Where a library's wheel is not installed, its version is the one in
-  `built_for`, TensorFlow's build information.
+  If a library's wheel is not installed, uses the version in TensorFlow's build
+  information.
   """
-  found = {"driver": _driver_version()}
+  installed = {"driver": _driver_version()}
   for name, (wheel, field) in _WHEELS.items():
     try:
-      found[name] = importlib.metadata.version(wheel)
+      installed[name] = importlib.metadata.version(wheel)
     except importlib.metadata.PackageNotFoundError:
-      built = built_for.get(field)
-      found[name] = f"{built} or later" if built else "unknown"
-  return found
+      built = build_info.get(field)
+      installed[name] = f"{built} or later" if built else "unknown"
+  return installed
 
 
 def _driver_version() -> str:
@@ -208,7 +208,7 @@ def _driver_version() -> str:
 
 
 def _library_problem() -> str:
-  """Returns which library cannot be opened, and the remedy, or nothing."""
+  """Returns which library does not load with the remedy, or an empty string."""
   for folder, name in _LIBRARIES.items():
     path = _path_in_wheel(folder)
     try:

@@ -1,4 +1,4 @@
-"""The devices that a process computes on, and the strategy over them."""
+"""Chooses a process's devices and the distribution strategy over them."""
 
 import concurrent.futures
 import contextlib
@@ -12,8 +12,8 @@ import tensorflow as tf
 from charlm.errors import HungError, InputError
 from charlm.system.cuda import (
   driver_problem,
+  gpu_problem,
   nvidia_device,
-  problem_of_card,
   reason_for_no_gpu,
 )
 from charlm.system.messages import warn
@@ -21,9 +21,9 @@ from charlm.system.messages import warn
 NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
 BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
 _Value = TypeVar("_Value")
-# That a first sum over GPUs may take: the driver may compile before.
+# Timeout of the first sum over GPUs; the driver may compile first.
 _ANSWER_SECONDS = 180.0
-_CPU_INSTEAD = "The CPU is used; --device=cpu ends this warning"
+_CPU_INSTEAD = "Using the CPU; --device=cpu silences this warning"
 _Result = TypeVar("_Result")
 
 
@@ -40,32 +40,32 @@ class Choice(NamedTuple, Generic[_Value]):
 
   @property
   def here(self) -> _Value:
-    """The value for the kind of device that this process computes on."""
+    """The value for this process's kind of device."""
     return self.gpu if kind_of_device() == "GPU" else self.cpu
 
 
 def num_cores() -> int:
   """Returns how many cores this process may use."""
-  # Under taskset or SLURM they can be fewer than the machine has.
+  # taskset or SLURM may restrict it to some of the machine's cores.
   if hasattr(os, "sched_getaffinity"):  # not on macOS
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def choose_device(device: str, start: bool = True) -> None:
-  """Chooses what computes, before TensorFlow places anything on it.
+  """Chooses the device; call it before TensorFlow places anything on one.
+
+  GPUs compute in float32; `tensor_float_32` is for training.
 
   Args:
     device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow cannot
-      use a GPU that the machine has, a line on stderr says why.
-    start: whether TensorFlow starts the GPUs here. If not, `create_strategy`
-      or `connect` has to: workers are connected before.
+      use the machine's GPU, a line on stderr says why.
+    start: start the GPUs now. Otherwise `create_strategy` or `connect` does,
+      after workers are connected.
 
-  Scores and samples are computed in float32; `tensor_float_32` is for training.
-
-  Raises InputError: an unknown device; `gpu`, if TensorFlow can use none, or
-    this process has chosen the CPU; `cpu`, if TensorFlow has started with a
-    GPU; a GPU that cannot be started.
+  Raises InputError: an unknown device; `gpu` if TensorFlow can use none or this
+    process has chosen the CPU; `cpu` if TensorFlow has already started with a
+    GPU; a GPU does not start.
   """
   if device not in ("auto", "cpu", "gpu"):
     raise InputError(f"device is {device!r}: give auto, cpu or gpu")
@@ -73,59 +73,60 @@ def choose_device(device: str, start: bool = True) -> None:
     _set_up_gpus(device)
   elif tf.config.list_physical_devices("GPU"):  # an earlier call hid it
     if device == "gpu":
-      raise InputError("this process has chosen the CPU: start another process")
+      raise InputError(
+        "this process has chosen the CPU: start a new process to use the GPU"
+      )
   elif device == "gpu":
     raise InputError(
-      f"TensorFlow finds no GPU: {_reason_for_none()}, or give --device=cpu"
+      f"TensorFlow finds no GPU: {_reason_for_no_gpu()}, or give --device=cpu"
     )
-  elif device == "auto" and (found := nvidia_device()):
+  elif device == "auto" and (evidence := nvidia_device()):
     warn(
-      f"this machine seems to have a GPU ({found}), but TensorFlow finds none: "
-      f"{_reason_for_none()}. {_CPU_INSTEAD}"
+      f"this machine seems to have a GPU ({evidence}), but TensorFlow finds "
+      f"none: {_reason_for_no_gpu()}. {_CPU_INSTEAD}"
     )
   if start:
     _start_gpus()
 
 
 def _set_up_gpus(device: str) -> None:
-  """Sets up the GPUs that TensorFlow is to use, and hides the others.
+  """Configures the usable GPUs and hides the others.
 
-  Raises InputError: `gpu`, if TensorFlow cannot compute on any.
+  Raises InputError: `gpu` if TensorFlow cannot compute on any.
   """
   gpus = tf.config.get_visible_devices("GPU")
   usable = []
   if device != "cpu":
-    problems = {gpu: _problem_of(gpu) for gpu in gpus}
+    problems = {gpu: _gpu_problem(gpu) for gpu in gpus}
     usable = [gpu for gpu in gpus if not problems[gpu]]
     problem = "; ".join(filter(None, problems.values()))
     if problem and device == "gpu" and not usable:
       raise InputError(f"{problem}: give --device=cpu")
     if problem:
-      warn(f"{problem}. {'It is left out' if usable else _CPU_INSTEAD}")
+      warn(f"{problem}. {'It is not used' if usable else _CPU_INSTEAD}")
   if usable != gpus:
     try:
-      # TensorFlow would take the memory of each GPU that it sees.
+      # TensorFlow allocates memory on each GPU that it sees.
       tf.config.set_visible_devices(usable, "GPU")
     except RuntimeError as error:
       raise InputError(
-        "TensorFlow has started with a GPU: choose the CPU before it computes"
+        "TensorFlow has already started with a GPU: choose the CPU before it "
+        "computes"
       ) from error
   if usable:
-    # Once TensorFlow has started, memory growth cannot be set any more: the
-    # caller's setting stays.
+    # Memory growth cannot change after TensorFlow has started: the caller's
+    # setting stays.
     with contextlib.suppress(RuntimeError):
       for gpu in usable:
-        # Else it takes all memory of the GPU, and leaves none for a sampler.
+        # Otherwise it allocates all of the GPU's memory, and leaves none for a
+        # sampler.
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 @contextlib.contextmanager
 def tensor_float_32() -> Iterator[None]:
-  """Lets GPUs multiply in TensorFloat-32 while the block runs.
-
-  That is faster, with mantissas of 10 bits.
-  """
+  """Enables TensorFloat-32 on GPUs: faster, with 10-bit mantissas."""
   if kind_of_device() == "CPU":
     yield
     return
@@ -137,27 +138,27 @@ def tensor_float_32() -> Iterator[None]:
     enable(False)
 
 
-def _problem_of(gpu: tf.config.PhysicalDevice) -> str:
-  """Returns why TensorFlow cannot compute on a GPU, or nothing."""
+def _gpu_problem(gpu: tf.config.PhysicalDevice) -> str:
+  """Returns why TensorFlow cannot compute on a GPU, or an empty string."""
   details = tf.config.experimental.get_device_details(gpu)
   capability = details.get("compute_capability")
   if not capability:
     return ""
   name = details.get("device_name", gpu.name)
-  return problem_of_card(name, capability, tf.sysconfig.get_build_info())
+  return gpu_problem(name, capability, tf.sysconfig.get_build_info())
 
 
-def _reason_for_none() -> str:
+def _reason_for_no_gpu() -> str:
   """Returns why TensorFlow finds no GPU, and the remedy."""
   if not tf.test.is_built_with_cuda():
-    return "its package for this system is built without CUDA"
+    return "its package for this system was built without CUDA"
   return reason_for_no_gpu()
 
 
 def _start_gpus() -> None:
-  """Starts TensorFlow if it sees GPUs.
+  """Starts the GPUs, if any.
 
-  Raises InputError: it cannot start them.
+  Raises InputError: a GPU does not start.
   """
   if not tf.config.get_visible_devices("GPU"):
     return
@@ -174,17 +175,17 @@ def _start_gpus() -> None:
 def create_strategy(
   num_replicas: int, or_fewer: bool = False
 ) -> tf.distribute.MirroredStrategy:
-  """Returns a strategy over devices that it sets up.
+  """Sets up devices and returns a strategy over them.
 
   Call it before TensorFlow places anything on them.
 
   Args:
-    num_replicas: how many GPUs or, where there is none, logical CPU devices.
-    or_fewer: take a divisor of that number where TensorFlow has started with
-      fewer CPU devices, as after `charlm.load`.
+    num_replicas: number of GPUs or, without a GPU, of logical CPU devices.
+    or_fewer: if TensorFlow has already started with fewer CPU devices, as after
+      `charlm.load`, use the largest divisor of `num_replicas` that fits.
 
-  Raises InputError: TensorFlow has started with fewer CPU devices, or GPUs
-    cannot be started.
+  Raises InputError: TensorFlow has already started with fewer CPU devices, or a
+    GPU does not start.
   """
   if tf.config.get_visible_devices("GPU"):
     use_first_gpus(num_replicas)
@@ -195,27 +196,27 @@ def create_strategy(
   device = tf.config.LogicalDeviceConfiguration()
   try:
     tf.config.set_logical_device_configuration(cpu, [device] * num_replicas)
-    # About a thread for each core, over all devices.
+    # About one thread per core in total.
     threads = max(1, num_cores() // num_replicas)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
   except RuntimeError as error:
     started = len(tf.config.list_logical_devices("CPU"))
     if num_replicas > started and not or_fewer:
       raise InputError(
-        f"num_replicas is {num_replicas}, but TensorFlow has started with "
-        f"{started} CPU devices: train in a new process, or leave num_replicas "
-        "out"
+        f"num_replicas is {num_replicas}, but TensorFlow has already started "
+        f"with {started} CPU devices: train in a new process, or leave out "
+        "num_replicas"
       ) from error
     num_replicas = largest_divisor(num_replicas, started)
   # In shared memory a plain sum is enough. Collective operations, the default,
-  # would allow only one number of replicas in a process.
+  # would fix the number of replicas for the whole process.
   plain_sum = tf.distribute.ReductionToOneDevice()
   devices = [f"CPU:{i}" for i in range(num_replicas)]
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
 
 
 def first_sum(add: Callable[[], _Result], over: str) -> _Result:
-  """Returns the result of the first sum over some devices, which may hang.
+  """Runs the first sum over some devices, which may hang on GPUs.
 
   Raises HungError: GPUs do not answer within three minutes.
   """
@@ -224,21 +225,21 @@ def first_sum(add: Callable[[], _Result], over: str) -> _Result:
   future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
 
   def run() -> None:
-    """Adds, and keeps the sum or the error."""
+    """Stores the sum or the error in the future."""
     try:
       future.set_result(add())
     except BaseException as error:  # raised again below
       future.set_exception(error)
 
-  # A call of NCCL that hangs cannot be ended: it is left behind.
+  # A daemon thread, because a hanging call to NCCL cannot be cancelled.
   threading.Thread(target=run, daemon=True).start()
   try:
     return future.result(_ANSWER_SECONDS)
   except TimeoutError as error:
     raise HungError(
-      f"the first sum over {over} did not come within {_ANSWER_SECONDS:g} "
-      f"seconds: {NCCL_REMEDY}, or {BIOS_REMEDY}, or train on one GPU, "
-      "with --num_replicas=1"
+      f"the first sum over {over} did not finish within {_ANSWER_SECONDS:g} "
+      f"seconds: {NCCL_REMEDY}, or {BIOS_REMEDY}, or train on one GPU with "
+      "--num_replicas=1"
     ) from error
 
 
@@ -250,19 +251,19 @@ def gpu_names() -> list[str]:
 
 
 def use_first_gpus(number: int) -> None:
-  """Hides all other GPUs: TensorFlow would take memory of each."""
-  # Once TensorFlow has started, as after `charlm.load`, it is too late.
+  """Hides the other GPUs, on which TensorFlow would allocate memory."""
+  # Too late once TensorFlow has started, as after `charlm.load`.
   with contextlib.suppress(RuntimeError):
     gpus = tf.config.get_visible_devices("GPU")
     tf.config.set_visible_devices(gpus[:number], "GPU")
 
 
 def most_gpus() -> int:
-  """Returns how many GPUs TensorFlow can compute on, used or not."""
+  """Returns the number of GPUs that TensorFlow can compute on, used or not."""
   gpus = tf.config.list_physical_devices("GPU")
-  return len([gpu for gpu in gpus if not _problem_of(gpu)])
+  return len([gpu for gpu in gpus if not _gpu_problem(gpu)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:
-  """Returns the largest divisor of `number` that is not above `at_most`."""
+  """Returns the largest divisor of `number` up to `at_most`."""
   return max(d for d in range(1, at_most + 1) if number % d == 0)

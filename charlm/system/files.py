@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; names that TensorFlow can read."""
+"""Atomic writes, JSON lines, the cache directory, and paths for TensorFlow."""
 
 import contextlib
 import json
@@ -10,11 +10,11 @@ from typing import Any
 
 from charlm.errors import InputError
 
-_PATTERN = frozenset("*?[]\\")
+_GLOB_CHARACTERS = frozenset("*?[]\\")
 
 
 def cache_folder() -> Path:
-  """Returns the user's folder for what charlm can make again."""
+  """Returns charlm's cache directory."""
   cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return Path(os.path.expanduser(cache_home)) / "charlm"
 
@@ -22,24 +22,24 @@ def cache_folder() -> Path:
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
   """Writes a file under a temporary name, syncs it and renames it.
 
-  Raises OSError: the file is then still the old one, if any; or, if only the
-    sync of the folder failed, the whole new one.
+  Raises OSError: the old file, if any, is unchanged or, if only the sync of the
+    folder failed, completely replaced.
   """
-  # In the same folder: a rename is atomic only within one file system. The next
-  # write replaces what a kill left.
+  # In the same folder, since a rename is atomic only within one file system. If
+  # this process is killed, the next write overwrites the temporary file.
   temporary = path.with_name(f".{path.name}.tmp")
   try:
     with temporary.open("wb") as file:
       file.writelines(chunks)
       file.flush()
-      # Before the rename: after a power failure, the name could otherwise stand
-      # for an empty file.
+      # Sync before the rename: otherwise a power failure could leave an empty
+      # file under the final name.
       os.fsync(file.fileno())
     os.replace(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
-  # The rename is durable only once the folder is synced, too.
+  # The rename is durable only after the folder is synced, too.
   folder = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(folder)
@@ -48,24 +48,25 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def append_lines(path: Path, lines: bytes) -> None:
-  """Appends lines to a file, or makes it, after ending a line cut off.
+  """Appends lines to a file, creating it if needed.
 
-  All are written, or none is: only a kill may leave a part of them.
+  Terminates a truncated last line first. Writes all lines or none, unless the
+  process is killed.
 
-  Raises OSError: it cannot be written.
+  Raises OSError: the file cannot be written.
   """
   with path.open("a+b", buffering=0) as file:
     file.seek(max(0, file.tell() - 1))
     lines = b"\n" * (file.read() not in (b"", b"\n")) + lines
     if (size := file.write(lines)) < len(lines):  # the disk is full
       file.truncate(file.tell() - size)
-      raise OSError("only a part could be written")
+      raise OSError("only some of the lines could be written")
 
 
 def read_json_lines(path: Path) -> list[Any]:
-  """Reads a value from each line of a file, if there is one.
+  """Reads a value from each line of a file; none if it does not exist.
 
-  A line that is not JSON is left out: a kill has cut it off.
+  Skips lines that are not JSON, which a killed process has truncated.
   """
   values = []
   if path.exists():
@@ -77,14 +78,14 @@ def read_json_lines(path: Path) -> list[Any]:
 
 @contextlib.contextmanager
 def moved_when_whole(path: Path) -> Iterator[str]:
-  """Yields a name in a temporary folder; what is there at the end is moved.
+  """Yields a temporary path; moves its file or folder to `path` at the end.
 
-  The folder of `path` is made; an error leaves nothing in it.
+  Creates the parent folder of `path`. An error leaves nothing there.
 
   Raises OSError: the folder or the file cannot be written.
   """
   folder = path.with_name(f".{path.name}.tmp")
-  shutil.rmtree(folder, ignore_errors=True)  # what a kill left
+  shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
   folder.mkdir(parents=True)
   try:
     yield os.path.join(folder, path.name)
@@ -94,9 +95,9 @@ def moved_when_whole(path: Path) -> Iterator[str]:
 
 
 def refuse_pattern(path: str | os.PathLike[str]) -> None:
-  """Raises InputError: TensorFlow would take a path for a pattern of paths."""
-  if found := _PATTERN.intersection(os.fspath(path)):
+  """Raises InputError: TensorFlow would read the path as a glob pattern."""
+  if special := _GLOB_CHARACTERS.intersection(os.fspath(path)):
     raise InputError(
-      f"{os.fspath(path)}: TensorFlow takes {' '.join(sorted(found))} for a "
-      "pattern of names: rename the folder"
+      f"{os.fspath(path)}: TensorFlow reads {' '.join(sorted(special))} as a "
+      "glob pattern: rename the folder"
     )

@@ -1,4 +1,4 @@
-"""Flags made of the fields of an options class; no other module uses absl."""
+"""Command-line flags from an options class; only this module uses absl."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from absl import flags
 
 from charlm.options import PATH, Options, option
 
-# By the annotation of a field.
+# By a field's annotation.
 _DEFINE: dict[object, Callable[..., object]] = {
   bool: flags.DEFINE_bool,
   int: flags.DEFINE_integer,
@@ -23,17 +23,17 @@ _DEFINE: dict[object, Callable[..., object]] = {
 @dataclasses.dataclass(frozen=True)
 class _Help(Options):
   help: bool = option(False, "show this help", group="Help")
-  # absl reads these files itself, but does not list the flag.
-  flagfile: str = option("", "file of flags, one a line")
+  # absl reads these files itself, but does not list the flag in the help.
+  flagfile: str = option("", "file with one flag per line")
 
 
 def define_flags(options: type[Options]) -> flags.FlagValues:
-  """Returns a flag for each field of an options class, and `--help`.
+  """Defines a flag for each field of an options class, and `--help`.
 
-  They are in a `FlagValues` of their own, so that several programs, or one
-  several times, can run in one process.
+  Each call has a `FlagValues` of its own, so that one process can run several
+  programs, or the same one several times.
   """
-  values, group = flags.FlagValues(), "Flags"  # the title, if none is given
+  values, group = flags.FlagValues(), "Flags"  # the default heading
   for field in (*dataclasses.fields(options), *dataclasses.fields(_Help)):
     group = field.metadata["group"] or group
     _DEFINE[field.type](
@@ -49,39 +49,39 @@ def define_flags(options: type[Options]) -> flags.FlagValues:
 def given_flags(
   values: flags.FlagValues, options: type[Options]
 ) -> dict[str, Any]:
-  """Returns the values, by name, of the flags that were given."""
-  found = {}
+  """Returns the values of the given flags by name."""
+  given = {}
   for field in dataclasses.fields(options):
     if not values[field.name].present:
       continue
     value = values[field.name].value
     if value and field.metadata["allowed"] is PATH:
       value = os.path.expanduser(value)
-    found[field.name] = value
-  return found
+    given[field.name] = value
+  return given
 
 
-def parse(flags_given: Sequence[str], options: type[Options]) -> dict[str, Any]:
-  """Returns the values, by name, that some flags of an options class give.
+def parse(args: Sequence[str], options: type[Options]) -> dict[str, Any]:
+  """Parses flags of an options class into values by name.
 
-  Raises absl's errors: an unknown flag, or no such flag file.
+  Raises absl's errors: an unknown flag or a missing flag file.
   """
   values = define_flags(options)
-  values(["", *flags_given])
+  values(["", *args])
   return given_flags(values, options)
 
 
 def help_text(values: flags.FlagValues, name: str, usage: str) -> str:
-  """Returns what `--help` prints, at most 80 columns wide.
+  """Returns the text of `--help`, at most 80 columns wide.
 
-  The flags are under the titles of their groups.
+  Flags are listed under the headings of their groups.
   """
   lines = [usage, "", f"{name} [--flag=value ...]"]
   wrapper = textwrap.TextWrapper(79, "", " " * 34, break_long_words=False)
   for title, group in values.flags_by_module_dict().items():
     lines += ["", title]
     for flag in group:
-      # absl writes '0.0' for the number that a person writes as 0.
+      # absl writes '0.0' where the help shows 0.
       value = (flag.default_as_str or "").strip("'")
       # A boolean is given as --flag or --noflag.
       default = "" if flag.boolean else "=" + value.removesuffix(".0")

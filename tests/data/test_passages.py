@@ -1,4 +1,4 @@
-"""Passages of a text that stand in another one."""
+"""Passages of a text that are copied from another one."""
 
 import random
 
@@ -17,7 +17,7 @@ def _text(string: str) -> Text:
   return encode_text([string], "utf-8").text
 
 
-def test_what_was_copied_is_found_where_it_stands() -> None:
+def test_copied_passages_are_found_with_their_places() -> None:
   rng = random.Random(0)
   train = "".join(rng.choices("abcdefgh ", k=3000))
   # Copied: 50 characters, then 29 (too few), 30, 31, and 40.
@@ -34,7 +34,7 @@ def test_what_was_copied_is_found_where_it_stands() -> None:
   assert found.share == pytest.approx((50 + 30 + 31 + 40) / len(text))
 
 
-def test_nothing_is_found_where_nothing_is() -> None:
+def test_nothing_is_found_if_nothing_was_copied() -> None:
   train = _text("abc" * 100)
   texts = ["", "a", "abc" * 9, "acb" * 50, "x" * 100, "é" * 40]
   assert [found.passages for found in find_passages(texts, train)] == [()] * 6
@@ -44,7 +44,7 @@ def test_nothing_is_found_where_nothing_is() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_passages_cover_each_stretch_that_stands_there(
+def test_passages_cover_exactly_the_copied_characters(
   data: st.DataObject,
 ) -> None:
   size = data.draw(st.integers(1, 7))
@@ -52,7 +52,7 @@ def test_passages_cover_each_stretch_that_stands_there(
   train, text = data.draw(letters), data.draw(letters)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(passages, "MIN_LENGTH", size)
-    patch.setattr(passages, "_BLOCK", data.draw(st.integers(1, 9)))
+    patch.setattr(passages, "_CHUNK", data.draw(st.integers(1, 9)))
     (found,) = find_passages([text], _text(train))
   covered = np.zeros(len(text), bool)
   for start, length, place in found.passages:

@@ -33,7 +33,7 @@ def names(spec: str, folder: pathlib.Path) -> list[str]:
   return [os.path.relpath(name, folder) for name in found]
 
 
-def test_specs(tmp_path: pathlib.Path) -> None:
+def test_files_are_found_for_each_kind_of_spec(tmp_path: pathlib.Path) -> None:
   (tmp_path / "sub" / "sub").mkdir(parents=True)
   for name in ("b.txt", "a.txt", "c.md", "sub/d.md", "sub/sub/e.md"):
     (tmp_path / name).write_text(f"{name}\n")
@@ -67,11 +67,11 @@ def read(path: pathlib.Path) -> bytes:
 
 
 @compressions
-def test_a_file_is_decompressed_as_its_suffix_says(
+def test_a_file_is_decompressed_by_its_suffix(
   suffix: str, compress: Callable[[bytes], bytes], tmp_path: pathlib.Path
 ) -> None:
   path, data = tmp_path / f"a.{suffix}", os.urandom(300_000) * 2
-  # Several streams, as parallel programs write them.
+  # Several streams, as parallel compressors write them.
   whole = compress(data[:9]) + compress(data[9:])
   path.write_bytes(whole)
   assert read(path) == data
@@ -81,18 +81,20 @@ def test_a_file_is_decompressed_as_its_suffix_says(
   cut_off = [whole[:size] for size in (1, 20, 1000, len(whole) - 1)]
   for content in (*cut_off, damaged, b"plain text"):
     path.write_bytes(content)
-    message = rf"a\.{suffix} cannot be decompressed \(.*\): give a whole copy"
+    message = rf"a\.{suffix} cannot be decompressed \(.*\): give a complete"
     with pytest.raises(InputError, match=message):
       read(path)
 
 
-def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
+def test_globs_and_folders_skip_the_files_of_a_run(
+  tmp_path: pathlib.Path,
+) -> None:
   run = tmp_path / "texts" / "run"
   (run / "checkpoints").mkdir(parents=True)
   (run / "texts").mkdir()
   for name in ("config.json", "vocabulary.json", "eval.txt", "checkpoints/a"):
     (run / name).touch()
-  for name in ("note.txt", "texts/b.txt"):  # a person's
+  for name in ("note.txt", "texts/b.txt"):  # a user's files
     (run / name).touch()
   folder = tmp_path / "texts"
   (folder / "eval.txt").touch()
@@ -100,16 +102,16 @@ def test_the_files_of_a_run_are_no_texts(tmp_path: pathlib.Path) -> None:
   assert names(f"{folder}/**/*", folder) == mine
   assert names(f"{folder}/*/*.txt", folder) == ["run/note.txt"]
   assert names(f"{run}", run) == ["note.txt"]
-  with pytest.raises(InputError, match="are of runs or caches: name"):
+  with pytest.raises(InputError, match="belong to runs or caches: name"):
     names(f"{folder}/run/eval*", folder)
-  # Named outright, it is one.
+  # A file that is named explicitly is read.
   assert names(f"{run}/eval.txt", run) == ["eval.txt"]
-  # A start that was killed before it wrote the config is a run, too.
+  # So is a run that was killed before it wrote its config.
   (run / "config.json").rename(run / "lock")
   assert names(f"{folder}/**/*", folder) == mine
 
 
-def test_without_the_extra_zstd_is_named(
+def test_without_zstd_the_error_names_the_extra(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
@@ -131,6 +133,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     list(chunks)
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text")))
   assert b"".join(Source("-", is_file=False).read()) == b"text"

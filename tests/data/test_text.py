@@ -23,13 +23,13 @@ texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @texts
 @pytest.mark.parametrize("in_memory", [700, 2**23])
 @pytest.mark.parametrize("size", [97, 10**6])
-def test_a_text_comes_back(
+def test_an_encoded_text_decodes_to_itself(
   text: str, in_memory: int, size: int, tmp_path: pathlib.Path
 ) -> None:
-  pieces = [text[i : i + size] for i in range(0, len(text), size)]
+  chunks = [text[i : i + size] for i in range(0, len(text), size)]
   paths = (tmp_path / f"{i}.npy" for i in itertools.count())
   corpus = encode_text(
-    pieces, open_file=lambda: next(paths).open("x+b"), in_memory=in_memory
+    chunks, open_file=lambda: next(paths).open("x+b"), in_memory=in_memory
   )
   large = len(text) * corpus.text.ids.itemsize > in_memory
   assert bool([*tmp_path.iterdir()]) == large
@@ -42,7 +42,7 @@ def test_a_text_comes_back(
 
 
 @texts
-def test_ids_of_a_vocabulary(text: str) -> None:
+def test_a_text_is_mapped_to_the_ids_of_a_vocabulary(text: str) -> None:
   vocab = build_vocabulary([text[::2], "zyx"])
   ids_of = {char: i for i, char in enumerate(vocab)}
   dtype = encode(text, vocab).dtype
@@ -52,7 +52,7 @@ def test_ids_of_a_vocabulary(text: str) -> None:
   np.testing.assert_array_equal(ids, expected)
 
 
-def test_parts_of_parts() -> None:
+def test_a_part_of_a_part_is_the_right_text() -> None:
   text = encode_text(["0123456789"]).text
   part = text.part(2, 9).part(1, 5)
   assert (str(part), len(part)) == ("3456", 4)
@@ -62,8 +62,10 @@ def test_parts_of_parts() -> None:
   assert part.counts().sum() == 4
 
 
-def test_last_places_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setattr(text_module, "_BLOCK", 7)
+def test_the_last_places_of_a_character_are_found(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(text_module, "_CHUNK", 7)
   string = "".join(random.Random(0).choices("abc", k=40))
   text = encode_text([string]).text
   for start, stop in ((0, 40), (3, 17), (5, 5)):
@@ -75,7 +77,7 @@ def test_last_places_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
   assert not len(text.last_places_of("x", 9))
 
 
-def test_all_bytes_are_characters_of_a_text_of_bytes() -> None:
+def test_a_text_of_bytes_has_all_bytes_as_characters() -> None:
   corpus = encode_text(["a\xff"], "latin-1")
   assert corpus.text.characters == [chr(i) for i in range(256)]
   assert corpus.text.ids.tolist() == [97, 255]

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.data import tensors, vocabulary
-from charlm.data.cleaning import clean_pieces
+from charlm.data.cleaning import clean_chunks
 from charlm.data.corpus import load_lines
 
 
-def test_shakespeare_vocabulary(shakespeare_path: pathlib.Path) -> None:
+def test_the_shakespeare_vocabulary_stays_the_same(
+  shakespeare_path: pathlib.Path,
+) -> None:
   assert vocabulary.build_vocabulary(load_lines(str(shakespeare_path))) == VOCAB
 
 
@@ -35,14 +37,14 @@ def test_line_to_tensor_and_encode_agree(line: str, ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", [list, tf.constant])
-def test_several_lines_give_a_row_each(kind: type) -> None:
+def test_several_lines_become_ragged_rows(kind: type) -> None:
   ids = tensors.line_to_tensor(kind(["ab", "é", "abc"]), VOCAB)
   assert ids.to_list() == [[55, 56], [0], [55, 56, 57]]
   texts = tensors.text_from_ids(ids, VOCAB)
   assert texts.numpy().tolist() == [b"ab", b"[UNK]", b"abc"]
 
 
-def test_padding_disappears() -> None:
+def test_decoding_drops_padding() -> None:
   ids = vocabulary.encode("ab", VOCAB)
   assert tensors.text_from_ids(ids, VOCAB).numpy() == b"ab"
   ids = tf.constant([[55, 56, 1, 1], [55, 1, 1, 1]])
@@ -51,7 +53,7 @@ def test_padding_disappears() -> None:
   assert vocabulary.decode(np.array([55, 1, 56]), VOCAB) == "ab"
 
 
-def test_any_unicode_has_the_smallest_type_of_ids() -> None:
+def test_any_unicode_text_is_encoded_and_decoded() -> None:
   text = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) + "😀\0\u0301"
   vocab = vocabulary.build_vocabulary([text])
   ids = vocabulary.encode(text, vocab)
@@ -70,30 +72,28 @@ def test_any_unicode_has_the_smallest_type_of_ids() -> None:
     (2**16 + 1, np.uint32),
   ],
 )
-def test_the_type_of_ids_fits_the_last_one_closely(
-  size: int, dtype: type
-) -> None:
+def test_ids_have_the_smallest_type_that_fits(size: int, dtype: type) -> None:
   vocab = [*vocabulary.SPECIAL, *map(chr, range(0x10000, 0x20000))][:size]
   ids = vocabulary.encode(vocab[-1], vocab)
   assert (ids.dtype, ids.tolist()) == (dtype, [size - 1])
 
 
-def test_unknown_characters() -> None:
+def test_unknown_characters_are_listed() -> None:
   assert vocabulary.unknown_characters("éaéß", VOCAB) == "'ß' 'é'"
   assert not vocabulary.unknown_characters("a", VOCAB)
 
 
-def test_new_characters_come_after_the_initial_ones() -> None:
+def test_extending_a_vocabulary_appends_new_characters_sorted() -> None:
   initial = vocabulary.build_vocabulary(["bc"])
   extended = vocabulary.extend_vocab(initial, "cab\nd")
   assert extended == [*initial, "\n", "a", "d"]
   assert vocabulary.extend_vocab(initial, "bbc") == initial
 
 
-# Everything but halves of a surrogate pair, which no UTF-8 file holds.
+# All characters except surrogates, which UTF-8 excludes.
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
-  cleaned = "".join(clean_pieces([text]))
+  cleaned = "".join(clean_chunks([text]))
   vocab = vocabulary.build_vocabulary(cleaned.split("\n"))
   ids = vocabulary.encode(cleaned, vocab)
   assert vocabulary.decode(ids, vocab) == cleaned

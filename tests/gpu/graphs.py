@@ -1,7 +1,7 @@
-"""Looks into graphs as a GPU would run them; no GPU is needed.
+"""Inspects the graphs that a GPU would run, without a GPU.
 
-TensorFlow's wheel lists the kernels that it has for GPUs. The devices are CPU
-devices: `CPU:1` and those after it stand for GPUs, and `CPU:0` for the host.
+TensorFlow's wheel lists its GPU kernels. `CPU:1` and later CPU devices stand
+for GPUs, and `CPU:0` for the host.
 """
 
 import collections
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from tensorflow.python.framework import kernels, op_def_registry
 
-Graph = Any  # a function in the form that TensorFlow's `tf.function` traces
+Graph = Any  # a function traced by `tf.function`
 _LOOPS = ("While", "StatelessWhile")
-# These start no kernel on a GPU: they pass tensors on, or read shapes.
+# These launch no GPU kernel: they forward tensors or read shapes.
 _FREE = {
   *("NoOp", "Identity", "IdentityN", "Const", "Placeholder", "StopGradient"),
   *("Reshape", "ExpandDims", "Squeeze", "Shape", "ShapeN", "EnsureShape"),
@@ -26,23 +26,23 @@ _FREE = {
 
 
 class Node(NamedTuple):
-  """A node that runs, and where."""
+  """A node that runs, and its place in the graph."""
 
   name: str
   op: str
   attr: Any
-  depth: int  # how many loops it is in
+  depth: int  # number of enclosing loops
   node: Any
-  nodes: dict[str, Any]  # those of its function, by name
+  nodes: dict[str, Any]  # the nodes of its function by name
 
 
 def walk(function: Graph) -> Iterator[Node]:
-  """Yields what a traced function runs, but for what XLA compiles."""
+  """Yields the nodes that a traced function runs, except those under XLA."""
   graph = function.graph.as_graph_def()
   library = {f.signature.name: f for f in graph.library.function}
 
   def visit(nodes: Any, depth: int) -> Iterator[Node]:
-    """Yields nodes, and those of the functions that they call."""
+    """Yields nodes and the nodes of the functions that they call."""
     by_name = {node.name: node for node in nodes}
     for node in nodes:
       yield Node(node.name, node.op, node.attr, depth, node, by_name)
@@ -57,19 +57,19 @@ def walk(function: Graph) -> Iterator[Node]:
 
 @functools.cache
 def _registered(op: str) -> list[Any]:
-  """Returns an operation's kernels for GPUs, those for all devices last."""
-  found = kernels.get_registered_kernels_for_op(op).kernel
-  here = [k for k in found if k.device_type in ("GPU", "DEFAULT")]
-  return sorted(here, key=lambda kernel: kernel.device_type != "GPU")
+  """Returns an operation's kernels for GPUs, then those for all devices."""
+  registered = kernels.get_registered_kernels_for_op(op).kernel
+  usable = [k for k in registered if k.device_type in ("GPU", "DEFAULT")]
+  return sorted(usable, key=lambda kernel: kernel.device_type != "GPU")
 
 
 def _kernel(node: Any) -> Any:
-  """Returns the kernel of a GPU for a node's types, None if there is none."""
+  """Returns the GPU kernel for a node's types, or None."""
   op = op_def_registry.get(node.op)
   defaults = {attr.name: attr.default_value for attr in op.attr}
 
   def types(name: str) -> set[int]:
-    """Returns the types that a node has for an attribute."""
+    """Returns the node's types for an attribute."""
     value = node.attr[name] if name in node.attr else defaults[name]
     return set(value.list.type) or {value.type}
 
@@ -83,7 +83,7 @@ def _kernel(node: Any) -> Any:
 
 
 def without_kernel(function: Graph) -> set[str]:
-  """Returns the operations for whose types GPUs have no kernel."""
+  """Returns the operations without a GPU kernel for their types."""
   return {
     n.op
     for n in walk(function)
@@ -92,13 +92,13 @@ def without_kernel(function: Graph) -> set[str]:
 
 
 def operations(function: Graph) -> collections.Counter[str]:
-  """Counts the operations, each function as often as it is called."""
+  """Counts the operations, including those of each call to a function."""
   return collections.Counter(node.op for node in walk(function))
 
 
 def num_of_step(function: Graph) -> int:
-  """Counts the operations of a step of the loop over steps.
+  """Counts the operations of one step in the loop over steps.
 
-  Not those that only pass tensors on, nor what XLA compiles.
+  Excludes those that only forward tensors, and those that XLA compiles.
   """
   return sum(node.depth > 0 and node.op not in _FREE for node in walk(function))

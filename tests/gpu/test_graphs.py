@@ -1,6 +1,6 @@
-"""What a GPU would run, told from graphs that are traced as if there were one.
+"""The operations that a GPU would run, from graphs traced for a fake GPU.
 
-Only hardware can tell that it computes the right numbers, and how fast.
+Only real hardware can show correct results and speed.
 """
 
 import dataclasses
@@ -29,16 +29,16 @@ from charlm.training.workers import Cluster
 
 _V, _T = 12, 20
 _SIZES = ("--seq_length=20", "--embedding_dim=8", "--rnn_units=16")
-# And the operations that a step may have beside what XLA compiles.
+# The maximum number of operations in a step, not counting those under XLA.
 _BY_CUDNN = {"reference": 190, "fast": 240, "text-1M": 410}
 _LAYERS = ("gru", "lstm")
-# Not `CPU:0`, which stands for the host.
+# `CPU:0` stands for the host.
 _GPUS = ["CPU:1", "CPU:2"]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def gpu() -> Iterator[None]:
-  """Pretends that there is a GPU, for charlm and for Keras."""
+  """Makes charlm and Keras believe that there is a GPU."""
   visible = tf.config.get_visible_devices
   keras_rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
   with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def _flat(tensors: dict) -> list[tf.Tensor]:
 
 
 def _config(recipe: str, **changes: object) -> Config:
-  """Returns the config of a flag file, at a small size."""
+  """Returns the config of a recipe at a small size."""
   flags = [f"--flagfile={ROOT}/recipes/{recipe}.flags", *_SIZES]
   config = Config(**parse(flags, Config))
   return dataclasses.replace(config, **changes)
@@ -81,22 +81,22 @@ def _steps(trainer: Trainer) -> graphs.Graph:
 
 @pytest.fixture(scope="module")
 def traced(gpu: None) -> dict[str, graphs.Graph]:
-  """The training steps of the recipes, as a GPU has them by default."""
+  """The default training steps of the recipes on a GPU."""
   return {name: _steps(_trainer(_config(name))) for name in _BY_CUDNN}
 
 
-def _piece(model: LanguageModel, rows: int) -> list:
-  """Returns the arguments of a piece of a score."""
+def _chunk(model: LanguageModel, rows: int) -> list:
+  """Returns the arguments for scoring a chunk."""
   ids = tf.zeros([rows, _T], tf.int32)
   return [ids, ids, model.initial_states(rows)]
 
 
-def test_each_operation_of_a_training_has_a_kernel(
+def test_every_training_operation_has_a_gpu_kernel(
   traced: dict[str, graphs.Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
   for function in traced.values():
     assert graphs.without_kernel(function) == set()
-  # And where neither cuDNN nor XLA takes part.
+  # Also without cuDNN and XLA.
   monkeypatch.setattr(trainer_module, "xla_compiles_steps", lambda *_: False)
   for layer in _LAYERS:
     steps = _steps(_trainer(_config("text-1M", layer=layer), gru="fused"))
@@ -105,12 +105,12 @@ def test_each_operation_of_a_training_has_a_kernel(
 
 
 @pytest.mark.parametrize("layer", _LAYERS)
-def test_each_operation_of_scores_and_random_numbers_has_a_kernel(
+def test_every_scoring_and_random_operation_has_a_gpu_kernel(
   layer: str,
 ) -> None:
   model = model_of(Config(layer=layer, rnn_units=16, embedding_dim=8), _V)
   nats = Evaluator(model)._compiled_nats.get_concrete_function(
-    *_piece(model, 2)
+    *_chunk(model, 2)
   )
   assert "CudnnRNNV3" in graphs.operations(nats)
   assert graphs.without_kernel(nats) == set()
@@ -122,7 +122,7 @@ def test_each_operation_of_scores_and_random_numbers_has_a_kernel(
 
 
 def _dynamic_step(model: LanguageModel) -> graphs.Graph:
-  """Returns the step of dynamic evaluation, which is not run."""
+  """Traces the step of dynamic evaluation without running it."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(DynamicEvaluator, "_pass", lambda *_, **__: np.zeros(1))
     evaluator = DynamicEvaluator(model, np.zeros(9))
@@ -132,11 +132,11 @@ def _dynamic_step(model: LanguageModel) -> graphs.Graph:
 
 
 @pytest.mark.parametrize("recipe", _BY_CUDNN)
-def test_a_step_by_cudnn_is_a_few_hundred_operations(
+def test_a_step_with_cudnn_has_a_few_hundred_operations(
   recipe: str, traced: dict[str, graphs.Graph]
 ) -> None:
   steps = traced[recipe]
-  # No loop over time is left.
+  # There is no loop over time.
   assert max(node.depth for node in graphs.walk(steps)) == 1
   counts = graphs.operations(steps)
   num_layers = _config(recipe).num_layers
@@ -150,21 +150,21 @@ def test_xla_compiles_the_loop_over_time(layer: str) -> None:
   config = _config("best-1M", layer=layer)
   steps = _steps(_trainer(config, gru="fused"))
   assert max(node.depth for node in graphs.walk(steps)) == 1
-  assert graphs.num_of_step(steps) <= 250  # beside what XLA compiles
+  assert graphs.num_of_step(steps) <= 250  # not counting those under XLA
 
 
 @pytest.mark.parametrize(("recipe", "number"), [("reference", 1), ("fast", 2)])
-def test_a_step_sums_gradients_and_loss_then_updates(
+def test_a_step_sums_over_replicas_only_once_or_twice(
   recipe: str, number: int
 ) -> None:
-  # As on GPUs, where TensorFlow joins the tensors of one sum.
+  # As on GPUs, where TensorFlow batches the tensors of a sum.
   strategy = tf.distribute.MirroredStrategy(_GPUS)
   steps = _steps(_trainer(_config(recipe), strategy=strategy))
   sums = [x for x in graphs.walk(steps) if x.op == "CollectiveReduceV2"]
   assert sum(each.depth > 0 for each in sums) == number * len(_GPUS)
 
 
-def test_each_operation_of_the_checks_of_replicas_has_a_kernel() -> None:
+def test_every_operation_of_the_replica_checks_has_a_gpu_kernel() -> None:
   strategy = tf.distribute.MirroredStrategy(_GPUS)
   cluster = types.SimpleNamespace(strategy=strategy)
   trainer = _trainer(_config("fast"), strategy=strategy)

@@ -1,4 +1,4 @@
-"""Programs on cards that compute nothing (tests/gpu/null/README.md)."""
+"""Programs on GPUs that compute nothing (tests/gpu/null/README.md)."""
 
 import importlib.util
 import json
@@ -63,7 +63,7 @@ def _run(
   ],
   ids=" ".join,
 )
-def test_a_training_and_what_follows(
+def test_a_run_trains_resumes_and_is_scored_and_sampled(
   cards: int,
   flags: tuple[str, ...],
   libraries: pathlib.Path,
@@ -87,7 +87,7 @@ def test_a_training_and_what_follows(
 
 
 @pytest.mark.release
-def test_gpu_check_runs_to_its_end(
+def test_gpu_check_completes_without_problems(
   libraries: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   _run(libraries, 2, "-m", "benchmarks.gpu_check", cwd=tmp_path)

@@ -148,7 +148,7 @@ def test_an_exported_model_with_layer_normalisation_is_refused(
   settings = json.loads(str(changed["settings"]))
   changed["settings"] = json.dumps(settings | {"layer_norm": True})
   np.savez(tmp_path / "old.npz", **changed)
-  with pytest.raises(InputError, match="give it to commit 288d677"):
+  with pytest.raises(InputError, match="load it with commit 288d677"):
     open_initial(str(tmp_path / "old.npz"))
 
 

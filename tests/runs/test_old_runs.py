@@ -77,7 +77,7 @@ def test_layer_normalisation_is_refused_naming_the_commit_that_reads_it(
   run_dir = OLD_RUNS / "layer_norm"
   assert PROGRAMS[program].main([program, f"--run_dir={run_dir}"]) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert "give it to commit 288d677" in line
+  assert "load it with commit 288d677" in line
 
 
 def test_a_layer_of_ones_own_is_asked_for(

@@ -1,4 +1,4 @@
-"""Pretended drivers and libraries: what TensorFlow gets, and what it lacks."""
+"""Diagnoses of GPU problems, with fake drivers and libraries."""
 
 import ctypes
 import importlib
@@ -15,7 +15,7 @@ _SAYS_NO = "no CUDA-capable device is detected"
 
 
 class Driver:
-  """What `libcuda.so.1` offers of itself."""
+  """A fake `libcuda.so.1`."""
 
   def __init__(self, version: int = 12040, status: int = 0) -> None:
     self._version, self._status = version, status
@@ -31,7 +31,7 @@ class Driver:
 
 
 class Machine:
-  """A machine with a driver and libraries, and what was opened there."""
+  """A fake machine with a driver and libraries; records loaded libraries."""
 
   def __init__(self, site: pathlib.Path) -> None:
     self.driver: Driver | None = Driver()
@@ -48,11 +48,11 @@ class Machine:
   def install_wheel(self, folder: str) -> pathlib.Path:
     path = self.site / "nvidia" / folder / "lib" / cuda._LIBRARIES[folder]
     path.parent.mkdir(parents=True)
-    path.write_text("whole")
+    path.write_text("a library")
     return path
 
   def open(self, name: str) -> Driver | None:
-    """Takes the place of `ctypes.CDLL`."""
+    """Replaces `ctypes.CDLL`."""
     if name == "libcuda.so.1" and self.driver:
       return self.driver
     path = pathlib.Path(name)
@@ -74,7 +74,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Machine:
 @pytest.mark.parametrize(
   ("version", "opens"), [("2.21.1", True), ("2.22.0rc0", False)]
 )
-def test_cusolver_is_opened_before_an_import_where_tensorflow_needs_it(
+def test_cusolver_is_preloaded_only_for_tensorflow_2_21(
   version: str, opens: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   machine.install_tensorflow(version)
@@ -89,10 +89,12 @@ def test_cusolver_is_opened_before_an_import_where_tensorflow_needs_it(
   assert opened_before_import == [library] * opens
 
 
-def test_nothing_is_missing(machine: Machine) -> None:
+def test_without_a_missing_library_the_driver_is_to_be_checked(
+  machine: Machine,
+) -> None:
   machine.install_tensorflow("2.21.0")
   path = machine.install_wheel("cudnn")
-  assert "nothing that it needs is missing" in cuda.reason_for_no_gpu()
+  assert "no library is missing" in cuda.reason_for_no_gpu()
   wheels, system = {str(path)}, machine.system - {"libcudnn.so.9"}
   assert set(machine.opened) == wheels | system
 
@@ -103,7 +105,7 @@ def test_nothing_is_missing(machine: Machine) -> None:
     (None, "libcuda.so.1: cannot open shared object file: install NVIDIA's"),
     (
       Driver(version=11080),
-      "for CUDA 11.8, and 12 is needed: install NV",
+      "supports CUDA 11.8, but 12 is needed: install NV",
     ),
     (
       Driver(status=100),
@@ -111,7 +113,7 @@ def test_nothing_is_missing(machine: Machine) -> None:
     ),
   ],
 )
-def test_what_is_wrong_with_the_driver(
+def test_a_driver_problem_is_diagnosed(
   driver: Driver | None,
   reason: str,
   machine: Machine,
@@ -122,7 +124,7 @@ def test_what_is_wrong_with_the_driver(
   assert reason in cuda.reason_for_no_gpu()
 
 
-def test_the_library_that_is_missing_is_named(machine: Machine) -> None:
+def test_a_missing_library_is_named(machine: Machine) -> None:
   machine.install_tensorflow("2.21.0")
   machine.system.remove("libcufft.so.11")
   expected = "libcufft.so.11: cannot open shared object file: install it with "
@@ -136,18 +138,18 @@ _BUILT = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]
   ("capability", "built_for", "problem"),
   [
     ((8, 9), _BUILT, ""),
-    ((8, 6), ["sm_89"], "no code for A card, compute capability 8.6"),
-    ((5, 2), _BUILT, "no code for A card, compute capability 5.2"),
-    ((12, 0), _BUILT, "no code for A card, compute capability 12.0"),
-    ((12, 0), None, "no code for A card, compute capability 12.0"),
+    ((8, 6), ["sm_89"], "no code for A GPU, compute capability 8.6"),
+    ((5, 2), _BUILT, "no code for A GPU, compute capability 5.2"),
+    ((12, 0), _BUILT, "no code for A GPU, compute capability 12.0"),
+    ((12, 0), None, "no code for A GPU, compute capability 12.0"),
     ((12, 0), [*_BUILT, "sm_120a"], ""),
     ((7, 5), _BUILT, ""),
-    ((7, 0), _BUILT, "cuDNN 9.28.0.42 has no code for A card"),
+    ((7, 0), _BUILT, "cuDNN 9.28.0.42 has no code for A GPU"),
     ((9, 0), _BUILT, "driver 555 or later can"),
     ((9, 0), [*_BUILT, "sm_90"], ""),
   ],
 )
-def test_the_cards_that_tensorflow_and_cudnn_have_code_for(
+def test_gpus_without_code_for_their_capability_are_named(
   capability: tuple[int, int],
   built_for: list[str] | None,
   problem: str,
@@ -156,22 +158,22 @@ def test_the_cards_that_tensorflow_and_cudnn_have_code_for(
 ) -> None:
   monkeypatch.setattr(importlib.metadata, "version", lambda _: "9.28.0.42")
   built = {"cuda_compute_capabilities": built_for} if built_for else {}
-  found = cuda.problem_of_card("A card", capability, built)
-  assert problem in found
-  assert bool(problem) == bool(found)
+  actual = cuda.gpu_problem("A GPU", capability, built)
+  assert problem in actual
+  assert bool(problem) == bool(actual)
 
 
-def test_what_makes_a_card_usable(
+def test_an_older_cudnn_or_a_newer_driver_makes_a_gpu_usable(
   machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   built = {"cuda_compute_capabilities": _BUILT}
   monkeypatch.setattr(importlib.metadata, "version", lambda _: "9.10.2.21")
   machine.driver = Driver(version=12050)
   for capability in (6, 1), (7, 0), (9, 0):
-    assert cuda.problem_of_card("A card", capability, built) == ""
+    assert cuda.gpu_problem("A GPU", capability, built) == ""
 
 
-def test_a_driver_inside_windows_belongs_there(
+def test_on_wsl_the_driver_is_to_be_installed_in_windows(
   machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   machine.driver = None
@@ -180,7 +182,7 @@ def test_a_driver_inside_windows_belongs_there(
 
 
 class ManagementLibrary:
-  """What `libnvidia-ml.so.1` offers of itself."""
+  """A fake `libnvidia-ml.so.1`."""
 
   def nvmlInit_v2(self) -> int:
     return 0
@@ -190,7 +192,7 @@ class ManagementLibrary:
     return 0
 
 
-def test_the_versions_that_a_start_notes(
+def test_versions_come_from_the_wheels_or_the_build_information(
   machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   def version(wheel: str) -> str:

@@ -1,4 +1,4 @@
-"""What is decided by the kind of device, and GPUs that are not found."""
+"""The choice of devices, and GPUs that are not found."""
 
 import pathlib
 
@@ -15,14 +15,14 @@ from charlm.system.devices import choose_device
 from charlm.training.replicas import number_of_replicas
 
 
-def test_a_process_that_chose_the_cpu_is_told_so(
+def test_after_choosing_the_cpu_a_process_cannot_choose_the_gpu(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   gpus = {"GPU": ["a GPU"]}
   monkeypatch.setattr(tf.config, "list_physical_devices", gpus.get)
   choose_device("auto")
   choose_device("cpu")
-  with pytest.raises(InputError, match="has chosen the CPU: start another"):
+  with pytest.raises(InputError, match="has chosen the CPU: start a new"):
     choose_device("gpu")
   assert capsys.readouterr().err == ""
 
@@ -31,7 +31,7 @@ def test_a_process_that_chose_the_cpu_is_told_so(
 def machine(
   monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> pathlib.Path:
-  """A machine without a sign of a GPU; its files are in the folder."""
+  """A machine without any sign of a GPU; its device files are in the folder."""
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
   monkeypatch.setenv("PATH", str(tmp_path))
   files = (str(tmp_path / "nvidia[0-9]*"),)
@@ -39,7 +39,7 @@ def machine(
   return tmp_path
 
 
-def test_a_machine_without_a_gpu_says_nothing(
+def test_a_machine_without_a_gpu_gives_no_warning(
   machine: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   choose_device("auto")
@@ -50,21 +50,21 @@ def test_a_machine_without_a_gpu_says_nothing(
 
 
 @pytest.mark.parametrize("sign", ["file", "program", "variable"])
-def test_a_gpu_that_is_not_found_is_told(
+def test_a_gpu_that_tensorflow_does_not_find_gives_a_warning(
   sign: str,
   machine: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   monkeypatch.setattr(devices, "reason_for_no_gpu", lambda: "libcudnn: install")
-  found = {"file": "nvidia0", "program": "nvidia-smi"}.get(sign, "0,1")
+  evidence = {"file": "nvidia0", "program": "nvidia-smi"}.get(sign, "0,1")
   if sign == "variable":
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", found)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", evidence)
   else:
-    (machine / found).touch(mode=0o755)
+    (machine / evidence).touch(mode=0o755)
   choose_device("auto")
   (line,) = capsys.readouterr().err.splitlines()
-  assert found in line
+  assert evidence in line
   assert "libcudnn: install" in line
   choose_device("cpu")
   assert capsys.readouterr().err == ""
@@ -73,7 +73,7 @@ def test_a_gpu_that_is_not_found_is_told(
 
 
 @pytest.mark.parametrize("value", ["", "-1,0", "none"])
-def test_gpus_that_are_hidden_are_no_surprise(
+def test_hidden_gpus_give_no_warning(
   value: str,
   machine: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -87,7 +87,7 @@ def test_gpus_that_are_hidden_are_no_surprise(
     choose_device("gpu")
 
 
-def test_a_card_that_tensorflow_has_no_code_for_leaves_the_cpu(
+def test_auto_uses_the_cpu_if_tensorflow_has_no_code_for_the_gpu(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   gpus = Gpus((12, 0))
@@ -97,10 +97,10 @@ def test_a_card_that_tensorflow_has_no_code_for_leaves_the_cpu(
   choose_device("auto")
   assert not gpus.visible
   (line,) = capsys.readouterr().err.splitlines()
-  assert "no code for GPU 0, compute capability 12.0. The CPU is used" in line
+  assert "no code for GPU 0, compute capability 12.0. Using the CPU" in line
 
 
-def test_the_other_cards_remain(
+def test_only_unusable_gpus_are_hidden(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   gpus = Gpus((12, 0), (8, 9), (8, 9))
@@ -108,12 +108,12 @@ def test_the_other_cards_remain(
   choose_device("gpu")
   assert gpus.visible == gpus.physical[1:]
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.endswith("for GPU 0, compute capability 12.0. It is left out")
+  assert line.endswith("for GPU 0, compute capability 12.0. It is not used")
   choose_device("gpu")
   assert capsys.readouterr().err == ""
 
 
-def test_a_gpu_that_cannot_be_started_is_one_line(
+def test_a_gpu_that_does_not_start_is_a_one_line_error(
   monkeypatch: pytest.MonkeyPatch,
   trained_run: pathlib.Path,
   train_args: list[str],
@@ -129,7 +129,7 @@ def test_a_gpu_that_cannot_be_started_is_one_line(
   assert line.startswith(f"train.py: {problem}")
 
 
-def test_a_gpu_whose_driver_is_too_old_is_told_so(
+def test_the_error_of_a_gpu_that_does_not_start_names_the_driver(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   gpus = Gpus((8, 9))
@@ -140,7 +140,7 @@ def test_a_gpu_whose_driver_is_too_old_is_told_so(
     choose_device("auto")
 
 
-def test_only_the_gpus_that_are_used_are_opened(
+def test_a_strategy_hides_the_gpus_that_it_does_not_use(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   for windows, asked, used in ((384, 0, 3), (256, 0, 2), (64, 0, 1), (6, 2, 2)):

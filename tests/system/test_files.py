@@ -1,4 +1,4 @@
-"""Where files are written, and what a kill leaves of a write."""
+"""Atomic writes, also after a killed one."""
 
 import os
 import pathlib
@@ -35,7 +35,9 @@ def _kill(function: str, path: pathlib.Path) -> None:
   assert list(path.parent.iterdir()) != []
 
 
-def test_a_write_that_was_killed_is_made_again(tmp_path: pathlib.Path) -> None:
+def test_a_write_replaces_the_remains_of_a_killed_one(
+  tmp_path: pathlib.Path,
+) -> None:
   path = tmp_path / "a.npz"
   _kill("write_atomically", path)
   write_atomically(path, [b"whole"])
@@ -43,7 +45,9 @@ def test_a_write_that_was_killed_is_made_again(tmp_path: pathlib.Path) -> None:
   assert os.listdir(tmp_path) == ["a.npz"]
 
 
-def test_a_move_that_was_killed_is_made_again(tmp_path: pathlib.Path) -> None:
+def test_a_move_replaces_the_remains_of_a_killed_one(
+  tmp_path: pathlib.Path,
+) -> None:
   path = tmp_path / "a.keras"
   _kill("moved_when_whole", path)
   with moved_when_whole(path) as temporary:

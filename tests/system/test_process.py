@@ -1,4 +1,4 @@
-"""How the programs import, and how one ends that hangs."""
+"""Imports, and how a program with a hanging call exits."""
 
 import gc
 import subprocess
@@ -30,9 +30,9 @@ sys.exit(run_command(command, RunOptions, ["train.py"], ""))
 """
 
 
-def test_a_call_that_hangs_does_not_keep_the_program() -> None:
+def test_a_program_exits_despite_a_hanging_call() -> None:
   program = [sys.executable, "-c", _HANGS]
-  done = subprocess.run(program, capture_output=True, text=True, timeout=60)
-  assert done.returncode == 2
-  assert done.stdout == "printed\n"
-  assert done.stderr == "train.py: no answer: turn it off\n"
+  result = subprocess.run(program, capture_output=True, text=True, timeout=60)
+  assert result.returncode == 2
+  assert result.stdout == "printed\n"
+  assert result.stderr == "train.py: no answer: turn it off\n"

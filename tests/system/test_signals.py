@@ -1,4 +1,4 @@
-"""Signals end a program at once, or after what it saves."""
+"""Signals end a program at once, or after it has saved."""
 
 import pathlib
 import signal
@@ -12,7 +12,7 @@ from helpers import ROOT, Program
 from charlm.options import Options
 from charlm.system.process import run_command
 
-# A program that stays in one call of TensorFlow, as in a compilation.
+# A program that is busy in one call to TensorFlow, as in a compilation.
 _BUSY = """
 import signal
 import sys
@@ -30,13 +30,13 @@ def command(given):
   print("busy", flush=True)
   stay()
 
-# A shell's background jobs, these tests perhaps, ignore it.
+# A shell's background jobs, possibly these tests, ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(run_command(command, Options, ["busy.py"], "help"))
 """
 
 
-def test_ctrl_c_ends_a_call_of_tensorflow_at_once(
+def test_ctrl_c_interrupts_a_call_to_tensorflow_at_once(
   tmp_path: pathlib.Path,
 ) -> None:
   script = tmp_path / "busy.py"
@@ -50,7 +50,7 @@ def test_ctrl_c_ends_a_call_of_tensorflow_at_once(
     assert process.wait(1) == -signal.SIGINT
 
 
-def test_a_second_signal_ends_what_is_to_be_saved() -> None:
+def test_a_second_signal_ends_the_process_at_once() -> None:
   code = (
     "import os, signal\n"
     "from charlm.system.process import StopRequest\n"
@@ -67,7 +67,7 @@ def test_a_second_signal_ends_what_is_to_be_saved() -> None:
   assert process.returncode == -signal.SIGINT
 
 
-def test_a_caller_gets_its_own_ctrl_c_back() -> None:
+def test_run_command_restores_the_callers_ctrl_c_handler() -> None:
   seen = []
 
   def command(given: dict[str, Any]) -> int:
@@ -82,5 +82,5 @@ def test_a_caller_gets_its_own_ctrl_c_back() -> None:
       assert signal.getsignal(signal.SIGINT) is handler
   finally:
     signal.signal(signal.SIGINT, before)
-  # A shell's background jobs ignore it: they go on.
+  # A shell's background jobs ignore it, and keep running.
   assert seen == [signal.SIG_DFL, signal.SIG_IGN]

@@ -1,6 +1,6 @@
-"""TensorFlow itself, with a driver that pretends a card, and empty libraries.
+"""The real TensorFlow with a fake driver of one GPU, and empty libraries.
 
-It lists the card if it finds all of CUDA's libraries, and cannot start it.
+TensorFlow lists the GPU if it finds all CUDA libraries, but cannot start it.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ int cuDeviceGetName(char *name, int size, int device) {
   return 0;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-  /* Compute capability 8.9; enough of all else. */
+  /* Compute capability 8.9; enough of everything else. */
   *value = attribute == 75 ? 8 : attribute == 76 ? 9 : 1024;
   return 0;
 }
@@ -37,13 +37,13 @@ _CUSOLVER = "libcusolver.so.11"
 
 @pytest.fixture
 def libraries(tmp_path: pathlib.Path) -> pathlib.Path:
-  """A folder of a driver and of empty libraries, all but cuSOLVER."""
+  """A folder with the driver and empty libraries; cuSOLVER is in a wheel."""
   if not (compiler := shutil.which("gcc")):
     pytest.skip("there is no C compiler")
   folder = tmp_path / "libraries"
   folder.mkdir()
   sources = {"libcuda.so.1": _DRIVER, "libnvidia-ml.so.1": _DRIVER}
-  # cuBLAS brings the second one.
+  # cuBLAS contains libcublasLt.
   libraries = [*cuda._LIBRARIES.values(), "libcublasLt.so.12"]
   for name in [*libraries, *sources]:
     command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-xc", "-"]
@@ -51,14 +51,14 @@ def libraries(tmp_path: pathlib.Path) -> pathlib.Path:
     subprocess.run(
       [*command, "-o", str(folder / name)], input=source, text=True, check=True
     )
-  # As the wheels lie: TensorFlow 2.21 does not look in cuSOLVER's.
+  # In its wheel's folder, which TensorFlow 2.21 does not search.
   wheel = tmp_path / "site" / "nvidia" / "cusolver" / "lib"
   wheel.mkdir(parents=True)
   (folder / _CUSOLVER).rename(wheel / _CUSOLVER)
   return folder
 
 
-def test_a_card_is_found_and_that_it_cannot_be_started_is_one_line(
+def test_a_gpu_is_found_and_does_not_start_with_a_one_line_error(
   libraries: pathlib.Path,
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -73,15 +73,15 @@ def test_a_card_is_found_and_that_it_cannot_be_started_is_one_line(
   (info / "METADATA").write_text(text)
   variables["PYTHONPATH"] = str(tmp_path / "site")
   flags = ["--device=gpu", f"--corpus={corpus_path}", "--eval_lines=50"]
-  done = subprocess.run(
+  result = subprocess.run(
     [sys.executable, "train.py", *flags, f"--run_dir={tmp_path}/run"],
     capture_output=True,
     text=True,
     cwd=ROOT,
     env=variables,
   )
-  assert done.returncode == 2
-  (line,) = done.stderr.splitlines()
-  # Not "finds no GPU": the library that only the wheel has was opened.
+  assert result.returncode == 2
+  (line,) = result.stderr.splitlines()
+  # Not "finds no GPU": the library in the wheel was loaded.
   assert line.startswith("train.py: TensorFlow cannot start the GPU: ")
   assert not (tmp_path / "run").exists()

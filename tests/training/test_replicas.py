@@ -127,7 +127,7 @@ def test_right_sums_and_equal_weights_pass() -> None:
 def test_a_hanging_sum_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
   replicas, _ = _replicas(_hangs)
-  with pytest.raises(HungError, match="CPU:0, CPU:1 did not come") as error:
+  with pytest.raises(HungError, match="CPU:0, CPU:1 did not finish") as error:
     replicas.check_start()
   assert error.value.exit_code == 2
   for remedy in ("NCCL_P2P_DISABLE=1", "IOMMU", "ACS", "--num_replicas=1"):
