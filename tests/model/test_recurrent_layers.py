@@ -1,4 +1,4 @@
-"""What every recurrent layer promises, and what two of them compute."""
+"""The interface of every recurrent layer, and the equation of minGRU."""
 
 import dataclasses
 import pathlib
@@ -49,7 +49,7 @@ def _assert_equal(one: object, other: object) -> None:
 def test_windows_and_single_steps_compute_the_same(kind: str) -> None:
   model, ids = _model(kind), _ids(2, 9)
   log_probs, end = model(ids, return_state=True)
-  # From the state in the middle, which other rows were packed with.
+  # The second half, from a state that was packed and unpacked.
   _, middle = model(ids[:, :4], return_state=True)
   packed = model.pack(middle)
   assert packed.shape[:2] == [2, 2]
@@ -63,7 +63,7 @@ def test_windows_and_single_steps_compute_the_same(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_ids_are_as_good_as_their_embeddings(kind: str) -> None:
+def test_ids_and_their_embeddings_give_the_same_outputs(kind: str) -> None:
   model, ids = _model(kind), _ids(2, 5)
   first = model.recurrent_layers[0]
   embeddings = tf.convert_to_tensor(model.embedding.embeddings)
@@ -78,14 +78,14 @@ def test_ids_are_as_good_as_their_embeddings(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_matrices_are_cut_into_whole_gates(kind: str) -> None:
+def test_matrices_have_one_part_per_gate(kind: str) -> None:
   model = _model(kind)
   assert len(model.matrices()) == (2 if "MinGRU" in kind else 4)
   for matrix, num_gates in model.matrices():
     assert matrix.shape[1] == num_gates * _H
 
 
-def test_mingru_is_its_equation() -> None:
+def test_mingru_computes_its_equation() -> None:
   layer = import_layer(f"{_MINGRU}:MinGRU")(_H)
   layer.build([None, None, _D])
   rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def test_the_linear_recurrence_has_the_gradients_of_its_steps(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_what_a_layer_lacks_has_its_default(
+def test_options_that_a_layer_does_not_support_get_their_defaults(
   train_args: list[str],
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -139,7 +139,7 @@ def test_what_a_layer_lacks_has_its_default(
   (tmp_path / "my.flags").write_text("--precision=bfloat16\n")
   args = [*train_args, f"--layer={_MINGRU}:MinGRU", f"--run_dir={tmp_path}/run"]
   args += [f"--flagfile={tmp_path}/my.flags", "--gru=fused", "--epochs=0"]
-  for _ in range(2):  # a resume, too
+  for _ in range(2):  # the second time it resumes
     assert PROGRAMS["train.py"].main(args) == 0
     out = capsys.readouterr().out
     for default in ("--precision=float32", "--gru=auto"):
@@ -178,7 +178,7 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   ]
   code, _, err = run("export.py", f"--output={tmp_path}/saved")
   assert code == 0
-  # The valid text chose it; scores and samples above are of the same one.
+  # The valid text chose it; the scores and samples above used the same one.
   which = f"the best checkpoint, step {model.step} (--checkpoint=auto)"
   assert f"{run_dir}: {which}\n" in err
   saved = tf.saved_model.load(str(tmp_path / "saved"))
@@ -189,7 +189,7 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   )
   has_form = model.model.recurrent_layers[0].keras_layer() is not None
   assert code == (0 if has_form else 2)
-  assert err.count("\n") == 1  # which checkpoint it is, or the refusal
+  assert err.count("\n") == 1  # the name of the checkpoint, or the refusal
   if has_form:
     theirs = keras.models.load_model(tmp_path / "x.keras")
     log_probs, *_ = theirs([*map(tf.constant, [ids, *state])])
@@ -200,7 +200,7 @@ def test_a_layer_is_trained_scored_sampled_and_exported(
   np.testing.assert_array_equal(arrays["kernel_1"], expected)
 
 
-def test_a_layer_that_projects_needs_a_step_of_its_own() -> None:
+def test_a_layer_with_a_project_needs_its_own_step() -> None:
   with pytest.raises(TypeError, match="give it a `step`"):
     type("Wrong", (RecurrentLayer,), {"project": lambda self, inputs: inputs})
 
