@@ -168,7 +168,7 @@ class LoadedModel:
     )
 
   def _request(self, **values: object) -> Request:
-    """Returns a request with these values, and defaults for all other fields."""
+    """Returns a request with these values; other fields have defaults."""
     return fill_request(Request(), values, self.config)
 
   def _score(self, text: str | Text) -> Score:

@@ -53,9 +53,10 @@ def find_checkpoint(run: Run, which: str) -> tuple[int, str]:
     for name in (str(step), word)
   }
   if which not in available:
+    names = ", ".join(sorted(available)) or "none"
     raise InputError(
-      f"{run.path} has no checkpoint {which}; it has "
-      f"{', '.join(sorted(available)) or 'none'}: give another checkpoint or run"
+      f"{run.path} has no checkpoint {which}; it has {names}: give another "
+      "checkpoint or run"
     )
   step, folder = available[which]
   return step, str(folder / f"ckpt-{step}")

@@ -99,7 +99,7 @@ def load_initial(
 
 
 def say_which(run: Run, which: str, step: int) -> None:
-  """Says on stderr which checkpoint `auto` took, if the run has a valid text."""
+  """Says on stderr which checkpoint `auto` took, if a valid text chose."""
   if which == "auto" and run.has_valid_text:
     taken = f"the {which_checkpoint(run, which)} checkpoint, step {step:,}"
     reason = "" if "best" in taken else "; best/ has none"
