@@ -1,4 +1,4 @@
-"""Writes a trained model for use without charlm."""
+"""Exports a trained model for use without charlm."""
 
 import dataclasses
 import sys
@@ -10,7 +10,7 @@ from charlm.options import PATH, ModelOptions, one_of, option
 from charlm.runs.run import open_newest_run
 from charlm.system.process import DONE, import_quietly, run_command
 
-# By format: what is written by default.
+# The default of --output, by format.
 _NAMES = {
   "saved_model": "exported",
   "keras": "model.keras",
@@ -43,7 +43,7 @@ class ExportOptions(ModelOptions):
 
   @property
   def path(self) -> Path:
-    """The path to write."""
+    """The file or folder to write."""
     return Path(self.output or _NAMES[self.format])
 
   def __post_init__(self) -> None:
@@ -79,8 +79,8 @@ def export(options: ExportOptions) -> int:
     ]
   for path in outputs:
     if path.exists():
-      raise InputError(f"{path} is there already: give another --output")
-  # Before the import of TensorFlow, so that a wrong folder is refused at once.
+      raise InputError(f"{path} exists already: give another --output")
+  # Before TensorFlow is imported, so that a wrong folder fails at once.
   run = open_newest_run(options.run_dir)
   import_quietly("tensorflow", "keras")
   from charlm.export.formats import save_keras, save_numpy, save_saved_model
@@ -89,7 +89,7 @@ def export(options: ExportOptions) -> int:
   from charlm.runs.trained_model import load_model, say_which
   from charlm.system.devices import choose_device
 
-  # A graph that is traced for a GPU calls cuDNN, which no CPU has.
+  # A graph traced for a GPU calls cuDNN, so it would not run on a CPU.
   choose_device("cpu" if options.device == "auto" else options.device)
   model, step = load_model(run, options.checkpoint, import_layer(options.layer))
   save: dict[str, Callable[..., None]] = {

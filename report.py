@@ -19,7 +19,7 @@ from charlm.system.files import write_atomically
 from charlm.system.messages import warn
 from charlm.system.process import DONE, import_quietly, run_command
 
-if TYPE_CHECKING:  # they import TensorFlow
+if TYPE_CHECKING:  # these import TensorFlow
   from charlm.model.layers import RecurrentLayer
   from charlm.reporting.result import Result
 
@@ -75,7 +75,7 @@ def report(options: ReportOptions) -> int:
     _check_output(output)
   runs = _find_runs(options.run_dir, options.checkpoint)
   try:
-    # Only now: an error above need not wait seconds for this import.
+    # Takes seconds, so the checks above come first.
     import_quietly("tensorflow", "keras", "matplotlib")
   except ModuleNotFoundError as error:
     raise InputError(
@@ -88,7 +88,7 @@ def report(options: ReportOptions) -> int:
 
   choose_device(options.device)
   layer = import_layer(options.layer)
-  # Before the scoring: the corpus may be refused.
+  # Before the scoring, since the corpus may be refused.
   train = _train_text(options.corpus, runs[0]) if options.corpus else None
   shown = _shown_text(options.text, runs[0])
   names = short_names([str(run.path) for run in runs])
@@ -116,9 +116,9 @@ def _score_runs(
   shown: Text,
   layer: "type[RecurrentLayer] | None",
 ) -> "list[Result]":
-  """Scores the runs; leaves out, with a warning, those that cannot be scored.
+  """Scores the runs; warns of those that cannot be scored, and skips them.
 
-  Raises InputError: one that was named, or the first, cannot be scored.
+  Raises InputError: the first run, or one given by name, cannot be scored.
   """
   from charlm.reporting.result import score_run
 
@@ -126,7 +126,7 @@ def _score_runs(
   for run, name in zip(runs, names, strict=True):
     reads_alike = _reading(run) == _reading(runs[0])
     if not reads_alike:
-      warn(f"{name} reads texts otherwise than {names[0]}: not in the heat map")
+      warn(f"{name} reads texts unlike {names[0]}: it is not in the heat map")
     try:
       results.append(
         score_run(
@@ -138,7 +138,7 @@ def _score_runs(
         )
       )
     except InputError as error:
-      # `--corpus` and some parts of the page are of the first run.
+      # `--corpus` and parts of the page are about the first run.
       spec = options.run_dir
       named = os.path.exists(spec) or glob.escape(spec) == spec
       prefix = "" if str(error).startswith(str(run.path)) else f"{run.path}: "
@@ -149,13 +149,13 @@ def _score_runs(
 
 
 def _reading(run: Run) -> tuple[str, bool, bool]:
-  """Returns what decides how a run reads a text."""
+  """Returns the settings that decide how a run reads texts."""
   config = run.config
   return config.encoding, config.keeps_text, config.lowercase
 
 
 def _shown_text(text: str | None, run: Run) -> Text:
-  """Returns the text of the heat map, by default a run's eval text.
+  """Returns the text of the heat map, by default the run's eval text.
 
   Raises InputError: it cannot be read, or is too short.
   """
@@ -171,27 +171,30 @@ def _shown_text(text: str | None, run: Run) -> Text:
 
 
 def _check_output(path: Path) -> None:
-  """Refuses to write over anything but an empty file or a report."""
+  """Refuses to overwrite anything but an empty file or a report.
+
+  Raises InputError: another file, not a file, or a folder that is missing.
+  """
   if path.exists() and not path.is_file():
     raise InputError(f"{path} is not a regular file: give one as --output")
   if not path.parent.is_dir():
     raise InputError(f"{path.parent} is not a folder: give another --output")
   if path.exists():
     with path.open("rb") as file:
-      start = file.read(300)  # to the title of a page
+      start = file.read(300)  # enough to reach a page's title
     page = start.startswith(b"<!DOCTYPE html>") and b">charlm report<" in start
     if start and not (page or start.startswith(b'{"groups"')):
-      raise InputError(f"{path} is no report: give another --output")
+      raise InputError(f"{path} is not a report: give another --output")
 
 
 def _find_runs(spec: str, checkpoint: str) -> list[Run]:
-  """Returns the runs that folders and globs, separated by commas, name.
+  """Opens the runs in a list of folders and globs, separated by commas.
 
   Raises InputError: a folder or a glob without a run.
   """
-  # A folder's name may have commas, and characters of a pattern.
+  # A folder's name may itself contain commas or wildcards.
   names = [spec] if os.path.exists(spec) else spec.split(",")
-  runs: dict[str, Run] = {}  # each once, by its real path
+  runs: dict[str, Run] = {}  # by real path, so that each comes once
   for name in (os.path.expanduser(name.strip()) for name in names):
     pattern = glob.escape(name) != name and not os.path.exists(name)
     for run in (
@@ -202,31 +205,31 @@ def _find_runs(spec: str, checkpoint: str) -> list[Run]:
 
 
 def _matching(pattern: str, checkpoint: str) -> list[Run]:
-  """Returns the runs in the folders of a glob, sorted.
+  """Opens the runs that match a glob, sorted by folder.
 
   Raises InputError: there is none.
   """
-  import_quietly("tensorflow", "keras")  # which the next one needs
+  import_quietly("tensorflow", "keras")  # the next import needs them
   from charlm.runs.checkpoints import find_checkpoint
 
-  found = []
+  runs = []
   for folder in sorted(glob.glob(pattern)):
     if os.path.exists(f"{folder}/config.json"):
       try:
         run = open_run(folder)
         find_checkpoint(run, checkpoint)
-        found.append(run)
-      except InputError as error:  # as at the beginning of a training
+        runs.append(run)
+      except InputError as error:  # such as a run that has just begun
         warn(f"left out: {error}")
-  if not found:
+  if not runs:
     raise InputError(f"{pattern} matches no folder of a run: give another")
-  return found
+  return runs
 
 
 def _train_text(corpus: str, run: Run) -> Text:
-  """Returns what a run was trained on.
+  """Returns the run's train text.
 
-  Raises InputError: another corpus.
+  Raises InputError: this is not the run's corpus.
   """
   loaded = load_corpus(run.config, corpus)
   if loaded.sha256 != run.experiment.corpus_sha256:

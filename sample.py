@@ -1,4 +1,4 @@
-"""Writes text with a trained model."""
+"""Generates text with a trained model."""
 
 import contextlib
 import dataclasses
@@ -73,7 +73,7 @@ def sample(options: SampleOptions) -> int:
   Raises:
     InputError: bad input.
   """
-  # Before the import of TensorFlow, so that a wrong folder is refused at once.
+  # Before TensorFlow is imported, so that a wrong folder fails at once.
   run = open_newest_run(options.run_dir)
   config = run.config
   process.import_quietly("tensorflow", "keras")
@@ -83,12 +83,12 @@ def sample(options: SampleOptions) -> int:
   from charlm.sampling.writer import Writer
   from charlm.system.devices import choose_device
 
-  # --stream draws one text after the other.
+  # --stream draws one text at a time.
   few = options.stream or options.num_samples <= FEW_TEXTS
   choose_device("cpu" if few and options.device == "auto" else options.device)
   model, step = load_model(run, options.checkpoint, import_layer(options.layer))
-  # A byte-level model takes bytes as Latin-1 characters: output is encoded so,
-  # and `fill_request` converts prefix and stop.
+  # A byte-level model treats bytes as Latin-1 characters, so the output is
+  # encoded as Latin-1; `fill_request` converts prefix and stop.
   process.set_output_encoding(config.encoding)
   values = {name: getattr(options, name) for name in vars(Request())}
   request = fill_request(Request(), values, config)
@@ -99,7 +99,7 @@ def sample(options: SampleOptions) -> int:
       request=request, chunks=source.read(), name=source.name, config=config
     )
   generator = GenerativeModel(model, run.vocab)
-  # Before anything is drawn: the corpus may be refused.
+  # Before any sampling, since the corpus may be refused.
   corpus = options.memorised
   trained_on = _train_text(run, corpus) if corpus else None
   writer = Writer(
@@ -118,39 +118,39 @@ def sample(options: SampleOptions) -> int:
     for number, line in enumerate(lines, 1):
       text = line.removesuffix(b"\n").removesuffix(b"\r")
       try:
-        asked = _continuing(
+        line_request = _continuing(
           request=request, chunks=[text], name=f"line {number}", config=config
         )
       except InputError as error:
         warn(f"left out: {error}")
         exit_code = process.INCOMPLETE
       else:
-        writer.write(asked, options.stream, number)
+        writer.write(line_request, options.stream, number)
   return exit_code
 
 
 def _continuing(
   request: Request, chunks: Iterable[bytes], name: str, config: Config
 ) -> Request:
-  """Returns a request whose prefix is what was read.
+  """Returns the request with the chunks as its prefix.
 
-  Raises InputError: not UTF-8; it names `name`.
+  Raises InputError: they are not UTF-8; the message starts with `name`.
   """
   prefix = "".join(decode_chunks(chunks, name, config.encoding))
   return dataclasses.replace(request, prefix=config.lowered(prefix))
 
 
 def _train_text(run: Run, corpus: str) -> Text:
-  """Returns the part of a corpus that a run was trained on.
+  """Returns the part of a corpus on which a run was trained.
 
-  For another corpus than the run's, warns, and returns the same part of it, or
-  all of it where it is too short for that.
+  Warns if it is not the run's corpus; returns its corresponding part, or all of
+  it if it is too short.
   """
   loaded = load_corpus(run.config, corpus)
-  # No error: passages of another text may be looked for, too.
+  # No error: you may also search another text for passages.
   if loaded.sha256 != run.experiment.corpus_sha256:
     warn(f"{corpus} is not the corpus of {run.path}: passages may be missed")
-  with contextlib.suppress(InputError):  # another one can be too short
+  with contextlib.suppress(InputError):  # another corpus can be too short
     return train_text(loaded.text, run.config)
   return loaded.text
 

@@ -1,4 +1,4 @@
-"""A trained model for other programs: what `charlm.load` returns.
+"""The Python API of a trained model.
 
 model = charlm.load("runs/mine")
 model.score(["To be, or not to be"])
@@ -31,8 +31,8 @@ from charlm.system.devices import choose_device
 class LoadedModel:
   """The model of a checkpoint, its vocabulary, and its run's config.
 
-  A byte-level model (`config.unit`) reads the UTF-8 bytes of a text, and draws
-  a character from U+0000 to U+00FF for each byte.
+  A byte-level model (`config.unit`) reads the UTF-8 bytes of a text. It draws
+  one character from U+0000 to U+00FF for each byte.
   """
 
   def __init__(
@@ -40,26 +40,26 @@ class LoadedModel:
   ) -> None:
     self.model, self.step = model, step
     self.vocabulary, self.config = vocabulary, config
-    # Made once, since each compiles functions of its own.
+    # Built once, since each compiles its own functions.
     self._evaluator = Evaluator(model)
     self._generator = GenerativeModel(model, vocabulary)
-    # A graph: else each character of a prefix is dozens of calls of TensorFlow.
+    # Eager TensorFlow would make dozens of calls for each character.
     self._predict = tf.function(
       model, [tf.TensorSpec([1, None], tf.int32)], autograph=False
     )
 
   def score(self, texts: Sequence[str | Text]) -> list[Score]:
-    """Scores each text alone, as `eval.py --text` scores it in a file.
+    """Scores each text by itself, as `eval.py --text` scores a file.
 
-    A string is cleaned as the run's corpus was. A part that `load_texts`
-    returned is scored as it is. All characters but the first are scored.
+    Strings are cleaned as the run's corpus was. Parts that `load_texts`
+    returned are scored as they are. The first character is not scored.
 
     Raises:
-      InputError: a text is not UTF-8, or has fewer than two characters once it
-        is cleaned, or the model has diverged.
+      InputError: a text is not UTF-8, or has fewer than two characters after
+        cleaning, or the model has diverged.
       TypeError: neither a string nor a part that `load_texts` returned.
     """
-    # A string is a sequence, too: each character would be taken for a text.
+    # A string is a sequence, too: each of its characters would count as a text.
     if isinstance(texts, str):
       raise TypeError("texts is a string: give a list of strings")
     return [self._score(text) for text in texts]
@@ -79,7 +79,7 @@ class LoadedModel:
   ) -> list[Sample]:
     """Draws texts as `sample.py` does; the arguments are its flags.
 
-    The prefix is not part of a sample; without one a sample starts a line.
+    A sample does not contain the prefix; without one, it starts a line.
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
@@ -108,7 +108,7 @@ class LoadedModel:
     top_p: float = 1.0,
     min_p: float = 0.0,
   ) -> Iterator[Sample]:
-    """Yields the first text of `generate` in pieces, as it is drawn.
+    """Yields the first text of `generate` in chunks, as it is drawn.
 
     Raises InputError: a value is not allowed, or the model has diverged.
     """
@@ -128,9 +128,9 @@ class LoadedModel:
     """Returns the probabilities `[V]` of the character after a prefix.
 
     They are in the order of `vocabulary`, `[UNK]` and padding included. Without
-    a prefix the character is the first of a line.
+    a prefix, they are for the first character of a line.
 
-    Raises InputError: the prefix is not a string of UTF-8, or the model has
+    Raises InputError: the prefix is not a string or not UTF-8, or the model has
       diverged.
     """
     ids = encode(self._request(prefix=prefix).prefix or "\n", self.vocabulary)
@@ -139,7 +139,10 @@ class LoadedModel:
     return np.exp(log_probs)
 
   def ids(self, text: str) -> np.ndarray:
-    """Returns the ids `[N]` of a text as it is: places in `vocabulary`."""
+    """Returns the ids `[N]` of a text: its characters' places in `vocabulary`.
+
+    The text is not cleaned.
+    """
     prefix = self._request(prefix=text).prefix
     return encode(prefix, self.vocabulary).astype(np.int32)
 
@@ -165,7 +168,7 @@ class LoadedModel:
     )
 
   def _request(self, **values: object) -> Request:
-    """Returns a request whose fields have these values, the others defaults."""
+    """Returns a request with these values; other fields have defaults."""
     return fill_request(Request(), values, self.config)
 
   def _score(self, text: str | Text) -> Score:
@@ -185,22 +188,22 @@ def load(
   device: str = "auto",
   layer: type[RecurrentLayer] | None = None,
 ) -> LoadedModel:
-  """Loads the model of a run. Its folder is only read, even during training.
+  """Loads the model of a run. Only reads its folder, even during training.
 
   Args:
     run_dir: folder of the run.
     checkpoint: `latest`, `best`, or a step; `auto` is the best one if the run
       has a valid text, else the latest.
-    device: what computes: `cpu`, `gpu`, or `auto`, a GPU if there is one; for
-      a few texts at a time, `cpu` may be faster. Later calls cannot change it.
-    layer: the class of the run's layer, where it is not charlm's.
+    device: `cpu`, `gpu`, or `auto`: a GPU if there is one. For a few texts at a
+      time, `cpu` may be faster. Later calls cannot change it.
+    layer: the class of the run's layer, if it is not one of charlm's.
 
   Raises:
-    InputError: no run, one whose files were changed, no such checkpoint or a
-      damaged one, or no such device.
-    OSError: the system cannot read a file, as for lack of permission.
+    InputError: no run, or its files have changed; no such checkpoint, or it is
+      damaged; or no such device.
+    OSError: the system cannot read a file, for example without permission.
   """
-  # First: to load weights starts TensorFlow with all devices.
+  # First, since loading weights starts TensorFlow with all devices.
   choose_device(device)
   run = open_run(run_dir)
   model, step = load_model(run, str(checkpoint), layer)

@@ -1,4 +1,4 @@
-"""A model for use without charlm: Keras' `.keras`, SavedModel, or `.npz`."""
+"""Exports a model for use without charlm: `.keras`, SavedModel, or `.npz`."""
 
 import json
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from charlm.system.files import moved_when_whole, write_atomically
 def save_keras(
   model: LanguageModel, vocab: list[str], file: Path, config: Config
 ) -> None:
-  """Writes the model of `_stepwise`, and beside it what `_texts` returns.
+  """Writes the model of `_stepwise`, with the files of `_texts` beside it.
 
-  The names of these files are `NAME.vocabulary.json` and `NAME.settings.json`.
+  These are called `NAME.vocabulary.json` and `NAME.settings.json`.
 
   Raises:
-    InputError: a layer that Keras does not have.
+    InputError: Keras does not have the layer.
     OSError: a file cannot be written.
   """
   layers = [layer.keras_layer() for layer in model.recurrent_layers]
@@ -38,20 +38,20 @@ def save_keras(
   }
   with moved_when_whole(file) as path:
     _stepwise(model, layers).save(path)
-    # Before the model is moved there: if the model is there, all are.
+    # Before the model is moved into place: if it exists, so do these.
     try:
-      for each, text in beside.items():
-        write_atomically(each, [text.encode()])
-    except OSError:  # the next export refuses to write over them
-      for each in beside:
-        each.unlink(missing_ok=True)
+      for text_file, text in beside.items():
+        write_atomically(text_file, [text.encode()])
+    except OSError:  # the next export would refuse to overwrite them
+      for text_file in beside:
+        text_file.unlink(missing_ok=True)
       raise
 
 
 def save_saved_model(
   model: LanguageModel, vocab: list[str], folder: Path, config: Config
 ) -> None:
-  """Writes the model of `_stepwise` as `serve`, with what `_texts` returns.
+  """Writes the model of `_stepwise` as `serve`, and the files of `_texts`.
 
   Raises OSError: the folder cannot be written.
   """
@@ -65,14 +65,14 @@ def save_saved_model(
   with moved_when_whole(folder) as path:
     try:
       archive.write_out(path, options, verbose=False)
-    except tf.errors.OpError as error:  # a full disk, among others
+    except tf.errors.OpError as error:  # such as a full disk
       raise OSError(error.message) from error
     for name, text in _texts(vocab, config).items():
       Path(path, name).write_text(text, "utf-8")
 
 
 def _texts(vocab: list[str], config: Config) -> dict[str, str]:
-  """Returns the texts of the files that a model's user needs, by name."""
+  """Returns the text files that an exported model needs, by name."""
   return {
     "vocabulary.json": vocabulary_to_json(vocab),
     "settings.json": json.dumps(_settings(config)),
@@ -86,12 +86,12 @@ def _settings(config: Config) -> dict[str, Any]:
 def _stepwise(
   model: LanguageModel, layers: Sequence[keras.layers.Layer]
 ) -> keras.Model:
-  """Returns a functional model whose states are inputs and outputs.
+  """Returns a functional model that takes and returns the states.
 
-  It maps `[ids, state of each layer before them]` to `[log-probabilities, state
-  of each layer after them]`; ids are `[B, T]` and log-probabilities `[B, T,
-  V]`. The tensors of a state, if a layer has several, follow one another. The
-  layers are the model's, or others with the same weights.
+  Inputs are the ids `[B, T]` and each layer's state before them; outputs are
+  the log-probabilities `[B, T, V]` and each layer's state after them. If a
+  state has several tensors, they follow one another. The layers are the
+  model's, or others with the same weights.
   """
   ids = keras.Input([None], dtype="int32", name="ids")
   x, before, after = model.embedding(ids), [], []
@@ -115,7 +115,7 @@ def _stepwise(
 def save_numpy(
   model: LanguageModel, vocab: list[str], file: Path, config: Config
 ) -> None:
-  """Writes weights, vocabulary and sizes; docs/exported.md shows their use.
+  """Writes weights, vocabulary and sizes; see docs/exported.md.
 
   Raises OSError: the file cannot be written.
   """

@@ -1,4 +1,4 @@
-"""A model as one page of HTML, which writes in a browser without charlm."""
+"""Exports a model as one HTML page that generates text in a browser."""
 
 import base64
 import datetime
@@ -17,17 +17,17 @@ from charlm.system.files import write_atomically
 from charlm.system.pages import html_page, json_for_script
 
 _FOLDER = Path(__file__).parent
-_LAYERS = ("gru", "lstm")  # that `model.js` knows
+_LAYERS = ("gru", "lstm")  # the layers in `model.js`
 
 
 def save_page(model: LanguageModel, run: Run, step: int, file: Path) -> None:
-  """Writes the page of a run's model, its weights rounded to float16.
+  """Writes the page of a run's model, with weights rounded to float16.
 
-  Of the run's texts it holds the vocabulary, the corpus' name and size, and
-  losses.
+  The page contains no text of the run: only the vocabulary, the corpus's name
+  and size, and the losses.
 
   Raises:
-    InputError: a layer other than the GRU and the LSTM.
+    InputError: the layer is neither a GRU nor an LSTM.
     OSError: the file cannot be written.
   """
   weights = _weights(model, run)
@@ -62,7 +62,7 @@ def save_page(model: LanguageModel, run: Run, step: int, file: Path) -> None:
 
 
 def _weights(model: LanguageModel, run: Run) -> dict[str, Any]:
-  """Returns what `model.js` reads; matrices `[inputs, outputs]` transposed."""
+  """Packs the weights for `model.js`: matrices are `[outputs, inputs]`."""
   config = run.config
   if config.layer not in _LAYERS:
     raise InputError(
@@ -71,15 +71,15 @@ def _weights(model: LanguageModel, run: Run) -> dict[str, Any]:
   layers = []
   for layer in model.recurrent_layers:
     kernel, recurrent, bias = (weight.numpy() for weight in layer.weights)
-    # The LSTM has a bias of inputs alone.
-    both = bias if config.layer == "gru" else (bias, np.zeros_like(bias))
-    of_inputs, of_states = both
+    # The LSTM has only an input bias.
+    biases = bias if config.layer == "gru" else (bias, np.zeros_like(bias))
+    input_bias, recurrent_bias = biases
     layers.append(
       {
         "kernel": _packed(kernel.T),
         "recurrent": _packed(recurrent.T),
-        "bias": _packed(of_inputs),
-        "recurrentBias": _packed(of_states),
+        "bias": _packed(input_bias),
+        "recurrentBias": _packed(recurrent_bias),
       }
     )
   return {
@@ -93,12 +93,12 @@ def _weights(model: LanguageModel, run: Run) -> dict[str, Any]:
 
 
 def _packed(array: np.ndarray) -> str:
-  """Returns an array as little-endian float16, in base64."""
+  """Encodes an array as little-endian float16, in base64."""
   return base64.b64encode(array.astype("<f2").tobytes()).decode()
 
 
 def _about(model: LanguageModel, run: Run, step: int) -> str:
-  """Returns the rows of a table that says what the model is."""
+  """Returns the table rows that describe the model, as HTML."""
   config = run.config
   layers = "layer" if config.num_layers == 1 else "layers"
   losses = {
@@ -106,7 +106,7 @@ def _about(model: LanguageModel, run: Run, step: int) -> str:
     for record in read_records(run.metrics_path)
     if record["step"] == step
   }
-  # A file or, with commas, several.
+  # One file or, separated by commas, several.
   corpus = Path(config.corpus)
   size = f", {corpus.stat().st_size:,} bytes" if corpus.is_file() else ""
   names = [corpus.name]

@@ -1,1 +1,1 @@
-"""What is made of finished runs: baselines, analyses, a page."""
+"""Reports on finished runs: comparisons, baselines, a page."""

@@ -1,6 +1,6 @@
-"""The numbers of a report, which `report.py --format=json` prints.
+"""The numbers of a report, as `report.py --format=json` prints them.
 
-The page shows no others.
+The page shows the same numbers.
 """
 
 import math
@@ -23,16 +23,16 @@ from charlm.reporting.types import (
   Setting,
 )
 
-# A setting that differs in more fields is named by its recipe.
+# Settings that differ in more fields are named by their recipes.
 _MOST_NAMED = 4
 
 
 def compare_settings(
   results: Sequence[Result], parts: Sequence[Part]
 ) -> list[Setting]:
-  """Describes settings by their losses on parts, the best by the first one.
+  """Compares settings by their losses; the first part ranks them, best first.
 
-  Of copies of a run, which say nothing of seeds, the first counts.
+  Copies of a run count once, since they tell nothing about other seeds.
   """
   by_setting: dict[object, dict[int, Result]] = {}
   for result in results:
@@ -60,7 +60,7 @@ def _names(settings: Sequence[Sequence[Result]]) -> list[str]:
     return [firsts[0].run["name"] if alone else "all runs"]
   fields = [dict(first.setting) for first in firsts]
   differing = [n for n in fields[0] if len({each[n] for each in fields}) > 1]
-  # Of texts, a setting has hashes, and whether there is a file.
+  # Hashes, and whether a text has a file, make no good names.
   named = [n for n in differing if not n.endswith(("_sha256", "corpus"))]
   names = [
     ", ".join(f"{n} {'none' if each[n] == '' else each[n]}" for n in named)
@@ -71,7 +71,7 @@ def _names(settings: Sequence[Sequence[Result]]) -> list[str]:
     return recipes
   if len({*names}) == len(names):
     return names
-  # They differ in their texts.
+  # They differ only in their texts.
   return [
     f"{name} ({first.run['name']})" if name else first.run["name"]
     for name, first in zip(names, firsts, strict=True)
@@ -79,7 +79,7 @@ def _names(settings: Sequence[Sequence[Result]]) -> list[str]:
 
 
 def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
-  """Says which setting is best, and whether the seeds could explain it."""
+  """Says which setting is best, and if seeds or passages could explain it."""
   best, *others = settings
   losses = best["losses"][part]
   if not others:
@@ -92,7 +92,7 @@ def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
   seeds = len(best["runs"])
   mean = f", the mean of {seeds} seeds" * (seeds > 1)
   difference = others[0]["losses"][part]["difference_to_best"]
-  assert difference is not None  # it is not the best
+  assert difference is not None  # only the best has none
   text = (
     f"Best of {len(settings)} settings: {best['name']}, with the {part} loss "
     f"{losses['mean']:.4f} nats per {unit}{mean}. Next: {others[0]['name']}, "
@@ -122,8 +122,8 @@ def welch_interval(
 ) -> tuple[float, float] | None:
   """Returns the 95 % interval of the difference of two means (Welch 1947).
 
-  The groups may vary differently. A single value says nothing of how much its
-  group varies: the interval is None.
+  The variances may differ. Returns None if a group has a single value, which
+  tells nothing about its variance.
   """
   if min(len(one), len(other)) < 2:
     return None
@@ -139,7 +139,7 @@ def welch_interval(
 
 
 def _losses(runs: Sequence[Result], part: Part) -> np.ndarray:
-  """Returns the losses of R runs on a part, `[R]`."""
+  """Returns the runs' losses on a part, `[R]`."""
   return np.array([result.scores[part].log_perplexity for result in runs])
 
 
@@ -173,7 +173,7 @@ def _difference(
 
 
 def _mean_nats(runs: Sequence[Result], part: Part) -> np.ndarray:
-  """Returns the mean nats of each of N characters over the runs, `[N]`."""
+  """Returns the nats of each character, averaged over the runs, `[N]`."""
   total = np.zeros(runs[0].scores[part].num_characters)
   for result in runs:
     total += result.scores[part].nats
@@ -183,25 +183,25 @@ def _mean_nats(runs: Sequence[Result], part: Part) -> np.ndarray:
 def report_numbers(
   results: list[Result], *, train: Text | None, shown: Text, shown_name: str
 ) -> Numbers:
-  """Returns what there is to say of runs, as JSON can hold it.
+  """Builds the report as JSON-serialisable data.
 
   Args:
-    results: of the runs. Only those with the same eval text are compared: they
-      are a group, ranked by their losses. The first run's group comes first.
-    train: what the first run was trained on; without it, whatever needs that
-      text is left out.
-    shown: the text of which the results have expectations.
+    results: the runs' results. Only runs with the same eval text are compared:
+      they form a group, ranked by loss. The first run's group comes first.
+    train: the first run's train text; None leaves out the baselines and the
+      share of copied text.
+    shown: the text of the heat map, for which the results have expectations.
     shown_name: its name.
   """
   first = results[0]
   groups: dict[tuple[str, str], list[Result]] = {}
   for result in results:
-    # Not by the string alone: the bytes of one file can read as the characters
-    # of another. Nor by the hash alone: a run of bytes and one of characters
-    # have the same hash of one file, but other strings.
+    # The string alone is not enough: the bytes of one file can read as the
+    # characters of another. Nor is the hash: for the same file, a byte-level
+    # run and a character-level run have the same hash, but other strings.
     groups.setdefault((result.text, result.eval_sha256), []).append(result)
   numbers: Numbers = {
-    # The first key, by which report.py recognises a file that it wrote.
+    # The first key: report.py recognises its own files by it.
     "groups": [_group(x) for x in groups.values()],
     "first": first.run["name"],
     "heat_map": {
@@ -213,13 +213,13 @@ def report_numbers(
   }
   if train is not None:
     numbers["baselines"] = _baselines(first, train)
-    (found,) = find_passages([first.text], train)
-    numbers["memorised"] = found.share
+    (copied,) = find_passages([first.text], train)
+    numbers["memorised"] = copied.share
   return numbers
 
 
 def short_names(paths: list[str]) -> list[str]:
-  """Returns the last parts of each path, as few as tell them apart."""
+  """Shortens each path to its last parts, as few as keep them distinct."""
   parts = [pathlib.PurePath(path).parts for path in paths]
   for depth in range(1, max(map(len, parts)) + 1):
     names = [str(pathlib.PurePath(*path[-depth:])) for path in parts]
@@ -229,8 +229,8 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def _group(results: list[Result]) -> RunGroup:
-  """Describes runs with one eval text, the best first."""
-  # As of eval texts, the hash alone does not tell bytes from characters.
+  """Describes runs with the same eval text, the best first."""
+  # As above, the hash alone does not tell bytes from characters.
   valid_texts = {
     (result.valid_sha256, valid.num_characters) if valid else None
     for result in results
@@ -254,7 +254,7 @@ def _group(results: list[Result]) -> RunGroup:
 
 
 def _baselines(first: Result, train: Text) -> list[Baseline]:
-  """Returns the scores of the baselines and, at the end, the first run's."""
+  """Returns the baselines' scores, followed by the first run's."""
   run: Baseline = {
     "name": first.run["name"],
     "nats": first.run["eval_score"]["log_perplexity"],

@@ -1,4 +1,4 @@
-"""A report as one HTML page: runs side by side."""
+"""Renders a report as one HTML page: runs side by side."""
 
 import html
 import io
@@ -26,16 +26,16 @@ from charlm.reporting.types import (
 from charlm.system.pages import html_page, json_for_script
 
 _ASSETS = Path(__file__).parent
-_MOST_CURVES = 10  # settings, the best ones: more colours look alike
+_MOST_CURVES = 10  # of the best settings: with more, colours look alike
 
 
 def color_of(index: int) -> str:
-  """Returns the colour of a setting, by its place in the report."""
+  """Returns the colour of the setting at an index of the report."""
   return to_hex(f"C{index}")
 
 
 def label_losses(left: Axes, right: Axes, unit: str) -> None:
-  """Labels one scale of losses: nats on the left, bits on the right."""
+  """Labels the loss axis: nats on the left, bits on the right."""
   left.set_ylabel(f"nats per {unit}")
   bit = math.log(2)
   functions = (lambda nats: nats / bit, lambda bits: bits * bit)
@@ -45,18 +45,18 @@ def label_losses(left: Axes, right: Axes, unit: str) -> None:
 
 
 def draw_curves(settings: Sequence[Sequence[Run]], unit: str) -> str:
-  """Draws the curves of settings: the mean and the range of their runs."""
+  """Draws a curve for each setting: the mean and the range of its runs."""
   figure = Figure(figsize=(9, 4), layout="constrained")
   axes = figure.subplots()
   for index, runs in enumerate(settings):
-    # With a valid text, the eval text is scored once.
+    # With a valid text, the eval text is scored only once, at the end.
     scored = "valid" if runs[0]["curves"]["valid"] else "eval"
     for split, style in (("train", ":"), (scored, "-")):
       curves = [{p["step"]: p for p in run["curves"][split]} for run in runs]
       steps = sorted(set.intersection(*map(set, curves)))
       seen = [curves[0][step]["characters"] / 1e6 for step in steps]
       losses = np.array([[each[s]["loss"] for s in steps] for each in curves])
-      # A line has no length with one point.
+      # With a single point, there is no line to see.
       marker, color = "." if len(steps) == 1 else "", color_of(index)
       axes.plot(seen, losses.mean(axis=0), style, marker=marker, color=color)
       if len(runs) > 1:
@@ -66,7 +66,7 @@ def draw_curves(settings: Sequence[Sequence[Run]], unit: str) -> str:
   axes.set_xlabel(f"{unit}s seen, millions")
   label_losses(axes, axes, unit)
   drawn = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
-  # The losses of the first steps would hide the others.
+  # The losses of the first steps would flatten the rest.
   axes.set_ylim(drawn.min() - 0.05, np.quantile(drawn, 0.9) + 0.3)
   return _svg(figure)
 
@@ -75,14 +75,14 @@ def _svg(figure: Figure) -> str:
   file = io.StringIO()
   figure.savefig(file, format="svg", transparent=True)
   svg = file.getvalue()
-  # Axes and letters are black, or have no colour, which is black, too.
+  # Axes and letters are black, either explicitly or by default.
   svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
   svg = svg.replace("<svg", '<svg fill="currentColor"', 1)
   return f'<div class="figure">{svg}</div>\n'
 
 
 def page(numbers: Numbers) -> str:
-  """Returns the page of `report_numbers` as HTML that needs no other file."""
+  """Renders the data of `report_numbers` as a self-contained HTML page."""
   groups = numbers["groups"]
   runs = [run for group in groups for run in group["runs"]]
   sections = {
@@ -108,7 +108,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<tr>{cells}</tr>\n"
 
   body = "".join(row(cells, "td") for cells in rows)
-  # In a box of its own, which scrolls where the screen is narrow.
+  # In a box of its own, which scrolls on narrow screens.
   return f"<div><table>{row(header, 'th')}{body}</table></div>\n"
 
 
@@ -124,7 +124,7 @@ def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _unit_of(runs: Sequence[Run]) -> str:
-  """Returns what the runs predict: character, byte, or both."""
+  """Returns the unit that the runs predict: character, byte, or both."""
   units = dict.fromkeys(run["eval_score"]["unit"] for run in runs)
   return " or ".join(units)
 
@@ -141,10 +141,10 @@ def _settings(group: RunGroup) -> str:
     header += ["eval loss"] * (part == "valid")
     text += _table(header, [_setting_row(each, part) for each in settings])
     text += _note(
-      f"Losses are in nats per {unit}, the mean of the seeds. The intervals "
-      "are of the difference from the best. Where one has 0 in it, seeds or "
-      "passages could explain the difference. They cover neither other authors "
-      "or later chapters, nor the luck of the best of many settings."
+      f"Losses are in nats per {unit}, averaged over the seeds. The intervals "
+      "are for the difference from the best. If one contains 0, seeds or "
+      "passages could explain the difference. They do not cover other "
+      "authors or later chapters, nor the luck of the best of many settings."
     )
   if not any(
     curve for run in group["runs"] for curve in run["curves"].values()
@@ -152,17 +152,16 @@ def _settings(group: RunGroup) -> str:
     return text
   by_name = {run["name"]: run for run in group["runs"]}
   runs = [[by_name[name] for name in x["runs"]] for x in settings]
-  # In HTML, since matplotlib reads $ in a name as mathematics and lacks some
-  # letters.
+  # In HTML, since matplotlib reads $ as mathematics and lacks some letters.
   names = [
     f'<span class="name"><span style="color:{color_of(i)}">&#9473;</span> '
     f"{html.escape(setting['name'])}</span>"
     for i, setting in enumerate(settings[:_MOST_CURVES])
   ]
   return (
-    f"{text}<p>{', '.join(names)}. Solid: the loss on the valid text or, "
-    "without one, on the eval text, and its range over the seeds; dotted: on "
-    "the train text, with dropout if there is one."
+    f"{text}<p>{', '.join(names)}. Solid: the loss on the valid text (or, "
+    "without one, on the eval text), with its range over the seeds. Dotted: "
+    "the loss on the train text, with dropout if the run uses it."
     f"</p>\n{draw_curves(runs[:_MOST_CURVES], unit)}"
   )
 
@@ -189,7 +188,7 @@ def _setting_row(setting: Setting, part: Part) -> list[str]:
 
 
 def _runs(group: RunGroup) -> str:
-  """Lists the runs of one eval text."""
+  """Lists the runs of a group."""
   header = ["run", "setting", "seed", "step", "weights"]
   header += ["valid loss", "eval loss", "95 % interval", "bits per byte"]
   header += ["[UNK]"]
@@ -218,14 +217,16 @@ def _runs(group: RunGroup) -> str:
   return _table(header, rows) + _note(
     f"All are scored on the same {group['num_characters']:,} "
     f"{_unit_of(group['runs'])}s of the eval text, each predicted from all "
-    "before it. The interval is of the eval loss, for passages from nearby. "
+    "before it. The interval is for the eval loss on passages from nearby. "
     "Runs with another eval text are not compared with these."
   )
 
 
 def _baselines(numbers: Numbers) -> str:
   if "baselines" not in numbers:
-    return _note(f"Give the corpus of {numbers['first']} as --corpus for them.")
+    return _note(
+      f"To see them, give the corpus of {numbers['first']} as --corpus."
+    )
   unit = _unit_of(numbers["groups"][0]["runs"])
   header = ("model", f"nats per {unit}", f"bits per {unit}", "storage, MiB")
   return _table(header, map(cells_of, numbers["baselines"])) + _note(
@@ -237,12 +238,12 @@ def _baselines(numbers: Numbers) -> str:
 def _samples(runs: Sequence[Run]) -> str:
   columns = []
   for run in runs:
-    # A browser drops a newline at the beginning.
+    # Browsers drop the first newline.
     texts = [f"<pre>\n{html.escape(text)}</pre>" for text in run["samples"]]
     name = html.escape(run["name"])
     columns.append(f"<section><h3>{name}</h3>{''.join(texts)}</section>")
-  begin = f"Sampled from a line's start at temperature {SAMPLES.temperature}."
-  return f'{_note(begin)}<div class="columns">{"".join(columns)}</div>\n'
+  note = f"Each starts a line; temperature {SAMPLES.temperature}."
+  return f'{_note(note)}<div class="columns">{"".join(columns)}</div>\n'
 
 
 def _heat_map(heat_map: HeatMap) -> str:
@@ -257,9 +258,9 @@ def _heat_map(heat_map: HeatMap) -> str:
     _note(
       f"The first {shown:,}{of_all} characters of {heat_map['name']}. The "
       "redder, the higher the loss, from 0 to 6 nats. Compared with another "
-      "run: blue where the first one knows more, red where the other does, up "
-      "to 3 nats. Point at a character, tap it, or move with the arrow keys, "
-      "to see what was expected. Nothing is expected of the first one."
+      "run: blue where the first run is better, red where the other one is, up "
+      "to 3 nats. Point at a character, tap it, or use the arrow keys to see "
+      "what the run expected. The first character is not predicted."
     )
     + f'<p><label>Loss of <select id="one">{options}</select></label> '
     '<label>compared with <select id="other"><option value="">none</option>'

@@ -1,4 +1,4 @@
-"""What is computed of a run for the report."""
+"""Computes what the report needs of one run."""
 
 import dataclasses
 
@@ -21,27 +21,26 @@ from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
 
 _NUM_EXPECTED = 5
-MAX_SHOWN = 10_000  # characters whose expectations are shown
+MAX_SHOWN = 10_000  # characters in the heat map
 SAMPLES = Request(num_chars=400, num_samples=2, temperature=0.7)
-_PIECE = 500  # characters in one call of the model
-# The fields of an experiment, as far as they count, and their values.
+_CHUNK = 500  # characters in one call of the model
+# The fields of an experiment that matter for a comparison, and their values.
 Setting = tuple[tuple[str, object], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What the report says of a run, and what it compares."""
+  """One run in the report, and the data that compare it with others."""
 
-  run: Run  # compared with no other one
-  text: str  # the scored one, its first character included
-  eval_sha256: str  # of the text in its encoding
+  run: Run  # as the report shows it
+  text: str  # the eval text, including its first character
+  eval_sha256: str  # of the text as encoded bytes
   valid_sha256: str
-  setting: Setting  # equal for runs that differ in the seed alone
-  scores: dict[Part, Score]  # by the protocol `stream`; `valid` if it has one
+  setting: Setting  # the same for runs that differ only in the seed
+  scores: dict[Part, Score]  # with protocol `stream`; `valid` if it has one
   vocab: list[str]
-  expectations: (
-    Expectations | None
-  )  # of the text shown; None: it reads otherwise
+  # For the text of the heat map; None if the run reads texts differently.
+  expectations: Expectations | None
 
 
 def score_run(
@@ -54,12 +53,15 @@ def score_run(
 ) -> Result:
   """Scores a run's texts, and draws samples.
 
-  The report calls the run by the name, and shows what the run expects of a
-  text, if there is one. The layer's class, which is not charlm's, is for runs
-  that have it.
+  Args:
+    run: the run.
+    name: its name in the report.
+    checkpoint: `auto`, `best`, `latest`, or a step.
+    shown: the text of the heat map; None leaves the run out of it.
+    layer: a layer class that is not charlm's, for the runs that use it.
 
-  Raises InputError: no run, no such checkpoint, too short a text, or a model
-    that has diverged.
+  Raises InputError: no such checkpoint, a text is too short, or the model has
+    diverged.
   """
   checkpoint = which_checkpoint(run, checkpoint)
   own = layer and layer.__name__.lower() == run.config.layer.lower()
@@ -85,7 +87,7 @@ def score_run(
       "eval_score": scores["eval"].to_dict(),
       "valid_score": scores["valid"].to_dict() if "valid" in scores else None,
       "curves": _curves(records, config),
-      "samples": [readable(each.text, config.encoding) for each in samples],
+      "samples": [readable(x.text, config.encoding) for x in samples],
     },
     text=str(text),
     eval_sha256=run.experiment.eval_sha256,
@@ -100,19 +102,16 @@ def score_run(
 def setting_of(
   experiment: Experiment, step: int, checkpoint: str, records: list[Record]
 ) -> Setting:
-  """Returns what is equal for runs that differ in the seed alone."""
-  # A run that was stopped is no other seed of one that is done. The best step
-  # may be another one for each seed, so it says nothing of that.
+  """Returns all that runs share if they differ only in the seed."""
+  # A run that stopped early does not count as another seed of a finished one.
+  # The best step varies with the seed, so take the last step instead.
   if checkpoint == "best":
     step = max((record["step"] for record in records), default=step)
   return *experiment.setting, ("steps", step)
 
 
 def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:
-  """Returns the points of each split's curve, from the records of a run.
-
-  `seconds` are wall time since step 0, without pauses between starts.
-  """
+  """Converts a run's records to curves, one for each split."""
   points: dict[str, list[Point]] = {"train": [], "valid": [], "eval": []}
   for record in records:
     point: Point = {
@@ -128,21 +127,21 @@ def _curves(records: list[Record], config: Config) -> dict[str, list[Point]]:
 def _expectations(
   name: str, *, model: LanguageModel, vocab: list[str], text: Text
 ) -> Expectations:
-  """Returns what a run expects of the beginning of a text."""
-  # In a graph, since each character would be dozens of calls of TensorFlow.
+  """Returns a run's predictions for the beginning of a text."""
+  # Eager TensorFlow would make dozens of calls for each character.
   read = tf.function(model, autograph=False)
   ids = text.part(0, MAX_SHOWN).ids_in(vocab)
-  found = Expectations(run=name, nats=[], expected=[], probabilities=[])
+  result = Expectations(run=name, nats=[], expected=[], probabilities=[])
   states = model.initial_states(1)
-  for start in range(0, len(ids) - 1, _PIECE):
-    piece = ids[start : start + _PIECE + 1]
+  for start in range(0, len(ids) - 1, _CHUNK):
+    chunk = ids[start : start + _CHUNK + 1]
     log_probs, states = read(
-      piece[np.newaxis, :-1].astype(np.int32), states, return_state=True
+      chunk[np.newaxis, :-1].astype(np.int32), states, return_state=True
     )
     rows = log_probs[0].numpy().astype(np.float64)
-    for row, right in zip(rows, piece[1:], strict=True):
+    for row, target in zip(rows, chunk[1:], strict=True):
       best = np.argsort(-row, kind="stable")[:_NUM_EXPECTED]
-      found["nats"].append(round(-float(row[right]), 3))
-      found["expected"].append([vocab[i] for i in best])
-      found["probabilities"].append(np.exp(row[best]).round(4).tolist())
-  return found
+      result["nats"].append(round(-float(row[target]), 3))
+      result["expected"].append([vocab[i] for i in best])
+      result["probabilities"].append(np.exp(row[best]).round(4).tolist())
+  return result

@@ -1,6 +1,6 @@
 """The JSON of a report, as `report_numbers` returns it.
 
-A unit is what a run predicts: a character or a byte. A loss is in nats per
+A unit is a character or, for byte-level runs, a byte. Losses are in nats per
 unit.
 """
 
@@ -13,25 +13,25 @@ Part = Literal["valid", "eval"]
 
 
 class Difference(TypedDict):
-  """The mean loss of a setting minus that of the best, with 95 % intervals."""
+  """How much a setting's mean loss exceeds the best; 95 % intervals."""
 
   mean: float
-  # For these runs on other passages: over the text, paired unit by unit.
+  # For the same runs on other passages: over the text, paired unit by unit.
   # None: the text is too short.
   text_interval: tuple[float, float] | None
-  # For other seeds on this text: over the runs, by Welch. None: one of the two
-  # settings has one seed alone.
+  # For other seeds on the same text: over the runs (Welch). None: one of the
+  # two settings has a single seed.
   seed_interval: tuple[float, float] | None
 
 
 class Losses(TypedDict):
-  """The losses of a setting's runs on a part, by the protocol `stream`."""
+  """The losses of a setting's runs on a part, with protocol `stream`."""
 
   mean: float
   lowest: float
   highest: float
-  standard_error: float | None  # of the mean; None: of one seed alone
-  difference_to_best: Difference | None  # None: it is the best
+  standard_error: float | None  # of the mean; None: a single seed
+  difference_to_best: Difference | None  # None: this is the best
 
 
 class Point(TypedDict):
@@ -39,16 +39,17 @@ class Point(TypedDict):
 
   step: int
   characters: int  # seen in training so far
-  seconds: float | None  # wall time since step 0; None: not recorded
+  # Wall time since step 0, without pauses between starts; None: not recorded.
+  seconds: float | None
   loss: float
 
 
 class Setting(TypedDict):
-  """Runs of one group that differ in the seed alone, one of each seed."""
+  """Runs of a group that differ only in the seed, one for each seed."""
 
-  name: str  # the flags in which the settings of the group differ
+  name: str  # the flags in which the group's settings differ
   runs: list[str]  # their names
-  losses: dict[Part, Losses]  # of what the group is ranked by, and of `eval`
+  losses: dict[Part, Losses]  # on the part that ranks the group, and on `eval`
 
 
 class Run(TypedDict):
@@ -60,7 +61,7 @@ class Run(TypedDict):
   step: int
   checkpoint: str  # `best`, `latest`, or the step
   num_weights: int
-  eval_score: ScoreNumbers  # by `stream`, as the next one
+  eval_score: ScoreNumbers  # both with protocol `stream`
   valid_score: ScoreNumbers | None  # None: no valid text
   curves: dict[str, list[Point]]  # by split: train, valid, eval
   samples: list[str]
@@ -72,35 +73,36 @@ class RunGroup(TypedDict):
   eval_sha256: str
   num_characters: int  # predictions in the text
   ranked_by: Part  # `valid` if all have the same valid text
-  summary: str  # which setting is best, and whether seeds could explain it
+  summary: str  # the best setting, and if seeds or passages could explain it
   settings: list[Setting]  # the best first
   runs: list[Run]  # the best first
 
 
 class Expectations(TypedDict):
-  """What a run expected of each character of a text but the first, N - 1."""
+  """A run's predictions of N characters: N - 1, since the first has none."""
 
   run: str  # its name
   nats: list[float]
   expected: list[list[str]]  # the most likely characters first
-  probabilities: list[list[float]]  # of these
+  probabilities: list[list[float]]  # of the expected characters
 
 
 class HeatMap(TypedDict):
-  """A text, and how well runs that read texts alike predict it."""
+  """A text, and the predictions of the runs that read texts the same way."""
 
   name: str
   text: str  # its first N characters
-  num_characters: int  # of all of it
+  num_characters: int  # of the whole text
   runs: list[Expectations]
 
 
 class Numbers(TypedDict):
   """A whole report."""
 
-  groups: list[RunGroup]  # that of the first run first
-  first: str  # the name of the first of --run_dir, which the rest is about
+  groups: list[RunGroup]  # the first run's group comes first
+  first: str  # name of the first run of --run_dir; the rest is about it
   heat_map: HeatMap
-  # With the train text of the first run, whose own score is the last baseline.
+  # Only with the first run's train text; its own score comes last.
   baselines: NotRequired[list[Baseline]]
-  memorised: NotRequired[float]  # the share of the eval text
+  # Share of the eval text that is copied from the train text.
+  memorised: NotRequired[float]

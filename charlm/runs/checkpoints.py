@@ -1,4 +1,4 @@
-"""Saving and restoring all that training needs to go on exactly."""
+"""Saves and restores everything that training needs to resume exactly."""
 
 import contextlib
 import math
@@ -22,13 +22,13 @@ _VISIBLE_WITHIN, _SECONDS_BETWEEN_LOOKS = 60.0, 0.5
 
 
 class DamagedError(ValueError):
-  """A damaged checkpoint; its text goes on after the path: "is damaged"."""
+  """A damaged checkpoint. The message follows its path: "is damaged ..."."""
 
 
 def which_checkpoint(run: Run, name: str) -> str:
-  """Returns what `auto` stands for: `best`, if a valid text chose it.
+  """Resolves `auto`: `best` if a valid text chose that one, else `latest`.
 
-  Other names are returned as they are.
+  Other names are returned unchanged.
   """
   if name != "auto":
     return name
@@ -44,28 +44,29 @@ def find_checkpoint(run: Run, which: str) -> tuple[int, str]:
   Raises InputError: there is no such checkpoint.
   """
   which = which_checkpoint(run, which)
-  # A later entry wins: of a step in both folders, the one in `checkpoints/`.
-  # The weights are equal.
-  found = {
+  # If both folders have a step, `checkpoints/` comes later, so it wins. The
+  # weights are the same.
+  available = {
     name: (step, folder)
     for word, folder in (("best", run.best), ("latest", run.latest))
     for step in checkpoint_steps(folder)
     for name in (str(step), word)
   }
-  if which not in found:
+  if which not in available:
+    names = ", ".join(sorted(available)) or "none"
     raise InputError(
-      f"{run.path} has no checkpoint {which}; it has "
-      f"{', '.join(sorted(found)) or 'none'}: give another checkpoint or run"
+      f"{run.path} has no checkpoint {which}; it has {names}: give another "
+      "checkpoint or run"
     )
-  step, folder = found[which]
+  step, folder = available[which]
   return step, str(folder / f"ckpt-{step}")
 
 
 class Checkpoints:
-  """The latest checkpoints and the best one of a run that is being trained.
+  """The checkpoints of a run in training: the latest ones and the best one.
 
-  `checkpoints/` has the latest ones, of any steps; `best/` has one, of a step
-  that was evaluated. Each holds all that training needs to go on.
+  `checkpoints/` keeps the latest ones, from any step. `best/` keeps one, from a
+  step that was evaluated. Training can resume from each of them.
   """
 
   def __init__(
@@ -77,10 +78,10 @@ class Checkpoints:
     optimizer: keras.optimizers.Optimizer,
     train_state: tf.Module,
   ) -> None:
-    """Takes what is saved and restored; `train_state` has the `best_loss`.
+    """Takes the objects to save and restore; `train_state` has `best_loss`.
 
-    `save` and `save_if_best` raise LostRunError if the folder was taken away,
-    or if the run has no checkpoint and none can be saved.
+    `save` and `save_if_best` raise LostRunError if the folder was moved or
+    removed, or if the run has no checkpoint and none can be saved.
     """
     self._run, self._max_to_keep = run, max_to_keep
     self._model, self._train_state = model, train_state
@@ -88,34 +89,35 @@ class Checkpoints:
     self._checkpoint = tf.train.Checkpoint(
       model=model, optimizer=optimizer, train_state=train_state
     )
-    self._saved_step: int | None = None  # which `checkpoints/` has as it is now
-    self._has_whole = False  # whether one was restored or saved
-    # Which `best/` has; None if it has none, or until one is restored.
+    # The step that `checkpoints/` has with the current values.
+    self._saved_step: int | None = None
+    self._has_whole = False  # whether a checkpoint was restored or saved
+    # The step in `best/`; None without one, and until a restore.
     self.best_step: int | None = None
 
   def restore_latest(self) -> int | None:
     """Restores the latest whole checkpoint; warns of damaged ones.
 
-    Returns its step; None if nothing was restored, since the run is new.
+    Returns its step, or None if the run is new and has no checkpoint.
 
     Raises:
-      InputError: no checkpoint is whole, though the run has begun.
-      OSError: one cannot be read, which does not mean that it is damaged.
-      LostRunError: the folder was taken away.
+      InputError: the run has begun, but no checkpoint is whole.
+      OSError: a checkpoint cannot be read, but may be undamaged.
+      LostRunError: the folder was moved or removed.
     """
     self._run.check_owned()
     for folder in (self._run.latest, self._run.best):
       folder.mkdir(exist_ok=True)
       _clear(self._run, folder)
-    # Of one step, the one in `best` comes first: it was saved after the step's
-    # evaluation, and whether a kill has damaged it has to be known.
+    # If both folders have a step, `best/` comes first: it was saved after the
+    # evaluation, and a restore shows whether a kill damaged it.
     folders = (self._run.latest, self._run.best)
-    found = [
+    candidates = [
       (step, folder == self._run.best, folder)
       for folder in folders
       for step in checkpoint_steps(folder, whole=False)
     ]
-    for step, is_best, folder in sorted(found, reverse=True):
+    for step, is_best, folder in sorted(candidates, reverse=True):
       path = folder / f"ckpt-{step}"
       try:
         self._restore(path)
@@ -129,8 +131,8 @@ class Checkpoints:
           self.best_step = self._find_best(step)
         self._has_whole = True
         return step
-    # A save of step 0 that failed, as on a full disk, loses nothing.
-    trained = any(step for step, *_ in found)
+    # A failed save of step 0, say on a full disk, loses nothing.
+    trained = any(step for step, *_ in candidates)
     if trained or self._run.starts() or read_json_lines(self._run.metrics_path):
       raise InputError(
         f"the run in {self._run.path} has no whole checkpoint: restore a "
@@ -139,9 +141,9 @@ class Checkpoints:
     return None
 
   def restore_from_chief(self, step: int) -> bool:
-    """Restores a step that another worker has saved; tells whether it can.
+    """Restores a step that the chief saved; returns whether it could.
 
-    It waits for the files up to a minute: a network's folder may be late.
+    Waits up to a minute for the files: network file systems can lag.
     """
     end = time.monotonic() + _VISIBLE_WITHIN
     while time.monotonic() < end:
@@ -154,36 +156,36 @@ class Checkpoints:
     return False
 
   def save(self, step: int) -> bool:
-    """Saves, unless this step is saved already; tells whether it is."""
+    """Saves this step if it is not saved yet; returns whether it is now."""
     folder, max_to_keep = self._run.latest, self._max_to_keep
     if step != self._saved_step and self._save(folder, max_to_keep, step):
       self._saved_step = step
     return step == self._saved_step
 
   def save_if_best(self, step: int, losses: Mapping[int, float]) -> None:
-    """Saves this step in `best/` if its loss is below that of the step there.
+    """Saves this step in `best/` if its loss beats the step that is there.
 
-    This is the whole rule of the best checkpoint. It is applied to each step
-    that has a record, after its evaluation, and again if a start begins at it.
-    A kill leaves a step without a record, which is then evaluated again.
+    This one rule decides the best checkpoint. It applies to each step with a
+    record: after its evaluation, and again when training resumes there. If a
+    kill comes before the record, the step is evaluated again.
 
     Args:
-      step: an evaluated one, whose values the objects have.
-      losses: by step, of all records.
+      step: the step that was evaluated; the objects have its values.
+      losses: the losses of all records, by step.
     """
     best_loss = self._train_state.best_loss
     in_best = self._loss_in_best(losses)
     if losses[step] < best_loss.numpy():
       best_loss.assign(losses[step])
-      # What `checkpoints/` may have of this step holds an older best loss.
+      # If `checkpoints/` has this step, it was saved with an older best loss.
       self._saved_step = None
     if losses[step] < in_best and self._save(self._run.best, 1, step):
       self.best_step = step
 
   def has_best(self, losses: Mapping[int, float]) -> bool:
-    """Tells whether `best/` has the step of the lowest loss.
+    """Returns whether `best/` has the step with the lowest loss.
 
-    It has not if that could not be saved, or was damaged.
+    It may not: the save can fail, and the files can be damaged.
     """
     lowest = min(losses.values(), default=math.inf)
     return self._loss_in_best(losses) <= lowest
@@ -191,7 +193,7 @@ class Checkpoints:
   def _loss_in_best(self, losses: Mapping[int, float]) -> float:
     if self.best_step is None:
       return math.inf
-    # The metrics can be lost: then it counts as the lowest so far.
+    # If the metrics are lost, take it for the lowest loss so far.
     best_loss = float(self._train_state.best_loss.numpy())
     return losses.get(self.best_step, best_loss)
 
@@ -202,7 +204,7 @@ class Checkpoints:
       check_finite(self._model)
 
   def _find_best(self, before: int) -> int | None:
-    """Returns the step of a whole checkpoint in `best/`; warns of damage."""
+    """Returns the step of the whole checkpoint in `best/`; warns of damage."""
     steps = [s for s in checkpoint_steps(self._run.best) if s < before]
     for step in reversed(steps):
       path = self._run.best / f"ckpt-{step}"
@@ -210,7 +212,7 @@ class Checkpoints:
         with reading(str(path)):
           reader = tf.train.load_checkpoint(str(path))
           for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)  # compares its checksum
+            reader.get_tensor(name)  # verifies its checksum
         return step
       except DamagedError as error:
         warn(f"skipped {path}: it {error}")
@@ -222,22 +224,22 @@ class Checkpoints:
       self._run.check_owned()
       is_new = step not in checkpoint_steps(folder, whole=False)
       folder.mkdir(exist_ok=True)
-      # The manager trusts its state file, which can be garbled, or name files
-      # of other folders. So it starts without one, and removes nothing.
+      # The manager trusts its state file, which can be garbled or name files in
+      # other folders. So it gets none, and removes nothing itself.
       (folder / "checkpoint").unlink(missing_ok=True)
       tf.train.CheckpointManager(
         self._checkpoint, folder, max_to_keep=None, checkpoint_name="ckpt"
       ).save(checkpoint_number=step)
       steps = checkpoint_steps(folder)
-      # Those of later steps were skipped as damaged.
+      # Later steps were skipped as damaged.
       kept = [s for s in steps if s <= step][-max_to_keep:]
       for old in set(steps) - set(kept):
-        for suffix in CHECKPOINT_SUFFIXES:  # the index first: see `_clear`
+        for suffix in CHECKPOINT_SUFFIXES:  # index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
-      with contextlib.suppress(OSError):  # on a full disk, for the next save
-        self._run.check_owned()  # if the folder is gone, that is what is wrong
-        # An older one of this step is mostly still whole.
+      with contextlib.suppress(OSError):  # make room for the next save
+        self._run.check_owned()  # a missing folder is the real error
+        # An older checkpoint of this step is usually still whole.
         for suffix in CHECKPOINT_SUFFIXES if is_new else ():
           (folder / f"ckpt-{step}{suffix}").unlink(missing_ok=True)
         _clear(self._run, folder)
@@ -253,12 +255,12 @@ class Checkpoints:
 
 
 def _clear(run: Run, folder: Path) -> None:
-  """Removes what a kill or a full disk left of a save, or of a removal."""
+  """Removes files of saves and removals that a kill or a full disk cut off."""
   for left_over in folder.glob("ckpt-*_temp"):
     shutil.rmtree(left_over)
-  # A save ends with the index, a removal begins with it. Without a whole
-  # checkpoint, a kill can have cut off the first save alone: any other index
-  # was lost, as in a copy that was cut off, and may be restored.
+  # A save writes the index last, a removal deletes it first. If no checkpoint
+  # is whole, a kill can only have cut off the very first save: any other index
+  # got lost, say in an incomplete copy, and the user may restore it.
   whole, begun = run.checkpoint_steps(), run.starts()
   for data in folder.glob("ckpt-*.data-00000-of-00001"):
     first = data.stem == "ckpt-0" and not begun
@@ -269,20 +271,20 @@ def _clear(run: Run, folder: Path) -> None:
 
 
 def check_finite(model: LanguageModel) -> None:
-  """Raises DamagedError for a model with weights that are not finite."""
+  """Raises DamagedError: the model has weights that are not finite."""
   if not all_finite(*model.get_weights()):
     raise DamagedError("has weights that are not finite")
 
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-  """Tells a damaged checkpoint, which the block reads, from other faults.
+  """Tells damage from other errors while the body reads a checkpoint.
 
   Raises:
-    DamagedError: the block failed, but not for lack of memory.
+    DamagedError: the body failed, but not for lack of memory.
     OSError: the system cannot read a file of the checkpoint.
   """
-  # One that is missing is an error of the block.
+  # The body itself fails on a missing file.
   with contextlib.suppress(FileNotFoundError):
     for suffix in CHECKPOINT_SUFFIXES:
       with open(path + suffix, "rb") as file:
@@ -292,7 +294,7 @@ def reading(path: str) -> Iterator[None]:
     yield
   except (DamagedError, *_NO_MEMORY):
     raise
-  except Exception as error:  # Keras and TensorFlow raise all kinds
+  except Exception as error:  # Keras and TensorFlow raise many types
     raise DamagedError(
       "is damaged, or does not fit config.json and vocabulary.json"
     ) from error

@@ -1,17 +1,15 @@
-"""The initial model, with which a new run begins: `--init_from` names it.
+"""The initial model of a new run: the one that `--init_from` names.
 
-It is that of a run, or what `export.py --format=npz` wrote, or weights that
-Keras saved.
+It comes from a run, a file of `export.py --format=npz`, or weights that Keras
+saved.
 
-The format `.npz`: a model as NumPy arrays, which need no TensorFlow.
-
-Arrays: `vocabulary` (JSON), `settings` (JSON: layer and sizes), `embeddings`
-`[V, D]`; for each layer i, from 0 on, its weights by their names; then
-`dense_kernel` `[H, V]` and `dense_bias` `[V]`. Those of a GRU are `kernel_i`
-`[D, 3H]` (above the first layer, D is H), `recurrent_kernel_i` `[H, 3H]`,
-`bias_i` `[2, 3H]` (of inputs, of states). The 3H columns are those of the
-update gate, the reset gate, and the candidate. The weights are in the order of
-Keras' `get_weights`.
+An `.npz` file holds a model as NumPy arrays, so reading it needs no TensorFlow:
+`vocabulary` (JSON), `settings` (JSON: layer and sizes), `embeddings` `[V, D]`;
+for each layer i, counted from 0, its weights by name; then `dense_kernel`
+`[H, V]` and `dense_bias` `[V]`. A GRU has `kernel_i` `[D, 3H]` (above the first
+layer, D is H), `recurrent_kernel_i` `[H, 3H]`, and `bias_i` `[2, 3H]` (inputs,
+then states). The 3H columns belong to the update gate, the reset gate, and the
+candidate. The weights are in the order of Keras' `get_weights`.
 """
 
 import dataclasses
@@ -31,15 +29,18 @@ from charlm.system.files import write_atomically
 
 
 class NumpyFile(NamedTuple):
-  """What a file holds."""
+  """The content of an `.npz` file."""
 
-  settings: dict[str, Any]  # of the config, those of `SAME_AS_INITIAL`
+  settings: dict[str, Any]  # the config's fields in `SAME_AS_INITIAL`
   vocab: list[str]
   weights: dict[str, np.ndarray]  # in the order of `get_weights`
 
 
 def write_numpy(content: NumpyFile, path: Path) -> None:
-  """Writes a file; raises OSError: it cannot be written."""
+  """Writes an `.npz` file.
+
+  Raises OSError: it cannot be written.
+  """
   arrays: dict[str, Any] = {
     "vocabulary": vocabulary_to_json(content.vocab),
     "settings": json.dumps(content.settings),
@@ -52,25 +53,25 @@ def write_numpy(content: NumpyFile, path: Path) -> None:
 
 
 def read_numpy(path: Path) -> NumpyFile:
-  """Reads a file, with weights as float32; nothing in it is executed.
+  """Reads an `.npz` file, weights as float32; executes nothing in it.
 
-  Raises InputError: it is missing, damaged, or not such a file.
+  Raises InputError: it is missing, damaged, or of another kind.
   """
   try:
-    # NumPy leaves a damaged file open, if it has opened it.
+    # NumPy does not close a damaged file that it opened itself.
     with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
       weights = dict(file)
     vocab = json.loads(str(weights.pop("vocabulary")))
-    there = json.loads(str(weights.pop("settings")))
-    settings = {name: there[name] for name in SAME_AS_INITIAL}
+    all_settings = json.loads(str(weights.pop("settings")))
+    settings = {name: all_settings[name] for name in SAME_AS_INITIAL}
     weights = {n: x.astype(np.float32) for n, x in weights.items()}
-  except Exception as error:  # NumPy and zipfile raise all kinds for damage
+  except Exception as error:  # NumPy and zipfile raise many types for damage
     raise InputError(
-      f"{path} is no model that export.py --format=npz wrote "
+      f"{path} is not a model that export.py --format=npz wrote "
       f"({type(error).__name__}: {error}): export it again"
     ) from error
   try:
-    without_layer_norm(there)
+    without_layer_norm(all_settings)
   except InputError as error:
     raise InputError(f"{path}: {error}") from error
   return NumpyFile(settings, vocab, weights)
@@ -78,30 +79,31 @@ def read_numpy(path: Path) -> NumpyFile:
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-  """A model to begin with, before its weights are read."""
+  """An initial model whose weights are not read yet."""
 
   name: str
-  settings: dict[str, Any]  # of the config, those of `SAME_AS_INITIAL`
+  settings: dict[str, Any]  # the config's fields in `SAME_AS_INITIAL`
   vocab: list[str]
   source: Run | NumpyFile
 
   def check(self, config: Config) -> None:
-    """Raises InputError: a new run's config has other sizes."""
-    for name, there in self.settings.items():
-      here = getattr(config, name)
-      if str(here).lower() != str(there).lower():
+    """Raises InputError: the new run's config has another layer or size."""
+    for name, theirs in self.settings.items():
+      ours = getattr(config, name)
+      if str(ours).lower() != str(theirs).lower():
         raise InputError(
-          f"{name} is {here}, but {there} in {self.name}: give --{name}={there}"
+          f"{name} is {ours}, but {theirs} in {self.name}: give "
+          f"--{name}={theirs}"
         )
 
 
 def open_initial(name: str) -> Initial | None:
-  """Opens what `--init_from` names.
+  """Opens the model that `--init_from` names.
 
-  It is None for an empty name, and for weights of Keras: they have no
-  vocabulary, and the flags tell their sizes.
+  Returns None for an empty name, and for weights that Keras saved: these have
+  no vocabulary, and take their sizes from the flags.
 
-  Raises InputError: damaged, or a folder without a run.
+  Raises InputError: it is damaged, or a folder without a run.
   """
   if not name:
     return None

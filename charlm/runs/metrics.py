@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.jsonl`, and what TensorBoard draws of it."""
+"""The metrics of a run: `metrics.jsonl`, and TensorBoard's view of it."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from charlm.system.files import (
 )
 from charlm.system.messages import warn, warn_unsaved
 
-# What is drawn of a record. The best loss so far is for the page HParams.
+# What TensorBoard shows. The best loss so far is for its HParams page.
 _DRAWN = (
   "loss",
   "best_loss",
@@ -33,23 +33,22 @@ _DRAWN = (
   "characters_per_second",
   "sample",
 )
-# Each line of a text in pieces of 80 columns: a wider one would have to be
-# scrolled. `textwrap` would change the white space of a raw text.
-_PIECES = re.compile(r".{1,80}|^$", re.MULTILINE)
-# How the names of the event files of a training end.
-_OURS = ".run"
+# Wraps the lines of a text at 80 columns: wider ones would need scrolling.
+# `textwrap` would change the white space.
+_CHUNKS = re.compile(r".{1,80}|^$", re.MULTILINE)
+_OURS = ".run"  # ends the names of the event files that training writes
 _MAX_NUMBER = float(np.finfo(np.float32).max)  # TensorBoard draws float32
 
 
 class EventFile:
-  """A file of a folder that TensorBoard shows as curves, opened for a write.
+  """An event file of TensorBoard, opened anew for each write.
 
-  A write that fails, as on a full disk, can leave a part of an event, after
-  which TensorBoard reads nothing: the file must then be made anew.
+  A failed write, say on a full disk, can leave half an event. TensorBoard reads
+  nothing after that, so the file must be replaced.
   """
 
   def __init__(self, folder: Path, suffix: str = "") -> None:
-    """Makes the file, whose name ends in a suffix, and the folder.
+    """Creates the file, whose name ends in the suffix, and its folder.
 
     Raises OSError, as `write` does: they cannot be written.
     """
@@ -65,37 +64,37 @@ class EventFile:
 
 
 def metrics_event(record: Mapping[str, object], wall_time: float) -> Event:
-  """Returns what is drawn of a record of metrics, which has a `step`.
+  """Converts a record, which must have a `step`, to a TensorBoard event.
 
-  The wall time is in seconds since the epoch.
+  The wall time is in seconds since the Unix epoch.
   """
   summary = Summary()
   for tag in _DRAWN:
     value = record.get(tag)
     if isinstance(value, str):
-      # Markdown that shows lines as they are, if they are not too wide.
-      block = "".join(f"    {piece}\n" for piece in _PIECES.findall(value))
-      summary.MergeFrom(text_pb(tag, block))
+      # A code block in Markdown, which shows lines as they are.
+      markdown = "".join(f"    {chunk}\n" for chunk in _CHUNKS.findall(value))
+      summary.MergeFrom(text_pb(tag, markdown))
     elif isinstance(value, int | float) and abs(value) <= _MAX_NUMBER:
       summary.MergeFrom(scalar_pb(tag, value))
   return Event(step=record["step"], wall_time=wall_time, summary=summary)
 
 
 class Record(TypedDict):
-  """A line of `metrics.jsonl`; it has other metrics, too, and samples."""
+  """A line of `metrics.jsonl`; other metrics and samples are optional."""
 
   step: int
   split: str  # train, valid or eval
   loss: float
   seconds: float  # wall time since step 0, without pauses between starts
-  time: NotRequired[float]  # seconds since the epoch
+  time: NotRequired[float]  # seconds since the Unix epoch
 
 
 def read_records(path: Path) -> list[Record]:
-  """Reads `metrics.jsonl`, if there is one, leaving out malformed lines.
+  """Reads `metrics.jsonl`, if it exists; skips malformed lines.
 
-  An `eval` record of an older commit has the loss of the valid text, too, which
-  becomes a record of its own.
+  Older commits put the valid loss into the `eval` record: it becomes a record
+  of its own.
   """
   records: list[Any] = []
   for record in read_json_lines(path):
@@ -110,9 +109,9 @@ def read_records(path: Path) -> list[Record]:
 class Metrics:
   """Writes each record to `metrics.jsonl`, then to TensorBoard's event files.
 
-  A disk that is full is no reason to stop: a record that could not be written
-  is tried again with the next one, or by `write_rest`. The event files are made
-  anew at each start; once a write fails, nothing is drawn until the next start.
+  A full disk does not stop training: a record that could not be written is
+  retried with the next one, or by `write_rest`. Each start replaces the event
+  files. If a write to them fails, they get nothing more until the next start.
   """
 
   def __init__(
@@ -121,9 +120,9 @@ class Metrics:
     step: int,
     settings: Mapping[str, Any],
   ) -> None:
-    """Goes on from a step: records of later steps are dropped.
+    """Continues from a step: drops the records of later steps.
 
-    TensorBoard's page HParams shows the settings.
+    TensorBoard's HParams page shows the settings.
 
     Raises:
       OSError: `metrics.jsonl` cannot be written.
@@ -132,15 +131,16 @@ class Metrics:
     run.check_owned()
     self._run, self._path = run, run.metrics_path
     self._settings = dict(settings)
-    self._unwritten = b""  # what the file lacks
-    self._event_files: dict[str, EventFile] = {}  # by split; empty if given up
+    self._unwritten = b""  # lines that could not be written yet
+    # By split; empty after a write has failed.
+    self._event_files: dict[str, EventFile] = {}
     text = b""
     if self._path.exists():
       text = self._path.read_bytes()
     elif run.starts():
       warn(f"{self._path} is missing: the metrics up to step {step:,} are lost")
     if len(read_json_lines(self._path)) < len(text.splitlines()):
-      # By a kill, or in a copy.
+      # A kill or an incomplete copy can cut it off.
       warn(f"{self._path} has a line that is cut off: it is left out")
     self._records = [
       record for record in read_records(self._path) if record["step"] <= step
@@ -149,9 +149,9 @@ class Metrics:
     if (kept := "".join(lines).encode()) != text:
       write_atomically(self._path, [kept])
     append_lines(self._path, b"")  # fails now if it cannot be written
-    # The seconds trained before this start, without pauses, estimated from the
-    # highest step: steps after it count as the mean of the steps before. The
-    # record of the eval text comes last, and can be of an earlier step.
+    # Estimates the seconds trained before this start, without pauses, from the
+    # record with the highest step; later steps count as the mean of those
+    # before. The eval record comes last, but can have an earlier step.
     first: Record = {"step": 0, "split": "train", "loss": 0, "seconds": 0}
     last = max([first, *self._records], key=lambda r: (r["step"], r["seconds"]))
     before = last["seconds"] * step / max(1, last["step"])
@@ -163,14 +163,14 @@ class Metrics:
 
   @property
   def whole(self) -> bool:
-    """Whether all records are written."""
+    """Whether all records are on disk."""
     return not self._unwritten
 
   @property
   def losses(self) -> dict[int, float]:
     """The losses that choose the best checkpoint, by step.
 
-    They are of the valid text or, without one, of the eval text.
+    They are on the valid text or, without one, on the eval text.
     """
     return self.losses_of(self._run.choosing_part)
 
@@ -183,7 +183,7 @@ class Metrics:
     }
 
   def write(self, step: int, split: str, values: Mapping[str, object]) -> None:
-    """Writes numbers, and texts such as samples, of a split.
+    """Writes a record: numbers, and texts such as samples.
 
     Raises LostRunError: as `Run.check_owned`.
     """
@@ -200,20 +200,20 @@ class Metrics:
         self._draw(self._records[-1])
 
   def write_rest(self) -> None:
-    """Writes the records that are not written yet, as after a full disk.
+    """Retries the records that could not be written.
 
     Raises LostRunError: as `Run.check_owned`.
     """
     try:
       self._run.check_owned()
-      # The file is opened for each record, and so made again if it was moved.
+      # Opened for each record, so that it comes back if it was moved.
       if self._unwritten:
         append_lines(self._path, self._unwritten)
       self._unwritten = b""
     except OSError as error:
       step = self._records[-1]["step"] if self._records else 0
-      what = f"the metrics up to step {step} could not be written"
-      warn_unsaved(what, error, self._run.path)
+      problem = f"the metrics up to step {step} could not be written"
+      warn_unsaved(problem, error, self._run.path)
 
   @contextlib.contextmanager
   def _drawing(self) -> Iterator[None]:
@@ -222,12 +222,12 @@ class Metrics:
       yield
     except OSError as error:
       self._event_files = {}
-      what = "TensorBoard shows no more until the next start"
-      warn_unsaved(what, error, self._run.summaries)
+      problem = "TensorBoard shows no more until the next start"
+      warn_unsaved(problem, error, self._run.summaries)
 
   def _make_event_files(self) -> None:
-    """Makes the event files anew, without records."""
-    # `valid` may also hold a curve that somebody drew by `eval.py --follow`.
+    """Replaces the event files by new ones without records."""
+    # `valid` may also hold a curve of `eval.py --follow`: keep that.
     for pattern in (
       "train/events.*",
       "eval/events.*",
@@ -240,7 +240,7 @@ class Metrics:
       split: EventFile(self._run.summaries / split, _OURS) for split in splits
     }
     for file in self._event_files.values():
-      # A TensorBoard that has read the files before forgets what was in them.
+      # Makes a running TensorBoard forget the old files' events.
       file.write(Event(session_log=SessionLog(status=SessionLog.START)))
     # No trial id: runs with equal settings would share one.
     shown = hparams.hparams_pb(self._settings, trial_id="")
@@ -253,6 +253,6 @@ class Metrics:
       losses = self.losses.items()
       so_far = [loss for step, loss in losses if step <= record["step"]]
       drawn["best_loss"] = min(so_far)
-    # A record of an older commit has no time: it is drawn in 1970.
+    # Records of older commits have no time: they are drawn in 1970.
     event = metrics_event(drawn, record.get("time", record["seconds"]))
     self._event_files[record["split"]].write(event)

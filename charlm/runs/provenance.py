@@ -1,4 +1,4 @@
-"""How and where a start runs: what one needs to know to repeat it."""
+"""How and where a start runs: all you need to repeat it."""
 
 import collections
 import datetime
@@ -17,13 +17,13 @@ from charlm.runs.run import Start, differences
 from charlm.system import cuda
 from charlm.system.devices import gpu_names, num_cores
 
-# Fields that are not compared. A commit can change results, but most do not.
-# The entries of `versions` and `gpus` are compared one by one.
+# Most commits change no results. The entries of `versions` and `gpus` are
+# compared one by one.
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions", "gpus"}
 
 
 def describe_start(step: int, devices: list[str], workers: int = 1) -> Start:
-  """Returns command, commit, versions, devices and threads of this process."""
+  """Describes this process: command, commit, versions, devices, threads."""
   versions = {x.__name__: x.__version__ for x in (tf, keras, np)}
   return {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -43,12 +43,12 @@ def describe_start(step: int, devices: list[str], workers: int = 1) -> Start:
 
 
 def start_differences(earlier: Start, start: Start) -> list[str]:
-  """Lists how this process' start differs from an earlier one.
+  """Lists how this start differs from an earlier one.
 
-  It compares only what the last bits of the results depend on.
+  Compares only what can change the last bits of the results.
   """
   before, now = (
-    # A start of an older commit lacks `gpus`.
+    # Starts of older commits lack `gpus`.
     {**s["versions"], **s.get("gpus", {}), **s}
     for s in (earlier, start)
   )
@@ -57,7 +57,7 @@ def start_differences(earlier: Start, start: Start) -> list[str]:
 
 
 def processor() -> str:
-  """Returns the processor's name; results round differently on another."""
+  """Returns the processor's name: other processors may round differently."""
   try:
     text = Path("/proc/cpuinfo").read_text()
   except OSError:  # not Linux
@@ -67,13 +67,13 @@ def processor() -> str:
 
 
 def _describe_gpus() -> dict[str, str]:
-  """Returns the models of the GPUs and the versions of CUDA, if it is used."""
+  """Returns GPU models and CUDA versions; nothing without a GPU."""
   if not (names := gpu_names()):
     return {}
   built_for = tf.sysconfig.get_build_info()
   models = collections.Counter(names).items()
-  words = ", ".join(f"{number} x {name}" for name, number in models)
-  return {"gpu": words, **cuda.versions(built_for)}
+  gpus = ", ".join(f"{number} x {name}" for name, number in models)
+  return {"gpu": gpus, **cuda.versions(built_for)}
 
 
 def _git_commit() -> str | None:
@@ -83,7 +83,7 @@ def _git_commit() -> str | None:
   try:
     # An installed package may lie inside another project's repository.
     subprocess.run(tracked, capture_output=True, check=True)
-    found = subprocess.run(describe, capture_output=True, text=True)
-    return found.stdout.strip() or None
+    described = subprocess.run(describe, capture_output=True, text=True)
+    return described.stdout.strip() or None
   except (OSError, subprocess.CalledProcessError):
     return None  # no git here, or another project's repository

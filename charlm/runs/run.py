@@ -1,6 +1,6 @@
-"""A run, opened once: its config, vocabulary and texts, checked by hashes.
+"""A run's folder: its config, vocabulary and texts, verified by hashes.
 
-Nothing that is read from a run's folder is executed.
+Nothing in the folder is ever executed.
 """
 
 import codecs
@@ -30,18 +30,18 @@ from charlm.system.files import (
 )
 from charlm.system.messages import warn
 
-# Incremented only when older folders become unreadable: a new field needs no
-# new format, since it reads as its default where it is missing.
+# Incremented only when older folders become unreadable. A new field needs no
+# new format: where it is missing, it has its default.
 _FORMAT = 6
-# The hash identifies a text, not the path: files may be moved. But whether a
-# part has a file of its own decides the split.
+# A text is identified by its hash, not by its path, since files may be moved.
+# But the split depends on whether a part has a file of its own.
 _PATHS = ("corpus", "eval_corpus", "valid_corpus")
 _SHA256_OF_TEXTS = ("corpus_sha256", "eval_sha256", "valid_sha256")
 _SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
 _CHUNK = 2**20  # bytes
-_MODELS = Path(__file__).parents[2] / "models"  # runs that come with charlm
+_MODELS = Path(__file__).parents[2] / "models"  # runs shipped with charlm
 _CHANGED = "it has changed since the run began"
 _REMEDY = "restore it, or give another --run_dir"
 
@@ -50,10 +50,10 @@ class Start(TypedDict):
   """How and where a start ran: a line of `starts.jsonl`."""
 
   time: str  # in UTC, ISO 8601
-  step: int  # that it continued from
+  step: int  # where it resumed
   command: list[str]
   commit: str | None  # None: unknown
-  versions: dict[str, str]  # by the name of a library, or python
+  versions: dict[str, str]  # by library, and of python
   processor: str
   xla_flags: str | None
   devices: list[str]  # of one worker
@@ -61,8 +61,7 @@ class Start(TypedDict):
   cores: int
   intra_op_threads: int  # 0: TensorFlow decides
   inter_op_threads: int
-  # The models of the GPUs, as `gpu`, and versions by the name of a library.
-  # Without a GPU it is empty.
+  # The GPU models as `gpu`, and versions by library. Empty without a GPU.
   gpus: dict[str, str]
 
 
@@ -71,19 +70,19 @@ class Experiment:
   """The identity of a run: a config, and the hashes of texts and vocabulary."""
 
   config: Config
-  corpus_sha256: str  # of the cleaned text, in its encoding
+  corpus_sha256: str  # of the cleaned text as encoded bytes
   vocabulary_sha256: str
   eval_sha256: str
-  valid_sha256: str  # of the empty text if there is no valid text
+  valid_sha256: str  # of no bytes if there is no valid text
 
   def changes(self, other: "Experiment") -> list[str]:
-    """Lists the fields in which a later start's experiment differs."""
+    """Lists the fields that a later start has changed."""
     before, fields = self._fields(), other._fields()
     # At a constant learning rate, more epochs only extend the run; any other
     # schedule depends on the number of steps.
     ignored = {n for n in _PATHS if bool(before[n]) == bool(fields[n])}
     ignored.add("recipe")  # its settings are compared one by one
-    # A run of an older commit has the name of its layer in lower case.
+    # Older commits wrote the layer's name in lower case.
     if self.config.layer.lower() == other.config.layer.lower():
       ignored.add("layer")
     if all(before[n] == fields[n] for n in _SHA256):
@@ -91,17 +90,17 @@ class Experiment:
     if self.config.schedule == "constant":
       ignored |= {"epochs", "max_steps"}
     now = {n: value for n, value in fields.items() if n not in ignored}
-    found = differences(before, now)
-    # Another number of eval lines, and whatever changes how a text is read,
-    # changes hashes, too: they are named only if nothing else differs.
-    others = [found[name] for name in found if name not in _SHA256]
-    return others or list(found.values())
+    changed = differences(before, now)
+    # Another number of eval lines, or another way to read the text, changes the
+    # hashes, too. So hashes are named only if nothing else differs.
+    others = [changed[name] for name in changed if name not in _SHA256]
+    return others or list(changed.values())
 
   @property
   def setting(self) -> tuple[tuple[str, object], ...]:
-    """What runs that differ in the seed alone have in common."""
+    """All that runs share if they differ only in the seed."""
     fields = self._fields()
-    # The hashes tell the parts apart.
+    # The hashes identify the parts already.
     for name in ("seed", "recipe", *_SIZES_OF_PARTS):
       del fields[name]
     fields |= {name: bool(fields[name]) for name in _PATHS}
@@ -126,9 +125,9 @@ class Experiment:
 
   @classmethod
   def from_json(cls, fields: object) -> "Experiment":
-    """Returns the experiment that `to_json` wrote, from its parsed JSON.
+    """Rebuilds an experiment from the parsed JSON of `to_json`.
 
-    Raises InputError: not what `to_json` writes; the message says why.
+    Raises InputError: `to_json` never writes this; the message says why.
     """
     if not isinstance(fields, dict):
       raise InputError("not a JSON object")
@@ -138,7 +137,7 @@ class Experiment:
       _take_sha256(fields, name) for name in _SHA256
     )
     fields = without_layer_norm(fields)
-    # A field that an older file lacks has its default.
+    # Fields that an older file lacks have their defaults.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")
     return cls(
@@ -169,22 +168,22 @@ def differences(
   other: Mapping[str, object],
   words: tuple[str, str] = ("before", "now"),
 ) -> dict[str, str]:
-  """Says, by name, how each field of `other` differs, if it does.
+  """Describes, by name, each field of `other` that differs from `one`.
 
   Args:
-    one: the fields to compare with; one that is missing reads as None.
-    other: the fields that are compared.
-    words: what follows the value of `one`, and that of `other`.
+    one: the fields to compare with; missing ones count as None.
+    other: the fields to compare; all others are ignored.
+    words: the words after the value in `one` and after the value in `other`.
   """
-  found = {}
+  changed = {}
   for name, value in other.items():
     if (before := one.get(name)) != value:
-      found[name] = f"{name} ({before} {words[0]}, {value} {words[1]})"
-  return found
+      changed[name] = f"{name} ({before} {words[0]}, {value} {words[1]})"
+  return changed
 
 
 class Run:
-  """A run: its folder and lock, what identifies it, and its vocabulary."""
+  """A run: its folder, its lock, its experiment, and its vocabulary."""
 
   def __init__(
     self,
@@ -192,9 +191,9 @@ class Run:
     experiment: Experiment,
     vocab: list[str],
   ) -> None:
-    """Takes the folder, which a new run has yet to make.
+    """Takes the folder, which need not exist yet.
 
-    Raises InputError: no name, or one that TensorFlow takes for a pattern.
+    Raises InputError: no name, or one that TensorFlow reads as a pattern.
     """
     self.path = run_folder(path)
     self.experiment, self.vocab = experiment, vocab
@@ -231,7 +230,7 @@ class Run:
     return _read_text(self.eval_path, self.config.encoding, digest)
 
   def valid_text(self) -> Text:
-    """Reads `valid.txt`; the empty text in a run that has none.
+    """Reads `valid.txt`; returns an empty text if the run has none.
 
     Raises InputError as `open_run` does.
     """
@@ -241,22 +240,22 @@ class Run:
     return _read_text(self.valid_path, self.config.encoding, digest)
 
   def checkpoint_steps(self) -> set[int]:
-    """Returns the steps of the checkpoints that have both of their files."""
+    """Returns the steps of all checkpoints that have both of their files."""
     return {*checkpoint_steps(self.latest), *checkpoint_steps(self.best)}
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
-    """Makes the folder and keeps others from training in it.
+    """Creates the folder and locks it against other training processes.
 
     Raises:
-      InputError: another process is training there, or there is no run but
-        files with the names of a run's.
-      OSError: it cannot be written.
+      InputError: another process is training there, or the folder has no run
+        but files that a run would replace.
+      OSError: the folder cannot be written.
     """
     self.path.mkdir(parents=True, exist_ok=True)
     if not run_exists(self.path):
       self._refuse_other_files()
-    # Not "w", which would empty the file of whoever holds the lock.
+    # Not "w", which would empty the file while another process holds the lock.
     with self._lock_path.open("a+") as lock:
       # The system releases the lock when the process ends, however it ends.
       try:
@@ -277,16 +276,16 @@ class Run:
         self._held = None
 
   def check_owned(self) -> None:
-    """Checks that the lock, if held, is in its place: call it before a write.
+    """Checks that a lock we hold is still in place: call it before a write.
 
     Raises:
-      LostRunError: the folder was taken away, or another run began in it.
-      OSError: the folder cannot be looked at.
+      LostRunError: the folder was moved or removed, or has another run now.
+      OSError: the folder cannot be accessed.
     """
     if self._held is None:
       return
     with contextlib.suppress(FileNotFoundError):
-      # As long as it is open, no other file gets its inode's number.
+      # While the file is open, no other file can get its inode number.
       held = os.fstat(self._held.fileno())
       if os.path.samestat(os.stat(self._lock_path), held):
         return
@@ -296,10 +295,10 @@ class Run:
     )
 
   def create(self, split: Split) -> None:
-    """Writes what defines the run.
+    """Writes the files that define the run: vocabulary, texts and config.
 
     Raises:
-      InputError: the folder has checkpoints already, or another run.
+      InputError: the folder already has checkpoints or another run.
       OSError: it cannot be written.
     """
     if run_exists(self.path):
@@ -312,20 +311,20 @@ class Run:
         f"{self.path} has checkpoints but no config.json: restore that file, "
         "or give a new --run_dir"
       )
-    # With these texts, scoring needs no corpus, and cannot use a wrong one.
+    # With its own texts, scoring needs no corpus, so it cannot use a wrong one.
     write_atomically(
       self.vocabulary_path, [vocabulary_to_json(self.vocab).encode()]
     )
     write_atomically(self.eval_path, split.eval.data())
     if len(split.valid):
       write_atomically(self.valid_path, split.valid.data())
-    # Last: a run exists once this file is there, and is whole then.
+    # Last, since this file makes the folder a run: then all others are there.
     self._write_config()
 
   def resume(self, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Checks that the run goes on as it began; a longer one is saved as such.
+    """Checks that nothing has changed; saves the new length if it is longer.
 
-    Raises InputError: naming each field, or the file, that differs.
+    Raises InputError: the message names the fields or the file that differ.
     """
     if changes := self.experiment.changes(experiment):
       for name, flag in zip(_SHA256_OF_TEXTS, _PATHS, strict=True):
@@ -348,7 +347,7 @@ class Run:
         f"{self.path} holds another run: {', '.join(changes)}; leave out "
         "what differs, or begin another run: give a new --run_dir"
       )
-    # These compare the files' hashes.
+    # Reading verifies the files' hashes.
     self.eval_text()
     self.valid_text()
     num_steps = self.config.num_steps(steps_per_epoch)
@@ -357,24 +356,24 @@ class Run:
       self._write_config()
 
   def starts(self) -> list[Start]:
-    """Reads how and where each start ran, leaving out malformed lines."""
+    """Reads `starts.jsonl`; skips malformed lines."""
     starts: list[Start] = read_json_lines(self._starts_path)
     return starts
 
   def log_start(self, start: Start) -> None:
-    """Appends how and where this start runs to `starts.jsonl`."""
+    """Appends this start to `starts.jsonl`."""
     append_lines(self._starts_path, json.dumps(start).encode() + b"\n")
 
   def _write_config(self) -> None:
     write_atomically(self.config_path, [self.experiment.to_json().encode()])
 
   def _refuse_other_files(self) -> None:
-    """Refuses to make a run where other files have a run's names.
+    """Refuses a folder that has no run but files with the names of a run's.
 
-    If there is a lock, the other files are those of a start that was killed
-    before it wrote `config.json`.
+    If there is a lock, they come from a start that was killed before it wrote
+    `config.json`, so they may be replaced.
 
-    Raises InputError: naming the files.
+    Raises InputError: the message names the files.
     """
     if self._lock_path.exists():
       return
@@ -385,26 +384,26 @@ class Run:
       self.metrics_path,
     ]
     own += [self._starts_path, self.latest, self.best, self.summaries]
-    # An empty folder is no file of somebody's: it may have been made, or
-    # mounted, for this run.
-    there = [
+    # Empty folders are harmless: they may have been created or mounted for this
+    # run.
+    in_the_way = [
       path.name
       for path in own
       if (any(path.iterdir()) if path.is_dir() else path.exists())
     ]
-    if there:
+    if in_the_way:
       raise InputError(
-        f"{self.path} is not a run's folder, but holds {', '.join(there)}, "
+        f"{self.path} is not a run's folder, but has {', '.join(in_the_way)}, "
         "which a run would replace: give another --run_dir"
       )
     if any(self.path.iterdir()):
-      warn(f"{self.path} has other files: the run's are put beside them")
+      warn(f"{self.path} has other files: the run's files go beside them")
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path:
   """Returns the folder that `--run_dir` names.
 
-  Raises InputError: no name, or one that TensorFlow takes for a pattern.
+  Raises InputError: no name, or one that TensorFlow reads as a pattern.
   """
   if not os.fspath(path):
     raise InputError("--run_dir is empty: give a folder")
@@ -413,23 +412,22 @@ def run_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def is_model(path: Path) -> bool:
-  """Tells whether a path is the name of a run in `models/`, and no folder."""
+  """Returns whether a path names a run in `models/` and does not exist."""
   return not path.exists() and run_exists(_MODELS / path)
 
 
 def run_exists(path: Path) -> bool:
-  """Tells whether a run was created in a folder."""
+  """Returns whether a folder has a run."""
   return (path / "config.json").exists()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-  """Reads what defines the run in a folder, or the one that has this name.
+  """Opens the run in a folder, or a run that is shipped with charlm by name.
 
-  `english` is the name of a run that comes with charlm; a folder of this name
-  comes before it.
+  `english` is such a name; a folder with the same name takes precedence.
 
-  Raises InputError: not a run's folder, or a file is missing, damaged, or not
-    the one that the run began with.
+  Raises InputError: not a run's folder, or a file is missing, damaged, or
+    changed since the run began.
   """
   folder = run_folder(path)
   if is_model(folder):
@@ -450,19 +448,19 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 
 def open_newest_run(path: str) -> Run:
-  """Opens a run or, of a folder of runs, the one saved last, and says which.
+  """Opens a run or, in a folder of runs, the one saved last; warns which.
 
   Raises InputError: as `open_run`.
   """
   folder = run_folder(path)
   if not run_exists(folder):
-    # Not all depths: the path may be a wrong one, such as /.
+    # Not at all depths: the path may be a mistake, such as /.
     saved = [
       *folder.glob("*/*/ckpt-*.index"),
       *folder.glob("*/*/*/ckpt-*.index"),
     ]
     if saved:
-      newest = max(saved, key=lambda each: each.stat().st_mtime)
+      newest = max(saved, key=lambda index: index.stat().st_mtime)
       folder = newest.parents[1]
       warn(f"takes the run that was saved last: --run_dir={folder}")
   return open_run(folder)
@@ -471,9 +469,9 @@ def open_newest_run(path: str) -> Run:
 def checkpoint_steps(folder: Path, whole: bool = True) -> list[int]:
   """Lists the steps of a folder's checkpoints in order.
 
-  Those with a missing file are listed unless they must be whole.
+  If `whole` is false, includes checkpoints that lack one of their files.
   """
-  # Not `glob`, which takes a folder that cannot be read for an empty one.
+  # Not `glob`, which treats an unreadable folder as empty.
   try:
     matches = map(_CHECKPOINT.fullmatch, os.listdir(folder))
   except FileNotFoundError:
@@ -483,9 +481,9 @@ def checkpoint_steps(folder: Path, whole: bool = True) -> list[int]:
 
 
 def _read_text(path: Path, encoding: str, digest: str) -> Text:
-  """Reads a text of any size.
+  """Reads a text of any size in chunks.
 
-  Raises InputError: no such file, or one with another SHA-256.
+  Raises InputError: the file is missing, or has another SHA-256.
   """
   with _named(path), path.open("rb") as file:
     chunks = iter(functools.partial(file.read, _CHUNK), b"")
@@ -497,10 +495,10 @@ def _read_text(path: Path, encoding: str, digest: str) -> Text:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[Path]:
-  """Names the file in errors, and a remedy."""
+  """Adds the file's name and a remedy to errors of the body."""
   try:
     yield path
   except FileNotFoundError as error:
     raise InputError(f"{path} is missing: {_REMEDY}") from error
-  except ValueError as error:  # of JSON, too
+  except ValueError as error:  # includes JSON's errors
     raise InputError(f"{path}: {error}: {_REMEDY}") from error

@@ -1,4 +1,4 @@
-"""The model of a checkpoint, of each new checkpoint, and the initial model."""
+"""Loads models: from a checkpoint, from each new one, or the initial model."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from charlm.runs.initial import Initial
 from charlm.runs.run import Run
 from charlm.system.messages import warn
 
-_ATTEMPTS = 5  # training can replace a checkpoint while it is read
+_ATTEMPTS = 5  # training may replace a checkpoint while we read it
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
 _SECONDS_BETWEEN_LOOKS = 1.0  # for new checkpoints
 
@@ -35,32 +35,34 @@ def load_model(
   Args:
     run: the run.
     which: the checkpoint: `auto`, `best`, `latest`, or a step.
-    layer: the class of a layer that is not charlm's.
+    layer: the class of the layer, if it is not one of charlm's.
 
   Raises:
-    InputError: no such checkpoint, or one that is damaged, has weights that are
-      not finite, or is not of this run's model; or a layer that is unknown.
-    OSError: the system cannot read it, as for lack of permission.
+    InputError: no such checkpoint, or it is damaged, does not fit the run's
+      model, or has weights that are not finite; or the layer is unknown.
+    OSError: the system cannot read it, for example without permission.
   """
   model = model_of(run.config, len(run.vocab), layer=layer)
   return model, _load_weights(model, run, which)
 
 
 def _load_weights(model: LanguageModel, run: Run, which: str) -> int:
-  """Gives a model the weights of a checkpoint; returns its step."""
+  """Loads a checkpoint's weights into a model; returns its step."""
   for attempt in range(_ATTEMPTS):
     time.sleep(_SECONDS_BETWEEN_ATTEMPTS if attempt else 0)
     step, path = find_checkpoint(run, which)
     try:
       with reading(path):
         status = tf.train.Checkpoint(model=model).read(path)
-        # The optimizer and the train state are not needed, all weights are.
+        # Needs all weights, but neither the optimizer nor the train state.
         status.expect_partial().assert_existing_objects_matched()
         check_finite(model)
       return step
     except DamagedError as error:
-      why = error
-  raise InputError(f"{path} {why}: give another checkpoint or run") from why
+      damage = error
+  raise InputError(
+    f"{path} {damage}: give another checkpoint or run"
+  ) from damage
 
 
 def load_initial(
@@ -74,10 +76,10 @@ def load_initial(
 
   Args:
     initial: what `open_initial` returned.
-    config: of the new run.
-    vocab_size: of the new run, which weights of Keras must have. The vocabulary
-      of another initial model may be shorter.
-    layer: the class of a layer that is not charlm's.
+    config: the new run's config.
+    vocab_size: the new run's vocabulary size. Weights that Keras saved must
+      have the same; other initial models may have a smaller one.
+    layer: the class of the layer, if it is not one of charlm's.
 
   Raises InputError: no such model, or one of other sizes.
   """
@@ -97,19 +99,19 @@ def load_initial(
 
 
 def say_which(run: Run, which: str, step: int) -> None:
-  """Says on stderr which checkpoint `auto` has taken, if the run has a best."""
+  """Says on stderr which checkpoint `auto` took, if a valid text chose."""
   if which == "auto" and run.has_valid_text:
     taken = f"the {which_checkpoint(run, which)} checkpoint, step {step:,}"
-    why = "" if "best" in taken else "; best/ has none"
-    warn(f"{run.path}: {taken} (--checkpoint=auto{why})")
+    reason = "" if "best" in taken else "; best/ has none"
+    warn(f"{run.path}: {taken} (--checkpoint=auto{reason})")
 
 
 def follow_checkpoints(
   run: Run, idle_timeout: float, layer: type[RecurrentLayer] | None = None
 ) -> Iterator[tuple[LanguageModel, int]]:
-  """Yields the model of each checkpoint, and its step, as they are saved.
+  """Yields a model and its step for each checkpoint, as training saves it.
 
-  The model is the same each time, so that it is compiled once. The iteration
+  It is the same object each time, so it is compiled only once. The iterator
   ends after `idle_timeout` seconds without a new checkpoint or new metrics.
 
   Raises InputError or OSError: a checkpoint that cannot be read.
@@ -129,7 +131,7 @@ def follow_checkpoints(
       try:
         yield model, _load_weights(model, run, str(step))
       except InputError:
-        if step in run.checkpoint_steps():  # else training has removed it
+        if step in run.checkpoint_steps():  # otherwise training removed it
           raise
     time.sleep(0 if new else _SECONDS_BETWEEN_LOOKS)
 

@@ -1,4 +1,4 @@
-"""What is drawn, and how."""
+"""A request for samples: which texts to draw, and how."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from charlm.options import UTF8, Allowed, Options, between, option
 
 
 class Limits(NamedTuple):
-  """What may be drawn, as `Request` describes it; by default all."""
+  """The limits that `Request` describes; the defaults allow all characters."""
 
   top_k: int = 0
   top_p: float = 1.0
@@ -20,10 +20,10 @@ class Limits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request(Options):
-  """What to draw; each field is a flag of `sample.py`.
+  """A request for samples; each field is a flag of `sample.py`.
 
-  The limits act in the order of the fields, by the probabilities after the
-  division by the temperature; each acts on what those before it leave.
+  The limits apply to probabilities after the division by the temperature, in
+  the order of the fields: each to the characters that the previous ones leave.
 
   Raises InputError: a value is not allowed.
   """
@@ -59,7 +59,7 @@ class Request(Options):
 
   @property
   def limits(self) -> Limits:
-    """The options that a graph is compiled for."""
+    """The settings for which a graph is compiled."""
     return Limits(self.top_k, self.top_p, self.min_p)
 
 
@@ -69,16 +69,16 @@ _FLOATS = ("temperature", "top_p", "min_p")
 def fill_request(
   defaults: Request, values: Mapping[str, Any], config: Config
 ) -> Request:
-  """Returns a request with other values.
+  """Returns a request with some new values.
 
   Args:
-    defaults: of all that is not given.
-    values: by the names of a request's fields; NumPy's numbers, too, and
-      integers for fields of floats.
-    config: of the model's run: `prefix` and `stop` are converted to characters
-      of the model, in lower case if the corpus was.
+    defaults: has the values of all other fields.
+    values: new values by field name; may be NumPy scalars, or integers where
+      the field is a float.
+    config: the config of the model's run: it decides how `prefix` and `stop`
+      become the model's characters, and whether they are lowercased.
 
-  Raises InputError: a value that is not allowed.
+  Raises InputError: a value is not allowed.
   """
   typed: dict[str, Any] = {}
   for name, value in values.items():

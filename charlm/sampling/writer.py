@@ -1,4 +1,4 @@
-"""Prints texts as `sample.py` does."""
+"""Prints the samples of `sample.py`."""
 
 import dataclasses
 import json
@@ -14,23 +14,23 @@ from charlm.system.messages import warn
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-  """Draws texts and prints them."""
+  """Draws samples and prints them."""
 
   generator: GenerativeModel
   vocab: list[str]
   config: Config  # of the run
   format: str
-  # To be searched for passages of the texts; None if nobody asked.
+  # The train text, to find copied passages; None without --memorised.
   trained_on: Text | None
 
   def write(self, request: Request, as_drawn: bool, line: int = 0) -> None:
-    """Prints the texts of a request.
+    """Prints the samples of a request.
 
     Args:
-      request: what to draw.
+      request: the request.
       as_drawn: print each text while it is drawn.
-      line: the number of the line that asks for them, 0 if none does. An object
-        has it as `line`; after texts the separator is printed.
+      line: number of the input line with the prefix; 0 without --per_line. JSON
+        objects get it as `line`; texts get a separator after them.
     """
     where = f"line {line}: " if line else ""
     self._warn_of_unknown(request, where)
@@ -43,7 +43,7 @@ class Writer:
           print(SEPARATOR)
         self._print_as_drawn(request, i, where)
     else:
-      # Side by side, which is faster than one after the other.
+      # In a batch, which is faster than one after the other.
       texts = [sample.text for sample in self.generator.sample(request)]
       print(f"\n{SEPARATOR}\n".join(request.prefix + text for text in texts))
       self._tell_memorised(texts, where, 0)
@@ -58,8 +58,8 @@ class Writer:
     ]
     if self.trained_on:
       texts = [sample.text for sample in samples]
-      found = find_passages(texts, self.trained_on)
-      for value, passages in zip(values, found, strict=True):
+      copied = find_passages(texts, self.trained_on)
+      for value, passages in zip(values, copied, strict=True):
         value["memorised"] = passages.to_dict()
     for value in values:
       print(json.dumps(fields | value), flush=True)
@@ -67,18 +67,19 @@ class Writer:
   def _print_as_drawn(self, request: Request, sample: int, where: str) -> None:
     print(request.prefix, end="", flush=True)
     text = ""
-    for piece in self.generator.stream(request, sample):
-      print(piece.text, end="", flush=True)
-      text += piece.text
+    for chunk in self.generator.stream(request, sample):
+      print(chunk.text, end="", flush=True)
+      text += chunk.text
     print(flush=True)
     self._tell_memorised([text], where, sample)
 
   def _tell_memorised(self, texts: list[str], where: str, first: int) -> None:
     if not self.trained_on:
       return
-    # In one scan of the text trained on.
-    found = find_passages(texts, self.trained_on)
-    for i, (text, passages) in enumerate(zip(texts, found, strict=True), first):
+    # All in one scan of the train text.
+    copied = find_passages(texts, self.trained_on)
+    numbered = enumerate(zip(texts, copied, strict=True), first)
+    for i, (text, passages) in numbered:
       for line in passages.in_words(text, self.config.encoding):
         warn(f"{where}sample {i}: {line}")
 

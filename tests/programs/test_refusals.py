@@ -113,4 +113,4 @@ def test_another_text_and_other_files_are_told(
   args = [*train_args, f"--run_dir={folder}", "--epochs=0"]
   assert train_program.main(args) == 0
   (line,) = capsys.readouterr().err.splitlines()
-  assert line == f"{folder} has other files: the run's are put beside them"
+  assert line == f"{folder} has other files: the run's files go beside them"

@@ -212,7 +212,7 @@ def test_only_a_report_is_written_over(
   thesis.write_text("<!DOCTYPE html>\n<title>My thesis</title>\n" + "x" * 999)
   run = f"--run_dir={trained_run}"
   assert _report(run, f"--output={thesis}") == 2
-  assert "thesis.html is no report" in capsys.readouterr().err
+  assert "thesis.html is not a report" in capsys.readouterr().err
   for kind in ("json", "html", "json"):
     output = f"--output={tmp_path}/report"
     assert _report(run, f"--format={kind}", output) == 0

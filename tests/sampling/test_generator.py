@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from charlm.data.vocabulary import encode
 from charlm.errors import InputError
 from charlm.model.language_model import GRULM
-from charlm.sampling.generator import GenerativeModel, StopBuffer, join_pieces
+from charlm.sampling.generator import GenerativeModel, StopBuffer, join_chunks
 from charlm.sampling.gumbel import (
   gumbel_noise,
   limit,
@@ -433,7 +433,7 @@ def test_a_streamed_sample_is_the_same(
 ) -> None:
   request = _ask(generator, 1300, "The ", seed=5, stop=stop, temperature=0.8)
   (sample,) = generator.sample(request)
-  whole = join_pieces(list(generator.stream(request)))
+  whole = join_chunks(list(generator.stream(request)))
   assert (whole.text, whole.stopped) == (sample.text, sample.stopped)
   np.testing.assert_array_equal(whole.log_probs, sample.log_probs)
 
