@@ -23,7 +23,7 @@ from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
 # The hash of the text.
-_SHA256 = "951d76764bfdd02c1268662765f4b6dbb505b12d8a968fa889a490ece8a1ecf4"
+_SHA256 = "c1ead46d00cfe5e57d3e91156ecff823342b95eebcb19d24ea85fab532da08ab"
 _FIRST_YEAR = 1934  # of the presidents' messages: modern English
 _LONG = 300  # characters: shorter fields of the Factbook are no sentences
 _PROSE = re.compile(r".*/(problemC|brontes|federalist|russian_lit)/.*\.txt")
@@ -45,7 +45,9 @@ def bible(wheel: zipfile.ZipFile) -> Iterator[str]:
   """Yields a Bible, a paragraph a line."""
   (name,) = (x for x in wheel.namelist() if "/plain_text_readers_bible" in x)
   # Between quotes in a module that needs another package to be imported.
-  yield wheel.read(name).decode().split('"""')[1]
+  text = wheel.read(name).decode().split('"""')[1]
+  # The World English Bible has ` as apostrophe, and blanks between verses.
+  yield re.sub(" +", " ", text.replace("`", "'"))
 
 
 def lines_of_verse(wheel: zipfile.ZipFile) -> list[str]:
@@ -175,8 +177,8 @@ def make_text() -> bytes:
     ):
       parts += read(wheel)
   text = "\n".join(parts).replace("\r", "").replace("\ufeff", "")
-  # The World English Bible has ` as apostrophe, and blanks between verses.
-  return re.sub(" +", " ", text.replace("`", "'")).encode()
+  # In the plays, two blanks at the end of a line are a mark of Markdown.
+  return re.sub(" +\n", "\n", text).encode()
 
 
 def main(argv: list[str]) -> int:
