@@ -84,7 +84,7 @@ def test_the_files_of_others_are_left_alone(
   file = tmp_path / name
   file.parent.mkdir(exist_ok=True)
   file.write_text("mine\n")
-  holds = rf"holds {name.split('/')[0]}, which a run would replace"
+  holds = rf"has {name.split('/')[0]}, which a run would replace"
   with (
     pytest.raises(InputError, match=holds),
     Run(tmp_path, EXPERIMENT, VOCAB).locked(),
