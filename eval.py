@@ -36,9 +36,13 @@ class EvalOptions(ModelOptions):
     one_of("stream", "windows", "lines"),
     group="How it is scored",
   )
-  window: int = option(_WINDOW, "characters per window", between(1))
+  window: int = option(
+    _WINDOW, "with windows: characters per window", between(1)
+  )
   stride: int = option(
-    0, "characters between the starts of windows; 0: as --window", between(0)
+    0,
+    "with windows: characters between their starts; 0: as --window",
+    between(0),
   )
   dynamic: bool = option(
     False, "learn from each 32 characters once scored; needs a valid text"
@@ -52,7 +56,8 @@ class EvalOptions(ModelOptions):
   name: str = option("", "required by --follow: name in TensorBoard")
   idle_timeout: float = option(
     600.0,
-    "with --follow: seconds to wait for a new checkpoint or new metrics",
+    "with --follow: seconds to wait for a new checkpoint or new metrics; 0: "
+    "score what is there",
     NOT_NEGATIVE,
   )
 

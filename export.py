@@ -30,7 +30,8 @@ class ExportOptions(ModelOptions):
   )
   output: str | None = option(
     None,
-    "folder or file to write; default: exported, or model.keras, .npz, .html",
+    "new folder or file to write; default: exported, or model.keras, .npz, "
+    ".html",
     PATH,
     group="The output",
   )

@@ -49,7 +49,10 @@ class ReportOptions(ModelOptions):
     "html", "html: a page; json: its numbers", one_of("html", "json")
   )
   output: str | None = option(
-    None, "file to write; default: report.html, or stdout for json", PATH
+    None,
+    "file to write, new or an earlier report; default: report.html, or stdout "
+    "for json",
+    PATH,
   )
 
 

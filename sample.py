@@ -25,7 +25,7 @@ class SampleOptions(Request, ModelOptions):
 
   device: str = option(
     "auto",
-    "cpu, gpu, or auto: a GPU if found, for more than 8 texts",
+    "cpu, gpu, or auto: a GPU if found, for more than 8 texts without --stream",
     one_of("auto", "cpu", "gpu"),
   )
   prefix_file: str | None = option(
@@ -43,7 +43,10 @@ class SampleOptions(Request, ModelOptions):
   )
   stream: bool = option(False, "print the text while it is drawn")
   memorised: str = option(
-    "", "the run's corpus, to list what is copied from its train text", UTF8
+    "",
+    "the run's corpus, to list passages of 30 characters or more that are "
+    "copied from its train text",
+    UTF8,
   )
 
   def __post_init__(self) -> None:

@@ -138,7 +138,8 @@ class Config(Options):
   )
   precision: str = option(
     "float32",
-    "float32, or bfloat16 for matrix products of layers and muon in training",
+    "float32, or bfloat16 for matrix products of fused layers (--gru) and muon "
+    "in training; may be no faster on a CPU without instructions for it",
     one_of("float32", "bfloat16"),
   )
   init_from: str = option(
@@ -166,8 +167,8 @@ class Config(Options):
   )
   epochs: int = option(
     10,
-    "passes over the train text; with a constant learning rate, raise it to "
-    "extend a finished run",
+    "passes over the train text; 0: train no step. With a constant learning "
+    "rate, raise it to extend a finished run",
     between(0),
   )
   max_steps: int = option(
@@ -182,14 +183,14 @@ class Config(Options):
   optimizer: str = option(
     "adam",
     "adam, or muon for the matrices of the layers and adam for the rest, with "
-    "twice the rate for the output layer: fewer but slower steps; add "
-    "--weight_decay",
+    "twice the rate for the output layer: fewer but slower steps, which can "
+    "diverge without --weight_decay",
     one_of("adam", "muon"),
     group="The optimizer",
   )
   learning_rate: float = option(
     0.00125,
-    "peak learning rate; usually 0.0005 to 0.005, with muon up to 0.012",
+    "peak learning rate; usually 0.0005 to 0.005, with muon 0.003 to 0.012",
     POSITIVE,
   )
   schedule: str = option(

@@ -31,7 +31,9 @@ class Request(Options):
   prefix: str = option(
     "", "text to continue; default: the start of a line", UTF8, group="The text"
   )
-  stop: str = option("", "end a text before it would contain this string", UTF8)
+  stop: str = option(
+    "", "end a text before its part after the prefix has this string", UTF8
+  )
   num_chars: int = option(
     1000, "largest number of characters after the prefix", between(1, 10**8)
   )
@@ -39,7 +41,8 @@ class Request(Options):
   seed: int = option(0, "seed of the draws", between(0, 2**64 - 1))
   temperature: float = option(
     1.0,
-    "divides the log-probabilities; 0 is greedy, 0.5 to 1.2 is usual",
+    "divides the log-probabilities: 0 is greedy, above 1 favours rare "
+    "characters; usually 0.5 to 1.2",
     Allowed(lambda x: x == 0 or 0.001 <= x <= 1000, "0, or 0.001 to 1000"),
     group="How it is drawn",
   )

@@ -42,7 +42,8 @@ class TrainOptions(RunOptions, Config):
   )
   summary_every_steps: int = option(
     0,
-    "steps averaged in a training record; 0: an 80th of an epoch, 10 at least",
+    "steps averaged in a training record of metrics.jsonl; 0: an 80th of an "
+    "epoch, 10 at least",
     between(0),
   )
   max_to_keep: int = option(3, "latest checkpoints to keep", between(1))
@@ -59,7 +60,8 @@ class TrainOptions(RunOptions, Config):
   )
   deterministic: bool = option(
     False,
-    "call TensorFlow's enable_op_determinism, for GPUs; CPUs always repeat",
+    "call TensorFlow's enable_op_determinism, for the same bits each time on a "
+    "GPU, more slowly; CPUs always repeat",
   )
 
   @property
