@@ -222,10 +222,7 @@ def test_a_walk_through_the_pages_for_users(
 def _with_small_sizes(code: str) -> str:
   """Returns a block of Python for the small runs of the walk."""
   for large, small in {
-    "256, 512)": "8, 16)",
     "[1, 1024]": "[1, 16]",
-    'load_lines("shakespeare")': 'load_lines("my.txt")',
-    "lines[:-1000], vocab)": "lines, vocab, 20, 24)",
     "ROMEO": "the",  # characters that are there
     '"the:"': '"the "',
   }.items():

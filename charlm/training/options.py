@@ -60,8 +60,8 @@ class TrainOptions(RunOptions, Config):
   )
   deterministic: bool = option(
     False,
-    "call TensorFlow's enable_op_determinism, for the same bits each time on a "
-    "GPU, more slowly; CPUs always repeat",
+    "call TensorFlow's enable_op_determinism, which asks a GPU for the same "
+    "bits each time, more slowly; CPUs always repeat",
   )
 
   @property
