@@ -23,7 +23,7 @@ Gradients: TypeAlias = "Sequence[tf.Tensor | None]"  # None means zero
 # For a vocabulary of at most this size, each entry is projected once, into a
 # table, and each position looks up its row. For a larger one, each position is
 # projected: the gradient of a table is a product with one-hot rows, whose cost
-# grows with the vocabulary (BUILD.md).
+# grows with the vocabulary.
 MAX_TABLE = 400
 # The largest S * B and H * S * B of a chunk of several steps. Smaller chunks
 # spend more time on adding up gradients, larger ones take more memory.

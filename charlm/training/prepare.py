@@ -83,7 +83,7 @@ def _resume(given: Mapping[str, Any], run: Run) -> Prepared:
   if changed and config.schedule != "constant":
     raise InputError(
       f"the learning rate of the run in {run.path} falls to zero at its end: "
-      "to train longer, "
+      "for another length, "
       f"{_begin_a_new_run(run, config.recipe, given)}"
     )
   stored = dict(vars(config))

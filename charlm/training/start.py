@@ -53,17 +53,22 @@ from charlm.training.workers import (
 )
 
 
-def train(*, layer: type[RecurrentLayer] | None = None, **flags: Any) -> int:
+def train(
+  *, layer: type[RecurrentLayer] | str | None = None, **flags: Any
+) -> int:
   """Trains as `train.py` does; returns the exit code.
 
   Args:
-    layer: the class of a layer of your own; its name becomes `--layer`.
+    layer: the name of a layer, or the class of your own, whose name becomes
+      `--layer`.
     **flags: the flags of `train.py`, as in `corpus="my.txt", recipe="auto"`.
 
   Raises:
     TypeError: there is no such flag.
     Others as `start`.
   """
+  if isinstance(layer, str):
+    return start(prepare(flags | {"layer": layer}))
   return start(prepare(flags), layer)
 
 

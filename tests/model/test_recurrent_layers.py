@@ -241,3 +241,12 @@ def test_the_example_of_a_layer_of_your_own(
     charlm.load(run_dir)
   with pytest.raises(InputError, match="the layer IndRNN, not MinGRU"):
     charlm.load(run_dir, layer=import_layer(f"{_MINGRU}:MinGRU"))
+
+
+def test_python_trains_a_layer_by_its_name(
+  corpus_path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  run_dir = str(tmp_path / "run")
+  flags = {"corpus": str(corpus_path), "eval_lines": 1, "run_dir": run_dir}
+  assert charlm.train(layer="lstm", epochs=0, rnn_units=8, **flags) == 0
+  assert charlm.load(run_dir).config.layer == "lstm"
