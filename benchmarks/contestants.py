@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from benchmarks.task import BLOCK_CHARS, SAMPLE_CHARS, Sizes
+from benchmarks.task import CHUNK_CHARS, SAMPLE_CHARS, Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def evaluation() -> Group:
       Contestant("keras", "Keras predict", "reference.build_evaluation"),
     ),
     reference="keras",
-    characters=BLOCK_CHARS,
+    characters=CHUNK_CHARS,
   )
 
 

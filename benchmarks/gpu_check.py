@@ -35,7 +35,7 @@ import tensorflow as tf
 
 from benchmarks import machine, ours
 from benchmarks.tables import table
-from benchmarks.task import BLOCK_CHARS, Run, Sizes, Text, timed
+from benchmarks.task import CHUNK_CHARS, Run, Sizes, Text, timed
 from benchmarks.worker import take_stdout
 from charlm.config import Config
 from charlm.data.batches import build_batches
@@ -219,7 +219,7 @@ def evaluation(check: Check) -> Rows:
   """Times an evaluation, also in steps of training."""
   sizes = Sizes(len(check.text.vocab))
   scored = check.seconds(ours.build_evaluation(sizes, check.text))
-  yield f"ms for {BLOCK_CHARS} characters scored", [1000 * x for x in scored]
+  yield f"ms for {CHUNK_CHARS} characters scored", [1000 * x for x in scored]
   step = check.seconds(timed(check.trainer("reference").take_steps))
   yield "their time, in training steps", min(scored) / min(step)
 

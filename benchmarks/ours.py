@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from benchmarks.task import (
-  BLOCK_CHARS,
+  CHUNK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
   Run,
@@ -67,11 +67,11 @@ def build_sampling(
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
-  """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
+  """Blocks of `CHUNK_CHARS` of the eval text, in one pass."""
   choose_device("auto")
   evaluator = Evaluator(_model(sizes))
   ids = text.eval_ids
-  return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))
+  return timed(lambda n: evaluator.stream(np.resize(ids, n * CHUNK_CHARS + 1)))
 
 
 def _config(sizes: Sizes, precision: str = "float32") -> Config:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.task import (
-  BLOCK_CHARS,
+  CHUNK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
   Run,
@@ -158,8 +158,8 @@ class _Scorer(keras.callbacks.Callback):
 def _score(model: CharacterModel, ids: np.ndarray) -> float:
   """Returns nats per character, the state carried from piece to piece."""
   nats, states = 0.0, None
-  for start in range(0, len(ids) - 1, BLOCK_CHARS):
-    piece = ids[start : start + BLOCK_CHARS + 1].astype(np.int64)
+  for start in range(0, len(ids) - 1, CHUNK_CHARS):
+    piece = ids[start : start + CHUNK_CHARS + 1].astype(np.int64)
     log_probs, states = model(piece[np.newaxis, :-1], states, return_state=True)
     nats -= tf.reduce_sum(tf.gather(log_probs[0], piece[1:], batch_dims=1))
   return float(nats) / (len(ids) - 1)
@@ -204,12 +204,12 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
-  """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
+  """Blocks of `CHUNK_CHARS` of the eval text, in one pass."""
   model = CharacterModel(sizes)
   ids = text.eval_ids
 
   def evaluate(num_blocks: int) -> None:
-    part = np.resize(ids, num_blocks * BLOCK_CHARS + 1).astype(np.int64)
+    part = np.resize(ids, num_blocks * CHUNK_CHARS + 1).astype(np.int64)
     log_probs = model.predict(part[np.newaxis, :-1], verbose=0)
     nats = -tf.gather(log_probs[0], part[1:], batch_dims=1)
     tf.reduce_mean(nats).numpy()  # waits for the result

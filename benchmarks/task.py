@@ -16,7 +16,7 @@ from charlm.data.vocabulary import SPECIAL, encode, extend_vocab
 
 LEARNING_RATE = 0.00125
 SAMPLE_CHARS = 1000  # characters of a text, in each stream
-BLOCK_CHARS = 4096  # characters scored at a time
+CHUNK_CHARS = 4096  # characters scored at a time
 
 # Does the work so many times; returns the seconds.
 Run = Callable[[int], float]

@@ -115,7 +115,7 @@ def _make(words: list[str]) -> str:
 @pytest.mark.parametrize(
   "command", sorted({c for commands in COMMANDS.values() for c in commands})
 )
-def test_a_command_has_flags_that_exist(command: str) -> None:
+def test_every_documented_command_has_valid_flags(command: str) -> None:
   words = shlex.split(command.rpartition(" | ")[2])
   match words:
     case [".venv/bin/python", script, *args] if script.endswith(".py"):
@@ -165,7 +165,7 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_walk_through_the_pages_for_users(
+def test_the_commands_and_code_in_the_user_pages_run(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -225,7 +225,7 @@ def _with_small_sizes(code: str) -> str:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_flag_and_its_default_are_listed(script: str) -> None:
+def test_the_reference_lists_every_flag_and_its_default(script: str) -> None:
   sections = re.split(r"^## ", _prose("docs/reference.md"), flags=re.MULTILINE)
   (section,) = (s for s in sections if s.startswith(f"Flags of {script}.py\n"))
   rows = re.findall(r"^\| `--(\w+)` \| ([^|]*?) *\| \S", section, re.MULTILINE)
@@ -237,7 +237,7 @@ def test_every_flag_and_its_default_are_listed(script: str) -> None:
   assert {n: "" if n in switches else value for n, value in rows} == flags
 
 
-def test_the_sizes_for_which_auto_chooses_are_listed() -> None:
+def test_the_reference_lists_the_sizes_that_auto_goes_by() -> None:
   rows = re.findall(
     r"^\| `([\w-]+)` \| `auto`.*: up to ([\d,]+)( million)? characters",
     _text("docs/reference.md"),

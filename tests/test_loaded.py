@@ -24,7 +24,7 @@ def model(trained_run: pathlib.Path) -> "charlm.loaded.LoadedModel":
 
 
 @pytest.mark.parametrize("flags", [["--lowercase"], ["--unit=byte"]])
-def test_scores_are_those_of_the_program(
+def test_scores_equal_those_of_the_program(
   flags: list[str],
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_program(
   assert short.num_characters == 1
 
 
-def test_texts_are_those_of_the_program(
+def test_samples_equal_those_of_the_program(
   model: "charlm.loaded.LoadedModel",
   trained_run: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -75,7 +75,7 @@ def test_texts_are_those_of_the_program(
   assert "".join(pieces) == samples[0].text
 
 
-def test_the_next_character_is_the_one_that_is_scored(
+def test_next_character_probabilities_agree_with_the_score(
   model: "charlm.loaded.LoadedModel",
 ) -> None:
   nats = 0.0
@@ -89,7 +89,7 @@ def test_the_next_character_is_the_one_that_is_scored(
   np.testing.assert_array_equal(model.next(), model.next("\n"))
 
 
-def test_a_part_of_a_corpus_is_scored_as_it_is(
+def test_an_encoded_text_is_scored_without_cleaning(
   model: "charlm.loaded.LoadedModel",
 ) -> None:
   part = encode_text([" the king\nof"]).text
@@ -98,7 +98,7 @@ def test_a_part_of_a_corpus_is_scored_as_it_is(
   assert as_it_is.num_characters == 11
 
 
-def test_what_cannot_be_done_is_refused(
+def test_invalid_texts_prefixes_and_devices_are_refused(
   model: "charlm.loaded.LoadedModel", tmp_path: pathlib.Path
 ) -> None:
   for texts in (["the", " \n "], ["the \ud800"]):
@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_refused(
     ("prefix", "\ud800"),
   ],
 )
-def test_a_value_that_is_not_allowed_is_named(
+def test_an_invalid_argument_is_named(
   name: str, value: object, model: "charlm.loaded.LoadedModel"
 ) -> None:
   for draw in (model.generate, model.stream):

@@ -78,7 +78,7 @@ def _vocabulary(file: pathlib.Path) -> list[str]:
   return json.loads(file.read_text())
 
 
-def test_models_are_stepped_without_charlm(
+def test_exported_models_run_without_charlm(
   short_run: pathlib.Path,
   two_layers: pathlib.Path,
   two_layers_run: pathlib.Path,
@@ -110,7 +110,7 @@ def test_models_are_stepped_without_charlm(
 
 @pytest.mark.usefixtures("quick_evaluations")
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_code_in_the_documents_scores_with_numpy_alone(
+def test_the_documented_code_scores_with_numpy_alone(
   layers: int,
   short_run: pathlib.Path,
   two_layers_run: pathlib.Path,

@@ -12,7 +12,7 @@ import eval as eval_program
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 
-def test_eval_of_another_text(
+def test_eval_scores_a_text_from_a_file_or_stdin(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],

@@ -61,7 +61,7 @@ def test_any_script_trains_scores_and_samples(
   assert set(sample[:-1]) <= set(text)
 
 
-def test_bytes_of_any_file(
+def test_a_byte_model_handles_any_file(
   train_args: list[str],
   tmp_path: pathlib.Path,
   capfdbinary: pytest.CaptureFixture[bytes],
@@ -104,7 +104,7 @@ def test_bytes_of_any_file(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_run_is_the_same_in_any_form(
+def test_a_corpus_from_stdin_trains_the_same_run(
   train_args: list[str],
   short_run: pathlib.Path,
   corpus_path: pathlib.Path,

@@ -26,7 +26,7 @@ def args(trained_run: pathlib.Path) -> list[str]:
   return [*args, "--prefix=the ", "--num_samples=2", "--seed=4"]
 
 
-def test_passages_of_the_text_that_was_trained_on_count(
+def test_only_passages_of_the_train_text_count_as_copied(
   args: list[str],
   lines: list[str],
   tmp_path: pathlib.Path,
@@ -54,7 +54,7 @@ def test_passages_of_the_text_that_was_trained_on_count(
 
 
 @pytest.mark.parametrize("how", [["--stream"], ["--per_line"]])
-def test_it_is_said_on_stderr(
+def test_copied_passages_are_reported_on_stderr(
   how: list[str],
   args: list[str],
   corpus_path: pathlib.Path,
@@ -73,7 +73,7 @@ def test_it_is_said_on_stderr(
   assert [line[: len(starts[0])] for line in err] == starts
 
 
-def test_standard_input_may_be_the_corpus_where_it_is_not_the_prefixes(
+def test_the_corpus_may_come_from_stdin_if_the_prefixes_do_not(
   args: list[str],
   tmp_path: pathlib.Path,
   corpus_path: pathlib.Path,

@@ -33,7 +33,7 @@ def _score(
   return json.loads(capsys.readouterr().out)
 
 
-def test_text_is_drawn_with_the_probabilities_of_a_window(
+def test_sampled_log_probs_equal_those_of_one_pass(
   two_layers_run: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -54,7 +54,7 @@ def test_text_is_drawn_with_the_probabilities_of_a_window(
   np.testing.assert_allclose(sample.log_probs, expected, atol=1e-4)
 
 
-def test_a_run_begins_with_anothers_weights(
+def test_a_run_starts_from_another_s_weights(
   train_args: list[str],
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -85,7 +85,7 @@ def test_a_run_begins_with_anothers_weights(
   assert metrics(tuned, "eval") == numbers
 
 
-def test_protocols(
+def test_each_protocol_scores_the_right_number_of_characters(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   args = (capsys, trained_run, "--json")
@@ -136,7 +136,7 @@ def test_a_valid_text_that_is_too_short_is_refused(
     assert eval_program.main(args) == 2
 
 
-def test_dynamic_evaluation(
+def test_dynamic_evaluation_lowers_the_loss(
   valid_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   static = _score(capsys, valid_run, "--json")

@@ -35,7 +35,7 @@ _READERS = {
 
 
 @pytest.mark.parametrize("name", _READERS)
-def test_a_changed_file_is_refused_by_all_that_read_it(
+def test_every_program_refuses_a_modified_file(
   name: str,
   args: list[str],
   valid_run: pathlib.Path,
@@ -70,7 +70,7 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_damaged_checkpoint_is_one_line_and_no_more(
+def test_a_damaged_checkpoint_is_reported_in_one_line(
   args: list[str],
   valid_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_one_line_and_no_more(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_another_text_and_other_files_are_told(
+def test_a_different_corpus_and_unrelated_files_are_reported(
   train_args: list[str],
   short_run: pathlib.Path,
   tmp_path: pathlib.Path,

@@ -21,7 +21,7 @@ from charlm.training.announce import Screen
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 
-def test_an_extended_run_equals_an_unbroken_one(
+def test_an_extended_run_equals_an_uninterrupted_one(
   train_args: list[str],
   short_run: pathlib.Path,
   trained_run: pathlib.Path,
@@ -45,7 +45,7 @@ def test_an_extended_run_equals_an_unbroken_one(
   assert between["loss"] > 0
 
 
-def test_a_finished_run_only_reports_again_and_names_other_software(
+def test_a_finished_run_repeats_its_report_and_names_changed_software(
   train_args: list[str],
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -72,7 +72,7 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   assert "numpy" not in err
 
 
-def test_signals_save_and_the_run_goes_on_as_if_unbroken(
+def test_a_run_stopped_by_signals_resumes_to_the_same_result(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=1000"]
@@ -101,7 +101,7 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-def test_a_home_may_be_written_as_a_tilde(
+def test_a_tilde_stands_for_the_home_directory(
   train_args: list[str],
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -134,7 +134,7 @@ def test_a_short_soak(
   assert len(kills) == 1
 
 
-def test_a_folder_may_be_moved_while_it_is_trained(
+def test_a_run_moved_during_training_stops_and_can_be_resumed(
   train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, "--epochs=3"]
@@ -153,7 +153,7 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert numbers(after) == numbers(trained_run)
 
 
-def test_a_stop_whose_save_fails_is_code_4(
+def test_a_stop_that_cannot_save_exits_with_4(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -174,7 +174,7 @@ def test_a_stop_whose_save_fails_is_code_4(
   assert train_program.main(args) == 0
 
 
-def test_a_start_that_cannot_be_logged_goes_on(
+def test_a_start_that_cannot_be_logged_continues(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,

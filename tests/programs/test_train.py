@@ -27,7 +27,9 @@ from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer
 
 
-def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
+def test_a_run_records_train_and_eval_metrics(
+  trained_run: pathlib.Path,
+) -> None:
   train, evals = metrics(trained_run, "train"), metrics(trained_run, "eval")
   assert [record["step"] for record in train] == [10, 20, 30, 36]
   assert [record["step"] for record in evals] == [12, 24, 36]
@@ -111,7 +113,7 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_few_windows_are_trained_by_one_replica(
+def test_a_small_batch_is_trained_on_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
@@ -160,7 +162,7 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
+def test_a_diverged_run_exits_with_3_and_keeps_its_checkpoints(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -199,7 +201,7 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
     "one character",
   ],
 )
-def test_unusual_corpora_work(
+def test_unusual_corpora_can_be_trained_sampled_and_scored(
   data: bytes,
   chars: str,
   tmp_path: pathlib.Path,
@@ -293,7 +295,7 @@ def test_a_profile_is_captured_while_it_trains(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_training_whose_log_is_full_is_done(
+def test_a_full_log_does_not_stop_a_training(
   train_args: list[str],
   tmp_path: pathlib.Path,
   capfd: pytest.CaptureFixture[str],

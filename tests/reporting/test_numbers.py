@@ -64,7 +64,7 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
   )
 
 
-def test_settings_that_differ_in_their_texts_have_names() -> None:
+def test_settings_that_differ_only_in_texts_are_named_by_their_runs() -> None:
   results = []
   for name, layer, text in (
     ("a", "gru", "1"),
@@ -82,7 +82,7 @@ def test_settings_that_differ_in_their_texts_have_names() -> None:
     assert [setting["name"] for setting in group["settings"]] == names
 
 
-def test_seeds_of_a_setting_are_one_group() -> None:
+def test_runs_that_differ_only_in_seed_are_grouped() -> None:
   # Means of 2, 3 and 4; and of 1, 3, 5, 7 and 9, and a copy of the last run.
   results = [
     result_of(f"a{seed}", [seed + 2, seed + 2], setting="a", seed=seed)
@@ -115,7 +115,7 @@ def test_seeds_of_a_setting_are_one_group() -> None:
   assert other["name"] == "layer b"
 
 
-def test_a_setting_has_runs_that_have_trained_as_far() -> None:
+def test_a_setting_groups_runs_trained_to_the_same_step() -> None:
   def setting(step: int, checkpoint: str, last_step: int) -> object:
     record: Record = {
       "step": last_step,
@@ -131,7 +131,7 @@ def test_a_setting_has_runs_that_have_trained_as_far() -> None:
   assert setting(5, "5", 9) == setting(5, "5", 6)
 
 
-def test_a_valid_text_ranks_where_all_have_the_same() -> None:
+def test_a_shared_valid_text_ranks_the_runs() -> None:
   one = result_of("one", [1, 1], valid=[2, 4], setting="a")
   two = result_of("two", [2, 3], valid=[2, 2], setting="b")
   (group,) = report_numbers([one, two])["groups"]
@@ -153,7 +153,7 @@ def test_a_valid_text_ranks_where_all_have_the_same() -> None:
     assert list(group["settings"][0]["losses"]) == ["eval"]
 
 
-def test_an_interval_over_seeds_is_that_of_welch() -> None:
+def test_the_interval_over_seeds_is_welch_s() -> None:
   one, other = np.array([1.0, 2, 3]), np.array([2.0, 4, 6, 8, 10])
   # Squared errors of 1/3 and 2: 5.1579 degrees of freedom.
   half = 2.5470926 * math.sqrt(7 / 3)
@@ -164,7 +164,7 @@ def test_an_interval_over_seeds_is_that_of_welch() -> None:
   assert welch_interval(same, same + 1) == (-1, -1)
 
 
-def test_settings_are_named_by_what_differs() -> None:
+def test_settings_are_named_by_the_fields_that_differ() -> None:
   def names(settings: list[dict[str, object]]) -> list[str]:
     results = [
       dataclasses.replace(

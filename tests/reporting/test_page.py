@@ -46,7 +46,9 @@ def numbers(
   return json.loads(text, parse_constant=pytest.fail)
 
 
-def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
+def test_the_page_is_self_contained_and_shows_the_numbers(
+  numbers: Numbers,
+) -> None:
   text = page(numbers)
   assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
@@ -59,7 +61,7 @@ def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_numbers_are_those_of_the_other_programs(
+def test_the_report_agrees_with_the_other_programs(
   numbers: Numbers,
   trained_run: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -136,7 +138,7 @@ def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unscored")
-def test_runs_are_found_once_each_and_whole(
+def test_complete_runs_are_found_once_each(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -165,7 +167,7 @@ def test_runs_are_found_once_each_and_whole(
 
 
 @pytest.mark.release
-def test_a_browser_shows_what_was_expected(
+def test_a_browser_shows_the_expected_characters(
   numbers: Numbers, tmp_path: pathlib.Path, browser: Browser
 ) -> None:
   (tmp_path / "page.html").write_text(page(numbers), "utf-8")
@@ -203,7 +205,7 @@ def test_a_browser_shows_what_was_expected(
 
 
 @pytest.mark.usefixtures("unscored")
-def test_only_a_report_is_written_over(
+def test_only_a_report_is_overwritten(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],

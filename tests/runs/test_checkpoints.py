@@ -39,7 +39,9 @@ def test_the_newest_checkpoints_and_the_best_are_kept(run: Run) -> None:
 
 
 @pytest.mark.parametrize("state", [None, b"\xff\xfe"])
-def test_the_state_file_is_only_a_hint(run: Run, state: bytes | None) -> None:
+def test_restoring_does_not_need_the_checkpoint_state_file(
+  run: Run, state: bytes | None
+) -> None:
   model = save_checkpoints(run, 10, 20)
   file = run.path / "checkpoints" / "checkpoint"
   file.unlink() if state is None else file.write_bytes(state)
@@ -51,7 +53,7 @@ def test_the_state_file_is_only_a_hint(run: Run, state: bytes | None) -> None:
   assert checkpoints.save(30)
 
 
-def test_a_restore_matches_everything(run: Run) -> None:
+def test_a_checkpoint_that_lacks_a_variable_is_not_restored(run: Run) -> None:
   save_checkpoints(run, 10)
   train_state = TrainState(tf.zeros([1, 0, 6]))
   train_state.more = tf.Variable(0)
@@ -82,7 +84,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
   assert capsys.readouterr().err.count("\n") == expected
 
 
-def test_a_run_that_began_is_never_started_afresh(run: Run) -> None:
+def test_a_run_that_lost_its_checkpoints_is_never_restarted(run: Run) -> None:
   model = save_checkpoints(run, 10, best=(20,))
   checkpoint_file(run, 10, ".index").write_bytes(b"rubbish")
   # The best checkpoint holds all that is needed too.
@@ -104,7 +106,7 @@ def test_a_run_that_began_is_never_started_afresh(run: Run) -> None:
 
 
 @pytest.mark.parametrize("whole_copy", [True, False])
-def test_the_data_of_a_run_that_lost_its_indices_are_kept(
+def test_data_files_survive_the_loss_of_their_index_files(
   whole_copy: bool, run: Run
 ) -> None:
   model = save_checkpoints(run, 10)
@@ -119,7 +121,7 @@ def test_the_data_of_a_run_that_lost_its_indices_are_kept(
   assert Checkpoints(run, 3, model).restore_latest() == 10
 
 
-def test_a_restored_step_is_saved_again_only_where_it_is_missing(
+def test_a_restored_step_is_saved_only_if_latest_lacks_it(
   run: Run,
 ) -> None:
   model = save_checkpoints(run, 10, best=(20,))
@@ -136,7 +138,7 @@ def test_a_restored_step_is_saved_again_only_where_it_is_missing(
   assert checkpoint_file(run, 20, ".index").stat().st_mtime_ns == before
 
 
-def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
+def test_a_best_checkpoint_that_failed_to_save_does_not_count(
   run: Run,
 ) -> None:
   checkpoints = Checkpoints(run, 3, build_model(len(VOCAB), 4, 6))
@@ -155,7 +157,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   assert find_checkpoint(run, "best")[0] == 48
 
 
-def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
+def test_a_damaged_best_checkpoint_does_not_count(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = build_model(len(VOCAB), 4, 6)
@@ -174,7 +176,7 @@ def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
   assert find_checkpoint(run, "best")[0] == 30
 
 
-def test_half_a_checkpoint_is_removed(
+def test_incomplete_checkpoints_are_removed(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10, 20, 30)
@@ -190,7 +192,7 @@ def test_half_a_checkpoint_is_removed(
   assert names == files
 
 
-def test_a_run_killed_in_its_very_first_save_begins_again(run: Run) -> None:
+def test_a_run_killed_during_its_first_save_starts_again(run: Run) -> None:
   model = save_checkpoints(run, 0)
   checkpoint_file(run, 0, ".index").unlink()
   assert Checkpoints(run, 3, model).restore_latest() is None
@@ -255,7 +257,7 @@ def test_a_save_that_fails_at_its_index_leaves_nothing(
   assert _names(run.latest) == ["ckpt-0.index"]
 
 
-def test_an_error_in_reading_is_no_damage(
+def test_a_read_error_is_not_mistaken_for_damage(
   run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   model = save_checkpoints(run, 10, 20)

@@ -31,7 +31,7 @@ def exported(
   return path
 
 
-def test_a_run_begins_with_an_exported_model(
+def test_a_run_starts_from_an_exported_model(
   exported: pathlib.Path,
   two_layers_run: pathlib.Path,
   corpus_path: pathlib.Path,
@@ -65,7 +65,7 @@ def test_a_run_begins_with_an_exported_model(
   assert err.count("knows little of this text") == 2
 
 
-def test_a_run_begins_with_the_best_checkpoint_of_another(
+def test_a_run_starts_from_the_best_checkpoint_of_another(
   valid_run: pathlib.Path,
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -78,7 +78,7 @@ def test_a_run_begins_with_the_best_checkpoint_of_another(
     np.testing.assert_array_equal(one, other)
 
 
-def test_a_first_save_that_was_cut_off_loses_no_initial_weights(
+def test_a_truncated_first_save_does_not_lose_the_initial_weights(
   valid_run: pathlib.Path, train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, f"--init_from={valid_run}", "--epochs=0"]
@@ -115,7 +115,7 @@ class _Code:
 @pytest.mark.parametrize(
   "change", [_without_settings, _with_code, _not_finite, None]
 )
-def test_a_file_that_was_not_exported_is_refused_in_one_line(
+def test_an_invalid_exported_model_is_refused_in_one_line(
   change: Callable[[dict[str, np.ndarray]], None] | None,
   exported: pathlib.Path,
   corpus_path: pathlib.Path,
@@ -152,7 +152,7 @@ def test_an_exported_model_with_layer_normalisation_is_refused(
     open_initial(str(tmp_path / "old.npz"))
 
 
-def test_the_model_of_english_knows_english(
+def test_the_english_model_beats_n_grams_on_new_text(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   path = SHARED_DATA / "tinyshakespeare.txt"

@@ -54,7 +54,7 @@ def _steps(path: pathlib.Path) -> list[int]:
   return [json.loads(line)["step"] for line in lines]
 
 
-def test_metrics_are_lines_and_event_files(run: Run) -> None:
+def test_metrics_are_written_as_json_lines_and_event_files(run: Run) -> None:
   before = time.time()
   metrics = _start(run, 0)
   metrics.write(10, "train", {"loss": 2.5, "learning_rate": 0.5})
@@ -84,7 +84,7 @@ def test_metrics_are_lines_and_event_files(run: Run) -> None:
   assert "".join(line[4:] for line in lines) == text.replace("\n", "")
 
 
-def test_seconds_count_neither_pauses_nor_lost_steps(
+def test_seconds_exclude_pauses_and_lost_steps(
   run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0, 9000.0, 9001.0])
@@ -100,7 +100,7 @@ def test_seconds_count_neither_pauses_nor_lost_steps(
   assert read_records(run.metrics_path)[-1]["seconds"] == 15
 
 
-def test_a_start_makes_the_event_files_anew(
+def test_a_resumed_run_rewrites_its_event_files(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)
@@ -151,7 +151,7 @@ def test_a_start_makes_the_event_files_anew(
     assert shown == _curve(run, split)
 
 
-def test_lost_metrics_are_a_warning(
+def test_missing_metrics_cause_a_warning(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   _start(run, 0)
@@ -169,7 +169,7 @@ def test_lost_metrics_are_a_warning(
 
 
 @pytest.mark.parametrize("room", [0, 20, 150, 300])
-def test_a_full_disk_is_waited_out(
+def test_metrics_are_written_once_a_full_disk_has_space_again(
   run: Run, room: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)

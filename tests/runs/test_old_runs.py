@@ -80,7 +80,7 @@ def test_layer_normalisation_is_refused_naming_the_commit_that_reads_it(
   assert "load it with commit 288d677" in line
 
 
-def test_a_layer_of_ones_own_is_asked_for(
+def test_a_run_with_a_custom_layer_asks_for_its_flag(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   run_dir = shutil.copytree(OLD_RUNS / "288d677" / "own", tmp_path / "own")

@@ -124,7 +124,7 @@ def test_texts_follow_the_softmax(
     assert abs((one == other).mean() - equal) < 0.01
 
 
-def test_a_text_draws_the_same_numbers_beside_any_others(
+def test_a_sample_does_not_depend_on_the_others_in_its_batch(
   careless: GenerativeModel,
 ) -> None:
   request = Request(num_chars=1100, num_samples=40, seed=2**64 - 1)
@@ -138,7 +138,7 @@ def test_a_text_draws_the_same_numbers_beside_any_others(
   assert "".join(piece.text for piece in pieces) == many[37]
 
 
-def test_numbers_depend_on_all_arguments() -> None:
+def test_random_numbers_depend_on_all_arguments() -> None:
   def numbers(seed: int, text: int, position: int) -> np.ndarray:
     texts = range(text, text + 1)
     return numbers_of_texts(seed, texts, position, [4, 9]).numpy()[0]
@@ -156,7 +156,7 @@ def test_numbers_depend_on_all_arguments() -> None:
 
 
 @pytest.mark.parametrize("limits", [{}, {"top_k": 3, "top_p": 0.9}])
-def test_the_compiled_loop_makes_no_random_numbers(
+def test_the_compiled_loop_generates_no_random_numbers(
   careless: GenerativeModel, limits: dict[str, Any]
 ) -> None:
   # LLVM took the XORs of a generator for a checksum, and never ended.
@@ -196,7 +196,7 @@ def _allowed_by_numpy(
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_limits_equal_a_walk_through_the_sorted_ids(
+def test_limits_agree_with_sorting_in_numpy(
   data: st.DataObject,
 ) -> None:
   # Quarters of the probabilities' logarithms: ties, and shares that rounding
@@ -221,7 +221,7 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
   np.testing.assert_array_equal(kept[0][chosen], log_probs[chosen])
 
 
-def test_a_limit_leaves_unlikely_ids_to_the_others() -> None:
+def test_top_k_counts_ids_whose_probability_underflows() -> None:
   # Such shares are lost to rounding in a sum with that of the first one.
   log_probs = tf.constant([[0.0, -20, -30, -40, -50]])
   kept = limit(log_probs, 1.0, Limits(top_k=4))
@@ -244,7 +244,9 @@ def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
 
 @pytest.mark.parametrize("size", [1, 33, 300])
 @pytest.mark.parametrize("xla", [False, True])
-def test_draws_are_the_argmax_with_noise(size: int, xla: bool) -> None:
+def test_draws_are_the_argmax_of_scores_with_gumbel_noise(
+  size: int, xla: bool
+) -> None:
   generator = np.random.default_rng(size)
   logits, uniform = generator.random((2, 500, size), np.float32)
 
@@ -301,7 +303,7 @@ def test_greedy_text_equals_stepping_the_model(
   assert greedy.generate_n_chars(40, "The ") == "The " + expected
 
 
-def test_steps_from_strings_equal_the_whole_text(
+def test_single_steps_generate_the_same_text(
   greedy: GenerativeModel,
 ) -> None:
   chars, states = greedy.generate_one_step(["The ", "Thou"])
@@ -314,7 +316,7 @@ def test_steps_from_strings_equal_the_whole_text(
   assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
-def test_unknown_characters_of_a_prefix_are_read_as_unknown(
+def test_unknown_characters_in_a_prefix_become_the_unknown_id(
   generator: GenerativeModel,
 ) -> None:
   assert _texts(generator, 20, "é😀") == _texts(generator, 20, "ßà")
@@ -375,12 +377,12 @@ def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
   assert generator.generate_n_chars(0, "abc") == "abc"
 
 
-def test_steps_need_strings_of_one_length(model: GRULM) -> None:
+def test_single_steps_require_strings_of_equal_length(model: GRULM) -> None:
   with pytest.raises(ValueError, match="one length"):
     GenerativeModel(model, VOCAB).generate_one_step(["a", "abc"])
 
 
-def test_without_a_prefix_a_text_starts_a_line(
+def test_an_empty_prefix_starts_a_new_line(
   generator: GenerativeModel,
 ) -> None:
   expected = _texts(generator, 30, "\n")
@@ -388,7 +390,7 @@ def test_without_a_prefix_a_text_starts_a_line(
   assert [generator.generate_n_chars(30, "")] == expected
 
 
-def test_the_likeliest_alone_is_greedy(
+def test_sampling_only_the_most_likely_character_is_greedy(
   model: GRULM, greedy: GenerativeModel
 ) -> None:
   expected = _texts(greedy, 60, "The ")
@@ -398,7 +400,7 @@ def test_the_likeliest_alone_is_greedy(
     assert _texts(generator, 60, "The ", temperature=outermost) == expected
 
 
-def test_log_probabilities_are_those_of_the_model(
+def test_reported_log_probabilities_are_the_model_s(
   model: GRULM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   # Prefix and text in pieces of one character.
@@ -414,7 +416,7 @@ def test_log_probabilities_are_those_of_the_model(
 
 
 @pytest.mark.parametrize("length", [1, 1025, 1026])
-def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
+def test_reading_a_prefix_in_chunks_gives_the_same_state(
   model: GRULM, generator: GenerativeModel, length: int
 ) -> None:
   prefix = ("Who's there? Nay, answer me: " * 100)[:length]
@@ -428,7 +430,7 @@ def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
 
 
 @pytest.mark.parametrize("stop", ["", "th"])
-def test_a_streamed_sample_is_the_same(
+def test_streaming_gives_the_same_sample(
   generator: GenerativeModel, stop: str
 ) -> None:
   request = _ask(generator, 1300, "The ", seed=5, stop=stop, temperature=0.8)
@@ -438,7 +440,7 @@ def test_a_streamed_sample_is_the_same(
   np.testing.assert_array_equal(whole.log_probs, sample.log_probs)
 
 
-def test_a_text_ends_before_the_string_that_stops_it(
+def test_a_sample_ends_before_its_stop_string(
   generator: GenerativeModel,
 ) -> None:
   request = _ask(generator, 2000, "The ", 9, temperature=0.8)
@@ -460,7 +462,7 @@ def test_a_text_ends_before_the_string_that_stops_it(
   st.text("ab", min_size=1, max_size=4),
   st.integers(1, 5),
 )
-def test_a_text_in_pieces_ends_where_the_whole_one_does(
+def test_the_stop_buffer_ends_a_stream_where_the_whole_text_ends(
   text: str, stop: str, size: int
 ) -> None:
   tail, shown, log_probs = StopBuffer(stop), "", []
@@ -481,7 +483,7 @@ def test_a_text_in_pieces_ends_where_the_whole_one_does(
     assert piece.stopped == tail.stopped == (stop in so_far)
 
 
-def test_other_limits_alone_are_compiled_anew() -> None:
+def test_only_a_change_of_limits_recompiles() -> None:
   vocab = ["[UNK]", "", *"\nabcdefgh"]
   keras.utils.set_random_seed(0)
   model = build_model(len(vocab), 4, 6)
