@@ -1,4 +1,4 @@
-"""A model that another program loads."""
+"""The Python API: a loaded model."""
 
 import json
 import pathlib
@@ -43,8 +43,8 @@ def test_scores_equal_those_of_the_program(
   del expected["step"], expected["protocol"]
   score, short = loaded.score([TEXT, "th"])
   assert json.loads(json.dumps(score.to_dict())) == expected
-  words = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
-  assert repr(score).startswith(words)
+  start = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
+  assert repr(score).startswith(start)
   assert short.num_characters == 1
 
 
@@ -58,7 +58,7 @@ def test_samples_equal_those_of_the_program(
   flags += ["--temperature=2", "--top_k=4", "--stop=k"]
   assert sample_program.main([*args, *flags]) == 0
   printed = capsys.readouterr().out.splitlines()
-  # Numbers of NumPy are taken, too.
+  # NumPy's numbers are accepted, too.
   options = {
     "num_chars": np.int64(80),
     "seed": np.uint8(3),
@@ -71,8 +71,8 @@ def test_samples_equal_those_of_the_program(
     {"sample": i, "prefix": "the ", **sample.to_dict()}
     for i, sample in enumerate(samples)
   ]
-  pieces = [piece.text for piece in model.stream("the ", **options)]
-  assert "".join(pieces) == samples[0].text
+  chunks = [chunk.text for chunk in model.stream("the ", **options)]
+  assert "".join(chunks) == samples[0].text
 
 
 def test_next_character_probabilities_agree_with_the_score(
@@ -92,10 +92,10 @@ def test_next_character_probabilities_agree_with_the_score(
 def test_an_encoded_text_is_scored_without_cleaning(
   model: "charlm.loaded.LoadedModel",
 ) -> None:
-  part = encode_text([" the king\nof"]).text
-  stripped, as_it_is = model.score([str(part), part])
-  assert stripped.num_characters == 10
-  assert as_it_is.num_characters == 11
+  encoded = encode_text([" the king\nof"]).text
+  cleaned, unchanged = model.score([str(encoded), encoded])
+  assert cleaned.num_characters == 10
+  assert unchanged.num_characters == 11
 
 
 def test_invalid_texts_prefixes_and_devices_are_refused(
@@ -141,7 +141,7 @@ def test_a_model_that_has_diverged_is_refused(
 ) -> None:
   kernel = model.model.dense.kernel
   before = kernel.numpy()
-  # Finite, but with infinite products.
+  # The weights are finite, but their products overflow.
   kernel.assign(np.full(kernel.shape, 3e38) * np.sign(before))
   try:
     for use in (

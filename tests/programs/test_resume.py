@@ -31,7 +31,7 @@ def test_an_extended_run_equals_an_uninterrupted_one(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
   assert train_program.main(args) == 0
   extended = numbers(tmp_path / "run")
-  # The first run's end, step 12, has a record beside the regular steps.
+  # The end of the first run, step 12, has a record of its own.
   (between,) = (
     r for r in extended if r["step"] == 12 and r["split"] == "train"
   )
@@ -80,7 +80,7 @@ def test_a_run_stopped_by_signals_resumes_to_the_same_result(
   stopped = [*args, f"--run_dir={tmp_path}/stopped"]
   step = 0
   for number in (signal.SIGTERM, signal.SIGINT):
-    # Of training: a start can first repeat an evaluation.
+    # Counts only steps of training: a start may repeat an evaluation first.
     records = len(metrics(tmp_path / "stopped", "train"))
     with Program(*stopped) as process:
       while len(metrics(tmp_path / "stopped", "train")) == records:
@@ -90,8 +90,8 @@ def test_a_run_stopped_by_signals_resumes_to_the_same_result(
       out, _ = process.communicate()
     assert process.returncode == 128 + number
     before = step
-    (words,) = re.findall(r"stopped after step ([\d,]+)", out)
-    step = int(words.replace(",", ""))
+    (shown,) = re.findall(r"stopped after step ([\d,]+)", out)
+    step = int(shown.replace(",", ""))
     assert before < step < 12_000
     assert _newest(tmp_path / "stopped") == step >= 10
   epochs = f"--epochs={step // 12 + 1}"
@@ -126,7 +126,7 @@ def test_a_short_soak(
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
   flags += ["--eval_every_steps=60", "--valid_lines=20", "--num_replicas=1"]
   flags += ["--embedding_dim=8", "--rnn_units=16", "--num_layers=1"]
-  # Before the first metrics: later kills find a whole one.
+  # The first checkpoint precedes the first metrics: later kills find it whole.
   flags.append("--checkpoint_every_steps=5")
   kills = soak.soak(
     flags, tmp_path, num_kills=1, seed=1, max_delay=0.5, start=Program

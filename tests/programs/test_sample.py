@@ -1,4 +1,4 @@
-"""What `sample.py` writes."""
+"""The output of `sample.py`."""
 
 import contextlib
 import io
@@ -85,7 +85,7 @@ def test_a_closed_pipe_ends_sampling_quietly(
   args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=9"]
   reader, writer = os.pipe()
   os.close(reader)
-  # Its end, as that of a process, fails if it holds what nobody reads.
+  # Closing the pipe, as at exit, fails if unread output is left in it.
   with open(writer, "w") as pipe, contextlib.redirect_stdout(pipe):
     assert sample_program.main(args) == 128 + signal.SIGPIPE
   assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""What a run begins with that is no run: an exported model, or charlm's own."""
+"""Runs that start from another run, an exported model, or the bundled one."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def test_a_run_starts_from_an_exported_model(
     assert train_program.main(["train.py", *args]) == 0
     begun.append(charlm.load(run))
   out, err = capsys.readouterr()
-  # Sizes and layer are those of the initial model; the seed gives the rest.
+  # Sizes and layer come from the initial model, new embeddings from the seed.
   one, two = begun
   assert one.config.num_layers == 2
   assert one.vocabulary == [*open_run(two_layers_run).vocab, "\u00ef"]
@@ -56,7 +56,7 @@ def test_a_run_starts_from_an_exported_model(
     one.model.get_weights(), two.model.get_weights(), strict=True
   ):
     np.testing.assert_array_equal(ours, theirs)
-  # The line before the training has the loss that this model has.
+  # The line before training reports this model's loss.
   said = re.findall(r"^initial .* loss (\S+), n-grams (\S+): ", out, re.M)
   (score,) = one.score([(tmp_path / "my" / "valid.txt").read_text()])
   assert [float(x) for x, _ in said] == pytest.approx(
@@ -106,7 +106,7 @@ def _with_code(arrays: dict[str, np.ndarray]) -> None:
 
 
 class _Code:
-  """Makes a file where it is unpickled."""
+  """Creates a file when it is unpickled."""
 
   def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
     return pathlib.Path.touch, (pathlib.Path("executed"),)

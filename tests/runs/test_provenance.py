@@ -1,4 +1,4 @@
-"""What is compared when a run is resumed elsewhere."""
+"""Differences of environment that are reported when a run resumes."""
 
 from charlm.runs.provenance import describe_start, start_differences
 from charlm.runs.run import Start
@@ -9,10 +9,10 @@ def test_a_change_of_gpu_or_driver_is_reported() -> None:
   assert on_cpu["gpus"] == {}
   first: Start = {**on_cpu, "gpus": {"gpu": "1 x RTX 4090", "driver": "550"}}
   second: Start = {**on_cpu, "gpus": {"gpu": "1 x H100", "driver": "550"}}
-  told = ["gpu (1 x RTX 4090 before, 1 x H100 now)"]
+  difference = "gpu (1 x RTX 4090 before, 1 x H100 now)"
   assert start_differences(first, first) == []
-  assert start_differences(first, second) == told
-  assert start_differences(first, on_cpu) == []  # the devices tell it
+  assert start_differences(first, second) == [difference]
+  assert start_differences(first, on_cpu) == []  # the devices differ instead
 
 
 def test_a_change_in_the_number_of_replicas_is_reported() -> None:

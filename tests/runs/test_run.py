@@ -42,7 +42,7 @@ def test_a_missing_checkpoint_is_refused(run: Run, which: str) -> None:
 
 
 def test_a_run_is_not_overwritten(run: Run) -> None:
-  # Another start was quicker.
+  # Another process created the run first.
   with pytest.raises(InputError, match="another run has begun"):
     run.create(SPLIT)
   save_checkpoints(run, 10)
@@ -61,7 +61,7 @@ def test_only_a_later_end_is_stored_on_resume(run: Run) -> None:
     assert resumed.experiment == open_run(run.path).experiment
     assert resumed.config.epochs == expected
     assert (resumed.config.corpus == "moved") == (epochs > 10)
-  # What counts is the end: 12 epochs of 10 steps, then 40, then 130.
+  # The last step counts: 12 epochs of 10 steps, then step 40, then 130.
   for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
     config = Config(epochs=epochs, max_steps=max_steps, **sizes)
     now = dataclasses.replace(EXPERIMENT, config=config)
@@ -109,7 +109,7 @@ def test_valid_and_eval_texts_are_stored_and_verified(
   tmp_path: pathlib.Path,
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
-  # They are read in pieces.
+  # Long enough to be read in chunks.
   split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**20)
   experiment = Experiment.of(config, CORPUS, VOCAB, split)
   run = Run(tmp_path, experiment, VOCAB)
@@ -163,7 +163,7 @@ def test_a_checkpoint_deleted_while_loading_is_looked_up_again(
   def rotated_meanwhile(checkpoint: object, path: str) -> object:
     if path.endswith("ckpt-10"):
       save_checkpoints(run, 20, 30, 40)
-      # Of a removal, this file is the last.
+      # A removal deletes this file last.
       checkpoint_file(run, 10, ".data-00000-of-00001").touch()
     return read(checkpoint, path)
 
@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   checkpoints.save(20)
   with pytest.raises(InputError, match="ckpt-20 has weights that are not"):
     load_model(open_run(run.path), "latest")
-  # Training goes on from the one before.
+  # Training resumes from the checkpoint before.
   assert checkpoints.restore_latest() == 10
   assert all(np.isfinite(weight).all() for weight in model.get_weights())
   assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
@@ -231,7 +231,7 @@ def test_truncated_start_records_are_ignored(run: Run) -> None:
     with (run.path / "starts.jsonl").open("ab") as file:
       file.write(cut_off)
     assert run.starts() == [one]
-    # What a full disk has cut off does not spoil the next line.
+    # A truncated record does not spoil the next line.
     run.log_start(other)
     assert run.starts() == [one, other]
 
@@ -250,8 +250,8 @@ def test_the_most_recently_saved_run_is_found_and_named(
     os.utime(run / "checkpoints", (1000 + 10 * i % 25, 1000 + 10 * i % 25))
   shutil.rmtree(run / "checkpoints")
   assert open_newest_run("runs").path == pathlib.Path("runs/middle")
-  said = "takes the run that was saved last: --run_dir=runs/middle\n"
-  assert capsys.readouterr().err == said
+  message = "takes the run that was saved last: --run_dir=runs/middle\n"
+  assert capsys.readouterr().err == message
   assert open_newest_run("runs/old").path == pathlib.Path("runs/old")
   assert not capsys.readouterr().err
 
