@@ -1,6 +1,6 @@
-"""Side-by-side measurements of charlm and others; see `bench.py`."""
+"""Benchmarks of charlm beside other frameworks; see `bench.py`."""
 
 from charlm.system.cuda import preload
 
-# Before any of the processes imports TensorFlow, which would find no GPU.
+# Must precede any import of TensorFlow, which would otherwise find no GPU.
 preload()

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.bench
 
-Each contestant is a process of its own. All of a group's are alive at once and
-take turns, so that the machine's drift is the same for all: compare the ratios.
-Results are written after each group: `bench.json` and `bench.md`.
+Each contestant runs in its own process. Those of a group are alive together
+and take turns, so the machine's drift affects all alike: compare the ratios.
+After each group, the results are written to `bench.json` and `bench.md`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _ROUNDS_DIVISOR = 3
 
 
 class Bench:
-  """One run of the benchmark: what was asked for, and the results so far."""
+  """One run of the benchmark: its options, and the results so far."""
 
   def __init__(self, args: argparse.Namespace, text: Text) -> None:
     self._args = args
@@ -52,7 +52,7 @@ class Bench:
     }
 
   def run(self) -> None:
-    """Measures what was asked for."""
+    """Measures the groups that `--only` names."""
     groups = [contestants.training(self._sizes)]
     groups += [contestants.input_pipeline(self._sizes)]
     groups += [contestants.sampling(num_streams) for num_streams in _STREAMS]
@@ -90,7 +90,7 @@ class Bench:
     num_rounds: int,
     seconds_per_turn: float = _SECONDS_PER_TURN,
   ) -> dict[str, Any]:
-    """Returns what was measured of a group, with an entry a contestant."""
+    """Measures a group; returns the results, one entry per contestant."""
     tasks = {
       c.name: Task(
         builder=c.builder,
@@ -122,7 +122,7 @@ class Bench:
     }
 
   def _in_time(self, title: str) -> bool:
-    """Announces what comes next, or notes that there is no time for it."""
+    """Announces a measurement, or records that there is no time for it."""
     minutes = (self._deadline - time.monotonic()) / 60
     if minutes > 0:
       print(f"{title} ({minutes:.0f} minutes left)", file=sys.stderr)
@@ -147,10 +147,10 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
   parser.add_argument(
-    "--rounds", type=int, default=27, help="of a group; a third in some"
+    "--rounds", type=int, default=27, help="per group; a third for scaling"
   )
   parser.add_argument(
-    "--minutes", type=float, default=55, help="after which nothing is begun"
+    "--minutes", type=float, default=55, help="starts no group after these"
   )
   parser.add_argument(
     "--output", type=pathlib.Path, default="benchmarks", help="folder"
@@ -160,13 +160,13 @@ def main(argv: list[str]) -> int:
     nargs="+",
     choices=_GROUPS,
     default=_GROUPS,
-    help="some parts",
+    help="the groups to measure",
   )
   parser.add_argument("--layer", choices=("gru", "lstm"), default="gru")
   args = parser.parse_args(argv[1:])
   if args.rounds < 1:
     parser.error(f"--rounds is {args.rounds}: give 1 or more")
-  # Ends the processes that were started, as Ctrl-C does.
+  # SIGTERM ends the contestants' processes, as Ctrl-C does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   with tempfile.TemporaryDirectory() as folder:
     text = Text(folder)

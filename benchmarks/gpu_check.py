@@ -1,10 +1,10 @@
-"""Tells what charlm does on the GPUs of a machine: one page to send back.
+"""Checks charlm on a machine's GPUs: one page to send back.
 
     .venv/bin/python -m benchmarks.gpu_check
 
-It writes `gpu-check.md` for people and `gpu-check.json` for programs, anew
-after each part. A part is a process with a time limit: one that hangs or
-crashes loses nothing of the others, and its log is kept. Nothing is judged.
+It rewrites `gpu-check.md`, for people, and `gpu-check.json`, for programs,
+after each part. A part is a process with a time limit: if it hangs or crashes,
+the other parts lose nothing, and its log is kept. Nothing is judged.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import tensorflow as tf
 
 from benchmarks import machine, ours
 from benchmarks.tables import table
-from benchmarks.task import BLOCK_CHARS, Run, Sizes, Text, timed
+from benchmarks.task import CHUNK_CHARS, Run, Sizes, Text, timed
 from benchmarks.worker import take_stdout
 from charlm.config import Config
 from charlm.data.batches import build_batches
@@ -54,17 +54,17 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _TOY = ("--batch_size=4", "--seq_length=8", "--rnn_units=8")
 _RECIPES = ("reference", "fast", "tinyshakespeare")
 _VARIABLES = r"CUDA|CUDNN|NCCL|TF_|XLA|NVIDIA|PATH$"
-_LOG_CHARS = 2_000  # the end of a log, on the page; the JSON has all of it
+_LOG_CHARS = 2_000  # from a log's end, on the page; the JSON has it whole
 _INTERRUPTED = "interrupted"
 
-Rows = Iterator[tuple[str, Any]]  # a name, with the unit, and a value
+Rows = Iterator[tuple[str, Any]]  # name with unit, and value
 
 
 class Check(argparse.Namespace):
-  """The options of the program, which each part is given."""
+  """The options of the program, passed to each part."""
 
-  device: str  # on `cpu`, the check is tried at tiny sizes
-  folder: str  # of the text, and of the runs
+  device: str  # `cpu` runs the check at tiny sizes
+  folder: str  # holds the text and the runs
 
   @property
   def text(self) -> Text:
@@ -78,7 +78,7 @@ class Check(argparse.Namespace):
     return [file, "--warmup_steps=0", *toy, *more]
 
   def config(self, recipe: str, *more: str) -> Config:
-    """Returns the config that these flags give."""
+    """Returns the config of these flags."""
     return Config(**parse(self.flags(recipe, *more), Config))
 
   def trainer(
@@ -99,14 +99,14 @@ class Check(argparse.Namespace):
     )
 
   def seconds(self, run: Run) -> list[float]:
-    """Measures three times, for half a second, how long a repetition takes."""
+    """Times a unit of work, three times half a second long."""
     run(2)  # compiles
     size = 1 if self.device == "cpu" else max(1, round(0.5 / run(1)))
     return [run(size) / size for _ in range(3)]
 
 
 def hardware(check: Check) -> Rows:
-  """Environment, versions, hardware; a matrix product on each device."""
+  """Reports environment, versions, hardware and a product on each device."""
   variables = os.environ.items()
   yield from sorted(x for x in variables if re.search(_VARIABLES, x[0]))
   yield "kernel", platform.release()
@@ -114,7 +114,7 @@ def hardware(check: Check) -> Rows:
   yield "commit", start["commit"]
   yield from {**start["versions"], **start["gpus"]}.items()
   for command in ("nvidia-smi -q", "nvidia-smi topo -m"):
-    # Through a shell, which says it if there is no such program.
+    # Through a shell, which reports a missing program.
     done = subprocess.run(
       command, shell=True, capture_output=True, text=True, timeout=60
     )
@@ -129,7 +129,7 @@ def hardware(check: Check) -> Rows:
 
 
 def values(check: Check) -> Rows:
-  """Loss and gradients of each way to compute a layer, against the CPU's."""
+  """Compares loss and gradients of each implementation with the CPU's."""
   here = f"{devices.kind_of_device()}:0"
   for layer in ("gru", "lstm"):
     config = check.config("reference", f"--layer={layer}")
@@ -149,17 +149,17 @@ def values(check: Check) -> Rows:
         compute = tf.function(
           functools.partial(_gradients, model), jit_compile=xla, autograph=False
         )
-        found = [x.numpy() for x in compute(tf.constant(windows, tf.int64))]
-      expected = expected or found
-      pairs = zip(found, expected, strict=True)
-      # Not by `max`, which overlooks what is no number.
+        actual = [x.numpy() for x in compute(tf.constant(windows, tf.int64))]
+      expected = expected or actual
+      pairs = zip(actual, expected, strict=True)
+      # Python's `max` would overlook a NaN.
       worst = np.max([np.abs(x - y).max() / np.abs(y).max() for x, y in pairs])
-      yield f"{layer}, {name}: loss in nats", float(found[0])
+      yield f"{layer}, {name}: loss in nats", float(actual[0])
       yield f"{layer}, {name}: largest relative difference", float(worst)
 
 
 def _gradients(model: LanguageModel, windows: tf.Tensor) -> list[tf.Tensor]:
-  """Returns the mean loss, and its gradients, of windows `[B, T + 1]`."""
+  """Returns the loss of windows `[B, T + 1]`, then its gradients."""
   with tf.GradientTape() as tape:
     nats, _ = model.nats(windows[:, :-1], windows[:, 1:], training=True)
     loss = tf.reduce_mean(nats)
@@ -168,12 +168,12 @@ def _gradients(model: LanguageModel, windows: tf.Tensor) -> list[tf.Tensor]:
 
 
 def steps(check: Check, recipe: str) -> Rows:
-  """Times a recipe's steps by cuDNN and by XLA; peak memory."""
+  """Measures time and peak memory of a recipe's steps, by cuDNN and by XLA."""
   for precision, gru in itertools.product(
     ("float32", "bfloat16"), ("keras", "fused")
   ):
     name = f"--gru={gru} --precision={precision}"
-    gc.collect()  # the weights of the trainer before
+    gc.collect()  # frees the previous trainer's weights
     try:
       trainer = check.trainer(recipe, f"--precision={precision}", gru=gru)
       if devices.kind_of_device() == "GPU":
@@ -184,12 +184,12 @@ def steps(check: Check, recipe: str) -> Rows:
         peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
         yield f"MiB that TensorFlow allocated, {name}", peak / 2**20
       del trainer
-    except Exception as error:  # the others are measured all the same
+    except Exception as error:  # still measures the others
       yield name, str(error)[-_LOG_CHARS:]
 
 
 def pytorch(check: Check) -> Rows:
-  """Times steps of the same sizes by PyTorch, with Adam."""
+  """Times PyTorch's steps at the same sizes, with Adam."""
   if not importlib.util.find_spec("torch"):
     yield "PyTorch", "not installed"
     return
@@ -216,16 +216,16 @@ def pytorch(check: Check) -> Rows:
 
 
 def evaluation(check: Check) -> Rows:
-  """Times an evaluation, also in steps of training."""
+  """Times an evaluation, in milliseconds and in training steps."""
   sizes = Sizes(len(check.text.vocab))
   scored = check.seconds(ours.build_evaluation(sizes, check.text))
-  yield f"ms for {BLOCK_CHARS} characters scored", [1000 * x for x in scored]
+  yield f"ms for {CHUNK_CHARS} characters scored", [1000 * x for x in scored]
   step = check.seconds(timed(check.trainer("reference").take_steps))
   yield "their time, in training steps", min(scored) / min(step)
 
 
 def profile(check: Check) -> Rows:
-  """What takes most time on the first GPU in a step of `fast`."""
+  """Lists the kernels that take the most time in a step of `fast`."""
   from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
   trainer, num_steps = check.trainer("fast"), 10
@@ -251,12 +251,12 @@ def profile(check: Check) -> Rows:
 
 
 def cards(check: Check) -> Rows:
-  """Checks two cards, and times a step on two and on one."""
+  """Checks two cards, and times a step on two and on one card."""
   if devices.kind_of_device() == "GPU" and devices.most_gpus() < 2:
     yield "cards", "one: left out"
     return
   windows = 4 if check.device == "cpu" else 2 * GPU_WINDOWS
-  # Two first: the devices of a process are set up once.
+  # Two cards first: a process configures its devices once.
   for number in (2, 1):
     strategy = devices.create_strategy(number)
     flag = f"--batch_size={windows}"
@@ -269,7 +269,7 @@ def cards(check: Check) -> Rows:
 
 
 def resume(check: Check) -> Rows:
-  """Losses of a training that was killed, and of one that was not."""
+  """Compares the losses of a killed and of an uninterrupted training."""
   flags = check.flags("fast", "--eval_chars=2000", "--epochs=99")
   flags += [f"--device={check.device}", f"--corpus={_ROOT}/docs/*.md"]
   flags += [f"--max_steps={40 if check.device == 'cpu' else 400}"]
@@ -294,8 +294,8 @@ def resume(check: Check) -> Rows:
   yield "their difference", losses[1] - losses[0]
 
 
-# How many seconds each part may take. A first start on a new kind of card
-# compiles for minutes. Of a sum that hangs, charlm says so after three minutes.
+# The time limit of each part in seconds. On a new kind of card, the first start
+# compiles for minutes. charlm reports a hanging sum after three minutes.
 _PARTS: dict[str, tuple[Callable[[Check], Rows], int]] = {
   "hardware": (hardware, 300),
   "values": (values, 120),
@@ -309,7 +309,7 @@ _PARTS: dict[str, tuple[Callable[[Check], Rows], int]] = {
 
 
 def run_part(command: list[str], seconds: float) -> dict[str, Any]:
-  """Runs a process that prints rows as lines of JSON; returns what it found."""
+  """Runs a process that prints rows as lines of JSON; returns its results."""
   problem, start = "", time.monotonic()
   environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "NCCL_DEBUG": "INFO"}
   with (
@@ -331,7 +331,7 @@ def run_part(command: list[str], seconds: float) -> dict[str, Any]:
       problem = f"took more than {seconds:g} s"
     except KeyboardInterrupt:
       problem = _INTERRUPTED
-    finally:  # with the processes that it has started
+    finally:  # also ends the part's child processes
       with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
       process.wait()
@@ -346,25 +346,25 @@ def run_part(command: list[str], seconds: float) -> dict[str, Any]:
 
 
 def to_markdown(parts: dict[str, dict[str, Any]]) -> str:
-  """Returns the page."""
-  pieces = ["# GPU check", machine.in_words(machine.describe())]
+  """Formats the page."""
+  sections = ["# GPU check", machine.in_words(machine.describe())]
   for name, part in parts.items():
     ended = part["problem"] or "ended"
-    pieces.append(f"## {name}: {ended}, {part['seconds']:.0f} s")
+    sections.append(f"## {name}: {ended}, {part['seconds']:.0f} s")
     rows, blocks = [], []
     for row, value in part["rows"]:
       if "\n" in str(value):
         blocks.append((row, value))
       else:
-        found = value if isinstance(value, list) else [value]
-        shown = [f"{x:.4g}" if isinstance(x, float) else str(x) for x in found]
+        items = value if isinstance(value, list) else [value]
+        shown = [f"{x:.4g}" if isinstance(x, float) else str(x) for x in items]
         rows.append((row[:100], ", ".join(shown)))
     if rows:
-      pieces.append(table(("", "found"), rows))
+      sections.append(table(("", "found"), rows))
     if part["problem"]:
       blocks.append(("The end of its log", part["log"][-_LOG_CHARS:]))
-    pieces += [f"{row}:\n\n```text\n{x.strip()}\n```" for row, x in blocks]
-  return "\n\n".join(pieces) + "\n"
+    sections += [f"{row}:\n\n```text\n{x.strip()}\n```" for row, x in blocks]
+  return "\n\n".join(sections) + "\n"
 
 
 def main(argv: list[str]) -> int:
@@ -373,35 +373,35 @@ def main(argv: list[str]) -> int:
   parser.add_argument("--only", default=",".join(_PARTS), help="names of parts")
   parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
   parser.add_argument("--limit", type=float, help="seconds for each part")
-  for name in ("part", "folder"):  # of the process of a part
+  for name in ("part", "folder"):  # set for the process of a part
     parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
   check = parser.parse_args(argv[1:], Check())
   if check.part:
     answers = take_stdout()
-    if check.part != "hardware":  # which tells of the machine before
+    if check.part != "hardware":  # chooses later, to report the machine first
       devices.choose_device(check.device)
     for row in _PARTS[check.part][0](check):
       print(json.dumps(row), file=answers, flush=True)
     return 0
   if unknown := {*check.only.split(",")} - _PARTS.keys():
     parser.error(f"no part is called {min(unknown)}: give {', '.join(_PARTS)}")
-  # They end the process of a part, too, as Ctrl-C does.
+  # These signals end the process of a part, too, as Ctrl-C does.
   for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
   json_path, page_path = map(pathlib.Path, ("gpu-check.json", "gpu-check.md"))
   parts: dict[str, dict[str, Any]] = {}
   if check.only != parser.get_default("only") and json_path.exists():
-    parts = json.loads(json_path.read_text())["parts"]  # the others stay
+    parts = json.loads(json_path.read_text())["parts"]  # keeps the others
   with tempfile.TemporaryDirectory() as folder:
     Text(folder).write(f"{_ROOT}/docs/*.md")
     for name in check.only.split(","):
       limit = check.limit or _PARTS[name][1]
       print(f"{name}: at most {limit:g} s", file=sys.stderr)
-      told = [*argv[1:], f"--part={name}", f"--folder={folder}"]
-      command = [sys.executable, "-m", "benchmarks.gpu_check", *told]
+      flags = [*argv[1:], f"--part={name}", f"--folder={folder}"]
+      command = [sys.executable, "-m", "benchmarks.gpu_check", *flags]
       parts[name] = run_part(command, limit)
-      found = {"machine": machine.describe(), "parts": parts}
-      write_atomically(json_path, [json.dumps(found, indent=1).encode()])
+      results = {"machine": machine.describe(), "parts": parts}
+      write_atomically(json_path, [json.dumps(results, indent=1).encode()])
       write_atomically(page_path, [to_markdown(parts).encode()])
       if parts[name]["problem"] == _INTERRUPTED:
         return 128 + signal.SIGINT

@@ -1,6 +1,6 @@
-"""JAX's contestants: `lax.scan` under `jit`, with Adam written out.
+"""JAX's contestants: `lax.scan` under `jit`, with a hand-written Adam.
 
-They have charlm's XLA_FLAGS, 512-bit vectors, as importing charlm sets them.
+They use charlm's XLA_FLAGS (512-bit vectors), which importing charlm sets.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ Params = dict[str, Any]  # a tree of arrays
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """How the step is written.
+  """How the step is implemented.
 
   Attributes:
-    use_table: project each character of the vocabulary once a step, and look
-      the projections up, instead of projecting each character of the batch.
-    unroll: time steps in one round of the loop.
-    bfloat16: take the layers' products in bfloat16, their gradients, too.
-    lstm: an LSTM in place of a GRU.
+    use_table: project the whole vocabulary once per step and look projections
+      up, instead of projecting each character of the batch.
+    unroll: time steps per iteration of the loop.
+    bfloat16: compute the layers' products and their gradients in bfloat16.
+    lstm: use an LSTM instead of a GRU.
   """
 
   use_table: bool
@@ -125,7 +125,7 @@ def _train_step(
 
 
 def _loss(params: Params, windows: jax.Array, variant: Variant) -> jax.Array:
-  """Mean nats per character of the windows `[B, T + 1]`."""
+  """Returns the loss of windows `[B, T + 1]`."""
   inputs, targets = windows[:, :-1].T, windows[:, 1:].T  # [T, B]
   first, *others = params["layers"]
   if variant.use_table:
@@ -147,7 +147,7 @@ def _loss(params: Params, windows: jax.Array, variant: Variant) -> jax.Array:
 def _product(x: jax.Array, kernel: jax.Array, variant: Variant) -> jax.Array:
   if not variant.bfloat16:
     return x @ kernel
-  # Cast back outside of the product, so that its gradients are bfloat16, too.
+  # Cast back outside the product, so its gradients are computed in bfloat16.
   product = x.astype(jnp.bfloat16) @ kernel.astype(jnp.bfloat16)
   return product.astype(jnp.float32)
 

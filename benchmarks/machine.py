@@ -1,4 +1,4 @@
-"""On what the figures were measured."""
+"""Describes the machine that a benchmark ran on."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ _PACKAGES = ("tensorflow", "keras", "torch", "jax", "numpy")
 
 
 def describe() -> dict[str, Any]:
-  """Returns processor, cores, memory and versions of what is installed."""
+  """Returns processor, cores, memory and installed versions."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   installed = {
     (distribution.name or "").lower(): distribution.version
@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
 
 
 def in_words(machine: dict[str, Any]) -> str:
-  """Returns the description as a line."""
+  """Formats the description as one line."""
   versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
   cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
   return (

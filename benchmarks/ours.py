@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from benchmarks.task import (
-  BLOCK_CHARS,
+  CHUNK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
   Run,
@@ -40,7 +40,7 @@ def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
 
 
 def build_input(sizes: Sizes, text: Text) -> Run:
-  """Batches as the training step gets them."""
+  """Batches, gathered as for the training step."""
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
 
   def gather(num_batches: int) -> None:
@@ -53,7 +53,7 @@ def build_input(sizes: Sizes, text: Text) -> Run:
 def build_sampling(
   sizes: Sizes, text: Text, num_streams: int, device: str = "auto"
 ) -> Run:
-  """Texts of `SAMPLE_CHARS` characters in each of some streams."""
+  """Samples of `SAMPLE_CHARS` characters in each of `num_streams` streams."""
   choose_device(device)
   generator = GenerativeModel(_model(sizes), text.vocab)
 
@@ -67,11 +67,11 @@ def build_sampling(
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
-  """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
+  """Chunks of `CHUNK_CHARS` of the eval text, scored in one pass."""
   choose_device("auto")
   evaluator = Evaluator(_model(sizes))
   ids = text.eval_ids
-  return timed(lambda n: evaluator.stream(np.resize(ids, n * BLOCK_CHARS + 1)))
+  return timed(lambda n: evaluator.stream(np.resize(ids, n * CHUNK_CHARS + 1)))
 
 
 def _config(sizes: Sizes, precision: str = "float32") -> Config:

@@ -1,4 +1,4 @@
-"""Workers in turn, round after round, so that a machine's drift cancels."""
+"""Times processes in turn, in rounds, so that the machine's drift cancels."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from benchmarks.task import Task
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SECONDS_TO_END = 10.0
-# All are alive at once: none may take all memory of a GPU.
+# All are alive at once: none may reserve the whole memory of a GPU.
 _ENVIRONMENT = {
   "TF_CPP_MIN_LOG_LEVEL": "3",
   "TF_FORCE_GPU_ALLOW_GROWTH": "true",
@@ -25,16 +25,16 @@ _ENVIRONMENT = {
 
 
 class WorkerError(RuntimeError):
-  """A worker ended before it answered."""
+  """A worker exited before it answered."""
 
 
 @dataclasses.dataclass
 class Timing:
-  """What was measured of a contestant."""
+  """The measurements of a contestant."""
 
-  seconds: list[float]  # per unit of work, one a round
+  seconds: list[float]  # per unit of work, one for each round
   peak_bytes: int = 0
-  error: str = ""  # why it is not measured
+  error: str = ""  # why it could not be measured
 
   @property
   def median(self) -> float:
@@ -42,16 +42,16 @@ class Timing:
     return statistics.median(self.seconds)
 
   def speedup_over(self, other: "Timing") -> float:
-    """Returns how many times as fast this is: the median of the rounds'."""
+    """Returns the median over rounds of how many times as fast this is."""
     rounds = zip(other.seconds, self.seconds, strict=True)
     return statistics.median(theirs / mine for theirs, mine in rounds)
 
 
 class Worker:
-  """A process of one contestant, and what was measured of it."""
+  """The process of one contestant, and its measurements."""
 
   def __init__(self, task: Task, seconds_per_turn: float, log: IO[str]) -> None:
-    """Starts the process, which prepares itself and writes to `log`."""
+    """Starts the process; its stderr goes to `log`."""
     self.timing = Timing([])
     self._seconds_per_turn = seconds_per_turn
     self._times = 1
@@ -65,25 +65,25 @@ class Worker:
       cwd=_ROOT,
       env=os.environ | _ENVIRONMENT,
     )
-    # Pipes were asked for, so both are there.
+    # Not None, since both are pipes.
     self._input = cast(IO[str], self._process.stdin)
     self._output = cast(IO[str], self._process.stdout)
 
   def wait(self) -> None:
-    """Waits until it is ready."""
+    """Waits until the process is ready."""
     self._read()
 
   def calibrate(self) -> None:
-    """Finds how much work fills a turn; one unit at least."""
+    """Finds how many units of work fill a turn; at least one."""
     seconds = self._run(1)
     self._times = max(1, round(self._seconds_per_turn / max(seconds, 1e-9)))
 
   def take_turn(self) -> None:
-    """Measures once."""
+    """Measures one turn."""
     self.timing.seconds.append(self._run(self._times) / self._times)
 
   def attempt(self, action: Callable[["Worker"], None]) -> None:
-    """Calls a method of the above, unless an earlier call failed."""
+    """Calls one of the methods above, unless an earlier call failed."""
     if not self.timing.error:
       try:
         action(self)
@@ -102,7 +102,7 @@ class Worker:
     self._output.close()
 
   def _run(self, times: int) -> float:
-    with contextlib.suppress(BrokenPipeError):  # reading tells why
+    with contextlib.suppress(BrokenPipeError):  # `_read` reports the reason
       self._input.write(f"run {times}\n")
       self._input.flush()
     answer = self._read()
@@ -113,7 +113,7 @@ class Worker:
     """Reads an answer.
 
     Raises:
-      WorkerError: the process ended; the text is the last that it wrote.
+      WorkerError: the process exited; the message is its last line.
     """
     if line := self._output.readline():
       return json.loads(line)
@@ -129,15 +129,15 @@ def measure(
 ) -> dict[str, Timing]:
   """Measures contestants side by side.
 
-  All prepare at once; after that only the one whose turn it is works.
+  All start up together; after that they work one at a time.
 
   Args:
-    tasks: what each contestant does.
-    num_rounds: how often each has its turn.
-    seconds_per_turn: how long a turn should take.
+    tasks: the task of each contestant.
+    num_rounds: the number of turns that each gets.
+    seconds_per_turn: the intended length of a turn.
 
   Returns:
-    The timing of each; one that failed carries its error.
+    The timing of each contestant, with the error of one that failed.
   """
   with contextlib.ExitStack() as stack:
     workers = {}

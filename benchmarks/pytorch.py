@@ -49,6 +49,6 @@ def build_step(sizes: Sizes, text: Text, bfloat16: bool = False) -> Run:
       loss.backward()
       optimizer.step()
       step += 1
-    loss.item()  # a GPU computes while the calls return
+    loss.item()  # waits for a GPU, whose calls return early
 
   return timed(take_steps)

@@ -1,12 +1,11 @@
-"""Time to quality: a recipe beside the reference's `fit`, in wall time.
+"""Compares a recipe with the reference's `fit`: wall time to a given loss.
 
     .venv/bin/python -m benchmarks.quality --corpus=PATH
 
-The recipe is trained before and after the reference, so that the machine's
-drift shows. Its clock starts with the command `train.py` and runs on through
-evaluations and saves until the program, which prints the score and a sample,
-has ended; the reference's runs in `fit` alone. The curves are written as
-`quality.json` and `quality.svg`.
+The recipe is trained before and after the reference, to reveal the machine's
+drift. Its clock covers the whole command `train.py`, with evaluations, saves,
+the final score and a sample; the reference's clock covers `fit` alone. The
+curves are written to `quality.json` and `quality.svg`.
 """
 
 import argparse
@@ -35,9 +34,9 @@ Curve: TypeAlias = list[dict[str, float]]
 
 
 def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
-  """Returns the curve of `train.py`.
+  """Runs `train.py`; returns its curve.
 
-  Raises subprocess.CalledProcessError: the training failed.
+  Raises subprocess.CalledProcessError if the training failed.
   """
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, str(_ROOT / "train.py"), f"--corpus={corpus}"]
@@ -58,13 +57,13 @@ def train_recipe(corpus: str, recipe: pathlib.Path) -> Curve:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     if process.returncode:
       raise subprocess.CalledProcessError(process.returncode, command)
-    # With the last save, the score, and the sample.
+    # Includes the last save, the score and the sample.
     curve[-1]["seconds"] = time.perf_counter() - start
     return curve
 
 
 def train_reference(folder: str, num_epochs: int) -> Curve:
-  """Returns the curve of the reference, trained in a process of its own."""
+  """Trains the reference in its own process; returns its curve."""
   code = "import sys; from benchmarks import reference as r; "
   code += "r.train(sys.argv[1], int(sys.argv[2]))"
   command = [sys.executable, "-c", code, folder, str(num_epochs)]
@@ -85,7 +84,7 @@ def train_reference(folder: str, num_epochs: int) -> Curve:
 
 
 def describe(curves: dict[str, Curve]) -> str:
-  """Says when each run reached the reference's best, and how much sooner."""
+  """Says how soon each run reached the reference's best loss."""
   reference = curves["reference"]
   target = min(point["loss"] for point in reference)
   whole = reference[-1]["seconds"]
@@ -108,7 +107,7 @@ def describe(curves: dict[str, Curve]) -> str:
 
 
 def plot_curves(curves: dict[str, Curve], path: pathlib.Path) -> None:
-  """Draws losses over wall time, with the reference's best marked."""
+  """Plots losses over wall time, and marks the reference's best."""
   figure = Figure(figsize=(8, 4.5), layout="constrained")
   axes = figure.subplots()
   for label, curve in curves.items():

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.task import (
-  BLOCK_CHARS,
+  CHUNK_CHARS,
   LEARNING_RATE,
   SAMPLE_CHARS,
   Run,
@@ -73,7 +73,7 @@ class CharacterGenerator:
     self._chars = keras.layers.StringLookup(
       vocabulary=vocab[2:], mask_token="", invert=True
     )
-    # Padding would be an empty next input, and unknown is no character.
+    # Never draws padding, an empty next input, or the unknown character.
     self._mask = np.where(np.arange(len(vocab)) < 2, -np.inf, 0)
     self._mask = self._mask.astype(np.float32)
 
@@ -97,9 +97,9 @@ class CharacterGenerator:
 
 
 class _Gate(keras.callbacks.Callback):
-  """Lets `fit` take as many steps as asked for, then makes it wait.
+  """Lets `fit` take the requested steps, then makes it wait.
 
-  Calling `fit` again and again would fill the shuffle buffer each time.
+  A new call of `fit` for each turn would refill the shuffle buffer.
   """
 
   def __init__(self) -> None:
@@ -121,9 +121,9 @@ class _Gate(keras.callbacks.Callback):
 
 
 def train(folder: str, num_epochs: int) -> None:
-  """Trains the reference on a `Text`'s folder; prints a JSON line an epoch.
+  """Trains the reference on a `Text`'s folder; prints JSON after each epoch.
 
-  Its `seconds` are those of `fit` alone, without start-up and scoring.
+  Its `seconds` cover `fit` alone, without start-up and scoring.
   """
   text = Text(folder)
   sizes = Sizes(len(text.vocab))
@@ -156,12 +156,12 @@ class _Scorer(keras.callbacks.Callback):
 
 
 def _score(model: CharacterModel, ids: np.ndarray) -> float:
-  """Returns nats per character, the state carried from piece to piece."""
+  """Returns the loss, with the state carried from chunk to chunk."""
   nats, states = 0.0, None
-  for start in range(0, len(ids) - 1, BLOCK_CHARS):
-    piece = ids[start : start + BLOCK_CHARS + 1].astype(np.int64)
-    log_probs, states = model(piece[np.newaxis, :-1], states, return_state=True)
-    nats -= tf.reduce_sum(tf.gather(log_probs[0], piece[1:], batch_dims=1))
+  for start in range(0, len(ids) - 1, CHUNK_CHARS):
+    chunk = ids[start : start + CHUNK_CHARS + 1].astype(np.int64)
+    log_probs, states = model(chunk[np.newaxis, :-1], states, return_state=True)
+    nats -= tf.reduce_sum(tf.gather(log_probs[0], chunk[1:], batch_dims=1))
   return float(nats) / (len(ids) - 1)
 
 
@@ -180,7 +180,7 @@ def build_step(sizes: Sizes, text: Text) -> Run:
   dataset, gate = _dataset(sizes, text), _Gate()
 
   def fit() -> None:
-    """Trains; then ends the process, since its steps are waited for."""
+    """Trains, then exits: the main thread would wait for more steps."""
     try:
       model.fit(dataset, callbacks=[gate], verbose=0)
       print("fit ended: give a longer --corpus", file=sys.stderr)
@@ -193,7 +193,7 @@ def build_step(sizes: Sizes, text: Text) -> Run:
 
 
 def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
-  """Texts of `SAMPLE_CHARS` characters in each of some streams."""
+  """Samples of `SAMPLE_CHARS` characters in each of `num_streams` streams."""
   generator = CharacterGenerator(CharacterModel(sizes), text.vocab)
 
   def sample(num_texts: int) -> None:
@@ -204,21 +204,21 @@ def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
-  """Blocks of `BLOCK_CHARS` of the eval text, in one pass."""
+  """Chunks of `CHUNK_CHARS` of the eval text, scored in one pass."""
   model = CharacterModel(sizes)
   ids = text.eval_ids
 
-  def evaluate(num_blocks: int) -> None:
-    part = np.resize(ids, num_blocks * BLOCK_CHARS + 1).astype(np.int64)
-    log_probs = model.predict(part[np.newaxis, :-1], verbose=0)
-    nats = -tf.gather(log_probs[0], part[1:], batch_dims=1)
+  def evaluate(num_chunks: int) -> None:
+    scored = np.resize(ids, num_chunks * CHUNK_CHARS + 1).astype(np.int64)
+    log_probs = model.predict(scored[np.newaxis, :-1], verbose=0)
+    nats = -tf.gather(log_probs[0], scored[1:], batch_dims=1)
     tf.reduce_mean(nats).numpy()  # waits for the result
 
   return timed(evaluate)
 
 
 def _dataset(sizes: Sizes, text: Text) -> tf.data.Dataset:
-  """Batches of shuffled windows, without an end."""
+  """Returns endless batches of shuffled windows."""
   ids = _lookup(text.vocab)(tf.strings.unicode_split(text.train, "UTF-8"))
   return (
     tf.data.Dataset.from_tensor_slices(ids)

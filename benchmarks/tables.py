@@ -1,4 +1,4 @@
-"""The results as tables in Markdown."""
+"""Formats the results as Markdown tables."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def to_markdown(results: dict[str, Any]) -> str:
-  """Returns all tables; what was not measured is listed at the end."""
+  """Returns all tables, then a list of missing measurements."""
   parts = [machine.in_words(results["machine"])]
   for name, group in results["groups"].items():
     describe = _training if name == "training" else _rates
@@ -84,12 +84,12 @@ def _scaling(points: list[dict[str, Any]]) -> str:
 
 
 def _ratios(entries: dict[str, Any]) -> tuple[str, str]:
-  """Returns the time of the fastest other, and charlm's memory, as ratios."""
-  sound = {k: entry for k, entry in entries.items() if "error" not in entry}
-  ours, fit = sound.pop("charlm", None), sound.get("keras")
-  if not ours or not sound:
+  """Returns the fastest other's time and charlm's memory, as ratios."""
+  valid = {k: entry for k, entry in entries.items() if "error" not in entry}
+  ours, fit = valid.pop("charlm", None), valid.get("keras")
+  if not ours or not valid:
     return "-", "-"
-  # Within each round, so that a drift of the machine's speed cancels.
+  # Within each round, so that the machine's drift cancels.
   ratios = [
     statistics.median(
       theirs / mine
@@ -97,7 +97,7 @@ def _ratios(entries: dict[str, Any]) -> tuple[str, str]:
         entry["seconds_of_rounds"], ours["seconds_of_rounds"], strict=True
       )
     )
-    for entry in sound.values()
+    for entry in valid.values()
   ]
   memory = f"{ours['peak_bytes'] / fit['peak_bytes']:.2f}" if fit else "-"
   return f"{min(ratios):.2f}", memory
@@ -111,11 +111,11 @@ def _cell(entry: dict[str, Any] | None) -> str:
 
 
 def _missing(results: dict[str, Any]) -> list[str]:
-  parts = [*results["groups"].values(), *results.get("scaling", ())]
+  groups = [*results["groups"].values(), *results.get("scaling", ())]
   lines = [
-    f"- {part['title']}: {entry['label']}: {entry['error']}"
-    for part in parts
-    for entry in part["contestants"].values()
+    f"- {group['title']}: {entry['label']}: {entry['error']}"
+    for group in groups
+    for entry in group["contestants"].values()
     if "error" in entry
   ]
   return lines + [f"- {text}" for text in results["skipped"]]
@@ -126,6 +126,6 @@ def _times(entry: dict[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """Returns a table in Markdown, all columns but the first to the right."""
+  """Returns a Markdown table; all columns but the first are right-aligned."""
   lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What the driver and its workers share: sizes, texts, tasks, timing."""
+"""Sizes, texts, tasks and timing, shared by the driver and its workers."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ from charlm.data.split import split_text
 from charlm.data.vocabulary import SPECIAL, encode, extend_vocab
 
 LEARNING_RATE = 0.00125
-SAMPLE_CHARS = 1000  # characters of a text, in each stream
-BLOCK_CHARS = 4096  # characters scored at a time
+SAMPLE_CHARS = 1000  # characters per sample, in each stream
+CHUNK_CHARS = 4096  # characters scored per unit of work
 
-# Does the work so many times; returns the seconds.
+# Does this many units of work; returns the seconds.
 Run = Callable[[int], float]
 
 
@@ -41,13 +41,13 @@ class Sizes:
 
 
 class Text:
-  """The corpus as files in a folder, which the workers read."""
+  """The corpus, as files in a folder that the workers read."""
 
   def __init__(self, folder: str) -> None:
     self.folder = folder
 
   def write(self, corpus: str) -> None:
-    """Writes the parts of a corpus, given as `--corpus`."""
+    """Writes the parts of a corpus, named as for `--corpus`."""
     loaded = load_corpus(Config(), corpus)
     split = split_text(loaded.text, Config())
     self._write("train.txt", str(split.train))
@@ -84,20 +84,20 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What a worker does."""
+  """The work of a worker."""
 
-  builder: str  # module and function that make a `Run` of sizes and text
-  options: dict[str, Any]  # of that function
+  builder: str  # module and function that build a `Run` from sizes and text
+  options: dict[str, Any]  # further arguments of that function
   sizes: Sizes
-  folder: str  # of the text
+  folder: str  # holds the text
 
   def to_json(self) -> str:
-    """Returns a line for a worker's command."""
+    """Serialises the task for a worker's command line."""
     return json.dumps(dataclasses.asdict(self))
 
   @classmethod
   def from_json(cls, line: str) -> "Task":
-    """Reads what `to_json` returned."""
+    """Parses the output of `to_json`."""
     fields = json.loads(line)
     return cls(**fields | {"sizes": Sizes(**fields["sizes"])})
 

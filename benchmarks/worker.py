@@ -1,8 +1,7 @@
-"""A process that runs one contestant when it is told to.
+"""A process that runs one contestant on request.
 
-It writes a line of JSON when it is ready, then reads lines `run N` and answers
-each with another. In between it waits for the next line and takes no time from
-the others.
+It writes a line of JSON when it is ready, then answers each line `run N` with
+another. Between requests it sleeps, so it takes no time from the others.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ _WARM_UP_RUNS = 2
 
 
 def main() -> None:
-  """Prepares the task given as the only argument and serves it."""
+  """Prepares the task in the only argument, then serves requests."""
   answers = take_stdout()
   task = Task.from_json(sys.argv[1])
   module, _, function = task.builder.rpartition(".")
@@ -36,7 +35,7 @@ def main() -> None:
 
 
 def take_stdout() -> TextIO:
-  """Sends what the frameworks print to stderr: stdout is for the answers."""
+  """Redirects the frameworks' output to stderr; returns stdout for answers."""
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
   return answers
@@ -44,7 +43,7 @@ def take_stdout() -> TextIO:
 
 def _peak_bytes() -> int:
   with contextlib.suppress(FileNotFoundError):
-    # `ru_maxrss` begins with what the process that started this one has.
+    # `ru_maxrss` would include the peak of the parent process.
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0])
   unit = 1 if sys.platform == "darwin" else 1024

@@ -1,6 +1,6 @@
-"""What the tests share: logical CPU devices, small corpora and small runs.
+"""Fixtures: logical CPU devices, small corpora and small runs.
 
-The folders are those of the package, and `programs/` for the scripts. Read
+The folders mirror the package; `programs/` tests the scripts. Read
 `test_train_eval_sample_as_processes` first; BUILD.md says how to go on.
 """
 
@@ -35,26 +35,26 @@ from helpers import (
 from charlm.runs import trained_model
 from charlm.runs.run import Run
 
-# Else each checkpoint that is refused would be tried again for 0.8 s.
+# Otherwise each refused checkpoint would be retried for 0.8 s.
 trained_model._SECONDS_BETWEEN_ATTEMPTS = 0
 
-# At 700, a twentieth of the time would go into looking for garbage.
+# At the default of 700, garbage collection would take 5 % of the time.
 gc.set_threshold(10_000)
 
-# Before any test asks for a strategy: TensorFlow fixes its devices once.
+# Before any test creates a strategy: TensorFlow configures its devices once.
 tf.config.set_logical_device_configuration(
   tf.config.list_physical_devices("CPU")[0],
   [tf.config.LogicalDeviceConfiguration()] * 4,
 )
 assert len(tf.config.list_logical_devices("CPU")) == 4
 
-# The default corpus is cached in the checkout, not in the user's home.
+# Caches the default corpus in the checkout, not in the user's home.
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache" / "xdg")
 
 
 @pytest.fixture(scope="session")
 def shakespeare_path() -> pathlib.Path:
-  """The corpus that the reference's published figures are about."""
+  """The corpus of the reference's published results."""
   path = SHARED_DATA / "shakespeare.txt"
   if not path.exists():
     pytest.skip(f"{path} is not there")
@@ -63,14 +63,14 @@ def shakespeare_path() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def lines() -> list[str]:
-  """300 lines of words at random, about 8,000 characters."""
+  """300 lines of random words, about 8,000 characters."""
   rng = random.Random(0)
   return [" ".join(rng.choices(WORDS, k=rng.randint(3, 9))) for _ in range(300)]
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-  """Makes files once for all workers: in the folder of the whole session."""
+  """Makes a file once for all workers, in the folder that they share."""
   folder = tmp_path_factory.getbasetemp()
   if "PYTEST_XDIST_WORKER" in os.environ:
     folder = folder.parent
@@ -79,7 +79,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     path, made = folder / "shared" / name, folder / "shared" / f"{name}.made"
     made.parent.mkdir(exist_ok=True)
     with made.open("a") as file:
-      fcntl.flock(file, fcntl.LOCK_EX)  # another worker may be making it
+      fcntl.flock(file, fcntl.LOCK_EX)  # waits while another worker makes it
       if not made.stat().st_size:
         write(path)
         file.write("made")
@@ -97,7 +97,7 @@ def corpus_path(lines: list[str], once: Once) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def train_args(corpus_path: pathlib.Path) -> list[str]:
-  """Flags of `train.py` for a run of a second: 12 steps an epoch."""
+  """Arguments of `train.py` for a run of a second: 12 steps per epoch."""
   return [
     "train.py",
     f"--corpus={corpus_path}",
@@ -114,10 +114,9 @@ def train_args(corpus_path: pathlib.Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
-  """Trains a run, once for all workers, with more flags; only to be read.
+  """Trains a read-only run once for all workers, with quick evaluations.
 
-  What goes on from it goes on from a copy, which is the same run. What was
-  printed is in a file beside it, NAME.out. It evaluates quickly.
+  Copy it to resume it. Its stdout is in a file beside it, NAME.out.
   """
 
   def make(name: str, *flags: str) -> pathlib.Path:
@@ -137,36 +136,36 @@ def trained(train_args: list[str], once: Once) -> Callable[..., pathlib.Path]:
 
 @pytest.fixture(scope="session")
 def trained_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A finished run of three epochs; only to be read."""
+  """A finished run of three epochs; read-only."""
   return trained("trained", "--epochs=3")
 
 
 @pytest.fixture(scope="session")
 def short_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A finished run of one epoch, which may be extended; only to be copied."""
+  """A finished run of one epoch; read-only, copy it to extend it."""
   return trained("short")
 
 
 @pytest.fixture(scope="session")
 def two_layers_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A run of two layers; only to be read."""
+  """A run of two layers; read-only."""
   return trained("two_trained_layers", "--num_layers=2")
 
 
 @pytest.fixture(scope="session")
 def valid_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A finished run with a valid text of 30 lines; only to be read."""
+  """A finished run with a valid text of 30 lines; read-only."""
   return trained("valid", "--valid_lines=30", "--epochs=4")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-  """Debian's Chromium, without a window."""
+  """Debian's Chromium, headless."""
   chromium = shutil.which("chromium")
   if not chromium:
     pytest.skip("no chromium is installed")
   with sync_playwright() as playwright:
-    args = ["--no-sandbox"]  # which refuses to run as root
+    args = ["--no-sandbox"]  # the sandbox refuses to run as root
     yield playwright.chromium.launch(executable_path=chromium, args=args)
 
 
@@ -181,6 +180,6 @@ def run(tmp_path: pathlib.Path) -> Run:
 
 @pytest.fixture
 def quick_evaluations() -> Iterator[None]:
-  """As `evaluating_quickly` says."""
+  """Applies `evaluating_quickly` to a test."""
   with evaluating_quickly():
     yield

@@ -1,4 +1,4 @@
-"""What the tests share and what is no fixture."""
+"""Helpers that the tests share."""
 
 import contextlib
 import multiprocessing
@@ -57,12 +57,12 @@ WORDS += ["lord,", "I"]
 
 VOCAB = ["[UNK]", "", "\n", "a", "b"]
 
-# Takes a name and what writes a file or folder at a path; returns the path.
+# Takes a name and a function that writes a file or folder; returns its path.
 Once = Callable[[str, Callable[[pathlib.Path], object]], pathlib.Path]
 
 
 def split_of(train: str, valid: str, eval_text: str) -> Split:
-  """Returns a split of texts that are given."""
+  """Returns a split with these parts."""
   return Split(*(encode_text([x]).text for x in (train, valid, eval_text)))
 
 
@@ -74,7 +74,7 @@ EXPERIMENT = Experiment.of(
 
 
 def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
-  """Lowers `MAX_LOGITS`; returns a list to which each chunk adds its logits."""
+  """Lowers `MAX_LOGITS`; returns a list that collects each chunk's logits."""
   held = []
   original = output._cross_entropy
 
@@ -89,9 +89,9 @@ def bound_logits(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> list[int]:
 
 
 def in_a_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
-  """Returns a model as one graph function of ids `[B, T]` of any shape.
+  """Compiles a model into one graph function of ids `[B, T]` of any shape.
 
-  Called as it is, it would call TensorFlow for each operation of each step.
+  Eagerly, it would call TensorFlow for each operation of each time step.
   """
   spec = [tf.TensorSpec([None, None], tf.int32)]
   predict = tf.function(model, spec, autograph=False)
@@ -99,7 +99,7 @@ def in_a_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
 
 
 class Gpus:
-  """GPUs of some compute capabilities that TensorFlow lists."""
+  """Fake GPUs of given compute capabilities."""
 
   def __init__(self, *capabilities: tuple[int, int]) -> None:
     self._capabilities = capabilities
@@ -130,14 +130,14 @@ class Gpus:
 
 
 def pretend_kind(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-  """Lets all modules take the devices for `CPU` or `GPU`."""
+  """Makes all modules take the devices for `CPU` or `GPU`."""
   for name, module in list(sys.modules.items()):
     if name.startswith("charlm.") and "kind_of_device" in vars(module):
       monkeypatch.setattr(module, "kind_of_device", lambda: kind)
 
 
 def pretend_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
-  """Lets TensorFlow list these GPUs."""
+  """Makes TensorFlow list these GPUs."""
   built = {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]}
   monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: built)
   monkeypatch.setattr(tf.config, "get_visible_devices", gpus.list_visible)
@@ -155,7 +155,7 @@ def score_of(
   unknown: np.ndarray | bool = False,
   lengths: np.ndarray | None = None,
 ) -> Score:
-  """Returns a score of characters or, with lengths, of rows of them."""
+  """Returns a score of characters or, given lengths, of lines."""
   ids = np.where(np.broadcast_to(unknown, nats.shape), 0, 2)
   return Score(nats, ids, num_bytes=len(nats), line_lengths=lengths)
 
@@ -169,9 +169,9 @@ def result_of(
   setting: str = "",
   seed: int = 0,
 ) -> Result:
-  """Returns the result of a run that lost these nats on eval and valid text.
+  """Returns the result of a run with these nats on the eval and valid text.
 
-  By default, no other run has its setting.
+  By default, its setting is its own.
   """
   scores = {"eval": score_of(np.array(nats, np.float32))}
   if valid:
@@ -200,7 +200,7 @@ def result_of(
 
 
 class NumberedCheckpoints(Checkpoints):
-  """Those of a model that is not trained: each holds the step of its name."""
+  """Checkpoints of an untrained model: each holds the step in its name."""
 
   def __init__(
     self,
@@ -225,7 +225,7 @@ class NumberedCheckpoints(Checkpoints):
 
 
 def build_model(*args: Any, **kwargs: Any) -> GRULM:
-  """Returns `GRULM(*args, **kwargs)` with its weights made."""
+  """Returns `GRULM(*args, **kwargs)` with its weights built."""
   model = GRULM(*args, **kwargs)
   model.build([None, None])
   return model
@@ -234,13 +234,13 @@ def build_model(*args: Any, **kwargs: Any) -> GRULM:
 def save_checkpoints(
   run: Run, *steps: int, best: tuple[int, ...] = ()
 ) -> keras.Model:
-  """Saves a new model at some steps, or as the best; returns it."""
+  """Saves a new model at these steps, and as the best; returns it."""
   model = build_model(len(VOCAB), 4, 6)
   checkpoints = NumberedCheckpoints(run, 3, model)
   for step in steps:
     checkpoints.save(step)
   for step in best:
-    # Each is better than those before.
+    # Each is better than the ones before.
     checkpoints.save_if_best(step, {step: -float(step) for step in best})
   return model
 
@@ -248,13 +248,13 @@ def save_checkpoints(
 def checkpoint_file(
   run: Run, step: int, suffix: str, folder: str = "checkpoints"
 ) -> pathlib.Path:
-  """Returns where a file of a checkpoint is."""
+  """Returns the path of a checkpoint's file."""
   return run.path / folder / f"ckpt-{step}{suffix}"
 
 
 @contextlib.contextmanager
 def file_size_limit(num_bytes: int) -> Iterator[None]:
-  """Lets no file grow beyond some bytes, as a full disk would."""
+  """Lets no file grow beyond `num_bytes`, as a full disk would."""
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
   try:
@@ -265,16 +265,21 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating_quickly() -> Iterator[pytest.MonkeyPatch]:
-  """Draws no samples in evaluations, and scores without XLA, as on a GPU.
+  """Evaluates without samples, and without XLA as on a GPU.
 
-  Both take longer than a small training. Yields what patches more, until the
-  end of the block.
+  Both take longer than a small training. Yields the patch, for adding others.
   """
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(ChiefLoop, "_sample", lambda *_, **__: "a sample")
     for module in (evaluator, dynamic):
       patch.setattr(module, "xla_compiles_scores", lambda _: False)
     yield patch
+
+
+def modification_times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+  """Returns the times of all paths in a folder except locks."""
+  paths = (path for path in folder.rglob("*") if path.name != "lock")
+  return {path: path.stat().st_mtime_ns for path in paths}
 
 
 PROGRAMS = {
@@ -287,21 +292,21 @@ PROGRAMS = {
 
 
 def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
-  """Returns the metrics of `train` or `eval`."""
+  """Returns the records of a split: `train`, `valid` or `eval`."""
   records = read_records(run_dir / "metrics.jsonl")
   return [record for record in records if record["split"] == split]
 
 
-# All are forked from a first one that has imported TensorFlow, which takes as
-# long as a small training.
+# Processes are forked from one that has imported TensorFlow, since the import
+# takes as long as a small training.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["helpers"])
 
 
 class Program:
-  """A script that runs as a process, with the methods of `subprocess.Popen`.
+  """A script run as a process, with the methods of `subprocess.Popen`.
 
-  It evaluates as a user's run does if asked to, or else quickly.
+  It evaluates quickly, unless `whole` asks for evaluations as a user gets.
   """
 
   def __init__(
@@ -319,8 +324,8 @@ class Program:
       target=_run_script, args=(argv, self._folder, dict(env), whole)
     )
     with pytest.MonkeyPatch.context() as patch:
-      # For the first one's import: before 3.12.8, Python starts it without this
-      # process's path, and leaves out in silence what it does not find.
+      # For the fork server: before 3.12.8, Python starts it without this
+      # process's path, and silently skips modules that it does not find.
       path = f"{ROOT / 'tests'}{os.pathsep}{ROOT}"
       patch.setenv("PYTHONPATH", path, prepend=os.pathsep)
       self._process.start()
@@ -357,7 +362,7 @@ class Program:
     self._process.kill()
 
   def printed(self) -> str:
-    """Returns what it has printed so far."""
+    """Returns its output so far."""
     return (self._folder / "1").read_text("utf-8")
 
   def communicate(self) -> tuple[str, str]:
@@ -372,16 +377,16 @@ def _run_script(
   for name in "12":
     os.dup2(os.open(folder / name, os.O_WRONLY), int(name))
   os.chdir(ROOT)
-  # A shell's background jobs, the tests among them perhaps, ignore Ctrl-C.
+  # A shell's background jobs, perhaps these tests, ignore Ctrl-C.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   sys.argv = argv
-  checkpoints._VISIBLE_WITHIN = 3.0  # else a refused worker takes a minute
+  checkpoints._VISIBLE_WITHIN = 3.0  # a refused worker would take a minute
   with contextlib.nullcontext() if whole else evaluating_quickly():
     runpy.run_path(argv[0], run_name="__main__")
 
 
 def run_program(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
-  """Runs a script as a process, which evaluates as a user's run does."""
+  """Runs a script as a process, with evaluations as a user gets."""
   program = Program(*args, whole=True)
   out, err = program.communicate()
   return subprocess.CompletedProcess(args, program.returncode, out, err)

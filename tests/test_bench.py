@@ -1,4 +1,4 @@
-"""That the benchmark measures, at tiny sizes."""
+"""The benchmark at tiny sizes."""
 
 import pathlib
 
@@ -11,7 +11,7 @@ _SIZES = Sizes(60, batch_size=8, seq_length=8, embedding_dim=4, rnn_units=8)
 
 
 @pytest.mark.release
-def test_charlm_trains(
+def test_the_benchmark_times_charlm_s_training(
   corpus_path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   longer = tmp_path / "longer.txt"

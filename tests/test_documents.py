@@ -1,8 +1,8 @@
-"""What the documents say is there, and their commands work.
+"""The documents match the code, and their commands work.
 
-The commands of the pages for users that need neither a GPU, nor an hour, nor an
-installation are run, in their order and in one folder, with a small corpus and
-small sizes put in. Those of the other documents are checked.
+The commands of the user pages are run in order and in one folder, with a small
+corpus and small sizes; those that need a GPU, an hour or an installation are
+not. The commands of the other documents are only checked.
 """
 
 import configparser
@@ -46,7 +46,7 @@ SCRIPTS = ("train", "eval", "sample", "report", "export")
 # Flags in the prose that belong to no script of these.
 OTHER_FLAGS = {"help", "install", "logdir", "only"}
 SIZES = ["--embedding_dim=8", "--rnn_units=16", "--num_layers=1"]
-# Later flags win.
+# Appended to the flags of a command, since later flags win.
 SMALL = [
   *SIZES,
   "--eval_chars=0",
@@ -59,8 +59,7 @@ SMALL = [
   "--gru=auto",
   "--epochs=1",
 ]
-# Runs of which the walk only checks the flags: they would take a minute, or
-# repeat another one.
+# These runs are not trained: they would take a minute, or repeat another one.
 NOT_TRAINED = {"raw", "edited", "text8", "profiled", "gpu"}
 NOT_TRAINED |= {"my-1", "my-2", "wide", "final", "better", "code", "tiny"}
 NOT_TRAINED |= {"finetuned-plays", "keras", "other"}
@@ -76,8 +75,8 @@ def _prose(name: str) -> str:
 
 
 def _commands(name: str) -> Iterator[str]:
-  """Yields the commands of indented blocks, without their comments."""
-  prose = re.sub(r" \\\n +", " ", _prose(name))  # of several lines
+  """Yields the commands in indented blocks, without their comments."""
+  prose = re.sub(r" \\\n +", " ", _prose(name))  # joins continued lines
   for line in re.findall(r"^    (\S.*)$", prose, re.MULTILINE):
     yield re.sub(r"\s+#.*", "", line)
 
@@ -86,7 +85,7 @@ COMMANDS = {name: list(_commands(name)) for name in DOCUMENTS}
 
 
 def _main(script: str, *args: str) -> str:
-  """Runs a script in this process; returns what it printed."""
+  """Runs a script in this process; returns its output."""
   stdout = io.StringIO()
   stdout.reconfigure = lambda **kwargs: None
   with contextlib.redirect_stdout(stdout):
@@ -107,7 +106,7 @@ def _accepts(field: dataclasses.Field, value: str) -> bool:
 
 
 def _make(words: list[str]) -> str:
-  """Checks a call of make; returns its target."""
+  """Checks a make command; returns its target."""
   target, *variables = words
   result = subprocess.run(
     ["make", "-n", "-C", ROOT, *words], capture_output=True, text=True
@@ -124,7 +123,7 @@ def _make(words: list[str]) -> str:
 @pytest.mark.parametrize(
   "command", sorted({c for commands in COMMANDS.values() for c in commands})
 )
-def test_a_command_has_flags_that_exist(command: str) -> None:
+def test_every_documented_command_has_valid_flags(command: str) -> None:
   words = shlex.split(command.rpartition(" | ")[2])
   match words:
     case [".venv/bin/python", script, *args] if script.endswith(".py"):
@@ -139,8 +138,8 @@ def test_a_command_has_flags_that_exist(command: str) -> None:
         assert _main("train", *words, "--help")
     case [".venv/bin/tensorboard", "--logdir", _]:
       pass
-    case [".venv/bin/pip", "install", "-e", what]:
-      extras = what.removeprefix(".[").removesuffix("]").split(",")
+    case [".venv/bin/pip", "install", "-e", package]:
+      extras = package.removeprefix(".[").removesuffix("]").split(",")
       setup = configparser.ConfigParser()
       setup.read(ROOT / "setup.cfg")
       assert set(extras) <= setup["options.extras_require"].keys()
@@ -155,12 +154,12 @@ def test_a_command_has_flags_that_exist(command: str) -> None:
 
 
 def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
-  """Runs a command of a script with small sizes; returns what it printed."""
+  """Runs a script's command with small sizes; returns its output."""
   script = words[1].removesuffix(".py")
   args = words[2:]
   if script == "train":
     small = SMALL
-    if "--init_from=english" in args:  # which has its own sizes
+    if "--init_from=english" in args:  # this model has its own sizes
       small = [flag for flag in SMALL if flag not in SIZES]
     args = [*args, f"--corpus={folder / 'my.txt'}", *small]
   elif script == "sample":
@@ -174,7 +173,7 @@ def _run(words: list[str], stdin: str, folder: pathlib.Path) -> str:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_walk_through_the_pages_for_users(
+def test_the_commands_and_code_in_the_user_pages_run(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -184,7 +183,7 @@ def test_a_walk_through_the_pages_for_users(
   for name in ("my.txt", "other.txt"):
     (tmp_path / name).write_bytes(corpus_path.read_bytes())
   ran = []
-  # Each once, though several pages may show it.
+  # Runs each command once, though several pages may show it.
   for command in dict.fromkeys(c for name in WALK for c in COMMANDS[name]):
     left, _, right = command.rpartition(" | ")
     words = shlex.split(right)
@@ -196,9 +195,9 @@ def test_a_walk_through_the_pages_for_users(
       continue
     if any(f"runs/{name}" in word for word in words for name in NOT_TRAINED):
       continue
-    if words[1] in ran and words[1] == "report.py":  # which scores all runs
+    if words[1] in ran and words[1] == "report.py":  # scores all runs: slow
       continue
-    # What a line on a pipe's left side prints.
+    # The input from the left side of a pipe.
     stdin = re.sub(r"^printf '(.*)'$", r"\1", left).replace("\\n", "\n")
     printed = _run(words, stdin, tmp_path)
     assert printed, command
@@ -208,10 +207,10 @@ def test_a_walk_through_the_pages_for_users(
   blocks = {name: python.findall(_text(name)) for name in WALK}
   assert any(blocks.values())
   for name in WALK:
-    names = {"__name__": name}  # a later block goes on from the one before
+    names = {"__name__": name}  # a block may use the names of earlier ones
     for block in blocks[name]:
       exec(compile(_with_small_sizes(block), name, "exec"), names)
-  # The page has the first lines alone of the one for Keras.
+  # The page shows only the first lines of the code for Keras.
   first, keras, _ = blocks["docs/exported.md"]
   read = "  settings = json.load(file)\n"
   assert keras.endswith(read)
@@ -220,10 +219,10 @@ def test_a_walk_through_the_pages_for_users(
 
 
 def _with_small_sizes(code: str) -> str:
-  """Returns a block of Python for the small runs of the walk."""
+  """Adapts a block of Python to the small runs."""
   for large, small in {
     "[1, 1024]": "[1, 16]",
-    "ROMEO": "the",  # characters that are there
+    "ROMEO": "the",  # characters that the small corpus has
     '"the:"': '"the "',
   }.items():
     code = code.replace(large, small)
@@ -248,7 +247,7 @@ def test_flags_in_prose_exist_and_take_the_values(name: str) -> None:
     ), f"--{flag}={value}"
 
 
-def test_the_sizes_for_which_auto_chooses_are_listed() -> None:
+def test_the_reference_lists_the_sizes_that_auto_goes_by() -> None:
   rows = re.findall(
     r"^\| `([\w-]+)` \| `auto`.*: up to ([\d,]+)( million)? characters",
     _text("docs/reference.md"),
@@ -264,10 +263,10 @@ def test_the_sizes_for_which_auto_chooses_are_listed() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_point_to_existing_files_and_titles(name: str) -> None:
   links = r"\]\(([^)]+)\)|^\[[^]]+\]: (\S+)"
-  found = re.findall(links, _prose(name), re.MULTILINE)
-  for target in map("".join, found):
+  matches = re.findall(links, _prose(name), re.MULTILINE)
+  for target in map("".join, matches):
     if target.startswith("https:"):
       continue
     file, _, anchor = target.partition("#")
@@ -279,5 +278,5 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def _anchor(title: str) -> str:
-  """Returns what a link calls a title, on GitHub."""
+  """Returns GitHub's anchor for a title."""
   return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")

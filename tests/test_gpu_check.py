@@ -1,4 +1,4 @@
-"""The check of GPU machines, on a CPU: its parts, and what it keeps."""
+"""The check of GPU machines, on a CPU."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_each_part_runs_on_a_cpu(
 
 
 @pytest.mark.release
-def test_ctrl_c_keeps_what_was_measured(tmp_path: pathlib.Path) -> None:
+def test_ctrl_c_keeps_the_measurements(tmp_path: pathlib.Path) -> None:
   command = [sys.executable, "-m", "benchmarks.gpu_check", "--device=cpu"]
   for only, code in (("hardware", 0), ("values,hardware", 130)):
     with subprocess.Popen(
@@ -42,7 +42,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: pathlib.Path) -> None:
     ) as process:
       assert process.stderr
       if "values" in process.stderr.readline():
-        time.sleep(1)  # the process of the part starts
+        time.sleep(1)  # until the part's process has started
         process.send_signal(signal.SIGINT)
       process.stderr.read()
     assert process.returncode == code
@@ -73,7 +73,7 @@ def test_a_part_that_hangs_or_crashes_keeps_its_rows_and_log(
   assert part["problem"] == problem
   page = gpu_check.to_markdown({"steps": part})
   assert "| ms a step | 7, 8 |" in page
-  if part["log"]:  # the JSON has all of it, the page its end
+  if part["log"]:  # whole in the JSON; only its end is on the page
     assert part["log"].startswith("the first line")
     assert "xno kernel\n```" in page
     assert "the first line" not in page

@@ -1,4 +1,4 @@
-"""A model that another program loads."""
+"""The Python API: a loaded model."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ def model(trained_run: pathlib.Path) -> "charlm.loaded.LoadedModel":
 
 
 @pytest.mark.parametrize("flags", [["--lowercase"], ["--unit=byte"]])
-def test_scores_are_those_of_the_program(
+def test_scores_equal_those_of_the_program(
   flags: list[str],
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -43,12 +43,12 @@ def test_scores_are_those_of_the_program(
   del expected["step"], expected["protocol"]
   score, short = loaded.score([TEXT, "th"])
   assert json.loads(json.dumps(score.to_dict())) == expected
-  words = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
-  assert repr(score).startswith(words)
+  start = f"Score({expected['log_perplexity']:.4f} nats per {score.unit}"
+  assert repr(score).startswith(start)
   assert short.num_characters == 1
 
 
-def test_texts_are_those_of_the_program(
+def test_samples_equal_those_of_the_program(
   model: "charlm.loaded.LoadedModel",
   trained_run: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -58,7 +58,7 @@ def test_texts_are_those_of_the_program(
   flags += ["--temperature=2", "--top_k=4", "--stop=k"]
   assert sample_program.main([*args, *flags]) == 0
   printed = capsys.readouterr().out.splitlines()
-  # Numbers of NumPy are taken, too.
+  # NumPy's numbers are accepted, too.
   options = {
     "num_chars": np.int64(80),
     "seed": np.uint8(3),
@@ -71,11 +71,11 @@ def test_texts_are_those_of_the_program(
     {"sample": i, "prefix": "the ", **sample.to_dict()}
     for i, sample in enumerate(samples)
   ]
-  pieces = [piece.text for piece in model.stream("the ", **options)]
-  assert "".join(pieces) == samples[0].text
+  chunks = [chunk.text for chunk in model.stream("the ", **options)]
+  assert "".join(chunks) == samples[0].text
 
 
-def test_the_next_character_is_the_one_that_is_scored(
+def test_next_character_probabilities_agree_with_the_score(
   model: "charlm.loaded.LoadedModel",
 ) -> None:
   nats = 0.0
@@ -89,16 +89,16 @@ def test_the_next_character_is_the_one_that_is_scored(
   np.testing.assert_array_equal(model.next(), model.next("\n"))
 
 
-def test_a_part_of_a_corpus_is_scored_as_it_is(
+def test_an_encoded_text_is_scored_without_cleaning(
   model: "charlm.loaded.LoadedModel",
 ) -> None:
-  part = encode_text([" the king\nof"]).text
-  stripped, as_it_is = model.score([str(part), part])
-  assert stripped.num_characters == 10
-  assert as_it_is.num_characters == 11
+  encoded = encode_text([" the king\nof"]).text
+  cleaned, unchanged = model.score([str(encoded), encoded])
+  assert cleaned.num_characters == 10
+  assert unchanged.num_characters == 11
 
 
-def test_what_cannot_be_done_is_refused(
+def test_invalid_texts_prefixes_and_devices_are_refused(
   model: "charlm.loaded.LoadedModel", tmp_path: pathlib.Path
 ) -> None:
   for texts in (["the", " \n "], ["the \ud800"]):
@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_refused(
     ("prefix", "\ud800"),
   ],
 )
-def test_a_value_that_is_not_allowed_is_named(
+def test_an_invalid_argument_is_named(
   name: str, value: object, model: "charlm.loaded.LoadedModel"
 ) -> None:
   for draw in (model.generate, model.stream):
@@ -141,7 +141,7 @@ def test_a_model_that_has_diverged_is_refused(
 ) -> None:
   kernel = model.model.dense.kernel
   before = kernel.numpy()
-  # Finite, but with infinite products.
+  # The weights are finite, but their products overflow.
   kernel.assign(np.full(kernel.shape, 3e38) * np.sign(before))
   try:
     for use in (

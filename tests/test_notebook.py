@@ -1,4 +1,4 @@
-"""The cells of the notebooks run, without Jupyter."""
+"""The notebooks, run without Jupyter."""
 
 import json
 import pathlib
@@ -10,14 +10,14 @@ import matplotlib.pyplot as plt
 import pytest
 from helpers import ROOT
 
-# Has characters that the small run does not know.
+# Contains characters that the small run does not know.
 QUESTION = "To be, or not to be: that is the question"
 
 
 def run_cells(notebook: str, replaced: dict[str, str]) -> dict[str, Any]:
   """Runs a notebook of docs/ in the current folder; returns its variables.
 
-  `replaced` has strings of its code, and what stands in their place here.
+  `replaced` maps strings in its code to replacements.
   """
   cells = json.loads((ROOT / "docs" / notebook).read_text())["cells"]
   variables: dict[str, Any] = {}
@@ -32,7 +32,7 @@ def run_cells(notebook: str, replaced: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_loaded_model_is_scored_drawn_from_and_looked_into(
+def test_the_notebook_on_loaded_models_runs(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -51,7 +51,7 @@ def test_a_loaded_model_is_scored_drawn_from_and_looked_into(
   assert len(variables["scores"]) == 3
 
 
-def test_the_course_s_steps_run_under_their_names(
+def test_the_notebook_for_the_course_runs(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,

@@ -18,12 +18,12 @@ SMALLER = {
 }
 
 
-# Writes its arguments, each with a NUL at its end, and another one after all.
+# Records its arguments, each followed by a NUL, and ends with another NUL.
 _PYTHON = 'python() { printf "%s\\0" "$@" "" >> commands; }'
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_the_loop_ends_in_a_report(
+def test_the_sweep_ends_in_a_report(
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -49,7 +49,7 @@ def test_the_loop_ends_in_a_report(
   (group,) = report["groups"]
   first, second = group["runs"]
   assert {first["seed"], second["seed"]} == {0, 1}
-  # Each is scored as at its end, and the mean is printed.
+  # Each run is scored as at its end, and their mean is printed.
   runs = (first, second)
   losses = [run["curves"]["valid"][-1]["loss"] for run in runs]
   scored = [run["valid_score"]["log_perplexity"] for run in runs]
@@ -59,7 +59,7 @@ def test_the_loop_ends_in_a_report(
   assert [setting["runs"] for setting in group["settings"]] == [names]
   mean, error = sum(losses) / 2, (losses[1] - losses[0]) / 2
   line, listed = printed.splitlines()
-  found, found_error, best = line.split(maxsplit=2)
-  assert float(found) == pytest.approx(mean)
-  assert float(found_error) == pytest.approx(error)
+  printed_mean, printed_error, best = line.split(maxsplit=2)
+  assert float(printed_mean) == pytest.approx(mean)
+  assert float(printed_error) == pytest.approx(error)
   assert (best, listed.split()) == ("(the best)", names)

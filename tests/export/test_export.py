@@ -1,4 +1,4 @@
-"""What `export.py` writes, read by processes that know no charlm."""
+"""Models that `export.py` writes, used by processes without charlm."""
 
 import json
 import pathlib
@@ -16,8 +16,8 @@ import export as export_program
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 
-# The call of docs/exported.md, whose ids are a NumPy array: a text in two
-# parts, the second from the states after the first.
+# The call of docs/exported.md with ids in a NumPy array: a text in two chunks,
+# the second one starting from the state after the first.
 _USE = """
 import sys
 import numpy as np
@@ -25,7 +25,7 @@ import tensorflow as tf
 
 for path in sys.argv[1:]:
   if path.endswith(".keras"):
-    import keras  # which a SavedModel does not need
+    import keras  # not needed for a SavedModel
     step = keras.models.load_model(path)
   else:
     model = tf.saved_model.load(path)
@@ -33,9 +33,9 @@ for path in sys.argv[1:]:
   with np.load(path + ".inputs.npz") as file:
     ids, *states = file.values()
   outputs = []
-  for part in (ids[:, :3], ids[:, 3:]):
+  for chunk in (ids[:, :3], ids[:, 3:]):
     states = [tf.constant(state) for state in states]
-    log_probs, *states = step([tf.constant(part, tf.int32), *states])
+    log_probs, *states = step([tf.constant(chunk, tf.int32), *states])
     outputs.append(log_probs)
   outputs = [tf.concat(outputs, axis=1), *states]
   np.savez(path + ".outputs.npz", *[output.numpy() for output in outputs])
@@ -45,7 +45,7 @@ assert "charlm" not in sys.modules
 
 @pytest.fixture(scope="module")
 def two_layers(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
-  """A run of two layers, which has taken no step."""
+  """An untrained run of two layers."""
   return trained("two_layers", "--num_layers=2", "--epochs=0")
 
 
@@ -78,7 +78,7 @@ def _vocabulary(file: pathlib.Path) -> list[str]:
   return json.loads(file.read_text())
 
 
-def test_models_are_stepped_without_charlm(
+def test_exported_models_run_without_charlm(
   short_run: pathlib.Path,
   two_layers: pathlib.Path,
   two_layers_run: pathlib.Path,
@@ -110,7 +110,7 @@ def test_models_are_stepped_without_charlm(
 
 @pytest.mark.usefixtures("quick_evaluations")
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_code_in_the_documents_scores_with_numpy_alone(
+def test_the_documented_code_scores_with_numpy_alone(
   layers: int,
   short_run: pathlib.Path,
   two_layers_run: pathlib.Path,
@@ -129,6 +129,6 @@ def test_the_code_in_the_documents_scores_with_numpy_alone(
   code += f"print(json.dumps([score(text) for text in {texts}]))"
   command = [sys.executable, "-c", code]
   out = subprocess.check_output(command, cwd=tmp_path, text=True)
-  found = json.loads(out.splitlines()[-1])
+  losses = json.loads(out.splitlines()[-1])
   expected = [s.log_perplexity for s in charlm.load(path).score(texts)]
-  assert found == pytest.approx(expected, abs=1e-5)
+  assert losses == pytest.approx(expected, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The page that writes, in a browser and as a file."""
+"""The page that generates text, as a file and in a browser."""
 
 import pathlib
 import re
@@ -22,7 +22,7 @@ def _export(run: pathlib.Path, path: pathlib.Path) -> int:
   return export_program.main(args)
 
 
-def test_the_page_holds_the_model_and_nothing_of_the_text(
+def test_the_page_contains_none_of_the_text_and_loads_nothing(
   short_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   run = shutil.copytree(short_run, tmp_path / '<b>"the run"')
@@ -37,7 +37,7 @@ def test_the_page_holds_the_model_and_nothing_of_the_text(
   assert "unsafe" not in policy
 
 
-def test_a_page_knows_only_the_gru_and_the_lstm(
+def test_only_a_gru_or_lstm_is_exported_as_a_page(
   trained: Callable[..., pathlib.Path],
   tmp_path: pathlib.Path,
 ) -> None:
@@ -68,17 +68,17 @@ def test_a_page_knows_only_the_gru_and_the_lstm(
 def run(
   request: pytest.FixtureRequest, trained: Callable[..., pathlib.Path]
 ) -> pathlib.Path:
-  """A run of a layer, a number of layers, and a unit."""
+  """A run for each layer, number of layers and unit."""
   return trained(f"page {' '.join(request.param)}", *request.param)
 
 
 @pytest.fixture
 def tab(run: pathlib.Path, tmp_path: pathlib.Path, browser: Browser) -> Page:
-  """A tab with the page of the run, in which tests may evaluate code."""
+  """A tab with the run's page, where tests may evaluate code."""
   assert _export(run, tmp_path / "my.html") == 0
   tab = browser.new_page(bypass_csp=True)
   tab.goto((tmp_path / "my.html").as_uri())
-  # The code of the worker, in the page itself.
+  # Runs the worker's code in the page itself.
   tab.evaluate(
     "() => { globalThis.charlm = new Function("
     "read('worker') + '; return { Model, uniform };')();"
@@ -89,7 +89,7 @@ def tab(run: pathlib.Path, tmp_path: pathlib.Path, browser: Browser) -> Page:
 
 
 def _rounded(run: pathlib.Path) -> charlm.LoadedModel:
-  """Returns the run's model with the weights of its page."""
+  """Returns the run's model with its weights rounded as in its page."""
   model = charlm.load(run)
   weights = [x.astype("f2") for x in model.model.get_weights()]
   model.model.set_weights(weights)
@@ -97,7 +97,7 @@ def _rounded(run: pathlib.Path) -> charlm.LoadedModel:
 
 
 @pytest.mark.release
-def test_a_page_scores_and_draws_as_its_model(
+def test_a_page_scores_and_samples_like_its_model(
   run: pathlib.Path, tab: Page
 ) -> None:
   rounded, exact = _rounded(run), charlm.load(run)
@@ -115,14 +115,14 @@ def test_a_page_scores_and_draws_as_its_model(
   assert f"{found.mean():.4f} nats" in tab.locator("#mean").inner_text()
   assert found.mean() == pytest.approx(mean, abs=1e-3)
 
-  if encoding == "latin-1":  # half of a character is shown as such
+  if encoding == "latin-1":  # half a character is shown as U+FFFD
     cells = tab.evaluate(
       "text => cellsOf(entriesOf(text).slice(0, -1))", "a\u00e9\U0001f600"
     )
     assert [cell["text"] for cell in cells] == ["a", "\u00e9", "\ufffd"]
     assert [cell["end"] for cell in cells] == [1, 3, 6]
 
-  # The likeliest character each time.
+  # At temperature 0: the most likely character each time.
   tab.click("#write-tab")
   tab.fill("#prefix", "the ")
   tab.fill("#temperature", "0")
@@ -158,10 +158,10 @@ def test_a_page_scores_and_draws_as_its_model(
 
 
 @pytest.mark.release
-def test_a_reader_writes_stops_and_takes_another_character(
+def test_a_user_generates_stops_and_replaces_a_character(
   trained: Callable[..., pathlib.Path], tmp_path: pathlib.Path, browser: Browser
 ) -> None:
-  """Under the page's own policy, and by keyboard."""
+  """With the page's own content policy, and by keyboard."""
   assert _export(trained("short"), tmp_path / "my.html") == 0
   tab = browser.new_page()
   errors = []
@@ -179,7 +179,7 @@ def test_a_reader_writes_stops_and_takes_another_character(
   tab.click("#start")
   expect(tab.locator("#speed")).to_contain_text("a second")
   assert written.inner_text() == first
-  # The text goes on as one that was longer from the beginning.
+  # A continued text equals one that was longer from the start.
   tab.click("#more")
   expect(tab.locator("#written i")).to_have_count(1000)
   longer = written.inner_text()
@@ -187,14 +187,14 @@ def test_a_reader_writes_stops_and_takes_another_character(
   tab.click("#start")
   expect(tab.locator("#written i")).to_have_count(1000)
   assert written.inner_text() == longer
-  # At once, in the midst of a long text.
+  # Stops at once in the middle of a long text.
   tab.fill("#length", "100000")
   tab.click("#start")
   tab.click("#stop")
   stopped = written.inner_text()
   tab.wait_for_timeout(200)
   assert written.inner_text() == stopped
-  # Another one of the likeliest in the tenth place.
+  # Replaces the tenth character by another likely one.
   tab.fill("#length", "50")
   tab.click("#start")
   expect(tab.locator("#written i")).to_have_count(50)
@@ -209,7 +209,7 @@ def test_a_reader_writes_stops_and_takes_another_character(
   expect(tab.locator("#written i")).to_have_count(110)
   after = written.inner_text()
   assert (after[:9], after[9]) == (before[:9], character)
-  # The cursor stays; pressed again, "Write" writes another text.
+  # The cursor stays; "Write", pressed again, generates another text.
   assert tab.locator("#written i.at").text_content() == character
   tab.click("#start")
   expect(tab.locator("#written i")).to_have_count(50)
@@ -222,7 +222,7 @@ def test_a_reader_writes_stops_and_takes_another_character(
 
 
 @pytest.mark.release
-def test_odd_texts_are_told_and_shown(
+def test_unknown_empty_and_long_texts_are_handled(
   trained: Callable[..., pathlib.Path], tmp_path: pathlib.Path, browser: Browser
 ) -> None:
   assert _export(trained("short"), tmp_path / "my.html") == 0
@@ -237,10 +237,10 @@ def test_odd_texts_are_told_and_shown(
     "The model has never seen: \u03b1"
   )
   expect(tab.locator("#written")).to_contain_text("\u03b1 ")
-  # Emptied while it is scored, a text has no loss.
+  # A text that is cleared while it is scored has no loss.
   tab.click("#look-tab")
   tab.fill("#given", "the king " * 2000)
-  tab.wait_for_timeout(350)  # it begins to be scored after 300
+  tab.wait_for_timeout(350)  # scoring starts after 300 ms
   tab.fill("#given", "")
   tab.wait_for_timeout(1000)
   assert tab.locator("#mean").inner_text() == ""
@@ -254,7 +254,7 @@ def test_odd_texts_are_told_and_shown(
 
 
 @pytest.mark.release
-def test_line_breaks_of_windows_are_scored_as_such(
+def test_windows_line_breaks_are_scored_unchanged(
   trained: Callable[..., pathlib.Path],
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,

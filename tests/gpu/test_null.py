@@ -21,7 +21,7 @@ _TRAIN = (
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  """The folder of the libraries that compute nothing."""
+  """The folder with the libraries that compute nothing."""
   if not shutil.which("gcc"):
     pytest.skip("there is no C compiler")
   if not importlib.util.find_spec("nvidia"):
@@ -63,7 +63,7 @@ def _run(
   ],
   ids=" ".join,
 )
-def test_a_run_trains_resumes_and_is_scored_and_sampled(
+def test_all_programs_run_on_one_and_two_cards(
   cards: int,
   flags: tuple[str, ...],
   libraries: pathlib.Path,

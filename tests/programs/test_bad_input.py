@@ -1,4 +1,4 @@
-"""Bad input: one line that names the remedy, and code 2."""
+"""Bad input is refused with one line that names the remedy, and code 2."""
 
 import gzip
 import io
@@ -8,7 +8,7 @@ import shutil
 import sys
 
 import pytest
-from helpers import PROGRAMS
+from helpers import PROGRAMS, modification_times
 
 _FILES = {
   "empty.txt": b"",
@@ -24,10 +24,10 @@ _FILES = {
   "bad.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
 }
 
-# A row for each kind of refusal, in a folder with these files, a finished run,
-# and an empty folder.
+# One command for each kind of refusal. The folder has these files, a finished
+# run, and an empty folder.
 _REFUSED = [
-  # What any program does with its flags.
+  # Parsing of flags, which the programs share.
   "train.py --epoch=3",
   "train.py --epochs=many",
   "train.py --epochs=-1",
@@ -37,7 +37,7 @@ _REFUSED = [
   "train.py --run_dir=",
   "train.py --flagfile=none.flags",
   "train.py 3",
-  # Flags that need others, or exclude them.
+  # Flags that require or exclude others.
   "train.py --skip_bad",
   "train.py --warmup_steps=5",
   "train.py --reset_rate=0.1",
@@ -89,7 +89,7 @@ _REFUSED = [
   "sample.py --prefix_file= --per_line",
   # Sizes.
   "train.py --num_replicas=5",
-  # Runs, and what they begin with.
+  # Runs and initial runs.
   "train.py --run_dir=/proc/run",
   "train.py --run_dir=a*b",
   "train.py --run_dir=run --rnn_units=17",
@@ -101,24 +101,18 @@ _REFUSED = [
   "eval.py --run_dir=none",
   "eval.py --checkpoint=7",
   "report.py --run_dir=folder",
-  # What would be written.
+  # Outputs.
   "export.py --format=keras --output=model",
   "export.py --format=keras --output=few.keras",
   "export.py --output=few.txt",
   "report.py --output=folder",
   "report.py --output=none/a.html",
 ]
-# What can be done stands first, or after a colon or a semicolon.
+# The remedy comes first, or after a colon or a semicolon.
 _REMEDY = re.compile(
   r"(^|[:;] [^:;]*\b)(change|check|convert|correct|export|give|leave|lower|"
   r"raise|rename|replace|see|train)\b"
 )
-
-
-def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
-  # Whose process has tried is all that may change.
-  paths = sorted(path for path in folder.rglob("*") if path.name != "lock")
-  return [(path, path.stat().st_mtime_ns) for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +143,11 @@ def test_bad_input_is_one_line_and_code_2(
   name, *flags = command.split(" ")
   usual = [*train_args[1:], "--run_dir=new"] if name == "train.py" else []
   usual = usual or ["--run_dir=run"]
-  before = _files(folder)
+  before = modification_times(folder)
   assert PROGRAMS[name].main([name, *usual, *flags]) == 2
   captured = capsys.readouterr()
   assert captured.out == ""
   assert captured.err.startswith(f"{name}: ")
   assert captured.err.count("\n") == 1
   assert _REMEDY.search(captured.err.removeprefix(f"{name}: ")), captured.err
-  assert _files(folder) == before
+  assert modification_times(folder) == before

@@ -1,4 +1,4 @@
-"""Workers that train together: equal results, and what a lost one leads to."""
+"""Workers that train together: equal results, refusals and lost workers."""
 
 import ctypes
 import functools
@@ -38,7 +38,7 @@ _FLAGS = (
 
 
 def _args(train_args: list[str], run_dir: pathlib.Path, *more: str) -> list:
-  # Workers have a replica each.
+  # Each worker has one replica.
   flags = [flag for flag in train_args if "num_replicas" not in flag]
   return [*flags, *_FLAGS, f"--run_dir={run_dir}", *more]
 
@@ -59,7 +59,7 @@ def _lines(process: Program) -> list[str]:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_two_workers_train_one_model_through_a_stop_and_a_loss(
+def test_two_workers_train_one_model_despite_a_stop_and_a_lost_worker(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   run_dir, alone = tmp_path / "run", tmp_path / "alone"
@@ -81,7 +81,7 @@ def test_two_workers_train_one_model_through_a_stop_and_a_loss(
   assert "stopped after step" in printed
 
   workers = _start(args)
-  # The chief has evaluated step 40.
+  # By then the chief has evaluated step 40.
   _wait_for_step(workers.processes[0], run_dir, 45)
   workers.send_signal(signal.SIGSTOP, 0)
   assert workers.wait() == 4
@@ -89,18 +89,18 @@ def test_two_workers_train_one_model_through_a_stop_and_a_loss(
   assert line.startswith("train.py: worker 0 (127.0.0.1:")
   assert "start all workers again" in line
 
-  # Two replicas of one process go on from there, or begin.
+  # Two replicas in one process continue this run, and train another one.
   for each in (run_dir, alone):
     args = _args(train_args, each, "--epochs=6", "--num_replicas=2")
     assert train.main(args) == 0
   assert_equal_runs(run_dir, alone)
-  # Longer: its end was evaluated, though no evaluation is due at that step.
+  # Extends a run whose last evaluation is at a step where none is due.
   longer = _args(train_args, run_dir, "--epochs=7")
   assert _start(longer, whole=True).wait() == 0
 
 
 def _refusals(*flags: list) -> list[str]:
-  """Starts workers by these arguments; returns the line of each, in order."""
+  """Starts a worker for each list of arguments; returns their error lines."""
   found = addresses(len(flags))
   processes = [
     Program(*each, env={"TF_CONFIG": tf_config(found, i)})
@@ -112,19 +112,19 @@ def _refusals(*flags: list) -> list[str]:
   return [line for (line,) in lines]
 
 
-def test_what_one_worker_is_refused_ends_all(
+def test_a_refusal_of_one_worker_ends_all(
   train_args: list[str],
   trained_run: pathlib.Path,
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
 ) -> None:
-  # The finished run has other flags.
+  # The finished run was trained with other flags.
   args = _args(train_args, trained_run)
   chief, other = _refusals(args, args)
   assert "holds another run" in chief
   assert "worker 0 (127.0.0.1:" in other
   assert "was refused" in other
-  # Workers would train on the same text, and score others.
+  # These workers would train on the same text, but score different ones.
   (tmp_path / "other.txt").write_text("another text\n" * 9)
   args = _args(train_args, tmp_path / "new")
   args = [flag for flag in args if "eval_lines" not in flag]
@@ -138,7 +138,7 @@ def test_what_one_worker_is_refused_ends_all(
   assert not (tmp_path / "new").exists()
 
 
-def test_a_worker_that_does_not_see_the_run_is_refused(
+def test_a_worker_that_cannot_see_the_run_is_refused(
   train_args: list[str], short_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   shutil.copytree(short_run, tmp_path / "old")
@@ -157,20 +157,20 @@ def test_a_worker_that_does_not_see_the_run_is_refused(
   assert not (tmp_path / "empty").exists()
 
 
-def test_a_worker_says_whom_it_waits_for_and_ends_at_ctrl_c(
+def test_a_waiting_worker_names_the_others_and_ends_on_ctrl_c(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   found = addresses(2)
   args = _args(train_args, tmp_path / "run")
   with Program(*args, env={"TF_CONFIG": tf_config(found, 0)}) as process:
     wait_until(lambda: f"waits for {found[1]}" in process.printed())
-    time.sleep(0.5)  # TensorFlow takes some signals for itself
+    time.sleep(0.5)  # until TensorFlow has installed its signal handlers
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == -signal.SIGINT
   assert not (tmp_path / "run").exists()
 
 
-def test_the_wait_for_workers_ends_and_signals_are_put_back(
+def test_waiting_for_workers_times_out_and_restores_signal_handlers(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   waits = []
@@ -212,7 +212,7 @@ def test_the_wait_for_workers_ends_and_signals_are_put_back(
     (tf_config(["a:1", "b:1"], 0), "--batch_size=3"),
   ],
 )
-def test_a_cluster_that_cannot_be_is_refused(
+def test_an_invalid_cluster_is_refused(
   config: str,
   flag: str,
   train_args: list[str],

@@ -1,4 +1,4 @@
-"""What `eval.py` writes."""
+"""The output of `eval.py`."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import eval as eval_program
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 
-def test_eval_of_another_text(
+def test_eval_scores_a_text_from_a_file_or_stdin(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -38,7 +38,7 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
 ) -> None:
   (tmp_path / "text.txt").write_text("the kïng of nîght", encoding="utf-8")
   args = ["eval.py", f"--run_dir={trained_run}", f"--text={tmp_path}/text.txt"]
-  # Lines have the first character and a newline at the end, too.
+  # `lines` also scores the first character and a final newline.
   for protocol, number, num_bytes in (("stream", 16, 18), ("lines", 18, 20)):
     assert eval_program.main([*args, f"--protocol={protocol}", "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
@@ -48,7 +48,7 @@ def test_eval_charges_unknown_characters_and_gives_bits_per_byte(
     assert score["unit"] == "character"
     expected = pytest.approx(score["bits_per_character"] * number / num_bytes)
     assert score["bits_per_byte"] == expected
-  # As it was scored last.
+  # The same score as text.
   assert eval_program.main([*args, "--protocol=lines"]) == 0
   out, err = capsys.readouterr()
   assert err.endswith(": 'î' 'ï'\n")

@@ -1,4 +1,4 @@
-"""Scores of each checkpoint, during a training and after it."""
+"""`eval.py --follow` scores each checkpoint during and after a training."""
 
 import json
 import pathlib
@@ -29,7 +29,7 @@ def _curve(folder: pathlib.Path) -> dict[int, float]:
   return losses
 
 
-def test_each_checkpoint_is_scored_as_by_a_call_of_its_own(
+def test_following_scores_each_checkpoint_as_a_separate_call_does(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -41,7 +41,7 @@ def test_each_checkpoint_is_scored_as_by_a_call_of_its_own(
   follow = ["--follow", "--name=other", "--idle_timeout=0"]
   assert eval_program.main([*args, *follow]) == 0
   captured = capsys.readouterr()
-  assert captured.err.count("\n") == 1  # why it ended
+  assert captured.err.count("\n") == 1  # says why it ended
   objects = [json.loads(line) for line in captured.out.splitlines()]
   scores = {score["step"]: score["log_perplexity"] for score in objects}
   assert list(scores) == sorted(open_run(run).checkpoint_steps())
@@ -64,7 +64,7 @@ def _move_checkpoint(step: int, source: pathlib.Path, to: pathlib.Path) -> None:
     path.rename(to / path.name)
 
 
-def test_checkpoints_and_metrics_prolong_the_wait(
+def test_new_checkpoints_and_metrics_reset_the_idle_timeout(
   run: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   seconds = 0
@@ -93,7 +93,7 @@ def test_checkpoints_and_metrics_prolong_the_wait(
   assert seconds == 27
 
 
-def test_a_removed_checkpoint_is_left_out_and_a_damaged_one_refused(
+def test_a_removed_checkpoint_is_skipped_and_a_damaged_one_refused(
   run: Run,
 ) -> None:
   steps = sorted(run.checkpoint_steps())

@@ -1,4 +1,4 @@
-"""Texts of any form, through all programs."""
+"""Unusual corpora and split files, through all programs."""
 
 import io
 import json
@@ -16,7 +16,7 @@ import sample as sample_program
 import train as train_program
 
 _RNG = random.Random(0)
-# Chinese, Arabic with vowel marks, from right to left, and joined emoji.
+# Chinese, right-to-left Arabic with vowel marks, and joined emoji.
 TEXT = "".join(
   "".join(_RNG.choices([chr(0x4E00 + i) for i in range(600)], k=20))
   + "".join(_RNG.choices("ابتثجحخ", k=4))
@@ -61,7 +61,7 @@ def test_any_script_trains_scores_and_samples(
   assert set(sample[:-1]) <= set(text)
 
 
-def test_bytes_of_any_file(
+def test_a_byte_model_handles_any_file(
   train_args: list[str],
   tmp_path: pathlib.Path,
   capfdbinary: pytest.CaptureFixture[bytes],
@@ -79,7 +79,7 @@ def test_bytes_of_any_file(
   assert (folder / "valid.txt").read_bytes() == data[-1500:-800]
   vocab = json.loads((folder / "vocabulary.json").read_text())
   assert vocab == ["[UNK]", "", *map(chr, range(256))]
-  # Those of another program are scored as they are, too.
+  # The same bytes in a file get the same score.
   (tmp_path / "other").write_bytes(data[-800:])
   own, other = (
     _json([run, *text], capfdbinary)
@@ -88,7 +88,7 @@ def test_bytes_of_any_file(
   assert other == own
   assert (own["unit"], own["num_unknown"]) == ("byte", 0)
   assert own["bits_per_byte"] == pytest.approx(own["bits_per_character"])
-  # A text is written in the bytes that its prefix has.
+  # A sample is written as bytes, like its prefix.
   (tmp_path / "prefixes").write_bytes(b"\xc3\xa9\n\xff")
   args = ["sample.py", run, "--num_chars=600"]
   assert sample_program.main([*args, "--prefix=é"]) == 0
@@ -104,14 +104,14 @@ def test_bytes_of_any_file(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_run_is_the_same_in_any_form(
+def test_a_corpus_from_stdin_trains_the_same_run(
   train_args: list[str],
   short_run: pathlib.Path,
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  # By standard input, with the ids in a file.
+  # Reads stdin, and keeps the ids in a file.
   data = io.BytesIO(corpus_path.read_bytes())
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
   args = [*train_args, "--corpus=-", f"--corpus_cache={tmp_path}/cache"]
@@ -133,7 +133,7 @@ def test_max_steps_can_be_raised_but_not_under_a_schedule(
   args = [*train_args, f"--run_dir={tmp_path}/b", "--schedule=cosine"]
   assert train_program.main([*args, "--max_steps=3"]) == 0
   rates = [r["learning_rate"] for r in metrics(tmp_path / "b", "train")]
-  assert rates[-1] == 0  # the schedule ends where training does
+  assert rates[-1] == 0  # the schedule ends with the training
   assert train_program.main([*args, "--max_steps=5"]) == 2
 
 
@@ -150,7 +150,7 @@ def test_eval_and_valid_texts_may_be_files(
   args.append("--max_steps=1")
   assert train_program.main(args) == 0
   warned = capsys.readouterr().err.splitlines()
-  assert len(warned) == 2  # a line in both texts, and characters not in one
+  assert len(warned) == 2  # a shared line, and unknown characters
   eval_text = (tmp_path / "run" / "eval.txt").read_text()
   assert eval_text == "the king\nzzz yyy\n" + lines[0]
   assert _json([f"--run_dir={tmp_path}/run"], capsys)["num_unknown"] == 3

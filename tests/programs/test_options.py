@@ -33,7 +33,7 @@ def _score(
   return json.loads(capsys.readouterr().out)
 
 
-def test_text_is_drawn_with_the_probabilities_of_a_window(
+def test_sampled_log_probs_equal_those_of_one_pass(
   two_layers_run: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -44,7 +44,7 @@ def test_text_is_drawn_with_the_probabilities_of_a_window(
   )
   run = open_run(run_dir)
   model, _ = load_model(run, "latest")
-  # Text is drawn by another way through the model, in single steps.
+  # Sampling takes another path through the model, in single steps.
   (sample,) = GenerativeModel(model, run.vocab).sample(
     Request("a", num_chars=50)
   )
@@ -54,7 +54,7 @@ def test_text_is_drawn_with_the_probabilities_of_a_window(
   np.testing.assert_allclose(sample.log_probs, expected, atol=1e-4)
 
 
-def test_a_run_begins_with_anothers_weights(
+def test_a_run_starts_from_another_s_weights(
   train_args: list[str],
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -75,7 +75,7 @@ def test_a_run_begins_with_anothers_weights(
   assert (
     metrics(tuned, "eval")[0]["loss"] < metrics(fresh, "eval")[0]["loss"] - 0.3
   )
-  # It goes on without the other run, from its best checkpoint if need be.
+  # It resumes without the initial run, and without its own latest checkpoint.
   numbers = metrics(tuned, "eval")
   shutil.rmtree(source)
   _train(args, tuned)
@@ -85,7 +85,7 @@ def test_a_run_begins_with_anothers_weights(
   assert metrics(tuned, "eval") == numbers
 
 
-def test_protocols(
+def test_each_protocol_scores_the_right_number_of_characters(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   args = (capsys, trained_run, "--json")
@@ -106,23 +106,23 @@ def test_protocols(
   )
 
 
-@pytest.mark.parametrize("how", [[], ["--protocol=lines"]])
+@pytest.mark.parametrize("protocol", [[], ["--protocol=lines"]])
 def test_texts_of_two_characters_have_a_score(
-  how: list[str],
+  protocol: list[str],
   valid_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   file = tmp_path / "text.txt"
   file.write_text("ab")
-  score = _score(capsys, valid_run, f"--text={file}", "--json", *how)
+  score = _score(capsys, valid_run, f"--text={file}", "--json", *protocol)
   assert np.isfinite(score["log_perplexity"])
   file.write_text("a")
-  args = ["eval.py", f"--run_dir={valid_run}", f"--text={file}", *how]
+  args = ["eval.py", f"--run_dir={valid_run}", f"--text={file}", *protocol]
   assert eval_program.main(args) == 2
 
 
-def test_a_valid_text_that_is_too_short_is_refused(
+def test_dynamic_evaluation_refuses_a_short_or_missing_valid_text(
   trained_run: pathlib.Path, valid_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   run_dir = shutil.copytree(valid_run, tmp_path / "run")
@@ -131,12 +131,12 @@ def test_a_valid_text_that_is_too_short_is_refused(
   config = json.loads((run_dir / "config.json").read_text())
   config["valid_sha256"] = hashlib.sha256(text.encode()).hexdigest()
   (run_dir / "config.json").write_text(json.dumps(config))
-  for refused in (run_dir, trained_run):  # which has none
+  for refused in (run_dir, trained_run):  # the latter has no valid text
     args = ["eval.py", f"--run_dir={refused}", "--dynamic"]
     assert eval_program.main(args) == 2
 
 
-def test_dynamic_evaluation(
+def test_dynamic_evaluation_lowers_the_loss(
   valid_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   static = _score(capsys, valid_run, "--json")

@@ -1,4 +1,4 @@
-"""Lines that `sample.py` continues as they come."""
+"""`sample.py --per_line` continues each line as it arrives."""
 
 import codecs
 import io
@@ -23,7 +23,7 @@ def args(trained_run: pathlib.Path) -> list[str]:
   return ["sample.py", f"--run_dir={trained_run}", "--num_chars=90"]
 
 
-def test_each_line_is_answered_as_by_a_call_of_its_own(
+def test_each_line_is_answered_like_a_separate_call(
   args: list[str],
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
@@ -42,7 +42,7 @@ def test_each_line_is_answered_as_by_a_call_of_its_own(
   assert "line 2 is not UTF-8 at byte 5" in captured.err
 
 
-def test_objects_say_which_line_they_answer(
+def test_json_answers_name_their_line(
   args: list[str],
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -52,8 +52,8 @@ def test_objects_say_which_line_they_answer(
   assert sample_program.main([*args, "--num_samples=2"]) == 4
   answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   keys = ("line", "sample", "prefix")
-  found = [tuple(answer[key] for key in keys) for answer in answers]
-  assert found == [(2, 0, "the "), (2, 1, "the "), (3, 0, "I"), (3, 1, "I")]
+  fields = [tuple(answer[key] for key in keys) for answer in answers]
+  assert fields == [(2, 0, "the "), (2, 1, "the "), (3, 0, "I"), (3, 1, "I")]
   assert all(len(a["text"]) == len(a["log_probs"]) == 90 for a in answers)
 
 
@@ -65,7 +65,7 @@ def _pipe() -> tuple[int, int]:
   ("channel", "end", "flags"),
   [(_pipe, b"", []), (pty.openpty, b"\x04", ["--stream"])],
 )
-def test_an_answer_comes_before_the_next_line(
+def test_each_line_is_answered_before_the_next_is_read(
   channel: Callable[[], tuple[int, int]],
   end: bytes,
   flags: list[str],

@@ -1,4 +1,4 @@
-"""A training that takes its CPU devices for GPUs."""
+"""A training that mistakes its CPU devices for GPUs."""
 
 import json
 import pathlib
@@ -39,7 +39,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def _note_calls(
   monkeypatch: pytest.MonkeyPatch,
 ) -> list[tuple[str, bool]]:
-  """Returns a list that gets what is called, and whether it is in TF32."""
+  """Returns a list that records calls, and whether TF32 is enabled."""
   calls = []
 
   def note(owner: type, name: str) -> None:
@@ -58,7 +58,7 @@ def _note_calls(
   return calls
 
 
-def test_a_training_on_gpus(
+def test_a_training_on_gpus_compiles_first_and_saves_less_often(
   train_args: list[str],
   trained: Callable[..., pathlib.Path],
   tmp_path: pathlib.Path,
@@ -91,19 +91,19 @@ def test_a_training_on_gpus(
   args = [*train_args, *flags, f"--run_dir={run_dir}"]
   assert train_program.main(args) == 0
 
-  # All is compiled before the first step, and nothing remains of it.
+  # Everything is compiled once, before the first step.
   loop, traces_before = compiled
   assert traces_before == [1, 1, 1, 1]
   assert traces(loop) == traces_before
   first = ["_run_steps", "stream", "sample", "compiled", "_run_steps"]
   assert [name for name, _ in calls][:5] == first
-  # XLA compiles the fused layer's gradients, and rounds otherwise.
+  # XLA compiles the fused layer's gradients, and rounds differently.
   losses, on_cpus = (
     [record["loss"] for record in numbers(run) if record["split"] == "train"]
     for run in (run_dir, on_cpu)
   )
   assert losses == pytest.approx(on_cpus, rel=1e-6)
-  # TensorFloat-32 is for training alone.
+  # Only training uses TensorFloat-32.
   assert all(in_tf32 == (name == "_run_steps") for name, in_tf32 in calls)
 
   # Saves are at least 100 steps apart.

@@ -1,20 +1,14 @@
-"""What is not as it was written, or cannot be read, is told in one line."""
+"""Modified, damaged or different files are reported in one line."""
 
 import json
 import pathlib
 import shutil
 
 import pytest
-from helpers import PROGRAMS
+from helpers import PROGRAMS, modification_times
 
 import eval as eval_program
 import train as train_program
-
-
-def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
-  paths = sorted(path for path in folder.rglob("*") if path.is_file())
-  # Whose process has tried is all that may change.
-  return [(p, p.stat().st_mtime_ns) for p in paths if p.name != "lock"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,7 @@ _READERS = {
 
 
 @pytest.mark.parametrize("name", _READERS)
-def test_a_changed_file_is_refused_by_all_that_read_it(
+def test_every_program_refuses_a_modified_file(
   name: str,
   args: list[str],
   valid_run: pathlib.Path,
@@ -48,7 +42,7 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
   text = (run / name).read_text()
   changed = _swap_last_two(text) if name == "vocabulary.json" else text[:-9]
   (run / name).write_text(changed)
-  before = _files(tmp_path)
+  before = modification_times(tmp_path)
   commands = [command.split() for command in _READERS[name]]
   commands = [[*c, f"--run_dir={run}"] for c in commands]
   for output in ("export", "report"):
@@ -66,11 +60,11 @@ def test_a_changed_file_is_refused_by_all_that_read_it(
     assert captured.out == ""
     assert str(run / name) in captured.err
     assert captured.err.count("\n") == 1
-  assert _files(tmp_path) == before
+  assert modification_times(tmp_path) == before
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_damaged_checkpoint_is_one_line_and_no_more(
+def test_a_damaged_checkpoint_is_reported_in_one_line(
   args: list[str],
   valid_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -91,7 +85,7 @@ def test_a_damaged_checkpoint_is_one_line_and_no_more(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_another_text_and_other_files_are_told(
+def test_a_different_corpus_and_unrelated_files_are_reported(
   train_args: list[str],
   short_run: pathlib.Path,
   tmp_path: pathlib.Path,

@@ -21,7 +21,7 @@ from charlm.training.announce import Screen
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 
-def test_an_extended_run_equals_an_unbroken_one(
+def test_an_extended_run_equals_an_uninterrupted_one(
   train_args: list[str],
   short_run: pathlib.Path,
   trained_run: pathlib.Path,
@@ -31,7 +31,7 @@ def test_an_extended_run_equals_an_unbroken_one(
   args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
   assert train_program.main(args) == 0
   extended = numbers(tmp_path / "run")
-  # The first run's end, step 12, has a record beside the regular steps.
+  # The end of the first run, step 12, has a record of its own.
   (between,) = (
     r for r in extended if r["step"] == 12 and r["split"] == "train"
   )
@@ -45,7 +45,7 @@ def test_an_extended_run_equals_an_unbroken_one(
   assert between["loss"] > 0
 
 
-def test_a_finished_run_only_reports_again_and_names_other_software(
+def test_a_finished_run_repeats_its_report_and_names_changed_software(
   train_args: list[str],
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -72,7 +72,7 @@ def test_a_finished_run_only_reports_again_and_names_other_software(
   assert "numpy" not in err
 
 
-def test_signals_save_and_the_run_goes_on_as_if_unbroken(
+def test_a_run_stopped_by_signals_resumes_to_the_same_result(
   train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, "--checkpoint_every_steps=10000", "--epochs=1000"]
@@ -80,7 +80,7 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   stopped = [*args, f"--run_dir={tmp_path}/stopped"]
   step = 0
   for number in (signal.SIGTERM, signal.SIGINT):
-    # Of training: a start can first repeat an evaluation.
+    # Counts only steps of training: a start may repeat an evaluation first.
     records = len(metrics(tmp_path / "stopped", "train"))
     with Program(*stopped) as process:
       while len(metrics(tmp_path / "stopped", "train")) == records:
@@ -90,8 +90,8 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
       out, _ = process.communicate()
     assert process.returncode == 128 + number
     before = step
-    (words,) = re.findall(r"stopped after step ([\d,]+)", out)
-    step = int(words.replace(",", ""))
+    (shown,) = re.findall(r"stopped after step ([\d,]+)", out)
+    step = int(shown.replace(",", ""))
     assert before < step < 12_000
     assert _newest(tmp_path / "stopped") == step >= 10
   epochs = f"--epochs={step // 12 + 1}"
@@ -101,7 +101,7 @@ def test_signals_save_and_the_run_goes_on_as_if_unbroken(
   assert numbers(tmp_path / "stopped") == numbers(unbroken)
 
 
-def test_a_home_may_be_written_as_a_tilde(
+def test_a_tilde_stands_for_the_home_directory(
   train_args: list[str],
   corpus_path: pathlib.Path,
   tmp_path: pathlib.Path,
@@ -126,7 +126,7 @@ def test_a_short_soak(
   flags += ["--eval_lines=50", "--seq_length=20", "--batch_size=24"]
   flags += ["--eval_every_steps=60", "--valid_lines=20", "--num_replicas=1"]
   flags += ["--embedding_dim=8", "--rnn_units=16", "--num_layers=1"]
-  # Before the first metrics: later kills find a whole one.
+  # The first checkpoint precedes the first metrics: later kills find it whole.
   flags.append("--checkpoint_every_steps=5")
   kills = soak.soak(
     flags, tmp_path, num_kills=1, seed=1, max_delay=0.5, start=Program
@@ -134,7 +134,7 @@ def test_a_short_soak(
   assert len(kills) == 1
 
 
-def test_a_folder_may_be_moved_while_it_is_trained(
+def test_a_run_moved_during_training_stops_and_can_be_resumed(
   train_args: list[str], trained_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, "--epochs=3"]
@@ -153,7 +153,7 @@ def test_a_folder_may_be_moved_while_it_is_trained(
   assert numbers(after) == numbers(trained_run)
 
 
-def test_a_stop_whose_save_fails_is_code_4(
+def test_a_stop_that_cannot_save_exits_with_4(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -174,7 +174,7 @@ def test_a_stop_whose_save_fails_is_code_4(
   assert train_program.main(args) == 0
 
 
-def test_a_start_that_cannot_be_logged_goes_on(
+def test_a_start_that_cannot_be_logged_continues(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""What `sample.py` writes."""
+"""The output of `sample.py`."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def _printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
   return captured.out
 
 
-def test_streamed_text_is_the_same(
+def test_stream_prints_the_same_text(
   args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
   args += ["--num_samples=3", "--prefix=the ", "--stop=g of", "--top_p=0.9"]
@@ -36,7 +36,7 @@ def test_streamed_text_is_the_same(
   assert _printed([*args, "--stream"], capsys) == whole
 
 
-def test_objects_have_the_text_and_what_it_cost(
+def test_json_lines_hold_each_text_and_its_log_probs(
   args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
   args += ["--num_samples=2", "--prefix=the ", "--stop=ki"]
@@ -68,7 +68,7 @@ def test_a_prefix_comes_from_a_file_or_a_pipe(
   assert _printed([*args, "--prefix_file=-"], capsys) == expected
 
 
-def test_sample_names_unknown_prefix_characters(
+def test_unknown_characters_in_the_prefix_are_named(
   trained_run: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=5"]
@@ -79,13 +79,13 @@ def test_sample_names_unknown_prefix_characters(
   assert "'Z' 'ï'" in captured.err
 
 
-def test_a_reader_that_leaves_ends_it_quietly(
+def test_a_closed_pipe_ends_sampling_quietly(
   trained_run: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
   args = ["sample.py", f"--run_dir={trained_run}", "--num_chars=9"]
   reader, writer = os.pipe()
   os.close(reader)
-  # Its end, as that of a process, fails if it holds what nobody reads.
+  # Closing the pipe, as at exit, fails if unread output is left in it.
   with open(writer, "w") as pipe, contextlib.redirect_stdout(pipe):
     assert sample_program.main(args) == 128 + signal.SIGPIPE
   assert capfd.readouterr().err == ""

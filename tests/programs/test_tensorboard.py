@@ -1,4 +1,4 @@
-"""A run as TensorBoard shows it in a browser."""
+"""Runs in TensorBoard, in a browser."""
 
 import pathlib
 import re
@@ -15,7 +15,7 @@ import train as train_program
 
 pytestmark = pytest.mark.release
 
-# Folders of one name, which TensorBoard must not take for one run.
+# TensorBoard must keep folders of the same name apart.
 _UNITS = {"small/run": 8, "large/run": 16}
 
 
@@ -36,7 +36,7 @@ def runs(
 def address(
   runs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-  """Of a TensorBoard that shows them."""
+  """The address of a TensorBoard that shows them."""
   command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs}"]
   log = tmp_path_factory.mktemp("tensorboard") / "log"
   with (
@@ -67,7 +67,7 @@ def test_train_and_eval_curves_share_a_chart(
   runs: pathlib.Path, address: str, page: Page
 ) -> None:
   page.goto(f"{address}#timeseries")
-  # To the loss alone.
+  # Shows the loss alone.
   page.locator('input[placeholder="Filter tags (regex)"]').fill("^loss$")
   card = page.locator("card-view").first
   expect(card).to_contain_text("loss")
@@ -80,7 +80,7 @@ def test_train_and_eval_curves_share_a_chart(
       loss = metrics(runs / name, split)[-1]["loss"]
       expect(row).to_contain_text(f"{loss:.4f}".rstrip("0"))
   chart = card.locator("line-chart").first
-  # An empty chart has one colour and packs to a few hundred bytes.
+  # An empty chart would compress to a few hundred bytes.
   assert len(chart.screenshot()) > 5_000
 
 
@@ -92,7 +92,7 @@ def test_a_table_holds_the_settings_and_scores_of_all_runs(
   for name in _UNITS:
     cell = cells.filter(has_text=f"{name}/summaries/eval").first
     expect(cell).to_be_visible()
-  # A row's cells follow each other.
+  # The cells of a row are consecutive.
   texts = [text.strip() for text in cells.all_inner_texts()]
   columns = texts[: texts.index("")]
   assert {"recipe", "layer", "learning_rate", "seed"} <= set(columns)

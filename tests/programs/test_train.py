@@ -1,4 +1,4 @@
-"""Training through `train.py`: what a run leaves."""
+"""Training through `train.py`, and the files of a run."""
 
 import contextlib
 import json
@@ -27,7 +27,9 @@ from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer
 
 
-def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
+def test_a_run_records_train_and_eval_metrics(
+  trained_run: pathlib.Path,
+) -> None:
   train, evals = metrics(trained_run, "train"), metrics(trained_run, "eval")
   assert [record["step"] for record in train] == [10, 20, 30, 36]
   assert [record["step"] for record in evals] == [12, 24, 36]
@@ -63,10 +65,10 @@ def test_metrics_of_a_run(trained_run: pathlib.Path) -> None:
   [
     (12, 3, False, False, (10, 12, 3)),
     (1601, 3, False, False, (20, 1601, 401)),
-    # A run with a valid text evaluates ten times at least.
+    # A run with a valid text evaluates at least ten times.
     (1600, 3, True, False, (20, 480, 400)),
     (1600, 20, True, False, (20, 1600, 400)),
-    # One of an earlier release goes on by epochs.
+    # A run of an earlier release keeps evaluating after each epoch.
     (1600, 3, True, True, (20, 1600, 400)),
     (12, 0, True, False, (10, 1, 3)),
   ],
@@ -111,7 +113,7 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_few_windows_are_trained_by_one_replica(
+def test_a_small_batch_is_trained_on_one_replica(
   train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
@@ -131,7 +133,7 @@ def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run"]
-  with file_size_limit(10_000):  # room for all files but the checkpoint
+  with file_size_limit(10_000):  # enough for all files but the checkpoint
     assert train_program.main(args) == 4
   (line,) = capsys.readouterr().err.splitlines()
   assert "free some space" in line
@@ -152,7 +154,7 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
     Evaluator, "stream", lambda self, ids: np.full(len(ids) - 1, next(scores))
   )
   args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
-  # Its end, step 12, is the best one, and stays it in an extended run.
+  # The last step, 12, is the best, and remains so when the run is extended.
   for epochs, code in ((1, 0), (3, 3)):
     assert train_program.main([*args, f"--epochs={epochs}"]) == code
     assert find_checkpoint(open_run(tmp_path / "run"), "best")[0] == 12
@@ -160,7 +162,7 @@ def test_the_best_checkpoint_is_kept_while_the_loss_rises(
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
+def test_a_diverged_run_exits_with_3_and_keeps_its_checkpoints(
   train_args: list[str],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -195,11 +197,11 @@ def test_a_diverged_run_is_code_3_and_keeps_the_last_checkpoint(
     (b"aaaaaa\n" * 99, "\na"),
   ],
   ids=[
-    "byte-order mark, all line ends, NUL, other separators, no newline at last",
+    "byte-order mark, all line ends, NUL, other separators, no final newline",
     "one character",
   ],
 )
-def test_unusual_corpora_work(
+def test_unusual_corpora_can_be_trained_sampled_and_scored(
   data: bytes,
   chars: str,
   tmp_path: pathlib.Path,
@@ -209,7 +211,7 @@ def test_unusual_corpora_work(
   run_dir = f"--run_dir={tmp_path}/run"
   args = ["train.py", f"--corpus={tmp_path}/corpus.txt", run_dir, "--epochs=0"]
   args += ["--eval_lines=20", "--seq_length=5", "--batch_size=2"]
-  # A valid text, too: there is no evaluation to tell of it at the end.
+  # With a valid text, training ends without scoring the eval text.
   args += ["--rnn_units=4", "--embedding_dim=4", "--valid_lines=5"]
   assert train_program.main(args) == 0
   assert set(open_run(tmp_path / "run").vocab[2:]) == set(chars)
@@ -289,17 +291,17 @@ def test_a_profile_is_captured_while_it_trains(
     program.send_signal(signal.SIGTERM)
     assert program.wait() == 143
   (profile,) = run.rglob("*.xplane.pb")
-  assert b"step_num" in profile.read_bytes()  # the steps have their numbers
+  assert b"step_num" in profile.read_bytes()  # steps are numbered
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_a_training_whose_log_is_full_is_done(
+def test_a_full_log_does_not_stop_a_training(
   train_args: list[str],
   tmp_path: pathlib.Path,
   capfd: pytest.CaptureFixture[str],
 ) -> None:
   args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=3"]
-  # Its end, as that of a process, fails if it holds what cannot be written.
+  # Closing the log, as at exit, fails if unwritten output is left in it.
   with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
     assert train_program.main(args) == 0
   assert capfd.readouterr().err == ""

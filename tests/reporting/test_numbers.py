@@ -1,4 +1,4 @@
-"""How runs are ranked, and whether one setting is better than another."""
+"""The ranking of runs, and the comparison of settings."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from charlm.runs.metrics import Record
 
 
 def report_numbers(results: list[Result]) -> Numbers:
-  """Returns the numbers of a report that shows no text."""
+  """Returns a report's numbers without a text to show."""
   nothing = encode_text([]).text
   return module.report_numbers(
     results, train=None, shown=nothing, shown_name="nothing"
@@ -31,7 +31,7 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
     result_of("best", 3 * [1, 2, 3, 4], 3 * "night"),
     result_of("no worse", 3 * [1, 3, 2, 4], 3 * "night"),
   ]
-  # The same characters, as bytes of another file.
+  # The same characters in other bytes.
   results.append(dataclasses.replace(results[1], eval_sha256="1"))
   numbers = report_numbers(results)
   assert numbers["first"] == "worse"
@@ -47,9 +47,9 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
   assert (best["standard_error"], best["difference_to_best"]) == (None, None)
   low, high = no_worse["difference_to_best"]["text_interval"]
   assert low < no_worse["difference_to_best"]["mean"] == 0 < high
-  # Differences of 1, 2, 0 and 1, three times. Of stretches of three, means of
-  # 1, 1, 2/3 and 4/3, with a variance of 1/18; Student's t with three degrees
-  # of freedom.
+  # Differences of 1, 2, 0 and 1, three times. Chunks of three have means of 1,
+  # 1, 2/3 and 4/3, with a variance of 1/18; Student's t has three degrees of
+  # freedom.
   assert worse["difference_to_best"]["mean"] == 1
   half = 3.1824463 * (1 / 18 * 3 / 9) ** 0.5
   assert worse["difference_to_best"]["text_interval"] == pytest.approx(
@@ -64,7 +64,7 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
   )
 
 
-def test_settings_that_differ_in_their_texts_have_names() -> None:
+def test_settings_that_differ_only_in_texts_are_named_by_their_runs() -> None:
   results = []
   for name, layer, text in (
     ("a", "gru", "1"),
@@ -82,8 +82,8 @@ def test_settings_that_differ_in_their_texts_have_names() -> None:
     assert [setting["name"] for setting in group["settings"]] == names
 
 
-def test_seeds_of_a_setting_are_one_group() -> None:
-  # Means of 2, 3 and 4; and of 1, 3, 5, 7 and 9, and a copy of the last run.
+def test_runs_that_differ_only_in_seed_are_grouped() -> None:
+  # Losses of 2, 3 and 4; and of 1, 3, 5, 7 and 9, with a copy of the last run.
   results = [
     result_of(f"a{seed}", [seed + 2, seed + 2], setting="a", seed=seed)
     for seed in range(3)
@@ -106,7 +106,7 @@ def test_seeds_of_a_setting_are_one_group() -> None:
   assert other["runs"] == ["b0", "b1", "b2", "b3", "b4"]
   assert other["losses"]["eval"]["standard_error"] == pytest.approx(2**0.5)
   difference = other["losses"]["eval"]["difference_to_best"]
-  # The two characters have mean differences of 1 and 3: too few of them.
+  # The mean differences are 1 and 3: two characters are too few.
   assert difference["mean"] == 2
   assert difference["text_interval"] is None
   low, high = difference["seed_interval"]
@@ -115,7 +115,7 @@ def test_seeds_of_a_setting_are_one_group() -> None:
   assert other["name"] == "layer b"
 
 
-def test_a_setting_has_runs_that_have_trained_as_far() -> None:
+def test_a_setting_groups_runs_trained_to_the_same_step() -> None:
   def setting(step: int, checkpoint: str, last_step: int) -> object:
     record: Record = {
       "step": last_step,
@@ -131,7 +131,7 @@ def test_a_setting_has_runs_that_have_trained_as_far() -> None:
   assert setting(5, "5", 9) == setting(5, "5", 6)
 
 
-def test_a_valid_text_ranks_where_all_have_the_same() -> None:
+def test_a_shared_valid_text_ranks_the_runs() -> None:
   one = result_of("one", [1, 1], valid=[2, 4], setting="a")
   two = result_of("two", [2, 3], valid=[2, 2], setting="b")
   (group,) = report_numbers([one, two])["groups"]
@@ -144,7 +144,7 @@ def test_a_valid_text_ranks_where_all_have_the_same() -> None:
   for changed in (
     result_of("none", [3, 3]),
     dataclasses.replace(two, valid_sha256="1"),
-    # The bytes of the same text.
+    # The same text in bytes.
     result_of("bytes", [2, 2], valid=[2, 2, 2]),
   ):
     (group,) = report_numbers([one, changed])["groups"]
@@ -153,18 +153,18 @@ def test_a_valid_text_ranks_where_all_have_the_same() -> None:
     assert list(group["settings"][0]["losses"]) == ["eval"]
 
 
-def test_an_interval_over_seeds_is_that_of_welch() -> None:
+def test_the_interval_over_seeds_is_welch_s() -> None:
   one, other = np.array([1.0, 2, 3]), np.array([2.0, 4, 6, 8, 10])
-  # Squared errors of 1/3 and 2: 5.1579 degrees of freedom.
+  # Squared standard errors of 1/3 and 2 give 5.1579 degrees of freedom.
   half = 2.5470926 * math.sqrt(7 / 3)
   expected = (-4 - half, -4 + half)
   assert welch_interval(one, other) == pytest.approx(expected, abs=1e-6)
   assert welch_interval(one, other[:1]) is None
-  same = np.ones(2)  # as where nothing was trained
+  same = np.ones(2)  # as for untrained models
   assert welch_interval(same, same + 1) == (-1, -1)
 
 
-def test_settings_are_named_by_what_differs() -> None:
+def test_settings_are_named_by_the_fields_that_differ() -> None:
   def names(settings: list[dict[str, object]]) -> list[str]:
     results = [
       dataclasses.replace(
@@ -183,7 +183,7 @@ def test_settings_are_named_by_what_differs() -> None:
     "rnn_units 9, init_from none",
     "rnn_units 8, init_from x",
   ]
-  # Of many fields, the recipe is the shorter name.
+  # If many fields differ, the recipe is the shorter name.
   many = [{f"field {i}": value for i in range(9)} for value in "ab"]
   assert names(many) == ["recipe small", "recipe large"]
   assert names([one]) == ["run 0"]

@@ -1,4 +1,4 @@
-"""The report as a page, as JSON, and as a browser shows it."""
+"""The report as a page, as JSON, and in a browser."""
 
 import json
 import pathlib
@@ -33,7 +33,7 @@ def numbers(
   corpus_path: pathlib.Path,
   once: Once,
 ) -> Numbers:
-  """The numbers of a report on two runs."""
+  """A report's numbers for two runs."""
 
   def write(path: pathlib.Path) -> None:
     other = path.with_name("other <run>")
@@ -46,7 +46,9 @@ def numbers(
   return json.loads(text, parse_constant=pytest.fail)
 
 
-def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
+def test_the_page_is_self_contained_and_shows_the_numbers(
+  numbers: Numbers,
+) -> None:
   text = page(numbers)
   assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
@@ -59,7 +61,7 @@ def test_the_page_stands_alone_and_shows_the_numbers(numbers: Numbers) -> None:
 
 
 @pytest.mark.usefixtures("quick_evaluations")
-def test_numbers_are_those_of_the_other_programs(
+def test_the_report_agrees_with_the_other_programs(
   numbers: Numbers,
   trained_run: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
@@ -92,14 +94,14 @@ def test_numbers_are_those_of_the_other_programs(
 def _check_expectations(
   entry: Expectations, text: str, run: pathlib.Path
 ) -> None:
-  """Compares what was expected with what the run's model says."""
+  """Compares the report's expected characters with the model's."""
   model = charlm.load(run)
-  for i in (0, 1, 700, len(text) - 2):  # in several pieces
+  for i in (0, 1, 700, len(text) - 2):  # in several chunks
     probs = model.next(text[: i + 1])
     best = np.argsort(-probs, kind="stable")[:5]
     assert entry["expected"][i] == [model.vocabulary[j] for j in best]
-    found = entry["probabilities"][i]
-    np.testing.assert_allclose(found, probs[best], atol=1e-4)
+    reported = entry["probabilities"][i]
+    np.testing.assert_allclose(reported, probs[best], atol=1e-4)
     nats = -np.log(probs[model.vocabulary.index(text[i + 1])])
     assert entry["nats"][i] == pytest.approx(nats, abs=1e-3)
 
@@ -119,13 +121,13 @@ def test_a_single_point_is_visible(number: int, markers: int) -> None:
   ]
   curves = {"train": [], "valid": [], "eval": points}
   svg = draw_curves([[{"curves": curves}]], "character")
-  # A line of two points needs no marker.
+  # A line through two points needs no marker.
   assert len(re.findall(f"<use [^>]*{color_of(0)}", svg)) == markers
 
 
 @pytest.fixture
 def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Has runs that have a checkpoint reported on, without their models."""
+  """Reports on runs with a checkpoint without loading their models."""
 
   def score(run: Run, name: str, checkpoint: str, **_: object) -> Result:
     find_checkpoint(run, checkpoint)
@@ -136,14 +138,14 @@ def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unscored")
-def test_runs_are_found_once_each_and_whole(
+def test_complete_runs_are_found_once_each(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   shutil.copytree(trained_run, tmp_path / "a,b")
   other = shutil.copytree(trained_run, tmp_path / "other")
-  # A training that has just begun.
+  # A training that has just started.
   begun = shutil.copytree(trained_run, tmp_path / "begun")
   shutil.rmtree(begun / "checkpoints")
   shutil.rmtree(begun / "best")
@@ -165,7 +167,7 @@ def test_runs_are_found_once_each_and_whole(
 
 
 @pytest.mark.release
-def test_a_browser_shows_what_was_expected(
+def test_a_browser_shows_the_expected_characters(
   numbers: Numbers, tmp_path: pathlib.Path, browser: Browser
 ) -> None:
   (tmp_path / "page.html").write_text(page(numbers), "utf-8")
@@ -175,7 +177,7 @@ def test_a_browser_shows_what_was_expected(
   tab.goto((tmp_path / "page.html").as_uri())
   for name in ("Settings", "Loss by character"):
     assert tab.get_by_role("heading", name=name).is_visible()
-  # One colour packs to a few kilobytes.
+  # A blank chart would compress to a few kilobytes.
   assert len(tab.locator("svg").screenshot()) > 5_000
   heat_map, box = numbers["heat_map"], tab.locator("#box")
   cells = tab.locator("#text i")
@@ -189,7 +191,7 @@ def test_a_browser_shows_what_was_expected(
   assert first == f"{json.dumps(character)}  {entry['nats'][7]:.2f} nats"
   shown = [json.loads(line.rpartition("  ")[0]) for line in expected]
   assert shown == entry["expected"][7]
-  # Compared with itself, no run knows more anywhere.
+  # Compared with itself, a run knows more nowhere.
   red = "rgba(255, 60, 0,"
   assert red in cells.nth(8).evaluate("x => getComputedStyle(x).background")
   tab.select_option("#other", "0")
@@ -203,7 +205,7 @@ def test_a_browser_shows_what_was_expected(
 
 
 @pytest.mark.usefixtures("unscored")
-def test_only_a_report_is_written_over(
+def test_only_a_report_is_overwritten(
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],

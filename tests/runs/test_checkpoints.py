@@ -30,7 +30,7 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 def test_the_newest_checkpoints_and_the_best_are_kept(run: Run) -> None:
   save_checkpoints(run, 0, 10, 20, 30, best=(10, 30))
-  save_checkpoints(run, 40)  # by a later start
+  save_checkpoints(run, 40)  # after a restart
   assert _names(run.latest) == [f"ckpt-{step}.index" for step in (20, 30, 40)]
   assert _names(run.best) == ["ckpt-30.index"]
   assert find_checkpoint(run, "latest")[0] == 40
@@ -39,7 +39,9 @@ def test_the_newest_checkpoints_and_the_best_are_kept(run: Run) -> None:
 
 
 @pytest.mark.parametrize("state", [None, b"\xff\xfe"])
-def test_the_state_file_is_only_a_hint(run: Run, state: bytes | None) -> None:
+def test_restoring_does_not_need_the_checkpoint_state_file(
+  run: Run, state: bytes | None
+) -> None:
   model = save_checkpoints(run, 10, 20)
   file = run.path / "checkpoints" / "checkpoint"
   file.unlink() if state is None else file.write_bytes(state)
@@ -51,7 +53,7 @@ def test_the_state_file_is_only_a_hint(run: Run, state: bytes | None) -> None:
   assert checkpoints.save(30)
 
 
-def test_a_restore_matches_everything(run: Run) -> None:
+def test_a_checkpoint_that_lacks_a_variable_is_not_restored(run: Run) -> None:
   save_checkpoints(run, 10)
   train_state = TrainState(tf.zeros([1, 0, 6]))
   train_state.more = tf.Variable(0)
@@ -77,15 +79,15 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
       load_model(open_run(run.path), "latest")
     assert load_model(open_run(run.path), "10")[1] == 10
   assert Checkpoints(run, 3, model).restore_latest() == 10
-  # Data without their index are what a killed save leaves.
+  # A killed save leaves data without an index; that is no reason to warn.
   expected = 0 if (damage, suffix) == ("missing", ".index") else 1
   assert capsys.readouterr().err.count("\n") == expected
 
 
-def test_a_run_that_began_is_never_started_afresh(run: Run) -> None:
+def test_a_run_that_lost_its_checkpoints_is_never_restarted(run: Run) -> None:
   model = save_checkpoints(run, 10, best=(20,))
   checkpoint_file(run, 10, ".index").write_bytes(b"rubbish")
-  # The best checkpoint holds all that is needed too.
+  # The best checkpoint is complete, too.
   assert Checkpoints(run, 3, model).restore_latest() == 20
   checkpoint_file(run, 20, ".index", "best").write_bytes(b"rubbish")
   with pytest.raises(InputError, match="has no whole checkpoint"):
@@ -94,7 +96,7 @@ def test_a_run_that_began_is_never_started_afresh(run: Run) -> None:
   shutil.rmtree(run.path / "best")
   assert Checkpoints(run, 3, model).restore_latest() is None
   metrics, starts = run.path / "metrics.jsonl", run.path / "starts.jsonl"
-  metrics.touch()  # without a record nothing has begun
+  metrics.touch()  # an empty file does not mean that training began
   assert Checkpoints(run, 3, model).restore_latest() is None
   for path, text in ((metrics, "{}\n"), (starts, '{"versions": {}}\n')):
     path.write_text(text)
@@ -104,11 +106,11 @@ def test_a_run_that_began_is_never_started_afresh(run: Run) -> None:
 
 
 @pytest.mark.parametrize("whole_copy", [True, False])
-def test_the_data_of_a_run_that_lost_its_indices_are_kept(
+def test_data_files_survive_the_loss_of_their_index_files(
   whole_copy: bool, run: Run
 ) -> None:
   model = save_checkpoints(run, 10)
-  if whole_copy:  # else it was cut off before this file
+  if whole_copy:  # otherwise copying stopped before this file
     (run.path / "starts.jsonl").write_text('{"versions": {}}\n')
   index = checkpoint_file(run, 10, ".index")
   content = index.read_bytes()
@@ -119,7 +121,7 @@ def test_the_data_of_a_run_that_lost_its_indices_are_kept(
   assert Checkpoints(run, 3, model).restore_latest() == 10
 
 
-def test_a_restored_step_is_saved_again_only_where_it_is_missing(
+def test_a_restored_step_is_saved_only_if_latest_lacks_it(
   run: Run,
 ) -> None:
   model = save_checkpoints(run, 10, best=(20,))
@@ -127,7 +129,7 @@ def test_a_restored_step_is_saved_again_only_where_it_is_missing(
   assert checkpoints.restore_latest() == 20
   assert checkpoints.save(20)
   assert _names(run.latest) == ["ckpt-10.index", "ckpt-20.index"]
-  # Beside a best one of that step, which knows more, it is written anew.
+  # Without a best checkpoint of that step, `latest` is complete as it is.
   shutil.rmtree(run.best)
   before = checkpoint_file(run, 20, ".index").stat().st_mtime_ns
   checkpoints = Checkpoints(run, 3, model)
@@ -136,14 +138,14 @@ def test_a_restored_step_is_saved_again_only_where_it_is_missing(
   assert checkpoint_file(run, 20, ".index").stat().st_mtime_ns == before
 
 
-def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
+def test_a_best_checkpoint_that_failed_to_save_does_not_count(
   run: Run,
 ) -> None:
   checkpoints = Checkpoints(run, 3, build_model(len(VOCAB), 4, 6))
   losses = {12: 3.0}
   checkpoints.save_if_best(12, losses)
   assert checkpoints.has_best(losses)
-  (run.best / "ckpt-24_temp").touch()  # in the way of a folder
+  (run.best / "ckpt-24_temp").touch()  # blocks a folder of this name
   losses[24] = 2.0
   checkpoints.save_if_best(24, losses)
   (run.best / "ckpt-24_temp").unlink()
@@ -155,7 +157,7 @@ def test_a_best_checkpoint_that_was_not_saved_is_no_best_one(
   assert find_checkpoint(run, "best")[0] == 48
 
 
-def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
+def test_a_damaged_best_checkpoint_does_not_count(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = build_model(len(VOCAB), 4, 6)
@@ -174,11 +176,11 @@ def test_a_best_checkpoint_that_was_damaged_is_no_best_one(
   assert find_checkpoint(run, "best")[0] == 30
 
 
-def test_half_a_checkpoint_is_removed(
+def test_incomplete_checkpoints_are_removed(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10, 20, 30)
-  for step in (10, 30):  # a removal begins with the index, a save ends with it
+  for step in (10, 30):  # a removal starts with the index, a save ends with it
     checkpoint_file(run, step, ".index").unlink()
   (run.latest / "checkpoint.tmp4711").touch()
   (run.latest / "ckpt-40_temp").mkdir()
@@ -190,7 +192,7 @@ def test_half_a_checkpoint_is_removed(
   assert names == files
 
 
-def test_a_run_killed_in_its_very_first_save_begins_again(run: Run) -> None:
+def test_a_run_killed_during_its_first_save_starts_again(run: Run) -> None:
   model = save_checkpoints(run, 0)
   checkpoint_file(run, 0, ".index").unlink()
   assert Checkpoints(run, 3, model).restore_latest() is None
@@ -209,7 +211,7 @@ def test_no_flipped_bit_goes_unnoticed(run: Run, suffix: str) -> None:
     file.write_bytes(damaged)
     for weight in model.weights:
       weight.assign(weight * 0 - 1)
-    # Either it is noticed, or the bit did not matter.
+    # Either the damage is noticed, or the bit did not matter.
     assert Checkpoints(run, 3, model).restore_latest() in (10, 20)
     for weight, value in zip(model.weights, saved, strict=True):
       np.testing.assert_array_equal(weight, value)
@@ -224,7 +226,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
     assert not checkpoints.save(20)
     assert not checkpoints.save(30)
   assert capsys.readouterr().err.count("could not be saved") == 2
-  assert not [*run.latest.glob("*_temp")]  # it would take the room of the next
+  assert not [*run.latest.glob("*_temp")]  # would take the next one's space
   assert load_model(open_run(run.path), "latest")[1] == 10
   assert checkpoints.save(40)
   assert checkpoints.save(50)
@@ -242,8 +244,8 @@ def test_a_save_that_fails_at_its_index_leaves_nothing(
   checkpoints = Checkpoints(run, 2, build_model(len(VOCAB), 4, 6))
   with monkeypatch.context() as patch:
     patch.setattr(tf.train.CheckpointManager, "save", fail)
-    # A first one that cannot be saved ends the training at once. What a kill
-    # has left of it counts for nothing.
+    # Training ends at once if its first checkpoint cannot be saved, even over
+    # the remains of a killed save.
     for left in ([], CHECKPOINT_SUFFIXES):
       for suffix in left:
         checkpoint_file(run, 0, suffix).touch()
@@ -255,7 +257,7 @@ def test_a_save_that_fails_at_its_index_leaves_nothing(
   assert _names(run.latest) == ["ckpt-0.index"]
 
 
-def test_an_error_in_reading_is_no_damage(
+def test_a_read_error_is_not_mistaken_for_damage(
   run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   model = save_checkpoints(run, 10, 20)
@@ -272,7 +274,7 @@ def test_an_error_in_reading_is_no_damage(
     Checkpoints(run, 3, model).restore_latest()
   with pytest.raises(OSError, match=r"Input/output error: .*ckpt-20\.data"):
     load_model(open_run(run.path), "latest")
-  # Nor is too little memory.
+  # Nor is a lack of memory.
   error = tf.errors.ResourceExhaustedError(None, None, "no memory")
   monkeypatch.setattr(tf.train.Checkpoint, "restore", Mock(side_effect=error))
   monkeypatch.delattr(checkpoints_module, "open")

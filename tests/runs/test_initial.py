@@ -1,4 +1,4 @@
-"""What a run begins with that is no run: an exported model, or charlm's own."""
+"""Runs that start from another run, an exported model, or the bundled one."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def exported(
   return path
 
 
-def test_a_run_begins_with_an_exported_model(
+def test_a_run_starts_from_an_exported_model(
   exported: pathlib.Path,
   two_layers_run: pathlib.Path,
   corpus_path: pathlib.Path,
@@ -48,7 +48,7 @@ def test_a_run_begins_with_an_exported_model(
     assert train_program.main(["train.py", *args]) == 0
     begun.append(charlm.load(run))
   out, err = capsys.readouterr()
-  # Sizes and layer are those of the initial model; the seed gives the rest.
+  # Sizes and layer come from the initial model, new embeddings from the seed.
   one, two = begun
   assert one.config.num_layers == 2
   assert one.vocabulary == [*open_run(two_layers_run).vocab, "\u00ef"]
@@ -56,7 +56,7 @@ def test_a_run_begins_with_an_exported_model(
     one.model.get_weights(), two.model.get_weights(), strict=True
   ):
     np.testing.assert_array_equal(ours, theirs)
-  # The line before the training has the loss that this model has.
+  # The line before training reports this model's loss.
   said = re.findall(r"^initial .* loss (\S+), n-grams (\S+): ", out, re.M)
   (score,) = one.score([(tmp_path / "my" / "valid.txt").read_text()])
   assert [float(x) for x, _ in said] == pytest.approx(
@@ -65,7 +65,7 @@ def test_a_run_begins_with_an_exported_model(
   assert err.count("knows little of this text") == 2
 
 
-def test_a_run_begins_with_the_best_checkpoint_of_another(
+def test_a_run_starts_from_the_best_checkpoint_of_another(
   valid_run: pathlib.Path,
   train_args: list[str],
   tmp_path: pathlib.Path,
@@ -78,7 +78,7 @@ def test_a_run_begins_with_the_best_checkpoint_of_another(
     np.testing.assert_array_equal(one, other)
 
 
-def test_a_first_save_that_was_cut_off_loses_no_initial_weights(
+def test_a_truncated_first_save_does_not_lose_the_initial_weights(
   valid_run: pathlib.Path, train_args: list[str], tmp_path: pathlib.Path
 ) -> None:
   args = [*train_args, f"--init_from={valid_run}", "--epochs=0"]
@@ -106,7 +106,7 @@ def _with_code(arrays: dict[str, np.ndarray]) -> None:
 
 
 class _Code:
-  """Makes a file where it is unpickled."""
+  """Creates a file when it is unpickled."""
 
   def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
     return pathlib.Path.touch, (pathlib.Path("executed"),)
@@ -115,7 +115,7 @@ class _Code:
 @pytest.mark.parametrize(
   "change", [_without_settings, _with_code, _not_finite, None]
 )
-def test_a_file_that_was_not_exported_is_refused_in_one_line(
+def test_an_invalid_exported_model_is_refused_in_one_line(
   change: Callable[[dict[str, np.ndarray]], None] | None,
   exported: pathlib.Path,
   corpus_path: pathlib.Path,
@@ -152,7 +152,7 @@ def test_an_exported_model_with_layer_normalisation_is_refused(
     open_initial(str(tmp_path / "old.npz"))
 
 
-def test_the_model_of_english_knows_english(
+def test_the_english_model_beats_n_grams_on_new_text(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   path = SHARED_DATA / "tinyshakespeare.txt"

@@ -25,9 +25,9 @@ def _start(run: Run, step: int) -> Metrics:
 
 
 def _events(run: Run, split: str) -> list[tuple[int, str, object, float]]:
-  """Returns step, tag, value and wall time of all that a folder's files hold.
+  """Returns step, tag, value and wall time of each event of a split.
 
-  The last entry is that of the run's settings, with the number of its epochs.
+  The value of the run's settings is their number of epochs.
   """
   events = []
   for path in sorted((run.summaries / split).glob("events.*")):
@@ -49,12 +49,12 @@ def _curve(run: Run, split: str) -> list[tuple[int, float]]:
 
 
 def _steps(path: pathlib.Path) -> list[int]:
-  """Returns the steps of the records; no line may be malformed."""
+  """Returns the steps of the records, of which none may be malformed."""
   lines = path.read_text().splitlines()
   return [json.loads(line)["step"] for line in lines]
 
 
-def test_metrics_are_lines_and_event_files(run: Run) -> None:
+def test_metrics_are_written_as_json_lines_and_event_files(run: Run) -> None:
   before = time.time()
   metrics = _start(run, 0)
   metrics.write(10, "train", {"loss": 2.5, "learning_rate": 0.5})
@@ -73,18 +73,18 @@ def test_metrics_are_lines_and_event_files(run: Run) -> None:
     (10, _LOSS, 2.5, times[0]),
     (10, "learning_rate", 0.5, times[0]),
   ]
-  # A perplexity beyond float32 is not drawn.
+  # A perplexity beyond float32 is not plotted.
   _, loss, lowest, (*_, shown, _) = _events(run, "eval")
   assert loss == (20, _LOSS, 2.0, times[1])
   assert lowest == (20, "best_loss", 2.0, times[1])
-  # A sample is wrapped, without a change of its white space.
+  # A sample is wrapped without changing its white space.
   lines = shown.decode().splitlines()
   assert all(line.startswith("    ") for line in lines)
   assert [len(line) - 4 for line in lines] == [80, 40, 0, 80, 1, 0]
   assert "".join(line[4:] for line in lines) == text.replace("\n", "")
 
 
-def test_seconds_count_neither_pauses_nor_lost_steps(
+def test_seconds_exclude_pauses_and_lost_steps(
   run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   clock = iter([1000.0, 1004.0, 1009.0, 5000.0, 5003.0, 9000.0, 9001.0])
@@ -100,7 +100,7 @@ def test_seconds_count_neither_pauses_nor_lost_steps(
   assert read_records(run.metrics_path)[-1]["seconds"] == 15
 
 
-def test_a_start_makes_the_event_files_anew(
+def test_a_resumed_run_rewrites_its_event_files(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)
@@ -108,7 +108,7 @@ def test_a_start_makes_the_event_files_anew(
     metrics.write(step, "train", {"loss": float(step)})
   metrics.write(10, "eval", {"loss": 1.0})
   before = _events(run, "train")[:2]
-  # What a kill leaves of a record, and in the event files.
+  # A kill leaves part of a record, and an empty event file.
   with run.metrics_path.open("a") as file:
     file.write('{"step": 40, "spl')
   (run.summaries / "train" / "events.out.tfevents.1.host.v2").touch()
@@ -137,12 +137,12 @@ def test_a_start_makes_the_event_files_anew(
   assert _steps(run.metrics_path) == [10, 20, 10, 30]
   assert _curve(run, "train") == [(10, 10.0), (20, 20.0), (30, 33.0)]
   assert _events(run, "train")[:2] == before  # at the times of the records
-  # The settings are those of the extended run.
+  # The settings are the extended run's.
   settings, loss, _ = _events(run, "eval")
   assert settings[:3] == (0, SESSION_START_INFO_TAG, 20)
   assert loss[:3] == (10, _LOSS, 1.0)
   assert all(path.exists() for path in others)
-  # A TensorBoard that was open all the time shows each curve once.
+  # A TensorBoard that stayed open shows each curve once.
   for split, watcher in watched.items():
     watcher.Reload()
     shown = [
@@ -151,7 +151,7 @@ def test_a_start_makes_the_event_files_anew(
     assert shown == _curve(run, split)
 
 
-def test_lost_metrics_are_a_warning(
+def test_missing_metrics_cause_a_warning(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   _start(run, 0)
@@ -169,7 +169,7 @@ def test_lost_metrics_are_a_warning(
 
 
 @pytest.mark.parametrize("room", [0, 20, 150, 300])
-def test_a_full_disk_is_waited_out(
+def test_metrics_are_written_once_a_full_disk_has_space_again(
   run: Run, room: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)
@@ -178,9 +178,9 @@ def test_a_full_disk_is_waited_out(
   with file_size_limit(size + 5):
     metrics.write(2, "eval", {"loss": 3.0})
   assert not metrics.whole
-  with file_size_limit(size + room):  # for none, a part, one and a half, both
+  with file_size_limit(size + room):  # for 0, a part, 1.5, or both records
     metrics.write(3, "train", {"loss": 2.0, "sample": "text " * 20})
-  # All or none: a part would be there twice after the next attempt.
+  # All or nothing: the next attempt would write a partial record twice.
   assert _steps(run.metrics_path) == ([1, 2, 3] if room == 300 else [1])
   assert metrics.losses == {2: 3.0}
   metrics.write(4, "train", {"loss": 1.0})
@@ -191,7 +191,7 @@ def test_a_full_disk_is_waited_out(
   metrics.write_rest()  # as at a stop
   assert metrics.whole
   assert _steps(run.metrics_path) == [1, 2, 3, 4, 5]
-  # The event files were given up, with one warning, and come back.
+  # One warning says that event files stop; the next start rewrites them.
   err = capsys.readouterr().err
   assert err.count("TensorBoard shows no more until the next start") == 1
   _start(run, 5)

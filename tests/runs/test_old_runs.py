@@ -41,14 +41,14 @@ def test_an_old_run_is_scored_resumed_and_sampled(
     encoding = "latin-1" if name == "byte" else "utf-8"
     return capsysbinary.readouterr().out.decode(encoding)
 
-  # One run by all protocols, the others as they are scored by default; of one,
-  # the best checkpoint is not the latest.
+  # All protocols for one run, the default for the others. In one run, the best
+  # checkpoint is not the latest.
   num_scores = None if name == "adam" else 1
   for old in expected["scores"][:num_scores]:
     score = json.loads(run("eval.py", "--json", *old["flags"]))
-    old["score"].pop("interval", None)  # by another method
+    old["score"].pop("interval", None)  # computed differently then
     for key, value in old["score"].items():
-      # Another processor rounds differently: without AVX-512 by 0.00001.
+      # Processors round differently: without AVX-512, by 0.00001.
       assert score[key] == pytest.approx(value, rel=1e-4), old["flags"]
 
   monkeypatch.chdir(OLD_RUNS)  # where the corpus is
@@ -57,13 +57,13 @@ def test_an_old_run_is_scored_resumed_and_sampled(
   weights, compared = np.load(folder / "resumed.npz"), 0
   (path,) = (tmp_path / name / "checkpoints").glob("*.index")
   reader = tf.train.load_checkpoint(str(path.with_suffix("")))
-  # The LSTM is another code now.
+  # The LSTM has been reimplemented since.
   tolerance = 1e-3 if name == "lstm" else 1e-4
   for key in weights:
     if key.startswith(f"{name}/"):
-      found = reader.get_tensor(key.removeprefix(f"{name}/"))
+      resumed = reader.get_tensor(key.removeprefix(f"{name}/"))
       np.testing.assert_allclose(
-        found, weights[key], rtol=tolerance, atol=tolerance
+        resumed, weights[key], rtol=tolerance, atol=tolerance
       )
       compared += 1
   assert compared >= 6
@@ -80,7 +80,7 @@ def test_layer_normalisation_is_refused_naming_the_commit_that_reads_it(
   assert "load it with commit 288d677" in line
 
 
-def test_a_layer_of_ones_own_is_asked_for(
+def test_a_run_with_a_custom_layer_asks_for_its_flag(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   run_dir = shutil.copytree(OLD_RUNS / "288d677" / "own", tmp_path / "own")

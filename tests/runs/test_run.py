@@ -28,7 +28,7 @@ from charlm.runs.run import Experiment, Run, open_newest_run, open_run
 from charlm.runs.trained_model import load_model
 
 
-def test_what_was_created_is_read_back(run: Run) -> None:
+def test_a_run_is_read_back_as_it_was_created(run: Run) -> None:
   opened = open_run(run.path)
   assert opened.experiment == EXPERIMENT
   assert opened.vocab == VOCAB
@@ -42,7 +42,7 @@ def test_a_missing_checkpoint_is_refused(run: Run, which: str) -> None:
 
 
 def test_a_run_is_not_overwritten(run: Run) -> None:
-  # Another start was quicker.
+  # Another process created the run first.
   with pytest.raises(InputError, match="another run has begun"):
     run.create(SPLIT)
   save_checkpoints(run, 10)
@@ -51,7 +51,7 @@ def test_a_run_is_not_overwritten(run: Run) -> None:
     run.create(SPLIT)
 
 
-def test_more_epochs_are_noted_and_fewer_are_not(run: Run) -> None:
+def test_only_a_later_end_is_stored_on_resume(run: Run) -> None:
   sizes = {"embedding_dim": 4, "rnn_units": 6}
   for epochs, expected in ((5, 10), (10, 10), (12, 12)):
     config = Config(corpus="moved", epochs=epochs, **sizes)
@@ -61,7 +61,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: Run) -> None:
     assert resumed.experiment == open_run(run.path).experiment
     assert resumed.config.epochs == expected
     assert (resumed.config.corpus == "moved") == (epochs > 10)
-  # What counts is the end: 12 epochs of 10 steps, then 40, then 130.
+  # The last step counts: 12 epochs of 10 steps, then step 40, then 130.
   for epochs, max_steps, expected in ((20, 40, 12), (13, 0, 13)):
     config = Config(epochs=epochs, max_steps=max_steps, **sizes)
     now = dataclasses.replace(EXPERIMENT, config=config)
@@ -78,7 +78,7 @@ def test_more_epochs_are_noted_and_fewer_are_not(run: Run) -> None:
     "checkpoints/a",
   ],
 )
-def test_the_files_of_others_are_left_alone(
+def test_a_run_never_replaces_unrelated_files(
   name: str, tmp_path: pathlib.Path
 ) -> None:
   file = tmp_path / name
@@ -94,7 +94,7 @@ def test_the_files_of_others_are_left_alone(
   assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0]}
 
 
-def test_a_start_killed_before_there_was_a_config_is_made_again(
+def test_a_start_killed_before_its_config_was_written_can_be_repeated(
   tmp_path: pathlib.Path,
 ) -> None:
   (tmp_path / "lock").write_text("4711\n")
@@ -105,11 +105,11 @@ def test_a_start_killed_before_there_was_a_config_is_made_again(
   assert open_run(tmp_path).vocab == VOCAB
 
 
-def test_a_valid_text_is_kept_as_the_eval_text_is(
+def test_valid_and_eval_texts_are_stored_and_verified(
   tmp_path: pathlib.Path,
 ) -> None:
   config = Config(embedding_dim=4, rnn_units=6, valid_lines=1)
-  # They are read in pieces.
+  # Long enough to be read in chunks.
   split = split_of("ab", "ba\n" * 2**20, "ab\n" * 2**20)
   experiment = Experiment.of(config, CORPUS, VOCAB, split)
   run = Run(tmp_path, experiment, VOCAB)
@@ -125,7 +125,7 @@ def test_a_valid_text_is_kept_as_the_eval_text_is(
     path.write_text(text)
 
 
-def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
+def test_a_trainer_does_not_write_to_a_run_that_replaced_its_own(
   run: Run,
 ) -> None:
   def times() -> dict[pathlib.Path, int]:
@@ -154,7 +154,7 @@ def test_a_run_that_another_trainer_has_taken_over_is_left_alone(
       assert times() == before
 
 
-def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
+def test_a_checkpoint_deleted_while_loading_is_looked_up_again(
   run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   save_checkpoints(run, 10)
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_is_rotated_away_is_looked_up_again(
   def rotated_meanwhile(checkpoint: object, path: str) -> object:
     if path.endswith("ckpt-10"):
       save_checkpoints(run, 20, 30, 40)
-      # Of a removal, this file is the last.
+      # A removal deletes this file last.
       checkpoint_file(run, 10, ".data-00000-of-00001").touch()
     return read(checkpoint, path)
 
@@ -216,13 +216,13 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   checkpoints.save(20)
   with pytest.raises(InputError, match="ckpt-20 has weights that are not"):
     load_model(open_run(run.path), "latest")
-  # Training goes on from the one before.
+  # Training resumes from the checkpoint before.
   assert checkpoints.restore_latest() == 10
   assert all(np.isfinite(weight).all() for weight in model.get_weights())
   assert "ckpt-20: it has weights that are not" in capsys.readouterr().err
 
 
-def test_a_start_that_was_cut_off_is_left_out(run: Run) -> None:
+def test_truncated_start_records_are_ignored(run: Run) -> None:
   assert run.starts() == []
   one, other = ({"step": step, "versions": {}} for step in (1, 2))
   for cut_off in (b"\xff[", b'{"step": 3'):
@@ -231,12 +231,12 @@ def test_a_start_that_was_cut_off_is_left_out(run: Run) -> None:
     with (run.path / "starts.jsonl").open("ab") as file:
       file.write(cut_off)
     assert run.starts() == [one]
-    # What a full disk has cut off does not spoil the next line.
+    # A truncated record does not spoil the next line.
     run.log_start(other)
     assert run.starts() == [one, other]
 
 
-def test_the_run_saved_last_is_found_and_named(
+def test_the_most_recently_saved_run_is_found_and_named(
   short_run: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
@@ -250,13 +250,13 @@ def test_the_run_saved_last_is_found_and_named(
     os.utime(run / "checkpoints", (1000 + 10 * i % 25, 1000 + 10 * i % 25))
   shutil.rmtree(run / "checkpoints")
   assert open_newest_run("runs").path == pathlib.Path("runs/middle")
-  said = "takes the run that was saved last: --run_dir=runs/middle\n"
-  assert capsys.readouterr().err == said
+  message = "takes the run that was saved last: --run_dir=runs/middle\n"
+  assert capsys.readouterr().err == message
   assert open_newest_run("runs/old").path == pathlib.Path("runs/old")
   assert not capsys.readouterr().err
 
 
-def test_the_run_that_comes_with_charlm_is_found_by_its_name(
+def test_the_bundled_run_is_found_by_its_name(
   short_run: pathlib.Path,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,

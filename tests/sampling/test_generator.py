@@ -27,10 +27,10 @@ from charlm.sampling.request import Limits, Request
 
 NUM_DRAWS = 200_000
 LOG_PROBS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
-# The chi-squared distribution with 6 degrees of freedom exceeds this once in
-# 10,000 times.
+# A chi-squared variable with 6 degrees of freedom exceeds this with a
+# probability of 1e-4.
 CHI_SQUARED_LIMIT = 27.86
-CARELESS_VOCAB = ["[UNK]", "", *"\nabcdef"]
+STATELESS_VOCAB = ["[UNK]", "", *"\nabcdef"]
 GOLDEN = [0.08767056, 0.32029831, 0.36430645]
 
 
@@ -38,20 +38,20 @@ GOLDEN = [0.08767056, 0.32029831, 0.36430645]
 def model() -> GRULM:
   keras.utils.set_random_seed(6)
   model = build_model(82, 16, 32, num_layers=2)
-  # Larger weights than initial ones, so that the text depends on its past.
+  # With larger weights than initial ones, the text depends on its past.
   model.set_weights([4 * weight for weight in model.get_weights()])
   return model
 
 
 @pytest.fixture(scope="module")
 def generator(model: GRULM) -> GenerativeModel:
-  """One at temperature 1, which compiles each number of rows once."""
+  """A shared generator at temperature 1, compiled once per number of rows."""
   return GenerativeModel(model, VOCAB)
 
 
 @pytest.fixture(scope="module")
 def greedy(model: GRULM) -> GenerativeModel:
-  """One that draws the likeliest characters."""
+  """A generator that draws the most likely characters."""
   return GenerativeModel(model, VOCAB, temperature=0)
 
 
@@ -91,27 +91,27 @@ def test_draws_follow_the_softmax() -> None:
 
 
 @pytest.fixture(scope="module")
-def careless() -> GenerativeModel:
-  """One of a model whose log-probabilities do not depend on its state.
+def stateless() -> GenerativeModel:
+  """A generator whose log-probabilities do not depend on the state.
 
-  So its texts depend on the random numbers alone, whatever is rounded.
+  So its samples depend only on the random numbers, not on rounding.
   """
   model = build_model(9, 4, 6)
-  # What stands for no character is the likeliest.
+  # The ids that stand for no character are the most likely ones.
   model.dense.set_weights([np.zeros([6, 9]), np.array([9, 9, *LOG_PROBS])])
-  return GenerativeModel(model, CARELESS_VOCAB)
+  return GenerativeModel(model, STATELESS_VOCAB)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_texts_follow_the_softmax(
-  careless: GenerativeModel, temperature: float
+  stateless: GenerativeModel, temperature: float
 ) -> None:
-  # Of three blocks of 22 texts, and three spans of 1,024 characters.
+  # Three batches of 22 texts, and three chunks of 1,024 characters.
   request = Request(num_chars=3000, num_samples=66, temperature=temperature)
-  texts = [sample.text for sample in careless.sample(request)]
-  drawn = np.array([[CARELESS_VOCAB.index(c) - 2 for c in t] for t in texts])
+  texts = [sample.text for sample in stateless.sample(request)]
+  drawn = np.array([[STATELESS_VOCAB.index(c) - 2 for c in t] for t in texts])
   assert _chi_squared(drawn, temperature) < CHI_SQUARED_LIMIT
-  # Neighbours, spans, texts, and blocks are independent.
+  # Neighbours, chunks, texts and batches are independent.
   probs = np.exp(LOG_PROBS / temperature)
   equal = ((probs / probs.sum()) ** 2).sum()
   for one, other in (
@@ -124,21 +124,21 @@ def test_texts_follow_the_softmax(
     assert abs((one == other).mean() - equal) < 0.01
 
 
-def test_a_text_draws_the_same_numbers_beside_any_others(
-  careless: GenerativeModel,
+def test_a_sample_does_not_depend_on_the_others_in_its_batch(
+  stateless: GenerativeModel,
 ) -> None:
   request = Request(num_chars=1100, num_samples=40, seed=2**64 - 1)
-  many = [sample.text for sample in careless.sample(request)]
+  many = [sample.text for sample in stateless.sample(request)]
   assert len(set(many)) == 40
   for num_samples in (1, 33):
     few = dataclasses.replace(request, num_samples=num_samples, num_chars=1030)
-    texts = [sample.text for sample in careless.sample(few)]
+    texts = [sample.text for sample in stateless.sample(few)]
     assert texts == [text[:1030] for text in many[:num_samples]]
-  pieces = careless.stream(request, 37)
-  assert "".join(piece.text for piece in pieces) == many[37]
+  chunks = stateless.stream(request, 37)
+  assert "".join(chunk.text for chunk in chunks) == many[37]
 
 
-def test_numbers_depend_on_all_arguments() -> None:
+def test_random_numbers_depend_on_all_arguments() -> None:
   def numbers(seed: int, text: int, position: int) -> np.ndarray:
     texts = range(text, text + 1)
     return numbers_of_texts(seed, texts, position, [4, 9]).numpy()[0]
@@ -149,27 +149,27 @@ def test_numbers_depend_on_all_arguments() -> None:
   others += [numbers(seed, 1024, 3), numbers(seed, 3, 0)]
   others += [numbers(3, seed % 99, 1024)]
   assert len(np.unique([base, *others])) == 6 * 4 * 9
-  # Another value here would be other texts of the same seed.
+  # If these values change, the same seed gives other texts.
   np.testing.assert_allclose(base[0, :3], GOLDEN, rtol=1e-5)
   together = numbers_of_texts(seed, range(2, 5), 1024, [4, 9])
   np.testing.assert_array_equal(together[1], base)
 
 
 @pytest.mark.parametrize("limits", [{}, {"top_k": 3, "top_p": 0.9}])
-def test_the_compiled_loop_makes_no_random_numbers(
-  careless: GenerativeModel, limits: dict[str, Any]
+def test_the_compiled_loop_generates_no_random_numbers(
+  stateless: GenerativeModel, limits: dict[str, Any]
 ) -> None:
-  # LLVM took the XORs of a generator for a checksum, and never ended.
+  # LLVM mistook a generator's XORs for a checksum, and never terminated.
   traced = []
-  advance = careless._compiled_draw
+  advance = stateless._compiled_draw
 
-  def tell(**arguments: Any) -> Any:
+  def record(**arguments: Any) -> Any:
     traced.append(arguments)
     return advance(**arguments)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(careless, "_compiled_draw", tell)
-    careless.sample(Request(num_chars=1, **limits))
+    patch.setattr(stateless, "_compiled_draw", record)
+    stateless.sample(Request(num_chars=1, **limits))
   ir = advance.experimental_get_compiler_ir(**traced[0])(stage="hlo")
   assert "while" in ir
   assert "xor" not in ir
@@ -182,7 +182,7 @@ def _allowed_by_numpy(
   top_p: float,
   min_p: float,
 ) -> set[int]:
-  """Walks through the ids `[V]`, the likeliest first."""
+  """Goes through the ids `[V]` in order of falling probability."""
   probs = np.exp(log_probs / temperature - np.max(log_probs / temperature))
   order = sorted(range(len(probs)), key=lambda i: -log_probs[i])
   order = [i for i in order if log_probs[i] > -np.inf][: top_k or None]
@@ -196,11 +196,11 @@ def _allowed_by_numpy(
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_limits_equal_a_walk_through_the_sorted_ids(
+def test_limits_agree_with_sorting_in_numpy(
   data: st.DataObject,
 ) -> None:
-  # Quarters of the probabilities' logarithms: ties, and shares that rounding
-  # cannot move over a limit that is no such share.
+  # Multiples of 1/4 as log-probabilities give ties, and sums that rounding
+  # cannot move across these limits.
   quarters = data.draw(st.lists(st.integers(-20, 0), min_size=3, max_size=40))
   log_probs = np.float32(quarters) / 4
   log_probs[data.draw(st.integers(0, len(quarters) - 1))] = -np.inf
@@ -221,8 +221,8 @@ def test_limits_equal_a_walk_through_the_sorted_ids(
   np.testing.assert_array_equal(kept[0][chosen], log_probs[chosen])
 
 
-def test_a_limit_leaves_unlikely_ids_to_the_others() -> None:
-  # Such shares are lost to rounding in a sum with that of the first one.
+def test_top_k_counts_ids_whose_probability_underflows() -> None:
+  # Rounding loses such probabilities in a sum with the first one.
   log_probs = tf.constant([[0.0, -20, -30, -40, -50]])
   kept = limit(log_probs, 1.0, Limits(top_k=4))
   np.testing.assert_array_equal(kept, [[0, -20, -30, -40, -np.inf]])
@@ -232,7 +232,7 @@ def test_a_limit_leaves_unlikely_ids_to_the_others() -> None:
 @pytest.mark.parametrize("xla", [False, True])
 def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
   log_probs = np.random.default_rng(9).normal(size=shape).astype(np.float32)
-  # Of few values, so that many are equal: NumPy takes the first of the best.
+  # With few distinct values there are ties: NumPy takes the first maximum.
   ties = np.round(log_probs)
   impossible = np.full_like(log_probs, -np.inf)
   greedy = tf.function(temperature_random_sampling, jit_compile=xla)
@@ -244,13 +244,15 @@ def test_temperature_0_is_argmax(shape: tuple[int, ...], xla: bool) -> None:
 
 @pytest.mark.parametrize("size", [1, 33, 300])
 @pytest.mark.parametrize("xla", [False, True])
-def test_draws_are_the_argmax_with_noise(size: int, xla: bool) -> None:
+def test_draws_are_the_argmax_of_scores_with_gumbel_noise(
+  size: int, xla: bool
+) -> None:
   generator = np.random.default_rng(size)
   logits, uniform = generator.random((2, 500, size), np.float32)
 
   @tf.function(jit_compile=xla)
   def draw_ids(logits: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-    # All in one graph: XLA may not compute a score twice, and differently.
+    # In one graph, where XLA must not compute a score twice, and differently.
     noise = gumbel_noise(uniform)
     log_probs = tf.nn.log_softmax(logits)
     return temperature_random_sampling(log_probs, temperature, noise)
@@ -269,18 +271,18 @@ def test_the_same_seed_gives_the_same_text(
   assert len(text) == 66
   other = GenerativeModel(model, VOCAB, temperature=1.0)
   assert text == other.generate_n_chars(60, "ROMEO ", seed=3)
-  # By default the seed is 0, and the temperature 1.
+  # The defaults are seed 0 and temperature 1.
   expected = _texts(other, 30, "a", num_samples=1, seed=0)
   assert _texts(generator, 30, "a") == expected
-  pieces = generator.stream(Request("a", num_chars=30))
-  assert "".join(piece.text for piece in pieces) == expected[0]
+  chunks = generator.stream(Request("a", num_chars=30))
+  assert "".join(chunk.text for chunk in chunks) == expected[0]
   assert generator.generate_n_chars(30, "a") == "a" + expected[0]
   of_numpy = np.int64(30), np.str_("a"), np.uint64(0)
   assert generator.generate_n_chars(*of_numpy) == "a" + expected[0]
   for wrong in ((30.5, "a"), (30, b"a"), (30, "a", 0.5), (0, "a", -1)):
     with pytest.raises(InputError):
       generator.generate_n_chars(*wrong)
-  # Both halves of the seed count.
+  # Both halves of the seed matter.
   others = {
     generator.generate_n_chars(60, "ROMEO ", seed)
     for seed in (4, 2**40, 3 + 2**40, 3 + 2**63)
@@ -301,7 +303,7 @@ def test_greedy_text_equals_stepping_the_model(
   assert greedy.generate_n_chars(40, "The ") == "The " + expected
 
 
-def test_steps_from_strings_equal_the_whole_text(
+def test_single_steps_generate_the_same_text(
   greedy: GenerativeModel,
 ) -> None:
   chars, states = greedy.generate_one_step(["The ", "Thou"])
@@ -314,7 +316,7 @@ def test_steps_from_strings_equal_the_whole_text(
   assert rows[1].decode() == _texts(greedy, 10, "Thou")[0]
 
 
-def test_unknown_characters_of_a_prefix_are_read_as_unknown(
+def test_unknown_characters_in_a_prefix_become_the_unknown_id(
   generator: GenerativeModel,
 ) -> None:
   assert _texts(generator, 20, "é😀") == _texts(generator, 20, "ßà")
@@ -323,6 +325,7 @@ def test_unknown_characters_of_a_prefix_are_read_as_unknown(
     with pytest.warns(UserWarning, match="not in the vocabulary: 'é'"):
       text = generator.generate_n_chars(num_chars, "aé")
     assert text.startswith("aé")
+    assert len(text) == 2 + num_chars
 
 
 def test_one_compilation_serves_all_prefixes_and_lengths() -> None:
@@ -342,16 +345,16 @@ for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
   generator.sample(request)
   list(generator.stream(request))
 """
-  # TensorFlow tells of each compilation by XLA.
-  loud = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compiler=2"}
+  # Makes TensorFlow log each compilation by XLA.
+  logging = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compiler=2"}
   result = subprocess.run(
     [sys.executable, "-c", code],
     check=True,
     capture_output=True,
     text=True,
-    env=os.environ | loud,
+    env=os.environ | logging,
   )
-  # One of the loop over a prefix, one of the loop that draws.
+  # One for the loop over a prefix, one for the loop that draws.
   assert result.stderr.count("Compilation of XLA executable time") == 2
 
 
@@ -371,16 +374,12 @@ def test_impossible_options_are_refused(
     GenerativeModel(model, VOCAB, **options)
 
 
-def test_no_characters_are_an_empty_text(generator: GenerativeModel) -> None:
-  assert generator.generate_n_chars(0, "abc") == "abc"
-
-
-def test_steps_need_strings_of_one_length(model: GRULM) -> None:
+def test_single_steps_require_strings_of_equal_length(model: GRULM) -> None:
   with pytest.raises(ValueError, match="one length"):
     GenerativeModel(model, VOCAB).generate_one_step(["a", "abc"])
 
 
-def test_without_a_prefix_a_text_starts_a_line(
+def test_an_empty_prefix_starts_a_new_line(
   generator: GenerativeModel,
 ) -> None:
   expected = _texts(generator, 30, "\n")
@@ -388,7 +387,7 @@ def test_without_a_prefix_a_text_starts_a_line(
   assert [generator.generate_n_chars(30, "")] == expected
 
 
-def test_the_likeliest_alone_is_greedy(
+def test_sampling_only_the_most_likely_character_is_greedy(
   model: GRULM, greedy: GenerativeModel
 ) -> None:
   expected = _texts(greedy, 60, "The ")
@@ -398,10 +397,10 @@ def test_the_likeliest_alone_is_greedy(
     assert _texts(generator, 60, "The ", temperature=outermost) == expected
 
 
-def test_log_probabilities_are_those_of_the_model(
+def test_reported_log_probabilities_are_the_model_s(
   model: GRULM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  # Prefix and text in pieces of one character.
+  # Prefix and text in chunks of one character.
   monkeypatch.setattr("charlm.sampling.generator._MAX_NUMBERS", 1)
   generator = GenerativeModel(model, VOCAB, 0.6, top_k=9)
   predict = in_a_graph(model)
@@ -414,7 +413,7 @@ def test_log_probabilities_are_those_of_the_model(
 
 
 @pytest.mark.parametrize("length", [1, 1025, 1026])
-def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
+def test_reading_a_prefix_in_chunks_gives_the_same_state(
   model: GRULM, generator: GenerativeModel, length: int
 ) -> None:
   prefix = ("Who's there? Nay, answer me: " * 100)[:length]
@@ -428,7 +427,7 @@ def test_a_prefix_in_pieces_gives_the_state_of_the_whole(
 
 
 @pytest.mark.parametrize("stop", ["", "th"])
-def test_a_streamed_sample_is_the_same(
+def test_streaming_gives_the_same_sample(
   generator: GenerativeModel, stop: str
 ) -> None:
   request = _ask(generator, 1300, "The ", seed=5, stop=stop, temperature=0.8)
@@ -438,13 +437,13 @@ def test_a_streamed_sample_is_the_same(
   np.testing.assert_array_equal(whole.log_probs, sample.log_probs)
 
 
-def test_a_text_ends_before_the_string_that_stops_it(
+def test_a_sample_ends_before_its_stop_string(
   generator: GenerativeModel,
 ) -> None:
   request = _ask(generator, 2000, "The ", 9, temperature=0.8)
   whole = generator.sample(request)
   for size in (1, 2, 3):
-    # Such that it lies across two pieces in one of them.
+    # In one of these cases, the stop string spans two chunks.
     stop = whole[0].text[8 - size + 1 : 9]
     cut = generator.sample(dataclasses.replace(request, stop=stop))
     for sample, text in zip(
@@ -460,28 +459,28 @@ def test_a_text_ends_before_the_string_that_stops_it(
   st.text("ab", min_size=1, max_size=4),
   st.integers(1, 5),
 )
-def test_a_text_in_pieces_ends_where_the_whole_one_does(
+def test_the_stop_buffer_ends_a_stream_where_the_whole_text_ends(
   text: str, stop: str, size: int
 ) -> None:
-  tail, shown, log_probs = StopBuffer(stop), "", []
+  buffer, shown, log_probs = StopBuffer(stop), "", []
   for start in range(0, len(text), size):
     so_far = text[: start + size]
     at_end = so_far == text
     numbers = np.arange(start, len(so_far), dtype=np.float32)
-    piece = tail.add(text[start : start + size], numbers, at_end)
-    shown += piece.text
-    log_probs += piece.log_probs.tolist()
-    sure = so_far.partition(stop)[0]
+    chunk = buffer.add(text[start : start + size], numbers, at_end)
+    shown += chunk.text
+    log_probs += chunk.log_probs.tolist()
+    expected = so_far.partition(stop)[0]
     if stop not in so_far and not at_end:
-      # All but the longest end that may begin the stop string.
+      # Holds back the longest suffix that may start the stop string.
       ends = [so_far[i:] for i in range(len(so_far))]
-      sure = so_far.removesuffix(next(filter(stop.startswith, ends), ""))
-    assert shown == sure
+      expected = so_far.removesuffix(next(filter(stop.startswith, ends), ""))
+    assert shown == expected
     assert log_probs == list(range(len(shown)))
-    assert piece.stopped == tail.stopped == (stop in so_far)
+    assert chunk.stopped == buffer.stopped == (stop in so_far)
 
 
-def test_other_limits_alone_are_compiled_anew() -> None:
+def test_only_a_change_of_limits_recompiles() -> None:
   vocab = ["[UNK]", "", *"\nabcdefgh"]
   keras.utils.set_random_seed(0)
   model = build_model(len(vocab), 4, 6)

@@ -1,7 +1,7 @@
 """Builds the card that computes nothing: python build.py FOLDER.
 
-The interpreter needs TensorFlow and the CUDA wheels. The folder then has one
-library, under each name that TensorFlow opens.
+The interpreter needs TensorFlow and the CUDA wheels. The folder gets one
+library, with a link for each name that TensorFlow opens.
 """
 
 import pathlib
@@ -12,7 +12,7 @@ import sysconfig
 
 _HERE = pathlib.Path(__file__).parent
 _SITE = pathlib.Path(sysconfig.get_paths()["purelib"])
-# By the folder of the wheel.
+# Keyed by the wheel's folder.
 _LIBRARIES = {
   "cuda_runtime": "libcudart.so.12",
   "cublas": "libcublas.so.12",
@@ -28,7 +28,7 @@ _MAKES_A_HANDLE = r"Create|InitRank|Alloc|cuGraphAdd|cuGraphInstantiate"
 
 
 def build(folder: pathlib.Path) -> None:
-  """Builds the libraries in a folder, which is made."""
+  """Builds the libraries in a folder, which it creates."""
   folder.mkdir(parents=True, exist_ok=True)
   source = (_HERE / "null.c").read_text()
   written = set(re.findall(r"\w+", source))
@@ -46,14 +46,14 @@ def build(folder: pathlib.Path) -> None:
 
 
 def _stub(name: str) -> str:
-  """Returns a function that does nothing, or makes a handle."""
+  """Returns the code of a function that does nothing, or makes a handle."""
   makes = re.search(_MAKES_A_HANDLE, name) and "cudnnBackend" not in name
   work = "if (made) *made = handle(); " if makes else ""
   return f"long {name}(void **made) {{ {work}return 0; }}"
 
 
 def _names() -> set[str]:
-  """Returns the functions of the libraries, and what TensorFlow looks for."""
+  """Returns the libraries' functions, and those that TensorFlow looks up."""
   names = set()
   for folder, library in _LIBRARIES.items():
     names |= _exported(_SITE / "nvidia" / folder / "lib" / library)
@@ -63,8 +63,8 @@ def _names() -> set[str]:
   # The driver and its management library have no wheels.
   for library in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
     data = (_SITE / "tensorflow" / library).read_bytes()
-    found = re.findall(rb"\0((?:cu[A-Z]|nvml[A-Z])\w+)(?=\0)", data)
-    names |= {name.decode() for name in found}
+    matches = re.findall(rb"\0((?:cu[A-Z]|nvml[A-Z])\w+)(?=\0)", data)
+    names |= {name.decode() for name in matches}
   return names
 
 
@@ -75,8 +75,7 @@ def _exported(library: pathlib.Path) -> set[str]:
     text=True,
     check=True,
   ).stdout
-  found = re.findall(r"^\w+ [TWi] (\w+)", listed, re.M)
-  return set(found)
+  return set(re.findall(r"^\w+ [TWi] (\w+)", listed, re.M))
 
 
 if __name__ == "__main__":

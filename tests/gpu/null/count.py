@@ -1,7 +1,7 @@
 """Counts what a training step does on null cards: count.py CARDS FLAGS.
 
-The flags are those of train.py. Prints the host's time of a step, the lowest of
-ten calls, and what a step does.
+FLAGS are those of train.py. Prints the host's time per step, the lowest of ten
+calls, and the number of operations per step.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _STEPS, _CALLS, _VOCAB_SIZE = 50, 10, 68
 
 
 def main(number: int, flags: list[str]) -> None:
-  """Prints the numbers of a step on `number` cards."""
+  """Prints the time and operations of a step on `number` cards."""
   specs = [flag for flag in flags if ".py:" in flag]
   layer = import_layer("".join(specs).removeprefix("--layer="))
   flags = [flag for flag in flags if flag not in specs]

@@ -1,10 +1,9 @@
 """Lets each Python process of charlm run to its end on the null card.
 
-Python imports it at its start where its folder is on PYTHONPATH. What is read
-from the card is garbage, which is replaced: numbers by 1, ids by 0, and whether
-a variable has a value by True. The number of steps is set from the host. What
-charlm checks on several cards may fail, since nothing is added up: it is run,
-and ignored.
+Python imports this module at start-up if its folder is on PYTHONPATH. Values
+read from the card are garbage, and are replaced: numbers by 1, ids by 0, and
+whether a variable is initialised by True. The number of steps is set from the
+host. Checks across cards are run but may fail, since nothing is added up.
 """
 
 import contextlib
