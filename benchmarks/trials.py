@@ -1,181 +1,205 @@
-"""Trains the settings of a table on its texts, and compares them.
+"""Trains the settings of a table on its texts, and compares the losses.
 
     .venv/bin/python -m benchmarks.trials results/other.toml --jobs 2
 
-A table is a file such as
+A table is a TOML file such as
 
     texts = ["novels-100k", "stdlib-300k"]
     seeds = 3
-    scores = ["stream"]  # how the eval text is scored, or nothing
-    baselines = true     # n-grams and xz, too
+    scores = ["stream"]  # protocols for the eval text; may be left out
+    baselines = true     # also score n-grams and xz
     [settings]
     now = "--recipe=auto"
     lstm = "--recipe=auto --layer=lstm --rnn_units=270"
 
-The first setting is the one that the others are compared with. A text is
-`shakespeare`, `tinyshakespeare`, or a name of `benchmarks/texts.py`. Each text
-and setting is trained with each seed below `seeds`. What was measured is
-appended to the file with the suffix `.jsonl`, a run a line, and not measured
-again; a training that was stopped is resumed.
+All settings are compared with the first one. A text is `shakespeare`,
+`tinyshakespeare`, or a name from `benchmarks/texts.py`. Every setting is
+trained on every text with each seed below `seeds`. A file beside the table,
+with the suffix `.jsonl`, gets a record of each run, which is not trained again
+unless the setting's flags change. Each of `--jobs` trainings has a core of its
+own. Ctrl-C stops them, and the same command resumes them.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
+import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
-import queue
 import re
 import statistics
 import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import charlm
-from charlm.system.process import import_quietly
+from charlm.system import process
 
-import_quietly("tensorflow", "keras")
+process.import_quietly("tensorflow", "keras")
 import numpy as np
 
 from benchmarks import machine, texts
 from benchmarks.tables import table
-from charlm.data.corpus import load_corpus
 from charlm.data.passages import find_passages
-from charlm.data.split import train_text
+from charlm.data.split import Split
 from charlm.data.vocabulary import SPECIAL, extend_vocab
+from charlm.errors import DivergedError, InputError
 from charlm.evaluation.ngram import baselines
 from charlm.evaluation.score import student_quantile
 from charlm.runs.metrics import read_records
-from charlm.runs.provenance import describe_start
 from charlm.runs.run import open_run
+from charlm.system.files import append_lines, read_json_lines
 from charlm.system.flags import parse
+from charlm.system.messages import warn
 from charlm.training.options import TrainOptions
-from charlm.training.prepare import prepare
+from charlm.training.prepare import Prepared, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PROTOCOLS = {
   "stream": [],
   "windows": ["--protocol=windows", "--window=256"],
   "lines": ["--protocol=lines"],
-  "dynamic": ["--dynamic"],
+  "dynamic": ["--dynamic"],  # the valid text chooses its learning rate
 }
-# The parts of the eval text that are in passages of the train text, and not.
-_COPIED, _NEW = "copied", "new"
-_DIVERGED = 3  # the exit code
+# The losses inside and outside passages that the train text has, too, and the
+# fraction of characters inside.
+_BY_COPYING = ("copied", "new", "share copied")
+_FOLDER = ROOT / "runs" / "texts"  # of texts and runs
 _READ_BY_BASELINES = 20_000_000  # characters at the end of the train text
-_WRITING = threading.Lock()
 
+Run = tuple[str, str, int]  # text, setting and seed
 Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Which runs there are to be, and what was measured of them."""
+  """The runs to train, and their records."""
 
   path: pathlib.Path
   texts: list[str]
-  settings: dict[str, str]  # flags of train.py, by a name
+  settings: dict[str, str]  # flags of train.py by name
   seeds: int = 1
   scores: tuple[str, ...] = ()
   baselines: bool = False
 
   @classmethod
   def read(cls, path: pathlib.Path) -> "Table":
-    """Reads a file of TOML."""
-    return cls(path, **tomllib.loads(path.read_text()))
+    """Reads a TOML file; raises InputError if it is not a table."""
+    scores = (*_PROTOCOLS, *_BY_COPYING)
+    try:
+      plan = cls(path, **tomllib.loads(path.read_text()))
+      if plan.seeds < 1 or not set(plan.scores) <= set(scores):
+        raise InputError(f"give 1 seed or more, and scores of {scores}")
+      # TOML takes every key below the heading for a setting.
+      if {*map(type, plan.settings.values())} != {str}:
+        raise InputError("[settings] comes last and gives flags to names")
+    except (OSError, TypeError, ValueError) as error:
+      raise InputError(f"{path}: {error}") from error
+    return plan
 
   @property
   def records_path(self) -> pathlib.Path:
-    """Where the records are."""
+    """The file of the records."""
     return self.path.with_suffix(".jsonl")
 
   def records(self) -> list[Record]:
-    """Returns what was measured of this table's texts and settings."""
-    if not self.records_path.exists():
-      return []
-    lines = self.records_path.read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    return [x for x in found if x["text"] in self.texts]
+    """Returns the newest record of each run and baseline in the table.
 
-  def missing(self) -> list[tuple[str, str, int]]:
-    """Lists text, setting and seed of what was not measured, by seed first."""
+    Leaves out those of flags that have changed. A baseline has the flags of the
+    first setting, which split the text.
+    """
+    newest, first = {}, next(iter(self.settings.values()))
+    for record in read_json_lines(self.records_path):
+      text, setting, seed = (record[x] for x in ("text", "setting", "seed"))
+      flags = first if seed is None else self.settings.get(setting)
+      # Records of older commits have no flags.
+      same = flags is not None and record.get("flags", flags) == flags
+      if text in self.texts and same:
+        newest[text, setting, seed] = record
+    return list(newest.values())
+
+  def missing(self) -> list[Run]:
+    """Lists the runs without a record, by seed first."""
     done = {(x["text"], x["setting"], x["seed"]) for x in self.records()}
-    runs = [
-      (text, setting, seed)
-      for seed in range(self.seeds)
-      for text in self.texts
-      for setting in self.settings
-    ]
-    return [run for run in runs if run not in done]
+    runs = itertools.product(range(self.seeds), self.texts, self.settings)
+    return [(x, y, seed) for seed, x, y in runs if (x, y, seed) not in done]
 
-  def keep(self, record: Record) -> None:
-    """Appends a record."""
-    with _WRITING, self.records_path.open("a") as file:
-      file.write(json.dumps(record) + "\n")
+  def keep(self, records: Iterable[Record]) -> None:
+    """Appends records to the file, all or none."""
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    append_lines(self.records_path, lines.encode())
 
 
-def measure(
-  plan: Table,
-  *,
-  text: str,
-  setting: str,
-  seed: int,
-  folder: pathlib.Path,
-  core: int,
-) -> Record:
-  """Trains a run on one core, or resumes it, and scores it."""
-  run_dir = folder / "runs" / plan.path.stem / text / f"{setting}-{seed}"
+def prepare_run(
+  plan: Table, text: str, setting: str, folder: pathlib.Path
+) -> Prepared:
+  """Completes a setting's flags as train.py does; raises InputError."""
+  path = ROOT.parent / "shared" / "data" / f"{text}.txt"
   flags = plan.settings[setting].split()
+  try:
+    if "-" in text:
+      path = texts.make(text, folder)
+    flags += [f"--corpus={path}", f"--run_dir={folder}/none"]
+    given = parse(flags, TrainOptions)
+    if "layer" in given:  # may be FILE:CLASS
+      given["layer"] = given["layer"].rpartition(":")[2]
+    return prepare(given)
+  except Exception as error:  # also absl's
+    raise InputError(f"{plan.path}: {text}, {setting}: {error}") from error
+
+
+def measure(plan: Table, run: Run, folder: pathlib.Path, core: int) -> Record:
+  """Trains a run on one core, or resumes it, and scores it."""
+  text, setting, seed = run
+  # In the folder of other flags, or of an older recipe, those would win.
+  prepared = prepare_run(plan, text, setting, folder)
+  config = prepared.options.config
+  digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
+  run_dir = folder / "runs" / plan.path.stem / text
+  run_dir /= f"{setting}-{seed}-{digest}"
 
   def call(program: str, *more: str) -> str:
-    """Runs a program of charlm on the core; returns what it prints."""
+    """Runs a program of charlm on the core; returns its output."""
     command = ["taskset", "-c", str(core), sys.executable, program, *more]
     command += [f"--run_dir={run_dir}", "--device=cpu"]
     return subprocess.run(
       command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
     ).stdout
 
-  record: Record = {
-    "text": text,
-    "setting": setting,
-    "seed": seed,
-    "flags": plan.settings[setting],
-    "commit": describe_start(0, [])["commit"],
-    "machine": machine.in_words(machine.describe() | {"cores": 1}),
-  }
+  record: Record = {"text": text, "setting": setting, "seed": seed}
+  record["flags"] = flags = plan.settings[setting]
+  record["machine"] = machine.in_words(machine.describe() | {"cores": 1})
   try:
-    said = call(
-      "train.py",
-      f"--corpus={path_of(text, folder)}",
-      f"--seed={seed}",
-      "--num_replicas=1",
-      *flags,
-    )
+    # A setting's own --seed would make all seeds one.
+    fixed = f"--corpus={config.corpus}", f"--seed={seed}", "--num_replicas=1"
+    output = call("train.py", *flags.split(), *fixed)
   except subprocess.CalledProcessError as error:
-    if error.returncode != _DIVERGED:
+    if error.returncode != DivergedError.exit_code:
       raise
-    return record | {"valid": math.inf}
-  records = read_records(open_run(run_dir).metrics_path)
+    scores = dict.fromkeys(plan.scores, math.inf)
+    return record | {"valid": math.inf, "scores": scores}
+  trained = open_run(run_dir)
+  records = read_records(trained.metrics_path)
   losses = [x["loss"] for x in records if x["split"] == "valid"]
-  (weights,) = re.findall(r"^model .* (\S+) weights$", said, re.M)
-  layer = [flag for flag in flags if ".py:" in flag]
+  (weights,) = re.findall(r"^model .* (\S+) weights$", output, re.M)
+  layer = [flag for flag in flags.split() if ".py:" in flag]
   scores = {
     name: json.loads(call("eval.py", "--json", *_PROTOCOLS[name], *layer))[
       "log_perplexity"
     ]
     for name in plan.scores
-    if name in _PROTOCOLS
-    # The valid text chooses its rate.
-    and (losses or name != "dynamic")
+    if name in _PROTOCOLS and (losses or name != "dynamic")
   }
-  if _NEW in plan.scores:
-    scores |= _losses_by_copying(run_dir)
+  if set(_BY_COPYING).intersection(plan.scores):
+    scores |= _losses_by_copying(prepared.split, run_dir)
   return record | {
+    "commit": trained.starts()[0]["commit"],
     "weights": int(weights.replace(",", "")),
     "minutes": max(x.get("seconds", 0) for x in records) / 60,
     "valid": min(losses) if losses else None,
@@ -183,29 +207,23 @@ def measure(
   }
 
 
-def _losses_by_copying(run_dir: pathlib.Path) -> dict[str, float]:
-  """Returns the losses of characters in passages of the train text, and not."""
-  run = open_run(run_dir)
-  corpus = load_corpus(run.config, run.config.corpus)
-  text = run.eval_text()
-  (found,) = find_passages([str(text)], train_text(corpus.text, run.config))
+def _losses_by_copying(split: Split, run_dir: pathlib.Path) -> dict[str, float]:
+  """Returns the scores of `_BY_COPYING`."""
+  text = split.eval
+  (shared,) = find_passages([str(text)], split.train)
   copied = np.zeros(len(text), bool)
-  for start, length, _ in found.passages:
+  for start, length, _ in shared.passages:
     copied[start : start + length] = True
   nats = charlm.load(str(run_dir), device="cpu").score([text])[0].nats
   copied = copied[1:]  # the first character is not scored
-  return {
-    _COPIED: float(nats[copied].mean()),
-    _NEW: float(nats[~copied].mean()),
-    "share copied": float(copied.mean()),
-  }
+  losses = nats[copied].mean(), nats[~copied].mean(), copied.mean()
+  return dict(zip(_BY_COPYING, map(float, losses), strict=True))
 
 
 def measure_baselines(plan: Table, text: str, folder: pathlib.Path) -> None:
-  """Keeps the scores of n-grams and of xz, on the first setting's split."""
-  flags = next(iter(plan.settings.values())).split()
-  flags += [f"--corpus={path_of(text, folder)}", f"--run_dir={folder}/none"]
-  prepared = prepare(parse(flags, TrainOptions))
+  """Records the scores of n-grams and xz on the first setting's split."""
+  first, flags = next(iter(plan.settings.items()))
+  prepared = prepare_run(plan, text, first, folder)
   train, scored = prepared.split.train, prepared.split.eval
   size = len(train)
   read = train.part(max(0, size - _READ_BY_BASELINES), size)
@@ -213,50 +231,40 @@ def measure_baselines(plan: Table, text: str, folder: pathlib.Path) -> None:
   *ngrams, xz = baselines(
     str(read), str(scored), vocab=vocab, encoding=train.encoding
   )
-  for found in (min(ngrams, key=lambda each: each["nats"]), xz):
-    plan.keep(
-      {
-        "text": text,
-        "setting": found["name"],
-        "seed": None,
-        "characters": size,
-        "scores": {"stream": found["nats"]},
-      }
-    )
+  best = min(ngrams, key=lambda order: order["nats"])
+  common = {"text": text, "seed": None, "flags": flags, "characters": size}
+  plan.keep(
+    common | {"setting": x["name"], "scores": {"stream": x["nats"]}}
+    for x in (best, xz)
+  )
 
 
 def to_markdown(plan: Table) -> str:
-  """Returns the table: of each text and setting, the means over the seeds."""
-  found = plan.records()
-  scores = [
-    name
-    for name in plan.scores
-    if any(name in record.get("scores", {}) for record in found)
-  ]
+  """Returns the means over the seeds, a row for each text and setting."""
+  records = plan.records()
+  measured = {name for record in records for name in record["scores"]}
+  scores = [name for name in plan.scores if name in measured]
+  settings = [*plan.settings, *(x["setting"] for x in records)]  # n-grams, xz
   rows = []
-  for text in plan.texts:
-    here = [record for record in found if record["text"] == text]
-    others = (record["setting"] for record in here)  # n-grams and xz
-    for setting in dict.fromkeys([*plan.settings, *others]):
-      runs = [record for record in here if record["setting"] == setting]
-      if not runs:
-        continue
-      minutes = [run["minutes"] for run in runs if "minutes" in run]
-      cells = [text, setting]
-      cells.append(f"{runs[0]['weights']:,}" if "weights" in runs[0] else "")
-      cells.append("" if runs[0]["seed"] is None else str(len(runs)))
-      cells.append(_mean_and_range([run.get("valid") for run in runs]))
-      for name in scores:
-        losses = [run.get("scores", {}).get(name) for run in runs]
-        cells.append(_mean_and_range(losses))
-      cells.append(f"{statistics.median(minutes):.1f}" if minutes else "")
-      rows.append(cells)
+  for text, setting in itertools.product(plan.texts, dict.fromkeys(settings)):
+    runs = [x for x in records if (x["text"], x["setting"]) == (text, setting)]
+    if not runs:
+      continue
+    minutes = [run["minutes"] for run in runs if "minutes" in run]
+    cells = [text, setting]
+    cells.append(f"{runs[0]['weights']:,}" if "weights" in runs[0] else "")
+    cells.append("" if runs[0]["seed"] is None else str(len(runs)))
+    cells.append(_mean_and_range([run.get("valid") for run in runs]))
+    for name in scores:
+      cells.append(_mean_and_range([run["scores"].get(name) for run in runs]))
+    cells.append(f"{statistics.median(minutes):.1f}" if minutes else "")
+    rows.append(cells)
   header = ("text", "setting", "weights", "seeds", "valid", *scores, "minutes")
   return table(header, rows)
 
 
 def verdicts(plan: Table) -> list[str]:
-  """Compares each setting with the first one, in pairs of text and seed."""
+  """Compares the valid losses with the first setting's, by text and seed."""
   valid = {
     (x["text"], x["setting"], x["seed"]): x.get("valid") for x in plan.records()
   }
@@ -269,8 +277,10 @@ def verdicts(plan: Table) -> list[str]:
       if setting == other and loss and valid.get((text, first, seed))
     ]
     if not all(map(math.isfinite, differences)):
-      lines.append(f"{other}: a training diverged")
-    elif len(differences) > 1:
+      lines.append(f"{other} - {first}: a training diverged")
+    elif len(differences) < 2:
+      lines.append(f"{other} - {first}: {len(differences)} pairs, too few")
+    else:
       mean = statistics.mean(differences)
       error = statistics.stdev(differences) / math.sqrt(len(differences))
       half = student_quantile(len(differences) - 1) * error
@@ -283,67 +293,60 @@ def verdicts(plan: Table) -> list[str]:
 
 def _mean_and_range(losses: Sequence[float | None]) -> str:
   known = [loss for loss in losses if loss is not None]
-  if not known:
-    return ""
-  mean = f"{statistics.mean(known):.4f}"
-  if len(known) == 1:
+  mean = f"{statistics.mean(known):.4f}" if known else ""
+  if len(known) < 2:
     return mean
   return f"{mean} ({min(known):.4f} to {max(known):.4f})"
 
 
-def path_of(text: str, folder: pathlib.Path) -> pathlib.Path:
-  """Returns the file of a text, which may be fetched into the folder."""
-  if "-" in text:
-    return texts.make(text, folder)
-  return ROOT.parent / "shared" / "data" / f"{text}.txt"
+def train_runs(
+  plan: Table, runs: Iterator[Run], folder: pathlib.Path, core: int
+) -> None:
+  """Measures runs on a core until none is left; warns of those that fail."""
+  for run in runs:
+    name = "{}, {}, seed {}".format(*run)
+    warn(name)
+    try:
+      plan.keep([measure(plan, run, folder, core)])
+    except (InputError, subprocess.CalledProcessError) as error:
+      warn(f"{name}: {error}")
 
 
 def main(argv: list[str]) -> int:
-  """Measures what is missing, and prints the table; returns the exit code."""
+  """Trains the missing runs, and prints the table; returns the exit code."""
+  cores = sorted(os.sched_getaffinity(0))
+  jobs = range(1, len(cores) + 1)
   parser = argparse.ArgumentParser("trials", description=__doc__)
   parser.add_argument("table", type=pathlib.Path)
-  parser.add_argument("--jobs", type=int, default=1, help="one core for each")
-  parser.add_argument(
-    "--folder",
-    type=pathlib.Path,
-    default=ROOT / "runs" / "texts",
-    help="where texts and runs are kept",
-  )
+  parser.add_argument("--jobs", type=int, default=1, choices=jobs)
+  parser.add_argument("--folder", type=pathlib.Path, default=_FOLDER)
   args = parser.parse_args(argv[1:])
-  plan, folder = Table.read(args.table), args.folder.resolve()
-  for text in plan.texts:
-    path_of(text, folder)  # before two trainings fetch it at once
-    known = any(x["text"] == text and x["seed"] is None for x in plan.records())
-    if plan.baselines and not known:
-      measure_baselines(plan, text, folder)
-  cores: queue.SimpleQueue[int] = queue.SimpleQueue()
-  for core in sorted(os.sched_getaffinity(0))[: args.jobs]:
-    cores.put(core)
-
-  def train(text: str, setting: str, seed: int) -> None:
-    """Measures one run on a core that is free."""
-    core = cores.get()
-    try:
-      print(f"{text}, {setting}, seed {seed}", file=sys.stderr)
-      plan.keep(
-        measure(
-          plan,
-          text=text,
-          setting=setting,
-          seed=seed,
-          folder=folder,
-          core=core,
-        )
-      )
-    finally:
-      cores.put(core)
-
-  with concurrent.futures.ThreadPoolExecutor(cores.qsize()) as pool:
-    for future in [pool.submit(train, *run) for run in plan.missing()]:
-      future.result()
+  folder = args.folder.resolve()
+  try:
+    plan = Table.read(args.table)
+    missing = plan.missing()
+    for text, setting in dict.fromkeys(run[:2] for run in missing):
+      prepare_run(plan, text, setting, folder)  # refuses bad input at once
+    known = {x["text"] for x in plan.records() if x["seed"] is None}
+    for text in plan.texts if plan.baselines else ():
+      if text not in known:
+        measure_baselines(plan, text, folder)
+    train = functools.partial(train_runs, plan, iter(missing), folder)
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+      try:
+        list(pool.map(train, cores[: args.jobs]))
+      except BaseException:
+        missing.clear()  # Ctrl-C stops the trainings, too: start no others
+        raise
+  except (InputError, OSError) as error:
+    return process.fail("trials", error)
+  except KeyboardInterrupt:
+    return process.INTERRUPTED
   print(to_markdown(plan))
   print("\n".join(verdicts(plan)))
-  return 0
+  if number := len(plan.missing()):
+    warn(f"runs that failed: {number}; the same command tries them again")
+  return process.INCOMPLETE if number else process.DONE
 
 
 if __name__ == "__main__":

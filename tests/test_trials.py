@@ -30,23 +30,25 @@ def loss_of(text: str, setting: str, seed: int) -> float:
   return 1.5 * (text == "b-100k") + 0.1 * seed + 2 - 0.25 * (setting == "new")
 
 
-def test_what_is_missing_is_measured_once(
-  plan: trials.Table, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+def test_each_run_is_measured_once(
+  plan: trials.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   trained = []
 
-  def measure(plan: trials.Table, **run: Any) -> trials.Record:
-    trained.append((run["text"], run["setting"], run["seed"]))
-    del run["folder"], run["core"]
-    loss = loss_of(**run)
-    return run | {"valid": loss, "scores": {"stream": loss}, "minutes": 3.0}
+  def measure(plan: trials.Table, run: trials.Run, *_: Any) -> trials.Record:
+    trained.append(run)
+    text, setting, seed = run
+    loss = loss_of(*run)
+    record = {"text": text, "setting": setting, "seed": seed, "valid": loss}
+    record["flags"] = plan.settings[setting]
+    return record | {"scores": {"stream": loss}, "minutes": 3.0}
 
   monkeypatch.setattr(trials, "measure", measure)
-  monkeypatch.setattr(trials, "path_of", lambda *_: tmp_path)
-  plan.keep(
-    measure(plan, text="a-100k", setting="now", seed=0, folder=0, core=0)
-  )
-  command = ["trials", str(plan.path), "--jobs=2"]
+  monkeypatch.setattr(trials, "prepare_run", lambda *_: None)
+  plan.keep([measure(plan, ("a-100k", "now", 0))])
+  with plan.records_path.open("a") as file:
+    file.write('{"text": "b-1')  # by a runner that was killed
+  command = ["trials", str(plan.path)]
   assert trials.main(command) == 0
   assert len(trained) == len(set(trained)) == 8
   assert trials.main(command) == 0
@@ -55,6 +57,41 @@ def test_what_is_missing_is_measured_once(
   assert json.loads(first)["valid"] == 2
   row = "| b-100k | new |  | 2 | 3.3000 (3.2500 to 3.3500) | 3.3000 (3.2500"
   assert row in trials.to_markdown(plan)
+  # The means have no losses of other flags, and none twice.
+  plan.keep([measure(plan, ("b-100k", "new", 0)) for _ in range(2)])
+  assert row in trials.to_markdown(plan)
+  plan.path.write_text(TOML.replace("0.2", "0.3"))
+  changed = trials.Table.read(plan.path)
+  assert "new" not in trials.to_markdown(changed)
+  assert {setting for _, setting, _ in changed.missing()} == {"new"}
+
+
+@pytest.mark.parametrize(
+  ("line", "changed"),
+  [
+    ("seeds = 2", "seed = 2"),
+    ("seeds = 2", "seeds = 0"),
+    ('"stream"', '"strem"'),
+    ("[settings]", "[settings]\nbaselines = true"),
+    ("novels-100k", "novels-50k"),
+    ("novels-100k", "nowhere"),
+    ("=0.2", "=2"),
+    ("dropout_rate", "dropout_rat"),
+  ],
+)
+def test_a_mistake_in_the_table_gets_one_line(
+  plan: trials.Table,
+  line: str,
+  changed: str,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  table = TOML.replace("a-100k", "novels-100k").replace("b-100k", "verse-100k")
+  plan.path.write_text(table.replace(line, changed))
+  folder = plan.path.parent
+  for name in ("novels-100k", "verse-100k"):
+    (folder / f"{name}.txt").write_text("a line\n" * 99)
+  assert trials.main(["trials", str(plan.path), f"--folder={folder}"]) == 2
+  assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_settings_are_compared_in_pairs_of_text_and_seed(
@@ -65,15 +102,15 @@ def test_settings_are_compared_in_pairs_of_text_and_seed(
   for text, setting, seed in plan.missing():
     loss = loss_of(text, setting, seed)
     loss += 0.01 * (2 * seed - 1) * (setting == "new")
-    plan.keep({"text": text, "setting": setting, "seed": seed, "valid": loss})
+    plan.keep([{"text": text, "setting": setting, "seed": seed, "valid": loss}])
   assert trials.verdicts(plan) == [
     "new - now: -0.2500 (95 % interval -0.2684 to -0.2316), "
     "4 pairs of text and seed"
   ]
 
 
-def test_a_training_that_diverges_is_said(plan: trials.Table) -> None:
+def test_a_training_that_diverges_is_reported(plan: trials.Table) -> None:
   for text, setting, seed in plan.missing():
     loss = float("inf") if setting == "new" else 2.0
-    plan.keep({"text": text, "setting": setting, "seed": seed, "valid": loss})
-  assert trials.verdicts(plan) == ["new: a training diverged"]
+    plan.keep([{"text": text, "setting": setting, "seed": seed, "valid": loss}])
+  assert trials.verdicts(plan) == ["new - now: a training diverged"]
