@@ -169,7 +169,7 @@ def test_missing_metrics_cause_a_warning(
 
 
 @pytest.mark.parametrize("room", [0, 20, 150, 300])
-def test_metrics_are_written_once_a_full_disk_has_space_again(
+def test_metrics_are_written_when_a_full_disk_has_space_again(
   run: Run, room: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
   metrics = _start(run, 0)
