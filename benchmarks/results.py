@@ -1,4 +1,4 @@
-"""Writes the tables of results/README.md: what `benchmarks.trials` measured.
+"""Writes the records of `benchmarks.trials` as tables into results/README.md.
 
 .venv/bin/python -m benchmarks.results
 """
@@ -11,7 +11,7 @@ _FOLDER = ROOT / "results"
 
 
 def main() -> int:
-  """Writes each table between its marks; returns the exit code."""
+  """Replaces each table between its marks; returns the exit code."""
   tables = {x.stem: Table.read(x) for x in sorted(_FOLDER.glob("*.toml"))}
   page = _FOLDER / "README.md"
   text = page.read_text()
@@ -22,22 +22,22 @@ def main() -> int:
 
 
 def _put(page: str, name: str, text: str) -> str:
-  """Returns the page with a new text between two marks."""
+  """Replaces the text between a table's marks; returns the page."""
   before, rest = page.split(f"<!-- {name} -->\n")
   _, after = rest.split("<!-- end -->\n", 1)
   return f"{before}<!-- {name} -->\n\n{text}\n\n<!-- end -->\n{after}"
 
 
 def _machines(tables: dict[str, Table]) -> str:
-  """Returns a line for each machine, with the tables that it measured."""
+  """Lists the machines, each with the tables it has records in."""
   names: dict[str, list[str]] = {}
   for name, table in tables.items():
     for record in table.records():
       if "machine" in record:
         names.setdefault(record["machine"], []).append(f"`{name}`")
   return "\n".join(
-    f"- {machine}: {', '.join(dict.fromkeys(found))}"
-    for machine, found in names.items()
+    f"- {machine}: {', '.join(dict.fromkeys(measured))}"
+    for machine, measured in names.items()
   )
 
 

