@@ -74,7 +74,8 @@ def _read_ckpt(prefix: str, num_layers: int) -> tuple[list[np.ndarray], bool]:
   """Returns the weights, and whether the file has more layers."""
   key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
   refuse_pattern(prefix)
-  reader = tf.train.load_checkpoint(prefix)
+  # `load_checkpoint` takes the prefix `model/` for a folder of checkpoints.
+  reader = tf.compat.v1.train.NewCheckpointReader(prefix)
   weights = [
     reader.get_tensor(key(owner, name)) for owner, name, _ in _names(num_layers)
   ]
