@@ -172,7 +172,10 @@ class Config(Options):
     between(0),
   )
   max_steps: int = option(
-    0, "limit on the number of steps; 0: no limit but --epochs", between(0)
+    0,
+    "limit on the number of steps, where the schedule ends, too; 0: no limit "
+    "but --epochs",
+    between(0),
   )
   # Keras also seeds NumPy, which accepts no larger seed.
   seed: int = option(

@@ -58,8 +58,7 @@ def test_the_sweep_ends_in_a_report(
   names = ["rate-0.01-0", "rate-0.01-1"]
   assert [setting["runs"] for setting in group["settings"]] == [names]
   mean, error = sum(losses) / 2, (losses[1] - losses[0]) / 2
-  line, listed = printed.splitlines()
-  printed_mean, printed_error, best = line.split(maxsplit=2)
-  assert float(printed_mean) == pytest.approx(mean)
-  assert float(printed_error) == pytest.approx(error)
-  assert (best, listed.split()) == ("(the best)", names)
+  summary, line, best, listed = printed.splitlines()
+  assert summary == group["summary"]
+  assert list(map(float, line.split())) == pytest.approx([mean, error])
+  assert (best.strip(), listed.split()) == ("the best", names)
