@@ -46,8 +46,8 @@ class Found(NamedTuple):
       encoding: the run's encoding.
     """
     yield (
-      f"{self.share:.1%} is in passages of {MIN_LENGTH} characters or more of "
-      "the train text"
+      f"{self.share:.1%} is copied from the train text, in passages of "
+      f"{MIN_LENGTH} characters or more"
     )
     for start, length, place in self.passages:
       passage = readable(text[start : start + length], encoding)

@@ -48,7 +48,8 @@ def test_only_passages_of_the_train_text_count_as_copied(
   assert second["memorised"] == {"share": 0.4, "passages": [passage]}
   _, err = _ran([*args, f"--memorised={corpus}"], capsys)
   assert err[-2:] == [
-    "sample 1: 40.0% is in passages of 30 characters or more of the train text",
+    "sample 1: 40.0% is copied from the train text, in passages of 30 "
+    "characters or more",
     f"sample 1: 40 characters at {place:,} of the train text: {copied!r}",
   ]
 
@@ -69,7 +70,7 @@ def test_copied_passages_are_reported_on_stderr(
   out, err = _ran([*args, *flags, f"--memorised={corpus_path}"], capsys)
   assert out == plain
   line = "line 1: " if "--per_line" in flags else ""
-  starts = [f"{line}sample {i}: 0.0% is in passages of " for i in range(2)]
+  starts = [f"{line}sample {i}: 0.0% is copied from " for i in range(2)]
   assert [each[: len(starts[0])] for each in err] == starts
 
 
