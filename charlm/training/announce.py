@@ -200,9 +200,9 @@ def describe_initial(
       "--init_from"
     )
   new = unknown_characters(vocab, vocab[: initial.embedding.input_dim])
-  losses = f"{part} loss {loss:.4f}, of n-grams {ngram_loss:.4f}"
+  losses = f"{part} loss {loss:.4f} (n-grams: {ngram_loss:.4f})"
   added = f"; new characters: {new}" if new else ""
-  return _line("initial", f"{name}: {losses}{added}")
+  return _line("initial", f"{losses}, {name}{added}")
 
 
 def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_run_starts_from_an_exported_model(
   ):
     np.testing.assert_array_equal(ours, theirs)
   # The line before training reports this model's loss.
-  said = re.findall(r"^initial .* loss (\S+), of n-grams ([\d.]+)", out, re.M)
+  said = re.findall(r"^initial .* loss (\S+) \(n-grams: (\S+)\), ", out, re.M)
   (score,) = one.score([(tmp_path / "my" / "valid.txt").read_text()])
   assert [float(x) for x, _ in said] == pytest.approx(
     [score.log_perplexity] * 2, abs=6e-5
@@ -164,7 +164,7 @@ def test_the_english_model_beats_n_grams_on_new_text(
   assert train_program.main(["train.py", *args]) == 0
   out, err = capsys.readouterr()
   (loss, ngrams) = re.search(
-    r"^initial .* loss (\S+), of n-grams ([\d.]+)", out, re.M
+    r"^initial .* loss (\S+) \(n-grams: (\S+)\), ", out, re.M
   ).groups()
   assert float(loss) < float(ngrams) - 0.2
   assert not err
