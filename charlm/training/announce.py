@@ -171,6 +171,9 @@ def describe_text(
   if not config.keeps_text:
     removed = "spaces around lines, and empty lines, are removed"
     lines.append(_line("lines", f"{removed} (--raw keeps them)"))
+  elif counts.get("\r"):
+    ends = "end in carriage returns, as on Windows: the model learns them, too"
+    lines.append(_line("lines", ends))
   lines.append(_line("parts", f"{' + '.join(parts)} {config.unit}s"))
   return "".join(lines)
 

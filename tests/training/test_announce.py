@@ -2,8 +2,11 @@ import re
 
 import pytest
 
+from charlm.config import Config
+from charlm.data.corpus import encode_text
+from charlm.data.split import split_text
 from charlm.system.messages import beginning, say, warn
-from charlm.training.announce import Screen, _line
+from charlm.training.announce import Screen, _line, describe_text
 
 
 def _screen(last_step: int = 400) -> Screen:
@@ -93,3 +96,12 @@ def test_lines_fit_on_the_screen() -> None:
   assert _line("run", "runs/my") == "run      runs/my\n"
   assert _line("run", "a" * 71) == f"run      {'a' * 67}...\n"
   assert beginning("\u6c34" * 9, 5) == "\u6c34" * 2  # two columns each
+
+
+def test_invisible_carriage_returns_are_announced() -> None:
+  config = Config(raw=True)
+  for end, announced in (("\r\n", True), ("\n", False)):
+    corpus = encode_text([f"a line{end}" * 30])
+    split = split_text(corpus.text, config)
+    text = describe_text(config, corpus, split, corpus.text.characters)
+    assert ("carriage returns" in text) == announced
