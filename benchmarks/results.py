@@ -6,6 +6,7 @@
 import sys
 
 from benchmarks.trials import ROOT, Table, to_markdown
+from charlm.system.files import write_atomically
 
 _FOLDER = ROOT / "results"
 
@@ -17,14 +18,17 @@ def main() -> int:
   text = page.read_text()
   for name, table in tables.items():
     text = _put(text, name, to_markdown(table))
-  page.write_text(_put(text, "machines", _machines(tables)))
+  text = _put(text, "machines", _machines(tables))
+  write_atomically(page, [text.encode()])
   return 0
 
 
 def _put(page: str, name: str, text: str) -> str:
   """Replaces the text between a table's marks; returns the page."""
   before, rest = page.split(f"<!-- {name} -->\n")
-  _, after = rest.split("<!-- end -->\n", 1)
+  old, after = rest.split("<!-- end -->\n", 1)
+  if "<!--" in old:
+    raise ValueError(f"the table {name} has no mark of its end")
   return f"{before}<!-- {name} -->\n\n{text}\n\n<!-- end -->\n{after}"
 
 

@@ -28,7 +28,7 @@ _SIZES = {
   "10M": 10_000_000,
   "100M": 100_000_000,
 }
-_FIRST = 110_000_000  # bytes of the Linux source
+_LINUX_BYTES = 110_000_000  # at the beginning of the source of Linux
 _LONG_LINE = 20  # characters; shorter lines occur in many files
 _MULTIPLE = 50  # a cut text has a multiple of so many lines
 # Debian's manuals for developers and for users.
@@ -125,7 +125,7 @@ def _linux(folder: pathlib.Path) -> Iterator[bytes]:
   size = 0
   for data in _distinct(x for x in paths if not x.is_symlink()):
     size += len(data)
-    if size > _FIRST:
+    if size > _LINUX_BYTES:
       return
     yield data
 
@@ -166,7 +166,9 @@ def _hebrew(folder: pathlib.Path) -> Iterator[bytes]:
 def _debian(folder: pathlib.Path, path: str) -> pathlib.Path:
   """Fetches the package that a path begins with; returns the file's path."""
   name = path.partition("/")[0]
-  commands = f"apt-get download {name} && dpkg-deb -x {name}_*.deb {name}"
+  # The files of other versions would be extracted, too.
+  fetch = f"rm -f {name}_*.deb && apt-get download {name}"
+  commands = f"{fetch} && dpkg-deb -x {name}_*.deb {name}"
   subprocess.run(commands, shell=True, cwd=folder, check=True)
   return folder / path
 

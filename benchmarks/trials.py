@@ -1,6 +1,6 @@
 """Trains the settings of a table on its texts, and compares the losses.
 
-    .venv/bin/python -m benchmarks.trials results/other.toml --jobs 2
+    .venv/bin/python -m benchmarks.trials runs/lstm.toml --jobs 2
 
 A table is a TOML file such as
 
@@ -16,8 +16,9 @@ All settings are compared with the first one. A text is `shakespeare`,
 `tinyshakespeare`, or a name from `benchmarks/texts.py`. Every setting is
 trained on every text with each seed below `seeds`. A file beside the table,
 with the suffix `.jsonl`, gets a record of each run, which is not trained again
-unless the setting's flags change. Each of `--jobs` trainings has a core of its
-own. Ctrl-C stops them, and the same command resumes them.
+unless the setting's flags change: if a recipe, `models/english` or a text did,
+delete its lines. Each of `--jobs` trainings has a core of its own. Ctrl-C stops
+them, and the same command resumes them.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -71,6 +73,7 @@ _PROTOCOLS = {
 _BY_COPYING = ("copied", "new", "share copied")
 _FOLDER = ROOT / "runs" / "texts"  # of texts and runs
 _READ_BY_BASELINES = 20_000_000  # characters at the end of the train text
+_interrupted = threading.Event()  # Ctrl-C: no thread starts another program
 
 Run = tuple[str, str, int]  # text, setting and seed
 Record = dict[str, Any]
@@ -117,15 +120,19 @@ class Table:
     for record in read_json_lines(self.records_path):
       text, setting, seed = (record[x] for x in ("text", "setting", "seed"))
       flags = first if seed is None else self.settings.get(setting)
-      # Records of older commits have no flags.
-      same = flags is not None and record.get("flags", flags) == flags
-      if text in self.texts and same:
+      asked = seed is None or seed < self.seeds
+      if text in self.texts and record["flags"] == flags and asked:
         newest[text, setting, seed] = record
     return list(newest.values())
 
   def missing(self) -> list[Run]:
-    """Lists the runs without a record, by seed first."""
-    done = {(x["text"], x["setting"], x["seed"]) for x in self.records()}
+    """Lists the runs without a record of all scores, by seed first."""
+    scores = {*self.scores} - {"dynamic"}  # which not every run can have
+    done = {
+      (x["text"], x["setting"], x["seed"])
+      for x in self.records()
+      if scores <= {*x["scores"]}
+    }
     runs = itertools.product(range(self.seeds), self.texts, self.settings)
     return [(x, y, seed) for seed, x, y in runs if (x, y, seed) not in done]
 
@@ -156,10 +163,11 @@ def prepare_run(
 def measure(plan: Table, run: Run, folder: pathlib.Path, core: int) -> Record:
   """Trains a run on one core, or resumes it, and scores it."""
   text, setting, seed = run
-  # A folder of its own: a resume would keep other flags, or an older recipe.
+  flags = plan.settings[setting]
   prepared = prepare_run(plan, text, setting, folder)
   config = prepared.options.config
-  digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
+  # A folder of its own: a resume would keep other flags, or an older recipe.
+  digest = hashlib.sha256(repr((flags, config)).encode()).hexdigest()[:8]
   run_dir = folder / "runs" / plan.path.stem / text
   run_dir /= f"{setting}-{seed}-{digest}"
 
@@ -167,12 +175,14 @@ def measure(plan: Table, run: Run, folder: pathlib.Path, core: int) -> Record:
     """Runs a program of charlm on the core; returns its output."""
     command = ["taskset", "-c", str(core), sys.executable, program, *more]
     command += [f"--run_dir={run_dir}", "--device=cpu"]
+    if _interrupted.is_set():
+      raise InputError("interrupted")
     return subprocess.run(
       command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
     ).stdout
 
   record: Record = {"text": text, "setting": setting, "seed": seed}
-  record["flags"] = flags = plan.settings[setting]
+  record["flags"] = flags
   record["machine"] = machine.in_words(machine.describe() | {"cores": 1})
   try:
     # A setting's own --seed would make all seeds one.
@@ -200,7 +210,7 @@ def measure(plan: Table, run: Run, folder: pathlib.Path, core: int) -> Record:
   return record | {
     "commit": trained.starts()[0]["commit"],
     "weights": int(weights.replace(",", "")),
-    "minutes": max(x.get("seconds", 0) for x in records) / 60,
+    "minutes": max((x.get("seconds", 0) for x in records), default=0) / 60,
     "valid": min(losses) if losses else None,
     "scores": scores,
   }
@@ -242,7 +252,8 @@ def to_markdown(plan: Table) -> str:
   records = plan.records()
   measured = {name for record in records for name in record["scores"]}
   scores = [name for name in plan.scores if name in measured]
-  settings = [*plan.settings, *(x["setting"] for x in records)]  # n-grams, xz
+  others = sorted(x["setting"] for x in records if x["seed"] is None)
+  settings = [*plan.settings, *others]  # with n-grams and xz
   rows = []
   for text, setting in itertools.product(plan.texts, dict.fromkeys(settings)):
     runs = [x for x in records if (x["text"], x["setting"]) == (text, setting)]
@@ -334,7 +345,8 @@ def main(argv: list[str]) -> int:
       try:
         list(pool.map(train, cores[: args.jobs]))
       except BaseException:
-        missing.clear()  # Ctrl-C stops the trainings, too: start no others
+        missing.clear()
+        _interrupted.set()
         raise
   except (InputError, OSError) as error:
     return process.fail("trials", error)

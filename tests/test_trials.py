@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+import subprocess
+import threading
 from typing import Any
 
 import pytest
 
 from benchmarks import trials
+from charlm.errors import DivergedError, InputError
 
 TOML = """
 texts = ["a-100k", "b-100k"]
@@ -24,6 +27,13 @@ def plan(tmp_path: pathlib.Path) -> trials.Table:
   path = tmp_path / "mine.toml"
   path.write_text(TOML)
   return trials.Table.read(path)
+
+
+def keep(plan: trials.Table, run: trials.Run, loss: float) -> None:
+  """Records a run's loss on the valid text."""
+  text, setting, seed = run
+  record = {"text": text, "setting": setting, "seed": seed, "valid": loss}
+  plan.keep([record | {"flags": plan.settings[setting], "scores": {}}])
 
 
 def loss_of(text: str, setting: str, seed: int) -> float:
@@ -64,6 +74,40 @@ def test_each_run_is_measured_once(
   changed = trials.Table.read(plan.path)
   assert "new" not in trials.to_markdown(changed)
   assert {setting for _, setting, _ in changed.missing()} == {"new"}
+  plan.path.write_text(TOML.replace("seeds = 2", "seeds = 1"))
+  fewer = trials.Table.read(plan.path)
+  assert "| b-100k | new |  | 1 | 3.2500 | 3.2500" in trials.to_markdown(fewer)
+  assert fewer.missing() == []
+  plan.path.write_text(TOML.replace('"stream"', '"stream", "lines", "dynamic"'))
+  assert len(trials.Table.read(plan.path).missing()) == 8
+
+
+def test_changed_flags_and_ctrl_c_resume_no_other_run(
+  plan: trials.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  folder = plan.path.parent
+  (folder / "a-100k.txt").write_text("a line\n" * 9_999)
+  monkeypatch.setattr(trials.texts, "make", lambda *_: folder / "a-100k.txt")
+  commands: list[list[str]] = []
+
+  def run(command: list[str], **_: Any) -> None:
+    commands.append(command)
+    raise subprocess.CalledProcessError(DivergedError.exit_code, command)
+
+  monkeypatch.setattr(trials.subprocess, "run", run)
+  for flags in ("--recipe=auto", "--recipe=auto --eval_every_steps=1000"):
+    plan.settings["now"] = flags
+    record = trials.measure(plan, ("a-100k", "now", 0), folder, core=0)
+    assert record["valid"] == float("inf")
+  first, second = (command[-2] for command in commands)
+  assert first.startswith("--run_dir=")
+  assert first != second
+  interrupted = threading.Event()
+  interrupted.set()
+  monkeypatch.setattr(trials, "_interrupted", interrupted)
+  with pytest.raises(InputError, match="interrupted"):
+    trials.measure(plan, ("a-100k", "now", 0), folder, core=0)
+  assert len(commands) == 2
 
 
 @pytest.mark.parametrize(
@@ -102,7 +146,7 @@ def test_settings_are_compared_in_pairs_of_text_and_seed(
   for text, setting, seed in plan.missing():
     loss = loss_of(text, setting, seed)
     loss += 0.01 * (2 * seed - 1) * (setting == "new")
-    plan.keep([{"text": text, "setting": setting, "seed": seed, "valid": loss}])
+    keep(plan, (text, setting, seed), loss)
   assert trials.verdicts(plan) == [
     "new - now: -0.2500 (95 % interval -0.2684 to -0.2316), "
     "4 pairs of text and seed"
@@ -110,7 +154,6 @@ def test_settings_are_compared_in_pairs_of_text_and_seed(
 
 
 def test_a_training_that_diverges_is_reported(plan: trials.Table) -> None:
-  for text, setting, seed in plan.missing():
-    loss = float("inf") if setting == "new" else 2.0
-    plan.keep([{"text": text, "setting": setting, "seed": seed, "valid": loss}])
+  for run in plan.missing():
+    keep(plan, run, loss=float("inf") if "new" in run else 2.0)
   assert trials.verdicts(plan) == ["new - now: a training diverged"]
