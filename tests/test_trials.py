@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import trials
+from benchmarks import texts, trials
 from charlm.errors import DivergedError, InputError
 
 TOML = """
@@ -87,14 +87,14 @@ def test_changed_flags_and_ctrl_c_resume_no_other_run(
 ) -> None:
   folder = plan.path.parent
   (folder / "a-100k.txt").write_text("a line\n" * 9_999)
-  monkeypatch.setattr(trials.texts, "make", lambda *_: folder / "a-100k.txt")
+  monkeypatch.setattr(texts, "make", lambda *_: folder / "a-100k.txt")
   commands: list[list[str]] = []
 
   def run(command: list[str], **_: Any) -> None:
     commands.append(command)
     raise subprocess.CalledProcessError(DivergedError.exit_code, command)
 
-  monkeypatch.setattr(trials.subprocess, "run", run)
+  monkeypatch.setattr(subprocess, "run", run)
   for flags in ("--recipe=auto", "--recipe=auto --eval_every_steps=1000"):
     plan.settings["now"] = flags
     record = trials.measure(plan, ("a-100k", "now", 0), folder, core=0)
