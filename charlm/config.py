@@ -28,17 +28,25 @@ SAME_AS_INITIAL = (
 )
 
 
-def without_layer_norm(fields: dict[str, Any]) -> dict[str, Any]:
-  """Drops the old field `layer_norm` of a run or an exported model.
+# Fields that were removed: the value that leaves a run as it was, and the last
+# commit that supports the others.
+_REMOVED: dict[str, tuple[Any, str]] = {
+  "layer_norm": (False, "288d677"),
+}
 
-  Raises InputError: the model uses layer normalisation, which was removed.
+
+def without_removed(fields: dict[str, Any]) -> dict[str, Any]:
+  """Drops the removed fields of a run or an exported model.
+
+  Raises InputError: the run used one of them.
   """
-  if fields.get("layer_norm"):
-    raise InputError(
-      "its layers use layer normalisation, which was removed: load it with "
-      "commit 288d677 of charlm, the last one that supports it"
-    )
-  return {name: x for name, x in fields.items() if name != "layer_norm"}
+  for name, (unused, commit) in _REMOVED.items():
+    if fields.get(name, unused) != unused:
+      raise InputError(
+        f"it used --{name}, which was removed: load it with commit {commit} of "
+        "charlm, the last one that supports it"
+      )
+  return {name: x for name, x in fields.items() if name not in _REMOVED}
 
 
 @dataclasses.dataclass(frozen=True)

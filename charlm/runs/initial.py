@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charlm.config import SAME_AS_INITIAL, Config, without_layer_norm
+from charlm.config import SAME_AS_INITIAL, Config, without_removed
 from charlm.data.vocabulary import vocabulary_to_json
 from charlm.errors import InputError
 from charlm.runs.run import Run, is_model, open_run
@@ -71,7 +71,7 @@ def read_numpy(path: Path) -> NumpyFile:
       f"({type(error).__name__}: {error}): export it again"
     ) from error
   try:
-    without_layer_norm(all_settings)
+    without_removed(all_settings)
   except InputError as error:
     raise InputError(f"{path}: {error}") from error
   return NumpyFile(settings, vocab, weights)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TextIO, TypedDict
 
-from charlm.config import Config, without_layer_norm
+from charlm.config import Config, without_removed
 from charlm.data.corpus import Corpus, encode_text
 from charlm.data.split import Split
 from charlm.data.text import Text, sha256
@@ -136,7 +136,7 @@ class Experiment:
     corpus, vocabulary, eval_text, valid_text = (
       _take_sha256(fields, name) for name in _SHA256
     )
-    fields = without_layer_norm(fields)
+    fields = without_removed(fields)
     # Fields that an older file lacks have their defaults.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")

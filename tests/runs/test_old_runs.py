@@ -71,12 +71,13 @@ def test_an_old_run_is_scored_resumed_and_sampled(
 
 
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])
-def test_layer_normalisation_is_refused_naming_the_commit_that_reads_it(
+def test_a_run_that_used_a_removed_flag_is_refused_naming_flag_and_commit(
   program: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
   run_dir = OLD_RUNS / "layer_norm"
   assert PROGRAMS[program].main([program, f"--run_dir={run_dir}"]) == 2
   (line,) = capsys.readouterr().err.splitlines()
+  assert "--layer_norm" in line
   assert "load it with commit 288d677" in line
 
 
