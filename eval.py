@@ -7,7 +7,7 @@ import re
 import sys
 import time
 
-from charlm.data.corpus import read_text
+from charlm.data.corpus import read_corpus
 from charlm.data.vocabulary import unknown_characters
 from charlm.errors import InputError
 from charlm.options import NOT_NEGATIVE, ModelOptions, between, one_of, option
@@ -124,7 +124,7 @@ def evaluate(options: EvalOptions) -> int:
     models = iter([trained_model.load_model(run, options.checkpoint, layer)])
   text = run.eval_text()
   if options.text is not None:
-    text = read_text(run.config, options.text)
+    text = read_corpus(run.config, options.text).text
   refuse_short(text, options.text or run.eval_path)
   unknown = unknown_characters(text.characters, run.vocab)
   if unknown and not options.json:  # which has `num_unknown`

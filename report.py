@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlm.data.corpus import load_corpus, read_text
+from charlm.data.corpus import load_corpus, read_corpus
 from charlm.data.split import train_text
 from charlm.data.text import Text
 from charlm.data.vocabulary import unknown_characters
@@ -166,7 +166,7 @@ def _shown_text(text: str | None, run: Run) -> Text:
 
   if text is None:
     return run.eval_text()
-  shown = read_text(run.config, text)
+  shown = read_corpus(run.config, text).text
   refuse_short(shown, text)
   if unknown := unknown_characters(shown.characters, run.vocab):
     warn(f"characters of {text} that are read as [UNK]: {unknown}")

@@ -98,8 +98,6 @@ def soak(
   elif num_workers > 2:
     baseline = train
   assert baseline(f"--run_dir={uninterrupted}").wait(_ENDED_WITHIN) == 0
-  # The file of ids, which kills can leave half written, must not matter.
-  train = functools.partial(train, f"--corpus_cache={folder / 'cache'}")
   kills: list[Kill] = []
   while len(kills) < num_kills:
     (after,) = rng.choices([*_INSTANTS], [*_INSTANTS.values()])

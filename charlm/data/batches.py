@@ -41,7 +41,7 @@ class Batches:
     """Prepares the batches of a text.
 
     Args:
-      ids: the whole text, `[N]`, possibly memory-mapped.
+      ids: the whole text, `[N]`.
       seq_length: characters per window.
       batch_size: windows per batch.
       seed: determines the shuffles.
@@ -69,8 +69,7 @@ class Batches:
     """Returns the windows of a step, `[len(rows), seq_length + 1]`."""
     epoch, index = divmod(step, self.steps_per_epoch)
     starts = self._starts(epoch, index)
-    # The text is circular: its first character follows its last. Indexing a
-    # memory map reads only the windows.
+    # The text is circular: its first character follows its last.
     places = (starts[:, np.newaxis] + np.arange(self._size)) % len(self._ids)
     windows = self._ids[places]
     return windows if self._table is None else self._table[windows]

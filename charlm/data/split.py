@@ -94,18 +94,13 @@ def _default_size(text: Text) -> tuple[str, int]:
   return "chars", max(2, len(text) // 10)
 
 
-def load_texts(config: Config, cache: str = "") -> tuple[Corpus, Split]:
+def load_texts(config: Config) -> tuple[Corpus, Split]:
   """Loads the corpus of a config and splits it.
 
-  `cache` is a folder for the ids, like `folder` of `load_corpus`.
-
-  Raises InputError or OSError: as `load_corpus` and `split_text`.
+  Raises InputError: as `load_corpus` and `split_text`.
   """
-  corpus = load_corpus(config, config.corpus, cache)
-  split = split_text(
-    corpus.text, config, lambda spec: load_corpus(config, spec, cache).text
-  )
-  return corpus, split
+  corpus = load_corpus(config, config.corpus)
+  return corpus, split_text(corpus.text, config)
 
 
 def train_text(text: Text, config: Config) -> Text:

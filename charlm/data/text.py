@@ -1,4 +1,4 @@
-"""A text as ids of its own characters, in memory or memory-mapped.
+"""A text as ids of its own characters.
 
 Ids are assigned in order of first occurrence (in a text of bytes, they are the
 byte values). A text of any size is therefore encoded in one pass, before its
@@ -25,7 +25,7 @@ class Text:
     """Wraps ids without copying them.
 
     Args:
-      ids: `[N]`; memory-mapped if the text is large.
+      ids: `[N]`.
       code_points: the character of each id, uint32.
       encoding: `utf-8`, or `latin-1` for a text of bytes.
     """
@@ -60,7 +60,7 @@ class Text:
     return encode("".join(self.characters), vocab)
 
   def ids_in(self, vocab: list[str]) -> np.ndarray:
-    """Returns the text as ids of a vocabulary, `[N]`, in memory."""
+    """Returns the text as ids of a vocabulary, `[N]`."""
     return self.table(vocab)[self.ids]
 
   def chunks(self) -> Iterator[str]:

@@ -6,7 +6,7 @@ A start is one execution of `train.py`.
 import dataclasses
 
 from charlm.config import Config
-from charlm.options import PATH, RunOptions, between, one_of, option
+from charlm.options import RunOptions, between, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,17 +16,12 @@ class TrainOptions(RunOptions, Config):
   Raises InputError: a value is not allowed.
   """
 
-  corpus_cache: str = option(
-    "",
-    "folder for the ids; default: memory or, above 256 MiB, ~/.cache/charlm",
-    PATH,
-    "Flags of a start, which may change on resume",
-  )
   num_replicas: int = option(
     0,
     "GPUs of each worker or, without a GPU, CPU devices; 0: by --batch_size, "
     "--rnn_units, and number of GPUs or cores, as docs/reference.md says",
     between(0, 1024),
+    "Flags of a start, which may change on resume",
   )
   eval_every_steps: int = option(
     0,

@@ -46,7 +46,6 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
   Raises:
     InputError: a value is bad, a text or recipe cannot be read, or the run in
       `run_dir` began with another recipe.
-    OSError: the ids of the corpus cannot be written.
   """
   folder = run_folder(given.get("run_dir", TrainOptions.run_dir))
   if run_exists(folder):
@@ -59,7 +58,7 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
   auto = recipe == "auto"
   # All recipes of `auto` split a text alike, so the first will do for now.
   options = with_recipe(SIZES_OF_AUTO[0][1] if auto else recipe, values)
-  corpus, split = load_texts(options.config, options.corpus_cache)
+  corpus, split = load_texts(options.config)
   if auto:
     recipe = recipe_of_auto(
       len(split.train), has_initial=bool(options.init_from)
@@ -99,7 +98,7 @@ def _resume(given: Mapping[str, Any], run: Run) -> Prepared:
       "not fit them, leave yours out, or give a new --run_dir)"
     ) from error
   try:
-    corpus, split = load_texts(options.config, options.corpus_cache)
+    corpus, split = load_texts(options.config)
   except InputError as error:
     raise InputError(
       f"{error} (all other paths are those in {run.config_path}: if a text was "

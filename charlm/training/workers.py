@@ -47,7 +47,6 @@ _LOST = (
 _OWN = (
   "run_dir",
   "corpus",
-  "corpus_cache",
   "eval_corpus",
   "valid_corpus",
   "init_from",

@@ -116,17 +116,12 @@ def test_continued_rows_resume_where_the_last_batch_ended() -> None:
 
 
 @pytest.mark.parametrize("kind", [Batches, ContinuedBatches])
-@pytest.mark.parametrize("in_memory", [0, 2**20])
 def test_a_table_maps_batches_to_the_ids_of_a_vocabulary(
-  kind: type, in_memory: int, lines: list[str], tmp_path: pathlib.Path
+  kind: type, lines: list[str]
 ) -> None:
   string = "\n".join(lines)
   vocab = extend_vocab(["[UNK]", "", *"zyx"], string.replace("k", ""))
-  text = encode_text(
-    [string],
-    open_file=lambda: (tmp_path / "ids.npy").open("x+b"),
-    in_memory=in_memory,
-  ).text
+  text = encode_text([string]).text
   expected = kind(encode(string, vocab), 13, 5, seed=4)
   batches = kind(text.ids, 13, 5, seed=4, table=text.table(vocab))
   assert batches.steps_per_epoch == expected.steps_per_epoch

@@ -1,3 +1,4 @@
+import gzip
 import pathlib
 import venv
 import zipfile
@@ -237,3 +238,17 @@ def test_the_penn_treebank_is_split_by_its_files(
   ):
     lines = [f"aer banknote <unk> of {name}", "N million"] * 20
     assert str(part).split("\n") == lines
+
+
+def test_a_text_too_large_for_the_memory_is_refused_before_it_is_read(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(corpus, "_memory", lambda: 3000)
+  path, compressed = tmp_path / "a.txt", tmp_path / "a.txt.gz"
+  path.write_bytes(b"a" * 1000)
+  assert len(corpus.load_corpus(Config(), str(path)).text) == 1000
+  path.write_bytes(b"\xff" * 1001)  # not UTF-8, which reading would find
+  compressed.write_bytes(gzip.compress(b"ab" * 600))  # its size is not known
+  for spec in (str(path), str(compressed), f"{tmp_path}/a*"):
+    with pytest.raises(InputError, match=r"fewer files, or .* head -c"):
+      corpus.load_corpus(Config(), spec)

@@ -1,10 +1,10 @@
-import itertools
-import pathlib
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from charlm.data import corpus as corpus_module
 from charlm.data import text as text_module
 from charlm.data.corpus import encode_text
 from charlm.data.text import sha256
@@ -21,24 +21,44 @@ texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
 
 @texts
-@pytest.mark.parametrize("in_memory", [700, 2**23])
 @pytest.mark.parametrize("size", [97, 10**6])
-def test_an_encoded_text_decodes_to_itself(
-  text: str, in_memory: int, size: int, tmp_path: pathlib.Path
-) -> None:
+def test_an_encoded_text_decodes_to_itself(text: str, size: int) -> None:
   chunks = [text[i : i + size] for i in range(0, len(text), size)]
-  paths = (tmp_path / f"{i}.npy" for i in itertools.count())
-  corpus = encode_text(
-    chunks, open_file=lambda: next(paths).open("x+b"), in_memory=in_memory
-  )
-  large = len(text) * corpus.text.ids.itemsize > in_memory
-  assert bool([*tmp_path.iterdir()]) == large
+  corpus = encode_text(chunks)
   assert str(corpus.text) == text
   assert corpus.text.characters == list(dict.fromkeys(text))
   assert corpus.counts.tolist() == [text.count(c) for c in dict.fromkeys(text)]
   assert corpus.sha256 == sha256([text.encode()])
   assert corpus.text.num_bytes(corpus.counts) == len(text.encode())
   assert corpus.text.num_bytes() == len(text.encode())
+
+
+@pytest.mark.parametrize(("last", "width"), [(128, 1), (9000, 2), (2**17, 4)])
+def test_ids_are_as_wide_as_the_number_of_characters_needs(
+  last: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(corpus_module, "_CHUNK", 1000)  # ids converted at a time
+  characters = [chr(i) for i in range(32, last) if not 0xD800 <= i < 0xE000]
+  text = encode_text(["ab\n" * 40_000, "".join(characters)]).text
+  assert text.ids.itemsize == width
+  assert str(text) == "ab\n" * 40_000 + "".join(characters)
+
+
+def test_a_text_takes_less_than_3_bytes_a_character_while_it_is_encoded() -> (
+  None
+):
+  # The 257th character, which needs a second byte, comes last.
+  size = 40 * 2**20
+  chunks = ["".join(map(chr, range(1, 257))), *["ab\n " * 2**14] * (size >> 16)]
+  tracemalloc.start()
+  try:
+    text = encode_text([*chunks, "\u2028"]).text
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert text.ids.itemsize == 2
+  assert len(text) > size
+  assert peak < 3 * size
 
 
 @texts

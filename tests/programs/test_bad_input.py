@@ -79,7 +79,6 @@ _REFUSED = [
   "train.py --valid_lines=250",
   "train.py --valid_corpus=a.txt",
   "train.py --min_count=1000000",
-  "train.py --corpus_cache=/proc/cache",
   "eval.py --text=none.txt",
   "eval.py --text=-",
   "eval.py --text=utf16.txt",

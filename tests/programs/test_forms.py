@@ -111,14 +111,14 @@ def test_a_corpus_from_stdin_trains_the_same_run(
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  # Reads stdin, and keeps the ids in a file.
-  data = io.BytesIO(corpus_path.read_bytes())
-  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
-  args = [*train_args, "--corpus=-", f"--corpus_cache={tmp_path}/cache"]
-  args.append(f"--run_dir={tmp_path}/run")
-  assert train_program.main(args) == 0
-  assert_equal_runs(tmp_path / "run", short_run)
-  assert not list((tmp_path / "cache").iterdir())
+  text = corpus_path.read_bytes()
+  args = [*train_args, "--corpus=-", f"--run_dir={tmp_path}/run"]
+  # The run goes on with the same text, and refuses another.
+  for piped, exit_code in ((text, 0), (text, 0), (text + b"more", 2)):
+    data = io.TextIOWrapper(io.BytesIO(piped))
+    monkeypatch.setattr(sys, "stdin", data)
+    assert train_program.main(args) == exit_code
+    assert_equal_runs(tmp_path / "run", short_run)
 
 
 @pytest.mark.usefixtures("quick_evaluations")

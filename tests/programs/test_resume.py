@@ -109,9 +109,9 @@ def test_a_tilde_stands_for_the_home_directory(
 ) -> None:
   monkeypatch.setenv("HOME", str(tmp_path))
   monkeypatch.chdir(tmp_path)
-  args = [*train_args, "--run_dir=~/run", "--epochs=0", "--corpus_cache=~/ids"]
+  args = [*train_args, "--run_dir=~/run", "--epochs=0"]
   assert train_program.main(args) == 0
-  assert {path.name for path in tmp_path.iterdir()} == {"run", "ids"}
+  assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
 def _newest(run_dir: pathlib.Path) -> int:

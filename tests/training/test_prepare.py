@@ -121,7 +121,7 @@ def test_a_new_run_without_a_corpus_is_announced(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   monkeypatch.setattr(
-    module, "load_texts", lambda config, _: load_texts(Config(corpus="my.txt"))
+    module, "load_texts", lambda config: load_texts(Config(corpus="my.txt"))
   )
   begin("run")
   for run_dir, line in (
