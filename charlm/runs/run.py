@@ -248,13 +248,18 @@ class Run:
     """Creates the folder and locks it against other training processes.
 
     Raises:
-      InputError: another process is training there, or the folder has no run
-        but files that a run would replace.
+      InputError: another process is training there, or the folder has files
+        but no run.
       OSError: the folder cannot be written.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    if not run_exists(self.path):
-      self._refuse_other_files()
+    # A start that was killed before it wrote `config.json` leaves its lock.
+    if not (run_exists(self.path) or self._lock_path.exists()):
+      if other := next(self.path.iterdir(), None):
+        raise InputError(
+          f"{self.path} holds no run, but other files, such as {other.name}: "
+          "give a new folder as --run_dir"
+        )
     # Not "w", which would empty the file while another process holds the lock.
     with self._lock_path.open("a+") as lock:
       # The system releases the lock when the process ends, however it ends.
@@ -366,38 +371,6 @@ class Run:
 
   def _write_config(self) -> None:
     write_atomically(self.config_path, [self.experiment.to_json().encode()])
-
-  def _refuse_other_files(self) -> None:
-    """Refuses a folder that has no run but files with the names of a run's.
-
-    If there is a lock, they come from a start that was killed before it wrote
-    `config.json`, so they may be replaced.
-
-    Raises InputError: the message names the files.
-    """
-    if self._lock_path.exists():
-      return
-    own = [
-      self.vocabulary_path,
-      self.eval_path,
-      self.valid_path,
-      self.metrics_path,
-    ]
-    own += [self._starts_path, self.latest, self.best, self.summaries]
-    # Empty folders are harmless: they may have been created or mounted for this
-    # run.
-    in_the_way = [
-      path.name
-      for path in own
-      if (any(path.iterdir()) if path.is_dir() else path.exists())
-    ]
-    if in_the_way:
-      raise InputError(
-        f"{self.path} is not a run's folder, but has {', '.join(in_the_way)}, "
-        "which a run would replace: give another --run_dir"
-      )
-    if any(self.path.iterdir()):
-      warn(f"{self.path} has other files: the run's files go beside them")
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path:

@@ -91,6 +91,7 @@ _REFUSED = [
   # Runs and initial runs.
   "train.py --run_dir=/proc/run",
   "train.py --run_dir=a*b",
+  "train.py --run_dir=.",
   "train.py --run_dir=run --rnn_units=17",
   "train.py --run_dir=run --corpus=edited.txt",
   "train.py --init_from=none",

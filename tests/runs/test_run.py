@@ -71,29 +71,6 @@ def test_only_a_later_end_is_stored_on_resume(run: Run) -> None:
     assert resumed.config.epochs == expected
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "vocabulary.json",
-    "checkpoints/a",
-  ],
-)
-def test_a_run_never_replaces_unrelated_files(
-  name: str, tmp_path: pathlib.Path
-) -> None:
-  file = tmp_path / name
-  file.parent.mkdir(exist_ok=True)
-  file.write_text("mine\n")
-  holds = rf"has {name.split('/')[0]}, which a run would replace"
-  with (
-    pytest.raises(InputError, match=holds),
-    Run(tmp_path, EXPERIMENT, VOCAB).locked(),
-  ):
-    pass
-  assert file.read_text() == "mine\n"
-  assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0]}
-
-
 def test_a_start_killed_before_its_config_was_written_can_be_repeated(
   tmp_path: pathlib.Path,
 ) -> None:
