@@ -17,7 +17,6 @@ from charlm.system.files import read_json_lines
 from charlm.system.messages import warn, warn_unsaved
 
 _NO_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-_CHUNK = 2**24  # bytes
 _VISIBLE_WITHIN, _SECONDS_BETWEEN_LOOKS = 60.0, 0.5
 
 
@@ -89,6 +88,8 @@ class Checkpoints:
     self._checkpoint = tf.train.Checkpoint(
       model=model, optimizer=optimizer, train_state=train_state
     )
+    # Makes the counter that all checkpoints have; `write` does not count.
+    _ = self._checkpoint.save_counter
     # The step that `checkpoints/` has with the current values.
     self._saved_step: int | None = None
     self._has_whole = False  # whether a checkpoint was restored or saved
@@ -224,12 +225,7 @@ class Checkpoints:
       self._run.check_owned()
       is_new = step not in checkpoint_steps(folder, whole=False)
       folder.mkdir(exist_ok=True)
-      # The manager trusts its state file, which can be garbled or name files in
-      # other folders. So it gets none, and removes nothing itself.
-      (folder / "checkpoint").unlink(missing_ok=True)
-      tf.train.CheckpointManager(
-        self._checkpoint, folder, max_to_keep=None, checkpoint_name="ckpt"
-      ).save(checkpoint_number=step)
+      self._checkpoint.write(str(folder / f"ckpt-{step}"))
       steps = checkpoint_steps(folder)
       # Later steps were skipped as damaged.
       kept = [s for s in steps if s <= step][-max_to_keep:]
@@ -266,8 +262,6 @@ def _clear(run: Run, folder: Path) -> None:
     first = data.stem == "ckpt-0" and not begun
     if (whole or first) and not data.with_suffix(".index").exists():
       data.unlink()
-  for path in folder.glob("checkpoint.tmp*"):
-    path.unlink()
 
 
 def check_finite(model: LanguageModel) -> None:
@@ -282,14 +276,14 @@ def reading(path: str) -> Iterator[None]:
 
   Raises:
     DamagedError: the body failed, but not for lack of memory.
-    OSError: the system cannot read a file of the checkpoint.
+    OSError: the system does not open a file of the checkpoint.
   """
-  # The body itself fails on a missing file.
+  # TensorFlow's error would not tell a lack of permission from damage. The body
+  # itself fails on a missing file.
   with contextlib.suppress(FileNotFoundError):
     for suffix in CHECKPOINT_SUFFIXES:
-      with open(path + suffix, "rb") as file:
-        while file.read(_CHUNK):
-          pass
+      with open(path + suffix, "rb"):
+        pass
   try:
     yield
   except (DamagedError, *_NO_MEMORY):

@@ -38,7 +38,7 @@ def _copy_instants(
   args: list[str], run_dir: pathlib.Path, folder: pathlib.Path
 ) -> None:
   """Trains, and copies the run at each instant of the last evaluation."""
-  write, save = Metrics.write, tf.train.CheckpointManager.save
+  write, save = Metrics.write, tf.train.Checkpoint.write
   keep_best, saves = Checkpoints.save_if_best, Checkpoints.save
 
   def copy(instant: str) -> None:
@@ -54,11 +54,9 @@ def _copy_instants(
     if last:
       copy("recorded")
 
-  def saving(
-    manager: tf.train.CheckpointManager, checkpoint_number: int
-  ) -> None:
-    save(manager, checkpoint_number=checkpoint_number)
-    if checkpoint_number == _END and manager.directory.endswith("best"):
+  def saving(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    save(checkpoint, path)
+    if path.endswith(f"best/ckpt-{_END}"):
       copy("saved as the best, beside the one before")
 
   def keeping(checkpoints: Checkpoints, step: int, losses: dict) -> bool:
@@ -75,7 +73,7 @@ def _copy_instants(
 
   with evaluating_quickly() as patch:
     patch.setattr(Metrics, "write", writing)
-    patch.setattr(tf.train.CheckpointManager, "save", saving)
+    patch.setattr(tf.train.Checkpoint, "write", saving)
     patch.setattr(Checkpoints, "save_if_best", keeping)
     patch.setattr(Checkpoints, "save", saved)
     assert _train(args, run_dir) == 0
@@ -202,24 +200,22 @@ def test_a_full_disk_ends_with_code_4_and_the_run_can_be_resumed(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  append, save = metrics_module.append_lines, tf.train.CheckpointManager.save
+  append, save = metrics_module.append_lines, tf.train.Checkpoint.write
 
   def appending(path: pathlib.Path, lines: bytes) -> None:
     if part == "metrics" and b'"valid"' in lines:
       raise OSError("no space")
     append(path, lines)
 
-  def saving(
-    manager: tf.train.CheckpointManager, checkpoint_number: int
-  ) -> None:
-    if manager.directory.endswith(part):
+  def saving(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    if f"/{part}/" in path:
       raise tf.errors.ResourceExhaustedError(None, None, "no space")
-    save(manager, checkpoint_number=checkpoint_number)
+    save(checkpoint, path)
 
   run_dir = shutil.copytree(instants / start, tmp_path / "run")
   with evaluating_quickly() as patch:
     patch.setattr(metrics_module, "append_lines", appending)
-    patch.setattr(tf.train.CheckpointManager, "save", saving)
+    patch.setattr(tf.train.Checkpoint, "write", saving)
     assert _train(args, run_dir) == 4
   lacks = "best/ lacks the step of the lowest loss" in capsys.readouterr().err
   assert lacks == (part == "best")
