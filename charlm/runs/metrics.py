@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api as hparams
@@ -37,7 +36,6 @@ _DRAWN = (
 # `textwrap` would change the white space.
 _CHUNKS = re.compile(r".{1,80}|^$", re.MULTILINE)
 _OURS = ".run"  # ends the names of the event files that training writes
-_MAX_NUMBER = float(np.finfo(np.float32).max)  # TensorBoard draws float32
 
 
 class EventFile:
@@ -75,7 +73,7 @@ def metrics_event(record: Mapping[str, object], wall_time: float) -> Event:
       # A code block in Markdown, which shows lines as they are.
       markdown = "".join(f"    {chunk}\n" for chunk in _CHUNKS.findall(value))
       summary.MergeFrom(text_pb(tag, markdown))
-    elif isinstance(value, int | float) and abs(value) <= _MAX_NUMBER:
+    elif isinstance(value, int | float):
       summary.MergeFrom(scalar_pb(tag, value))
   return Event(step=record["step"], wall_time=wall_time, summary=summary)
 

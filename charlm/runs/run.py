@@ -3,7 +3,6 @@
 Nothing in the folder is ever executed.
 """
 
-import codecs
 import contextlib
 import dataclasses
 import fcntl
@@ -40,7 +39,7 @@ _SHA256_OF_TEXTS = ("corpus_sha256", "eval_sha256", "valid_sha256")
 _SIZES_OF_PARTS = ("eval_lines", "eval_chars", "valid_lines", "valid_chars")
 CHECKPOINT_SUFFIXES = (".index", ".data-00000-of-00001")
 _CHECKPOINT = re.compile(r"ckpt-(0|[1-9]\d*)\.(index|data-00000-of-00001)")
-_CHUNK = 2**20  # bytes
+_CHUNK = 2**20  # characters
 _MODELS = Path(__file__).parents[2] / "models"  # runs shipped with charlm
 _CHANGED = "it has changed since the run began"
 _REMEDY = "restore it, or give another --run_dir"
@@ -129,24 +128,14 @@ class Experiment:
 
     Raises InputError: `to_json` never writes this; the message says why.
     """
-    if not isinstance(fields, dict):
-      raise InputError("not a JSON object")
-    if fields.pop("format", None) != _FORMAT:
-      raise InputError(f"written by another version (format is not {_FORMAT})")
-    corpus, vocabulary, eval_text, valid_text = (
-      _take_sha256(fields, name) for name in _SHA256
-    )
+    if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
+      raise InputError(f"not a run's, or of another format than {_FORMAT}")
+    hashes = {name: fields.pop(name, "") for name in _SHA256}
     fields = without_removed(fields)
     # Fields that an older file lacks have their defaults.
     if unknown := sorted(fields.keys() - vars(Config()).keys()):
       raise InputError(f"field {unknown[0]} is unknown")
-    return cls(
-      config=Config(**fields),
-      corpus_sha256=corpus,
-      vocabulary_sha256=vocabulary,
-      eval_sha256=eval_text,
-      valid_sha256=valid_text,
-    )
+    return cls(config=Config(**fields), **hashes)
 
   def _fields(self) -> dict[str, object]:
     fields = dataclasses.asdict(self)
@@ -156,30 +145,18 @@ class Experiment:
 _SHA256 = [field.name for field in dataclasses.fields(Experiment)[1:]]
 
 
-def _take_sha256(fields: dict[str, object], name: str) -> str:
-  sha256 = fields.pop(name, None)
-  if not isinstance(sha256, str) or len(sha256) != 64:
-    raise InputError(f"field {name} is not a string of 64 characters")
-  return sha256
-
-
 def differences(
-  one: Mapping[str, object],
-  other: Mapping[str, object],
-  words: tuple[str, str] = ("before", "now"),
+  before: Mapping[str, object], now: Mapping[str, object]
 ) -> dict[str, str]:
-  """Describes, by name, each field of `other` that differs from `one`.
+  """Describes, by name, each field of `now` that differs from `before`.
 
-  Args:
-    one: the fields to compare with; missing ones count as None.
-    other: the fields to compare; all others are ignored.
-    words: the words after the value in `one` and after the value in `other`.
+  Fields that are missing before count as None; those missing now are ignored.
   """
-  changed = {}
-  for name, value in other.items():
-    if (before := one.get(name)) != value:
-      changed[name] = f"{name} ({before} {words[0]}, {value} {words[1]})"
-  return changed
+  return {
+    name: f"{name} ({before.get(name)} before, {value} now)"
+    for name, value in now.items()
+    if before.get(name) != value
+  }
 
 
 class Run:
@@ -254,12 +231,12 @@ class Run:
     """
     self.path.mkdir(parents=True, exist_ok=True)
     # A start that was killed before it wrote `config.json` leaves its lock.
-    if not (run_exists(self.path) or self._lock_path.exists()):
-      if other := next(self.path.iterdir(), None):
-        raise InputError(
-          f"{self.path} holds no run, but other files, such as {other.name}: "
-          "give a new folder as --run_dir"
-        )
+    begun = run_exists(self.path) or self._lock_path.exists()
+    if not begun and (other := next(self.path.iterdir(), None)):
+      raise InputError(
+        f"{self.path} holds no run, but other files, such as {other.name}: "
+        "give a new folder as --run_dir"
+      )
     # Not "w", which would empty the file while another process holds the lock.
     with self._lock_path.open("a+") as lock:
       # The system releases the lock when the process ends, however it ends.
@@ -336,12 +313,9 @@ class Run:
         now = getattr(experiment.config, flag)
         if now and changes[0].startswith(name):
           before = getattr(self.config, flag)
-          differs = f"it is {before}, not {now}"
-          if before == now:
-            was, digest = (
-              getattr(x, name) for x in (self.experiment, experiment)
-            )
-            differs = f"its SHA-256 was {was[:8]}, and is {digest[:8]} now"
+          differs = "it has changed"
+          if before != now:
+            differs = f"it is {before}, not {now}"
           kind = f"{flag.removesuffix('corpus').replace('_', ' ')}text"
           raise InputError(
             f"this {kind} is not the {kind} of the run in {self.path} "
@@ -458,9 +432,9 @@ def _read_text(path: Path, encoding: str, digest: str) -> Text:
 
   Raises InputError: the file is missing, or has another SHA-256.
   """
-  with _named(path), path.open("rb") as file:
-    chunks = iter(functools.partial(file.read, _CHUNK), b"")
-    corpus = encode_text(codecs.iterdecode(chunks, encoding), encoding)
+  with _named(path), path.open(encoding=encoding, newline="") as file:
+    chunks = iter(functools.partial(file.read, _CHUNK), "")
+    corpus = encode_text(chunks, encoding)
     if corpus.sha256 != digest:
       raise ValueError(_CHANGED)
   return corpus.text
