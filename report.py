@@ -79,7 +79,7 @@ def report(options: ReportOptions) -> int:
   runs = _find_runs(options.run_dir, options.checkpoint)
   try:
     # Takes seconds, so the checks above come first.
-    import_quietly("tensorflow", "keras", "matplotlib")
+    import_quietly("tensorflow", "keras", "matplotlib", "scipy")
   except ModuleNotFoundError as error:
     raise InputError(
       f"{error.name} is missing: pip install -e '.[report]'"

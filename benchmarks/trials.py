@@ -45,6 +45,7 @@ from charlm.system import process
 
 process.import_quietly("tensorflow", "keras")
 import numpy as np
+from scipy import stats
 
 from benchmarks import machine, texts
 from benchmarks.tables import table
@@ -53,7 +54,6 @@ from charlm.data.split import Split
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import DivergedError, InputError
 from charlm.evaluation.ngram import baselines
-from charlm.evaluation.score import student_quantile
 from charlm.runs.metrics import read_records
 from charlm.runs.run import open_run
 from charlm.system.files import append_lines, read_json_lines
@@ -291,11 +291,10 @@ def verdicts(plan: Table) -> list[str]:
       lines.append(f"{other} - {first}: fewer than 2 pairs")
     else:
       mean = statistics.mean(differences)
-      error = statistics.stdev(differences) / math.sqrt(len(differences))
-      half = student_quantile(len(differences) - 1) * error
+      low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
       lines.append(
-        f"{other} - {first}: {mean:+.4f} (95 % interval {mean - half:+.4f} to "
-        f"{mean + half:+.4f}), {len(differences)} pairs of text and seed"
+        f"{other} - {first}: {mean:+.4f} (95 % interval {low:+.4f} to "
+        f"{high:+.4f}), {len(differences)} pairs of text and seed"
       )
   return lines
 

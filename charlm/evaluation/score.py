@@ -1,4 +1,4 @@
-"""Scores: log perplexity in nats per character, and its confidence interval."""
+"""Scores: log perplexity in nats per character, and what follows from it."""
 
 import dataclasses
 import functools
@@ -13,8 +13,6 @@ import tensorflow as tf
 from charlm.data.text import Text
 from charlm.data.vocabulary import PADDING_ID, UNKNOWN_ID
 from charlm.errors import InputError, all_finite
-
-FEWEST = 10  # values; an interval from fewer would be useless
 
 
 def log_perplexity(preds: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -42,7 +40,6 @@ class ScoreNumbers(TypedDict):
 
   unit: str
   log_perplexity: float
-  interval: tuple[float, float] | None  # None if there are too few values
   perplexity: float
   bits_per_character: float
   bits_per_byte: float
@@ -89,17 +86,9 @@ class Score:
 
   def __repr__(self) -> str:
     return (
-      f"Score({self.log_perplexity:.4f} nats per {self.unit}"
-      f"{self._interval_in_words}; {self.num_characters:,} scored, "
-      f"{self.num_unknown:,} unknown)"
+      f"Score({self.log_perplexity:.4f} nats per {self.unit}; "
+      f"{self.num_characters:,} scored, {self.num_unknown:,} unknown)"
     )
-
-  @functools.cached_property
-  def values(self) -> np.ndarray:
-    """The averaged values: the nats or, by lines, the mean of each line."""
-    if self.line_lengths is None:
-      return self.nats
-    return _sum_lines(self.nats, self.line_lengths) / self.line_lengths
 
   @property
   def num_characters(self) -> int:
@@ -111,32 +100,17 @@ class Score:
     """The number of scored characters that the vocabulary lacks."""
     return int(np.count_nonzero(self.ids == UNKNOWN_ID))
 
-  @property
+  @functools.cached_property
   def log_perplexity(self) -> float:
-    """The loss in nats per unit, including unknown characters."""
-    # In float64: a mean of millions of float32 can lose its last digits.
-    return float(self.values.mean(dtype=np.float64))
+    """The loss in nats per unit, including unknown characters.
 
-  @property
-  def interval(self) -> tuple[float, float] | None:
-    """The 95 % confidence interval of the log perplexity on similar text.
-
-    It is symmetric in the logarithm, so that it never reaches below zero. It is
-    None for fewer than ten values.
+    By lines, it is the mean of the lines' means.
     """
-    if len(self.values) < FEWEST:
-      return None
-    mean = self.log_perplexity
-    half = half_interval(self.values)
-    factor = math.exp(half / mean) if half else 1.0
-    return mean / factor, mean * factor
-
-  @property
-  def _interval_in_words(self) -> str:
-    if not self.interval:
-      return ""
-    low, high = self.interval
-    return f" (95 % interval {low:.4f} to {high:.4f})"
+    values = self.nats
+    if self.line_lengths is not None:
+      values = _sum_lines(self.nats, self.line_lengths) / self.line_lengths
+    # In float64: a mean of millions of float32 can lose its last digits.
+    return float(values.mean(dtype=np.float64))
 
   @property
   def perplexity(self) -> float:
@@ -164,8 +138,7 @@ class Score:
     lines = [
       f"step                {step:,}",
       f"protocol            {protocol}",
-      f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit}"
-      f"{self._interval_in_words}",
+      f"log perplexity      {self.log_perplexity:.4f} nats per {self.unit}",
       f"perplexity          {self.perplexity:.4f}",
       *(f"bits per {unit:<11}{value:.4f}" for unit, value in self.bits.items()),
       f"{self.unit + 's scored':20}{self.num_characters:,}, "
@@ -199,7 +172,6 @@ class Score:
     return {
       "unit": self.unit,
       "log_perplexity": self.log_perplexity,
-      "interval": self.interval,
       "perplexity": self.perplexity,
       "bits_per_character": self.bits_per_character,
       "bits_per_byte": self.bits_per_byte,
@@ -213,36 +185,6 @@ def _sum_lines(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
   """Adds up the values of each line, in float64."""
   starts = np.cumsum(lengths) - lengths
   return np.add.reduceat(values, starts, dtype=np.float64)
-
-
-def half_interval(values: np.ndarray) -> float:
-  """Returns half the width of the 95 % interval of the mean of values `[N]`.
-
-  Neighbouring values are correlated. So the error of the mean is estimated from
-  the means of all overlapping chunks of n = sqrt(N) neighbours, with the values
-  joined to a ring (overlapping batch means, Meketon and Schmeiser 1984). For
-  independent values, the variance of a chunk's mean is (N - n) / n times the
-  variance of the mean of all N. For a single value, the width is infinite.
-  """
-  if len(values) < 2:
-    return math.inf
-  size = max(1, round(len(values) ** 0.5))
-  ring = np.concatenate([[0], values, values[: size - 1]], dtype=np.float64)
-  ring = np.cumsum(ring)
-  means = (ring[size:] - ring[:-size]) / size
-  error = math.sqrt(means.var() * size / (len(values) - size))
-  return student_quantile(len(values) / size - 1) * error
-
-
-def student_quantile(degrees_of_freedom: float) -> float:
-  """Returns the t such that 95 % of Student's distribution is in [-t, t]."""
-  # With t = sqrt(degrees) * tan(angle), the density of the angle is a power of
-  # its cosine. Summing it is accurate to six digits.
-  edges = np.linspace(0, math.pi / 2, 100_001)
-  density = np.cos((edges[1:] + edges[:-1]) / 2) ** (degrees_of_freedom - 1)
-  sums = np.append(0, density.cumsum())
-  angle = np.interp(0.95 * sums[-1], sums, edges)
-  return math.sqrt(degrees_of_freedom) * math.tan(angle)
 
 
 def refuse_diverged(nats: float) -> None:

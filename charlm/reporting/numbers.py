@@ -3,16 +3,15 @@
 The page shows the same numbers.
 """
 
-import math
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from charlm.data.passages import find_passages
 from charlm.data.text import Text
 from charlm.evaluation.ngram import Baseline, baselines
-from charlm.evaluation.score import FEWEST, half_interval, student_quantile
 from charlm.reporting.result import MAX_SHOWN, Result
 from charlm.reporting.types import (
   Difference,
@@ -79,7 +78,7 @@ def _names(settings: Sequence[Sequence[Result]]) -> list[str]:
 
 
 def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
-  """Says which setting is best, and if seeds or passages could explain it."""
+  """Says which setting is best, and whether the seeds could explain it."""
   best, *others = settings
   losses = best["losses"][part]
   if not others:
@@ -105,15 +104,10 @@ def _summary(settings: Sequence[Setting], part: Part, unit: str) -> str:
       "seeds or more."
     )
   low, high = interval
-  by_text = difference["text_interval"] or (0, 0)
-  reasons = ["the seeds"] * (low <= 0 <= high)
-  reasons += ["the passages of this text"] * (by_text[0] <= 0 <= by_text[1])
-  could = " and ".join(reasons) + " could"
-  if not reasons:
-    could = "seeds and passages are unlikely to"
+  could = "could" if low <= 0 <= high else "are unlikely to"
   return (
-    f"{text}{could[0].upper()}{could[1:]} explain the difference (95 % "
-    f"confidence interval over seeds: {low:+.4f} to {high:+.4f})."
+    f"{text}The seeds {could} explain the difference (95 % confidence "
+    f"interval over seeds: {low:+.4f} to {high:+.4f})."
   )
 
 
@@ -127,15 +121,9 @@ def welch_interval(
   """
   if min(len(one), len(other)) < 2:
     return None
-  squared_errors = np.array([x.var(ddof=1) / len(x) for x in (one, other)])
-  total = squared_errors.sum()
-  half = 0.0
-  if total:
-    weights = squared_errors / total
-    freedom = 1 / sum(weights**2 / [len(one) - 1, len(other) - 1])
-    half = student_quantile(freedom) * math.sqrt(total)
-  difference = one.mean() - other.mean()
-  return float(difference - half), float(difference + half)
+  test = stats.ttest_ind(one, other, equal_var=False)
+  low, high = test.confidence_interval(0.95)
+  return float(low), float(high)
 
 
 def _losses(runs: Sequence[Result], part: Part) -> np.ndarray:
@@ -146,38 +134,22 @@ def _losses(runs: Sequence[Result], part: Part) -> np.ndarray:
 def _describe(
   runs: Sequence[Result], best: Sequence[Result], part: Part
 ) -> Losses:
-  losses, error = _losses(runs, part), None
+  losses, error, difference = _losses(runs, part), None, None
   if len(losses) > 1:
-    error = float(losses.std(ddof=1) / math.sqrt(len(losses)))
+    error = float(stats.sem(losses))
+  if runs is not best:
+    best_losses = _losses(best, part)
+    difference = Difference(
+      mean=float(losses.mean() - best_losses.mean()),
+      seed_interval=welch_interval(losses, best_losses),
+    )
   return {
     "mean": float(losses.mean()),
     "lowest": float(losses.min()),
     "highest": float(losses.max()),
     "standard_error": error,
-    "difference_to_best": (
-      None if runs is best else _difference(runs, best, part)
-    ),
+    "difference_to_best": difference,
   }
-
-
-def _difference(
-  one: Sequence[Result], other: Sequence[Result], part: Part
-) -> Difference:
-  nats = _mean_nats(one, part) - _mean_nats(other, part)
-  mean, half = float(nats.mean()), half_interval(nats)
-  return {
-    "mean": mean,
-    "text_interval": None if len(nats) < FEWEST else (mean - half, mean + half),
-    "seed_interval": welch_interval(_losses(one, part), _losses(other, part)),
-  }
-
-
-def _mean_nats(runs: Sequence[Result], part: Part) -> np.ndarray:
-  """Returns the nats of each character, averaged over the runs, `[N]`."""
-  total = np.zeros(runs[0].scores[part].num_characters)
-  for result in runs:
-    total += result.scores[part].nats
-  return total / len(runs)
 
 
 def report_numbers(

@@ -137,14 +137,13 @@ def _settings(group: RunGroup) -> str:
   if len(settings) > 1:
     header = ["setting", "seeds", f"{part} loss", "range over seeds"]
     header += ["difference from the best", "95 % interval over seeds"]
-    header += ["95 % interval over passages"]
     header += ["eval loss"] * (part == "valid")
     text += _table(header, [_setting_row(each, part) for each in settings])
     text += _note(
-      f"Losses are in nats per {unit}, averaged over the seeds. The intervals "
-      "are for the difference from the best. If one contains 0, seeds or "
-      "passages could explain the difference. They do not cover other "
-      "authors or later chapters, nor the luck of the best of many settings."
+      f"Losses are in nats per {unit}, averaged over the seeds. The interval "
+      "is for the difference from the best. If it contains 0, the seeds could "
+      "explain the difference. It covers neither other passages, authors or "
+      "chapters, nor the luck of the best of many settings."
     )
   if not any(
     curve for run in group["runs"] for curve in run["curves"].values()
@@ -169,11 +168,10 @@ def _settings(group: RunGroup) -> str:
 def _setting_row(setting: Setting, part: Part) -> list[str]:
   losses, num_seeds = setting["losses"][part], len(setting["runs"])
   seeds = (losses["lowest"], losses["highest"]) if num_seeds > 1 else None
-  above, of_seeds, of_text = "", "", ""
+  above, of_seeds = "", ""
   eval_loss = [f"{setting['losses']['eval']['mean']:.4f}"] * (part == "valid")
   if difference := losses["difference_to_best"]:
     above = f"{difference['mean']:.4f}"
-    of_text = _interval(difference["text_interval"], "+")
     of_seeds = _interval(difference["seed_interval"], "+") or "needs two seeds"
   return [
     setting["name"],
@@ -182,7 +180,6 @@ def _setting_row(setting: Setting, part: Part) -> list[str]:
     _interval(seeds),
     above,
     of_seeds,
-    of_text,
     *eval_loss,
   ]
 
@@ -190,8 +187,7 @@ def _setting_row(setting: Setting, part: Part) -> list[str]:
 def _runs(group: RunGroup) -> str:
   """Lists the runs of a group."""
   header = ["run", "setting", "seed", "step", "weights"]
-  header += ["valid loss", "eval loss", "95 % interval", "bits per byte"]
-  header += ["[UNK]"]
+  header += ["valid loss", "eval loss", "bits per byte", "[UNK]"]
   settings = {
     name: setting["name"]
     for setting in group["settings"]
@@ -209,7 +205,6 @@ def _runs(group: RunGroup) -> str:
         f"{run['num_weights']:,}",
         f"{valid['log_perplexity']:.4f}" if valid else "",
         f"{score['log_perplexity']:.4f}",
-        _interval(score["interval"]),
         f"{score['bits_per_byte']:.4f}",
         f"{score['num_unknown']:,}",
       ]
@@ -217,8 +212,7 @@ def _runs(group: RunGroup) -> str:
   return _table(header, rows) + _note(
     f"All are scored on the same {group['num_characters']:,} "
     f"{_unit_of(group['runs'])}s of the eval text, each predicted from all "
-    "before it. The interval is for the eval loss on passages from nearby. "
-    "Runs with another eval text are not compared with these."
+    "before it. Runs with another eval text are not compared with these."
   )
 
 

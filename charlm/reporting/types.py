@@ -13,14 +13,11 @@ Part = Literal["valid", "eval"]
 
 
 class Difference(TypedDict):
-  """How much a setting's mean loss exceeds the best; 95 % intervals."""
+  """How much a setting's mean loss exceeds the best."""
 
   mean: float
-  # For the same runs on other passages: over the text, paired unit by unit.
-  # None: the text is too short.
-  text_interval: tuple[float, float] | None
-  # For other seeds on the same text: over the runs (Welch). None: one of the
-  # two settings has a single seed.
+  # At 95 %, for other seeds on the same text: over the runs (Welch). None: one
+  # of the two settings has a single seed.
   seed_interval: tuple[float, float] | None
 
 
@@ -73,7 +70,7 @@ class RunGroup(TypedDict):
   eval_sha256: str
   num_characters: int  # predictions in the text
   ranked_by: Part  # `valid` if all have the same valid text
-  summary: str  # the best setting, and if seeds or passages could explain it
+  summary: str  # the best setting, and whether the seeds could explain it
   settings: list[Setting]  # the best first
   runs: list[Run]  # the best first
 

@@ -9,12 +9,7 @@ import tensorflow as tf
 from helpers import score_of
 
 from charlm.data.corpus import encode_text
-from charlm.evaluation.score import (
-  Score,
-  half_interval,
-  log_perplexity,
-  student_quantile,
-)
+from charlm.evaluation.score import Score, log_perplexity
 
 
 def test_log_perplexity_averages_the_means_of_rows() -> None:
@@ -112,63 +107,3 @@ def test_the_mean_of_a_million_losses_keeps_its_precision() -> None:
   nats[0] = 1e6
   expected = math.fsum(nats.tolist()) / len(nats)
   assert score_of(nats).log_perplexity == pytest.approx(expected, rel=1e-12)
-
-
-def test_an_interval_uses_overlapping_batch_means() -> None:
-  values = np.random.default_rng(5).exponential(size=99).cumsum() + 9
-  # The means of 99 overlapping chunks of 10 values.
-  means = [
-    np.mean([values[(i + j) % 99] for j in range(10)]) for i in range(99)
-  ]
-  error = np.sqrt(np.var(means) * 10 / 89)
-  half = 2.2660376 * error  # Student's t with 8.9 degrees of freedom
-  assert half_interval(values) == pytest.approx(half, rel=1e-6)
-  mean, (low, high) = values.mean(), score_of(values).interval
-  assert np.log([mean / low, high / mean]) == pytest.approx(half / mean)
-
-
-def test_intervals_cover_the_true_mean() -> None:
-  """Neighbouring values are correlated, over a distance of about 30."""
-  num_trials = 100
-  noise = np.random.default_rng(6).standard_normal([4001, num_trials])
-  state, values = noise[0] / (1 - 0.9**2) ** 0.5, []
-  for x in noise[1:]:
-    state = 0.9 * state + x
-    values.append(state + 1.25)
-  covered = 0
-  for trial in np.transpose(values):
-    covered += abs(trial.mean() - 1.25) <= half_interval(trial)
-  assert 0.9 * num_trials <= covered < num_trials
-
-
-@pytest.mark.parametrize("num_values", [10, 20, 50])
-def test_intervals_of_few_values_cover_the_true_mean(num_values: int) -> None:
-  """Most losses are small, and a few are large."""
-  losses = np.random.default_rng(7).gamma(0.5, 2, size=[1000, num_values])
-  covered = 0
-  for trial in losses:
-    low, high = score_of(trial).interval
-    covered += 0 < low <= 1 <= high
-  assert covered >= 930
-
-
-def test_an_interval_needs_enough_values() -> None:
-  score = score_of(np.arange(9.0))
-  assert score.interval is None
-  assert "interval" not in score.in_words(1, "stream") + repr(score)
-  assert half_interval(np.ones(1)) == math.inf
-  assert score_of(np.zeros(10)).interval == (0, 0)
-
-
-@pytest.mark.parametrize(
-  ("degrees", "quantile"),
-  [
-    (1, 12.7062047),
-    (1.5, 6.0166631),
-    (30, 2.0422725),
-  ],
-)
-def test_quantiles_match_published_tables(
-  degrees: float, quantile: float
-) -> None:
-  assert student_quantile(degrees) == pytest.approx(quantile, abs=1e-6)

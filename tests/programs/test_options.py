@@ -97,9 +97,6 @@ def test_each_protocol_scores_the_right_number_of_characters(
   assert stream["num_characters"] == len(eval_text) - 1
   assert lines["num_characters"] == len(eval_text) + 1
   assert windows["protocol"] == "windows of 16, 4 apart"
-  for score in (stream, windows, lines):
-    low, high = score["interval"]
-    assert low < score["log_perplexity"] < high
   whole = _score(*args, "--protocol=windows", "--window=100000")
   assert whole["log_perplexity"] == pytest.approx(
     stream["log_perplexity"], abs=1e-5

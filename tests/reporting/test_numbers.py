@@ -45,16 +45,8 @@ def test_runs_of_one_text_are_ranked_and_compared() -> None:
   assert [len(group["runs"]) for group in others] == [1, 1]
   best, no_worse, worse = (x["losses"]["eval"] for x in first["settings"])
   assert (best["standard_error"], best["difference_to_best"]) == (None, None)
-  low, high = no_worse["difference_to_best"]["text_interval"]
-  assert low < no_worse["difference_to_best"]["mean"] == 0 < high
-  # Differences of 1, 2, 0 and 1, three times. Chunks of three have means of 1,
-  # 1, 2/3 and 4/3, with a variance of 1/18; Student's t has three degrees of
-  # freedom.
+  assert no_worse["difference_to_best"]["mean"] == 0
   assert worse["difference_to_best"]["mean"] == 1
-  half = 3.1824463 * (1 / 18 * 3 / 9) ** 0.5
-  assert worse["difference_to_best"]["text_interval"] == pytest.approx(
-    (1 - half, 1 + half)
-  )
   assert worse["difference_to_best"]["seed_interval"] is None
   assert page(numbers).count("<td>needs two seeds</td>") == 2
   assert first["summary"] == (
@@ -106,12 +98,10 @@ def test_runs_that_differ_only_in_seed_are_grouped() -> None:
   assert other["runs"] == ["b0", "b1", "b2", "b3", "b4"]
   assert other["losses"]["eval"]["standard_error"] == pytest.approx(2**0.5)
   difference = other["losses"]["eval"]["difference_to_best"]
-  # The mean differences are 1 and 3: two characters are too few.
   assert difference["mean"] == 2
-  assert difference["text_interval"] is None
   low, high = difference["seed_interval"]
   assert low < 0 < 2 < high
-  assert "The seeds and the passages of this text could" in group["summary"]
+  assert "The seeds could explain the difference (95" in group["summary"]
   assert other["name"] == "layer b"
 
 
@@ -160,8 +150,6 @@ def test_the_interval_over_seeds_is_welch_s() -> None:
   expected = (-4 - half, -4 + half)
   assert welch_interval(one, other) == pytest.approx(expected, abs=1e-6)
   assert welch_interval(one, other[:1]) is None
-  same = np.ones(2)  # as for untrained models
-  assert welch_interval(same, same + 1) == (-1, -1)
 
 
 def test_settings_are_named_by_the_fields_that_differ() -> None:

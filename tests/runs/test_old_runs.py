@@ -46,7 +46,7 @@ def test_an_old_run_is_scored_resumed_and_sampled(
   num_scores = None if name == "adam" else 1
   for old in expected["scores"][:num_scores]:
     score = json.loads(run("eval.py", "--json", *old["flags"]))
-    old["score"].pop("interval", None)  # computed differently then
+    old["score"].pop("interval", None)  # later code has none
     for key, value in old["score"].items():
       # Processors round differently: without AVX-512, by 0.00001.
       assert score[key] == pytest.approx(value, rel=1e-4), old["flags"]
