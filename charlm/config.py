@@ -32,6 +32,8 @@ SAME_AS_INITIAL = (
 # commit that supports the others.
 _REMOVED: dict[str, tuple[Any, str]] = {
   "layer_norm": (False, "288d677"),
+  "field": ("", "71462d0"),
+  "skip_bad": (False, "71462d0"),
 }
 
 
@@ -70,10 +72,6 @@ class Config(Options):
     "the unit of prediction: character, or byte, which reads any file",
     one_of("character", "byte"),
   )
-  field: str = option(
-    "", "the field with the text of each object in .jsonl files", UTF8
-  )
-  skip_bad: bool = option(False, "skip lines without a text in --field")
   raw: bool = option(
     False, "keep the text unchanged: strip no lines and drop none"
   )
@@ -245,12 +243,9 @@ class Config(Options):
       raise InputError(
         "standard input can be read only once: give - for one text only"
       )
-    if self.skip_bad and not self.field:
-      raise InputError("skip_bad has no effect without a field: give --field")
-    only_characters = self.field or self.lowercase or self.min_count > 1
-    if self.unit == "byte" and only_characters:
+    if self.unit == "byte" and (self.lowercase or self.min_count > 1):
       raise InputError(
-        "unit byte reads files as they are: leave out --field, --lowercase and "
+        "unit byte reads files as they are: leave out --lowercase and "
         "--min_count"
       )
     if self.eval_corpus and self.eval_chars:

@@ -41,6 +41,24 @@ def test_invalid_json_is_refused_and_the_field_named(
 
 
 @pytest.mark.parametrize(
+  ("name", "unused", "used"),
+  [
+    ("layer_norm", False, True),
+    ("field", "", "text"),
+    ("skip_bad", False, True),
+  ],
+)
+def test_a_removed_field_is_refused_if_the_run_used_it(
+  name: str, unused: object, used: object
+) -> None:
+  experiment = Experiment(Config(), SHA256, *OF_FILES)
+  fields = json.loads(experiment.to_json())
+  assert Experiment.from_json(fields | {name: unused}) == experiment
+  with pytest.raises(InputError, match=f"it used --{name}, .* commit"):
+    Experiment.from_json(fields | {name: used})
+
+
+@pytest.mark.parametrize(
   "change",
   [
     {"seq_length": 0},

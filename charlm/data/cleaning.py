@@ -3,14 +3,12 @@
 import codecs
 import io
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 
 from charlm.config import Config
 from charlm.data.sources import Source
 from charlm.errors import InputError
 from charlm.options import is_utf8
-from charlm.system.messages import warn
 
 
 def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
@@ -18,7 +16,9 @@ def read_sources(config: Config, sources: list[Source]) -> Iterator[str]:
 
   Raises InputError: the content cannot be read.
   """
-  return _clean(config, (_read_source(config, source) for source in sources))
+  encoding = config.encoding
+  texts = (decode_chunks(x.read(), x.name, encoding) for x in sources)
+  return _clean(config, texts)
 
 
 def read_string(config: Config, text: str) -> Iterator[str]:
@@ -38,13 +38,6 @@ def _clean(config: Config, texts: Iterable[Iterator[str]]) -> Iterator[str]:
   chunks = (chunk for text in texts for chunk in itertools.chain(text, end))
   cleaned = chunks if config.keeps_text else clean_chunks(chunks)
   yield from map(str.lower, cleaned) if config.lowercase else cleaned
-
-
-def _read_source(config: Config, source: Source) -> Iterator[str]:
-  chunks = decode_chunks(source.read(), source.name, config.encoding)
-  if config.field and source.is_json_lines:
-    return _read_field(chunks, config, source.name)
-  return chunks
 
 
 def decode_chunks(
@@ -77,46 +70,6 @@ def decode_chunks(
     if text:
       yield text.removeprefix(mark)
       mark = ""
-
-
-def _read_field(
-  chunks: Iterable[str], config: Config, name: str
-) -> Iterator[str]:
-  """Yields the field's text of each JSON line, followed by a newline."""
-  bad: list[int] = []
-  for number, line in enumerate(split_lines(chunks), 1):
-    try:
-      # Blank lines, as at the end, are not bad.
-      text = json.loads(line)[config.field] if line.strip() else ""
-      text.encode()  # fails if it is not a string or has lone surrogates
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-      bad.append(number)
-    else:
-      yield f"{text}\n" if line.strip() else ""
-  if bad:
-    problem = (
-      f"{name} has {len(bad):,} lines without a text in the field "
-      f"{config.field!r}, the first is line {bad[0]:,}"
-    )
-    if not config.skip_bad:
-      raise InputError(
-        f"{problem}: correct them, or train with another --field or --skip_bad"
-      )
-    warn(f"{problem}: they are skipped")
-
-
-def split_lines(chunks: Iterable[str]) -> Iterator[str]:
-  """Yields the lines of a text, split at line feeds."""
-  # A list: appending to a string would copy it each time.
-  incomplete: list[str] = []  # the chunks of the current line
-  for chunk in chunks:
-    if "\n" in chunk:
-      *lines, rest = ("".join(incomplete) + chunk).split("\n")
-      yield from lines
-      incomplete = [rest]
-    else:
-      incomplete.append(chunk)
-  yield "".join(incomplete)
 
 
 def clean_chunks(chunks: Iterable[str]) -> Iterator[str]:

@@ -12,7 +12,6 @@ from charlm.data.cleaning import read_sources
 from charlm.data.sources import find_sources
 from charlm.data.text import Text
 from charlm.errors import InputError
-from charlm.system.messages import warn
 
 _CHUNK = 2**20  # ids converted at a time
 _NUM_CODE_POINTS = 0x110000
@@ -121,8 +120,6 @@ def read_corpus(config: Config, spec: str) -> Corpus:
     large for the memory.
   """
   sources = find_sources(spec)
-  if config.field and not any(source.is_json_lines for source in sources):
-    warn(f"field has no effect on {sources[0].name}: it is not named *.jsonl")
   _refuse_large(spec, sum(source.size for source in sources))
   chunks = _measured(read_sources(config, sources), spec)
   return encode_text(chunks, config.encoding)

@@ -9,11 +9,10 @@ import gzip
 import io
 import lzma
 import os
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from charlm.data.shakespeare import plays
 from charlm.errors import InputError
@@ -23,7 +22,11 @@ from charlm.system.messages import warn
 _RUN_NAMES = {"config.json", "vocabulary.json", "eval.txt", "valid.txt", "lock"}
 _RUN_NAMES |= {"metrics.jsonl", "starts.jsonl"}
 _RUN_NAMES |= {"checkpoints", "best", "summaries"}
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_DECOMPRESS: dict[str, Callable[..., io.BufferedIOBase]] = {
+  ".gz": gzip.open,
+  ".bz2": bz2.open,
+  ".xz": lzma.open,
+}
 # Bytes per read. Lines are stripped twice as fast as in chunks of a megabyte.
 _CHUNK = 2**16
 
@@ -36,14 +39,9 @@ class Source:
   is_file: bool = True
 
   @property
-  def is_json_lines(self) -> bool:
-    """Whether the name ends in `.jsonl` or, for example, `.jsonl.gz`."""
-    return bool(re.search(r"\.jsonl(\.(gz|bz2|xz|zst))?\Z", self.name))
-
-  @property
   def size(self) -> int:
     """The size of a file in bytes; 0 where the text's is not known."""
-    known = self.is_file and not self.name.endswith(_COMPRESSED)
+    known = self.is_file and self._decompress is None
     return os.path.getsize(self.name) if known else 0
 
   @contextlib.contextmanager
@@ -63,12 +61,27 @@ class Source:
   def read(self) -> Iterator[bytes]:
     """Yields the content in chunks, decompressed by suffix.
 
-    Raises InputError: as `decompress`.
+    Raises InputError: the data is truncated, damaged or in another format. bz2
+      and lzma stop silently at a damaged header of a later stream.
     """
     if self.name == "-" and sys.stdin.isatty():
       warn("reading the text from the terminal: end it with Ctrl-D")
     with self.open() as file:
-      yield from decompress(self.name, file)
+      content = self._decompress(file) if self._decompress else file
+      try:
+        yield from iter(functools.partial(content.read, _CHUNK), b"")
+      except Exception as error:  # each library raises its own
+        # Errors with an errno come from the system, not from the data.
+        if not self._decompress or getattr(error, "errno", None):
+          raise
+        raise InputError(
+          f"{self.name} cannot be decompressed ({error}): give a complete "
+          "copy, or rename it if it is not compressed"
+        ) from error
+
+  @property
+  def _decompress(self) -> Callable[..., io.BufferedIOBase] | None:
+    return _DECOMPRESS.get(os.path.splitext(self.name)[1])
 
 
 def find_sources(spec: str) -> list[Source]:
@@ -132,47 +145,3 @@ def _is_own(path: str) -> bool:
     )
     for part in (file, *file.parents)
   )
-
-
-try:
-  from backports import zstd
-
-  _HAS_ZSTD = True
-except ImportError:
-  _HAS_ZSTD = False
-
-
-def decompress(name: str, file: io.BufferedIOBase) -> Iterator[bytes]:
-  """Yields the content of a file in chunks, decompressed by suffix.
-
-  Raises InputError: the data is truncated, damaged or in another format, or the
-    extra `zstd` is missing. bz2 and lzma stop silently at a damaged header of a
-    later stream.
-  """
-  compressed = name.endswith(_COMPRESSED)
-  if name.endswith(".zst") and not _HAS_ZSTD:
-    raise InputError(f"{name} needs zstd: pip install -e '.[zstd]'")
-  content = _open(name, file) if compressed else file
-  try:
-    yield from iter(functools.partial(content.read, _CHUNK), b"")
-  except Exception as error:  # each library raises its own
-    # Errors with an errno come from the system, not from the data.
-    if not compressed or getattr(error, "errno", None):
-      raise
-    raise InputError(
-      f"{name} cannot be decompressed ({error}): give a complete copy, or "
-      "rename it if it is not compressed"
-    ) from error
-
-
-def _open(name: str, file: io.BufferedIOBase) -> io.BufferedIOBase:
-  """Opens a compressed file by its suffix."""
-  if name.endswith(".gz"):
-    return gzip.GzipFile(fileobj=file)
-  if name.endswith(".bz2"):
-    return bz2.BZ2File(file)
-  if name.endswith(".xz"):
-    return lzma.LZMAFile(cast(IO[bytes], file))
-  # Published corpora use windows of up to 2 GB.
-  options = {int(zstd.DecompressionParameter.window_log_max): 31}
-  return zstd.ZstdFile(file, options=options)

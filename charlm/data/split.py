@@ -1,12 +1,11 @@
 """Splits a text into the train, valid and eval text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charlm.config import Config
-from charlm.data.cleaning import split_lines
 from charlm.data.corpus import Corpus, load_corpus
 from charlm.data.text import Text
 from charlm.errors import InputError
@@ -145,3 +144,17 @@ def count_shared_lines(train: Text, other: Text) -> int:
   """Counts the distinct lines of `other` that are also in `train`."""
   lines = set(filter(None, split_lines(other.chunks())))
   return len(lines.intersection(split_lines(train.chunks())))
+
+
+def split_lines(chunks: Iterable[str]) -> Iterator[str]:
+  """Yields the lines of a text, split at line feeds."""
+  # A list: appending to a string would copy it each time.
+  incomplete: list[str] = []  # the chunks of the current line
+  for chunk in chunks:
+    if "\n" in chunk:
+      *lines, rest = ("".join(incomplete) + chunk).split("\n")
+      yield from lines
+      incomplete = [rest]
+    else:
+      incomplete.append(chunk)
+  yield "".join(incomplete)

@@ -1,5 +1,4 @@
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -10,10 +9,9 @@ from charlm.data.cleaning import (
   clean_chunks,
   decode_chunks,
   read_sources,
-  split_lines,
 )
-from charlm.data.corpus import load_corpus
 from charlm.data.sources import find_sources
+from charlm.data.split import split_lines
 from charlm.errors import InputError
 
 
@@ -84,34 +82,6 @@ def test_with_unit_byte_any_file_is_read_unchanged(
   assert text.encode("latin-1") == b"\xef\xbb\xbf" + data
 
 
-@pytest.mark.parametrize("raw", [False, True])
-def test_the_text_of_a_json_lines_field_is_read(
-  raw: bool, tmp_path: pathlib.Path
-) -> None:
-  texts = [" one\n\ntwo ", "", "é\u2028"]
-  lines = [json.dumps({"n": 1, "text": text}) for text in texts]
-  path = tmp_path / "a.jsonl"
-  path.write_text("\n".join([*lines, "", "   "]))
-  config = Config(field="text", raw=raw)
-  read = "".join(read_corpus(config, str(path)))
-  assert read == (" one\n\ntwo \n\né\u2028\n" if raw else "one\ntwo\né")
-
-
-def test_bad_json_lines_are_counted_then_refused_or_skipped(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  path = tmp_path / "a.jsonl"
-  lines = ['{"text": "a"}', "[", "7", '{"other": "b"}', '{"text": 7}']
-  lines += [r'{"text": "\ud800"}', '{"text": "z"}']
-  path.write_text("\n".join(lines))
-  message = r"5 lines without a text in the field 'text', the first is line 2"
-  with pytest.raises(InputError, match=message):
-    list(read_corpus(Config(field="text"), str(path)))
-  chunks = read_corpus(Config(field="text", skip_bad=True), str(path))
-  assert "".join(chunks) == "a\nz"
-  assert "they are skipped" in capsys.readouterr().err
-
-
 def test_files_are_joined_by_newlines_unless_raw(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -119,14 +89,3 @@ def test_files_are_joined_by_newlines_unless_raw(
     (tmp_path / name).write_bytes(data)
   assert "".join(read_corpus(Config(), str(tmp_path))) == "one\ntwo"
   assert "".join(read_corpus(Config(raw=True), str(tmp_path))) == "one\rtwo"
-
-
-def test_an_unused_field_warns_only_for_a_corpus(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  path, config = tmp_path / "a.txt", Config(field="text")
-  path.write_text("to be")
-  assert "".join(read_corpus(config, str(path))) == "to be"  # a text to score
-  assert capsys.readouterr().err == ""
-  load_corpus(config, str(path))
-  assert "field has no effect" in capsys.readouterr().err

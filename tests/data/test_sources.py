@@ -1,5 +1,4 @@
 import bz2
-import functools
 import gzip
 import io
 import lzma
@@ -9,20 +8,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from backports import zstd
 
-from charlm.data import sources
 from charlm.data.sources import Source, find_sources
 from charlm.errors import InputError
 
-COMPRESS = {
-  "gz": gzip.compress,
-  "bz2": bz2.compress,
-  "xz": lzma.compress,
-  "zst": functools.partial(
-    zstd.compress, options={zstd.CompressionParameter.checksum_flag: 1}
-  ),
-}
+COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 compressions = pytest.mark.parametrize(
   ("suffix", "compress"), COMPRESS.items(), ids=COMPRESS
 )
@@ -109,15 +99,6 @@ def test_globs_and_folders_skip_the_files_of_a_run(
   # So is a run that was killed before it wrote its config.
   (run / "config.json").rename(run / "lock")
   assert names(f"{folder}/**/*", folder) == mine
-
-
-def test_without_zstd_the_error_names_the_extra(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  (tmp_path / "a.zst").write_bytes(zstd.compress(b"a"))
-  monkeypatch.setattr(sources, "_HAS_ZSTD", False)
-  with pytest.raises(InputError, match=r"a\.zst needs zstd: pip install"):
-    read(tmp_path / "a.zst")
 
 
 def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

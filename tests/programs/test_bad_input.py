@@ -20,7 +20,6 @@ _FILES = {
   "a.py": b"class Other:\n  pass\n",
   "utf16.txt": "to be or not\n".encode("utf-16"),
   "cut.gz": gzip.compress(b"to be or not\n" * 99)[:-9],
-  "bad.jsonl": b'{"text": "to be"}\n{"other": 1}\n',
   "bad.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
 }
 
@@ -38,7 +37,6 @@ _REFUSED = [
   "train.py --flagfile=none.flags",
   "train.py 3",
   # Flags that require or exclude others.
-  "train.py --skip_bad",
   "train.py --warmup_steps=5",
   "train.py --reset_rate=0.1",
   "train.py --unit=byte --lowercase",
@@ -72,7 +70,6 @@ _REFUSED = [
   "train.py --corpus=one_line.txt",
   "train.py --corpus=utf16.txt",
   "train.py --corpus=cut.gz",
-  "train.py --corpus=bad.jsonl --field=text",
   "train.py --corpus=few.txt --eval_lines=2",
   "train.py --eval_corpus=none.txt",
   "train.py --eval_chars=1000000",
