@@ -108,7 +108,6 @@ class Gpus:
       for i in range(len(capabilities))
     ]
     self.visible = self.physical
-    self.starts = True
 
   def list_visible(self, kind: str) -> list[tf.config.PhysicalDevice]:
     return self.visible if kind == "GPU" else []
@@ -123,10 +122,6 @@ class Gpus:
     index = self.physical.index(gpu)
     capability = self._capabilities[index]
     return {"device_name": f"GPU {index}", "compute_capability": capability}
-
-  def start(self, kind: str) -> None:
-    if self.visible and not self.starts:
-      raise tf.errors.InternalError(None, None, "cudaGetDevice() failed")
 
 
 def pretend_kind(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
@@ -143,7 +138,6 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
   monkeypatch.setattr(tf.config, "get_visible_devices", gpus.list_visible)
   monkeypatch.setattr(tf.config, "list_physical_devices", gpus.list_physical)
   monkeypatch.setattr(tf.config, "set_visible_devices", gpus.see)
-  monkeypatch.setattr(tf.config, "list_logical_devices", gpus.start)
   experimental = tf.config.experimental
   monkeypatch.setattr(experimental, "get_device_details", gpus.details)
   for name in ("set_memory_growth", "enable_tensor_float_32_execution"):

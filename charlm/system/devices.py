@@ -3,6 +3,8 @@
 import concurrent.futures
 import contextlib
 import os
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -10,12 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import tensorflow as tf
 
 from charlm.errors import HungError, InputError
-from charlm.system.cuda import (
-  driver_problem,
-  gpu_problem,
-  nvidia_device,
-  reason_for_no_gpu,
-)
+from charlm.system.cuda import has_nvidia_gpu
 from charlm.system.messages import warn
 
 NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
@@ -24,6 +21,12 @@ _Value = TypeVar("_Value")
 # Timeout of the first sum over GPUs; the driver may compile first.
 _ANSWER_SECONDS = 180.0
 _CPU_INSTEAD = "Using the CPU; --device=cpu silences this warning"
+# Shows what TensorFlow logs when it looks for a GPU, and for CUDA's libraries.
+_WHY = (
+  "TF_CPP_MIN_LOG_LEVEL=0 TF_CPP_VMODULE=dso_loader=1 "
+  f"{sys.executable} -c 'from charlm import load; import tensorflow as tf; "
+  'tf.config.list_physical_devices("GPU")\''
+)
 _Result = TypeVar("_Result")
 
 
@@ -52,20 +55,19 @@ def num_cores() -> int:
   return os.cpu_count() or 1
 
 
-def choose_device(device: str, start: bool = True) -> None:
+def choose_device(device: str) -> None:
   """Chooses the device; call it before TensorFlow places anything on one.
 
   GPUs compute in float32; `tensor_float_32` is for training.
 
   Args:
-    device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If TensorFlow cannot
-      use the machine's GPU, a line on stderr says why.
-    start: start the GPUs now. Otherwise `create_strategy` or `connect` does,
-      after workers are connected.
+    device: `cpu`; `gpu`; or `auto`, a GPU if there is one. If the machine has
+      one that TensorFlow does not find or was not built for, a line on stderr
+      says so.
 
   Raises InputError: an unknown device; `gpu` if TensorFlow can use none or this
     process has chosen the CPU; `cpu` if TensorFlow has already started with a
-    GPU; a GPU does not start.
+    GPU.
   """
   if device not in ("auto", "cpu", "gpu"):
     raise InputError(f"device is {device!r}: give auto, cpu or gpu")
@@ -78,32 +80,28 @@ def choose_device(device: str, start: bool = True) -> None:
       )
   elif device == "gpu":
     raise InputError(
-      f"TensorFlow finds no GPU: {_reason_for_no_gpu()}, or give --device=cpu"
+      f"TensorFlow finds no GPU: give --device=cpu, or read why by {_WHY}"
     )
-  elif device == "auto" and (evidence := nvidia_device()):
+  elif device == "auto" and has_nvidia_gpu():
     warn(
-      f"this machine seems to have a GPU ({evidence}), but TensorFlow finds "
-      f"none: {_reason_for_no_gpu()}. {_CPU_INSTEAD}"
+      "TensorFlow finds no GPU although this machine has one: read why by "
+      f"{_WHY}. {_CPU_INSTEAD}"
     )
-  if start:
-    _start_gpus()
 
 
 def _set_up_gpus(device: str) -> None:
   """Configures the usable GPUs and hides the others.
 
-  Raises InputError: `gpu` if TensorFlow cannot compute on any.
+  Raises InputError: `gpu` if TensorFlow was built for none of them.
   """
   gpus = tf.config.get_visible_devices("GPU")
-  usable = []
-  if device != "cpu":
-    problems = {gpu: _gpu_problem(gpu) for gpu in gpus}
-    usable = [gpu for gpu in gpus if not problems[gpu]]
-    problem = "; ".join(filter(None, problems.values()))
-    if problem and device == "gpu" and not usable:
+  usable = [gpu for gpu in gpus if device != "cpu" and _is_built_for(gpu)]
+  if device != "cpu" and usable != gpus:
+    others = ", ".join(_name(gpu) for gpu in gpus if gpu not in usable)
+    problem = f"TensorFlow {tf.__version__} was not built for {others}"
+    if device == "gpu" and not usable:
       raise InputError(f"{problem}: give --device=cpu")
-    if problem:
-      warn(f"{problem}. {'It is not used' if usable else _CPU_INSTEAD}")
+    warn(f"{problem}. {'It is not used' if usable else _CPU_INSTEAD}")
   if usable != gpus:
     try:
       # TensorFlow allocates memory on each GPU that it sees.
@@ -124,6 +122,20 @@ def _set_up_gpus(device: str) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+def _is_built_for(gpu: tf.config.PhysicalDevice) -> bool:
+  """Returns whether TensorFlow has code for a GPU's generation.
+
+  Without, as for an RTX 50xx in TensorFlow 2.21, the first operation fails.
+  """
+  details = tf.config.experimental.get_device_details(gpu)
+  targets = tf.sysconfig.get_build_info().get("cuda_compute_capabilities")
+  if not targets or "compute_capability" not in details:
+    return True
+  generation, _ = details["compute_capability"]
+  # Such as sm_89 or compute_90: code runs on all of the same first number.
+  return any(re.search(rf"_{generation}\d\w?$", target) for target in targets)
+
+
 @contextlib.contextmanager
 def tensor_float_32() -> Iterator[None]:
   """Enables TensorFloat-32 on GPUs: faster, with 10-bit mantissas."""
@@ -138,40 +150,6 @@ def tensor_float_32() -> Iterator[None]:
     enable(False)
 
 
-def _gpu_problem(gpu: tf.config.PhysicalDevice) -> str:
-  """Returns why TensorFlow cannot compute on a GPU, or an empty string."""
-  details = tf.config.experimental.get_device_details(gpu)
-  capability = details.get("compute_capability")
-  if not capability:
-    return ""
-  name = details.get("device_name", gpu.name)
-  return gpu_problem(name, capability, tf.sysconfig.get_build_info())
-
-
-def _reason_for_no_gpu() -> str:
-  """Returns why TensorFlow finds no GPU, and the remedy."""
-  if not tf.test.is_built_with_cuda():
-    return "its package for this system was built without CUDA"
-  return reason_for_no_gpu()
-
-
-def _start_gpus() -> None:
-  """Starts the GPUs, if any.
-
-  Raises InputError: a GPU does not start.
-  """
-  if not tf.config.get_visible_devices("GPU"):
-    return
-  try:
-    tf.config.list_logical_devices("GPU")
-  except tf.errors.OpError as error:
-    check = f"{error.message}; check the driver with nvidia-smi"
-    raise InputError(
-      f"TensorFlow cannot start the GPU: {driver_problem() or check}, or give "
-      "--device=cpu"
-    ) from error
-
-
 def create_strategy(
   num_replicas: int, or_fewer: bool = False
 ) -> tf.distribute.MirroredStrategy:
@@ -184,12 +162,10 @@ def create_strategy(
     or_fewer: if TensorFlow has already started with fewer CPU devices, as after
       `charlm.load`, use the largest divisor of `num_replicas` that fits.
 
-  Raises InputError: TensorFlow has already started with fewer CPU devices, or a
-    GPU does not start.
+  Raises InputError: TensorFlow has already started with fewer CPU devices.
   """
   if tf.config.get_visible_devices("GPU"):
     use_first_gpus(num_replicas)
-    _start_gpus()
     devices = [f"GPU:{i}" for i in range(num_replicas)]
     return tf.distribute.MirroredStrategy(devices)
   cpu = tf.config.list_physical_devices("CPU")[0]
@@ -245,9 +221,12 @@ def first_sum(add: Callable[[], _Result], over: str) -> _Result:
 
 def gpu_names() -> list[str]:
   """Returns the names of the GPUs that TensorFlow uses."""
-  details = tf.config.experimental.get_device_details
-  gpus = tf.config.get_visible_devices("GPU")
-  return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+  return [_name(gpu) for gpu in tf.config.get_visible_devices("GPU")]
+
+
+def _name(gpu: tf.config.PhysicalDevice) -> str:
+  details = tf.config.experimental.get_device_details(gpu)
+  return str(details.get("device_name", gpu.name))
 
 
 def use_first_gpus(number: int) -> None:
@@ -261,7 +240,7 @@ def use_first_gpus(number: int) -> None:
 def most_gpus() -> int:
   """Returns the number of GPUs that TensorFlow can compute on, used or not."""
   gpus = tf.config.list_physical_devices("GPU")
-  return len([gpu for gpu in gpus if not _gpu_problem(gpu)])
+  return len([gpu for gpu in gpus if _is_built_for(gpu)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:

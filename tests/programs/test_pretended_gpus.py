@@ -22,13 +22,15 @@ from charlm.training.workers import Cluster
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
   """Pretends that two CPU devices are GPUs."""
   enable = tf.config.experimental.enable_tensor_float_32_execution
   pretend_gpus(monkeypatch, Gpus((8, 9), (8, 9)))
   name = "enable_tensor_float_32_execution"
   monkeypatch.setattr(tf.config.experimental, name, enable)
-  monkeypatch.setattr(cuda, "_driver_version", lambda: "570.1")
+  driver = tmp_path / "driver"
+  driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.1 \n")
+  monkeypatch.setattr(cuda, "_DRIVER", driver)
   strategy = tf.distribute.MirroredStrategy(
     ["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()
   )

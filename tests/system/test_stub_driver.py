@@ -1,7 +1,4 @@
-"""The real TensorFlow with a fake driver of one GPU, and empty libraries.
-
-TensorFlow lists the GPU if it finds all CUDA libraries, but cannot start it.
-"""
+"""The real TensorFlow with a fake driver, and a library that is missing."""
 
 import importlib.util
 import os
@@ -12,8 +9,6 @@ import sys
 
 import pytest
 from helpers import ROOT
-
-from charlm.system import cuda
 
 _DRIVER = """
 #include <string.h>
@@ -32,56 +27,62 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 int nvmlInit_v2(void) { return 0; }
 """
-_CUSOLVER = "libcusolver.so.11"
+_CUSOLVER = "libcusolver.so.11"  # in a wheel, which TensorFlow does not search
+_LIBRARIES = (
+  *("libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12"),
+  *("libcusparse.so.12", "libcudnn.so.9", _CUSOLVER),
+)
 
 
-@pytest.fixture
-def libraries(tmp_path: pathlib.Path) -> pathlib.Path:
-  """A folder with the driver and empty libraries; cuSOLVER is in a wheel."""
+def test_a_command_shows_which_library_tensorflow_does_not_find(
+  corpus_path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
   if not (compiler := shutil.which("gcc")):
     pytest.skip("there is no C compiler")
-  folder = tmp_path / "libraries"
-  folder.mkdir()
-  sources = {"libcuda.so.1": _DRIVER, "libnvidia-ml.so.1": _DRIVER}
-  # cuBLAS contains libcublasLt.
-  libraries = [*cuda._LIBRARIES.values(), "libcublasLt.so.12"]
-  for name in [*libraries, *sources]:
-    command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-xc", "-"]
-    source = sources.get(name, "int empty;\n")
-    subprocess.run(
-      [*command, "-o", str(folder / name)], input=source, text=True, check=True
-    )
-  # In its wheel's folder, which TensorFlow 2.21 does not search.
-  wheel = tmp_path / "site" / "nvidia" / "cusolver" / "lib"
-  wheel.mkdir(parents=True)
-  (folder / _CUSOLVER).rename(wheel / _CUSOLVER)
-  return folder
-
-
-def test_a_gpu_is_found_and_does_not_start_with_a_one_line_error(
-  libraries: pathlib.Path,
-  corpus_path: pathlib.Path,
-  tmp_path: pathlib.Path,
-) -> None:
   if importlib.util.find_spec("nvidia"):
     pytest.skip("CUDA's wheels are installed")
-  variables = {k: v for k, v in os.environ.items() if k[:4] != "CUDA"}
-  variables["LD_LIBRARY_PATH"] = str(libraries)
-  info = tmp_path / "site" / "tensorflow-2.21.0.dist-info"
+  libraries = tmp_path / "libraries"
+  libraries.mkdir()
+  sources = {"libcuda.so.1": _DRIVER, "libnvidia-ml.so.1": _DRIVER}
+  for name in (*_LIBRARIES, *sources):
+    command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-xc", "-"]
+    subprocess.run(
+      [*command, "-o", libraries / name],
+      input=sources.get(name, "int empty;\n"),
+      text=True,
+      check=True,
+    )
+  site = tmp_path / "site"
+  wheel = site / "nvidia" / "cusolver" / "lib"
+  wheel.mkdir(parents=True)
+  (libraries / _CUSOLVER).rename(wheel / _CUSOLVER)
+  info = site / "tensorflow-2.21.0.dist-info"
   info.mkdir()
   text = "Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.21.0\n"
   (info / "METADATA").write_text(text)
-  variables["PYTHONPATH"] = str(tmp_path / "site")
+  variables = {k: v for k, v in os.environ.items() if k[:4] != "CUDA"}
+  variables |= {"LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": str(site)}
   flags = ["--device=gpu", f"--corpus={corpus_path}", "--eval_lines=50"]
-  result = subprocess.run(
+  refused = subprocess.run(
     [sys.executable, "train.py", *flags, f"--run_dir={tmp_path}/run"],
     capture_output=True,
     text=True,
     cwd=ROOT,
     env=variables,
   )
-  assert result.returncode == 2
-  (line,) = result.stderr.splitlines()
-  # Not "finds no GPU": the library in the wheel was loaded.
-  assert line.startswith("train.py: TensorFlow cannot start the GPU: ")
+  assert refused.returncode == 2
+  (line,) = refused.stderr.splitlines()
+  assert line.startswith("train.py: TensorFlow finds no GPU: ")
   assert not (tmp_path / "run").exists()
+
+  shown = subprocess.run(
+    line.rpartition(" by ")[2],
+    shell=True,
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env=variables,
+    check=True,
+  )
+  assert "Could not load dynamic library 'libcufft.so.11'" in shown.stderr
+  assert f"Could not load dynamic library '{_CUSOLVER}'" not in shown.stderr

@@ -32,7 +32,7 @@ def main(number: int, flags: list[str]) -> None:
   flags = [flag for flag in flags if flag not in specs]
   flags += [f"--layer={layer.__name__}"] if layer else []
   options = TrainOptions(**parse(flags, TrainOptions))
-  choose_device("gpu", start=False)
+  choose_device("gpu")
   strategy = create_strategy(number)
   config = options.config
   rng = np.random.default_rng(0)
