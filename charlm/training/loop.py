@@ -1,17 +1,13 @@
 """The training loop: steps, and between them metrics, evaluations and saves."""
 
-import contextlib
 import dataclasses
 import itertools
 import math
 import statistics
 import time
 
-import numpy as np
-
 from charlm.data.split import Split
 from charlm.data.text import Text, readable
-from charlm.data.vocabulary import PADDING_ID
 from charlm.errors import DivergedError, all_finite
 from charlm.evaluation.evaluator import Evaluator
 from charlm.evaluation.score import Score
@@ -22,7 +18,7 @@ from charlm.runs.run import Run
 from charlm.runs.trained_model import load_model
 from charlm.sampling.generator import GenerativeModel
 from charlm.sampling.request import Request
-from charlm.system.devices import Choice, kind_of_device
+from charlm.system.devices import Choice
 from charlm.system.messages import say, warn
 from charlm.system.process import DONE, INCOMPLETE, StopRequest
 from charlm.training.announce import Screen
@@ -101,8 +97,6 @@ class TrainingLoop:
     trainer, periods = self.trainer, self.periods
     step, end = trainer.step, trainer.last_step
     with self._stop:
-      if step < end and kind_of_device() == "GPU":
-        self._compile()
       self._begin(step)
       while step < end:
         due = min(periods.next_due(step), end)
@@ -124,19 +118,6 @@ class TrainingLoop:
       saved = self._save_rest(step)
     # Outside of `with self._stop`: all is saved, so Ctrl-C may end it at once.
     return self._end(step, saved)
-
-  def _compile(self) -> None:
-    """Takes a step, so that the GPUs compile it, and then undoes it.
-
-    The measured speed then excludes compilation, and a lack of memory shows at
-    once.
-    """
-    trainer = self.trainer
-    values = [np.asarray(each).copy() for each in trainer.variables]
-    trainer.take_steps(1)
-    trainer.take_metrics()  # drops those of this step
-    for variable, value in zip(trainer.variables, values, strict=True):
-      variable.assign(value)
 
   def _evaluation_due(self, step: int) -> bool:
     return step % self.periods.evaluation == 0 or step == self.trainer.last_step
@@ -204,13 +185,6 @@ class ChiefLoop(TrainingLoop):
     self._last_loss = self._lowest_loss = math.inf  # of the train metrics
     self._losses_since_evaluation: list[float] = []  # of each step
     self._has_evaluated = False
-
-  def _compile(self) -> None:
-    super()._compile()
-    # Evaluations of any text have these shapes.
-    with contextlib.suppress(_Interrupted):
-      self._evaluator.stream(np.full(2, PADDING_ID))
-    self._sample(self._generator)
 
   def _begin(self, step: int) -> None:
     reached = step > 0 and self._evaluation_due(step)

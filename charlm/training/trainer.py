@@ -133,12 +133,6 @@ class Trainer:
       optimizer.build(model.trainable_variables)
 
   @property
-  def variables(self) -> list[keras.Variable | tf.Variable]:
-    """All variables of a checkpoint."""
-    variables = self.model.variables + self.optimizer.variables
-    return [*variables, *self.train_state.variables]
-
-  @property
   def step(self) -> int:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
