@@ -19,11 +19,10 @@ def train(given: dict[str, Any]) -> int:
   """Trains as the flags say; returns the exit code.
 
   Raises:
-    InputError: the input is bad, or sums over the replicas are wrong.
-    DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: the run's folder was moved or removed, nothing can be saved,
-      or a worker was lost.
-    HungError: the GPUs do not answer.
+    InputError: the input is bad.
+    DivergedError: a loss or a gradient is not finite.
+    LostRunError: the run's folder was moved or removed, nothing can be saved, a
+      worker was lost, or the replicas differ.
   """
   # Before importing TensorFlow, so that a wrong path is refused at once.
   file, _, name = given.get("layer", "").rpartition(":")

@@ -18,21 +18,15 @@ class InputError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-  """The loss or the gradient is not finite, or the replicas disagree."""
+  """The loss or the gradient is not finite."""
 
   exit_code = 3
 
 
 class LostRunError(RuntimeError):
-  """Training cannot save, or lost a worker; saved checkpoints are intact."""
+  """Training cannot save or lost a worker, or replicas differ.
 
-  exit_code = 4
-
-
-class HungError(RuntimeError):
-  """GPUs hang or return garbage, so the processes cannot coordinate.
-
-  Exit with `os._exit`: a normal exit would wait for the hanging call.
+  Saved checkpoints are intact.
   """
 
-  exit_code = 2
+  exit_code = 4

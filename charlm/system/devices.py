@@ -1,25 +1,19 @@
 """Chooses a process's devices and the distribution strategy over them."""
 
-import concurrent.futures
 import contextlib
 import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 import tensorflow as tf
 
-from charlm.errors import HungError, InputError
+from charlm.errors import InputError
 from charlm.system.cuda import has_nvidia_gpu
 from charlm.system.messages import warn
 
-NCCL_REMEDY = "set NCCL_P2P_DISABLE=1 in the environment"
-BIOS_REMEDY = "turn off IOMMU, or ACS, in the machine's BIOS"
 _Value = TypeVar("_Value")
-# Timeout of the first sum over GPUs; the driver may compile first.
-_ANSWER_SECONDS = 180.0
 _CPU_INSTEAD = "Using the CPU; --device=cpu silences this warning"
 # Shows what TensorFlow logs when it looks for a GPU, and for CUDA's libraries.
 _WHY = (
@@ -27,7 +21,6 @@ _WHY = (
   f"{sys.executable} -c 'from charlm import load; import tensorflow as tf; "
   'tf.config.list_physical_devices("GPU")\''
 )
-_Result = TypeVar("_Result")
 
 
 def kind_of_device() -> str:
@@ -189,34 +182,6 @@ def create_strategy(
   plain_sum = tf.distribute.ReductionToOneDevice()
   devices = [f"CPU:{i}" for i in range(num_replicas)]
   return tf.distribute.MirroredStrategy(devices, cross_device_ops=plain_sum)
-
-
-def first_sum(add: Callable[[], _Result], over: str) -> _Result:
-  """Runs the first sum over some devices, which may hang on GPUs.
-
-  Raises HungError: GPUs do not answer within three minutes.
-  """
-  if kind_of_device() == "CPU":
-    return add()
-  future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
-
-  def run() -> None:
-    """Stores the sum or the error in the future."""
-    try:
-      future.set_result(add())
-    except BaseException as error:  # raised again below
-      future.set_exception(error)
-
-  # A daemon thread, because a hanging call to NCCL cannot be cancelled.
-  threading.Thread(target=run, daemon=True).start()
-  try:
-    return future.result(_ANSWER_SECONDS)
-  except TimeoutError as error:
-    raise HungError(
-      f"the first sum over {over} did not finish within {_ANSWER_SECONDS:g} "
-      f"seconds: {NCCL_REMEDY}, or {BIOS_REMEDY}, or train on one GPU with "
-      "--num_replicas=1"
-    ) from error
 
 
 def gpu_names() -> list[str]:

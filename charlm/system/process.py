@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from charlm.errors import DivergedError, HungError, InputError, LostRunError
+from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.options import Options
 from charlm.system.cuda import preload
 from charlm.system.flags import define_flags, given_flags, help_text
@@ -86,8 +86,6 @@ def run_command(
     return exit_code
   except (InputError, DivergedError, LostRunError) as error:
     return fail(name, error)
-  except HungError as error:
-    os._exit(fail(name, error))
   except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
     flush_or_drop_output()
     return 128 + signal.SIGPIPE

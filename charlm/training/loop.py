@@ -90,9 +90,10 @@ class TrainingLoop:
     """Trains; returns the exit code.
 
     Raises:
-      DivergedError: a loss or a gradient is not finite, or the replicas
-        differ; nothing is saved after it.
-      LostRunError: the run's folder was moved or removed.
+      DivergedError: a loss or a gradient is not finite; nothing is saved after
+        it.
+      LostRunError: the run's folder was moved or removed, or the replicas
+        differ.
     """
     trainer, periods = self.trainer, self.periods
     step, end = trainer.step, trainer.last_step

@@ -27,7 +27,6 @@ from charlm.runs.trained_model import load_initial
 from charlm.system.devices import (
   choose_device,
   create_strategy,
-  first_sum,
   kind_of_device,
   use_first_gpus,
 )
@@ -76,11 +75,10 @@ def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
   """Trains with the result of `prepare`; returns the exit code.
 
   Raises:
-    InputError: the input is bad, or sums over the replicas are wrong.
-    DivergedError: a loss or a gradient is not finite, or the replicas differ.
-    LostRunError: nothing can be saved, the run's folder was moved or removed,
-      or a worker was lost.
-    HungError: the GPUs do not answer.
+    InputError: the input is bad.
+    DivergedError: a loss or a gradient is not finite.
+    LostRunError: nothing can be saved, the run's folder was moved or removed, a
+      worker was lost, or the replicas differ.
     OSError: the folder or the metrics cannot be written.
   """
   prepared = _drop_unsupported_options(prepared, layer)
@@ -94,7 +92,6 @@ def _train(
 ) -> int:
   """Makes or resumes the run, and trains; returns the exit code."""
   options = prepared.options
-  first_sum(lambda: cluster.sum([0]), f"{cluster.num_workers} workers")
   first_evaluated = 0  # the step of the run's first evaluation; 0 without one
   with contextlib.ExitStack() as stack:
     with cluster.barrier():
@@ -128,7 +125,6 @@ def _train(
       run, trainer=trainer, checkpoints=checkpoints, cluster=cluster
     )
     replicas = Replicas(cluster, trainer)
-    replicas.check_start()
     if options.profile_port:
       tf.profiler.experimental.server.start(options.profile_port)
     first_evaluated = cluster.broadcast(first_evaluated)

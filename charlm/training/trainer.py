@@ -13,11 +13,7 @@ from charlm.errors import DivergedError, all_finite
 from charlm.model.dropout import Masks
 from charlm.model.language_model import LanguageModel, State, model_of
 from charlm.model.layers import RecurrentLayer
-from charlm.system.devices import (
-  NCCL_REMEDY,
-  kind_of_device,
-  tensor_float_32,
-)
+from charlm.system.devices import kind_of_device, tensor_float_32
 from charlm.training.carried_states import CarriedStates
 from charlm.training.optimizer import Adam, build_optimizer
 
@@ -28,10 +24,6 @@ _SECONDS_PER_CALL = 1.0  # how long a stop request or the progress bar may wait
 _MAX_STEPS_PER_CALL = 100
 DIVERGED_REMEDY = (
   "lower --learning_rate, or raise --weight_decay, and give a new --run_dir"
-)
-WRONG_SUMS_REMEDY = (
-  f"{NCCL_REMEDY}: GPUs without a working peer-to-peer connection return wrong "
-  "sums"
 )
 
 
@@ -200,13 +192,10 @@ class Trainer:
     losses, norms = losses.numpy(), norms.numpy()  # [stop - start] each
     if not all_finite(losses, norms):
       step = start + int(np.argmin(np.isfinite(losses) & np.isfinite(norms)))
-      several = self._strategy.num_replicas_in_sync > 1
-      suspect_sums = several and kind_of_device() == "GPU"
       epoch, index = divmod(step, self.batches.steps_per_epoch)
       raise DivergedError(
         f"the loss or the gradient of step {step + 1} (batch {index + 1} of "
         f"epoch {epoch + 1}) is not finite: {DIVERGED_REMEDY}"
-        + (f"; or {WRONG_SUMS_REMEDY}" if suspect_sums else "")
       )
     self.train_state.states.assign(states)
     sums = [x.sum(dtype=np.float64) for x in (losses, norms)]

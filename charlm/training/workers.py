@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from charlm.errors import DivergedError, HungError, InputError, LostRunError
+from charlm.errors import DivergedError, InputError, LostRunError
 from charlm.runs.provenance import describe_start
-from charlm.system.devices import NCCL_REMEDY, Choice
+from charlm.system.devices import Choice
 from charlm.system.messages import say
 from charlm.system.process import INTERRUPTED, TERMINATED, StopRequest
 from charlm.training.prepare import Prepared
@@ -120,16 +120,10 @@ class Cluster:
     )
 
   def broadcast(self, number: int) -> int:
-    """Returns the number that the chief passes to this call, modulo 2^64.
-
-    Raises HungError: the chief gets back another number, so sums are wrong.
-    """
+    """Returns the number that the chief passes to this call, modulo 2^64."""
     shifts = (0, 16, 32, 48)
     sums = self.sum([(number >> n & 0xFFFF) * self.is_chief for n in shifts])
-    received = sum(part << n for n, part in zip(shifts, sums, strict=True))
-    if self.is_chief and received != number % 2**64:
-      raise HungError(f"a sum over the workers is wrong: {NCCL_REMEDY}")
-    return received
+    return sum(part << n for n, part in zip(shifts, sums, strict=True))
 
   def agree(self, steps: int, stop: StopRequest) -> int:
     """Returns the chief's number of steps, or 0 if any worker got a signal.
@@ -155,7 +149,7 @@ class Cluster:
     except (InputError, OSError) as error:
       self.gather(1)
       if isinstance(error, OSError):  # the others raise InputError
-        self._let_others_fetch()
+        self.let_others_fetch()
       raise
     refused = [self.name(i) for i, code in enumerate(self.gather(0)) if code]
     if refused:
@@ -170,9 +164,9 @@ class Cluster:
     try:
       yield
       self.sum([0])
-      self._let_others_fetch()
+      self.let_others_fetch()
     except (InputError, DivergedError):  # which all workers raise
-      self._let_others_fetch()
+      self.let_others_fetch()
       raise
     except _LOST as error:
       if self.num_workers == 1:
@@ -187,7 +181,7 @@ class Cluster:
         "to resume from the latest checkpoint"
       ) from error
 
-  def _let_others_fetch(self) -> None:
+  def let_others_fetch(self) -> None:
     """Waits until the others have the last sum, or end.
 
     A worker can have a sum that another is still fetching from it. Once a

@@ -3,7 +3,8 @@
 Python imports this module at start-up if its folder is on PYTHONPATH. Values
 read from the card are garbage, and are replaced: numbers by 1, ids by 0, and
 whether a variable is initialised by True. The number of steps is set from the
-host. Checks across cards are run but may fail, since nothing is added up.
+host. Checksums across cards are computed but may differ, since nothing is added
+up.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from charlm.errors import DivergedError, InputError
+from charlm.errors import LostRunError
 from charlm.system.process import import_quietly
 
 
@@ -52,14 +53,13 @@ def _count_steps() -> None:
 def _ignore_replicas() -> None:
   from charlm.training.replicas import Replicas
 
-  for name in ("check_start", "check_weights"):
-    check = getattr(Replicas, name)
+  check = Replicas.check_weights
 
-    def run(self: Any, check: Any = check) -> None:
-      with contextlib.suppress(InputError, DivergedError):
-        check(self)
+  def run(self: Any) -> None:
+    with contextlib.suppress(LostRunError):
+      check(self)
 
-    setattr(Replicas, name, run)
+  Replicas.check_weights = run
 
 
 import_quietly("tensorflow", "keras")
