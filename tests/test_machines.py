@@ -17,23 +17,6 @@ def _blocks(language: str) -> list[str]:
   return re.findall(rf"^```{language}\n(.*?)^```", _TEXT, re.M | re.DOTALL)
 
 
-@pytest.mark.parametrize("index", ["0", "1"])
-def test_each_kubernetes_pod_has_its_worker_index(
-  index: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  (script,) = (block for block in _blocks("sh") if "charlm-0" in block)
-  code = script.partition("exec ")[0] + 'printf %s "$TF_CONFIG"'
-  config = subprocess.run(
-    ["/bin/sh", "-c", code],
-    env={"JOB_COMPLETION_INDEX": index},
-    capture_output=True,
-    check=True,
-  )
-  addresses = ["charlm-0.charlm:12345", "charlm-1.charlm:12345"]
-  monkeypatch.setenv("TF_CONFIG", config.stdout.decode())
-  assert find_workers() == (addresses, int(index))
-
-
 def test_the_example_tf_config_names_two_hosts(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
