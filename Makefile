@@ -54,10 +54,9 @@ bench: .venv/installed $(WITH_CUDA)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 gpu-check: .venv/installed $(WITH_CUDA)
-	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS) | tee gpu-check.txt
 
 quality: .venv/installed
-	$(ADD_BENCH)
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 results: .venv/installed

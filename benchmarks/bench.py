@@ -2,181 +2,297 @@
 
     .venv/bin/python -m benchmarks.bench
 
-Each contestant runs in its own process. Those of a group are alive together
-and take turns, so the machine's drift affects all alike: compare the ratios.
-After each group, the results are written to `bench.json` and `bench.md`.
+Each contestant is a process. Those of a column are alive together and take
+turns, so the machine's drift affects all alike: compare the ratios. After each
+column, the tables so far are written to `bench.md` in this folder.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import json
+import multiprocessing
+import os
 import pathlib
-import signal
+import re
+import resource
+import statistics
 import sys
-import tempfile
-import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks import contestants, machine, pool, tables
-from benchmarks.contestants import Group
-from benchmarks.task import Sizes, Task, Text
+from benchmarks.task import CHUNK_CHARS, SAMPLE_CHARS, Sizes, Text, markdown
 from charlm.errors import InputError
+from charlm.system.process import import_quietly
 
-_GROUPS = (
-  "training",
-  "input",
-  "sampling",
-  "evaluation",
-  "scaling",
-)
-_STREAMS = (1, 64)
-_SECONDS_PER_TURN = 1.5
-# Scaling gets a third of the rounds: most of its time is preparation.
-_ROUNDS_DIVISOR = 3
+_PAGE = pathlib.Path(__file__).with_name("bench.md")
+_WARM_UP_RUNS = 2
+# All are alive at once: none may reserve the whole memory of a GPU.
+_ENVIRONMENT = {
+  "TF_CPP_MIN_LOG_LEVEL": "3",
+  "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+  "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+CHARLM, FIT = "charlm", "Keras (the reference)"
+# Module and function that build a `Run` from sizes and text.
+STEP = {
+  CHARLM: "ours.build_step",
+  FIT: "reference.build_step",
+  "PyTorch": "pytorch.build_step",
+  "JAX": "jax_scan.build_step",
+}
 
 
-class Bench:
-  """One run of the benchmark: its options, and the results so far."""
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Contestants, and the sizes at which they do the same work."""
 
-  def __init__(self, args: argparse.Namespace, text: Text) -> None:
-    self._args = args
-    self._text = text
-    self._sizes = Sizes(len(text.vocab), layer=args.layer)
-    self._deadline = time.monotonic() + 60 * args.minutes
-    self._few_rounds = -(-args.rounds // _ROUNDS_DIVISOR)
-    self.results: dict[str, Any] = {
-      "machine": machine.describe(),
-      "rounds": args.rounds,
-      "groups": {},
-      "skipped": [],
-    }
+  builders: dict[str, str]  # by the contestant's name
+  columns: dict[str, dict[str, Any]]  # changes of the sizes by heading
+  precisions: tuple[str, ...] = ("float32",)
+  # Characters of a unit of work, for each text. Without them it is a step.
+  characters: int = 0
 
-  def run(self) -> None:
-    """Measures the groups that `--only` names."""
-    groups = [contestants.training(self._sizes)]
-    groups += [contestants.input_pipeline(self._sizes)]
-    groups += [contestants.sampling(num_streams) for num_streams in _STREAMS]
-    groups += [contestants.evaluation()]
-    for group in groups:
-      if group.name.split("_")[0] in self._args.only and self._in_time(
-        group.title
-      ):
-        self.results["groups"][group.name] = self._measure(
-          group, self._sizes, self._args.rounds
-        )
-        self._write()
-    if "scaling" in self._args.only:
-      self._measure_scaling()
-      self._write()
 
-  def _measure_scaling(self) -> None:
-    points = self.results["scaling"] = []
-    for sizes in contestants.scaling_points(self._sizes):
-      group = contestants.scaling(sizes)
-      if self._in_time(group.title):
-        point = self._measure(
-          group=group,
-          sizes=sizes,
-          num_rounds=self._few_rounds,
-          seconds_per_turn=_SECONDS_PER_TURN / 3,
-        )
-        points.append(point)
-        self._write()
+TABLES = {
+  "step": Table(STEP, {"step": {}}, ("float32", "bfloat16")),
+  "sampling": Table(
+    {CHARLM: "ours.build_sampling", FIT: "reference.build_sampling"},
+    {"one text": {"batch_size": 1}, "64 texts": {"batch_size": 64}},
+    characters=SAMPLE_CHARS,
+  ),
+  "evaluation": Table(
+    {CHARLM: "ours.build_evaluation", FIT: "reference.build_evaluation"},
+    {"evaluation": {"batch_size": 1}},
+    characters=CHUNK_CHARS,
+  ),
+  "windows": Table(
+    STEP, {f"{2**n} windows": {"batch_size": 2**n} for n in range(10)}
+  ),
+  "sizes": Table(
+    STEP,
+    {
+      **{f"{n} units": {"rnn_units": n} for n in (128, 256, 1024, 2048)},
+      **{f"{n} characters": {"seq_length": n} for n in (25, 50, 200, 400)},
+      "2 layers": {"num_layers": 2},
+    },
+  ),
+}
 
-  def _measure(
-    self,
-    group: Group,
-    sizes: Sizes,
-    num_rounds: int,
-    seconds_per_turn: float = _SECONDS_PER_TURN,
-  ) -> dict[str, Any]:
-    """Measures a group; returns the results, one entry per contestant."""
-    tasks = {
-      c.name: Task(
-        builder=c.builder,
-        options=c.options,
-        sizes=sizes,
-        folder=self._text.folder,
-      )
-      for c in group.contestants
-    }
-    timings = pool.measure(tasks, num_rounds, seconds_per_turn)
-    reference = timings[group.reference]
-    entries: dict[str, dict[str, Any]] = {}
-    for contestant in group.contestants:
-      timing = timings[contestant.name]
-      entry = entries[contestant.name] = {"label": contestant.label}
-      if timing.error:
-        entry["error"] = timing.error
+
+class Worker:
+  """The process of a contestant, and its measurements."""
+
+  def __init__(self, builder: str, sizes: Sizes, corpus: str) -> None:
+    """Starts the process, which prepares its work."""
+    os.environ.update(_ENVIRONMENT)
+    self.seconds: list[float] = []  # per unit of work, one for each turn
+    self.peak_bytes = 0
+    self.failed = False
+    self._times = 1
+    spawn = multiprocessing.get_context("spawn")
+    self._connection, other = spawn.Pipe()
+    self._process = spawn.Process(
+      target=_serve, args=(other, builder, sizes, corpus), daemon=True
+    )
+    self._process.start()
+    other.close()  # so that the end of the process is noticed
+
+  def attempt(self, stage: Callable[["Worker"], None]) -> None:
+    """Calls one of the methods below, unless the process has ended."""
+    try:
+      if not self.failed:
+        stage(self)
+    except (EOFError, OSError):  # stderr has the reason
+      self.failed = True
+
+  def wait(self) -> None:
+    """Waits until the process is ready."""
+    self._connection.recv()
+
+  def calibrate(self, seconds_per_turn: float) -> None:
+    """Finds how many units of work fill a turn; at least one."""
+    seconds = self._run()
+    self._times = max(1, round(seconds_per_turn / max(seconds, 1e-9)))
+
+  def take_turn(self) -> None:
+    """Measures one turn."""
+    self.seconds.append(self._run())
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._process.kill()
+    self._process.join()
+    self._connection.close()
+
+  def times_as_fast(self, other: "Worker") -> float:
+    """Returns the median over the rounds."""
+    rounds = zip(other.seconds, self.seconds, strict=True)
+    return statistics.median(theirs / mine for theirs, mine in rounds)
+
+  def _run(self) -> float:
+    """Returns the seconds of a unit of work."""
+    self._connection.send(self._times)
+    seconds, self.peak_bytes = self._connection.recv()
+    return seconds / self._times
+
+
+def _serve(
+  connection: Connection, builder: str, sizes: Sizes, corpus: str
+) -> None:
+  """Runs in the process of a contestant: works on request, else sleeps."""
+  module, _, function = builder.rpartition(".")
+  import_quietly(f"benchmarks.{module}", keep=False)
+  build = getattr(sys.modules[f"benchmarks.{module}"], function)
+  run = build(sizes, Text.load(corpus))
+  for _ in range(_WARM_UP_RUNS):
+    run(1)
+  connection.send("ready")
+  with contextlib.suppress(EOFError):  # the benchmark was ended
+    while True:
+      seconds = run(connection.recv())
+      connection.send((seconds, _peak_bytes()))
+
+
+def _peak_bytes() -> int:
+  with contextlib.suppress(FileNotFoundError):
+    # `ru_maxrss` would include the peak of the parent process.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0])
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measure(
+  tasks: dict[str, tuple[str, Sizes]],
+  corpus: str,
+  *,
+  num_rounds: int,
+  seconds_per_turn: float,
+) -> dict[str, Worker]:
+  """Measures contestants side by side.
+
+  All prepare at once; then they work one at a time, in a rotating order.
+
+  Args:
+    tasks: builder and sizes by the contestant's name.
+    corpus: the text, as for `--corpus`.
+    num_rounds: the number of turns that each gets.
+    seconds_per_turn: the intended length of a turn.
+
+  Returns:
+    The workers by name, with their measurements.
+  """
+  workers = {
+    name: Worker(builder, sizes, corpus)
+    for name, (builder, sizes) in tasks.items()
+  }
+  order = list(workers.values())
+  try:
+    for stage in (
+      Worker.wait,
+      lambda worker: worker.calibrate(seconds_per_turn),
+      *[Worker.take_turn] * num_rounds,
+    ):
+      for worker in order:
+        worker.attempt(stage)
+      order = order[1:] + order[:1]
+  finally:
+    for worker in order:
+      worker.close()
+  return workers
+
+
+def to_markdown(table: Table, measured: dict[str, dict[str, Worker]]) -> str:
+  """Returns two tables, of times and of memory, a column for each heading.
+
+  `measured` has the workers by heading and name.
+  """
+  what = "characters/s" if table.characters else "ms"
+  times = [[f"{what} (times as fast as Keras)", *measured]]
+  memory = [["peak MiB", *measured]]
+  for name in next(iter(measured.values())):
+    times.append([name])
+    memory.append([name])
+    for heading, workers in measured.items():
+      worker, fit = workers[name], workers[FIT]
+      if worker.failed:
+        times[-1].append("failed")
+        memory[-1].append("")
         continue
-      entry["seconds"] = timing.median
-      entry["seconds_of_rounds"] = timing.seconds
-      entry["peak_bytes"] = timing.peak_bytes
-      if not reference.error:
-        entry["speedup"] = timing.speedup_over(reference)
-    return {
-      "title": group.title,
-      "characters": group.characters,
-      "sizes": dataclasses.asdict(sizes),
-      "contestants": entries,
-    }
+      seconds = statistics.median(worker.seconds)
+      texts = table.columns[heading].get("batch_size", 1)
+      rate = table.characters * texts / seconds
+      shown = f"{rate:,.0f}" if table.characters else f"{1000 * seconds:,.1f}"
+      if not fit.failed:
+        shown += f" ({worker.times_as_fast(fit):.2f})"
+      times[-1].append(shown)
+      memory[-1].append(f"{worker.peak_bytes / 2**20:,.0f}")
+  ratios = map(_fastest_other, measured.values())
+  times.append(["fastest other / charlm", *ratios])
+  return f"{markdown(times)}\n\n{markdown(memory)}"
 
-  def _in_time(self, title: str) -> bool:
-    """Announces a measurement, or records that there is no time for it."""
-    minutes = (self._deadline - time.monotonic()) / 60
-    if minutes > 0:
-      print(f"{title} ({minutes:.0f} minutes left)", file=sys.stderr)
-      return True
-    self.results["skipped"].append(f"{title}: no time left")
-    return False
 
-  def _write(self) -> None:
-    folder = self._args.output
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(self.results, indent=1) + "\n"
-    (folder / "bench.json").write_text(text)
-    (folder / "bench.md").write_text(tables.to_markdown(self.results))
+def _fastest_other(workers: dict[str, Worker]) -> str:
+  """Returns its time as a multiple of charlm's, both in float32."""
+  charlm = workers[CHARLM]
+  others = [workers[name] for name in STEP if name in workers][1:]
+  measured = [other for other in others if not other.failed]
+  if charlm.failed or not measured:
+    return ""
+  return f"{min(charlm.times_as_fast(other) for other in measured):.2f}"
 
 
 def main(argv: list[str]) -> int:
-  """Runs the benchmark; returns the exit code."""
-  parser = argparse.ArgumentParser(
-    "bench.py",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  """Measures the tables; returns the exit code."""
+  # Here, since it imports TensorFlow: a contestant's process, too, imports this
+  # file, and TensorFlow must not count as memory of PyTorch or JAX.
+  import_quietly("benchmarks.machine")
+  from benchmarks.machine import in_words
+
+  parser = argparse.ArgumentParser("bench", description=__doc__)
   parser.add_argument("--corpus", default="shakespeare", help="as in train.py")
-  parser.add_argument(
-    "--rounds", type=int, default=27, help="per group; a third for scaling"
-  )
-  parser.add_argument(
-    "--minutes", type=float, default=55, help="starts no group after these"
-  )
-  parser.add_argument(
-    "--output", type=pathlib.Path, default="benchmarks", help="folder"
-  )
-  parser.add_argument(
-    "--only",
-    nargs="+",
-    choices=_GROUPS,
-    default=_GROUPS,
-    help="the groups to measure",
-  )
-  parser.add_argument("--layer", choices=("gru", "lstm"), default="gru")
+  parser.add_argument("--rounds", type=int, default=9, help="turns of each")
+  parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+  parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES)
+  sizes_group = parser.add_argument_group("sizes, where a table has no others")
+  defaults = dataclasses.asdict(Sizes())
+  names = [name for name in defaults if name != "precision"]
+  for name in names:
+    value = defaults[name]
+    sizes_group.add_argument(f"--{name}", type=type(value), default=value)
   args = parser.parse_args(argv[1:])
-  if args.rounds < 1:
-    parser.error(f"--rounds is {args.rounds}: give 1 or more")
-  # SIGTERM ends the contestants' processes, as Ctrl-C does.
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-  with tempfile.TemporaryDirectory() as folder:
-    text = Text(folder)
-    try:
-      text.write(args.corpus)
-    except InputError as error:
-      parser.error(str(error))
-    bench = Bench(args, text)
-    bench.run()
-  print(tables.to_markdown(bench.results))
+  base = Sizes(**{name: getattr(args, name) for name in names})
+  try:
+    Text.load(args.corpus)
+  except InputError as error:
+    parser.error(str(error))
+  pages = {}
+  for title in args.only:
+    table, measured = TABLES[title], {}
+    for heading, changes in table.columns.items():
+      print(f"{title}: {heading}", file=sys.stderr)
+      sizes = dataclasses.replace(base, **changes)
+      tasks = {
+        name if precision == "float32" else f"{name}, {precision}": (
+          builder,
+          dataclasses.replace(sizes, precision=precision),
+        )
+        for precision in table.precisions
+        for name, builder in table.builders.items()
+        # `fit` has Keras' defaults.
+        if precision == "float32" or name != FIT
+      }
+      measured[heading] = measure(
+        tasks,
+        args.corpus,
+        num_rounds=args.rounds,
+        seconds_per_turn=args.seconds,
+      )
+      pages[title] = f"## {title}\n\n{to_markdown(table, measured)}"
+      page = "\n\n".join([in_words(), *pages.values()])
+      _PAGE.write_text(f"{page}\n")
+  print(_PAGE.read_text(), end="")
   return 0
 
 

@@ -23,44 +23,30 @@ from charlm.training.replicas import number_of_replicas
 from charlm.training.trainer import build_trainer
 
 
-def build_step(sizes: Sizes, text: Text, precision: str) -> Run:
+def build_step(sizes: Sizes, text: Text) -> Run:
   """Training steps as `train.py` takes them, on its devices."""
   choose_device("auto")
-  config = _config(sizes, precision)
+  config = _config(sizes)
   batches = Batches(text.train_ids, config.seq_length, config.batch_size)
   num_replicas = number_of_replicas(config, asked=0, gru="auto")
-  strategy = create_strategy(num_replicas, or_fewer=True)
   trainer = build_trainer(
     config=config,
-    vocab_size=sizes.vocab_size,
+    vocab_size=len(text.vocab),
     batches=batches,
-    strategy=strategy,
+    strategy=create_strategy(num_replicas, or_fewer=True),
   )
   return timed(lambda n: trainer.train(trainer.step + n))
 
 
-def build_input(sizes: Sizes, text: Text) -> Run:
-  """Batches, gathered as for the training step."""
-  batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
+def build_sampling(sizes: Sizes, text: Text) -> Run:
+  """Samples of `SAMPLE_CHARS` characters in each of `batch_size` texts."""
+  choose_device("auto")
+  generator = GenerativeModel(_model(sizes, text), text.vocab)
 
-  def gather(num_batches: int) -> None:
-    for step in range(num_batches):
-      batches.batch(step)
-
-  return timed(gather)
-
-
-def build_sampling(
-  sizes: Sizes, text: Text, num_streams: int, device: str = "auto"
-) -> Run:
-  """Samples of `SAMPLE_CHARS` characters in each of `num_streams` streams."""
-  choose_device(device)
-  generator = GenerativeModel(_model(sizes), text.vocab)
-
-  def sample(num_texts: int) -> None:
-    for seed in range(num_texts):
+  def sample(num_samples: int) -> None:
+    for seed in range(num_samples):
       generator.sample(
-        Request(num_chars=SAMPLE_CHARS, num_samples=num_streams, seed=seed)
+        Request(num_chars=SAMPLE_CHARS, num_samples=sizes.batch_size, seed=seed)
       )
 
   return timed(sample)
@@ -69,12 +55,12 @@ def build_sampling(
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
   """Chunks of `CHUNK_CHARS` of the eval text, scored in one pass."""
   choose_device("auto")
-  evaluator = Evaluator(_model(sizes))
+  evaluator = Evaluator(_model(sizes, text))
   ids = text.eval_ids
   return timed(lambda n: evaluator.stream(np.resize(ids, n * CHUNK_CHARS + 1)))
 
 
-def _config(sizes: Sizes, precision: str = "float32") -> Config:
+def _config(sizes: Sizes) -> Config:
   return Config(
     seq_length=sizes.seq_length,
     batch_size=sizes.batch_size,
@@ -83,10 +69,10 @@ def _config(sizes: Sizes, precision: str = "float32") -> Config:
     num_layers=sizes.num_layers,
     layer=sizes.layer,
     learning_rate=LEARNING_RATE,
-    precision=precision,
+    precision=sizes.precision,
   )
 
 
-def _model(sizes: Sizes) -> LanguageModel:
+def _model(sizes: Sizes, text: Text) -> LanguageModel:
   keras.utils.set_random_seed(0)
-  return model_of(_config(sizes), sizes.vocab_size)
+  return model_of(_config(sizes), len(text.vocab))

@@ -10,9 +10,9 @@ from charlm.data.batches import Batches
 class CharacterModel(nn.Module):
   """Embedding, recurrent layers, and a linear layer."""
 
-  def __init__(self, sizes: Sizes) -> None:
+  def __init__(self, sizes: Sizes, vocab_size: int) -> None:
     super().__init__()
-    self.embedding = nn.Embedding(sizes.vocab_size, sizes.embedding_dim)
+    self.embedding = nn.Embedding(vocab_size, sizes.embedding_dim)
     kind = nn.LSTM if sizes.layer == "lstm" else nn.GRU
     self.layers = kind(
       sizes.embedding_dim,
@@ -20,7 +20,7 @@ class CharacterModel(nn.Module):
       sizes.num_layers,
       batch_first=True,
     )
-    self.linear = nn.Linear(sizes.rnn_units, sizes.vocab_size)
+    self.linear = nn.Linear(sizes.rnn_units, vocab_size)
 
   def forward(self, inputs: torch.Tensor) -> torch.Tensor:
     """Returns logits `[B, T, V]` of ids `[B, T]`."""
@@ -28,12 +28,13 @@ class CharacterModel(nn.Module):
     return self.linear(outputs)
 
 
-def build_step(sizes: Sizes, text: Text, bfloat16: bool = False) -> Run:
+def build_step(sizes: Sizes, text: Text) -> Run:
   """Training steps, with products in float32 or in bfloat16."""
   batches = Batches(text.train_ids, sizes.seq_length, sizes.batch_size)
   device = "cuda" if torch.cuda.is_available() else "cpu"
-  model = CharacterModel(sizes).to(device)
+  model = CharacterModel(sizes, len(text.vocab)).to(device)
   optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+  bfloat16 = sizes.precision == "bfloat16"
   step = 0
 
   def take_steps(num_steps: int) -> None:

@@ -1,6 +1,5 @@
 """The reference: the model as a teaching notebook writes it with Keras."""
 
-import json
 import os
 import sys
 import threading
@@ -28,20 +27,16 @@ _SHUFFLE_BUFFER = 10_000  # windows
 class CharacterModel(keras.Model):
   """Embedding, recurrent layers, and a dense layer with log-softmax."""
 
-  def __init__(self, sizes: Sizes) -> None:
+  def __init__(self, sizes: Sizes, vocab_size: int) -> None:
     super().__init__()
-    self.embedding = keras.layers.Embedding(
-      sizes.vocab_size, sizes.embedding_dim
-    )
+    self.embedding = keras.layers.Embedding(vocab_size, sizes.embedding_dim)
     lstm = sizes.layer == "lstm"
     kind = keras.layers.LSTM if lstm else keras.layers.GRU
     self.layers_over_time = [
       kind(sizes.rnn_units, return_sequences=True, return_state=True)
       for _ in range(sizes.num_layers)
     ]
-    self.dense = keras.layers.Dense(
-      sizes.vocab_size, activation=tf.nn.log_softmax
-    )
+    self.dense = keras.layers.Dense(vocab_size, activation=tf.nn.log_softmax)
 
   def call(
     self,
@@ -120,39 +115,41 @@ class _Gate(keras.callbacks.Callback):
     self._done.release()
 
 
-def train(folder: str, num_epochs: int) -> None:
-  """Trains the reference on a `Text`'s folder; prints JSON after each epoch.
+def train(text: Text, num_epochs: int) -> tuple[float, float]:
+  """Trains the reference; returns the seconds of `fit`, and its lowest loss.
 
-  Its `seconds` cover `fit` alone, without start-up and scoring.
+  The loss is of the eval text, after each epoch; the time includes no scoring.
   """
-  text = Text(folder)
-  sizes = Sizes(len(text.vocab))
+  sizes, scorer = Sizes(), _Scorer(text.eval_ids)
   num_windows = len(text.train_ids) // (sizes.seq_length + 1)
   keras.utils.set_random_seed(0)
-  model = _compiled_model(sizes)
+  model = _compiled_model(sizes, text)
+  start = time.perf_counter()
   model.fit(
     _dataset(sizes, text),
     epochs=num_epochs,
     steps_per_epoch=num_windows // sizes.batch_size,
-    callbacks=[_Scorer(text.eval_ids)],
+    callbacks=[scorer],
     verbose=0,
   )
+  seconds = time.perf_counter() - start - scorer.seconds
+  return seconds, min(scorer.losses)
 
 
 class _Scorer(keras.callbacks.Callback):
-  """Prints the eval loss after each epoch; stops the clock meanwhile."""
+  """Keeps the eval loss after each epoch, and the seconds that this took."""
 
   def __init__(self, ids: np.ndarray) -> None:
     super().__init__()
+    self.losses: list[float] = []
+    self.seconds = 0.0
     self._ids = ids
-    self._start = time.perf_counter()
 
   def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-    seconds = time.perf_counter() - self._start
-    loss = _score(self.model, self._ids)
-    point = {"epoch": epoch + 1, "seconds": seconds, "loss": loss}
-    print(json.dumps(point), flush=True)
-    self._start = time.perf_counter() - seconds
+    start = time.perf_counter()
+    self.losses.append(_score(self.model, self._ids))
+    self.seconds += time.perf_counter() - start
+    print(f"epoch {epoch + 1}: {self.losses[-1]:.4f}", file=sys.stderr)
 
 
 def _score(model: CharacterModel, ids: np.ndarray) -> float:
@@ -165,8 +162,8 @@ def _score(model: CharacterModel, ids: np.ndarray) -> float:
   return float(nats) / (len(ids) - 1)
 
 
-def _compiled_model(sizes: Sizes) -> CharacterModel:
-  model = CharacterModel(sizes)
+def _compiled_model(sizes: Sizes, text: Text) -> CharacterModel:
+  model = CharacterModel(sizes, len(text.vocab))
   model.compile(
     optimizer=keras.optimizers.Adam(LEARNING_RATE),
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -176,7 +173,7 @@ def _compiled_model(sizes: Sizes) -> CharacterModel:
 
 def build_step(sizes: Sizes, text: Text) -> Run:
   """Training steps of `fit`."""
-  model = _compiled_model(sizes)
+  model = _compiled_model(sizes, text)
   dataset, gate = _dataset(sizes, text), _Gate()
 
   def fit() -> None:
@@ -192,20 +189,21 @@ def build_step(sizes: Sizes, text: Text) -> Run:
   return timed(gate.take_steps)
 
 
-def build_sampling(sizes: Sizes, text: Text, num_streams: int) -> Run:
-  """Samples of `SAMPLE_CHARS` characters in each of `num_streams` streams."""
-  generator = CharacterGenerator(CharacterModel(sizes), text.vocab)
+def build_sampling(sizes: Sizes, text: Text) -> Run:
+  """Samples of `SAMPLE_CHARS` characters in each of `batch_size` texts."""
+  model = CharacterModel(sizes, len(text.vocab))
+  generator = CharacterGenerator(model, text.vocab)
 
-  def sample(num_texts: int) -> None:
-    for _ in range(num_texts):
-      generator.generate(SAMPLE_CHARS, ["\n"] * num_streams)
+  def sample(num_samples: int) -> None:
+    for _ in range(num_samples):
+      generator.generate(SAMPLE_CHARS, ["\n"] * sizes.batch_size)
 
   return timed(sample)
 
 
 def build_evaluation(sizes: Sizes, text: Text) -> Run:
   """Chunks of `CHUNK_CHARS` of the eval text, scored in one pass."""
-  model = CharacterModel(sizes)
+  model = CharacterModel(sizes, len(text.vocab))
   ids = text.eval_ids
 
   def evaluate(num_chunks: int) -> None:

