@@ -379,11 +379,11 @@ def open_run(path: str | os.PathLike[str]) -> Run:
   folder = run_folder(path)
   if is_model(folder):
     folder = _MODELS / folder
-  folders = (folder / "checkpoints", folder / "best")
-  if not run_exists(folder) and not any(map(checkpoint_steps, folders)):
+  if not run_exists(folder):
     raise InputError(
-      f"there is no run in {folder}: train one, for example with train.py "
-      "--run_dir=runs/shakespeare, or give --run_dir=english"
+      f"there is no run in {folder}, which has no config.json: train one, for "
+      "example with train.py --run_dir=runs/shakespeare, or give "
+      "--run_dir=english"
     )
   with _named(folder / "config.json") as file:
     experiment = Experiment.from_json(json.loads(file.read_bytes()))

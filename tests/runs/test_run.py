@@ -220,7 +220,7 @@ def test_the_most_recently_saved_run_is_found_and_named(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(InputError, match=r"no run in runs: .* --run_dir=english"):
+  with pytest.raises(InputError, match=r"no run in runs, .* --run_dir=english"):
     open_newest_run("runs")
   for i, name in enumerate(("old", "sweep/new", "middle", "begun")):
     run = shutil.copytree(short_run, tmp_path / "runs" / name)
