@@ -48,7 +48,7 @@ def _nats(predict: Predict, ids: np.ndarray) -> np.ndarray:
   return -log_probs[np.arange(len(ids) - 1), ids[1:]]
 
 
-@pytest.mark.parametrize("length", [2, 128, 129, 130, 300])
+@pytest.mark.parametrize("length", [2, 129, 130, 300])
 def test_a_stream_in_chunks_equals_one_call(
   predict: Predict, evaluator: Evaluator, length: int
 ) -> None:
@@ -59,8 +59,8 @@ def test_a_stream_in_chunks_equals_one_call(
 
 @pytest.mark.parametrize(
   ("length", "window", "stride"),
-  # The last two have more windows than fit into a batch.
-  [(301, 200, 50), (40, 64, 32), (130, 64, 64), (80, 1, 1), (200, 50, 2)],
+  # The last one has more windows than fit into a batch.
+  [(301, 200, 50), (40, 64, 32), (130, 64, 64), (200, 50, 2)],
 )
 def test_windows_start_from_zero_and_score_each_character_once(
   predict: Predict, evaluator: Evaluator, length: int, window: int, stride: int

@@ -7,7 +7,6 @@ import shutil
 import pytest
 from helpers import PROGRAMS, modification_times
 
-import eval as eval_program
 import train as train_program
 
 
@@ -61,27 +60,6 @@ def test_every_program_refuses_a_modified_file(
     assert str(run / name) in captured.err
     assert captured.err.count("\n") == 1
   assert modification_times(tmp_path) == before
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_a_damaged_checkpoint_is_reported_in_one_line(
-  args: list[str],
-  valid_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capfd: pytest.CaptureFixture[str],
-) -> None:
-  run = tmp_path / "run"
-  shutil.copytree(valid_run, run)
-  shutil.rmtree(run / "best")
-  *_, data = sorted((run / "checkpoints").glob("ckpt-*.data-*"))
-  data.write_bytes(data.read_bytes()[:2000])
-  assert eval_program.main(["eval.py", f"--run_dir={run}"]) == 2
-  refused = capfd.readouterr().err
-  assert train_program.main([*args, f"--run_dir={run}"]) == 0
-  warned = capfd.readouterr().err
-  for err in (refused, warned):
-    assert f"{data.with_suffix('')}" in err
-    assert err.count("\n") == 1
 
 
 @pytest.mark.usefixtures("quick_evaluations")

@@ -49,17 +49,16 @@ def test_a_checkpoint_that_lacks_a_variable_is_not_restored(run: Run) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-@pytest.mark.parametrize("damage", ["cut off", "a flipped bit", "missing"])
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(
   run: Run, suffix: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = save_checkpoints(run, 10, 20)
-  data = bytearray((file := checkpoint_file(run, 20, suffix)).read_bytes())
-  data[len(data) // 2] ^= 1
+  file = checkpoint_file(run, 20, suffix)
   if damage == "missing":
     file.unlink()
   else:
-    file.write_bytes(data if damage == "a flipped bit" else data[:100])
+    file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(InputError, match="ckpt-20 is damaged, or does not fit"):
       load_model(open_run(run.path), "latest")
     assert load_model(open_run(run.path), "10")[1] == 10

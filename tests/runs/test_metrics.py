@@ -151,23 +151,6 @@ def test_a_resumed_run_rewrites_its_event_files(
     assert shown == _curve(run, split)
 
 
-def test_missing_metrics_cause_a_warning(
-  run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-  _start(run, 0)
-  run.log_start(_LOGGED)
-  _start(run, 0).write(10, "eval", {"loss": 2.0})
-  assert capsys.readouterr().err == ""
-  run.metrics_path.unlink()
-  metrics = _start(run, 10)
-  (line,) = capsys.readouterr().err.splitlines()
-  assert (
-    line == f"{run.metrics_path} is missing: the metrics up to step 10 are lost"
-  )
-  metrics.write(20, "train", {"loss": 1.0})
-  assert (_steps(run.metrics_path), metrics.losses) == ([20], {})
-
-
 @pytest.mark.parametrize("room", [0, 20, 150, 300])
 def test_metrics_are_written_when_a_full_disk_has_space_again(
   run: Run, room: int, capsys: pytest.CaptureFixture[str]

@@ -126,12 +126,6 @@ def _removed(name: str) -> Callable[[pathlib.Path], None]:
   return lambda run_dir: (run_dir / name).unlink()
 
 
-def _without_the_record(run_dir: pathlib.Path) -> None:
-  """Imitates commit 15b8925, which wrote the record after the checkpoint."""
-  *lines, _ = (run_dir / "metrics.jsonl").read_bytes().splitlines(True)
-  (run_dir / "metrics.jsonl").write_bytes(b"".join(lines))
-
-
 _BEST, _LATEST = f"best/ckpt-{_END}", f"checkpoints/ckpt-{_END}"
 _BESIDE = "saved as the best, beside the one before"
 
@@ -148,7 +142,6 @@ _BESIDE = "saved as the best, beside the one before"
     ("resumed", "recorded", _cut_off("metrics.jsonl", 20)),
     ("resumed", _BESIDE, _removed(f"{_BEST}.index")),
     ("resumed", "saved as the best", _no_damage),
-    ("resumed", "saved as the best", _without_the_record),
     ("resumed", "saved", _removed(f"{_LATEST}.index")),
   ],
 )
@@ -221,25 +214,6 @@ def test_a_full_disk_ends_with_code_4_and_the_run_can_be_resumed(
   assert lacks == (part == "best")
   with evaluating_quickly():
     assert _train(args, run_dir) == 0
-  soak.assert_equal_runs(run_dir, instants / "undisturbed")
-
-
-def test_metrics_that_could_not_be_written_are_written_at_the_end(
-  args: list[str], instants: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-  append, failed = metrics_module.append_lines, []
-
-  def appending(path: pathlib.Path, lines: bytes) -> None:
-    if b'"valid"' in lines and not failed:
-      failed.append(lines)
-      raise OSError("no space")
-    append(path, lines)
-
-  run_dir = shutil.copytree(instants / "stopped", tmp_path / "run")
-  with evaluating_quickly() as patch:
-    patch.setattr(metrics_module, "append_lines", appending)
-    assert _train(args, run_dir) == 0
-  assert failed
   soak.assert_equal_runs(run_dir, instants / "undisturbed")
 
 
