@@ -17,7 +17,6 @@ from charlm.model.language_model import LanguageModel
 from charlm.runs.run import Run, Start
 from charlm.system.devices import kind_of_device, most_gpus
 from charlm.system.messages import beginning, say, show_bar, warn
-from charlm.training.recipes import FOR_GPUS
 from charlm.training.replicas import GPU_WINDOWS
 from charlm.training.trainer import Trainer
 
@@ -238,7 +237,7 @@ def describe_training(run: Run, trainer: Trainer, start: Start) -> str:
       "model", f"{config.layer}, {size}, {model.count_params():,} weights"
     )
     + _line("device", _describe_devices(trainer, start))
-    + _describe_choices_for_gpus(run, trainer)
+    + _describe_unused_gpus(run, trainer)
     + _line("run", f"{run.path} ({hint})")
   )
 
@@ -253,15 +252,11 @@ def _describe_devices(trainer: Trainer, start: Start) -> str:
   return f"{kind}{name}, {replicas}"
 
 
-def _describe_choices_for_gpus(run: Run, trainer: Trainer) -> str:
-  """Suggests settings that use the GPUs better, if there are any."""
-  if kind_of_device() == "CPU":
+def _describe_unused_gpus(run: Run, trainer: Trainer) -> str:
+  """Says why a training leaves GPUs idle, if it does."""
+  used, available = len(trainer.devices), most_gpus()
+  if kind_of_device() == "CPU" or used == available:
     return ""
-  lines = ""
-  if (used := len(trainer.devices)) < (available := most_gpus()):
-    size = f"a step has {run.config.batch_size} windows (--batch_size)"
-    reason = f"{size}, and each GPU needs {GPU_WINDOWS}"
-    lines += _line("", f"{used} of {available} GPUs: {reason}")
-  if larger := FOR_GPUS.get(run.config.recipe):
-    lines += _line("", f"--recipe={larger} is larger, but was never tried out")
-  return lines
+  size = f"a step has {run.config.batch_size} windows (--batch_size)"
+  reason = f"{size}, and each GPU needs {GPU_WINDOWS}"
+  return _line("", f"{used} of {available} GPUs: {reason}")

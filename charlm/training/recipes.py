@@ -19,9 +19,6 @@ SIZES_OF_AUTO = (
   (30_000_000, "text-10M"),
   (2**63, "text-100M"),
 )
-# For a recipe that `auto` chooses, one with a larger model for the same text.
-# `auto` does not choose these: nobody has trained them on a GPU.
-FOR_GPUS = {"text-10M": "gpu-10M", "text-100M": "gpu-100M"}
 # With `--init_from`, `auto` chooses `finetune` for train texts up to this size.
 FINETUNE_AT_MOST = 600_000
 
