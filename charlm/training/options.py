@@ -53,11 +53,6 @@ class TrainOptions(RunOptions, Config):
     "port at which TensorBoard can capture a profile of the training; 0: none",
     between(0, 65_535),
   )
-  deterministic: bool = option(
-    False,
-    "call TensorFlow's enable_op_determinism, which asks a GPU for the same "
-    "bits each time, more slowly; CPUs always repeat",
-  )
 
   @property
   def config(self) -> Config:

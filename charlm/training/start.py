@@ -165,8 +165,6 @@ def _drop_unsupported_options(
 def _set_up_devices(options: TrainOptions) -> Cluster:
   """Chooses this process' devices, and connects it to the other workers."""
   choose_device(options.device)
-  if options.deterministic:
-    tf.config.experimental.enable_op_determinism()
   addresses, index = find_workers()
   num_replicas = number_of_replicas(
     options.config,
