@@ -33,7 +33,7 @@ _FLAGS = (
   "--corpus={corpora}/30.txt --eval_lines=30 --valid_lines=30 --seq_length=20 "
   "--batch_size=24 --embedding_dim=8 --rnn_units=16 --num_layers=1 --seed=1 "
   "--optimizer=adam --learning_rate=0.01 --epochs=9 --max_steps=60 --gru=fused "
-  "--device=cpu --num_replicas=1 --eval_every_steps=30 --max_to_keep=1 "
+  "--device=cpu --num_replicas=1 --eval_every_steps=30 "
   "--checkpoint_every_steps=30 --summary_every_steps=10 "
 )
 _RUNS = {

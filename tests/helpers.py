@@ -199,7 +199,6 @@ class NumberedCheckpoints(Checkpoints):
   def __init__(
     self,
     run: Run,
-    max_to_keep: int,
     model: GRULM,
     train_state: TrainState | None = None,
   ) -> None:
@@ -207,7 +206,6 @@ class NumberedCheckpoints(Checkpoints):
     self._optimizer.build(model.trainable_variables)
     super().__init__(
       run,
-      max_to_keep,
       model=model,
       optimizer=self._optimizer,
       train_state=train_state or TrainState(tf.zeros([1, 0, 6])),
@@ -230,7 +228,7 @@ def save_checkpoints(
 ) -> keras.Model:
   """Saves a new model at these steps, and as the best; returns it."""
   model = build_model(len(VOCAB), 4, 6)
-  checkpoints = NumberedCheckpoints(run, 3, model)
+  checkpoints = NumberedCheckpoints(run, model)
   for step in steps:
     checkpoints.save(step)
   for step in best:

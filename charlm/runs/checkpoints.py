@@ -16,6 +16,7 @@ from charlm.runs.run import CHECKPOINT_SUFFIXES, Run, checkpoint_steps
 from charlm.system.files import read_json_lines
 from charlm.system.messages import warn, warn_unsaved
 
+_LATEST = 3  # checkpoints kept beside the best one
 _NO_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 _VISIBLE_WITHIN, _SECONDS_BETWEEN_LOOKS = 60.0, 0.5
 
@@ -71,7 +72,6 @@ class Checkpoints:
   def __init__(
     self,
     run: Run,
-    max_to_keep: int,
     *,
     model: LanguageModel,
     optimizer: keras.optimizers.Optimizer,
@@ -82,7 +82,7 @@ class Checkpoints:
     `save` and `save_if_best` raise LostRunError if the folder was moved or
     removed, or if the run has no checkpoint and none can be saved.
     """
-    self._run, self._max_to_keep = run, max_to_keep
+    self._run = run
     self._model, self._train_state = model, train_state
     # Other programs restore `model`.
     self._checkpoint = tf.train.Checkpoint(
@@ -158,8 +158,7 @@ class Checkpoints:
 
   def save(self, step: int) -> bool:
     """Saves this step if it is not saved yet; returns whether it is now."""
-    folder, max_to_keep = self._run.latest, self._max_to_keep
-    if step != self._saved_step and self._save(folder, max_to_keep, step):
+    if step != self._saved_step and self._save(self._run.latest, _LATEST, step):
       self._saved_step = step
     return step == self._saved_step
 
@@ -219,7 +218,8 @@ class Checkpoints:
         warn(f"skipped {path}: it {error}")
     return None
 
-  def _save(self, folder: Path, max_to_keep: int, step: int) -> bool:
+  def _save(self, folder: Path, number: int, step: int) -> bool:
+    """Saves a step, and keeps this number of steps; returns whether it did."""
     is_new = False
     try:
       self._run.check_owned()
@@ -228,7 +228,7 @@ class Checkpoints:
       self._checkpoint.write(str(folder / f"ckpt-{step}"))
       steps = checkpoint_steps(folder)
       # Later steps were skipped as damaged.
-      kept = [s for s in steps if s <= step][-max_to_keep:]
+      kept = [s for s in steps if s <= step][-number:]
       for old in set(steps) - set(kept):
         for suffix in CHECKPOINT_SUFFIXES:  # index first: see `_clear`
           (folder / f"ckpt-{old}{suffix}").unlink(missing_ok=True)

@@ -41,7 +41,6 @@ class TrainOptions(RunOptions, Config):
     "epoch, 10 at least",
     between(0),
   )
-  max_to_keep: int = option(3, "latest checkpoints to keep", between(1))
   gru: str = option(
     "auto",
     "code of the gru and of the lstm: fused (charlm's), keras (cuDNN on a "

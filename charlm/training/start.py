@@ -104,7 +104,7 @@ def _train(
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
     trainer = _build_trainer(prepared, run, cluster, layer)
-    checkpoints = _checkpoints_of(run, trainer, options.max_to_keep)
+    checkpoints = _checkpoints_of(run, trainer)
     with cluster.barrier():
       if cluster.is_chief:
         # Locking makes the folder. A start that is refused above leaves none.
@@ -245,12 +245,9 @@ def _build_trainer(
   )
 
 
-def _checkpoints_of(
-  run: Run, trainer: Trainer, max_to_keep: int
-) -> Checkpoints:
+def _checkpoints_of(run: Run, trainer: Trainer) -> Checkpoints:
   return Checkpoints(
     run,
-    max_to_keep,
     model=trainer.model,
     optimizer=trainer.optimizer,
     train_state=trainer.train_state,

@@ -43,7 +43,7 @@ def test_a_checkpoint_that_lacks_a_variable_is_not_restored(run: Run) -> None:
   train_state = TrainState(tf.zeros([1, 0, 6]))
   train_state.more = tf.Variable(0)
   model = build_model(len(VOCAB), 4, 6)
-  checkpoints = Checkpoints(run, 3, model, train_state)
+  checkpoints = Checkpoints(run, model, train_state)
   with pytest.raises(InputError, match="has no whole checkpoint"):
     checkpoints.restore_latest()
 
@@ -62,7 +62,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     with pytest.raises(InputError, match="ckpt-20 is damaged, or does not fit"):
       load_model(open_run(run.path), "latest")
     assert load_model(open_run(run.path), "10")[1] == 10
-  assert Checkpoints(run, 3, model).restore_latest() == 10
+  assert Checkpoints(run, model).restore_latest() == 10
   # A killed save leaves data without an index; that is no reason to warn.
   expected = 0 if (damage, suffix) == ("missing", ".index") else 1
   assert capsys.readouterr().err.count("\n") == expected
@@ -72,20 +72,20 @@ def test_a_run_that_lost_its_checkpoints_is_never_restarted(run: Run) -> None:
   model = save_checkpoints(run, 10, best=(20,))
   checkpoint_file(run, 10, ".index").write_bytes(b"rubbish")
   # The best checkpoint is complete, too.
-  assert Checkpoints(run, 3, model).restore_latest() == 20
+  assert Checkpoints(run, model).restore_latest() == 20
   checkpoint_file(run, 20, ".index", "best").write_bytes(b"rubbish")
   with pytest.raises(InputError, match="has no whole checkpoint"):
-    Checkpoints(run, 3, model).restore_latest()
+    Checkpoints(run, model).restore_latest()
   shutil.rmtree(run.path / "checkpoints")
   shutil.rmtree(run.path / "best")
-  assert Checkpoints(run, 3, model).restore_latest() is None
+  assert Checkpoints(run, model).restore_latest() is None
   metrics, starts = run.path / "metrics.jsonl", run.path / "starts.jsonl"
   metrics.touch()  # an empty file does not mean that training began
-  assert Checkpoints(run, 3, model).restore_latest() is None
+  assert Checkpoints(run, model).restore_latest() is None
   for path, text in ((metrics, "{}\n"), (starts, '{"versions": {}}\n')):
     path.write_text(text)
     with pytest.raises(InputError, match="has no whole checkpoint"):
-      Checkpoints(run, 3, model).restore_latest()
+      Checkpoints(run, model).restore_latest()
     path.unlink()
 
 
@@ -100,23 +100,23 @@ def test_data_files_survive_the_loss_of_their_index_files(
   content = index.read_bytes()
   index.unlink()
   with pytest.raises(InputError, match="has no whole checkpoint"):
-    Checkpoints(run, 3, model).restore_latest()
+    Checkpoints(run, model).restore_latest()
   index.write_bytes(content)
-  assert Checkpoints(run, 3, model).restore_latest() == 10
+  assert Checkpoints(run, model).restore_latest() == 10
 
 
 def test_a_restored_step_is_saved_only_if_latest_lacks_it(
   run: Run,
 ) -> None:
   model = save_checkpoints(run, 10, best=(20,))
-  checkpoints = Checkpoints(run, 3, model)
+  checkpoints = Checkpoints(run, model)
   assert checkpoints.restore_latest() == 20
   assert checkpoints.save(20)
   assert _names(run.latest) == ["ckpt-10.index", "ckpt-20.index"]
   # Without a best checkpoint of that step, `latest` is complete as it is.
   shutil.rmtree(run.best)
   before = checkpoint_file(run, 20, ".index").stat().st_mtime_ns
-  checkpoints = Checkpoints(run, 3, model)
+  checkpoints = Checkpoints(run, model)
   assert checkpoints.restore_latest() == 20
   assert checkpoints.save(20)
   assert checkpoint_file(run, 20, ".index").stat().st_mtime_ns == before
@@ -125,7 +125,7 @@ def test_a_restored_step_is_saved_only_if_latest_lacks_it(
 def test_a_best_checkpoint_that_failed_to_save_does_not_count(
   run: Run,
 ) -> None:
-  checkpoints = Checkpoints(run, 3, build_model(len(VOCAB), 4, 6))
+  checkpoints = Checkpoints(run, build_model(len(VOCAB), 4, 6))
   losses = {12: 3.0}
   checkpoints.save_if_best(12, losses)
   assert checkpoints.has_best(losses)
@@ -145,11 +145,11 @@ def test_a_damaged_best_checkpoint_does_not_count(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
   model = build_model(len(VOCAB), 4, 6)
-  checkpoints = Checkpoints(run, 3, model)
+  checkpoints = Checkpoints(run, model)
   checkpoints.save_if_best(10, {10: 2.0})
   checkpoints.save(20)
   checkpoint_file(run, 10, ".index", "best").write_bytes(b"cut off")
-  checkpoints = Checkpoints(run, 3, model)
+  checkpoints = Checkpoints(run, model)
   assert checkpoints.restore_latest() == 20
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(f"skipped {run.best / 'ckpt-10'}: it is damaged")
@@ -168,7 +168,7 @@ def test_incomplete_checkpoints_are_removed(
     checkpoint_file(run, step, ".index").unlink()
   (run.latest / "ckpt-40_temp").mkdir()
   (run.latest / "ckpt-40_temp" / "part-00000-of-00001.data").touch()
-  assert Checkpoints(run, 3, model).restore_latest() == 20
+  assert Checkpoints(run, model).restore_latest() == 20
   assert capsys.readouterr().err == ""
   names = {path.name for path in (run.path / "checkpoints").iterdir()}
   assert names == {"ckpt-20.index", "ckpt-20.data-00000-of-00001"}
@@ -177,7 +177,7 @@ def test_incomplete_checkpoints_are_removed(
 def test_a_run_killed_during_its_first_save_starts_again(run: Run) -> None:
   model = save_checkpoints(run, 0)
   checkpoint_file(run, 0, ".index").unlink()
-  assert Checkpoints(run, 3, model).restore_latest() is None
+  assert Checkpoints(run, model).restore_latest() is None
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -194,7 +194,7 @@ def test_no_flipped_bit_goes_unnoticed(run: Run, suffix: str) -> None:
     for weight in model.weights:
       weight.assign(weight * 0 - 1)
     # Either the damage is noticed, or the bit did not matter.
-    assert Checkpoints(run, 3, model).restore_latest() in (10, 20)
+    assert Checkpoints(run, model).restore_latest() in (10, 20)
     for weight, value in zip(model.weights, saved, strict=True):
       np.testing.assert_array_equal(weight, value)
 
@@ -202,7 +202,7 @@ def test_no_flipped_bit_goes_unnoticed(run: Run, suffix: str) -> None:
 def test_a_full_disk_leaves_the_older_checkpoints(
   run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  checkpoints = Checkpoints(run, 2, build_model(len(VOCAB), 4, 6))
+  checkpoints = Checkpoints(run, build_model(len(VOCAB), 4, 6))
   assert checkpoints.save(10)
   with file_size_limit(500):
     assert not checkpoints.save(20)
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
   assert load_model(open_run(run.path), "latest")[1] == 10
   assert checkpoints.save(40)
   assert checkpoints.save(50)
-  assert _names(run.latest) == ["ckpt-40.index", "ckpt-50.index"]
+  assert _names(run.latest) == [f"ckpt-{step}.index" for step in (10, 40, 50)]
 
 
 def test_a_save_that_fails_at_its_index_leaves_nothing(
@@ -223,7 +223,7 @@ def test_a_save_that_fails_at_its_index_leaves_nothing(
       pathlib.Path(path + suffix).touch()
     raise tf.errors.ResourceExhaustedError(None, None, "no space")
 
-  checkpoints = Checkpoints(run, 2, build_model(len(VOCAB), 4, 6))
+  checkpoints = Checkpoints(run, build_model(len(VOCAB), 4, 6))
   with monkeypatch.context() as patch:
     patch.setattr(tf.train.Checkpoint, "write", fail)
     # Training ends at once if its first checkpoint cannot be saved, even over
@@ -253,7 +253,7 @@ def test_a_lack_of_permission_is_not_mistaken_for_damage(
   monkeypatch.setattr(checkpoints_module, "open", failing, raising=False)
   before = sorted(run.latest.iterdir())
   with pytest.raises(PermissionError, match=r"ckpt-20\.data"):
-    Checkpoints(run, 3, model).restore_latest()
+    Checkpoints(run, model).restore_latest()
   with pytest.raises(PermissionError, match=r"ckpt-20\.data"):
     load_model(open_run(run.path), "latest")
   # Nor is a lack of memory.
@@ -261,5 +261,5 @@ def test_a_lack_of_permission_is_not_mistaken_for_damage(
   monkeypatch.setattr(tf.train.Checkpoint, "restore", Mock(side_effect=error))
   monkeypatch.delattr(checkpoints_module, "open")
   with pytest.raises(tf.errors.ResourceExhaustedError):
-    Checkpoints(run, 3, model).restore_latest()
+    Checkpoints(run, model).restore_latest()
   assert sorted(run.latest.iterdir()) == before

@@ -95,7 +95,7 @@ def test_a_trainer_does_not_write_to_a_run_that_replaced_its_own(
     return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
   model = build_model(len(VOCAB), 4, 6)
-  checkpoints = NumberedCheckpoints(run, 3, model)
+  checkpoints = NumberedCheckpoints(run, model)
   with run.locked():
     metrics = Metrics(run, 0, {})
     shutil.rmtree(run.path)
@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite_are_refused_or_skipped(
   weights = model.get_weights()
   weights[5].flat[-1] = np.inf
   model.set_weights(weights)
-  checkpoints = NumberedCheckpoints(run, 3, model)
+  checkpoints = NumberedCheckpoints(run, model)
   checkpoints.save(20)
   with pytest.raises(InputError, match="ckpt-20 has weights that are not"):
     load_model(open_run(run.path), "latest")
