@@ -75,7 +75,6 @@ class LoadedModel:
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float = 0.0,
   ) -> list[Sample]:
     """Draws texts as `sample.py` does; the arguments are its flags.
 
@@ -92,7 +91,6 @@ class LoadedModel:
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
-      min_p=min_p,
     )
     return self._generator.sample(request)
 
@@ -106,7 +104,6 @@ class LoadedModel:
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float = 0.0,
   ) -> Iterator[Sample]:
     """Yields the first text of `generate` in chunks, as it is drawn.
 
@@ -120,7 +117,6 @@ class LoadedModel:
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
-      min_p=min_p,
     )
     return self._generator.stream(request)
 

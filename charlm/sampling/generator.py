@@ -108,7 +108,6 @@ class GenerativeModel:
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float = 0.0,
   ) -> None:
     """Takes a trained model, and settings for the methods `generate_*`.
 
@@ -118,10 +117,7 @@ class GenerativeModel:
     """
     self._model, self._vocab = model, vocab
     self._request = Request(
-      temperature=float(temperature),
-      top_k=int(top_k),
-      top_p=float(top_p),
-      min_p=float(min_p),
+      temperature=float(temperature), top_k=int(top_k), top_p=float(top_p)
     )
     # A multiple of 4, as `numbers_of_texts` requires.
     self._chunk = max(4, min(_CHUNK, _MAX_NUMBERS // len(vocab)) // 4 * 4)

@@ -1,4 +1,4 @@
-"""Gumbel-max sampling with the limits top_k, top_p and min_p."""
+"""Gumbel-max sampling with the limits top_k and top_p."""
 
 import math
 from collections.abc import Sequence
@@ -94,15 +94,15 @@ def limit(
   """Masks all ids beyond the limits with `-inf`, `[B, V]` to `[B, V]`.
 
   The limits apply to probabilities after the division by the temperature.
-  `top_p` is nucleus sampling (Holtzman et al. 2020), `min_p` follows Nguyen et
-  al. (2024). The most likely id is always kept.
+  `top_p` is nucleus sampling (Holtzman et al. 2020). The most likely id is
+  always kept.
 
   Args:
     log_probs: `[B, V]`; `-inf` for impossible ids.
     temperature: 0 counts as 1 here, since greedy sampling needs no limits.
     limits: the limits.
   """
-  top_k, top_p, min_p = limits
+  top_k, top_p = limits
   if limits == Limits():
     return log_probs
   # Ties stay in the order of their ids.
@@ -120,7 +120,5 @@ def limit(
     kept = tf.where(keep, probs, 0.0)
     total = tf.reduce_sum(kept, axis=1, keepdims=True)
     keep &= tf.cumsum(kept, axis=1, exclusive=True) < top_p * total
-  if min_p:
-    keep &= probs >= min_p * probs[:, :1]
   keep = tf.gather(keep, tf.argsort(order), batch_dims=1)  # back in id order
   return tf.where(keep, log_probs, -float("inf"))

@@ -15,7 +15,6 @@ class Limits(NamedTuple):
 
   top_k: int = 0
   top_p: float = 1.0
-  min_p: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +53,14 @@ class Request(Options):
     "draw from the fewest characters that sum to this; usually 0.8 to 1",
     between(1e-6, 1),
   )
-  min_p: float = option(
-    0.0,
-    "least share of the top character's probability; usually 0 to 0.1",
-    between(0, 1),
-  )
 
   @property
   def limits(self) -> Limits:
     """The settings for which a graph is compiled."""
-    return Limits(self.top_k, self.top_p, self.min_p)
+    return Limits(self.top_k, self.top_p)
 
 
-_FLOATS = ("temperature", "top_p", "min_p")
+_FLOATS = ("temperature", "top_p")
 
 
 def fill_request(

@@ -180,7 +180,6 @@ def _allowed_by_numpy(
   temperature: float,
   top_k: int,
   top_p: float,
-  min_p: float,
 ) -> set[int]:
   """Goes through the ids `[V]` in order of falling probability."""
   probs = np.exp(log_probs / temperature - np.max(log_probs / temperature))
@@ -188,7 +187,7 @@ def _allowed_by_numpy(
   order = [i for i in order if log_probs[i] > -np.inf][: top_k or None]
   total, chosen, share = sum(probs[order]), set(), 0.0
   for i in order:
-    if share < top_p * total and probs[i] >= min_p * probs[order[0]]:
+    if share < top_p * total:
       chosen.add(i)
     share += probs[i]
   return chosen
@@ -208,7 +207,6 @@ def test_limits_agree_with_sorting_in_numpy(
   limits = {
     "top_k": data.draw(st.integers(0, 45)),
     "top_p": data.draw(st.sampled_from([0.01, 0.123, 0.51, 0.87, 0.991, 1.0])),
-    "min_p": data.draw(st.sampled_from([0.0, 0.013, 0.123, 0.51, 1.0])),
   }
   two = tf.constant([log_probs] * 2)
   kept = limit(two, temperature, Limits(**limits)).numpy()
@@ -363,7 +361,6 @@ for num_chars, prefix in ((1, "a"), (20, "the "), (2500, "b" * 1500)):
   [
     *({"temperature": t} for t in (-0.1, 9e-4, 1000.1, np.nan, np.inf)),
     *({"top_p": p} for p in (-0.1, 0, 9e-7, 1.001, np.nan)),
-    *({"min_p": p} for p in (-0.001, 1.001, np.nan)),
     {"top_k": -1},
   ],
 )
@@ -391,7 +388,7 @@ def test_sampling_only_the_most_likely_character_is_greedy(
   model: GRULM, greedy: GenerativeModel
 ) -> None:
   expected = _texts(greedy, 60, "The ")
-  generator = GenerativeModel(model, VOCAB, 0.7, top_k=10**6, min_p=1.0)
+  generator = GenerativeModel(model, VOCAB, 0.7, top_k=1)
   assert _texts(generator, 60, "The ") == expected
   for outermost in (0.001, 1000.0):
     assert _texts(generator, 60, "The ", temperature=outermost) == expected
