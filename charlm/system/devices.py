@@ -90,8 +90,9 @@ def _set_up_gpus(device: str) -> None:
   gpus = tf.config.get_visible_devices("GPU")
   usable = [gpu for gpu in gpus if device != "cpu" and _is_built_for(gpu)]
   if device != "cpu" and usable != gpus:
-    others = ", ".join(_name(gpu) for gpu in gpus if gpu not in usable)
-    problem = f"TensorFlow {tf.__version__} was not built for {others}"
+    others = {_name(gpu) for gpu in gpus if gpu not in usable}
+    names = ", ".join(sorted(others))
+    problem = f"TensorFlow {tf.__version__} was not built for {names}"
     if device == "gpu" and not usable:
       raise InputError(f"{problem}: give --device=cpu")
     warn(f"{problem}. {'It is not used' if usable else _CPU_INSTEAD}")
