@@ -88,14 +88,6 @@ def test_type_checkers_find_the_public_names() -> None:
     assert getattr(charlm, name) is expected
 
 
-def test_names_that_do_not_need_tensorflow_do_not_import_it() -> None:
-  code = (
-    "import charlm, sys; charlm.Config; charlm.load_lines\n"
-    "sys.exit('tensorflow' in sys.modules)"
-  )
-  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
 def test_keras_uses_tensorflow_whatever_the_environment_says(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:

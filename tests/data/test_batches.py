@@ -1,33 +1,17 @@
 import itertools
-import pathlib
 
 import numpy as np
 import pytest
 from helpers import SHAKESPEARE_VOCAB as VOCAB
 
-from charlm.config import Config
 from charlm.data.batches import (
   Batches,
   ContinuedBatches,
 )
-from charlm.data.corpus import encode_text, load_corpus
-from charlm.data.split import split_text
+from charlm.data.corpus import encode_text
 from charlm.data.tensors import create_batch_dataset
 from charlm.data.vocabulary import encode, extend_vocab
 from charlm.errors import InputError
-
-
-def test_shakespeare_has_the_published_steps_per_epoch(
-  shakespeare_path: pathlib.Path,
-) -> None:
-  corpus = load_corpus(Config(), str(shakespeare_path))
-  text = str(split_text(corpus.text, Config()).train)
-  ids = encode(text, VOCAB)
-  assert Batches(ids, 100, 64).steps_per_epoch == 790
-  batches = create_batch_dataset(text.split("\n"), VOCAB)
-  assert batches.cardinality() == 790
-  inputs, targets = next(iter(batches))
-  assert inputs.shape == targets.shape == (64, 100)
 
 
 def test_each_epoch_shuffles_all_windows_anew() -> None:

@@ -46,26 +46,21 @@ def test_cleaning_does_not_depend_on_the_chunks() -> None:
 
 
 @pytest.mark.parametrize(
-  ("data", "offset"),
+  ("data", "offset", "remedy"),
   [
-    (b"ab\xff", 2),
-    (b"\xef\xbb\xbfa\xff", 4),
-    ("hé".encode("utf-16"), 0),
+    (b"ab\xff", 2, "convert it"),
+    (b"\xef\xbb\xbfa\xff", 4, "convert it"),
+    ("hé".encode("utf-16"), 0, "convert it"),
+    ("ab é".encode()[:-1], 3, "give a complete copy"),
   ],
 )
-def test_the_error_for_bad_bytes_names_file_and_offset(
-  data: bytes, offset: int
+def test_the_error_for_bad_bytes_names_file_offset_and_remedy(
+  data: bytes, offset: int, remedy: str
 ) -> None:
+  message = f"x.txt is not UTF-8 at byte {offset}: if it is text, {remedy}"
   for size in range(1, 6):
-    message = f"x.txt is not UTF-8 at byte {offset}: if it is text, convert it"
     with pytest.raises(InputError, match=message):
       list(decode_chunks(cut(data, size), "x.txt"))
-
-
-def test_a_truncated_text_needs_a_complete_copy() -> None:
-  message = "x.txt is not UTF-8 at byte 3: if it is text, give a complete copy"
-  with pytest.raises(InputError, match=message):
-    list(decode_chunks(["ab é".encode()[:-1]], "x.txt"))
 
 
 def test_the_error_for_utf_16_names_the_encoding() -> None:

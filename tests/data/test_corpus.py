@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers import SHAKESPEARE_VOCAB as VOCAB
 
 from charlm.config import Config
 from charlm.data import corpus, shakespeare
 from charlm.data.cleaning import clean_chunks
 from charlm.data.corpus import encode_text
 from charlm.data.split import count_shared_lines, split_text
+from charlm.data.tensors import create_batch_dataset
+from charlm.data.vocabulary import build_vocabulary
 from charlm.errors import InputError
 from charlm.system.flags import parse
 
@@ -36,6 +39,11 @@ def test_the_shakespeare_corpus_has_the_published_sizes(
   parts = [part.split("\n") for part in (split.train, split.eval)]
   assert [len(part) for part in (lines, *parts)] == [125_097, 124_097, 1_000]
   assert len(split.eval) - 1 == 41_178
+  assert build_vocabulary(lines) == VOCAB
+  batches = create_batch_dataset(parts[0], VOCAB)
+  assert batches.cardinality() == 790
+  inputs, targets = next(iter(batches))
+  assert inputs.shape == targets.shape == (64, 100)
 
 
 def test_markdown_marks_are_stripped(tmp_path: pathlib.Path) -> None:

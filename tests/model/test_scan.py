@@ -127,20 +127,6 @@ def test_one_text_equals_keras(cell: str) -> None:
 
 @both_cells
 @pytest.mark.parametrize("by_ids", [False, True])
-def test_float32_is_close_to_float64(cell: str, by_ids: bool) -> None:
-  """A test below compares float64 with finite differences."""
-  single = _built(LAYERS[cell][0](_H))
-  double = _built(LAYERS[cell][0](_H, dtype="float64"))
-  run, inputs = _run_of(single, by_ids, num_steps=100)
-  in_double, _ = _run_of(double, by_ids, num_steps=100)
-  wide = [tf.cast(x, "float64") for x in inputs]
-  expected = _results(in_double, double, *wide)
-  expected = [tf.cast(x, "float32") for x in expected]
-  _assert_close(_results(run, single, *inputs), expected)
-
-
-@both_cells
-@pytest.mark.parametrize("by_ids", [False, True])
 def test_chunks_of_time_steps_give_the_same_gradients(
   cell: str, by_ids: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,41 +243,3 @@ def test_bfloat16_is_close_to_float32(cell: str, by_ids: bool) -> None:
   low.precision = "float16"
   with pytest.raises(KeyError, match="float16"):
     run(*inputs)
-
-
-def test_a_cell_needs_no_layer_of_keras() -> None:
-  """The loop runs any cell; here, one that adds its inputs up."""
-
-  class Sum(scan.Cell):
-    num_inputs = num_recurrent = num_gradients = 2
-    saved = ()
-
-    def step(
-      self,
-      inputs: Any,
-      recurrent: Any,
-      state: Any,
-      parameters: Any,
-      axis: int = 0,
-    ) -> tuple[list, list]:
-      return [state[0] + inputs + 0 * recurrent], []
-
-    def step_backward(self, saved: Any, before: Any, d_after: Any) -> tuple:
-      return [d_after[0]], [d_after[0]]
-
-  ids = tf.constant([[0], [1], [1]])  # [T, B]
-  table = tf.Variable([[1.0, 2.0], [10.0, 20.0]])
-  with tf.GradientTape() as tape:
-    (outputs,) = scan.scan(
-      Sum(),
-      features=ids,
-      kernel=table,
-      recurrent_kernel=tf.zeros([2, 2]),
-      parameters=[],
-      state=[tf.zeros([1, 2])],
-      product_dtype=tf.float32,
-    )
-    loss = tf.reduce_sum(outputs[:, -1])
-  np.testing.assert_array_equal(outputs[0], [[1, 2], [11, 22], [21, 42]])
-  gradient = tape.gradient(loss, table)
-  np.testing.assert_array_equal(gradient, [[1, 1], [2, 2]])

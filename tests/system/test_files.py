@@ -4,7 +4,10 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from helpers import ROOT
 
 from charlm.system.files import (
@@ -28,29 +31,19 @@ with moved_when_whole(pathlib.Path(sys.argv[2])) as path:
 """
 
 
-def _kill(function: str, path: pathlib.Path) -> None:
-  command = [sys.executable, "-c", _KILLED, function, path]
-  subprocess.run(command, cwd=ROOT)
-  assert not path.exists()
-  assert list(path.parent.iterdir()) != []
-
-
+@pytest.mark.parametrize("function", [write_atomically, moved_when_whole])
 def test_a_write_replaces_the_remains_of_a_killed_one(
-  tmp_path: pathlib.Path,
+  function: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
   path = tmp_path / "a.npz"
-  _kill("write_atomically", path)
-  write_atomically(path, [b"whole"])
+  command = [sys.executable, "-c", _KILLED, function.__name__, path]
+  subprocess.run(command, cwd=ROOT)
+  assert not path.exists()
+  assert os.listdir(tmp_path) != []
+  if function is write_atomically:
+    write_atomically(path, [b"whole"])
+  else:
+    with moved_when_whole(path) as temporary:
+      pathlib.Path(temporary).write_bytes(b"whole")
   assert path.read_bytes() == b"whole"
   assert os.listdir(tmp_path) == ["a.npz"]
-
-
-def test_a_move_replaces_the_remains_of_a_killed_one(
-  tmp_path: pathlib.Path,
-) -> None:
-  path = tmp_path / "a.keras"
-  _kill("moved_when_whole", path)
-  with moved_when_whole(path) as temporary:
-    pathlib.Path(temporary).write_bytes(b"whole")
-  assert path.read_bytes() == b"whole"
-  assert os.listdir(tmp_path) == ["a.keras"]

@@ -70,9 +70,14 @@ def test_flags_override_the_recipe() -> None:
   assert (options.valid_lines, options.valid_chars) == (0, 50)
 
 
-def test_a_recipe_that_does_not_exist_is_refused() -> None:
+def test_a_missing_or_malformed_recipe_is_refused(
+  tmp_path: pathlib.Path,
+) -> None:
   with pytest.raises(InputError, match="auto, large, small"):
     options_of(recipe="other")
+  (tmp_path / "recipes" / "mine.flags").write_text("--epochs=2x\n")
+  with pytest.raises(InputError, match=r"mine\.flags: .*epochs"):
+    options_of(recipe="mine")
 
 
 def test_a_run_is_resumed_with_its_own_settings() -> None:
@@ -212,14 +217,6 @@ def test_flags_remove_dependent_settings_of_a_recipe(
   (tmp_path / "recipes" / "full.flags").write_text(cosine + carried)
   options = options_of(recipe="full", schedule="constant", carry_state=False)
   assert (options.warmup_steps, options.reset_rate) == (0, 0.0)
-
-
-def test_the_refusal_of_a_malformed_recipe_names_its_file(
-  tmp_path: pathlib.Path,
-) -> None:
-  (tmp_path / "recipes" / "mine.flags").write_text("--epochs=2x\n")
-  with pytest.raises(InputError, match=r"mine\.flags: .*epochs"):
-    options_of(recipe="mine")
 
 
 def test_the_suggested_command_for_another_recipe_keeps_the_split() -> None:

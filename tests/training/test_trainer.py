@@ -80,42 +80,40 @@ EVERYTHING = {
   "carry_state": True,
   "reset_rate": 0.1,
 }
+LSTM = EVERYTHING | {"num_layers": 1, "layer": "lstm"}
 
 
 @pytest.mark.parametrize(
-  ("config", "replicas", "tolerance"),
+  ("config", "num_replicas", "xla", "tolerance"),
   [
-    (EVERYTHING | {"num_layers": 1}, (1, 4), 1e-6),
-    (EVERYTHING | {"optimizer": "muon"}, (1, 2), 1e-6),
-    (
-      EVERYTHING | {"optimizer": "muon", "layer": "lstm", "num_layers": 1},
-      (1, 2),
-      1e-6,
-    ),
+    (EVERYTHING | {"num_layers": 1}, 4, False, 1e-6),
+    (EVERYTHING | {"optimizer": "muon"}, 2, False, 1e-6),
+    (LSTM | {"optimizer": "muon"}, 2, False, 1e-6),
+    (EVERYTHING | {"num_layers": 1, "rnn_units": 64}, 2, True, 1e-5),
+    (LSTM | {"rnn_units": 64}, 2, True, 1e-5),
   ],
 )
-def test_replica_counts_train_the_same_model(
-  config: dict, replicas: tuple[int, ...], tolerance: float
+def test_replicas_and_xla_train_the_same_model(
+  config: dict,
+  num_replicas: int,
+  xla: bool,
+  tolerance: float,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+  plain = trainer(1, **config)
+  monkeypatch.setattr(trainer_module, "xla_compiles_steps", lambda *_: xla)
+  one = trainer(num_replicas, **config)
+  assert (plain.compiled_by_xla, one.compiled_by_xla) == (False, xla)
+  start = weights(one)
   results = []
-  for num_replicas in replicas:
-    one = trainer(num_replicas, **config)
-    start = weights(one)
-    one.train(10)
-    assert one._compiled.experimental_get_tracing_count() == 1
-    if num_replicas > 1:
-      _assert_replicas_hold_the_same_weights(one, num_replicas)
-    results.append([*weights(one), one.train_state.states.numpy()])
-  for others in results[1:]:
-    for mine, other in zip(results[0], others, strict=True):
-      np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance)
-  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
+  for each in (plain, one):
+    each.train(10)
+    assert each._compiled.experimental_get_tracing_count() == 1
+    results.append([*weights(each), each.train_state.states.numpy()])
+  for mine, other in zip(*results, strict=True):
+    np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance)
+  moved = [np.abs(a - b).max() for a, b in zip(start, results[1], strict=False)]
   assert min(moved) > 1e-3
-
-
-def _assert_replicas_hold_the_same_weights(
-  one: Trainer, num_replicas: int
-) -> None:
   for variable in one.model.trainable_variables:
     copies = [copy.numpy() for copy in variable.value.values]
     assert len(copies) == num_replicas
@@ -270,18 +268,6 @@ def test_a_share_of_the_carried_states_is_reset() -> None:
   together = np.corrcoef(np.transpose(zeros)) - np.eye(8)
   assert np.abs(together).max() < 0.3
   assert abs(np.corrcoef(np.ravel(zeros[1:]), np.ravel(zeros[:-1]))[0, 1]) < 0.1
-
-
-def test_weight_decay_skips_only_biases() -> None:
-  one = trainer(1, weight_decay=0.5, learning_rate=0.01)
-  one.model.set_weights([np.ones_like(array) for array in weights(one)])
-  variables = one.model.trainable_variables
-  zeros = [tf.zeros(v.shape) for v in variables]
-  one.optimizer.apply_sums(zeros, one.optimizer.iterations.value)
-  for variable in variables:
-    kept = variable.path.endswith("bias")
-    expected = 1 if kept else 1 - 0.5 * 0.01
-    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)
 
 
 def test_initial_weights_are_kept_and_new_characters_added() -> None:
@@ -465,30 +451,6 @@ def test_a_loss_that_is_not_finite_names_its_step() -> None:
     one.train(10)
 
 
-@pytest.mark.parametrize("layer", ["gru", "lstm"])
-def test_xla_trains_the_same_model_on_each_replica(
-  layer: str,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  # With dropout, whose masks must be equal.
-  options = EVERYTHING | {"num_layers": 1, "layer": layer}
-  results = []
-  for xla in (True, False):
-    monkeypatch.setattr(
-      trainer_module, "xla_compiles_steps", lambda *_, xla=xla: xla
-    )
-    one = trainer(2, rnn_units=64, **options)
-    assert one.compiled_by_xla is xla
-    start = weights(one)
-    one.train(10)
-    _assert_replicas_hold_the_same_weights(one, 2)
-    results.append([*weights(one), one.train_state.states.numpy()])
-  for mine, other in zip(*results, strict=True):
-    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
-  moved = [np.abs(a - b).max() for a, b in zip(start, results[0], strict=False)]
-  assert min(moved) > 1e-3
-
-
 @pytest.mark.parametrize(
   ("sizes", "kind", "reason", "xla"),
   [
@@ -518,6 +480,10 @@ def test_few_windows_or_many_units_get_one_replica_on_a_cpu(
   for_keras = reason if not xla else ""
   assert reason_for_one_replica(config, "keras") == for_keras
   assert trainer_module.xla_compiles_steps(config, 1) is xla
+  monkeypatch.setattr("charlm.training.replicas.num_cores", lambda: 2)
+  several = not reason and config.batch_size % 2 == 0
+  number = number_of_replicas(config, asked=0, gru="auto")
+  assert number == (2 if several else 1)
 
 
 def test_impossible_replica_counts_are_refused() -> None:
