@@ -179,6 +179,18 @@ def run(tmp_path: pathlib.Path) -> Run:
 
 
 @pytest.fixture
+def start(train_args: list[str], tmp_path: pathlib.Path) -> Callable[..., int]:
+  """Trains in the folder `run` with more flags; returns the exit code."""
+
+  def train(*flags: str) -> int:
+    args = [*train_args, f"--run_dir={tmp_path}/run", *flags]
+    with evaluating_quickly():
+      return PROGRAMS["train.py"].main(args)
+
+  return train
+
+
+@pytest.fixture
 def quick_evaluations() -> Iterator[None]:
   """Applies `evaluating_quickly` to a test."""
   with evaluating_quickly():

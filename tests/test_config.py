@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import pytest
 from helpers import ROOT
@@ -14,8 +15,12 @@ SHA256 = "0" * 64
 OF_FILES = ("2" * 64, "3" * 64, "4" * 64)
 
 
+def _experiment(corpus_sha256: str = SHA256, **config: Any) -> Experiment:
+  return Experiment(Config(**config), corpus_sha256, *OF_FILES)
+
+
 def test_a_missing_field_has_its_default() -> None:
-  experiment = Experiment(Config(rnn_units=7), SHA256, *OF_FILES)
+  experiment = _experiment(rnn_units=7)
   fields = json.loads(experiment.to_json())
   del fields["seed"], fields["epochs"]
   assert Experiment.from_json(fields) == experiment
@@ -33,9 +38,7 @@ def test_a_missing_field_has_its_default() -> None:
 def test_invalid_json_is_refused_and_the_field_named(
   change: dict, message: str
 ) -> None:
-  fields = (
-    json.loads(Experiment(Config(), SHA256, *OF_FILES).to_json()) | change
-  )
+  fields = json.loads(_experiment().to_json()) | change
   with pytest.raises(InputError, match=message):
     Experiment.from_json(fields)
 
@@ -51,7 +54,7 @@ def test_invalid_json_is_refused_and_the_field_named(
 def test_a_removed_field_is_refused_if_the_run_used_it(
   name: str, unused: object, used: object
 ) -> None:
-  experiment = Experiment(Config(), SHA256, *OF_FILES)
+  experiment = _experiment()
   fields = json.loads(experiment.to_json())
   assert Experiment.from_json(fields | {name: unused}) == experiment
   with pytest.raises(InputError, match=f"it used --{name}, .* commit"):
@@ -84,18 +87,14 @@ def test_impossible_values_are_refused(change: dict) -> None:
 
 
 def test_a_run_may_change_its_corpus_path_and_epochs() -> None:
-  one = Experiment(Config(), SHA256, *OF_FILES)
-  assert (
-    one.changes(Experiment(Config(corpus="x", epochs=99), SHA256, *OF_FILES))
-    == []
-  )
-  other = Experiment(Config(seed=1, rnn_units=7), "1" * 64, *OF_FILES)
+  one = _experiment()
+  assert one.changes(_experiment(corpus="x", epochs=99, max_steps=5)) == []
+  other = _experiment("1" * 64, seed=1, rnn_units=7)
   assert one.changes(other) == [
     "rnn_units (512 before, 7 now)",
     "seed (0 before, 1 now)",
   ]
-  other = Experiment(Config(), "1" * 64, *OF_FILES)
-  assert one.changes(other) == [
+  assert one.changes(_experiment("1" * 64)) == [
     f"corpus_sha256 ({SHA256} before, {'1' * 64} now)"
   ]
   vocabulary, _, valid = OF_FILES
@@ -106,19 +105,17 @@ def test_a_run_may_change_its_corpus_path_and_epochs() -> None:
 
 @pytest.mark.parametrize("name", ["eval_corpus", "valid_corpus"])
 def test_a_run_may_move_its_eval_file_but_not_drop_it(name: str) -> None:
-  without, one, other = (
-    Experiment(Config(**{name: path}), SHA256, *OF_FILES)
-    for path in ("", "a.txt", "b.txt")
-  )
+  paths = ("", "a.txt", "b.txt")
+  without, one, other = (_experiment(**{name: path}) for path in paths)
   assert one.changes(other) == []
   assert one.changes(without) == [f"{name} (a.txt before,  now)"]
   assert without.changes(one) == [f"{name} ( before, a.txt now)"]
 
 
 def test_with_a_schedule_a_run_may_not_change_its_epochs() -> None:
-  one = Experiment(Config(schedule="cosine"), SHA256, *OF_FILES)
-  other = Experiment(Config(schedule="cosine", epochs=11), SHA256, *OF_FILES)
-  assert one.changes(other) == ["epochs (10 before, 11 now)"]
+  one = _experiment(schedule="cosine")
+  changes = one.changes(_experiment(schedule="cosine", epochs=11))
+  assert changes == ["epochs (10 before, 11 now)"]
 
 
 def test_a_setting_excludes_the_seed_and_the_paths_of_texts() -> None:

@@ -122,8 +122,9 @@ def test_invalid_texts_prefixes_and_devices_are_refused(
   ("name", "value"),
   [
     ("top_k", -1),
-    ("temperature", "x"),
-    ("temperature", np.ones(2)),
+    *(("temperature", t) for t in (-0.1, 9e-4, 1000.1, np.nan, np.inf)),
+    *(("temperature", t) for t in ("x", np.ones(2))),
+    *(("top_p", p) for p in (-0.1, 0, 9e-7, 1.001, np.nan)),
     ("seed", 1.5),
     ("prefix", "\ud800"),
   ],

@@ -9,10 +9,15 @@ import pytest
 from helpers import ROOT
 
 _TRAIN = """
-import sys, train
-for precision in ("float32", "bfloat16"):
-  flags = f"--precision={precision}", f"--run_dir={sys.argv[1]}/{precision}"
-  assert train.main(["train.py", *sys.argv[2:], *flags]) == 0
+import sys
+sys.path.insert(0, "tests")
+from helpers import evaluating_quickly
+import train
+
+with evaluating_quickly():
+  for precision in ("float32", "bfloat16"):
+    flags = f"--precision={precision}", f"--run_dir={sys.argv[1]}/{precision}"
+    assert train.main(["train.py", *sys.argv[2:], *flags]) == 0
 """
 
 

@@ -7,8 +7,6 @@ import shutil
 import pytest
 from helpers import PROGRAMS, modification_times
 
-import train as train_program
-
 
 @pytest.fixture(scope="module")
 def args(train_args: list[str]) -> list[str]:
@@ -60,22 +58,3 @@ def test_every_program_refuses_a_modified_file(
     assert str(run / name) in captured.err
     assert captured.err.count("\n") == 1
   assert modification_times(tmp_path) == before
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_a_different_corpus_is_reported(
-  train_args: list[str],
-  short_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  run = shutil.copytree(short_run, tmp_path / "run")
-  other = tmp_path / "other.txt"
-  other.write_text("the king of night\n" * 300)
-  args = [*train_args, f"--run_dir={run}", f"--corpus={other}"]
-  assert train_program.main(args) == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert "this text is not the text of the run in" in line
-  assert f"not {other}" in line
-  assert "SHA" not in line
-  assert f"train.py --corpus={other} --run_dir=another/folder" in line

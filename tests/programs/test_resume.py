@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 import soak
@@ -22,14 +23,13 @@ pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
 
 def test_an_extended_run_equals_an_uninterrupted_one(
-  train_args: list[str],
+  start: Callable[..., int],
   short_run: pathlib.Path,
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
 ) -> None:
   shutil.copytree(short_run, tmp_path / "run")
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_program.main(args) == 0
+  assert start("--epochs=3") == 0
   extended = numbers(tmp_path / "run")
   # The end of the first run, step 12, has a record of its own.
   (between,) = (
@@ -46,25 +46,24 @@ def test_an_extended_run_equals_an_uninterrupted_one(
 
 
 def test_a_finished_run_repeats_its_report_and_names_changed_software(
-  train_args: list[str],
+  start: Callable[..., int],
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  shutil.copytree(trained_run, tmp_path / "moved")
-  starts = tmp_path / "moved" / "starts.jsonl"
-  start = json.loads(starts.read_text())
-  args = [*train_args, f"--run_dir={tmp_path}/moved", "--epochs=3"]
-  assert train_program.main(args) == 0
+  moved = shutil.copytree(trained_run, tmp_path / "run")
+  starts = moved / "starts.jsonl"
+  record = json.loads(starts.read_text())
+  assert start("--epochs=3") == 0
   out, err = capsys.readouterr()
   assert "trained to step 36\neval loss " in out
   assert err == ""
-  assert numbers(tmp_path / "moved") == numbers(trained_run)
-  version = start["versions"]["tensorflow"]
-  start["versions"]["tensorflow"] = "2.20.0"
-  start["intra_op_threads"] = 7
-  starts.write_text(json.dumps(start) + "\n")
-  assert train_program.main(args) == 0
+  assert numbers(moved) == numbers(trained_run)
+  version = record["versions"]["tensorflow"]
+  record["versions"]["tensorflow"] = "2.20.0"
+  record["intra_op_threads"] = 7
+  starts.write_text(json.dumps(record) + "\n")
+  assert start("--epochs=3") == 0
   err = capsys.readouterr().err
   assert err.count("\n") == 1
   assert f"tensorflow (2.20.0 before, {version} now)" in err
@@ -154,8 +153,7 @@ def test_a_run_moved_during_training_stops_and_can_be_resumed(
 
 
 def test_a_stop_that_cannot_save_exits_with_4(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
+  start: Callable[..., int],
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -165,18 +163,16 @@ def test_a_stop_that_cannot_save_exits_with_4(
       monkeypatch.setattr(Checkpoints, "_save", lambda *args: False)
 
   monkeypatch.setattr(Screen, "show_progress", stop_and_fail)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_program.main(args) == 4
+  assert start("--epochs=3") == 4
   out = capsys.readouterr().out
   assert "stopped after step" in out
   assert "run the same command" not in out
   monkeypatch.undo()
-  assert train_program.main(args) == 0
+  assert start("--epochs=3") == 0
 
 
 def test_a_start_that_cannot_be_logged_continues(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
+  start: Callable[..., int],
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -184,6 +180,5 @@ def test_a_start_that_cannot_be_logged_continues(
     raise OSError("No space left on device")
 
   monkeypatch.setattr(Run, "log_start", fail)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=0"]
-  assert train_program.main(args) == 0
+  assert start("--epochs=0") == 0
   assert "this start could not be logged (OSError)" in capsys.readouterr().err

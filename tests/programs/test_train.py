@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import sample as sample_program
 import train as train_program
 from charlm.evaluation.evaluator import Evaluator
 from charlm.runs.checkpoints import find_checkpoint
-from charlm.runs.run import open_run
+from charlm.runs.run import checkpoint_steps, open_run
 from charlm.training.loop import Periods
 from charlm.training.options import TrainOptions
 from charlm.training.trainer import Trainer
@@ -35,29 +36,11 @@ def test_a_run_records_train_and_eval_metrics(
   assert [record["step"] for record in evals] == [12, 24, 36]
   assert train[-1]["loss"] < train[0]["loss"]
   assert evals[-1]["loss"] < evals[0]["loss"]
-  for record in train:
-    assert set(record) == {
-      "step",
-      "split",
-      "loss",
-      "gradient_norm",
-      "learning_rate",
-      "characters_per_second",
-      "seconds",
-      "time",
-    }
-  for record in evals:
-    assert set(record) == {
-      "step",
-      "split",
-      "loss",
-      "perplexity",
-      "bits_per_character",
-      "bits_per_byte",
-      "seconds",
-      "time",
-      "sample",
-    }
+  both = {"step", "split", "loss", "seconds", "time"}
+  of_train = {"gradient_norm", "learning_rate", "characters_per_second"}
+  of_eval = {"perplexity", "bits_per_character", "bits_per_byte", "sample"}
+  assert all(record.keys() == both | of_train for record in train)
+  assert all(record.keys() == both | of_eval for record in evals)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +74,14 @@ def test_the_default_periods(
 
 
 def test_a_second_training_in_a_folder_is_refused(
-  train_args: list[str],
+  start: Callable[..., int],
   trained_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   run = shutil.copytree(trained_run, tmp_path / "run")
   with open_run(run).locked():
-    assert train_program.main([*train_args, f"--run_dir={run}"]) == 2
+    assert start() == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert f"process {os.getpid()} is training in {run}" in line
 
@@ -112,77 +95,52 @@ def test_a_start_is_logged(trained_run: pathlib.Path) -> None:
   assert {"command", "commit", "processor", "cores"} <= start.keys()
 
 
-@pytest.mark.usefixtures("quick_evaluations")
-def test_a_small_batch_is_trained_on_one_replica(
-  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.setattr("charlm.system.devices.num_cores", lambda: 2)
-  for size, num_replicas in ((16, 1), (24, 2)):
-    run = tmp_path / str(size)
-    args = [*train_args, f"--run_dir={run}", "--num_replicas=0", "--epochs=0"]
-    assert train_program.main([*args, f"--batch_size={size}"]) == 0
-    (line,) = (run / "starts.jsonl").read_text().splitlines()
-    assert len(json.loads(line)["devices"]) == num_replicas
-
-
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_disk_too_full_for_the_first_checkpoint_loses_nothing(
-  train_args: list[str],
+  start: Callable[..., int],
   short_run: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  args = [*train_args, f"--run_dir={tmp_path}/run"]
   with file_size_limit(10_000):  # enough for all files but the checkpoint
-    assert train_program.main(args) == 4
+    assert start() == 4
   (line,) = capsys.readouterr().err.splitlines()
   assert "free some space" in line
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
-  assert train_program.main(args) == 0
+  assert start() == 0
   assert_equal_runs(tmp_path / "run", short_run)
 
 
-@pytest.mark.usefixtures("quick_evaluations")
-def test_the_best_checkpoint_is_kept_while_the_loss_rises(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  scores = iter([3.0, 2.0, 2.5, np.nan])
-  monkeypatch.setattr(
-    Evaluator, "stream", lambda self, ids: np.full(len(ids) - 1, next(scores))
-  )
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--eval_every_steps=10"]
-  # The last step, 12, is the best, and remains so when the run is extended.
-  for epochs, code in ((1, 0), (3, 3)):
-    assert train_program.main([*args, f"--epochs={epochs}"]) == code
-    assert find_checkpoint(open_run(tmp_path / "run"), "best")[0] == 12
-  assert "loss after step 30 is not finite" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("quick_evaluations")
+@pytest.mark.parametrize(
+  ("where", "steps"),
+  [("step", [9, 12, 15]), ("evaluation", [15, 18, 21])],
+)
 def test_a_diverged_run_exits_with_3_and_keeps_its_checkpoints(
-  train_args: list[str],
+  where: str,
+  steps: list[int],
+  start: Callable[..., int],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  run_steps = Trainer._run_steps
+  run_steps, losses = Trainer._run_steps, iter([1.0, np.nan])
 
   def poisoned(self: Trainer, start: int, stop: int) -> float:
     if stop > 15:
       self.model.dense.bias.assign(self.model.dense.bias * float("nan"))
     return run_steps(self, start, stop)
 
-  monkeypatch.setattr(Trainer, "_run_steps", poisoned)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--epochs=3"]
-  assert train_program.main(args) == 3
-  err = capsys.readouterr().err
-  assert "is not finite" in err
-  assert "--learning_rate" in err
-  steps = {p.stem for p in (tmp_path / "run/checkpoints").glob("*.index")}
-  assert steps == {"ckpt-9", "ckpt-12", "ckpt-15"}
+  def scored(self: Evaluator, ids: np.ndarray) -> np.ndarray:
+    return np.full(len(ids) - 1, next(losses))
+
+  if where == "step":
+    monkeypatch.setattr(Trainer, "_run_steps", poisoned)
+  else:
+    monkeypatch.setattr(Evaluator, "stream", scored)
+  assert start("--epochs=3") == 3
+  (line,) = capsys.readouterr().err.splitlines()
+  assert re.search("is not finite.* --learning_rate", line)
+  assert sorted(checkpoint_steps(tmp_path / "run" / "checkpoints")) == steps
+  assert find_checkpoint(open_run(tmp_path / "run"), "best")[0] == 12
 
 
 @pytest.mark.usefixtures("quick_evaluations")
@@ -294,15 +252,13 @@ def test_a_profile_is_captured_while_it_trains(
   assert b"step_num" in profile.read_bytes()  # steps are numbered
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_a_full_log_does_not_stop_a_training(
-  train_args: list[str],
+  start: Callable[..., int],
   tmp_path: pathlib.Path,
   capfd: pytest.CaptureFixture[str],
 ) -> None:
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=3"]
   # Closing the log, as at exit, fails if unwritten output is left in it.
   with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
-    assert train_program.main(args) == 0
+    assert start("--max_steps=3") == 0
   assert capfd.readouterr().err == ""
   assert (tmp_path / "run" / "checkpoints" / "ckpt-3.index").exists()

@@ -102,11 +102,8 @@ def test_an_interrupted_evaluation_is_repeated_on_resume(
   soak.assert_equal_runs(run_dir, unbroken)
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_metrics_evaluations_and_saves_are_done_when_due_and_in_order(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
+  start: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
   done: list[tuple[str, int]] = []
   for owner, name in (
@@ -126,10 +123,9 @@ def test_metrics_evaluations_and_saves_are_done_when_due_and_in_order(
       return action(owner, step)
 
     monkeypatch.setattr(owner, name, recorded)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--max_steps=13"]
-  periods = ("summary_every_steps=3", "eval_every_steps=6")
-  args += [f"--{each}" for each in (*periods, "checkpoint_every_steps=4")]
-  assert train_program.main([*args, "--epochs=2"]) == 0
+  periods = ("--summary_every_steps=3", "--eval_every_steps=6")
+  periods += ("--checkpoint_every_steps=4",)
+  assert start(*periods, "--max_steps=13", "--epochs=2") == 0
   write, evaluate, save = "_write_metrics", "_evaluate", "save"
   assert done == [
     (save, 0),
@@ -148,10 +144,8 @@ def test_metrics_evaluations_and_saves_are_done_when_due_and_in_order(
   ]
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_an_exploding_loss_is_warned_of_once(
-  train_args: list[str],
-  tmp_path: pathlib.Path,
+  start: Callable[..., int],
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -163,8 +157,7 @@ def test_an_exploding_loss_is_warned_of_once(
     return taken(trainer)._replace(loss=next(losses))
 
   monkeypatch.setattr(Trainer, "take_metrics", exploding)
-  args = [*train_args, f"--run_dir={tmp_path}/run", "--summary_every_steps=2"]
-  assert train_program.main(args) == 0
+  assert start("--summary_every_steps=2") == 0
   (line,) = capsys.readouterr().err.splitlines()
   assert "the steps up to 8 is 2.1, but the lowest was 1: " in line
   assert "lower --learning_rate" in line
@@ -172,7 +165,7 @@ def test_an_exploding_loss_is_warned_of_once(
 
 @pytest.mark.usefixtures("quick_evaluations")
 def test_a_rising_valid_loss_is_warned_of_and_the_best_checkpoint_used(
-  train_args: list[str],
+  start: Callable[..., int],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
@@ -186,8 +179,7 @@ def test_a_rising_valid_loss_is_warned_of_and_the_best_checkpoint_used(
 
   monkeypatch.setattr(loop_module, "_numbers_of", numbers)
   run_dir = tmp_path / "run"
-  flags = ["--valid_lines=30", "--eval_every_steps=2", f"--run_dir={run_dir}"]
-  assert train_program.main([*train_args, *flags]) == 0
+  assert start("--valid_lines=30", "--eval_every_steps=2") == 0
   printed = capsys.readouterr()
   assert printed.err == (
     "the valid loss has risen 3 times in a row: it was lowest at step 4 "
@@ -214,32 +206,10 @@ def test_a_rising_valid_loss_is_warned_of_and_the_best_checkpoint_used(
   )
 
 
-@pytest.mark.usefixtures("quick_evaluations")
-def test_a_stopped_run_prints_and_saves_its_last_step(
-  train_args: list[str],
+def test_the_train_loss_is_the_mean_since_the_last_evaluation(
+  start: Callable[..., int],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  write = ChiefLoop._write_metrics
-
-  def stopping(loop: ChiefLoop, step: int) -> None:
-    write(loop, step)
-    if step == 9:
-      signal.raise_signal(signal.SIGTERM)
-
-  monkeypatch.setattr(ChiefLoop, "_write_metrics", stopping)
-  flags = ["--valid_lines=30", "--eval_every_steps=4", f"--run_dir={tmp_path}"]
-  flags.append("--summary_every_steps=3")
-  assert train_program.main([*train_args, *flags]) == 143
-  out = capsys.readouterr().out
-  assert out.endswith("stopped after step 9: run the same command to resume\n")
-  assert load_model(open_run(tmp_path), "latest")[1] == 9
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_the_train_loss_is_the_mean_since_the_last_evaluation(
-  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   shown = []
   monkeypatch.setattr(
@@ -247,13 +217,9 @@ def test_the_train_loss_is_the_mean_since_the_last_evaluation(
     "show_evaluation",
     lambda screen, step, train_loss, **_: shown.append((step, train_loss)),
   )
-  flags = [
-    "--valid_lines=30",
-    "--eval_every_steps=5",
-    "--summary_every_steps=1",
-  ]
-  assert train_program.main([*train_args, *flags, f"--run_dir={tmp_path}"]) == 0
-  losses = [record["loss"] for record in metrics(tmp_path, "train")]
+  flags = ("--eval_every_steps=5", "--summary_every_steps=1")
+  assert start("--valid_lines=30", *flags) == 0
+  losses = [record["loss"] for record in metrics(tmp_path / "run", "train")]
   assert shown == [
     (5, pytest.approx(np.mean(losses[:5]))),
     (10, pytest.approx(np.mean(losses[5:10]))),
@@ -261,15 +227,15 @@ def test_the_train_loss_is_the_mean_since_the_last_evaluation(
   ]
 
 
-@pytest.mark.usefixtures("quick_evaluations")
 def test_the_eval_text_is_scored_only_at_the_end_of_a_run(
-  train_args: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  start: Callable[..., int],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  args = [*train_args, "--valid_lines=30", f"--run_dir={tmp_path}"]
   with monkeypatch.context() as patch:
     patch.setattr(
       Screen, "show_progress", lambda *_: signal.raise_signal(signal.SIGTERM)
     )
-    assert train_program.main([*args, "--epochs=2"]) == 143
-  assert train_program.main([*args, "--epochs=0"]) == 0
-  assert not metrics(tmp_path, "eval")
+    assert start("--valid_lines=30", "--epochs=2") == 143
+  assert start("--valid_lines=30", "--epochs=0") == 0
+  assert not metrics(tmp_path / "run", "eval")

@@ -140,12 +140,9 @@ def test_a_new_run_without_a_corpus_is_announced(
     assert capsys.readouterr().out == line
 
 
-def test_a_new_run_takes_the_unit_of_its_initial_run() -> None:
-  begin("initial", unit="byte")
-  assert options_of(init_from="initial").unit == "byte"
-
-
-def test_a_new_run_takes_the_sizes_of_its_initial_run() -> None:
+def test_a_new_run_takes_unit_and_sizes_of_its_initial_run() -> None:
+  begin("bytes", unit="byte")
+  assert options_of(init_from="bytes").unit == "byte"
   begin("initial", rnn_units=24, num_layers=2, dropout_rate=0.3)
   options = options_of(init_from="initial", recipe="small")
   assert (options.rnn_units, options.num_layers) == (24, 2)

@@ -2,7 +2,7 @@
 
 import pathlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 from helpers import metrics
 
-import train
 from charlm.config import Config
 from charlm.data.batches import Batches
 from charlm.errors import LostRunError
@@ -111,32 +110,31 @@ def _flip(of: Any, bits: int = 1) -> None:
 @pytest.mark.parametrize("stopped", [False, True])
 def test_replicas_that_differ_are_not_saved_and_the_run_resumes(
   stopped: bool,
-  train_args: list[str],
+  start: Callable[..., int],
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   run_steps = Trainer._run_steps
 
-  def drift(self: Trainer, start: int, stop: int) -> float:
-    loss = run_steps(self, start, stop)
-    if start >= 4:
+  def drift(self: Trainer, first: int, end: int) -> float:
+    loss = run_steps(self, first, end)
+    if first >= 4:
       _flip(self.optimizer)
       if stopped:  # before the next checkpoint is due
         signal.raise_signal(signal.SIGTERM)
     return loss
 
-  run_dir = tmp_path / "run"
-  flags = [f"--run_dir={run_dir}", "--num_replicas=2"]
+  run_dir, flags = tmp_path / "run", ["--num_replicas=2"]
   flags += ["--summary_every_steps=3"] if stopped else []
   flags.append(f"--checkpoint_every_steps={100 if stopped else 2}")
   with monkeypatch.context() as patch:
     patch.setattr(Trainer, "_run_steps", drift)
-    assert train.main([*train_args, *flags]) == 4
+    assert start(*flags) == 4
   (line,) = capsys.readouterr().err.splitlines()
   assert "the weights of the replicas differ after step" in line
   saved = [0] if stopped else [0, 2, 4]
   assert checkpoint_steps(run_dir / "checkpoints") == saved
   assert load_model(open_run(run_dir), "latest")[1] == saved[-1]
   assert not metrics(run_dir, "eval")
-  assert train.main([*train_args, *flags]) == 0
+  assert start(*flags) == 0
