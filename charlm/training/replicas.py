@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from charlm.config import Config
 from charlm.errors import InputError, LostRunError
-from charlm.system.devices import kind_of_device, largest_divisor, num_cores
+from charlm.system.devices import largest_divisor, num_cores
 from charlm.training.trainer import Trainer, xla_compiles_steps
 from charlm.training.workers import Cluster
 
@@ -48,7 +48,7 @@ def number_of_replicas(
   if num_gpus:
     most = min(num_gpus, max(1, windows // GPU_WINDOWS))
   else:
-    only_one = several or reason_for_one_replica(config, gru)
+    only_one = several or one_replica_is_faster(config, gru)
     most = 1 if only_one else num_cores()
   number = asked or largest_divisor(windows, most)
   # TensorFlow gives each of several workers one CPU device.
@@ -69,15 +69,11 @@ def number_of_replicas(
   return number
 
 
-def reason_for_one_replica(config: Config, gru: str) -> str:
-  """Returns why one replica is faster than one per core, or an empty string."""
-  if kind_of_device() == "GPU":
-    return ""
+def one_replica_is_faster(config: Config, gru: str) -> bool:
+  """Returns whether one replica on a CPU is faster than one per core."""
   compiled = gru != "keras" and xla_compiles_steps(config, num_replicas=1)
-  if compiled or config.batch_size <= _FEW_WINDOWS:
-    return "few windows"
-  many = config.rnn_units >= _MANY_UNITS[config.precision]
-  return "many units" if many else ""
+  few_windows = compiled or config.batch_size <= _FEW_WINDOWS
+  return few_windows or config.rnn_units >= _MANY_UNITS[config.precision]
 
 
 class Replicas:
