@@ -72,20 +72,13 @@ class Text:
     """Yields the encoded text in chunks."""
     return (chunk.encode(self.encoding) for chunk in self.chunks())
 
-  def counts(self) -> np.ndarray:
-    """Counts each of the C characters by id, int64 `[C]`."""
+  def num_bytes(self) -> int:
+    """Returns the size of the encoded text."""
     counts = np.zeros(len(self._code_points), np.int64)
     for ids in self._id_chunks():
       counts += np.bincount(ids, minlength=len(counts))
-    return counts
-
-  def num_bytes(self, counts: np.ndarray | None = None) -> int:
-    """Returns the size of the encoded text.
-
-    Giving the result of `counts` saves a pass over the text.
-    """
     sizes = [len(char.encode(self.encoding)) for char in self.characters]
-    return int(np.dot(sizes, self.counts() if counts is None else counts))
+    return int(np.dot(sizes, counts))
 
   def last_places_of(self, character: str, number: int) -> np.ndarray:
     """Returns the sorted positions of a character's last occurrences, `[M]`.
