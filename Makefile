@@ -10,9 +10,6 @@ export PIP_CONFIG_SETTINGS := editable_mode=compat
 # For several files, ARGS gives the folder: it comes later, and counts.
 SETTINGS = $(if $(CORPUS),--recipe=auto --corpus='$(CORPUS)' \
   --run_dir='runs/$(basename $(notdir $(CORPUS:/=)))',--recipe=fast)
-# Torch and JAX come beside what is installed, and change nothing of it.
-ADD_BENCH = $(PIP) install --quiet --constraint .venv/constraints.txt \
-  --no-build-isolation --editable '.[bench]'
 # CUDA's libraries come where NVIDIA's driver is; CUDA=0 leaves them out.
 ifeq ($(shell uname -sm),Linux x86_64)
 CUDA ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),1,0)
@@ -49,8 +46,10 @@ check-next:
 	.venv-next/bin/python -m pip install --quiet '.venv-next/charlm[test]'
 	-.venv-next/bin/python -m pytest $(ARGS)
 
+# Torch and JAX come beside what is installed, and change nothing of it.
 bench: .venv/installed $(WITH_CUDA)
-	$(ADD_BENCH)
+	$(PIP) install --quiet --constraint .venv/constraints.txt \
+	  --no-build-isolation --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 gpu-check: .venv/installed $(WITH_CUDA)

@@ -51,10 +51,6 @@ def gpu() -> Iterator[None]:
     yield
 
 
-def _flat(tensors: dict) -> list[tf.Tensor]:
-  return [*map(tf.convert_to_tensor, tf.nest.flatten(list(tensors.values())))]
-
-
 def _config(recipe: str, **changes: object) -> Config:
   """Returns the config of a recipe at a small size."""
   flags = [f"--flagfile={ROOT}/recipes/{recipe}.flags", *_SIZES]
