@@ -24,7 +24,7 @@ train: .venv/installed $(WITH_CUDA)
 	$(BIN)/python train.py $(SETTINGS) $(ARGS)
 
 english: .venv/installed $(WITH_CUDA)
-	$(BIN)/python -m benchmarks.english runs/texts/english.txt
+	$(BIN)/python -m benchmarks.english runs/texts/english.txt $(PACKAGES)
 	$(BIN)/python train.py --recipe=english --corpus=runs/texts/english.txt \
 	  --run_dir=runs/english $(ARGS)
 
