@@ -477,7 +477,7 @@ def test_few_windows_or_many_units_get_one_replica_on_a_cpu(
   assert one_replica_is_faster(config, "keras") is (one and not xla)
   assert trainer_module.xla_compiles_steps(config, 1) is xla
   monkeypatch.setattr("charlm.training.replicas.num_cores", lambda: 2)
-  several = not reason and config.batch_size % 2 == 0
+  several = not one and config.batch_size % 2 == 0
   number = number_of_replicas(config, asked=0, gru="auto")
   assert number == (2 if several else 1)
 
