@@ -21,7 +21,7 @@ import_quietly("tensorflow", "keras")
 from benchmarks import machine, reference
 from benchmarks.task import Text, markdown
 from charlm.errors import InputError
-from charlm.runs.metrics import read_records
+from charlm.runs.records import read_records
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -54,7 +54,7 @@ from charlm.data.split import Split
 from charlm.data.vocabulary import SPECIAL, extend_vocab
 from charlm.errors import DivergedError, InputError
 from charlm.evaluation.ngram import baselines
-from charlm.runs.metrics import read_records
+from charlm.runs.records import read_records
 from charlm.runs.run import open_run
 from charlm.system.files import append_lines, read_json_lines
 from charlm.system.flags import parse

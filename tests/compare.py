@@ -146,7 +146,7 @@ def _read_variables(run_dir: pathlib.Path, numbers: Numbers) -> None:
 
 
 def _read_metrics(run_dir: pathlib.Path, numbers: Numbers) -> None:
-  from charlm.runs.metrics import read_records
+  from charlm.runs.records import read_records
 
   for record in read_records(run_dir / "metrics.jsonl"):
     split, names = record["split"], {"loss"}

@@ -30,6 +30,7 @@ from helpers import (
   WORDS,
   Once,
   evaluating_quickly,
+  sweep_commands,
 )
 
 from charlm.runs import trained_model
@@ -156,6 +157,30 @@ def two_layers_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
 def valid_run(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   """A finished run with a valid text of 30 lines; read-only."""
   return trained("valid", "--valid_lines=30", "--epochs=4")
+
+
+# Graphs that are quickly traced, for runs of 12 steps.
+_SMALL = ["--eval_lines=2", "--valid_lines=2", "--seq_length=4"]
+_SMALL += ["--batch_size=8", "--embedding_dim=4", "--rnn_units=4"]
+_SMALL += ["--num_layers=1", "--num_replicas=1", "--dropout_rate=0"]
+_SMALL += ["--optimizer=adam", "--precision=float32", "--warmup_steps=0"]
+_SMALL += ["--max_steps=12", "--eval_every_steps=4", "--summary_every_steps=4"]
+
+
+@pytest.fixture(scope="session")
+def sweep(corpus_path: pathlib.Path, once: Once) -> pathlib.Path:
+  """The folder in which docs/sweeps.md has trained 4 x 3 runs; read-only."""
+
+  def train(folder: pathlib.Path) -> None:
+    folder.mkdir()
+    shutil.copy(corpus_path, folder / "my.txt")
+    with evaluating_quickly() as patch:
+      patch.chdir(folder)
+      for command in sweep_commands():
+        if command[0] == "train.py":
+          assert PROGRAMS["train.py"].main([*command, *_SMALL]) == 0
+
+  return once("sweep", train)
 
 
 @pytest.fixture(scope="session")

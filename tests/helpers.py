@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import re
 import resource
 import runpy
 import shutil
@@ -35,10 +36,9 @@ from charlm.evaluation import dynamic, evaluator
 from charlm.evaluation.score import Score
 from charlm.model import language_model, output
 from charlm.model.language_model import GRULM
-from charlm.reporting.result import Result
 from charlm.runs import checkpoints
 from charlm.runs.checkpoints import Checkpoints
-from charlm.runs.metrics import read_records
+from charlm.runs.records import read_records
 from charlm.runs.run import Experiment, Run
 from charlm.training.loop import ChiefLoop
 from charlm.training.trainer import TrainState
@@ -154,45 +154,6 @@ def score_of(
   return Score(nats, ids, num_bytes=len(nats), line_lengths=lengths)
 
 
-def result_of(
-  name: str,
-  nats: list[float],
-  text: str = "the",
-  *,
-  valid: list[float] | None = None,
-  setting: str = "",
-  seed: int = 0,
-) -> Result:
-  """Returns the result of a run with these nats on the eval and valid text.
-
-  By default, its setting is its own.
-  """
-  scores = {"eval": score_of(np.array(nats, np.float32))}
-  if valid:
-    scores["valid"] = score_of(np.array(valid, np.float32))
-  return Result(
-    run={
-      "name": name,
-      "recipe": "",
-      "seed": seed,
-      "step": 1,
-      "checkpoint": "latest",
-      "num_weights": 1,
-      "eval_score": scores["eval"].to_dict(),
-      "valid_score": scores["valid"].to_dict() if valid else None,
-      "curves": {"train": [], "valid": [], "eval": []},
-      "samples": [],
-    },
-    text=text,
-    eval_sha256="",
-    valid_sha256="",
-    setting=(("layer", setting or name),),
-    scores=scores,
-    vocab=[],
-    expectations=None,
-  )
-
-
 class NumberedCheckpoints(Checkpoints):
   """Checkpoints of an untrained model: each holds the step in its name."""
 
@@ -287,6 +248,18 @@ def metrics(run_dir: pathlib.Path, split: str) -> list[dict]:
   """Returns the records of a split: `train`, `valid` or `eval`."""
   records = read_records(run_dir / "metrics.jsonl")
   return [record for record in records if record["split"] == split]
+
+
+def sweep_commands() -> list[list[str]]:
+  """Returns the commands of docs/sweeps.md: programs with their arguments."""
+  page = (ROOT / "docs" / "sweeps.md").read_text()
+  blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+  # Prints its arguments, each followed by a NUL, and ends with another NUL.
+  python = 'python() { printf "%s\\0" "$@" ""; }'
+  script = "\n".join(["set -euo pipefail", python, *blocks])
+  script = script.replace(".venv/bin/python", "python")
+  printed = subprocess.check_output(["bash", "-c", script], text=True)
+  return [x.split("\0") for x in printed.removesuffix("\0\0").split("\0\0")]
 
 
 # Processes are forked from one that has imported TensorFlow, since the import

@@ -145,7 +145,7 @@ def fingerprint(folder: pathlib.Path) -> str:
 def numbers(run_dir: pathlib.Path) -> list[dict]:
   """Returns the metrics except speed and clock, which no two runs share."""
   import_quietly("tensorflow")
-  from charlm.runs.metrics import read_records
+  from charlm.runs.records import read_records
 
   path = run_dir / "metrics.jsonl"
   records = read_records(path)

@@ -1,64 +1,77 @@
-"""The commands of docs/sweeps.md run, at small sizes."""
+"""docs/sweeps.md goes from an empty folder to the page of a sweep."""
 
 import json
 import pathlib
-import re
 import subprocess
 import sys
 
 import pytest
-from helpers import PROGRAMS, ROOT
+import tensorflow as tf
+from helpers import ROOT, metrics, sweep_commands
 
-SMALL = "--eval_lines=50 --seq_length=20 --batch_size=24 --embedding_dim=8 "
-SMALL += "--rnn_units=16 --num_replicas=1 --num_layers=1 --warmup_steps=0 "
-SMALL += "--valid_lines=20 --epochs=1"
-SMALLER = {
-  "0.008 0.012 0.018": "0.01",
-  "0 1 2": "0 1",
-}
+import report as report_program
 
 
-# Records its arguments, each followed by a NUL, and ends with another NUL.
-_PYTHON = 'python() { printf "%s\\0" "$@" "" >> commands; }'
-
-
-@pytest.mark.usefixtures("quick_evaluations")
-def test_the_sweep_ends_in_a_report(
-  corpus_path: pathlib.Path,
-  tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
+def test_the_sweep_ends_in_a_page_without_tensorflow(
+  sweep: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / "my.txt").write_bytes(corpus_path.read_bytes())
-  page = (ROOT / "docs" / "sweeps.md").read_text()
-  blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-  script = "\n".join(["set -euo pipefail", _PYTHON, *blocks])
-  for large, small in SMALLER.items():
-    assert large in script
-    script = script.replace(large, small)
-  script = script.replace(".venv/bin/python", "python")
-  script = script.replace("train.py ", f"train.py {SMALL} ")
-  subprocess.run(["bash", "-c", script], check=True)
-  *commands, end = (tmp_path / "commands").read_text().split("\0\0")
-  assert not end
-  *programs, last = [command.split("\0") for command in commands]
-  for name, *args in programs:
-    assert PROGRAMS[name].main([name, *args]) == 0
-  printed = subprocess.check_output([sys.executable, *last], text=True)
-  report = json.loads((tmp_path / "runs" / "rates.json").read_text())
-  (group,) = report["groups"]
-  first, second = group["runs"]
-  assert {first["seed"], second["seed"]} == {0, 1}
-  # Each run is scored as at its end, and their mean is printed.
-  runs = (first, second)
-  losses = [run["curves"]["valid"][-1]["loss"] for run in runs]
-  scored = [run["valid_score"]["log_perplexity"] for run in runs]
-  assert scored == pytest.approx(losses)
+  trainings = [x for x in sweep_commands() if x[0] == "train.py"]
+  assert len(trainings) == len(list((sweep / "runs" / "rates").iterdir())) == 12
+  reports = [x for x in sweep_commands() if x[0] == "report.py"]
+  page, _, markdown = reports
+  code = (
+    "import sys, report; code = report.main(sys.argv[1:])\n"
+    "sys.exit(code or 9 * ('tensorflow' in sys.modules))"
+  )
+  for command in (page, markdown):
+    words = [x.replace("rates.html", f"{tmp_path}/a.html") for x in command]
+    printed = subprocess.check_output(
+      [sys.executable, "-c", code, *words],
+      cwd=sweep,
+      env={"PYTHONPATH": str(ROOT)},
+      text=True,
+    )
+  # The two formats have the same rows.
+  text = (tmp_path / "a.html").read_text()
+  assert len(text) < 100_000
+  header, _, *rows = printed.splitlines()[1:]
+  assert header.startswith("| learning_rate | seeds | valid loss | spread |")
+  assert len(rows) == 4
+  losses = [row.split(" | ")[2] for row in rows]
   assert losses == sorted(losses)
-  names = ["rate-0.01-0", "rate-0.01-1"]
-  assert [setting["runs"] for setting in group["settings"]] == [names]
-  mean, error = sum(losses) / 2, (losses[1] - losses[0]) / 2
-  summary, line, best, listed = printed.splitlines()
-  assert summary == group["summary"]
-  assert list(map(float, line.split())) == pytest.approx([mean, error])
-  assert (best.strip(), listed.split()) == ("the best", names)
+  for row in rows:
+    rate, seeds, loss, *_ = row.strip("| ").split(" | ")
+    cells = "".join(f"<td>{x}</td>" for x in (rate, seeds, loss))
+    assert seeds == "3"
+    assert cells in text
+
+
+def test_the_report_and_tensorboard_agree(
+  sweep: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  runs = sweep / "runs" / "rates"
+  assert report_program.main(["report.py", str(runs), "--format=json"]) == 0
+  (group,) = json.loads(capsys.readouterr().out)["groups"]
+  assert group["sorted_by"] == "valid"
+  assert len(group["runs"]) == 12
+  for run in group["runs"]:
+    folder = runs / run["name"]
+    tags, shown = {}, {}
+    for file in (folder / "summaries" / "valid").glob("events.*"):
+      for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+          plugin = value.metadata.plugin_data
+          if plugin.plugin_name == "hparams":
+            shown[value.tag] = plugin.content
+          elif value.tag == "best_loss":
+            tags[event.step] = float(tf.make_ndarray(value.tensor))
+    assert shown  # the page HParams has this run
+    assert tags[max(tags)] == pytest.approx(run["valid_loss"], rel=1e-6)
+    (last,) = metrics(folder, "eval")
+    assert run["eval_loss"] == last["loss"]
+  for row in group["rows"]:
+    losses = [
+      run["valid_loss"] for run in group["runs"] if run["name"] in row["runs"]
+    ]
+    assert row["loss"] == pytest.approx(sum(losses) / 3)
+    assert (row["best"], len(row["runs"])) == (min(losses), 3)

@@ -11,7 +11,7 @@ import numpy as np
 
 from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
-from charlm.runs.metrics import read_records
+from charlm.runs.records import read_records
 from charlm.runs.run import Run
 from charlm.system.files import write_atomically
 from charlm.system.pages import html_page, json_for_script

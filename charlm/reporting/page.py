@@ -1,242 +1,275 @@
-"""Renders a report as one HTML page: runs side by side."""
+"""Renders a report as one HTML page: settings, their curves, and details.
+
+`page.js` draws the curves.
+"""
 
 import html
-import io
+import itertools
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from typing import Any
 
 from charlm.data.passages import MIN_LENGTH
 from charlm.evaluation.ngram import cells_of
-from charlm.reporting.result import SAMPLES
-from charlm.reporting.types import (
-  HeatMap,
-  Numbers,
-  Part,
-  Run,
-  RunGroup,
-  Setting,
-)
+from charlm.reporting.rows import table
+from charlm.reporting.tables import cell_text
+from charlm.reporting.types import Group, HeatMap, Numbers, Run, Scored
 from charlm.system.pages import html_page, json_for_script
 
 _ASSETS = Path(__file__).parent
-_MOST_CURVES = 10  # of the best settings: with more, colours look alike
+_SHOWN_AXES = 3  # of a sweep, in pairs
 
 
-def color_of(index: int) -> str:
-  """Returns the colour of the setting at an index of the report."""
-  return to_hex(f"C{index}")
-
-
-def label_losses(left: Axes, right: Axes, unit: str) -> None:
-  """Labels the loss axis: nats on the left, bits on the right."""
-  left.set_ylabel(f"nats per {unit}")
-  bit = math.log(2)
-  functions = (lambda nats: nats / bit, lambda bits: bits * bit)
-  right.secondary_yaxis("right", functions=functions).set_ylabel(
-    f"bits per {unit}"
-  )
-
-
-def draw_curves(settings: Sequence[Sequence[Run]], unit: str) -> str:
-  """Draws a curve for each setting: the mean and the range of its runs."""
-  figure = Figure(figsize=(9, 4), layout="constrained")
-  axes = figure.subplots()
-  for index, runs in enumerate(settings):
-    # With a valid text, the eval text is scored only once, at the end.
-    scored = "valid" if runs[0]["curves"]["valid"] else "eval"
-    for split, style in (("train", ":"), (scored, "-")):
-      curves = [{p["step"]: p for p in run["curves"][split]} for run in runs]
-      steps = sorted(set.intersection(*map(set, curves)))
-      seen = [curves[0][step]["characters"] / 1e6 for step in steps]
-      losses = np.array([[each[s]["loss"] for s in steps] for each in curves])
-      # With a single point, there is no line to see.
-      marker, color = "." if len(steps) == 1 else "", color_of(index)
-      axes.plot(seen, losses.mean(axis=0), style, marker=marker, color=color)
-      if len(runs) > 1:
-        low, high = losses.min(axis=0), losses.max(axis=0)
-        axes.fill_between(seen, low, high, color=color, alpha=0.15, linewidth=0)
-  axes.grid(alpha=0.3)
-  axes.set_xlabel(f"{unit}s seen, millions")
-  label_losses(axes, axes, unit)
-  drawn = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
-  # The losses of the first steps would flatten the rest.
-  axes.set_ylim(drawn.min() - 0.05, np.quantile(drawn, 0.9) + 0.3)
-  return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-  file = io.StringIO()
-  figure.savefig(file, format="svg", transparent=True)
-  svg = file.getvalue()
-  # Axes and letters are black, either explicitly or by default.
-  svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
-  svg = svg.replace("<svg", '<svg fill="currentColor"', 1)
-  return f'<div class="figure">{svg}</div>\n'
-
-
-def page(numbers: Numbers) -> str:
-  """Renders the data of `report_numbers` as a self-contained HTML page."""
+def page(numbers: Numbers, *, reloads: bool = False) -> str:
+  """Renders a report as a self-contained page, which may reload itself."""
   groups = numbers["groups"]
-  runs = [run for group in groups for run in group["runs"]]
-  sections = {
-    "Settings": "".join(map(_settings, groups)),
-    "Runs": "".join(map(_runs, groups)),
-    "Baselines": _baselines(numbers),
-    "Samples": _samples(runs),
-    "Loss by character": _heat_map(numbers["heat_map"]),
-  }
-  body = "".join(
-    f"<h2>{title}</h2>\n{section}" for title, section in sections.items()
-  )
+  parts = [_group(group, i, len(groups)) for i, group in enumerate(groups)]
+  if numbers["left_out"]:
+    parts.append(_note("Left out: " + "; ".join(numbers["left_out"]) + "."))
+  if "baselines" in numbers:
+    parts.append("<h2>Baselines</h2>" + _baselines(numbers))
+  if numbers["scored"]:
+    parts.append("<h2>Samples</h2>" + _samples(numbers["scored"]))
+  if "heat_map" in numbers:
+    parts.append("<h2>Loss by character</h2>" + _heat_map(numbers["heat_map"]))
+  parts.append(_data([_drawn(group) for group in groups], "curves"))
   style, script = (
     (_ASSETS / f"page.{kind}").read_text() for kind in ("css", "js")
   )
-  return html_page(title="charlm report", style=style, script=script, body=body)
+  if reloads:  # the page, while --follow writes it anew
+    script += "setTimeout(() => location.reload(), 10_000);\n"
+  return html_page(
+    title="charlm report", style=style, script=script, body="\n".join(parts)
+  )
+
+
+def _data(value: object, name: str) -> str:
+  """Embeds JSON for the script."""
+  text = json_for_script(json.dumps(value, separators=(",", ":")))
+  return f'<script type="application/json" id="{name}">{text}</script>\n'
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  def row(cells: Sequence[str], tag: str) -> str:
-    """Returns a row of `td` or `th` cells."""
-    cells = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-    return f"<tr>{cells}</tr>\n"
-
-  body = "".join(row(cells, "td") for cells in rows)
+  """Returns a table of cells, which are HTML."""
+  lines = [
+    "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)
+    for tag, cells in [("th", header), *(("td", row) for row in rows)]
+  ]
+  body = "".join(f"<tr>{line}</tr>\n" for line in lines[1:])
   # In a box of its own, which scrolls on narrow screens.
-  return f"<div><table>{row(header, 'th')}{body}</table></div>\n"
+  return (
+    f"<div><table><thead><tr>{lines[0]}</tr></thead>\n"
+    f"<tbody>{body}</tbody></table></div>\n"
+  )
 
 
 def _note(text: str) -> str:
   return f'<p class="note">{html.escape(text)}</p>\n'
 
 
-def _interval(interval: Sequence[float] | None, sign: str = "") -> str:
-  if interval is None:
-    return ""
-  low, high = interval
-  return f"{low:{sign}.4f} to {high:{sign}.4f}"
-
-
-def _unit_of(runs: Sequence[Run]) -> str:
-  """Returns the unit that the runs predict: character, byte, or both."""
-  units = dict.fromkeys(run["eval_score"]["unit"] for run in runs)
-  return " or ".join(units)
-
-
-def _settings(group: RunGroup) -> str:
-  """Compares settings on one eval text, and draws their curves."""
-  settings, part = group["settings"], group["ranked_by"]
-  unit = _unit_of(group["runs"])
-  text = f"<p><strong>{html.escape(group['summary'])}</strong></p>\n"
-  if len(settings) > 1:
-    header = ["setting", "seeds", f"{part} loss", "range over seeds"]
-    header += ["difference from the best", "95 % interval over seeds"]
-    header += ["eval loss"] * (part == "valid")
-    text += _table(header, [_setting_row(each, part) for each in settings])
-    text += _note(
-      f"Losses are in nats per {unit}, averaged over the seeds. The interval "
-      "is for the difference from the best. If it contains 0, the seeds could "
-      "explain the difference. It covers neither other passages, authors or "
-      "chapters, nor the luck of the best of many settings."
-    )
-  if not any(
-    curve for run in group["runs"] for curve in run["curves"].values()
-  ):
-    return text
-  by_name = {run["name"]: run for run in group["runs"]}
-  runs = [[by_name[name] for name in x["runs"]] for x in settings]
-  # In HTML, since matplotlib reads $ as mathematics and lacks some letters.
-  names = [
-    f'<span class="name"><span style="color:{color_of(i)}">&#9473;</span> '
-    f"{html.escape(setting['name'])}</span>"
-    for i, setting in enumerate(settings[:_MOST_CURVES])
+def _group(group: Group, index: int, num_groups: int) -> str:
+  """Shows the settings that share an eval text: table, curves and runs."""
+  escape = html.escape
+  title = "Settings"
+  if num_groups > 1:
+    text = f"{group['runs'][0]['corpus']}, eval text {group['eval_sha256'][:8]}"
+    title = f"Settings on {text}"
+  rows = table(group)
+  left_out = {"difference", "from", "to", "pairs", "p"}
+  columns = [
+    name
+    for name in (rows[0] if rows else ())
+    if name not in left_out and any(row[name] is not None for row in rows)
   ]
+  titles = {"verdict": f"compared with {group['baseline']}"}
+  cells = [[_cell(name, row[name]) for name in columns] for row in rows]
+  several = len(rows) > 1
+  shown = _table(
+    ["", *(_cell(n, titles.get(n, n)) for n in columns)],
+    [['<span class="key"></span>', *row] for row in cells],
+  )
   return (
-    f"{text}<p>{', '.join(names)}. Solid: the loss on the valid text (or, "
-    "without one, on the eval text), with its range over the seeds. Dotted: "
-    "the loss on the train text, with dropout if the run uses it."
-    f"</p>\n{draw_curves(runs[:_MOST_CURVES], unit)}"
+    f'<section data-group="{index}"><h2>{escape(title)}</h2>\n'
+    f"<p><strong>{escape(group['summary'])}</strong></p>\n"
+    f'<div class="settings">{shown if rows else ""}</div>'
+    + "".join(map(_note, _notes(group) if several else group["notes"]))
+    + '<div class="charts"></div>\n'
+    + _pairs_of_axes(group)
+    + _runs(group)
+    + "</section>\n"
   )
 
 
-def _setting_row(setting: Setting, part: Part) -> list[str]:
-  losses, num_seeds = setting["losses"][part], len(setting["runs"])
-  seeds = (losses["lowest"], losses["highest"]) if num_seeds > 1 else None
-  above, of_seeds = "", ""
-  eval_loss = [f"{setting['losses']['eval']['mean']:.4f}"] * (part == "valid")
-  if difference := losses["difference_to_best"]:
-    above = f"{difference['mean']:.4f}"
-    of_seeds = _interval(difference["seed_interval"], "+") or "needs two seeds"
+def _cell(column: str, value: Any) -> str:
+  text = html.escape(cell_text(column, value))
+  # Words take several lines.
+  return f'<span class="words">{text}</span>' if column == "verdict" else text
+
+
+def _notes(group: Group) -> list[str]:
+  """Says how to read the table."""
+  compared = sum(bool(row["difference"]) for row in group["rows"])
+  corrected = ""
+  if compared > 1:
+    corrected = f" {compared} settings are compared: Holm's correction decides."
   return [
-    setting["name"],
-    str(num_seeds),
-    f"{losses['mean']:.4f}",
-    _interval(seeds),
-    above,
-    of_seeds,
-    *eval_loss,
+    *group["notes"],
+    f"Losses are in nats per {group['unit']}, lower is better: the mean over "
+    "seeds, the standard deviation as spread, and the best. Differences are of "
+    "pairs with the same seed; the interval is for other seeds on the same "
+    f"text, not for other texts.{corrected} The best of many settings was "
+    "probably lucky: train the best two with new seeds.",
   ]
 
 
-def _runs(group: RunGroup) -> str:
-  """Lists the runs of a group."""
-  header = ["run", "setting", "seed", "step", "weights"]
-  header += ["valid loss", "eval loss", "bits per byte", "[UNK]"]
-  settings = {
-    name: setting["name"]
-    for setting in group["settings"]
-    for name in setting["runs"]
+def _pairs_of_axes(group: Group) -> str:
+  """Draws a heat map for each pair of settings that vary."""
+  rows = group["rows"]
+  values = {
+    name: sorted({row["settings"][name] for row in rows}, key=_order)
+    for name in (rows[0]["settings"] if rows else ())
   }
+  axes = [n for n in values if len(values[n]) < len(rows)][:_SHOWN_AXES]
+  if not axes:
+    return ""
+  losses = sorted(row["loss"] for row in rows)
+  # Losses far above the median would flatten the other colours.
+  low, middle = losses[0], losses[len(losses) // 2]
+  scale = min(losses[-1], low + 3 * (middle - low)) - low or 1
+  maps = ""
+  for one, other in itertools.combinations(axes, 2):
+    cells = []
+    for value in values[one]:
+      line = [f"<b>{html.escape(value)}</b>"]
+      for column in values[other]:
+        fitting = [
+          row
+          for row in rows
+          if (row["settings"][one], row["settings"][other]) == (value, column)
+        ]
+        if not fitting:
+          line.append("")
+          continue
+        best = min(fitting, key=lambda row: row["loss"])
+        share = max(0, 1 - (best["loss"] - low) / scale)
+        line.append(
+          f'<span style="--share:{60 * share:.0f}%" '
+          f'title="{html.escape(best["name"])}">{best["loss"]:.4f}</span>'
+        )
+      cells.append(line)
+    header = [f"{one} \u2193 {other} \u2192", *values[other]]
+    maps += _table([html.escape(x) for x in header], cells)
+  return f'<div class="axes">{maps}</div>' + _note(
+    f"{group['sorted_by'].title()} loss by two settings, of the best "
+    "row: the stronger the colour, the lower."
+  )
+
+
+def _order(value: str) -> tuple[float, str]:
+  """Sorts numbers by size, and other values behind them."""
+  try:
+    return float(value), ""
+  except ValueError:
+    return float("inf"), value
+
+
+def _runs(group: Group) -> str:
+  """Lists the runs of a group, with a sample of each."""
+  header = ["run", "setting", "seed", "step", "valid loss", "eval loss"]
+  header += ["minutes", "state"]
+  names = {name: row["name"] for row in group["rows"] for name in row["runs"]}
   rows = []
   for run in group["runs"]:
-    valid, score = run["valid_score"], run["eval_score"]
+    name = html.escape(run["name"])
+    if run["sample"]:
+      # Browsers drop the first newline.
+      sample = f"<pre>\n{html.escape(run['sample'])}</pre>"
+      name = f"<details><summary>{name}</summary>{sample}</details>"
+    last = (
+      f" of {run['last_step']:,}"
+      if run["state"] != "finished" and run["last_step"]
+      else ""
+    )
     rows.append(
       [
-        run["name"],
-        settings.get(run["name"], "same setting and seed"),
+        name,
+        html.escape(names.get(run["name"], "")),
         str(run["seed"]),
-        f"{run['step']:,} ({run['checkpoint']})",
-        f"{run['num_weights']:,}",
-        f"{valid['log_perplexity']:.4f}" if valid else "",
-        f"{score['log_perplexity']:.4f}",
-        f"{score['bits_per_byte']:.4f}",
-        f"{score['num_unknown']:,}",
+        f"{run['step']:,}{last}",
+        cell_text("", run["valid_loss"]),
+        cell_text("", run["eval_loss"]),
+        cell_text("minutes", run["minutes"]),
+        run["state"],
       ]
     )
-  return _table(header, rows) + _note(
-    f"All are scored on the same {group['num_characters']:,} "
-    f"{_unit_of(group['runs'])}s of the eval text, each predicted from all "
-    "before it. Runs with another eval text are not compared with these."
+  number = len(rows)
+  opened = " open" if number <= 3 else ""
+  noun = "run, with its sample" if number == 1 else "runs, with their samples"
+  return (
+    f"<details{opened}><summary>{number} {noun}</summary>"
+    f'<div class="runs">{_table(header, rows)}</div></details>\n'
   )
+
+
+def _drawn(group: Group) -> dict[str, object]:
+  """Returns what the script draws of a group."""
+  part = group["sorted_by"]
+  runs: dict[str, Run] = {run["name"]: run for run in group["runs"]}
+  return {
+    "unit": group["unit"],
+    "part": part,
+    "rows": [
+      {
+        "name": row["name"],
+        "settings": row["settings"],
+        "loss": row["loss"],
+        "finished": row["finished"],
+        "runs": [
+          {
+            "name": name,
+            "loss": runs[name][f"{part}_loss"],  # type: ignore[literal-required]
+            "perStep": runs[name]["characters_per_step"],
+            # The eval text may be scored only once, at the end.
+            "scored": runs[name]["curves"][
+              "valid" if runs[name]["curves"]["valid"]["steps"] else "eval"
+            ],
+            "train": runs[name]["curves"]["train"],
+          }
+          for name in row["runs"]
+        ],
+      }
+      for row in group["rows"]
+    ],
+  }
 
 
 def _baselines(numbers: Numbers) -> str:
-  if "baselines" not in numbers:
-    return _note(
-      f"To see them, give the corpus of {numbers['first']} as --corpus."
-    )
-  unit = _unit_of(numbers["groups"][0]["runs"])
+  unit = numbers["groups"][0]["unit"]
   header = ("model", f"nats per {unit}", f"bits per {unit}", "storage, MiB")
-  return _table(header, map(cells_of, numbers["baselines"])) + _note(
+  rows = (map(html.escape, cells_of(x)) for x in numbers["baselines"])
+  return _table(header, map(list, rows)) + _note(
     f"Share of the eval text in passages of {MIN_LENGTH} {unit}s or more that "
     f"also occur in the train text: {numbers['memorised']:.2%}."
   )
 
 
-def _samples(runs: Sequence[Run]) -> str:
+def _samples(scored: Sequence[Scored]) -> str:
   columns = []
-  for run in runs:
+  for run in scored:
     # Browsers drop the first newline.
     texts = [f"<pre>\n{html.escape(text)}</pre>" for text in run["samples"]]
-    name = html.escape(run["name"])
-    columns.append(f"<section><h3>{name}</h3>{''.join(texts)}</section>")
-  note = f"Each starts a line; temperature {SAMPLES.temperature}."
+    score = run["eval_score"]
+    about = (
+      f"Step {run['step']:,} ({run['checkpoint']}): eval loss "
+      f"{score['log_perplexity']:.4f}, {score['bits_per_byte']:.4f} bits per "
+      f"byte, {score['num_unknown']:,} [UNK] of {score['num_characters']:,}."
+    )
+    columns.append(
+      f"<section><h3>{html.escape(run['name'])}</h3>{_note(about)}"
+      f"{''.join(texts)}</section>"
+    )
+  note = "Scored now, by the checkpoint; each sample starts a line."
   return f'{_note(note)}<div class="columns">{"".join(columns)}</div>\n'
 
 
@@ -247,7 +280,6 @@ def _heat_map(heat_map: HeatMap) -> str:
     f'<option value="{i}">{html.escape(run["run"])}</option>'
     for i, run in enumerate(runs)
   )
-  data = json_for_script(json.dumps(heat_map))
   return (
     _note(
       f"The first {shown:,}{of_all} characters of {heat_map['name']}. The "
@@ -260,5 +292,5 @@ def _heat_map(heat_map: HeatMap) -> str:
     '<label>compared with <select id="other"><option value="">none</option>'
     f"{options}</select></label></p>\n"
     '<pre id="text"></pre>\n<div id="box" class="box" hidden></div>\n'
-    f'<script type="application/json" id="heat-map">{data}</script>\n'
+    + _data(heat_map, "heat-map")
   )

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -15,6 +15,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from charlm.runs.records import Record, read_records
 from charlm.runs.run import Run
 from charlm.system.files import (
   append_lines,
@@ -76,32 +77,6 @@ def metrics_event(record: Mapping[str, object], wall_time: float) -> Event:
     elif isinstance(value, int | float):
       summary.MergeFrom(scalar_pb(tag, value))
   return Event(step=record["step"], wall_time=wall_time, summary=summary)
-
-
-class Record(TypedDict):
-  """A line of `metrics.jsonl`; other metrics and samples are optional."""
-
-  step: int
-  split: str  # train, valid or eval
-  loss: float
-  seconds: float  # wall time since step 0, without pauses between starts
-  time: NotRequired[float]  # seconds since the Unix epoch
-
-
-def read_records(path: Path) -> list[Record]:
-  """Reads `metrics.jsonl`, if it exists; skips malformed lines.
-
-  Older commits put the valid loss into the `eval` record: it becomes a record
-  of its own.
-  """
-  records: list[Any] = []
-  for record in read_json_lines(path):
-    if "valid_loss" in record:
-      loss = {"split": "valid", "loss": record.pop("valid_loss")}
-      common = Record.__annotations__.keys() & record.keys()
-      records.append({name: record[name] for name in common} | loss)
-    records.append(record)
-  return records
 
 
 class Metrics:

@@ -20,6 +20,7 @@ from charlm.system.devices import gpu_names, num_cores
 # Most commits change no results. The entries of `versions` and `gpus` are
 # compared one by one.
 _NOT_COMPARED = {"time", "step", "command", "commit", "versions", "gpus"}
+_NOT_COMPARED |= {"num_weights", "last_step"}
 
 
 def describe_start(step: int, devices: list[str], workers: int = 1) -> Start:

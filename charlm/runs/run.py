@@ -13,7 +13,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, TextIO, TypedDict
+from typing import Literal, NotRequired, TextIO, TypedDict
 
 from charlm.config import Config, without_removed
 from charlm.data.corpus import Corpus, encode_text
@@ -62,6 +62,9 @@ class Start(TypedDict):
   inter_op_threads: int
   # The GPU models as `gpu`, and versions by library. Empty without a GPU.
   gpus: dict[str, str]
+  # Older commits do not write these two.
+  num_weights: NotRequired[int]
+  last_step: NotRequired[int]  # where the training will end
 
 
 @dataclasses.dataclass(frozen=True)

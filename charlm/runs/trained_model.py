@@ -21,10 +21,10 @@ from charlm.runs.checkpoints import (
 from charlm.runs.initial import Initial
 from charlm.runs.run import Run
 from charlm.system.messages import warn
+from charlm.system.process import when_changed
 
 _ATTEMPTS = 5  # training may replace a checkpoint while we read it
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
-_SECONDS_BETWEEN_LOOKS = 1.0  # for new checkpoints
 
 
 def load_model(
@@ -118,22 +118,18 @@ def follow_checkpoints(
   """
   model = model_of(run.config, len(run.vocab), layer=layer)
   done: set[int] = set()
-  size, last_change = -1, time.monotonic()
-  while True:
-    new = sorted(run.checkpoint_steps() - done)
-    before, size = size, _size(run.metrics_path)
-    if new or size != before:
-      last_change = time.monotonic()
-    elif time.monotonic() - last_change >= idle_timeout:
-      return
-    for step in new:
+
+  def look() -> object:
+    return run.checkpoint_steps() | done, _size(run.metrics_path)
+
+  for _ in when_changed(look, idle_timeout):
+    for step in sorted(run.checkpoint_steps() - done):
       done.add(step)
       try:
         yield model, _load_weights(model, run, str(step))
       except InputError:
         if step in run.checkpoint_steps():  # otherwise training removed it
           raise
-    time.sleep(0 if new else _SECONDS_BETWEEN_LOOKS)
 
 
 def _size(path: Path) -> int:

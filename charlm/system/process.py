@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -55,6 +56,7 @@ def run_command(
   options: type[Options],
   argv: list[str],
   usage: str | None,
+  unnamed: str = "",
 ) -> int:
   """Parses flags and runs a program's command.
 
@@ -63,6 +65,8 @@ def run_command(
     options: the class that declares the flags.
     argv: the program's name and its arguments.
     usage: text that `--help` shows above the flags.
+    unnamed: the flag that takes the arguments without a flag, joined by
+      newlines; by default there are none.
 
   Returns:
     The exit code. Invalid flags or files print one line on stderr and exit
@@ -71,8 +75,11 @@ def run_command(
   name = os.path.basename(argv[0])
   values = define_flags(options)
   try:
-    if extra := values(argv)[1:]:
+    extra = values(argv)[1:]
+    if extra and (not unnamed or values[unnamed].present):
       raise InputError(f"unexpected argument {extra[0]}")
+    if extra:
+      values[unnamed].parse("\n".join(extra))
   except Exception as error:  # from absl, or from reading a flag file
     return fail(name, error, f"; see {name} --help")
   try:
@@ -131,6 +138,24 @@ def flush_or_drop_output() -> None:
     sys.stdout.flush()
   except OSError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def when_changed(
+  look: Callable[[], object], idle_timeout: float, seconds: float = 1.0
+) -> Iterator[None]:
+  """Looks every few seconds, and yields when the result has changed.
+
+  The iterator ends after `idle_timeout` seconds without a change.
+  """
+  before: object = None
+  last_change = time.monotonic()
+  while True:
+    if (now := look()) != before:
+      before, last_change = now, time.monotonic()
+      yield
+    elif time.monotonic() - last_change >= idle_timeout:
+      return
+    time.sleep(seconds)
 
 
 def import_quietly(*modules: str, keep: bool = True) -> None:

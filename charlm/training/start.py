@@ -6,6 +6,7 @@ only the chief writes into the run's folder, and the others read it.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import tensorflow as tf
 from charlm.config import Config
 from charlm.data.batches import build_batches
 from charlm.data.vocabulary import SPECIAL, extend_vocab
-from charlm.errors import InputError
+from charlm.errors import DivergedError, InputError
 from charlm.model.language_model import LanguageModel, lacking_options
 from charlm.model.layers import RecurrentLayer
 from charlm.runs.checkpoints import Checkpoints
@@ -134,7 +135,7 @@ def _train(
         periods=periods, trainer=trainer, cluster=cluster, replicas=replicas
       ).train()
     say(describe_training(run, trainer, record))
-    return ChiefLoop(
+    loop = ChiefLoop(
       periods=periods,
       trainer=trainer,
       cluster=cluster,
@@ -144,7 +145,13 @@ def _train(
       split=prepared.split,
       checkpoints=checkpoints,
       metrics=metrics,
-    ).train()
+    )
+    try:
+      return loop.train()
+    except DivergedError:
+      # For `report.py`. A resumed training drops it with all later records.
+      metrics.write(trainer.step, "train", {"loss": math.nan})
+      raise
 
 
 def _drop_unsupported_options(
@@ -335,6 +342,8 @@ def _restore_from_chief(
 def _log_start(run: Run, trainer: Trainer, cluster: Cluster) -> Start:
   """Logs versions and devices; warns if they differ from the last start's."""
   start = describe_start(trainer.step, trainer.devices, cluster.num_workers)
+  start["num_weights"] = trainer.model.count_params()
+  start["last_step"] = trainer.last_step
   starts = run.starts()
   if starts and (names := start_differences(starts[-1], start)):
     why = "rounding may make the numbers differ from an uninterrupted run's"

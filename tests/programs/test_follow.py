@@ -11,9 +11,9 @@ import tensorflow as tf
 
 import eval as eval_program
 from charlm.errors import InputError
-from charlm.runs import trained_model
 from charlm.runs.run import Run, open_run
 from charlm.runs.trained_model import follow_checkpoints
+from charlm.system import process
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
@@ -84,7 +84,7 @@ def test_new_checkpoints_and_metrics_reset_the_idle_timeout(
     events.pop(seconds, lambda: None)()
 
   clock = types.SimpleNamespace(sleep=sleep, monotonic=lambda: seconds)
-  monkeypatch.setattr(trained_model, "time", clock)
+  monkeypatch.setattr(process, "time", clock)
   found = [
     step for _, step in follow_checkpoints(open_run(run.path), idle_timeout=10)
   ]

@@ -7,19 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Once, evaluating_quickly, result_of
-from playwright.sync_api import Browser
+from helpers import Once, evaluating_quickly
+from playwright.sync_api import Browser, Page
 
 import charlm
 import eval as eval_program
 import report as report_program
-from charlm.reporting import result
-from charlm.reporting.numbers import short_names
-from charlm.reporting.page import color_of, draw_curves, page
-from charlm.reporting.result import Result
+from charlm.reporting.page import page
 from charlm.reporting.types import Expectations, Numbers
-from charlm.runs.checkpoints import find_checkpoint
-from charlm.runs.run import Run
+from charlm.system import process
 
 
 def _report(*args: str) -> int:
@@ -33,14 +29,15 @@ def numbers(
   corpus_path: pathlib.Path,
   once: Once,
 ) -> Numbers:
-  """A report's numbers for two runs."""
+  """A report's numbers for two runs, which are scored."""
 
   def write(path: pathlib.Path) -> None:
     other = path.with_name("other <run>")
     shutil.copytree(short_run, other)
     runs, corpus = f"--run_dir={trained_run},{other}", f"--corpus={corpus_path}"
+    flags = [runs, corpus, "--score=all", "--format=json"]
     with evaluating_quickly():
-      assert _report(runs, corpus, "--format=json", f"--output={path}") == 0
+      assert _report(*flags, f"--output={path}") == 0
 
   text = once("report.json", write).read_text()
   return json.loads(text, parse_constant=pytest.fail)
@@ -52,10 +49,10 @@ def test_the_page_is_self_contained_and_shows_the_numbers(
   text = page(numbers)
   assert not re.search(r"<(link|img|iframe)|src=|@import|url\(http", text)
   assert "other &lt;run&gt;" in text
+  assert "other <run>" not in text
   assert "Kneser-Ney, order 8" in text
-  assert "<svg" in text
-  score = numbers["groups"][0]["runs"][0]["eval_score"]
-  assert f"<td>{score['log_perplexity']:.4f}</td>" in text
+  run = numbers["groups"][0]["runs"][0]
+  assert f"<td>{run['eval_loss']:.4f}</td>" in text
 
 
 @pytest.mark.usefixtures("quick_evaluations")
@@ -67,18 +64,19 @@ def test_the_report_agrees_with_the_other_programs(
   (group,) = numbers["groups"]
   names = [run["name"] for run in group["runs"]]
   assert names == ["trained", "other <run>"]
-  for run in group["runs"]:
-    points = run["curves"]["eval"]
-    loss = run["eval_score"]["log_perplexity"]
-    assert points[-1]["loss"] == pytest.approx(loss)
-    assert points[-1]["characters"] == run["step"] * 24 * 20
-    assert 0 < points[0]["seconds"] <= points[-1]["seconds"]
+  for run, scored in zip(group["runs"], numbers["scored"], strict=True):
+    curve = run["curves"]["eval"]
+    score = scored["eval_score"]["log_perplexity"]
+    assert run["eval_loss"] == pytest.approx(score)
+    assert curve["losses"][-1] == pytest.approx(score, abs=1e-4)
+    assert run["characters_per_step"] == 24 * 20
+    assert scored["step"] == run["step"] == run["last_step"]
+    assert run["num_weights"] == charlm.load(trained_run).model.count_params()
   args = ["eval.py", f"--run_dir={trained_run}", "--json"]
   assert eval_program.main(args) == 0
   score = json.loads(capsys.readouterr().out)
-  assert score.items() >= group["runs"][0]["eval_score"].items()
+  assert score.items() >= numbers["scored"][0]["eval_score"].items()
   assert 0 <= numbers["memorised"] <= 1
-  assert numbers["first"] == "trained"
   xz, trained = numbers["baselines"][-2:]
   assert (xz["name"], trained["name"]) == ("xz", "trained")
   heat_map = numbers["heat_map"]
@@ -104,79 +102,126 @@ def _check_expectations(
     assert entry["nats"][i] == pytest.approx(nats, abs=1e-3)
 
 
-def test_runs_have_the_shortest_names_that_differ() -> None:
-  names = short_names(["/a/one/run", "/a/two/run", "b"])
-  assert names == ["one/run", "two/run", "b"]
-  assert short_names(["/a/run/"]) == ["run"]
-  assert short_names(["run", "run"]) == ["run", "run"]
+def _copies(
+  sweep: pathlib.Path, folder: pathlib.Path, number: int
+) -> pathlib.Path:
+  """Makes a sweep of runs with curves of 200 points; without checkpoints."""
+  (source, *_) = (sweep / "runs" / "rates").iterdir()
+  config = json.loads((source / "config.json").read_text())
+  valid = {"split": "valid", "sample": 500 * "a", "time": 0}
+  for i in range(number):
+    run = folder / f"run {i}"
+    run.mkdir(parents=True)
+    for name in ("vocabulary.json", "starts.jsonl"):
+      shutil.copy(source / name, run)
+    changed = {"seed": i % 5, "learning_rate": 0.01 * (1 + i // 5)}
+    (run / "config.json").write_text(json.dumps(config | changed))
+    records = [
+      record | {"step": step, "loss": 1 + i / 100 + 1 / step, "seconds": step}
+      for step in range(1, 201)
+      for record in (valid, {"split": "train"})
+    ]
+    records.append(records[-1] | {"split": "eval"})
+    lines = [json.dumps(record) + "\n" for record in records]
+    (run / "metrics.jsonl").write_text("".join(lines))
+  return folder
 
 
-@pytest.mark.parametrize(("number", "markers"), [(1, 1), (2, 0)])
-def test_a_single_point_is_visible(number: int, markers: int) -> None:
-  points = [
-    {"step": i, "characters": i, "seconds": i, "loss": 2.0}
-    for i in range(number)
-  ]
-  curves = {"train": [], "valid": [], "eval": points}
-  svg = draw_curves([[{"curves": curves}]], "character")
-  # A line through two points needs no marker.
-  assert len(re.findall(f"<use [^>]*{color_of(0)}", svg)) == markers
+@pytest.mark.parametrize(
+  ("number", "size"), [(20, 1_000_000), (200, 3_000_000)]
+)
+def test_a_page_of_many_runs_is_small(
+  sweep: pathlib.Path, tmp_path: pathlib.Path, number: int, size: int
+) -> None:
+  runs, path = _copies(sweep, tmp_path / "runs", number), tmp_path / "a.html"
+  assert _report(str(runs), f"--output={path}") == 0
+  text = path.read_text()
+  assert text.count("<details><summary>run ") == number
+  assert len(text) < size
+
+
+def test_following_writes_the_page_anew_as_runs_train(
+  sweep: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  runs, path = _copies(sweep, tmp_path / "runs", 5), tmp_path / "a.html"
+  metrics = runs / "run 3" / "metrics.jsonl"
+  whole, seen = metrics.read_text(), []
+  metrics.write_text(whole.splitlines()[0] + "\n")
+
+  def sleep(seconds: float) -> None:
+    seen.append(path.read_text())
+    metrics.write_text(whole)
+
+  monkeypatch.setattr(process.time, "sleep", sleep)
+  flags = ["--follow", "--idle_timeout=0", f"--output={path}"]
+  assert _report(str(runs), *flags) == 0
+  first, second = seen
+  assert "<td>stopped</td>" in first
+  assert "<td>stopped</td>" not in second
+  assert "location.reload()" in first
+  assert "location.reload()" not in path.read_text()
 
 
 @pytest.fixture
-def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Reports on runs with a checkpoint without loading their models."""
-
-  def score(run: Run, name: str, checkpoint: str, **_: object) -> Result:
-    find_checkpoint(run, checkpoint)
-    run.eval_text()
-    return result_of(name, [1, 3])
-
-  monkeypatch.setattr(result, "score_run", score)
+def tab(browser: Browser) -> Page:
+  """A tab that has seen no error when the test ends."""
+  tab, errors = browser.new_page(), []
+  tab.on("pageerror", lambda error: errors.append(error))
+  yield tab
+  assert errors == []
+  tab.close()
 
 
-@pytest.mark.usefixtures("unscored")
-def test_complete_runs_are_found_once_each(
-  trained_run: pathlib.Path,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
+@pytest.mark.release
+def test_a_browser_draws_a_sweep_and_names_its_runs(
+  sweep: pathlib.Path, tmp_path: pathlib.Path, tab: Page
 ) -> None:
-  shutil.copytree(trained_run, tmp_path / "a,b")
-  other = shutil.copytree(trained_run, tmp_path / "other")
-  # A training that has just started.
-  begun = shutil.copytree(trained_run, tmp_path / "begun")
-  shutil.rmtree(begun / "checkpoints")
-  shutil.rmtree(begun / "best")
-  (tmp_path / "no run").mkdir()
-  cut_off = shutil.copytree(trained_run, tmp_path / "cut off")
-  (cut_off / "eval.txt").write_text("the ki")
-  assert _report("--format=json", f"--run_dir={other}, {tmp_path}/*") == 0
-  out, err = capsys.readouterr()
-  (group,) = json.loads(out)["groups"]
-  assert sorted(run["name"] for run in group["runs"]) == ["a,b", "other"]
-  assert err.count("left out") == 2
-  assert json.loads(out)["first"] == "other"
-  for bad, words in (
-    (begun, "has no checkpoint latest"),
-    (f"{tmp_path}/no*", "matches no folder of a run"),
-  ):
-    assert _report("--format=json", f"--run_dir={bad}") == 2
-    assert words in capsys.readouterr().err
+  path = tmp_path / "a.html"
+  assert (
+    _report(str(_copies(sweep, tmp_path / "r", 40)), f"--output={path}") == 0
+  )
+  tab.goto(path.as_uri())
+  # Of 8 settings, the best 6 have colours; a click picks others.
+  rows = tab.locator(".settings tbody tr")
+  assert rows.count() == 8
+  grey = tab.locator(".wide svg path[stroke='var(--grey)']")
+  assert grey.count() == 2
+  rows.nth(7).click()
+  tab.mouse.move(0, 0)
+  assert grey.count() == 7
+  chart = tab.locator(".wide svg").first
+  chart.scroll_into_view_if_needed()
+  box = chart.bounding_box()
+  tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+  tip = tab.locator(".wide .tip").inner_text()
+  assert re.match(r"learning_rate 0\.\d+\nsteps \d+\nloss 1", tip)
+  assert re.search(r"^run run \d+: 1\.\d{4}$", tip, re.MULTILINE)
+  assert tab.locator(".settings tr.at").count() == 1
+  before = chart.inner_html()
+  for name in ("minutes", "characters", "log x", "log y", "train loss"):
+    tab.locator(".wide").get_by_role("button", name=name).click()
+    now = chart.inner_html()
+    assert now != before
+    assert "NaN" not in now
+    before = now
+  assert tab.get_by_role("heading", name="Loss by learning_rate").is_visible()
+  # Narrow screens scroll the table, not the page.
+  tab.set_viewport_size({"width": 400, "height": 800})
+  assert tab.evaluate("document.documentElement.scrollWidth") == 400
 
 
 @pytest.mark.release
 def test_a_browser_shows_the_expected_characters(
-  numbers: Numbers, tmp_path: pathlib.Path, browser: Browser
+  numbers: Numbers, tmp_path: pathlib.Path, tab: Page
 ) -> None:
   (tmp_path / "page.html").write_text(page(numbers), "utf-8")
-  tab = browser.new_page()
-  errors = []
-  tab.on("pageerror", lambda error: errors.append(error))
   tab.goto((tmp_path / "page.html").as_uri())
   for name in ("Settings", "Loss by character"):
     assert tab.get_by_role("heading", name=name).is_visible()
   # A blank chart would compress to a few kilobytes.
-  assert len(tab.locator("svg").screenshot()) > 5_000
+  assert len(tab.locator(".wide svg").first.screenshot()) > 5_000
   heat_map, box = numbers["heat_map"], tab.locator("#box")
   cells = tab.locator("#text i")
   assert "".join(cells.all_text_contents()) == heat_map["text"]
@@ -198,21 +243,18 @@ def test_a_browser_shows_the_expected_characters(
   tab.select_option("#other", "1")
   cells.nth(9).hover()
   assert box.inner_text().count("expected:") == 2
-  assert errors == []
-  tab.close()
 
 
-@pytest.mark.usefixtures("unscored")
 def test_only_a_report_is_overwritten(
-  trained_run: pathlib.Path,
+  sweep: pathlib.Path,
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   thesis = tmp_path / "thesis.html"
   thesis.write_text("<!DOCTYPE html>\n<title>My thesis</title>\n" + "x" * 999)
-  run = f"--run_dir={trained_run}"
+  run = str(sweep / "runs")
   assert _report(run, f"--output={thesis}") == 2
   assert "thesis.html is not a report" in capsys.readouterr().err
-  for kind in ("json", "html", "json"):
+  for kind in ("json", "html", "csv", "latex", "markdown", "json"):
     output = f"--output={tmp_path}/report"
     assert _report(run, f"--format={kind}", output) == 0

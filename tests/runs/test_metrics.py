@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from charlm.runs import metrics as metrics_module
-from charlm.runs.metrics import Metrics, read_records
+from charlm.runs.metrics import Metrics
+from charlm.runs.records import read_records
 from charlm.runs.run import Run
 
 _LOSS = "loss"  # the tag in TensorBoard
