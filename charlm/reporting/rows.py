@@ -26,7 +26,8 @@ def group_runs(runs: Sequence[Run], baseline: str = "") -> list[Group]:
   Args:
     runs: what `read_run` returned.
     baseline: the name of a run or a row with which the others are compared; by
-      default the best row.
+      default the best row. A row that several texts have is also compared over
+      all of them.
 
   Raises InputError: no finished row is the baseline.
   """
@@ -43,6 +44,8 @@ def group_runs(runs: Sequence[Run], baseline: str = "") -> list[Group]:
       f"no finished run or row is named {baseline}: give another --baseline, "
       f"such as --baseline='{names[0] if names else runs[0]['name']}'"
     )
+  if len(groups) > 1 and all(found):
+    groups[0]["notes"] += _across_texts(groups, groups[0]["baseline"])
   return groups
 
 
@@ -184,30 +187,53 @@ def _compare(group: Group, baseline: str) -> bool:
 
   Writes the summary, too.
   """
-  part = group["sorted_by"]
   rows = [row for row in group["rows"] if row["finished"]]
-  losses = {run["name"]: _loss(run, part) for run in group["runs"]}
-  seeds = {run["name"]: run["seed"] for run in group["runs"]}
-  by_seed = [
-    {seeds[name]: losses[name] for name in row["runs"]} for row in rows
-  ]
-  found = [baseline in (row["name"], *row["runs"]) for row in rows]
-  first = found.index(True) if any(found) else 0
-  differences = [
-    None if i == first else _difference(each, by_seed[first])
-    for i, each in enumerate(by_seed)
-  ]
-  correct([x for x in differences if x])
-  for row, difference in zip(rows, differences, strict=True):
-    row["difference"] = difference
-  if rows:
-    group["baseline"] = rows[first]["name"] if any(found) else "the best"
+  named = [row for row in rows if baseline in (row["name"], *row["runs"])]
+  first = (named or rows or group["rows"])[:1]
+  losses = _losses(group)
+  for row in rows:
+    if row not in first:
+      others = losses[first[0]["name"]]
+      row["difference"] = _difference(losses[row["name"]], others)
+  correct([row["difference"] for row in rows if row["difference"]])
+  group["baseline"] = named[0]["name"] if named else "the best"
   group["summary"] = _summary(group, rows)
-  return any(found)
+  return bool(named)
 
 
-def _difference(losses: dict[int, Any], others: dict[int, Any]) -> Difference:
-  """Compares two settings by the seeds that they share."""
+def _losses(group: Group) -> dict[str, dict[object, float]]:
+  """Returns the losses of each finished row's runs, by their seed."""
+  part = group["sorted_by"]
+  runs = {run["name"]: run for run in group["runs"]}
+  return {
+    row["name"]: {
+      runs[name]["seed"]: _loss(runs[name], part) or 0.0 for name in row["runs"]
+    }
+    for row in group["rows"]
+    if row["finished"]
+  }
+
+
+def _across_texts(groups: Sequence[Group], baseline: str) -> list[str]:
+  """Compares the rows with the baseline by pairs of text and seed."""
+  pairs: dict[str, dict[object, float]] = {}
+  for group in groups:
+    for name, losses in _losses(group).items():
+      for seed, loss in losses.items():
+        pairs.setdefault(name, {})[group["eval_sha256"], seed] = loss
+  others = pairs.pop(baseline)
+  differences = {name: _difference(pairs[name], others) for name in pairs}
+  correct(list(differences.values()))
+  return [
+    f"Over all texts, {name}: {each['verdict'].replace('seeds', 'pairs')}."
+    for name, each in differences.items()
+  ]
+
+
+def _difference(
+  losses: dict[object, float], others: dict[object, float]
+) -> Difference:
+  """Compares two settings by the seeds, or texts and seeds, that they share."""
   differences = np.array([losses[s] - others[s] for s in losses if s in others])
   result: Difference = {
     "pairs": len(differences),

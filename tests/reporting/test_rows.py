@@ -151,6 +151,18 @@ def test_a_baseline_is_a_run_or_a_row() -> None:
     group_runs(runs, "nobody")
 
 
+def test_a_baseline_is_compared_over_all_texts() -> None:
+  runs = _sweep(near=NEAR[:2], best=BEST[:2])
+  for run in _sweep(near=NEAR[2:], best=BEST[2:]):
+    run["name"] += " of another text"
+    run["setting"]["eval_sha256"] = "other"
+    runs.append(run)
+  first, _ = group_runs(runs, "layer best")
+  (verdict,) = _verdicts(_group(_sweep(near=NEAR, best=BEST)))
+  verdict = verdict.replace("five seeds", "five pairs")
+  assert first["notes"] == [f"Over all texts, layer near: {verdict}."]
+
+
 def test_only_finished_runs_count_and_copies_count_once() -> None:
   runs = [
     *_sweep(a=[1.0, 1.2]),
