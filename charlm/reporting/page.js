@@ -75,10 +75,12 @@ class Group {
     if (rows.some(row => row.runs.some(run => run.scored.steps.length))) {
       this.charts.push(new Chart(place, this, ""));
     }
-    // An axis of the sweep: a setting whose values are different numbers.
+    // An axis of the sweep: a setting of numbers in which alone rows differ.
     for (const name of Object.keys(rows[0]?.settings ?? {})) {
-      const values = new Set(rows.map(row => Number(row.settings[name])));
-      if (values.size > 1 && ![...values].some(Number.isNaN)) {
+      const others = rows.map(({ settings }) =>
+        JSON.stringify({ ...settings, [name]: 0 }));
+      const numbers = rows.every(row => !Number.isNaN(Number(row.settings[name])));
+      if (numbers && new Set(others).size < rows.length) {
         this.charts.push(new Chart(place, this, name));
       }
     }
@@ -200,7 +202,7 @@ class Chart {
     if (!this.on.has("log y")) {
       const sorted = ys.toSorted((a, b) => a - b);
       const share = this.axis ? 0.9 : 0.7;
-      const most = sorted[Math.floor(share * (sorted.length - 1))];
+      const most = sorted[Math.ceil(share * (sorted.length - 1))];
       high = Math.min(high, most + 0.3 * (most - low) + 0.02);
     }
     const margin = 0.05 * (high - low) || 0.01;

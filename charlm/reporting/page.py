@@ -18,7 +18,7 @@ from charlm.reporting.types import Group, HeatMap, Numbers, Run, Scored
 from charlm.system.pages import html_page, json_for_script
 
 _ASSETS = Path(__file__).parent
-_SHOWN_AXES = 3  # of a sweep, in pairs
+_SHOWN_AXES = 3  # in pairs; with more, the rows are no grid
 
 
 def page(numbers: Numbers, *, reloads: bool = False) -> str:
@@ -30,6 +30,8 @@ def page(numbers: Numbers, *, reloads: bool = False) -> str:
   if "baselines" in numbers:
     parts.append("<h2>Baselines</h2>" + _baselines(numbers))
   if numbers["scored"]:
+    if "baselines" not in numbers:
+      parts.append(_note("With --corpus, n-grams are scored, too."))
     parts.append("<h2>Samples</h2>" + _samples(numbers["scored"]))
   if "heat_map" in numbers:
     parts.append("<h2>Loss by character</h2>" + _heat_map(numbers["heat_map"]))
@@ -130,8 +132,8 @@ def _pairs_of_axes(group: Group) -> str:
     name: sorted({row["settings"][name] for row in rows}, key=_order)
     for name in (rows[0]["settings"] if rows else ())
   }
-  axes = [n for n in values if len(values[n]) < len(rows)][:_SHOWN_AXES]
-  if not axes:
+  axes = [n for n in values if len(values[n]) < len(rows)]
+  if not 2 <= len(axes) == len(values) <= _SHOWN_AXES:
     return ""
   losses = sorted(row["loss"] for row in rows)
   # Losses far above the median would flatten the other colours.
