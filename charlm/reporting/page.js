@@ -139,6 +139,12 @@ class Chart {
       const low = Math.min(...values);
       if (low > 0 && Math.max(...values) / low >= 4) this.on.add("log x");
     } else if (group.rows.length <= 2) this.on.add("train loss");
+    // Kept while --follow has the page reloaded.
+    const kept = sessionStorage.getItem(`charlm ${axis}`);
+    if (kept) {
+      const [x, on] = JSON.parse(kept);
+      Object.assign(this, { x, on: new Set(on) });
+    }
     this.svg.addEventListener("pointermove", event => this.hover(event));
     this.svg.addEventListener("pointerleave", () => this.leave());
     this.svg.addEventListener("click", () => {
@@ -153,6 +159,8 @@ class Chart {
     button.pressed = pressed;
     button.addEventListener("click", () => {
       press();
+      const kept = JSON.stringify([this.x, [...this.on]]);
+      sessionStorage.setItem(`charlm ${this.axis}`, kept);
       this.draw();
     });
   }
