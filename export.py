@@ -1,6 +1,7 @@
 """Exports a trained model for use without charlm."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from charlm.system.process import DONE, import_quietly, run_command
 _NAMES = {
   "saved_model": "exported",
   "keras": "model.keras",
+  "tflite": "step.tflite",
+  "tflite-int8": "step-int8.tflite",
   "npz": "model.npz",
   "html": "model.html",
 }
@@ -31,14 +34,16 @@ class ExportOptions(ModelOptions):
   output: str | None = option(
     None,
     "new folder or file to write; default: exported, or model.keras, .npz, "
-    ".html",
+    ".html, step.tflite, step-int8.tflite",
     PATH,
     group="The output",
   )
   format: str = option(
     "saved_model",
     "saved_model or keras: a model from ids and states to log-probabilities "
-    "and states; npz: the weights as a NumPy file; html: a page that writes",
+    "and states; tflite: one step of it for TensorFlow Lite, or tflite-int8, a "
+    "quarter as large; npz: the weights as a NumPy file; html: a page that "
+    "writes",
     one_of(*_NAMES),
   )
 
@@ -73,7 +78,7 @@ def export(options: ExportOptions) -> int:
     InputError: bad input; nothing was written then.
   """
   outputs = [options.path]
-  if options.format == "keras":
+  if options.format in ("keras", "tflite", "tflite-int8"):
     outputs += [
       options.path.with_suffix(f".{name}.json")
       for name in ("vocabulary", "settings")
@@ -84,7 +89,12 @@ def export(options: ExportOptions) -> int:
   # Before TensorFlow is imported, so that a wrong folder fails at once.
   run = open_newest_run(options.run_dir)
   import_quietly("tensorflow", "keras")
-  from charlm.export.formats import save_keras, save_numpy, save_saved_model
+  from charlm.export.formats import (
+    save_keras,
+    save_numpy,
+    save_saved_model,
+    save_tflite,
+  )
   from charlm.export.page import save_page
   from charlm.model.layers import import_layer
   from charlm.runs.trained_model import load_model, say_which
@@ -96,6 +106,8 @@ def export(options: ExportOptions) -> int:
   save: dict[str, Callable[..., None]] = {
     "saved_model": save_saved_model,
     "keras": save_keras,
+    "tflite": save_tflite,
+    "tflite-int8": functools.partial(save_tflite, int8=True),
     "npz": save_numpy,
   }
   if options.format == "html":

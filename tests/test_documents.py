@@ -211,7 +211,7 @@ def test_the_commands_and_code_in_the_user_pages_run(
     for block in blocks[name]:
       exec(compile(_with_small_sizes(block), name, "exec"), names)
   # The page shows only the first lines of the code for Keras.
-  first, keras, _ = blocks["docs/exported.md"]
+  first, keras, *_ = blocks["docs/exported.md"]
   read = "  settings = json.load(file)\n"
   assert keras.endswith(read)
   code = keras + first.partition(read)[2]

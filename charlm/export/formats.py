@@ -1,7 +1,13 @@
-"""Exports a model for use without charlm: `.keras`, SavedModel, or `.npz`."""
+"""Exports a model for use without charlm.
 
+As `.keras`, SavedModel, `.tflite`, or `.npz`.
+"""
+
+import contextlib
 import json
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +20,13 @@ from charlm.errors import InputError
 from charlm.model.language_model import LanguageModel
 from charlm.runs.initial import NumpyFile, write_numpy
 from charlm.system.files import moved_when_whole, write_atomically
+from charlm.system.process import discarded_stderr
 
 
 def save_keras(
   model: LanguageModel, vocab: list[str], file: Path, config: Config
 ) -> None:
-  """Writes the model of `_stepwise`, with the files of `_texts` beside it.
-
-  These are called `NAME.vocabulary.json` and `NAME.settings.json`.
+  """Writes the model of `_stepwise`, the files of `_texts` beside it.
 
   Raises:
     InputError: Keras does not have the layer.
@@ -32,20 +37,8 @@ def save_keras(
     raise InputError(
       "Keras has no such layer: give --format=saved_model or npz"
     )
-  beside = {
-    file.with_suffix(f".{name}"): text
-    for name, text in _texts(vocab, config).items()
-  }
-  with moved_when_whole(file) as path:
+  with _moved_with_texts(file, vocab, config) as path:
     _stepwise(model, layers).save(path)
-    # Before the model is moved into place: if it exists, so do these.
-    try:
-      for text_file, text in beside.items():
-        write_atomically(text_file, [text.encode()])
-    except OSError:  # the next export would refuse to overwrite them
-      for text_file in beside:
-        text_file.unlink(missing_ok=True)
-      raise
 
 
 def save_saved_model(
@@ -69,6 +62,84 @@ def save_saved_model(
       raise OSError(error.message) from error
     for name, text in _texts(vocab, config).items():
       Path(path, name).write_text(text, "utf-8")
+
+
+def save_tflite(
+  model: LanguageModel,
+  vocab: list[str],
+  file: Path,
+  config: Config,
+  int8: bool = False,
+) -> None:
+  """Writes one time step for TensorFlow Lite, the files of `_texts` beside it.
+
+  Its one signature takes `id` `[1]` and the packed `state` before it, and
+  returns `log_probs` `[1, V]` and the `state` after it. With `int8`, the
+  matrices are rounded to 8 bits; the states stay float32.
+
+  Raises:
+    InputError: TensorFlow Lite lacks an operation of the layer.
+    OSError: a file cannot be written.
+  """
+  state_shape = model.pack(model.initial_states(1)).shape
+
+  def step(ids: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
+    x = tf.gather(model.embedding.embeddings, ids)
+    x = model.recurrent_layers[0].project(x)
+    log_probs, states = model.read(x, model.unpack(state))
+    return {"log_probs": log_probs, "state": model.pack(states)}
+
+  inputs = [
+    tf.TensorSpec([1], tf.int32, "id"),
+    tf.TensorSpec(state_shape, name="state"),
+  ]
+  module = tf.Module()  # Keras' model would bring a signature of its own
+  module.weights = [weight.value for weight in model.weights]
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      signature = tf.function(step, inputs, autograph=False)
+      tf.saved_model.save(module, folder, signature)
+    except tf.errors.OpError as error:  # such as a full disk
+      raise OSError(error.message) from error
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
+    try:
+      with discarded_stderr():  # the error says the same
+        content = converter.convert()
+    except Exception as error:  # TensorFlow does not export its class
+      lacking = re.findall(r"^(?:TF Select|Custom) ops: (.*)", str(error), re.M)
+      if not lacking:
+        raise
+      raise InputError(
+        f"TensorFlow Lite has no {', '.join(lacking)}, which the layer calls: "
+        "give --format=saved_model or npz"
+      ) from error
+  with _moved_with_texts(file, vocab, config) as path:
+    Path(path).write_bytes(content)
+
+
+@contextlib.contextmanager
+def _moved_with_texts(
+  file: Path, vocab: list[str], config: Config
+) -> Iterator[str]:
+  """Yields the path of `moved_when_whole`; writes `_texts` beside the file.
+
+  These are called `NAME.vocabulary.json` and `NAME.settings.json`.
+  """
+  beside = {
+    file.with_suffix(f".{name}"): text
+    for name, text in _texts(vocab, config).items()
+  }
+  with moved_when_whole(file) as path:
+    yield path
+    # Before the model is moved into place: if it exists, so do these.
+    try:
+      for text_file, text in beside.items():
+        write_atomically(text_file, [text.encode()])
+    except OSError:  # the next export would refuse to overwrite them
+      for text_file in beside:
+        text_file.unlink(missing_ok=True)
+      raise
 
 
 def _texts(vocab: list[str], config: Config) -> dict[str, str]:

@@ -173,7 +173,7 @@ def import_quietly(*modules: str, keep: bool = True) -> None:
   gc.disable()
   preload()
   try:
-    with _discarded_stderr() if level == "3" else contextlib.nullcontext():
+    with discarded_stderr() if level == "3" else contextlib.nullcontext():
       for module in modules:
         importlib.import_module(module)
   finally:  # also if a module is missing
@@ -187,7 +187,8 @@ def import_quietly(*modules: str, keep: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def _discarded_stderr() -> Iterator[None]:
+def discarded_stderr() -> Iterator[None]:
+  """Discards what Python and C++ write to stderr."""
   # C++ writes to the file descriptor, not to `sys.stderr`.
   sys.stderr.flush()
   with open(os.devnull, "wb") as devnull, open(os.dup(2), "wb") as saved:

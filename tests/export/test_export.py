@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import ROOT
 
 import charlm
 import export as export_program
+from charlm.model.layers import import_layer
 from charlm.runs.run import open_run
 from charlm.runs.trained_model import load_model
 
@@ -49,8 +51,10 @@ def two_layers(trained: Callable[..., pathlib.Path]) -> pathlib.Path:
   return trained("two_layers", "--num_layers=2", "--epochs=0")
 
 
-def _export(run: pathlib.Path, path: pathlib.Path, kind: str) -> None:
-  args = ["export.py", f"--run_dir={run}", f"--output={path}"]
+def _export(
+  run: pathlib.Path, path: pathlib.Path, kind: str, *flags: str
+) -> None:
+  args = ["export.py", f"--run_dir={run}", f"--output={path}", *flags]
   assert export_program.main([*args, f"--format={kind}"]) == 0
 
 
@@ -106,6 +110,80 @@ def test_exported_models_run_without_charlm(
   subprocess.run([sys.executable, "-c", _USE, *paths], check=True, cwd=tmp_path)
   for run, path, _ in exported:
     _assert_outputs(run, path)
+
+
+def _run_tflite(
+  file: pathlib.Path, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads ids `[T]`; returns log-probabilities `[T, V]` and the last state."""
+  step = tf.lite.Interpreter(str(file)).get_signature_runner()
+  state = np.zeros(step.get_input_details()["state"]["shape"], np.float32)
+  outputs = []
+  for i in ids:
+    output = step(id=np.array([i], np.int32), state=state)
+    outputs.append(output["log_probs"][0])
+    state = output["state"]
+  return np.stack(outputs), state
+
+
+@pytest.mark.parametrize("layer", ["", f"{ROOT}/examples/mingru.py:MinGRU"])
+def test_a_tflite_step_computes_the_model_of_any_layer(
+  layer: str,
+  trained: Callable[..., pathlib.Path],
+  two_layers_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  flags = [f"--layer={layer}", "--num_layers=2", "--epochs=0"]
+  run = trained("two_mingru", *flags) if layer else two_layers_run
+  _export(run, tmp_path / "step.tflite", "tflite", f"--layer={layer}")
+  assert _vocabulary(tmp_path / "step.vocabulary.json") == open_run(run).vocab
+  model = charlm.load(run, layer=import_layer(layer)).model
+  ids = np.random.default_rng(0).integers(2, 10, 20)
+  log_probs, state = _run_tflite(tmp_path / "step.tflite", ids)
+  expected, states = model(ids[np.newaxis], return_state=True)
+  np.testing.assert_allclose(log_probs, expected[0], atol=1e-4)
+  np.testing.assert_allclose(state, model.pack(states), atol=1e-4)
+
+
+@pytest.mark.usefixtures("quick_evaluations")
+def test_tflite_scores_as_charlm_and_int8_is_small_and_almost_as_good(
+  tmp_path: pathlib.Path,
+) -> None:
+  run = ROOT / "models" / "english"
+  text = (run / "eval.txt").read_text("utf-8")[:2000]
+  loaded = charlm.load(run)
+  (expected,) = loaded.score([text])
+  ids, sizes = loaded.ids(text), []
+  for kind, tolerance in (("tflite", 1e-4), ("tflite-int8", 0.01)):
+    file = tmp_path / f"{kind}.tflite"
+    _export(run, file, kind)
+    log_probs, _ = _run_tflite(file, ids[:-1])
+    loss = -log_probs[np.arange(len(ids) - 1), ids[1:]].mean()
+    assert loss == pytest.approx(expected.log_perplexity, abs=tolerance)
+    sizes.append(file.stat().st_size)
+  assert sizes[1] < 0.3 * sizes[0]
+
+
+def test_an_operation_that_tflite_lacks_is_named_and_nothing_written(
+  trained: Callable[..., pathlib.Path],
+  tmp_path: pathlib.Path,
+  capfd: pytest.CaptureFixture[str],
+) -> None:
+  code = (ROOT / "examples" / "own_layer.py").read_text()
+  layer = tmp_path / "layer.py"
+  layer.write_text(code.replace("tf.nn.relu", "tf.math.erfinv"))
+  own = f"--layer={layer}:IndRNN"
+  run = trained("erfinv", own, "--epochs=0")
+  capfd.readouterr()
+  args = ["export.py", f"--run_dir={run}", own, "--format=tflite"]
+  assert export_program.main([*args, f"--output={tmp_path}/a.tflite"]) == 2
+  out, error = capfd.readouterr()
+  assert not out
+  assert error == (
+    "export.py: TensorFlow Lite has no Erfinv, which the layer calls: give "
+    "--format=saved_model or npz\n"
+  )
+  assert list(tmp_path.iterdir()) == [layer]
 
 
 @pytest.mark.usefixtures("quick_evaluations")
