@@ -1,7 +1,4 @@
-"""Ranks runs: which setting is better, and how surely.
-
-report.py FOLDER ... takes the runs in folders, at any depth, and the flags:
-"""
+"""Tells which runs are better, and how surely: report.py FOLDER ..."""
 
 import dataclasses
 import functools
@@ -67,7 +64,8 @@ class ReportOptions(ModelOptions):
   score: str = option(
     "auto",
     "models to load for samples and coloured text: none, best (of each eval "
-    "text), or all; auto: a single run's, or the best with --text",
+    "text), or all; auto: a single run's, or the best with --text or "
+    "--checkpoint",
     one_of("auto", "none", "best", "all"),
   )
   text: str | None = option(
@@ -170,7 +168,8 @@ def _report(
   if options.corpus is not None:
     _add_baselines(numbers, options.corpus, opened[best[0]])
   which = options.score
-  if which == "auto" and (len(runs) == 1 or options.text is not None):
+  asked = options.text is not None or options.checkpoint != "auto"
+  if which == "auto" and (len(runs) == 1 or asked):
     which = "best"
   if which in ("best", "all"):
     scored = names if which == "all" else best

@@ -88,7 +88,7 @@ def _group(group: Group, index: int, num_groups: int) -> str:
   cells = [[_cell(name, row[name]) for name in columns] for row in rows]
   several = len(rows) > 1
   shown = _table(
-    ["", *(_cell(n, titles.get(n, n)) for n in columns)],
+    ["", *(_breaking(_cell(n, titles.get(n, n))) for n in columns)],
     [['<span class="key"></span>', *row] for row in cells],
   )
   return (
@@ -107,6 +107,11 @@ def _cell(column: str, value: Any) -> str:
   text = html.escape(cell_text(column, value))
   # Words take several lines.
   return f'<span class="words">{text}</span>' if column == "verdict" else text
+
+
+def _breaking(name: str) -> str:
+  """Lets a flag's name take several lines on narrow screens."""
+  return name.replace("_", "_<wbr>")
 
 
 def _notes(group: Group) -> list[str]:
@@ -161,7 +166,7 @@ def _pairs_of_axes(group: Group) -> str:
         )
       cells.append(line)
     header = [f"{one} \u2193 {other} \u2192", *values[other]]
-    maps += _table([html.escape(x) for x in header], cells)
+    maps += _table([_breaking(html.escape(x)) for x in header], cells)
   return f'<div class="axes">{maps}</div>' + _note(
     f"{group['sorted_by'].title()} loss by two settings, of the best "
     "row: the stronger the colour, the lower."

@@ -90,7 +90,8 @@ def _group(runs: list[Run]) -> Group:
   if len(rows) == 1:
     alone = len(runs) == 1
     rows[0]["name"] = runs[0]["name"] if alone else "all runs"
-  order = {name: i for i, row in enumerate(rows) for name in row["runs"]}
+  ranked = [name for row in rows for name in row["runs"]]
+  order = {name: i for i, name in enumerate(ranked)}
   return {
     "eval_sha256": str(runs[0]["setting"]["eval_sha256"]),
     "unit": str(runs[0]["setting"]["unit"]),
@@ -99,7 +100,7 @@ def _group(runs: list[Run]) -> Group:
     "summary": "",
     "notes": notes,
     "rows": rows,
-    "runs": sorted(runs, key=lambda run: order.get(run["name"], len(rows))),
+    "runs": sorted(runs, key=lambda run: order.get(run["name"], len(order))),
   }
 
 
@@ -120,6 +121,7 @@ def _row(runs: list[Run], part: Part) -> Row:
     if _loss(run, part) is not None
     and (run["state"] == "finished" or not finished)
   ]
+  counted.sort(key=lambda run: _loss(run, part) or 0)
   losses = _known(counted, f"{part}_loss")
   return {
     "name": "",

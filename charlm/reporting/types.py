@@ -67,7 +67,7 @@ class Row(TypedDict):
   settings: dict[str, str]  # the fields in which the group's rows differ
   finished: bool  # otherwise, no run is: the losses are those so far
   unfinished: str  # how many runs are running, stopped or diverged
-  runs: list[str]  # their names, one for each seed
+  runs: list[str]  # their names, one for each seed, the best first
   loss: float  # on the part that sorts the rows, as `spread` and `best`
   spread: float | None  # the standard deviation over seeds; None: one seed
   best: float

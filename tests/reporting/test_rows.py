@@ -165,7 +165,7 @@ def test_a_baseline_is_compared_over_all_texts() -> None:
 
 def test_only_finished_runs_count_and_copies_count_once() -> None:
   runs = [
-    *_sweep(a=[1.0, 1.2]),
+    *_sweep(a=[1.2, 1.0]),
     _run("a-copy", 1.0, 0, layer="a"),
     _run("a-more", 0.1, 2, layer="a", state="diverged"),
     _run("early", 0.5, 0, layer="b", eval_loss=None, state="running"),
@@ -173,7 +173,7 @@ def test_only_finished_runs_count_and_copies_count_once() -> None:
   ]
   group = _group(runs)
   one, early = group["rows"]
-  assert one["runs"] == ["a-0", "a-1"]
+  assert one["runs"] == ["a-1", "a-0"]
   assert (one["loss"], one["unfinished"]) == (1.1, "1 diverged")
   # A better loss so far stands below.
   assert (early["runs"], early["unfinished"]) == (["early"], "1 running")
@@ -182,7 +182,9 @@ def test_only_finished_runs_count_and_copies_count_once() -> None:
     "a-copy has the settings and the seed of a-0: counted once.",
     "No valid loss yet: begun.",
   ]
-  assert len(group["runs"]) == len(runs)
+  # The best first, also within a row, and those without a row last.
+  names = [run["name"] for run in group["runs"]]
+  assert names == ["a-1", "a-0", "early", "a-copy", "a-more", "begun"]
 
 
 def test_runs_of_different_texts_are_never_ranked_together() -> None:
