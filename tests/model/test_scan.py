@@ -178,8 +178,7 @@ def test_gradients_equal_finite_differences(cell: str) -> None:
 
 
 @both_cells
-@pytest.mark.parametrize("with_xla", [False, True])
-def test_dynamic_shapes_need_no_retracing(cell: str, with_xla: bool) -> None:
+def test_dynamic_shapes_need_no_retracing(cell: str) -> None:
   fused, reference = _pair(cell)
   num_states = len(_states(fused))
   signature = [
@@ -189,7 +188,7 @@ def test_dynamic_shapes_need_no_retracing(cell: str, with_xla: bool) -> None:
     *[tf.TensorSpec([None, _H])] * num_states,
   ]
 
-  @tf.function(input_signature=signature, jit_compile=with_xla)
+  @tf.function(input_signature=signature, jit_compile=True)
   def run(
     x: tf.Tensor, ids: tf.Tensor, table: tf.Tensor, *states: tf.Tensor
   ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:

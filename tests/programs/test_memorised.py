@@ -1,10 +1,8 @@
 """Passages that `sample.py` finds copied from the train text."""
 
-import io
 import json
 import pathlib
 import re
-import sys
 
 import pytest
 
@@ -72,18 +70,3 @@ def test_copied_passages_are_reported_on_stderr(
   line = "line 1: " if "--per_line" in flags else ""
   starts = [f"{line}sample {i}: 0.0% is copied from " for i in range(2)]
   assert [each[: len(starts[0])] for each in err] == starts
-
-
-def test_the_corpus_may_come_from_stdin_if_the_prefixes_do_not(
-  args: list[str],
-  tmp_path: pathlib.Path,
-  corpus_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  (tmp_path / "prefixes.txt").write_text("the \n")
-  stdin = io.TextIOWrapper(io.BytesIO(corpus_path.read_bytes()))
-  monkeypatch.setattr(sys, "stdin", stdin)
-  flags = ["--per_line", f"--prefix_file={tmp_path}/prefixes.txt"]
-  _, err = _ran([*args[:3], *flags, "--memorised=-"], capsys)
-  assert err[0].startswith("line 1: sample 0: ")

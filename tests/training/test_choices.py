@@ -1,4 +1,4 @@
-"""The choices that differ between CPU and GPU: layer, precision, XLA, Muon."""
+"""Choices by kind of device: layer, precision, XLA, replicas, Muon."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,12 @@ from charlm.system.devices import create_strategy
 from charlm.training import optimizer as optimizer_module
 from charlm.training.optimizer import build_optimizer
 from charlm.training.options import TrainOptions
-from charlm.training.trainer import Trainer, build_trainer
+from charlm.training.replicas import number_of_replicas, one_replica_is_faster
+from charlm.training.trainer import (
+  Trainer,
+  build_trainer,
+  xla_compiles_steps,
+)
 
 _BFLOAT16 = {"precision": "bfloat16"}
 _USE_FUSED = {"gru": "fused"}
@@ -70,6 +75,35 @@ def test_layer_precision_and_xla_suit_the_device(
   if options.gru == "auto":
     scoring = model_of(options.config, 9).recurrent_layers[0]
     assert type(scoring).__name__ == layer
+
+
+@pytest.mark.parametrize(
+  ("sizes", "one", "xla"),
+  [
+    ((16, 512, "float32", 0.0), True, True),
+    ((17, 512, "float32", 0.0), False, False),
+    ((4, 512, "bfloat16", 0.0), True, False),
+    ((5, 512, "float32", 0.1), False, False),
+    ((64, 1024, "float32", 0.0), True, False),
+    ((64, 2047, "bfloat16", 0.0), False, False),
+  ],
+)
+def test_few_windows_or_many_units_get_one_replica_on_a_cpu(
+  sizes: tuple[int, int, str, float],
+  one: bool,
+  xla: bool,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  names = ("batch_size", "rnn_units", "precision", "dropout_rate")
+  config = Config(**dict(zip(names, sizes, strict=True)))
+  assert one_replica_is_faster(config, "auto") is one
+  # XLA does not compile Keras' layer.
+  assert one_replica_is_faster(config, "keras") is (one and not xla)
+  assert xla_compiles_steps(config, 1) is xla
+  monkeypatch.setattr("charlm.training.replicas.num_cores", lambda: 2)
+  several = not one and config.batch_size % 2 == 0
+  number = number_of_replicas(config, asked=0, gru="auto")
+  assert number == (2 if several else 1)
 
 
 @pytest.mark.parametrize("layer", ["gru", "lstm"])

@@ -17,7 +17,7 @@ from charlm.errors import DivergedError, InputError
 from charlm.system.devices import create_strategy
 from charlm.training import trainer as trainer_module
 from charlm.training.optimizer import build_optimizer
-from charlm.training.replicas import number_of_replicas, one_replica_is_faster
+from charlm.training.replicas import number_of_replicas
 from charlm.training.trainer import Trainer, TrainMetrics, build_trainer
 
 VOCAB_SIZE = 12
@@ -35,14 +35,9 @@ def record(
 
 
 @pytest.fixture(autouse=True)
-def few_windows(monkeypatch: pytest.MonkeyPatch) -> int:
-  """Turns off XLA, which takes seconds to compile a step.
-
-  Returns the largest number of windows for which XLA is on otherwise.
-  """
-  most = trainer_module.FEW_WINDOWS_FOR_XLA
+def no_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Turns off XLA, which takes seconds to compile a step."""
   monkeypatch.setattr(trainer_module, "FEW_WINDOWS_FOR_XLA", 0)
-  return most
 
 
 @functools.cache
@@ -287,12 +282,12 @@ def test_initial_weights_are_kept_and_new_characters_added() -> None:
 
 
 def test_each_step_has_new_dropout_masks() -> None:
-  # No learning, and each batch has all windows of the text.
+  # No learning, and all windows are equal.
   sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
   config = Config(
     **sizes, batch_size=200, learning_rate=1e-30, dropout_rate=0.5
   )
-  text = build_batches(np.arange(2000, dtype=np.uint8) % 10 + 2, config)
+  text = build_batches(np.uint8(np.arange(2000) % 10 + 2), config)
   assert text.steps_per_epoch == 1
   one = build_trainer(config, VOCAB_SIZE, text, strategy(1))
   losses = [metrics.loss for _, metrics in record(one, 4)]
@@ -367,9 +362,8 @@ def test_a_schedule_rises_and_falls_to_zero(
   np.testing.assert_allclose(rates, 0.01 * expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("layer", ["gru", "lstm"])
 def test_a_restored_run_continues_as_if_never_stopped(
-  layer: str, tmp_path: pathlib.Path
+  tmp_path: pathlib.Path,
 ) -> None:
   def objects(one: Trainer) -> dict[str, object]:
     return {
@@ -378,24 +372,20 @@ def test_a_restored_run_continues_as_if_never_stopped(
       "train_state": one.train_state,
     }
 
-  unbroken, resumed = (trainer(1, layer=layer, **EVERYTHING) for _ in range(2))
+  def variables(one: Trainer) -> list[tf.Variable]:
+    states = one.train_state.states
+    return [*one.model.variables, *one.optimizer.variables, states]
+
+  options = EVERYTHING | {"layer": "lstm"}  # the soak resumes a GRU
+  unbroken, resumed = (trainer(1, **options) for _ in range(2))
   record(unbroken, 5, every=5)
   unbroken.train(7)
   path = tf.train.Checkpoint(**objects(unbroken)).write(str(tmp_path / "ckpt"))
   whole = record(unbroken, 12, every=5)
   tf.train.Checkpoint(**objects(resumed)).read(path).assert_consumed()
   rest = record(resumed, 12, every=5)
-  for mine, other in zip(
-    *(
-      [
-        *one.model.variables,
-        *one.optimizer.variables,
-        one.train_state.states,
-      ]
-      for one in (unbroken, resumed)
-    ),
-    strict=True,
-  ):
+  pairs = zip(variables(unbroken), variables(resumed), strict=True)
+  for mine, other in pairs:
     np.testing.assert_array_equal(mine, other)
   # The metrics at step 10 are of steps before and after the stop.
   assert [(s, r.loss, r.gradient_norm) for s, r in whole] == [
@@ -449,37 +439,6 @@ def test_a_loss_that_is_not_finite_names_its_step() -> None:
   message = rf"step {step} \(batch {step} of ep.*--learning_rate"
   with pytest.raises(DivergedError, match=message):
     one.train(10)
-
-
-@pytest.mark.parametrize(
-  ("sizes", "one", "xla"),
-  [
-    ((16, 512, "float32", 0.0), True, True),
-    ((17, 512, "float32", 0.0), False, False),
-    ((4, 512, "bfloat16", 0.0), True, False),
-    ((5, 512, "float32", 0.1), False, False),
-    ((64, 1024, "float32", 0.0), True, False),
-    ((64, 2047, "bfloat16", 0.0), False, False),
-  ],
-)
-def test_few_windows_or_many_units_get_one_replica_on_a_cpu(
-  sizes: tuple[int, int, str, float],
-  one: bool,
-  xla: bool,
-  few_windows: int,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:
-  monkeypatch.setattr(trainer_module, "FEW_WINDOWS_FOR_XLA", few_windows)
-  names = ("batch_size", "rnn_units", "precision", "dropout_rate")
-  config = Config(**dict(zip(names, sizes, strict=True)))
-  assert one_replica_is_faster(config, "auto") is one
-  # XLA does not compile Keras' layer.
-  assert one_replica_is_faster(config, "keras") is (one and not xla)
-  assert trainer_module.xla_compiles_steps(config, 1) is xla
-  monkeypatch.setattr("charlm.training.replicas.num_cores", lambda: 2)
-  several = not one and config.batch_size % 2 == 0
-  number = number_of_replicas(config, asked=0, gru="auto")
-  assert number == (2 if several else 1)
 
 
 def test_impossible_replica_counts_are_refused() -> None:
