@@ -9,7 +9,7 @@ A table is a TOML file such as
     scores = ["stream"]  # protocols for the eval text; may be left out
     baselines = true     # also score n-grams and xz
     [settings]
-    now = "--recipe=auto"
+    now = "--recipe=auto --init_from="
     lstm = "--recipe=auto --layer=lstm --rnn_units=270"
 
 All settings are compared with the first one. A text is `shakespeare`,

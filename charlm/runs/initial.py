@@ -12,10 +12,12 @@ then states). The 3H columns belong to the update gate, the reset gate, and the
 candidate. The weights are in the order of Keras' `get_weights`.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +114,19 @@ def open_initial(name: str) -> Initial | None:
     file = read_numpy(path)
     return Initial(name, file.settings, file.vocab, file)
   if path.is_dir() or is_model(path):
-    run = open_run(path)
+    with remedy_for(name):
+      run = open_run(path)
     settings = {field: getattr(run.config, field) for field in SAME_AS_INITIAL}
     return Initial(name, settings, run.vocab, run)
   return None
+
+
+@contextlib.contextmanager
+def remedy_for(name: str) -> Iterator[None]:
+  """Adds to an error of an initial run how to begin without it."""
+  try:
+    yield
+  except InputError as error:
+    raise InputError(
+      f"{error}, or begin without {name}: --init_from="
+    ) from error

@@ -363,7 +363,7 @@ def run_folder(path: str | os.PathLike[str]) -> Path:
 
 def is_model(path: Path) -> bool:
   """Returns whether a path names a run in `models/` and does not exist."""
-  return not path.exists() and run_exists(_MODELS / path)
+  return not path.exists() and (_MODELS / path).is_dir()
 
 
 def run_exists(path: Path) -> bool:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from charlm.config import Config
@@ -18,7 +19,7 @@ from charlm.runs.checkpoints import (
   reading,
   which_checkpoint,
 )
-from charlm.runs.initial import Initial
+from charlm.runs.initial import Initial, remedy_for
 from charlm.runs.run import Run
 from charlm.system.messages import warn
 from charlm.system.process import when_changed
@@ -74,6 +75,9 @@ def load_initial(
 ) -> LanguageModel:
   """Returns the model that a new run begins with.
 
+  The weights of characters that the initial model does not have are random, by
+  the new run's seed.
+
   Args:
     initial: what `open_initial` returned.
     config: the new run's config.
@@ -88,13 +92,21 @@ def load_initial(
   initial.check(config)
   if isinstance(initial.source, Run):
     which = which_checkpoint(initial.source, "auto")
-    return load_model(initial.source, which, layer)[0]
-  model = model_of(config, len(initial.vocab), layer=layer)
-  try:
-    model.set_weights(list(initial.source.weights.values()))
-    check_finite(model)
-  except ValueError as error:  # Keras says what differs
-    raise InputError(f"{initial.name}: {error}: export it again") from error
+    with remedy_for(initial.name):
+      known = load_model(initial.source, which, layer)[0]
+  else:
+    known = model_of(config, len(initial.vocab), layer=layer)
+    try:
+      known.set_weights(list(initial.source.weights.values()))
+      check_finite(known)
+    except ValueError as error:  # Keras says what differs
+      raise InputError(f"{initial.name}: {error}: export it again") from error
+  keras.utils.set_random_seed(config.seed)
+  model = model_of(config, vocab_size, layer=layer)
+  weights = model.get_weights()
+  for old, new in zip(known.get_weights(), weights, strict=True):
+    new[tuple(slice(size) for size in old.shape)] = old
+  model.set_weights(weights)
   return model
 
 

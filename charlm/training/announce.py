@@ -26,9 +26,9 @@ _SECONDS_BETWEEN_LINES = 30.0  # in a log, where each line stays
 _SECONDS_BEFORE_ESTIMATE = 5.0  # of training, without the first call
 _SAMPLE_ROWS = 2
 # For the check of an initial model: how many characters it scores, and how many
-# the n-grams count. Together they take a second or two.
+# of the train text's last the n-grams count. Together they take a few seconds.
 _SCORED = 20_000
-_COUNTED = 300_000
+_COUNTED = 600_000
 # Nats per character above the loss of the n-grams. With the model of English,
 # most English texts are below this, all others above it (recipes/LOG.md).
 _TOO_FAR = 1.0
@@ -177,34 +177,50 @@ def describe_text(
   return "".join(lines)
 
 
-def describe_initial(
-  initial: LanguageModel,
+def announce_initial(
+  model: LanguageModel,
   *,
   name: str,
-  model: LanguageModel,
   split: Split,
   vocab: list[str],
-) -> str:
-  """Describes how well an initial model predicts the text, beside n-grams.
+  known: list[str],
+  by_auto: bool,
+) -> bool:
+  """Shows how well an initial model predicts the text, beside n-grams.
 
-  Warns if random weights would probably do as well. `name` is the value of
-  `--init_from`. `model` has the initial model's weights, and random ones for
-  new characters.
+  Args:
+    model: the initial model, with random weights for new characters.
+    name: the value of `--init_from`.
+    split: the text.
+    vocab: the run's vocabulary.
+    known: the initial model's own vocabulary.
+    by_auto: whether the model is taken only if it is close to the n-grams.
+      Otherwise there is a warning if it is not.
+
+  Returns whether it is close, so that random weights would do no better.
   """
   part = "valid" if len(split.valid) else "eval"
   ids = getattr(split, part).part(0, _SCORED).ids_in(vocab)
   loss = float(Evaluator(model).stream(ids).mean(dtype=np.float64))
-  ngrams = KneserNey(split.train.part(0, _COUNTED).ids_in(vocab), len(vocab))
+  start = max(0, len(split.train) - _COUNTED)
+  counted = split.train.part(start, len(split.train)).ids_in(vocab)
+  ngrams = KneserNey(counted, len(vocab))
   ngram_loss = min(float(nats.mean()) for nats in ngrams.nats(ids))
-  if loss > ngram_loss + _TOO_FAR:
+  losses = f"{part} loss {loss:.4f} (n-grams: {ngram_loss:.4f})"
+  is_close = loss <= ngram_loss + _TOO_FAR
+  if by_auto and not is_close:
+    say(_line("initial", f"random weights, since {name} has {losses}"))
+    return False
+  if not is_close:
     warn(
       "the initial model knows little of this text: compare with a run without "
       "--init_from"
     )
-  new = unknown_characters(vocab, vocab[: initial.embedding.input_dim])
-  losses = f"{part} loss {loss:.4f} (n-grams: {ngram_loss:.4f})"
+  hint = " (--init_from= for none)" if by_auto else ""
+  new = unknown_characters(vocab, known)
   added = f"; new characters: {new}" if new else ""
-  return _line("initial", f"{losses}, {name}{added}")
+  say(_line("initial", f"{losses}, {name}{hint}{added}"))
+  return is_close
 
 
 def warn_of_files(config: Config, split: Split, vocab: list[str]) -> None:

@@ -14,17 +14,23 @@ This does not import TensorFlow, so wrong flags and paths are refused at once.
 import itertools
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from charlm.config import Config
+from charlm.config import SAME_AS_INITIAL, Config
 from charlm.data.corpus import Corpus
 from charlm.data.split import Split, load_texts
 from charlm.errors import InputError
 from charlm.runs.initial import Initial, open_initial
-from charlm.runs.run import Run, open_run, run_exists, run_folder
+from charlm.runs.run import Run, is_model, open_run, run_exists, run_folder
 from charlm.system.messages import say
 from charlm.training.options import TrainOptions
-from charlm.training.recipes import SIZES_OF_AUTO, recipe_of_auto, with_recipe
+from charlm.training.recipes import (
+  FINETUNE_AT_MOST,
+  SIZES_OF_AUTO,
+  recipe_of_auto,
+  with_recipe,
+)
 
 
 class Prepared(NamedTuple):
@@ -35,6 +41,8 @@ class Prepared(NamedTuple):
   split: Split
   run: Run | None  # the resumed run; None for a new one
   initial: Initial | None  # the initial model of a new run
+  # The same start from the model of English, if `auto` may choose that.
+  english: "Prepared | None" = None
 
 
 def prepare(given: Mapping[str, Any]) -> Prepared:
@@ -64,7 +72,29 @@ def prepare(given: Mapping[str, Any]) -> Prepared:
       len(split.train), has_initial=bool(options.init_from)
     )
     options = with_recipe(recipe, values)
-  return Prepared(options, corpus, split, run=None, initial=initial)
+  prepared = Prepared(options, corpus, split, run=None, initial=initial)
+  return prepared._replace(english=_from_english(given, prepared))
+
+
+def _from_english(
+  given: Mapping[str, Any], prepared: Prepared
+) -> Prepared | None:
+  """Returns the start from the model of English, or None if it does not fit.
+
+  Whether it knows the text is seen only when it is loaded.
+  """
+  if (
+    given.get("recipe") != "auto"
+    or given.keys() & {"init_from", *SAME_AS_INITIAL}
+    or len(prepared.split.train) > FINETUNE_AT_MOST
+    or not is_model(Path("english"))
+  ):
+    return None
+  initial = open_initial("english")
+  assert initial
+  values = initial.settings | dict(given) | {"init_from": "english"}
+  options = with_recipe("finetune", values)
+  return prepared._replace(options=options, initial=initial)
 
 
 def _resume(given: Mapping[str, Any], run: Run) -> Prepared:

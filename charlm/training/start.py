@@ -34,7 +34,7 @@ from charlm.system.devices import (
 from charlm.system.messages import say, warn, warn_unsaved
 from charlm.training.announce import (
   COMPILES,
-  describe_initial,
+  announce_initial,
   describe_text,
   describe_training,
   warn_of_files,
@@ -67,13 +67,16 @@ def train(
     TypeError: there is no such flag.
     Others as `start`.
   """
-  if isinstance(layer, str):
-    return start(prepare(flags | {"layer": layer}))
-  return start(prepare(flags), layer)
+  own = None if isinstance(layer, str) else layer
+  if layer:
+    flags["layer"] = own.__name__ if own else layer
+  return start(prepare(flags), own)
 
 
 def start(prepared: Prepared, layer: type[RecurrentLayer] | None = None) -> int:
   """Trains with the result of `prepare`; returns the exit code.
+
+  `layer` is the class of a layer that is not charlm's, if `--layer` names one.
 
   Raises:
     InputError: the input is bad.
@@ -95,12 +98,7 @@ def _train(
   options = prepared.options
   first_evaluated = 0  # the step of the run's first evaluation; 0 without one
   with contextlib.ExitStack() as stack:
-    with cluster.barrier():
-      run = prepared.run or _new_run(prepared)
-      initial = None
-      if cluster.is_chief and not prepared.run:
-        # Before the folder is made: an unsuitable model must not leave one.
-        initial = _initial_model(prepared, run, layer)
+    prepared, run, initial = _begin(prepared, cluster, layer)
     check_alike(cluster, prepared, run.vocab)
     if kind_of_device() == "GPU":
       say(f"{COMPILES}\n")
@@ -159,8 +157,6 @@ def _drop_unsupported_options(
 ) -> Prepared:
   """Gives options that the layer does not support their defaults; says so."""
   options = prepared.options
-  if layer:
-    options = dataclasses.replace(options, layer=layer.__name__)
   defaults = {}
   for name in lacking_options(options.config, options.gru, layer):
     defaults[name] = getattr(TrainOptions, name)
@@ -198,6 +194,34 @@ def _only_chief_prints(cluster: Cluster) -> Iterator[None]:
       yield
 
 
+def _begin(
+  prepared: Prepared, cluster: Cluster, layer: type[RecurrentLayer] | None
+) -> tuple[Prepared, Run, LanguageModel | None]:
+  """Returns the start, its run, and on the chief the run's initial model.
+
+  If `auto` may choose the model of English, the chief does, and the others
+  follow.
+  """
+  candidate = prepared.english or prepared
+  initial, is_close = None, True
+  with cluster.barrier():
+    run = candidate.run or _new_run(candidate)
+    if cluster.is_chief and run.config.init_from and not candidate.run:
+      # Before the folder is made: an unsuitable model must not leave one.
+      initial = _load_initial(candidate, run, layer)
+      is_close = announce_initial(
+        initial,
+        name=run.config.init_from,
+        split=prepared.split,
+        vocab=run.vocab,
+        known=candidate.initial.vocab if candidate.initial else run.vocab,
+        by_auto=bool(prepared.english),
+      )
+  if cluster.broadcast(is_close) or not prepared.english:
+    return candidate, run, initial
+  return prepared, _new_run(prepared), None
+
+
 def _new_run(prepared: Prepared) -> Run:
   """Returns a run that is not yet on disk."""
   config, corpus = prepared.options.config, prepared.corpus
@@ -211,15 +235,14 @@ def _new_run(prepared: Prepared) -> Run:
   return Run(prepared.options.run_dir, experiment, vocab)
 
 
-def _initial_model(
+def _load_initial(
   prepared: Prepared, run: Run, layer: type[RecurrentLayer] | None
-) -> LanguageModel | None:
-  """Loads the model of `--init_from`, or returns None without that flag."""
-  if not run.config.init_from:
-    return None
+) -> LanguageModel:
+  """Loads the model of `--init_from`, also for a run that was killed early."""
+  config = run.config
   return load_initial(
-    prepared.initial,
-    config=run.config,
+    prepared.initial or open_initial(config.init_from),
+    config=config,
     vocab_size=len(run.vocab),
     layer=layer,
   )
@@ -300,26 +323,11 @@ def _restore(
   Then saves a checkpoint, from which the other workers restore, and a run that
   is killed early resumes.
   """
-  config = run.config
   restored = checkpoints.restore_latest()
-  if config.init_from and restored is None:
+  if run.config.init_from and restored is None:
     # Not loaded yet if a kill came before the run's first checkpoint.
-    initial = initial or load_initial(
-      open_initial(config.init_from),
-      config=config,
-      vocab_size=len(run.vocab),
-      layer=layer,
-    )
-    trainer.take_weights(initial)
-    say(
-      describe_initial(
-        initial,
-        name=config.init_from,
-        model=trainer.model,
-        split=prepared.split,
-        vocab=run.vocab,
-      )
-    )
+    initial = initial or _load_initial(prepared, run, layer)
+    trainer.model.set_weights(initial.get_weights())
   checkpoints.save(trainer.step)
 
 

@@ -129,16 +129,6 @@ class Trainer:
     """The number of optimizer updates so far."""
     return int(self.optimizer.iterations.numpy())
 
-  def take_weights(self, initial: LanguageModel) -> None:
-    """Copies the weights of a model of the same sizes.
-
-    Its vocabulary may be shorter: weights of new characters keep their values.
-    """
-    weights = self.model.get_weights()
-    for old, new in zip(initial.get_weights(), weights, strict=True):
-      new[tuple(slice(size) for size in old.shape)] = old
-    self.model.set_weights(weights)
-
   def train(self, until_step: int) -> None:
     """Trains up to a step, without metrics, checkpoints or evaluations."""
     while (left := until_step - self.step) > 0:

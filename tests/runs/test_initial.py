@@ -1,22 +1,29 @@
 """Runs that start from another run, an exported model, or the bundled one."""
 
+import codecs
+import dataclasses
 import io
 import json
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
-from helpers import SHARED_DATA
+from helpers import ROOT, SHARED_DATA
 
 import charlm
 import export as export_program
 import train as train_program
 from charlm.errors import InputError
+from charlm.model.language_model import model_of
+from charlm.runs import run as run_module
 from charlm.runs.initial import open_initial
 from charlm.runs.run import open_run
+from charlm.runs.trained_model import load_initial
 
 pytestmark = pytest.mark.usefixtures("quick_evaluations")
 
@@ -150,6 +157,85 @@ def test_an_exported_model_with_layer_normalisation_is_refused(
   np.savez(tmp_path / "old.npz", **changed)
   with pytest.raises(InputError, match="load it with commit 288d677"):
     open_initial(str(tmp_path / "old.npz"))
+
+
+def test_new_characters_get_the_weights_of_the_seed(
+  two_layers_run: pathlib.Path,
+) -> None:
+  initial = open_initial(str(two_layers_run))
+  assert initial
+  config = dataclasses.replace(open_run(two_layers_run).config, seed=7)
+  size = len(initial.vocab)
+  begun = load_initial(initial, config=config, vocab_size=size + 3)
+  keras.utils.set_random_seed(7)  # as a run from random weights
+  fresh = model_of(config, size + 3)
+  known = charlm.load(two_layers_run).model
+  for old, new, random in zip(
+    known.get_weights(), begun.get_weights(), fresh.get_weights(), strict=True
+  ):
+    kept = tuple(slice(size) for size in old.shape)
+    np.testing.assert_array_equal(new[kept], old)
+    added = np.ones(new.shape, bool)
+    added[kept] = False
+    np.testing.assert_array_equal(new[added], random[added])
+
+
+@pytest.fixture
+def auto(tmp_path: pathlib.Path) -> list[str]:
+  """Arguments that begin a run on English by auto, in the folder `run`."""
+  text = (ROOT / "models" / "english" / "eval.txt").read_text()
+  (tmp_path / "my.txt").write_text(text[:30_000])
+  args = ["--recipe=auto", "--epochs=0", f"--run_dir={tmp_path}/run"]
+  return ["train.py", *args, f"--corpus={tmp_path}/my.txt"]
+
+
+def test_auto_begins_with_english_where_that_is_better(
+  auto: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  def begin(*flags: str) -> tuple[str, str, list[str]]:
+    assert train_program.main([*auto, *flags]) == 0
+    config = open_run(flags[0].removeprefix("--run_dir=")).config
+    out, err = capsys.readouterr()
+    assert not err
+    lines = re.findall("^initial .*", out, re.M)
+    return config.init_from, config.recipe, lines
+
+  run = f"--run_dir={tmp_path}/run"
+  english = ("english", "finetune")
+  *chosen, (line,) = begin(run)
+  assert tuple(chosen) == english
+  loss, ngrams = re.findall(r"\d\.\d{4}", line)
+  assert float(loss) < float(ngrams)
+  assert "--init_from= " in line
+  # A resumed run keeps its choice.
+  assert begin(run) == (*english, [])
+  # A flag overrides it.
+  assert begin(f"{run}-2", "--init_from=") == ("", "text-100k", [])
+  # Another language, as it were.
+  text = (tmp_path / "my.txt").read_text()
+  (tmp_path / "my.txt").write_text(codecs.encode(text, "rot13"))
+  *chosen, (line,) = begin(f"{run}-3")
+  assert chosen == ["", "text-100k"]
+  assert len(re.findall(r"\d\.\d{4}", line)) == 2
+  assert "random weights" in line
+
+
+@pytest.mark.parametrize("name", ["config.json", "best/*.index"])
+def test_auto_refuses_a_model_of_english_that_was_cut_off(
+  name: str,
+  auto: list[str],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  shutil.copytree(ROOT / "models", tmp_path / "models")
+  monkeypatch.setattr(run_module, "_MODELS", tmp_path / "models")
+  (file,) = (tmp_path / "models" / "english").glob(name)
+  file.write_bytes(file.read_bytes()[:300])
+  assert train_program.main(auto) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.endswith("begin without english: --init_from=")
+  assert not (tmp_path / "run").exists()
 
 
 def test_the_english_model_beats_n_grams_on_new_text(

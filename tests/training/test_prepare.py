@@ -8,6 +8,7 @@ import pytest
 from charlm.config import Config
 from charlm.data.split import load_texts
 from charlm.errors import InputError
+from charlm.runs import run as run_module
 from charlm.runs.run import Experiment, Run
 from charlm.system.flags import parse
 from charlm.training import prepare as module
@@ -27,6 +28,7 @@ def recipes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   (folder / "small.flags").write_text(small)
   large = "--rnn_units=16\n--valid_lines=-1\n"
   (folder / "large.flags").write_text(large)
+  (folder / "finetune.flags").write_text("--epochs=2\n--valid_lines=-1\n")
   (tmp_path / "my.txt").write_text(TEXT)
   monkeypatch.setattr(recipes_module, "_RECIPES", folder)
   sizes = ((3_000, "small"), (9**9, "large"))
@@ -42,7 +44,7 @@ def options_of(**given: Any) -> TrainOptions:
 def begin(run_dir: str, **given: Any) -> None:
   """Makes the folder of a run with these settings."""
   given = {"corpus": "my.txt", "run_dir": run_dir} | given
-  options, corpus, split, _, _ = prepare(given)
+  options, corpus, split, *_ = prepare(given)
   vocab = ["[UNK]", "", *corpus.text.characters]
   experiment = Experiment.of(options.config, corpus, vocab, split)
   run = Run(run_dir, experiment, vocab)
@@ -73,7 +75,7 @@ def test_flags_override_the_recipe() -> None:
 def test_a_missing_or_malformed_recipe_is_refused(
   tmp_path: pathlib.Path,
 ) -> None:
-  with pytest.raises(InputError, match="auto, large, small"):
+  with pytest.raises(InputError, match="auto, finetune, large, small"):
     options_of(recipe="other")
   (tmp_path / "recipes" / "mine.flags").write_text("--epochs=2x\n")
   with pytest.raises(InputError, match=r"mine\.flags: .*epochs"):
@@ -152,9 +154,8 @@ def test_a_new_run_takes_unit_and_sizes_of_its_initial_run() -> None:
 
 
 def test_auto_fine_tunes_an_initial_model_on_a_small_text(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  (tmp_path / "recipes" / "finetune.flags").write_text("--epochs=2\n")
   begin("initial", rnn_units=24)
   options = options_of(init_from="initial", recipe="auto")
   assert (options.recipe, options.rnn_units) == ("finetune", 24)
@@ -162,6 +163,34 @@ def test_auto_fine_tunes_an_initial_model_on_a_small_text(
   monkeypatch.setattr(recipes_module, "FINETUNE_AT_MOST", 1000)
   options = options_of(init_from="initial", recipe="auto")
   assert (options.recipe, options.rnn_units) == ("small", 24)
+
+
+def test_auto_may_take_the_model_of_english_where_it_fits(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  def english_of(**given: Any) -> TrainOptions | None:
+    given = {"corpus": "my.txt", "run_dir": "run", "recipe": "auto"} | given
+    other = prepare(given).english
+    return other.options if other else None
+
+  options = english_of(epochs=7)
+  assert options
+  assert (options.recipe, options.init_from) == ("finetune", "english")
+  assert (options.layer, options.epochs) == ("lstm", 7)
+  for given in (
+    {"init_from": ""},
+    {"init_from": "english"},
+    {"recipe": "small"},
+    {"rnn_units": 9},
+    {"layer": "Mine"},
+    {"unit": "byte"},
+  ):
+    assert not english_of(**given)
+  monkeypatch.setattr(module, "FINETUNE_AT_MOST", 1000)
+  assert not english_of()
+  monkeypatch.undo()
+  monkeypatch.setattr(run_module, "_MODELS", pathlib.Path("none"))
+  assert not english_of(corpus=__file__)
 
 
 def test_more_epochs_drop_max_steps() -> None:

@@ -265,22 +265,6 @@ def test_a_share_of_the_carried_states_is_reset() -> None:
   assert abs(np.corrcoef(np.ravel(zeros[1:]), np.ravel(zeros[:-1]))[0, 1]) < 0.1
 
 
-def test_initial_weights_are_kept_and_new_characters_added() -> None:
-  initial = build_model(VOCAB_SIZE - 3, 6, 16)
-  config = Config(embedding_dim=6, rnn_units=16, seq_length=9, batch_size=8)
-  one = build_trainer(config, VOCAB_SIZE, batches(), strategy(2))
-  one.take_weights(initial)
-  plain = build_trainer(config, VOCAB_SIZE, batches(), strategy(2))
-  for old, new, fresh in zip(
-    initial.get_weights(), weights(one), weights(plain), strict=True
-  ):
-    kept = tuple(slice(size) for size in old.shape)
-    np.testing.assert_array_equal(new[kept], old)
-    rest = np.ones(new.shape, bool)
-    rest[kept] = False
-    np.testing.assert_array_equal(new[rest], fresh[rest])
-
-
 def test_each_step_has_new_dropout_masks() -> None:
   # No learning, and all windows are equal.
   sizes = {"embedding_dim": 6, "rnn_units": 16, "seq_length": 9}
