@@ -117,7 +117,8 @@ class Config(Options):
   recipe: str = option(
     "",
     "defaults for the other flags: a file of recipes/, or auto, which chooses "
-    "one by the size of the train text; if empty, the reference's",
+    "one by the size of the train text, and may add --init_from=english; if "
+    "empty, the reference's",
     group="The recipe",
   )
   # The default sizes and training are the reference's (benchmarks/README.md).

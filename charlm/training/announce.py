@@ -29,9 +29,12 @@ _SAMPLE_ROWS = 2
 # of the train text's last the n-grams count. Together they take a few seconds.
 _SCORED = 20_000
 _COUNTED = 600_000
-# Nats per character above the loss of the n-grams. With the model of English,
-# most English texts are below this, all others above it (recipes/LOG.md).
+# How far the loss of an initial model may be above that of the n-grams, in nats
+# per character, before random weights do better; and the same for train texts of
+# at most so many characters, from which n-grams learn less (recipes/LOG.md).
 _TOO_FAR = 1.0
+_SMALL_TEXT = 200_000
+_TOO_FAR_SMALL = 1.75
 COMPILES = (
   "compiles for the GPU: a first start on a kind of card can take minutes"
 )
@@ -197,7 +200,7 @@ def announce_initial(
     by_auto: whether the model is taken only if it is close to the n-grams.
       Otherwise there is a warning if it is not.
 
-  Returns whether it is close, so that random weights would do no better.
+  Returns whether it is close, so that random weights would do worse.
   """
   part = "valid" if len(split.valid) else "eval"
   ids = getattr(split, part).part(0, _SCORED).ids_in(vocab)
@@ -207,7 +210,8 @@ def announce_initial(
   ngrams = KneserNey(counted, len(vocab))
   ngram_loss = min(float(nats.mean()) for nats in ngrams.nats(ids))
   losses = f"{part} loss {loss:.4f} (n-grams: {ngram_loss:.4f})"
-  is_close = loss <= ngram_loss + _TOO_FAR
+  is_small = len(split.train) <= _SMALL_TEXT
+  is_close = loss <= ngram_loss + (_TOO_FAR_SMALL if is_small else _TOO_FAR)
   if by_auto and not is_close:
     say(_line("initial", f"random weights, since {name} has {losses}"))
     return False
@@ -216,10 +220,11 @@ def announce_initial(
       "the initial model knows little of this text: compare with a run without "
       "--init_from"
     )
-  hint = " (--init_from= for none)" if by_auto else ""
   new = unknown_characters(vocab, known)
-  added = f"; new characters: {new}" if new else ""
-  say(_line("initial", f"{losses}, {name}{hint}{added}"))
+  more = f"; new characters: {new}" if new else ""
+  if by_auto:
+    more = " (--init_from= for none)"
+  say(_line("initial", f"{losses}, {name}{more}"))
   return is_close
 
 

@@ -19,7 +19,8 @@ SIZES_OF_AUTO = (
   (30_000_000, "text-10M"),
   (2**63, "text-100M"),
 )
-# With `--init_from`, `auto` chooses `finetune` for train texts up to this size.
+# From an initial model, `auto` chooses `finetune` for train texts up to this
+# size; up to there, it also finds out whether to begin with `english`.
 FINETUNE_AT_MOST = 600_000
 
 
