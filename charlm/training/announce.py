@@ -30,8 +30,8 @@ _SAMPLE_ROWS = 2
 _SCORED = 20_000
 _COUNTED = 600_000
 # How far the loss of an initial model may be above that of the n-grams, in nats
-# per character, before random weights do better; and the same for train texts of
-# at most so many characters, from which n-grams learn less (recipes/LOG.md).
+# per character, before random weights do better (recipes/LOG.md). A small train
+# text teaches random weights less than n-grams.
 _TOO_FAR = 1.0
 _SMALL_TEXT = 200_000
 _TOO_FAR_SMALL = 1.75
