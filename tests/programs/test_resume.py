@@ -15,6 +15,7 @@ from helpers import Program, metrics
 from soak import numbers
 
 import train as train_program
+from charlm.runs import metrics as metrics_module
 from charlm.runs.checkpoints import Checkpoints
 from charlm.runs.run import Run
 from charlm.training.announce import Screen
@@ -169,6 +170,29 @@ def test_a_stop_that_cannot_save_exits_with_4(
   assert "run the same command" not in out
   monkeypatch.undo()
   assert start("--epochs=3") == 0
+
+
+def test_a_stop_writes_the_metrics_that_a_full_disk_had_no_space_for(
+  start: Callable[..., int],
+  short_run: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  append, refused = metrics_module.append_lines, []
+
+  def appending(path: pathlib.Path, lines: bytes) -> None:
+    if lines and not refused:
+      refused.append(lines)
+      signal.raise_signal(signal.SIGTERM)  # before the next record
+      raise OSError("No space left on device")
+    append(path, lines)
+
+  monkeypatch.setattr(metrics_module, "append_lines", appending)
+  # The step is saved, so no later start would write its record.
+  assert start() == 128 + signal.SIGTERM
+  assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == refused[0]
+  assert start() == 0
+  soak.assert_equal_runs(tmp_path / "run", short_run)
 
 
 def test_a_start_that_cannot_be_logged_continues(
